@@ -1,0 +1,343 @@
+"""The contract of a mechanism, and the template that most mechanisms fill in.
+
+Shape letters, everywhere: B batch, T queries, S keys, H heads, D width of a head, C width of the
+model.
+
+A token asks a question (its query), others offer an answer (their keys); a softmax of the match is
+the attention map; the map mixes the values:
+
+    q = project_query(x)                 (B, H, T, D)
+    k, v = project_context(context)      (B, H, S, D) each
+    weights = normalize(scores(q, k))    (B, H, T, S)     the attention map
+    heads = mix(q, k, v)                 (B, H, T, D)     equals weights @ v
+    output = merge(heads, x)             (B, T, C)
+
+Override one step and you have a mechanism; `kernels.py` finds the fastest way to compute what is
+left as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention import kernels
+from attnkit.attention.cache import Cache, KeyValueCache
+from attnkit.masks import Mask, NoMask, name_of
+from attnkit.positions.base import AttentionPosition
+from attnkit.registry import ATTENTION, POSITIONS, Spec
+
+Role = Literal["self", "cross"]
+
+
+class Attention(nn.Module, ABC):
+    """Changes each token by what it finds in the context. Base of all mechanisms.
+
+    Class attributes declare what a mechanism can do; `refusal` turns them into words.
+
+    Args:
+        dim: width C of the model.
+        num_heads: number H of heads.
+        num_kv_heads: heads that keys and values have, each shared by `num_heads / num_kv_heads`
+            queries' heads.
+        head_dim: width D of a head; None: `dim / num_heads`.
+        dropout: share of attention weights that training drops.
+        bias: add a bias vector to the four projections.
+
+    Raises:
+        ValueError: if the sizes do not divide each other.
+    """
+
+    roles: ClassVar[frozenset[Role]] = frozenset(("self", "cross"))
+    """Where the context may come from: the same sequence, another one."""
+
+    mask_names: ClassVar[frozenset[str] | None] = None
+    """Masks that it can obey, by their registered names and `padding`; None: any."""
+
+    position_kinds: ClassVar[frozenset[str]] = frozenset(
+        ("embeddings", "queries_and_keys", "scores")
+    )
+    """Where a position encoding may act, see `positions/base.py`."""
+
+    map_rows: ClassVar[Literal["sum to 1", "unnormalised", "signed"]] = "sum to 1"
+    """What a row of its map is: a distribution, non-negative numbers, or numbers of either sign."""
+
+    formula: ClassVar[str] = ""
+    """The equation, in one line."""
+
+    paper: ClassVar[str] = ""
+    """The source: authors, year, arXiv id, section."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads < 1 or num_kv_heads < 1:
+            raise ValueError(
+                f"num_heads {num_heads} and num_kv_heads {num_kv_heads} must be at least 1"
+            )
+        if num_heads % num_kv_heads:
+            raise ValueError(f"num_kv_heads {num_kv_heads} does not divide num_heads {num_heads}")
+        if head_dim is None and dim % num_heads:
+            raise ValueError(
+                f"num_heads {num_heads} does not divide dim {dim}; set head_dim or another number"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        self.dim = dim
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads
+        self.head_dim = dim // num_heads if head_dim is None else head_dim
+        self.dropout = dropout
+        self.scale = 1 / math.sqrt(self.head_dim)
+        self.position: AttentionPosition | None = None
+        self.query = nn.Linear(dim, num_heads * self.head_dim, bias=bias)
+        self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
+        self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
+        self.output = nn.Linear(num_heads * self.head_dim, dim, bias=bias)
+
+    def with_position(self, position: Spec | str | dict) -> Attention:
+        """Gives the mechanism a position encoding that acts inside attention, sized for its heads;
+        returns itself.
+
+        Raises:
+            ValueError: if the encoding acts elsewhere, or where this mechanism cannot take one.
+        """
+        spec = Spec.of(position)
+        kind = POSITIONS.get(spec.name).acts_on
+        if kind == "embeddings" or kind not in self.position_kinds:
+            raise ValueError(
+                f"position {spec.name} acts on {kind.replace('_', ' ')}, "
+                f"where {type(self).__name__} takes none"
+            )
+        self.position = POSITIONS.build(spec, self.num_heads, self.head_dim)
+        return self
+
+    def forward(
+        self, x: Tensor, context: Tensor, mask: Mask | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Lets `x` (B, T, C) attend to `context` (B, S, C); self-attention passes `x` for both.
+
+        Args:
+            x: the tokens that ask.
+            context: the tokens that answer.
+            mask: which query may look at which key; None: all at all.
+            cache: memory of earlier calls, from `new_cache`; `x` and `context` are then the tokens
+                that follow.
+
+        Returns:
+            (B, T, C)
+        """
+        mask = NoMask() if mask is None else mask
+        q = self.project_query(x)
+        k, v = self.project_context(context)
+        q, k = self.place(q, k, seen=0 if cache is None else cache.length)
+        heads = self.mix(q, k, v, mask) if cache is None else self.decode(q, k, v, mask, cache)
+        return self.merge(heads, x)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """What each token asks: (B, T, C) -> (B, H, T, D)."""
+        return self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What each token offers, and what it hands over: (B, S, C) -> keys and values (B, H_kv, S,
+        D).
+        """
+        k = self.key(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
+        v = self.value(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
+        return k, v
+
+    def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
+        """Turns queries and keys to their positions, where the position encoding does so.
+
+        Args:
+            q: (B, H, T, D)
+            k: (B, H_kv, S, D), keys of the new tokens.
+            seen: tokens before them, already in the cache.
+        """
+        if self.position is None:
+            return q, k
+        end = seen + k.shape[2]
+        positions = torch.arange(min(end - q.shape[2], seen), end, device=q.device)
+        return (
+            self.position.rotate(q, positions[-q.shape[2] :]),
+            self.position.rotate(k, positions[-k.shape[2] :]),
+        )
+
+    @abstractmethod
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """Mixes the values by the attention map: (B, H, T, D). Linear in `v`."""
+
+    @abstractmethod
+    def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
+        """`mix` for tokens that follow those in the cache, which it updates: (B, H, T, D)."""
+
+    @abstractmethod
+    def new_cache(self) -> Cache:
+        """An empty cache for decoding."""
+
+    def merge(self, heads: Tensor, x: Tensor) -> Tensor:
+        """Puts the heads side by side and projects them: (B, H, T, D) -> (B, T, C). `x` is there
+        for gates.
+        """
+        return self.output(heads.transpose(1, 2).flatten(-2))
+
+    def projection_flops(self) -> int:
+        """Floating-point operations of the four projections for one token, forward (2 a weight)."""
+        linears = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        return sum(2 * linear.weight.numel() for linear in linears)
+
+    @abstractmethod
+    def mixing_flops(self, num_tokens: int, pairs: int) -> int:
+        """Floating-point operations between the projections, forward.
+
+        Args:
+            num_tokens: tokens of one sequence.
+            pairs: (query, key) pairs that the mask allows; `num_tokens ** 2` for what a dense
+                kernel computes.
+        """
+
+    @abstractmethod
+    def cache_elements(self, num_tokens: int) -> int:
+        """Numbers that the cache holds for one sequence after `num_tokens` tokens."""
+
+    @classmethod
+    def refusal(cls, role: Role, mask: Mask, position: str) -> str | None:
+        """Says why this mechanism cannot serve a role, mask or position encoding; None: it can."""
+        name = ATTENTION.name_of(cls)
+        if role not in cls.roles:
+            return (
+                f"{name} cannot serve {role}-attention (it serves: {', '.join(sorted(cls.roles))})"
+            )
+        if cls.mask_names is not None:
+            for part in mask.parts():
+                part_name = name_of(part)
+                if part_name not in cls.mask_names:
+                    known = ", ".join(sorted(cls.mask_names))
+                    return f"{name} cannot obey the mask {part_name} (it obeys: {known})"
+        kind = POSITIONS.get(position).acts_on
+        if kind not in cls.position_kinds:
+            acts_on = kind.replace("_", " ")
+            return f"{name} has no place for position {position}, which acts on {acts_on}"
+        if role == "cross" and kind != "embeddings":
+            return (
+                f"position {position} compares positions within one sequence, "
+                "so it has no meaning in cross-attention"
+            )
+        return None
+
+
+class ScoreAttention(Attention):
+    """Attention by an explicit map: scores, normalised along the keys. The template.
+
+    As long as a subclass leaves `scores`, `normalize` and `weights` as they are here, fused kernels
+    compute `mix`.
+    """
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """How well each key answers each query: q kᵀ / sqrt(D), (B, H, T, S)."""
+        return (q * self.scale) @ self.share_heads(k).transpose(-2, -1)
+
+    def bias(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """What is added to the scores because of positions: (..., T, 1), (..., 1, S) -> (..., H, T,
+        S), or None.
+        """
+        return None if self.position is None else self.position.bias(query, key)
+
+    def has_bias(self) -> bool:
+        """True if `bias` is not None."""
+        if type(self).bias is not ScoreAttention.bias:
+            return True
+        return self.position is not None and type(self.position).bias is not AttentionPosition.bias
+
+    def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
+        """Turns scores into weights: softmax over the keys that are allowed.
+
+        Args:
+            scores: (B, H, T, S)
+            allowed: boolean, broadcasts to the scores; None: all keys.
+        """
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        return scores.softmax(dim=-1)
+
+    def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:
+        """The attention map (B, H, T, S): how much each query takes from each key. Nothing where
+        nothing is allowed.
+        """
+        num_queries, num_keys = q.shape[2], k.shape[2]
+        scores = self.scores(q, k)
+        bias = self.bias(*kernels.positions(num_queries, num_keys, q.device))
+        if bias is not None:
+            scores = scores + bias
+        if isinstance(mask, NoMask):
+            return self.normalize(scores, None)
+        allowed = mask.dense(num_queries, num_keys, q.device)
+        weights = self.normalize(scores, allowed)
+        if mask.has_no_empty_row(num_queries, num_keys):
+            return weights
+        return weights.masked_fill(~allowed, 0.0)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """weights @ v by the kernel that `kernels.choose` finds: (B, H, T, D)."""
+        return kernels.attend(self, q, k, v, mask)
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
+        """Adds the new keys and values to the cache and mixes over all of them."""
+        assert isinstance(cache, KeyValueCache)
+        k, v = cache.append(k, v)
+        return self.mix(q, k, v, mask)
+
+    def new_cache(self) -> Cache:
+        """Keys and values."""
+        return KeyValueCache()
+
+    def share_heads(self, heads: Tensor) -> Tensor:
+        """Repeats keys or values (B, H_kv, S, D) for the heads that share them: (B, H, S, D)."""
+        if self.num_kv_heads == self.num_heads:
+            return heads
+        return heads.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
+
+    @classmethod
+    def overridden_steps(cls) -> list[str]:
+        """The steps of the map that a subclass computes in its own way; with any of them no fused
+        kernel fits.
+        """
+        steps = ("scores", "normalize", "weights")
+        return [step for step in steps if getattr(cls, step) is not getattr(ScoreAttention, step)]
+
+    def mixing_flops(self, num_tokens: int, pairs: int) -> int:
+        """q kᵀ and weights @ v: 4 D a pair and head. The softmax is left out, as is usual."""
+        return 4 * pairs * self.num_heads * self.head_dim
+
+    def cache_elements(self, num_tokens: int) -> int:
+        """Keys and values of all tokens."""
+        return 2 * num_tokens * self.num_kv_heads * self.head_dim
+
+
+def build_attention(
+    spec: Spec | str | dict, dim: int, *, position: Spec | str = "none"
+) -> Attention:
+    """Makes a mechanism, with the position encoding in it if that acts inside attention.
+
+    Raises:
+        RegistryError: if a name or an option is unknown.
+        ValueError: if sizes do not fit.
+    """
+    attention = ATTENTION.build(spec, dim)
+    position = Spec.of(position)
+    if POSITIONS.get(position.name).acts_on != "embeddings":
+        attention.with_position(position)
+    return attention

@@ -1,0 +1,143 @@
+"""The exact attention map of any mechanism, taken off the training path.
+
+A `ScoreAttention` has its map in `weights`. Any other mechanism is linear in its values, so it
+gives its map away when it is fed one-hot values: the output for a value that is 1 at key j alone
+*is* column j of the map. D columns come out of each call, S / D calls give all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention.base import Attention, Role, ScoreAttention
+from attnkit.masks import Mask, NoMask
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """One map, as it was before dropout.
+
+    Attributes:
+        name: where the mechanism sits in the model ("layers.0.attention").
+        weights: (B, H, T, S), float32, on the CPU.
+        allowed: (B or 1, 1, T, S) boolean, on the CPU: what the mask allowed.
+        role: where the keys come from.
+        rows: what a row is.
+    """
+
+    name: str
+    weights: Tensor
+    allowed: Tensor
+    role: Role
+    rows: Literal["sum to 1", "unnormalised", "signed"]
+
+
+@torch.no_grad()
+def attention_map(
+    attention: Attention, x: Tensor, context: Tensor, mask: Mask | None = None
+) -> Tensor:
+    """The map that `attention(x, context, mask)` uses, in evaluation mode and full precision.
+
+    Args:
+        attention: any mechanism.
+        x: (B, T, C)
+        context: (B, S, C)
+        mask: as in `Attention.forward`.
+
+    Returns:
+        (B, H, T, S)
+    """
+    mask = NoMask() if mask is None else mask
+    with _evaluating(attention), torch.autocast(x.device.type, enabled=False):
+        dtype = attention.output.weight.dtype
+        q = attention.project_query(x.to(dtype))
+        k, v = attention.project_context(context.to(dtype))
+        q, k = attention.place(q, k)
+        if isinstance(attention, ScoreAttention):
+            return attention.weights(q, k, mask)
+        return _map_by_one_hot_values(attention, q, k, v, mask)
+
+
+def _map_by_one_hot_values(
+    attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Mask
+) -> Tensor:
+    num_keys, width = v.shape[2:]
+    columns = []
+    for start in range(0, num_keys, width):
+        count = min(width, num_keys - start)
+        one_hot = torch.zeros_like(v)
+        index = torch.arange(count, device=v.device)
+        one_hot[:, :, start + index, index] = 1.0
+        columns.append(attention.mix(q, k, one_hot, mask)[..., :count])
+    return torch.cat(columns, dim=-1)
+
+
+def attention_maps(model: nn.Module, run: Callable[[], Any]) -> list[AttentionMap]:
+    """Runs a model once and returns the map of every mechanism in it, in the order of the model's
+    modules.
+
+    Pass the plain module, not what `torch.compile` made of it: a compiled model does not call
+    hooks.
+
+    Args:
+        model: any module that holds attnkit mechanisms.
+        run: makes the forward pass, e.g. `lambda: model(tokens)`.
+
+    Raises:
+        ValueError: if no mechanism was called.
+    """
+    found: dict[str, AttentionMap] = {}
+    names = {
+        module: name for name, module in model.named_modules() if isinstance(module, Attention)
+    }
+
+    def take(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        assert isinstance(module, Attention)
+        x, context, mask = _bind(*args, **kwargs)
+        mask = NoMask() if mask is None else mask
+        T, S = x.shape[1], context.shape[1]
+        found[names[module]] = AttentionMap(
+            name=names[module],
+            weights=attention_map(module, x, context, mask).float().cpu(),
+            allowed=mask.dense(T, S, x.device).expand(-1, -1, T, S).cpu(),
+            role="self" if context is x else "cross",
+            rows=module.map_rows,
+        )
+
+    hooks = [module.register_forward_pre_hook(take, with_kwargs=True) for module in names]
+    try:
+        with _evaluating(model), torch.no_grad():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} called no attnkit mechanism, so there is no map to take"
+        )
+    return [found[name] for name in names.values() if name in found]
+
+
+def _bind(
+    x: Tensor, context: Tensor, mask: Mask | None = None, cache: Any = None
+) -> tuple[Tensor, Tensor, Mask | None]:
+    """The arguments of `Attention.forward`, however they were passed."""
+    return x, context, mask
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, put back as it was in each module."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

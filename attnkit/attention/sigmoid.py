@@ -1,0 +1,32 @@
+"""Sigmoid attention. Ramapuram et al. 2024, arXiv:2409.04431, section 3 and equation 4.
+
+    weight[i, j] = sigmoid(q_i . k_j / sqrt(D) - log n_i)
+
+The paper subtracts log n for a sequence of n tokens. Here n_i counts the keys that query i may see,
+so that a causal model's output does not depend on how long the sequence will become, and decoding
+with a cache gives the same numbers.
+"""
+
+import math
+
+from torch import Tensor
+
+from attnkit.attention.multi_head import MultiHead
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("sigmoid")
+class Sigmoid(MultiHead):
+    """Each key is weighed on its own, without competing for a total of 1."""
+
+    map_rows = "unnormalised"
+    formula = "sigmoid(q_h k_hᵀ / √D - log n) v_h,  n = keys that the query sees"
+    paper = "Ramapuram et al. 2024, arXiv:2409.04431, section 3"
+
+    def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
+        """Sigmoid of each score, less the log of the number of keys allowed."""
+        if allowed is None:
+            return (scores.float() - math.log(scores.shape[-1])).sigmoid()
+        seen = allowed.expand(*allowed.shape[:-1], scores.shape[-1]).sum(dim=-1, keepdim=True)
+        weights = (scores.float() - seen.clamp(min=1).log()).sigmoid()
+        return weights.masked_fill(~allowed, 0.0)

@@ -1,0 +1,75 @@
+"""The two kinds of position encoding.
+
+One kind is added to the token embeddings, once, at the input (`EmbeddingPosition`). The other acts
+inside each attention, where queries meet keys (`AttentionPosition`): it turns them, or it adds a
+bias to their scores.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+
+class EmbeddingPosition(nn.Module, ABC):
+    """A position encoding that is added to the token embeddings.
+
+    Args:
+        dim: width C of the model.
+        max_seq_len: longest sequence that the model is built for.
+    """
+
+    acts_on: ClassVar[Literal["embeddings"]] = "embeddings"
+
+    def __init__(self, dim: int, max_seq_len: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.max_seq_len = max_seq_len
+
+    @abstractmethod
+    def forward(self, positions: Tensor) -> Tensor:
+        """Encodes absolute positions (T,) as (T, C)."""
+
+
+class AttentionPosition(nn.Module, ABC):
+    """A position encoding that acts where queries meet keys; it overrides `rotate` or `bias`.
+
+    It compares positions within one sequence, so it serves self-attention alone.
+
+    Args:
+        num_heads: number H of heads.
+        head_dim: width D of a head.
+    """
+
+    acts_on: ClassVar[Literal["queries_and_keys", "scores"]]
+
+    def __init__(self, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+
+    def rotate(self, heads: Tensor, positions: Tensor) -> Tensor:
+        """Turns queries or keys (B, H, T, D) that stand at `positions` (T,). Default: leaves them
+        as they are.
+        """
+        return heads
+
+    def bias(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """What is added to the scores, or None.
+
+        Args:
+            query: absolute positions (..., T, 1).
+            key: absolute positions (..., 1, S).
+
+        Returns:
+            (..., H, T, S)
+        """
+        return None
+
+    def score_mod(self, score: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor | None:
+        """`bias` for FlexAttention: one score at one head, query and key position. None: it has no
+        such form.
+        """
+        return None

@@ -1,0 +1,42 @@
+"""Rotary positions (RoPE). Su et al. 2021, arXiv:2104.09864, section 3.2 and equation 34.
+
+Each pair of features is turned by an angle that grows with the position, so that a query and a key
+meet at the angle of their distance: (R_i q) . (R_j k) depends on i - j alone. Pairs are (i, i +
+D/2), the layout of GPT-NeoX; the paper pairs neighbours, which is the same up to a fixed
+permutation of the features.
+"""
+
+import torch
+from torch import Tensor
+
+from attnkit.positions.base import AttentionPosition
+from attnkit.registry import POSITIONS
+
+
+@POSITIONS.register("rotary")
+class Rotary(AttentionPosition):
+    """Queries and keys are turned by angles that grow with their positions, so scores depend on
+    distances.
+
+    Args:
+        base: ratio of the longest wavelength to the shortest.
+    """
+
+    acts_on = "queries_and_keys"
+
+    def __init__(self, num_heads: int, head_dim: int, *, base: float = 10000.0) -> None:
+        super().__init__(num_heads, head_dim)
+        if head_dim % 2:
+            raise ValueError(f"rotary positions need an even head_dim, got {head_dim}")
+        self.base = base
+
+    def rotate(self, heads: Tensor, positions: Tensor) -> Tensor:
+        """Turns (B, H, T, D) at positions (T,). Angles are float32: bfloat16 could not tell
+        neighbours apart.
+        """
+        half = heads.shape[-1] // 2
+        pair = torch.arange(half, device=heads.device, dtype=torch.float32)
+        angle = positions[:, None].float() * self.base ** (-pair / half)  # (T, D/2)
+        cos, sin = angle.cos().to(heads.dtype), angle.sin().to(heads.dtype)
+        first, second = heads.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

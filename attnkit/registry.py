@@ -1,0 +1,313 @@
+"""Names to classes: what a recipe may call, which options it takes, and where plugins come from.
+
+Every axis of the kit (mechanism, mask, position, data source, tokenizer, optimizer) is one
+`Registry`. A class enters it with a decorator; its keyword-only parameters *are* the recipe's keys:
+their annotations are the types, their defaults the defaults, and the `Args:` section of the
+docstring the help. Nothing is declared twice.
+
+Only the standard library is imported here, so that names can be listed before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+P = TypeVar("P", bound=type)
+
+PLUGIN_GROUP = "attnkit.plugins"
+"""Entry-point group in which an installed package names the modules that register its plugins."""
+
+
+class RegistryError(ValueError):
+    """A name, an option or a plugin that is not what it should be; the message says what to do."""
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED: Any = _Required()
+"""Default of an option that has none."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key that a recipe may set: name, type annotation, default (or `REQUIRED`) and help."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A registered name with options, as a recipe writes it: `{name: rotary, base: 10000}`."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Spec | str | Mapping[str, Any]) -> Spec:
+        """Reads `"rotary"`, `{"name": "rotary", "base": 10000}` or a `Spec`.
+
+        Raises:
+            RegistryError: if a mapping has no `name`, or the value is none of these.
+        """
+        if isinstance(value, Spec):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Mapping):
+            if not isinstance(value.get("name"), str):
+                raise RegistryError(
+                    f"{dict(value)} names nothing; write {{name: ..., option: ...}}"
+                )
+            return cls(value["name"], {k: v for k, v in value.items() if k != "name"})
+        raise RegistryError(f"expected a name or {{name: ..., option: ...}}, got {value!r}")
+
+
+def suggest(word: str, known: typing.Iterable[str]) -> str:
+    """Returns `"; did you mean `x`?"` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+class Registry(Generic[T]):
+    """Name -> class for one axis.
+
+    The built-in classes live in `package`, one name a file (or all in one module); they are
+    imported at the first look-up, together with the plugins of installed packages.
+
+    Args:
+        kind: what is registered, in words, for messages ("mask").
+        package: dotted name of the package or module with the built-in classes.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._classes: dict[str, type[T]] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[P], P]:
+        """Returns a decorator that enters a class under `name` and leaves the class as it is.
+
+        Raises:
+            RegistryError: if the name is not snake_case or is taken.
+        """
+        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+            raise RegistryError(f"{self.kind} name {name!r} is not snake_case")
+
+        def enter(cls: P) -> P:
+            taken = self._classes.get(name)
+            if taken is not None and not _same_definition(taken, cls):
+                raise RegistryError(
+                    f"{self.kind} `{name}` is already registered by "
+                    f"{taken.__module__}.{taken.__qualname__}; choose another name"
+                )
+            self._classes[name] = typing.cast("type[T]", cls)
+            return cls
+
+        return enter
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        self._discover()
+        return sorted(self._classes)
+
+    def get(self, name: str) -> type[T]:
+        """Returns the class registered under `name`.
+
+        Raises:
+            RegistryError: if there is none; the message suggests the nearest name and lists all.
+        """
+        self._discover()
+        if name not in self._classes:
+            message = f"unknown {self.kind} `{name}`{suggest(name, self._classes)}"
+            message += f" (known: {', '.join(self.names())})"
+            for failure in _entry_point_failures:
+                message += f"\n{failure}"
+            raise RegistryError(message)
+        return self._classes[name]
+
+    def name_of(self, cls: type) -> str:
+        """Returns the name under which `cls` is registered, or its class name if it is not."""
+        self._discover()
+        return next((name for name, known in self._classes.items() if known is cls), cls.__name__)
+
+    def options(self, name: str) -> dict[str, Option]:
+        """The keys that a recipe may set for `name`: the keyword-only parameters of its `__init__`.
+
+        A class whose `__init__` ends in `**options` passes them on, so its parent's parameters
+        count too.
+        """
+        return options_of(self.get(name))
+
+    def summary(self, name: str) -> str:
+        """First line of the class's docstring."""
+        return (inspect.getdoc(self.get(name)) or "").partition("\n")[0]
+
+    def build(self, spec: Spec | str | Mapping[str, Any], *supplied: Any) -> T:
+        """Makes an instance: `supplied` go first by position, the spec's options by keyword.
+
+        Raises:
+            RegistryError: if the name or an option is unknown, or a required option is missing.
+        """
+        spec = Spec.of(spec)
+        cls = self.get(spec.name)
+        known = options_of(cls)
+        for key in spec.options:
+            if key not in known:
+                raise RegistryError(
+                    f"{self.kind} `{spec.name}` has no option `{key}`{suggest(key, known)} "
+                    f"(known: {', '.join(known) or 'none'})"
+                )
+        for option in known.values():
+            if option.default is REQUIRED and option.name not in spec.options:
+                raise RegistryError(f"{self.kind} `{spec.name}` needs the option `{option.name}`")
+        return cls(*supplied, **spec.options)
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+            importlib.import_module(f"{self._package}.{module.name}")
+        load_installed_plugins()
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The keyword-only parameters of a class's `__init__`, own and passed on by `**options`."""
+    found: dict[str, Option] = {}
+    for owner in cls.__mro__:
+        init = owner.__dict__.get("__init__")
+        if init is None:
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        annotations = typing.get_type_hints(init, include_extras=True)
+        helps = _argument_help(owner)
+        for parameter in parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in found:
+                required = parameter.default is parameter.empty
+                found[parameter.name] = Option(
+                    name=parameter.name,
+                    annotation=annotations.get(parameter.name, Any),
+                    default=REQUIRED if required else parameter.default,
+                    help=helps.get(parameter.name, ""),
+                )
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def _argument_help(cls: type) -> dict[str, str]:
+    """Reads the `Args:` sections (Google style) of a class and of its `__init__`."""
+    helps: dict[str, str] = {}
+    for doc in (cls.__doc__, cls.__dict__["__init__"].__doc__):
+        section = re.search(
+            r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(doc or ""), re.MULTILINE
+        )
+        if section is None:
+            continue
+        entry = r"^ {4}(\w+)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)"
+        for name, text in re.findall(entry, section.group(1), re.MULTILINE):
+            helps[name] = " ".join(text.split())
+    return helps
+
+
+def _same_definition(a: type, b: type) -> bool:
+    """True if `b` is `a` read again from the same file (say, a module reloaded)."""
+    return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
+
+
+def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
+    """Imports a plugin: a file (`my_attention.py`, relative to `folder`) or a module
+    (`my_package.attention`).
+
+    A file is imported once a process, however often it is named.
+
+    Raises:
+        RegistryError: if there is no such file or module, or if importing it fails; the message
+            names the line.
+    """
+    if not name.endswith(".py"):
+        try:
+            return importlib.import_module(name)
+        except Exception as error:
+            raise RegistryError(_import_failure(f"plugin module `{name}`", error)) from error
+    path = (folder or Path()) / name
+    if not path.is_file():
+        raise RegistryError(f"plugin file {path} does not exist")
+    module_name = "attnkit_plugin_" + re.sub(r"\W", "_", str(path.resolve()))
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise RegistryError(_import_failure(f"plugin file {path}", error)) from error
+    return module
+
+
+_entry_point_failures: list[str] = []
+_entry_points_loaded = False
+
+
+def load_installed_plugins() -> None:
+    """Imports what installed packages offer under the entry-point group `attnkit.plugins`.
+
+    A package that fails to import does not take the kit down: the failure is told where a name is
+    not found.
+    """
+    global _entry_points_loaded
+    if _entry_points_loaded:
+        return
+    _entry_points_loaded = True
+    for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        try:
+            point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else point.value
+            _entry_point_failures.append(_import_failure(f"installed plugin `{package}`", error))
+
+
+def _import_failure(what: str, error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{last.filename}:{last.lineno}: "
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}:{error.lineno}: "
+    elif last.filename.startswith("<frozen"):
+        where = ""
+    return f"{what} failed to import: {where}{type(error).__name__}: {error}"
+
+
+ATTENTION: Registry[Any] = Registry("attention mechanism", "attnkit.attention")
+MASKS: Registry[Any] = Registry("mask", "attnkit.masks")
+POSITIONS: Registry[Any] = Registry("position encoding", "attnkit.positions")
+SOURCES: Registry[Any] = Registry("data source", "attnkit.data.sources")
+TOKENIZERS: Registry[Any] = Registry("tokenizer", "attnkit.data.tokenizers")
+OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.tasks.optimizers")
+SCHEDULES: Registry[Any] = Registry("learning-rate schedule", "attnkit.tasks.schedules")
