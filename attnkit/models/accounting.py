@@ -1,0 +1,102 @@
+"""What a model costs: parameters by part, floating-point operations and cache bytes a token.
+Counted, not measured.
+
+FLOPs are analytic, since torch's counter sees none inside fused attention on a CPU
+(pytorch#195460).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from attnkit.models.language_model import LanguageModel
+
+PARTS = (
+    "embeddings",
+    "positions",
+    "query",
+    "key",
+    "value",
+    "output",
+    "attention other",
+    "mlp",
+    "norms",
+    "head",
+)
+
+
+def parameter_counts(model: LanguageModel) -> dict[str, int]:
+    """Parameters by part, in the order of `PARTS`; a tied head counts as embeddings, once."""
+    counts = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        counts[_part_of(name)] += parameter.numel()
+    return counts
+
+
+def _part_of(name: str) -> str:
+    """The part to which a parameter belongs, by its path in the model."""
+    first, *rest = name.split(".")
+    if first != "layers":
+        return {"embedding": "embeddings", "position": "positions", "norm": "norms"}.get(
+            first, first
+        )
+    branch, inner = rest[1], rest[2]
+    if branch == "attention":
+        if inner in ("query", "key", "value", "output"):
+            return inner
+        return "positions" if inner == "position" else "attention other"
+    return "mlp" if branch == "mlp" else "norms"
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations for one token, forward, by part. Training takes three times the sum
+    (arXiv:2001.08361).
+
+    Attributes:
+        projections: query, key, value and output.
+        mixing: between them: scores and the mixing of values, for the pairs that the mask allows.
+        mlp: the MLPs.
+        head: the prediction over the vocabulary.
+    """
+
+    projections: float
+    mixing: float
+    mlp: float
+    head: float
+
+    @property
+    def training(self) -> float:
+        """Forward and backward: three times the forward pass."""
+        return 3 * (self.projections + self.mixing + self.mlp + self.head)
+
+
+def flops_per_token(model: LanguageModel, num_tokens: int | None = None) -> Flops:
+    """Analytic FLOPs a token for sequences of `num_tokens` tokens (default: the model's
+    `max_seq_len`).
+    """
+    num_tokens = model.max_seq_len if num_tokens is None else num_tokens
+    pairs = model.mask.pairs(num_tokens)
+    attentions = [layer.attention for layer in model.layers]
+    return Flops(
+        projections=sum(attention.projection_flops() for attention in attentions),
+        mixing=sum(attention.mixing_flops(num_tokens, pairs) for attention in attentions)
+        / num_tokens,
+        mlp=sum(2 * _matrix_weights(layer.mlp) for layer in model.layers if layer.mlp is not None),
+        head=2 * model.head.weight.numel(),
+    )
+
+
+def _matrix_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 2)
+
+
+def cache_bytes(model: LanguageModel, num_tokens: int, dtype: torch.dtype) -> int:
+    """Bytes that decoding keeps for one sequence of `num_tokens` tokens, with keys and values in
+    `dtype`.
+    """
+    elements = sum(layer.attention.cache_elements(num_tokens) for layer in model.layers)
+    return elements * dtype.itemsize

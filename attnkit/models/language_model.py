@@ -1,0 +1,191 @@
+"""A decoder-only language model: embeddings, layers of attention and MLP, a head that predicts the
+next token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention.base import build_attention
+from attnkit.masks import build_mask
+from attnkit.models.cache import ModelCache
+from attnkit.models.layers import MLP, Layer, MLPName, NormName, build_norm
+from attnkit.positions.base import EmbeddingPosition
+from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
+
+SpecLike = Spec | str | Mapping[str, Any]
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next token at every position: (B, T) tokens -> (B, T, V) logits.
+
+    With `num_layers: 0` it is a bigram model, with `mlp: none` attention alone, with `mask: none`
+    it sees the future.
+
+    Args:
+        vocab_size: number V of tokens.
+        max_seq_len: longest sequence; the length that it is trained on.
+        dim: width C of the model.
+        num_layers: layers of attention and MLP.
+        attention: the mechanism of all layers, or a list with one for each.
+        mask: which query may look at which key; a list means that all must allow.
+        position: how the order of the tokens is told.
+        mlp: nonlinearity of the MLP; `none` leaves the MLP out.
+        mlp_dim: width inside the MLP; None: four times `dim` (8/3 of it for swiglu, which has three
+            matrices).
+        norm: normalisation before each branch and before the head.
+        tied_embeddings: the head reuses the embedding matrix.
+        dropout: share of embeddings and of each branch's output that training drops.
+        bias: bias vectors in MLPs and norms (a mechanism has an option of its own).
+        zero_init: each branch's last matrix and the head start at zero, so that training starts
+            from the identity.
+
+    Raises:
+        ValueError: if sizes do not fit, or if the mechanism cannot serve the mask or the position.
+        RegistryError: if a name or an option is unknown.
+    """
+
+    layers: list[Layer]  # an nn.ModuleList, annotated by what it holds
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        max_seq_len: int = 64,
+        dim: int = 128,
+        num_layers: int = 4,
+        attention: Annotated[Spec | list[Spec], ATTENTION] = Spec("multi_head"),
+        mask: Annotated[Spec | list[Spec], MASKS] = Spec("causal"),
+        position: Annotated[Spec, POSITIONS] = Spec("learned"),
+        mlp: MLPName = "gelu",
+        mlp_dim: int | None = None,
+        norm: NormName = "layer_norm",
+        tied_embeddings: bool = True,
+        dropout: float = 0.0,
+        bias: bool = False,
+        zero_init: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, size in (("max_seq_len", max_seq_len), ("dim", dim), ("vocab_size", vocab_size)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if num_layers < 0:
+            raise ValueError(f"num_layers must be at least 0, got {num_layers}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        if tied_embeddings and zero_init:
+            raise ValueError(
+                "zero_init makes the head start at zero, and tied_embeddings makes it the embedding "
+                "matrix; set one of them to false"
+            )
+        self.max_seq_len = max_seq_len
+        self.mask = build_mask(mask)
+        position = Spec.of(position)
+        mechanisms = [Spec.of(spec) for spec in one_per_layer(attention, num_layers)]
+        for spec in mechanisms:
+            refusal = ATTENTION.get(spec.name).refusal("self", self.mask, position.name)
+            if refusal is not None:
+                raise ValueError(f"attention {refusal}")
+
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.position: EmbeddingPosition | None = None
+        if POSITIONS.get(position.name).acts_on == "embeddings":
+            self.position = POSITIONS.build(position, dim, max_seq_len)
+        self.dropout = nn.Dropout(dropout)
+        if mlp_dim is None:
+            mlp_dim = 4 * dim if mlp != "swiglu" else 8 * math.ceil(dim / 3)
+        self.layers = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
+            Layer(
+                build_attention(spec, dim, position=position),
+                None if mlp == "none" else MLP(dim, mlp, mlp_dim, bias=bias),
+                (build_norm(norm, dim, bias=bias), build_norm(norm, dim, bias=bias)),
+                dropout,
+            )
+            for spec in mechanisms
+        )
+        self.norm = build_norm(norm, dim, bias=bias)
+        self.head = nn.Linear(dim, vocab_size, bias=False)
+        if tied_embeddings:
+            self.head.weight = self.embedding.weight
+        self._initialise(zero_init)
+
+    def _initialise(self, zero_init: bool) -> None:
+        """Normal(0, 0.02); a branch's last matrix is smaller by sqrt(2 layers), as in GPT-2, or
+        zero.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        last = [layer.attention.output.weight for layer in self.layers]
+        last += [layer.mlp.down.weight for layer in self.layers if layer.mlp is not None]
+        for weight in last:
+            nn.init.normal_(
+                weight, std=0.0 if zero_init else 0.02 / math.sqrt(2 * len(self.layers))
+            )
+        if zero_init:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(
+        self, tokens: Tensor, documents: Tensor | None = None, cache: ModelCache | None = None
+    ) -> Tensor:
+        """Scores every next token.
+
+        Args:
+            tokens: (B, T) token numbers; with a cache, the tokens that follow those already seen.
+            documents: (B, S) document of each token seen, these included; only the `document` mask
+                reads it.
+            cache: memory of earlier calls, from `new_cache`.
+
+        Returns:
+            (B, T, V) logits.
+        """
+        seen = 0 if cache is None else cache.length
+        x = self.embedding(tokens)
+        if self.position is not None:
+            x = x + self.position(torch.arange(seen, seen + tokens.shape[1], device=tokens.device))
+        x = self.dropout(x)
+        mask = self.mask.bind(documents=documents)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, mask, None if cache is None else cache.layers[i])
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return self.head(self.norm(x))
+
+    def new_cache(self) -> ModelCache:
+        """An empty cache for decoding.
+
+        Raises:
+            ValueError: if the mask lets tokens see later ones: what was computed for a token would
+                then change.
+        """
+        if not self.can_cache:
+            raise ValueError("a model whose mask shows later tokens cannot decode from a cache")
+        return ModelCache([layer.attention.new_cache() for layer in self.layers])
+
+    @property
+    def can_cache(self) -> bool:
+        """True if no token sees later ones, so that what was computed for it stays true."""
+        return self.mask.ahead == 0
+
+
+def one_per_layer(attention: SpecLike | Sequence[SpecLike], num_layers: int) -> list[SpecLike]:
+    """One mechanism a layer: repeats a single one, checks the length of a list.
+
+    Raises:
+        ValueError: if a list has another length than `num_layers`.
+    """
+    if isinstance(attention, Sequence) and not isinstance(attention, str):
+        if len(attention) != num_layers:
+            raise ValueError(
+                f"attention lists {len(attention)} mechanisms for num_layers {num_layers}; "
+                "list one for each layer, or a single one for all"
+            )
+        return list(attention)
+    return [attention] * num_layers

@@ -1,0 +1,101 @@
+"""The parts of a Transformer layer, and how they are wired.
+
+Pre-norm residual blocks: attention first, where tokens look at each other, then an MLP, where each
+token is on its own.
+
+    x = x + attention(norm(x), norm(x))          self: the context is the sequence itself
+    x = x + attention(norm(x), context)          cross: the context is another sequence
+    x = x + mlp(norm(x))
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnkit.attention.base import Attention
+from attnkit.attention.cache import Cache
+from attnkit.masks import Mask
+
+NormName = Literal["layer_norm", "rms_norm", "none"]
+MLPName = Literal["gelu", "relu", "squared_relu", "swiglu", "none"]
+
+
+def build_norm(name: NormName, dim: int, *, bias: bool = False) -> nn.Module:
+    """Makes a normalisation over the last axis; `none` leaves its input as it is.
+
+    `layer_norm` is arXiv:1607.06450, `rms_norm` arXiv:1910.07467.
+    """
+    if name == "layer_norm":
+        return nn.LayerNorm(dim, bias=bias)
+    return nn.RMSNorm(dim) if name == "rms_norm" else nn.Identity()
+
+
+class MLP(nn.Module):
+    """Two matrices with a nonlinearity between them, for each token alone: (B, T, C) -> (B, T, C).
+
+    Args:
+        dim: width C of the model.
+        activation: `gelu`, `relu`, `squared_relu` (arXiv:2109.08668), or `swiglu`, which has a
+            third matrix as a gate (arXiv:2002.05202).
+        hidden_dim: width between the matrices.
+        bias: add bias vectors.
+    """
+
+    def __init__(
+        self, dim: int, activation: MLPName, hidden_dim: int, *, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = nn.Linear(dim, hidden_dim, bias=bias)
+        self.gate = nn.Linear(dim, hidden_dim, bias=bias) if activation == "swiglu" else None
+        self.down = nn.Linear(hidden_dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """down(activation(up(x)))."""
+        hidden = self.up(x)
+        if self.activation == "gelu":
+            hidden = F.gelu(hidden)
+        elif self.activation == "relu":
+            hidden = F.relu(hidden)
+        elif self.activation == "squared_relu":
+            hidden = F.relu(hidden).square()
+        elif self.gate is not None:
+            hidden = F.silu(self.gate(x)) * hidden
+        return self.down(hidden)
+
+
+class Layer(nn.Module):
+    """Self-attention and an MLP, each behind a norm and added to what came in. Without an MLP,
+    attention alone.
+
+    Args:
+        attention: the mechanism.
+        mlp: the MLP, or None.
+        norms: one normalisation for each of the two.
+        dropout: share of each branch's output that training drops.
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        mlp: MLP | None,
+        norms: tuple[nn.Module, nn.Module],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = norms[0]
+        self.attention = attention
+        self.mlp_norm = norms[1] if mlp is not None else None
+        self.mlp = mlp
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Mask, cache: Cache | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        tokens = self.attention_norm(x)
+        x = x + self.dropout(self.attention(tokens, tokens, mask, cache))
+        if self.mlp is not None and self.mlp_norm is not None:
+            x = x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return x
