@@ -30,7 +30,7 @@ PARTS = (
 
 def parameter_counts(model: LanguageModel) -> dict[str, int]:
     """Parameters by part, in the order of `PARTS`; a tied head counts as embeddings, once."""
-    counts = dict.fromkeys(PARTS, 0)
+    counts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         counts[_part_of(name)] += parameter.numel()
     return counts

@@ -80,8 +80,8 @@ class LanguageModel(nn.Module):
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         if tied_embeddings and zero_init:
             raise ValueError(
-                "zero_init makes the head start at zero, and tied_embeddings makes it the embedding "
-                "matrix; set one of them to false"
+                "zero_init makes the head start at zero, and tied_embeddings makes it the "
+                "embedding matrix; set one of them to false"
             )
         self.max_seq_len = max_seq_len
         self.mask = build_mask(mask)

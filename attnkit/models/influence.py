@@ -1,0 +1,84 @@
+"""Does a later token reach an earlier prediction? What makes a language model's loss honest, and
+how to measure it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnkit.masks import Mask
+from attnkit.models.language_model import LanguageModel
+
+PROBED_TOKENS = 64
+"""Length of the sequence that is probed, at the most."""
+
+
+@dataclass(frozen=True)
+class LaterInfluence:
+    """The largest change of a prediction when a later token changed.
+
+    Attributes:
+        change: largest absolute change of a logit, in units of the logits' standard deviation.
+        changed_token: the token that was changed (position).
+        moved_output: the earlier position whose prediction moved the most.
+        num_moved: how many positions moved at all, of `num_positions` that have a later token.
+        num_positions: positions that have a later token.
+    """
+
+    change: float
+    changed_token: int
+    moved_output: int
+    num_moved: int
+    num_positions: int
+
+
+@torch.no_grad()
+def measure_later_influence(model: LanguageModel, seed: int = 0) -> LaterInfluence:
+    """Changes each token of a random sequence in turn, and looks how far earlier predictions move.
+
+    A copy of the model is measured, with noise on all parameters: a model whose last matrices still
+    stand at zero would hide what its wiring lets through.
+    """
+    probe = copy.deepcopy(model).eval().cpu().double()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in probe.parameters():
+        parameter.add_(
+            0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        )
+    T, vocab_size = min(model.max_seq_len, PROBED_TOKENS), model.head.out_features
+    tokens = torch.randint(vocab_size, (T,), generator=generator)
+    changed = tokens.expand(T, T).clone()  # row j differs at token j
+    changed.diagonal().add_(1).remainder_(vocab_size)
+    documents = torch.zeros(1, T, dtype=torch.long)
+    base = probe(tokens[None], documents)  # (1, T, V)
+    moves = torch.zeros(T, T, dtype=base.dtype)  # changed token x output
+    for j in range(T):
+        moves[j] = (probe(changed[j : j + 1], documents) - base).abs().amax(dim=-1)[0]
+    moves = moves.tril(-1) / base.std()  # keep outputs before the changed token
+    worst = int(moves.argmax())
+    return LaterInfluence(
+        change=float(moves.max()),
+        changed_token=worst // T,
+        moved_output=worst % T,
+        num_moved=int((moves.amax(dim=0) > 1e-9).sum()),
+        num_positions=T - 1,
+    )
+
+
+def sees_later_tokens(mask: Mask, num_tokens: int, num_layers: int) -> Tensor:
+    """Which positions (T,) may depend on a later token, through any number of the layers, by the
+    mask's own word.
+    """
+    position = torch.arange(num_tokens)
+    if mask.ahead == 0:
+        return torch.zeros(num_tokens, dtype=torch.bool)
+    bound = mask.bind(documents=torch.zeros(1, num_tokens, dtype=torch.long))
+    allowed = bound.dense(num_tokens, num_tokens)[0, 0].expand(num_tokens, num_tokens)
+    furthest = position
+    for _ in range(num_layers):
+        furthest = torch.where(allowed, furthest, 0).amax(dim=1).maximum(furthest)
+    return furthest > position
