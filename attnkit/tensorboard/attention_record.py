@@ -1,0 +1,110 @@
+"""What is logged of attention at one moment: the maps of all layers, their tokens and masks.
+
+Importing this module needs the standard library only; the functions load numpy when called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnkit.tensorboard.map_header import PLUGIN_NAME
+from attnkit.tensorboard.untrusted import MapFormatError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SIGN_TOLERANCE = 1e-4
+"""Weights this far below zero, as a part of the layer's largest, are taken for rounding."""
+
+SUM_TOLERANCE = 0.02
+"""How far from 1 the sum of a row may be: bfloat16 rounds to 0.4 %."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMap:
+    """The maps of one layer.
+
+    Args:
+        name: which layer, for the viewer ("L0").
+        weights: (H, Q, K) float32; masked-out cells are zero.
+        norm: "rows", "unnormalised" or "signed"; `layer_map` finds it out.
+        allowed: (Q, K) or (H, Q, K) booleans, True where attending was allowed; None: everywhere.
+    """
+
+    name: str
+    weights: np.ndarray
+    norm: str = "rows"
+    allowed: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionRecord:
+    """All maps of one example at one site, at one logging moment.
+
+    Args:
+        example: which probe example ("probe0"); letters, digits, `.`, `_` and `-`.
+        site: which attention ("decoder.self"); the same letters.
+        kind: "self" or "cross".
+        causal: whether the model must not look ahead.
+        query_tokens: Q token texts, as a person should read them.
+        key_tokens: K token texts.
+        layers: one entry a layer; the numbers of heads may differ.
+        note: what the viewer should say beside the maps.
+    """
+
+    example: str
+    site: str
+    kind: str
+    causal: bool
+    query_tokens: Sequence[str]
+    key_tokens: Sequence[str]
+    layers: Sequence[LayerMap]
+    note: str = ""
+
+    @property
+    def tag(self) -> str:
+        """The tag under which TensorBoard keeps the record."""
+        return f"{PLUGIN_NAME}/{self.example}/{self.site}"
+
+
+def layer_map(name: str, weights: np.ndarray, allowed: np.ndarray | None = None) -> LayerMap:
+    """Makes a `LayerMap`, and finds out from the weights (H, Q, K) what norm they obey.
+
+    A row without any weight, because nothing was allowed, does not count against "rows".
+
+    Raises:
+        MapFormatError: if the weights are not three-dimensional or not finite.
+    """
+    import numpy as np
+
+    weights = np.asarray(weights, dtype=np.float32)
+    check_weights(name, weights)
+    sums = weights.sum(axis=-1)
+    if is_signed(weights):
+        norm = "signed"
+    elif np.all((abs(sums - 1) <= SUM_TOLERANCE) | (sums == 0)):
+        norm = "rows"
+    else:
+        norm = "unnormalised"
+    return LayerMap(name, weights, norm, allowed)
+
+
+def check_weights(name: str, weights: np.ndarray) -> None:
+    """Checks that a layer's weights are finite and of shape (H, Q, K).
+
+    Raises:
+        MapFormatError: if they are not.
+    """
+    import numpy as np
+
+    if weights.ndim != 3 or weights.size == 0:
+        raise MapFormatError(f"layer {name}: expected (heads, queries, keys), got {weights.shape}")
+    if not np.isfinite(weights).all():
+        raise MapFormatError(f"layer {name}: the map holds NaN or infinity; the model has diverged")
+
+
+def is_signed(weights: np.ndarray) -> bool:
+    """True if some weights are negative by more than rounding."""
+    return bool(weights.min() < -SIGN_TOLERANCE * abs(weights).max())

@@ -1,0 +1,99 @@
+"""The messages of an event file: what RunLogger writes, as TensorBoard's protocol buffers.
+
+Every summary says its data class itself, since TensorBoard guesses it for its own plugins only.
+"""
+
+# Pyright cannot see the names of modules that the protocol buffer compiler made.
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tensorboard.compat.proto.summary_pb2 import (
+    DATA_CLASS_BLOB_SEQUENCE,
+    DATA_CLASS_TENSOR,
+    Summary,
+    SummaryMetadata,
+)
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+
+from attnkit.tensorboard.map_header import PLUGIN_NAME
+
+STATUSES = {
+    "success": api_pb2.STATUS_SUCCESS,
+    "failed": api_pb2.STATUS_FAILURE,
+    "aborted": api_pb2.STATUS_FAILURE,
+    # Lightning's word when a cluster puts the job back into its queue.
+    "finished": api_pb2.STATUS_RUNNING,
+}
+
+
+def text(tag: str, markdown: str) -> Summary:
+    """Returns a text for the Text page."""
+    content = markdown.encode("utf-8", errors="backslashreplace")
+    return _strings(tag, "text", DATA_CLASS_TENSOR, [content])
+
+
+def image(tag: str, png: bytes, width: int, height: int) -> Summary:
+    """Returns an image for the Images page, as the PNG that it is."""
+    content = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=content)])
+
+
+def maps(tag: str, blobs: Sequence[bytes]) -> Summary:
+    """Returns attention maps for the dashboard, whose blobs can be fetched one at a time."""
+    return _strings(tag, PLUGIN_NAME, DATA_CLASS_BLOB_SEQUENCE, blobs)
+
+
+def session_start(params: Mapping[str, Any], trial_id: str) -> Summary:
+    """Returns a run's row in the table of hyperparameters.
+
+    Runs with the same trial id are averaged into one row. No `Experiment` goes with it, by design:
+    TensorBoard would take the first run's and hide the columns that only another run has.
+    """
+    return summary_v2.hparams_pb(flatten(params), trial_id=trial_id)
+
+
+def session_end(status: str) -> Summary:
+    """Returns how a run ended, one of `STATUSES`."""
+    end = SessionEndInfo(status=STATUSES[status], end_time_secs=time.time())
+    value = Summary.Value(
+        tag=metadata.SESSION_END_INFO_TAG,
+        metadata=metadata.create_summary_metadata(HParamsPluginData(session_end_info=end)),
+        tensor=metadata.NULL_TENSOR,
+    )
+    return Summary(value=[value])
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Turns nested mappings into one with dotted names; what is not plain becomes JSON."""
+    flat: dict[str, bool | int | float | str] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, (bool, int, float, str)):
+            flat[f"{prefix}{name}"] = value
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(value, default=str)
+    return flat
+
+
+def _strings(tag: str, plugin: str, data_class: int, contents: Sequence[bytes]) -> Summary:
+    """Returns a vector of byte strings that belongs to a plugin."""
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=len(contents))])
+    value = Summary.Value(
+        tag=tag,
+        metadata=SummaryMetadata(
+            plugin_data=SummaryMetadata.PluginData(plugin_name=plugin), data_class=data_class
+        ),
+        tensor=TensorProto(dtype=DT_STRING, tensor_shape=shape, string_val=contents),
+    )
+    return Summary(value=[value])

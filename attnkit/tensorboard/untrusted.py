@@ -1,0 +1,65 @@
+"""Reads values from blobs that anybody may have written: types and sizes first, memory later."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+GZIP = 31
+ZLIB = 15
+"""Window bits, by which zlib tells its containers apart."""
+
+
+class MapFormatError(ValueError):
+    """A record that cannot be written, or blobs that are not one; the message says why."""
+
+
+def require(holds: bool, complaint: str) -> None:
+    """Raises a `MapFormatError` with the complaint unless the condition holds."""
+    if not holds:
+        raise MapFormatError(complaint)
+
+
+def read_json(blob: bytes, max_bytes: int) -> dict[str, Any]:
+    """Reads a JSON object from at most `max_bytes` bytes."""
+    size = len(blob)
+    require(size <= max_bytes, f"a header of {size} bytes; at most {max_bytes} are read")
+    try:
+        content = json.loads(blob)
+    except (ValueError, RecursionError) as error:
+        raise MapFormatError(f"the header is not JSON: {error}") from error
+    require(isinstance(content, dict), "the header is not a JSON object")
+    return content
+
+
+def typed(content: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+    """Returns `content[key]`, which must be of the given kind."""
+    value = content.get(key)
+    require(is_a(value, kind), f"header key `{key}` is missing or a {type(value).__name__}")
+    return value
+
+
+def list_of(content: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
+    """Returns the list `content[key]`, whose entries must all be of the given kind."""
+    values = typed(content, key, list)
+    well_typed = all(is_a(value, kind) for value in values)
+    require(well_typed, f"header key `{key}` holds an entry of the wrong type")
+    return tuple(values)
+
+
+def is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """True if a value read from JSON is of the given kind; true and false are no numbers."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def inflate(blob: bytes, size: int, window_bits: int, what: str) -> bytes:
+    """Decompresses exactly `size` bytes (`GZIP` or `ZLIB`); a bomb is left after one byte more."""
+    stream = zlib.decompressobj(window_bits)
+    try:
+        content = stream.decompress(blob, size + 1)
+    except zlib.error as error:
+        raise MapFormatError(f"{what} is damaged: {error}") from error
+    whole = len(content) == size and stream.eof and not stream.unused_data
+    require(whole, f"{what} does not hold exactly the {size} bytes of its shape")
+    return content

@@ -1,0 +1,30 @@
+from itertools import pairwise
+
+import pytest
+
+from attnkit.tensorboard.moments import log_moments
+
+
+@pytest.mark.parametrize(
+    ("total", "count"), [(0, 20), (1, 20), (5, 20), (2000, 2), (2000, 20), (30000, 200), (250, 200)]
+)
+def test_first_and_last_steps_and_the_asked_number_of_different_ones(total, count):
+    steps = log_moments(total, count)
+    assert steps[0] == 0
+    assert steps[-1] == total
+    assert steps == sorted(set(steps))
+    assert len(steps) == min(count, total + 1)
+
+
+def test_early_steps_are_dense_and_late_ones_sparse():
+    steps = log_moments(2000, 20)
+    assert steps[:4] == [0, 1, 2, 3]
+    gaps = [after - before for before, after in pairwise(steps)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 500
+
+
+@pytest.mark.parametrize(("total", "count"), [(-1, 20), (10, 1), (10, 201)])
+def test_impossible_requests_are_refused(total, count):
+    with pytest.raises(ValueError, match=str(min(total, count) if total < 0 else count)):
+        log_moments(total, count)
