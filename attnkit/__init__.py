@@ -1,0 +1,42 @@
+"""attnkit: an experimentation kit for attention.
+
+Names are loaded when they are first used, so that `import attnkit` costs nothing: neither torch nor
+lightning.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnkit.attention.base import Attention, ScoreAttention, build_attention
+    from attnkit.attention.maps import AttentionMap, attention_map, attention_maps
+    from attnkit.callbacks.attention_maps import AttentionMaps
+    from attnkit.experiment import Result, load_run, run
+    from attnkit.masks import Mask, build_mask
+    from attnkit.models.language_model import LanguageModel
+    from attnkit.recipe import Recipe, RecipeError, load_recipe, recipe_from_dict
+    from attnkit.registry import ATTENTION, MASKS, POSITIONS, SOURCES, TOKENIZERS, Spec
+
+_HOMES = {
+    "attnkit.attention.base": ("Attention", "ScoreAttention", "build_attention"),
+    "attnkit.attention.maps": ("AttentionMap", "attention_map", "attention_maps"),
+    "attnkit.callbacks.attention_maps": ("AttentionMaps",),
+    "attnkit.experiment": ("Result", "load_run", "run"),
+    "attnkit.masks": ("Mask", "build_mask"),
+    "attnkit.models.language_model": ("LanguageModel",),
+    "attnkit.recipe": ("Recipe", "RecipeError", "load_recipe", "recipe_from_dict"),
+    "attnkit.registry": ("ATTENTION", "MASKS", "POSITIONS", "SOURCES", "TOKENIZERS", "Spec"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'attnkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

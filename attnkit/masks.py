@@ -45,6 +45,9 @@ class Mask(ABC):
     batch_size: int = 1
     """Rows of the batch that the mask tells apart; 1 where it is the same for all."""
 
+    needs_documents: bool = False
+    """True until `bind` has given it the documents of a batch."""
+
     @abstractmethod
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """The rule: True where `query` may look at `key`.
@@ -231,6 +234,7 @@ class Document(Mask):
     ) -> None:
         self.documents = documents
         self.query_documents = query_documents
+        self.needs_documents = documents is None
         self.batch_size = 1 if documents is None else documents.shape[0]
         self.sees_itself = query_documents is None
 
@@ -281,6 +285,7 @@ class _Combined(Mask):
             raise ValueError("masks must name at least one mask")
         self.masks = tuple(build_mask(mask) for mask in masks)
         self.batch_size = max(mask.batch_size for mask in self.masks)
+        self.needs_documents = any(mask.needs_documents for mask in self.masks)
 
     def bind(self, *, documents: Tensor | None = None) -> Mask:
         """Binds each mask."""

@@ -1,0 +1,96 @@
+"""Says how far training is: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from attnkit.callbacks.curves import TrainingCurves
+
+BAR_SECONDS = 0.5
+"""Seconds between updates of the bar."""
+
+LINE_SECONDS = 10.0
+"""Seconds between lines in a log."""
+
+
+class TrainingProgress(L.Callback):
+    """Step, loss, validation loss, tokens per second and remaining time.
+
+    Args:
+        curves: where tokens are counted.
+        label: what stands before the bar.
+    """
+
+    def __init__(self, curves: TrainingCurves, label: str) -> None:
+        self.curves = curves
+        self.label = label
+        self.console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._shown = 0.0
+        self._started = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws the empty bar."""
+        self._started = time.monotonic()
+        self._shown = 0.0
+        self._first_step = trainer.global_step
+        if trainer.is_global_zero and self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[words]}"),
+                console=self.console,
+                auto_refresh=False,
+                expand=True,
+            )
+            self._bar.add_task(self.label, total=trainer.max_steps, words="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Shows the state, if the last time is a while ago."""
+        now = time.monotonic()
+        due = BAR_SECONDS if self._bar is not None else LINE_SECONDS
+        if now - self._shown < due and trainer.global_step < trainer.max_steps:
+            return
+        if trainer.is_global_zero and trainer.global_step > self._first_step:
+            self._shown = now
+            self._show(trainer, float(outputs["loss"]) * trainer.accumulate_grad_batches)
+
+    def _show(self, trainer: L.Trainer, loss: float) -> None:
+        step = trainer.global_step
+        words = [f"{step:,}/{trainer.max_steps:,}", f"loss {loss:.3f}"]
+        if (val := trainer.callback_metrics.get("loss/val")) is not None:
+            words.append(f"val {float(val):.3f}")
+        if self.curves.tokens_per_second:
+            words.append(f"{self.curves.tokens_per_second:,.0f} tokens/s")
+        elapsed = time.monotonic() - self._started
+        left = elapsed / (step - self._first_step) * (trainer.max_steps - step)
+        words.append(f"{timedelta(seconds=round(left))} left")
+        if self._bar is None:
+            sys.stderr.write(f"{self.label}  {'  '.join(words)}\n")
+            sys.stderr.flush()
+        else:
+            self._bar.update(
+                self._bar.task_ids[0], completed=step, words="  ".join(words), refresh=True
+            )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leaves the finished bar on the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

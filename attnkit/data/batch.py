@@ -1,0 +1,53 @@
+"""What a step of language modeling is fed with.
+
+Shape letters: `B` windows in the batch, `T` tokens in a window.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class LanguageBatch(NamedTuple):
+    """Windows of text, each with the same window one token later.
+
+    A named tuple, because Lightning and DataLoader move and pin these field by field.
+
+    Attributes:
+        tokens: (B, T) int64, what the model reads.
+        targets: (B, T) int64, what it is to predict: `targets[:, t]` follows `tokens[:, t]`.
+        documents: (B, T) int64, the number of the document in its window that a token belongs to,
+            from 0; an end-of-document token belongs to the document that it ends. None unless asked
+            for.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    documents: Tensor | None = None
+
+
+def language_batch(
+    stream: np.ndarray, starts: np.ndarray, length: int, end_of_document_id: int | None
+) -> LanguageBatch:
+    """Cuts windows out of a stream of tokens.
+
+    Args:
+        stream: (N,) token ids of any integer type, in memory or mapped.
+        starts: (B,) first token of each window; at most `N - length - 1`.
+        length: tokens in a window, T.
+        end_of_document_id: the token that ends a document, to number the documents by; None leaves
+            them out.
+    """
+    # One gather of T + 1 tokens; the two copies are contiguous, so that a loss may flatten them.
+    windows = stream[starts[:, None] + np.arange(length + 1)].astype(np.int64)
+    tokens = windows[:, :-1].copy()
+    targets = torch.from_numpy(windows[:, 1:].copy())
+    if end_of_document_id is None:
+        return LanguageBatch(torch.from_numpy(tokens), targets)
+    ends = tokens == end_of_document_id
+    documents = np.cumsum(ends, axis=1) - ends
+    return LanguageBatch(torch.from_numpy(tokens), targets, torch.from_numpy(documents))

@@ -1,0 +1,171 @@
+"""Data for language modeling: a source and a tokenizer, prepared once, served as batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from attnkit.data.batch import LanguageBatch
+from attnkit.data.cache import cache_folder, locked
+from attnkit.data.errors import DataError
+from attnkit.data.ngrams import cached_floors
+from attnkit.data.progress import ByteProgress
+from attnkit.data.sources.base import TextSource
+from attnkit.data.token_store import TokenStore, token_store
+from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
+from attnkit.data.windows import TrainBatches, ValBatches
+from attnkit.registry import TOKENIZERS
+
+
+class LanguageModelingData:
+    """A source and a tokenizer as batches. Nothing is read before `prepare`.
+
+    Args:
+        source: where the text is from.
+        tokenizer: one that is trained already is used as it is; another is trained by `prepare`.
+        max_seq_len: tokens in a window.
+        batch_size: windows a step over all processes.
+        seed: of the run, 0 or more.
+        val_max_tokens: what the recipe says about validation during training; kept for
+            `val_batches(data.val_max_tokens)`.
+        with_documents: number the documents in every batch, for masks that keep them apart.
+
+    Attributes:
+        train_store: the training split, after `prepare`.
+        val_store: the validation split, after `prepare`.
+    """
+
+    train_store: TokenStore
+    val_store: TokenStore
+
+    def __init__(
+        self,
+        source: TextSource,
+        tokenizer: Tokenizer,
+        *,
+        max_seq_len: int,
+        batch_size: int,
+        seed: int,
+        val_max_tokens: int | None,
+        with_documents: bool = False,
+    ) -> None:
+        self.source = source
+        self.tokenizer = tokenizer
+        self.max_seq_len = max_seq_len
+        self.batch_size = batch_size
+        self.seed = seed
+        self.val_max_tokens = val_max_tokens
+        self.with_documents = with_documents
+
+    def prepare(self) -> None:
+        """Makes vocabulary and token streams, or finds them in the cache.
+
+        Safe to call in many processes at once: one works, the others wait.
+
+        Raises:
+            DataError: if the data is missing or bad, or a split is shorter than one window.
+        """
+        if self.tokenizer.vocab_size == 0:
+            self.tokenizer = trained_tokenizer(self.source, self.tokenizer)
+        self.train_store = self._store("train")
+        self.val_store = self._store("val")
+
+    def train_batch(self, step: int, rank: int = 0, world_size: int = 1) -> LanguageBatch:
+        """Returns this process's part of the batch of a step."""
+        return self.train_batches(step, step + 1, rank, world_size)[0]
+
+    def train_batches(
+        self, start: int, stop: int, rank: int = 0, world_size: int = 1
+    ) -> TrainBatches:
+        """Returns the batches of the steps from `start` up to before `stop`."""
+        return TrainBatches(
+            self.train_store,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            max_seq_len=self.max_seq_len,
+            end_of_document_id=self._document_end,
+            start=start,
+            stop=stop,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def val_batches(self, max_tokens: int | None) -> ValBatches:
+        """Returns the validation batches, of `max_tokens` tokens or (None) of the whole split."""
+        return ValBatches(
+            self.val_store,
+            batch_size=self.batch_size,
+            max_seq_len=self.max_seq_len,
+            end_of_document_id=self._document_end,
+            max_tokens=max_tokens,
+        )
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of UTF-8 a token of the validation split.
+
+        Bits per byte = nats per token / (ln 2 * bytes per token).
+        """
+        return self.val_store.counts.bytes / self.val_store.counts.tokens
+
+    def floors(self) -> dict[int, float]:
+        """Returns order -> validation loss of an n-gram model, in nats per token."""
+        return cached_floors(self.train_store, self.val_store, self.tokenizer.vocab_size)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what pins the data down, in plain types, for the record of a run."""
+        return {
+            "source": self.source.describe(),
+            "tokenizer": {
+                "name": TOKENIZERS.name_of(type(self.tokenizer)),
+                **self.tokenizer.options(),
+                "tokens": self.tokenizer.vocab_size,
+                "sha256": self.tokenizer.fingerprint(),
+            },
+            "train": asdict(self.train_store.counts),
+            "val": asdict(self.val_store.counts),
+        }
+
+    @property
+    def _document_end(self) -> int | None:
+        return self.tokenizer.end_of_document_id if self.with_documents else None
+
+    def _store(self, split: str) -> TokenStore:
+        store = token_store(self.source, self.tokenizer, split)
+        needed = self.max_seq_len + 1
+        if store.counts.tokens < needed:
+            raise DataError(
+                f"the {split} split has {store.counts.tokens} tokens, and one window of "
+                f"model.max_seq_len {self.max_seq_len} needs {needed}; give it more text, or set "
+                "model.max_seq_len lower"
+            )
+        return store
+
+
+def trained_tokenizer(source: TextSource, tokenizer: Tokenizer) -> Tokenizer:
+    """Returns a tokenizer like the given one, trained on the training split alone.
+
+    The vocabulary is kept in the cache, found by the source's fingerprint and the options.
+
+    Raises:
+        DataError: if the data is missing or bad.
+    """
+    kind = TOKENIZERS.name_of(type(tokenizer))
+    key = json.dumps([kind, tokenizer.options(), source.fingerprint()], sort_keys=True)
+    folder = cache_folder("tokenizers", hashlib.sha256(key.encode()).hexdigest()[:32])
+    path = folder / FILE_NAME
+    with locked(path):
+        if not path.is_file():
+            with ByteProgress(f"training {kind} vocabulary", source.num_bytes("train")) as progress:
+                tokenizer.train(_counted(source, progress))
+            tokenizer.save(folder)
+    return load_tokenizer(folder)
+
+
+def _counted(source: TextSource, progress: ByteProgress) -> Iterator[str]:
+    for piece in source.pieces("train"):
+        yield piece.text
+        progress.advance(len(piece.text.encode()))

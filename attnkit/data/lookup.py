@@ -1,0 +1,78 @@
+"""Finds a published file on this machine, or downloads it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from attnkit.data.cache import cache_folder
+from attnkit.data.errors import DataError
+
+DATA_VARIABLE = "ATTNKIT_DATA"
+"""Environment variable that names a folder with data sets that are already on this machine."""
+
+
+def find_local(root: str | None, names: Iterable[str]) -> Path | None:
+    """Looks for the first of `names` in `root`, then in `$ATTNKIT_DATA`.
+
+    Args:
+        root: the recipe's `data.root`.
+        names: paths relative to those folders, the preferred one first.
+
+    Returns:
+        The file, or None if there is none.
+
+    Raises:
+        DataError: if one of the folders is named but does not exist.
+    """
+    names = list(names)
+    named = {"data.root": root, f"${DATA_VARIABLE}": os.environ.get(DATA_VARIABLE)}
+    for key, value in named.items():
+        if not value:
+            continue
+        folder = Path(value).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"{key}: {folder} is not a folder; correct it or leave it out")
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def download(url: str, sha256: str, name: str, *, place_at: str) -> Path:
+    """Downloads a file into the cache, once.
+
+    Args:
+        url: where it is published.
+        sha256: digest that the file must have, in hexadecimal.
+        name: its path in the cache, below `downloads/`.
+        place_at: where a person without a network should put the file, relative to `data.root`; for
+            the message.
+
+    Returns:
+        The file in the cache.
+
+    Raises:
+        DataError: if it cannot be fetched, or what comes is not what it should be.
+    """
+    import pooch
+
+    target = cache_folder("downloads") / name
+    try:
+        pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{url} could not be downloaded ({type(error).__name__}: {error}); "
+            "fetch it on another machine, put it at "
+            f"{place_at} below a folder of yours, and name that folder in data.root or "
+            f"${DATA_VARIABLE}"
+        ) from error
+    return target
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the sha256 of a file's content in hexadecimal; the file is read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

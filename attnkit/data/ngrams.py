@@ -1,0 +1,108 @@
+"""How far counting gets: the loss of n-gram models, to be drawn as floors beside a loss curve.
+
+Interpolated Witten-Bell smoothing (Witten and Bell 1991, method C; in this form Chen and Goodman
+1999, https://doi.org/10.1006/csla.1999.0128). With c counting in the training tokens, and t(h) the
+number of distinct tokens seen after the context h,
+
+    p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h))
+
+where h' is h without its oldest token, and the recursion ends at the uniform distribution.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from attnkit.data.cache import atomic_write, locked
+from attnkit.data.errors import DataError
+from attnkit.data.token_store import TokenStore
+
+ORDERS = (1, 2, 3, 5)
+
+MAX_TRAIN_TOKENS = 5_000_000
+MAX_VAL_TOKENS = 1_000_000
+"""Only the first so many tokens of a split are taken: some 15 s and 1 GB at most.
+
+On a larger corpus a floor is the loss of a model that saw less, and so is higher than it could be.
+"""
+
+
+def ngram_floors(
+    train: np.ndarray, val: np.ndarray, vocab_size: int, orders: Sequence[int] = ORDERS
+) -> dict[int, float]:
+    """Returns the validation loss of n-gram models, in nats per token.
+
+    Args:
+        train: (N,) token ids that are counted.
+        val: (M,) token ids that are predicted, each from those before it in `val`.
+        vocab_size: number of tokens that the uniform distribution is spread over.
+        orders: lengths n of the n-grams, context and token together.
+
+    Returns:
+        Order -> mean negative log probability of the tokens of `val`.
+    """
+    stream = np.concatenate([train, val]).astype(np.int64)
+    in_train = len(train)
+    probability = np.full(len(val), 1.0 / vocab_size)
+    # Dense numbers of the grams that end at each place, and whether they lie in one split. The
+    # gram of length 0 is the same everywhere.
+    context = np.zeros(len(stream), np.int64)
+    whole = np.ones(len(stream), bool)
+    floors = {}
+    for order in range(1, max(orders) + 1):
+        gram = np.unique(context * vocab_size + stream, return_inverse=True)[1]
+        probability = _refine(probability, gram, context, whole, in_train)
+        if order in orders:
+            floors[order] = float(-np.log(probability).mean())
+        # The context of the next place is the gram that ends here. The first place of each split
+        # has none.
+        context = np.concatenate([[0], gram[:-1]])
+        whole = np.concatenate([[False], whole[:-1]])
+        whole[in_train] = False
+    return floors
+
+
+def _refine(
+    probability: np.ndarray,
+    gram: np.ndarray,
+    context: np.ndarray,
+    whole: np.ndarray,
+    in_train: int,
+) -> np.ndarray:
+    """Takes p(w | h') to p(w | h) for each validation token; without a whole context it stays."""
+    seen = np.flatnonzero(whole[:in_train])
+    gram_count = np.bincount(gram[seen], minlength=gram.max() + 1)
+    context_count = np.bincount(context[seen], minlength=context.max() + 1)
+    _, first = np.unique(gram[seen], return_index=True)
+    followers = np.bincount(context[seen][first], minlength=context.max() + 1)
+
+    known = np.flatnonzero(whole[in_train:] & (context_count[context[in_train:]] > 0))
+    g, h = gram[in_train:][known], context[in_train:][known]
+    refined = probability.copy()
+    refined[known] = (gram_count[g] + followers[h] * probability[known]) / (
+        context_count[h] + followers[h]
+    )
+    return refined
+
+
+def cached_floors(train: TokenStore, val: TokenStore, vocab_size: int) -> dict[int, float]:
+    """Returns `ngram_floors` of two stores; computed once and kept beside them.
+
+    Raises:
+        DataError: if the file in the cache is damaged.
+    """
+    path = val.path.with_name("floors.json")
+    with locked(path):
+        if not path.is_file():
+            floors = ngram_floors(
+                train.tokens[:MAX_TRAIN_TOKENS], val.tokens[:MAX_VAL_TOKENS], vocab_size
+            )
+            with atomic_write(path) as file:
+                file.write(json.dumps(floors).encode())
+    try:
+        return {int(order): float(nats) for order, nats in json.loads(path.read_bytes()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged; delete it, it is made again") from error

@@ -1,0 +1,66 @@
+"""Says that something takes long, and only then."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+PATIENCE = 1.0
+"""Seconds of silence before anything is shown."""
+
+
+class ByteProgress:
+    """A progress bar on standard error for work that is counted in bytes.
+
+    Nothing is shown during the first second. After that a terminal gets a bar, anything else (a log
+    file) one line.
+
+    Args:
+        label: what is being done, such as "tokenising train".
+        total: bytes to be worked through; an estimate will do.
+    """
+
+    def __init__(self, label: str, total: int) -> None:
+        self.label = label
+        self.total = total
+        self._done = 0
+        self._started = time.monotonic()
+        self._announced = False
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> ByteProgress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, num_bytes: int) -> None:
+        """Counts `num_bytes` more as done."""
+        self._done += num_bytes
+        if not self._announced and time.monotonic() - self._started > PATIENCE:
+            self._announce()
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done)
+
+    def _announce(self) -> None:
+        self._announced = True
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            console.print(
+                f"{self.label}: {decimal(self.total)}, this is done once", highlight=False
+            )
+            return
+        columns = (TextColumn(self.label), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._bar.add_task(self.label, total=self.total)
+        self._bar.start()

@@ -1,0 +1,139 @@
+"""The docstrings of the running Python's standard library: real text that needs no download."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attnkit.data.cache import atomic_write, cache_folder, locked
+from attnkit.data.errors import DataError
+from attnkit.data.sources.base import TextSource
+from attnkit.registry import SOURCES
+
+MIN_CHARACTERS = 80
+"""Docstrings up to this length are left out: most only repeat the name of what they document."""
+
+VAL_SHARE = 10
+"""One docstring in so many goes to the validation split."""
+
+SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@SOURCES.register("stdlib_docs")
+class StdlibDocs(TextSource):
+    """Docstrings of the running Python's standard library: about 1.5 MB of English, no download.
+
+    A document is one docstring of more than 80 characters; repeated ones count once. About one in
+    ten is validation text, chosen by a hash of the docstring itself, so that it stays on its side
+    when others come or go. The text differs between versions of Python: compare runs only where
+    `sha256` in the record is equal. Extracting takes some three seconds of CPU time, once; the
+    result is cached.
+    """
+
+    def documents(self, split: str) -> Iterator[str]:
+        """Yields the docstrings of a split, ordered by file and by position in it."""
+        self.check_split(split)
+        yield from self._by_split[split]
+
+    def num_bytes(self, split: str) -> int:
+        """Returns the size of a split in bytes of UTF-8."""
+        return sum(len(text.encode()) for text in self._by_split[split])
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 over all docstrings in their order."""
+        return _digest(self._docstrings)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the version of Python, the licence, sizes and the sha256 of the text."""
+        return {
+            "source": "docstrings of the Python standard library",
+            "licence": "PSF-2.0",
+            "python": sys.version.split()[0],
+            "documents": len(self._docstrings),
+            "bytes": sum(self.num_bytes(split) for split in self.splits),
+            "sha256": self.fingerprint(),
+        }
+
+    @cached_property
+    def _docstrings(self) -> list[str]:
+        folder = Path(sysconfig.get_path("stdlib"))
+        files = _source_files(folder)
+        path = cache_folder("stdlib_docs") / f"{_key(folder, files)}.json"
+        with locked(path):
+            if not path.is_file():
+                _write(path, _extract(files))
+            return _read(path)
+
+    @cached_property
+    def _by_split(self) -> dict[str, list[str]]:
+        by_split: dict[str, list[str]] = {split: [] for split in self.splits}
+        for text in self._docstrings:
+            number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+            by_split["val" if number % VAL_SHARE == 0 else "train"].append(text)
+        return by_split
+
+
+def _source_files(folder: Path) -> list[Path]:
+    files = []
+    for parent, folders, names in os.walk(folder):
+        # Pruned in place: site-packages may hold a hundred times the library itself.
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
+        files += [Path(parent, name) for name in names if name.endswith(".py")]
+    return sorted(files)
+
+
+def _key(folder: Path, files: list[Path]) -> str:
+    """Names this very library: a release changes the version, a distributor's patch some size."""
+    sizes = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
+    return hashlib.sha256(repr((sys.version, sizes)).encode()).hexdigest()[:32]
+
+
+def _extract(files: list[Path]) -> list[str]:
+    # A dictionary keeps the order of first appearance and drops repetitions.
+    found: dict[str, None] = {}
+    with warnings.catch_warnings():
+        # The library's own invalid escape sequences are not the reader's business.
+        warnings.simplefilter("ignore")
+        for path in files:
+            for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
+                text = ast.get_docstring(node) if isinstance(node, DOCUMENTED) else None
+                if text is not None and len(text) > MIN_CHARACTERS:
+                    found[text] = None
+    if not found:
+        raise DataError(
+            "this Python has its standard library without source files, so that the data source "
+            "`stdlib_docs` finds no text; take `data: {name: text, files: ...}`"
+        )
+    return list(found)
+
+
+def _digest(documents: list[str]) -> str:
+    return hashlib.sha256("\0".join(documents).encode()).hexdigest()
+
+
+def _write(path: Path, documents: list[str]) -> None:
+    content = {"sha256": _digest(documents), "documents": documents}
+    with atomic_write(path) as file:
+        file.write(json.dumps(content).encode())
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        content = json.loads(path.read_bytes())
+        documents: list[str] = content["documents"]
+        if _digest(documents) == content["sha256"]:
+            return documents
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged; delete it, and it is made again") from error
+    raise DataError(f"{path} is damaged (its sha256 differs); delete it, and it is made again")

@@ -1,0 +1,158 @@
+"""The user's own text files."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attnkit.data.errors import DataError
+from attnkit.data.lookup import sha256_of
+from attnkit.data.sources.base import Piece, TextSource
+from attnkit.data.text_files import next_break, read_pieces
+from attnkit.registry import SOURCES
+
+
+class Span(NamedTuple):
+    """The bytes `start` to `stop` of a file."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+@SOURCES.register("text")
+class TextFiles(TextSource):
+    """Your own UTF-8 text files, of any size; each file is a document.
+
+    Files are read in pieces, so that one may be larger than memory. Without `val_files`, the
+    validation text is the end of each file, from the first line that begins in its last tenth
+    (`val_fraction`); a file without line breaks is cut between two characters.
+
+    Args:
+        files: paths or patterns (`corpus/**/*.txt`), one or a list, relative to the working
+            directory. A pattern's files are taken in the order of their names.
+        val_fraction: share of each file's bytes that is validation text, between 0 and 1. Not used
+            with `val_files`.
+        val_files: paths or patterns of separate validation files; then `files` are training text as
+            a whole.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: str | list[str],
+        val_fraction: float = 0.1,
+        val_files: str | list[str] | None = None,
+    ) -> None:
+        if not 0.0 < val_fraction < 1.0:
+            raise DataError(f"data.val_fraction must lie between 0 and 1, got {val_fraction}")
+        self.files = files
+        self.val_fraction = val_fraction
+        self.val_files = val_files
+
+    def documents(self, split: str) -> Iterator[str]:
+        """Yields each file's part in the split as one text; for large files, see `pieces`."""
+        self.check_split(split)
+        for span in self._spans[split]:
+            yield "".join(read_pieces(*span))
+
+    def pieces(self, split: str) -> Iterator[Piece]:
+        """Yields each file's part in the split in pieces of about 256 KiB."""
+        self.check_split(split)
+        for span in self._spans[split]:
+            previous = None
+            for text in read_pieces(*span):
+                if previous is not None:
+                    yield Piece(previous, ends_document=False)
+                previous = text
+            if previous is not None:
+                yield Piece(previous, ends_document=True)
+
+    def num_bytes(self, split: str) -> int:
+        """Returns the size of a split in bytes."""
+        return sum(span.stop - span.start for span in self._spans[split])
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 over the spans of both splits and the contents of their files."""
+        spans = {
+            split: [(self._hashes[span.path], span.start, span.stop) for span in self._spans[split]]
+            for split in self.splits
+        }
+        return hashlib.sha256(json.dumps(spans, sort_keys=True).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the files with their sizes and sha256."""
+        files = [
+            {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+            for path, digest in self._hashes.items()
+        ]
+        return {
+            "source": "own text files",
+            "licence": "the user's own",
+            "files": files,
+            "bytes": sum(self.num_bytes(split) for split in self.splits),
+            "sha256": self.fingerprint(),
+        }
+
+    @cached_property
+    def _hashes(self) -> dict[Path, str]:
+        paths = dict.fromkeys(span.path for split in self.splits for span in self._spans[split])
+        return {path: sha256_of(path) for path in paths}
+
+    @cached_property
+    def _spans(self) -> dict[str, list[Span]]:
+        files = _find(self.files, "data.files")
+        if self.val_files is None:
+            cuts = {path: self._cut(path) for path in files}
+            return {
+                "train": [Span(path, 0, cut) for path, cut in cuts.items()],
+                "val": [Span(path, cut, path.stat().st_size) for path, cut in cuts.items()],
+            }
+        val_files = _find(self.val_files, "data.val_files")
+        for path in val_files:
+            if path in files:
+                raise DataError(
+                    f"{path} is in both data.files and data.val_files; take it out of one"
+                )
+        return {
+            "train": [Span(path, 0, path.stat().st_size) for path in files],
+            "val": [Span(path, 0, path.stat().st_size) for path in val_files],
+        }
+
+    def _cut(self, path: Path) -> int:
+        return next_break(path, int(path.stat().st_size * (1.0 - self.val_fraction)))
+
+
+def _find(patterns: str | list[str], key: str) -> list[Path]:
+    """Returns the files that the patterns name, each once, in the patterns' order."""
+    found: dict[Path, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found.update(dict.fromkeys(_match(pattern, key)))
+    if not found:
+        raise DataError(f"{key} is empty; name at least one text file")
+    for path in found:
+        if path.stat().st_size == 0:
+            raise DataError(f"{key}: {path} is empty; leave it out or fill it")
+    return list(found)
+
+
+def _match(pattern: str, key: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        raise DataError(
+            f"{key}: {path} is a folder; name its files, such as {path / '**' / '*.txt'}"
+        )
+    if path.is_file():
+        return [path.resolve()]
+    if not any(mark in pattern for mark in "*?["):
+        raise DataError(f"{key}: {path} does not exist (seen from {Path.cwd()})")
+    matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    files = [match.resolve() for match in matches if match.is_file()]
+    if not files:
+        raise DataError(f"{key}: no file matches {pattern} (seen from {Path.cwd()})")
+    return files

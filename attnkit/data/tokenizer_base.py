@@ -1,0 +1,152 @@
+"""What a tokenizer is: text to numbers and back, with the place of every token in the text.
+
+All vocabularies end in one special token, `<|end|>`, which stands between documents. No text is
+ever read as it: it has no spelling, so that a document about tokenizers cannot end itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from attnkit.data.cache import atomic_write
+from attnkit.data.errors import DataError
+from attnkit.registry import TOKENIZERS, RegistryError
+
+END = "<|end|>"
+"""How the token between documents is shown; see `Tokenizer.end_of_document_id`."""
+
+UNKNOWN = "<|unknown|>"
+"""How the token for what is not in the vocabulary is shown; see `Tokenizer.unknown_id`."""
+
+FILE_NAME = "tokenizer.json"
+
+
+class Encoding(NamedTuple):
+    """A text as token ids, and for each the characters (first, one past the last) it stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    A subclass takes its options as keyword-only parameters and repeats in `options` those that its
+    vocabulary depends on. `end_of_document_id` is always the last id. All methods but `train`,
+    `options` and `vocab_size` raise a DataError before there is a vocabulary.
+    """
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of token ids, special ones included; 0 as long as there is no vocabulary."""
+
+    @property
+    def end_of_document_id(self) -> int:
+        """Id of the token that stands between two documents."""
+        self.require_vocabulary()
+        return self.vocab_size - 1
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id for what is not in the vocabulary; None where every text can be spelt."""
+        return None
+
+    def options(self) -> dict[str, Any]:
+        """Returns the options that the vocabulary depends on; a cached one is found by them."""
+        return {}
+
+    @abstractmethod
+    def train(self, texts: Iterable[str]) -> None:
+        """Makes the vocabulary from the training text, which may come in pieces."""
+
+    @abstractmethod
+    def encode(self, text: str) -> Encoding:
+        """Returns the tokens of a text and where they lie in it."""
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of each text, without offsets: the fast way, for whole corpora."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of token ids; special tokens appear by their names."""
+
+    @abstractmethod
+    def token_text(self, token_id: int) -> str:
+        r"""Returns the text of one token, for labels; a part of a character as `\xe4`."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Returns all that `from_state` needs, in plain types."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Makes the tokenizer whose `state` this was."""
+
+    def require_vocabulary(self) -> None:
+        """Raises a DataError as long as there is no vocabulary."""
+        if self.vocab_size == 0:
+            raise DataError(
+                f"the {TOKENIZERS.name_of(type(self))} tokenizer has no vocabulary yet; call "
+                "train(texts), or load_tokenizer(folder) for a saved one"
+            )
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 over the kind and the vocabulary."""
+        return _digest(TOKENIZERS.name_of(type(self)), self.state())
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json` into a folder, whole or not at all."""
+        self.require_vocabulary()
+        kind, state = TOKENIZERS.name_of(type(self)), self.state()
+        content = {"kind": kind, "sha256": _digest(kind, state), "state": state}
+        with atomic_write(Path(folder) / FILE_NAME) as file:
+            file.write(json.dumps(content, ensure_ascii=False).encode())
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Reads the tokenizer that `Tokenizer.save` wrote into a folder.
+
+    Raises:
+        DataError: if `tokenizer.json` is missing or damaged, or of a kind that is not registered.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        kind, state = content["kind"], content["state"]
+        intact = _digest(kind, state) == content["sha256"]
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); name the folder of a run"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged or no tokenizer; restore it or train again") from error
+    if not intact:
+        raise DataError(f"{path} is damaged (its sha256 differs); restore it or train again")
+    try:
+        return TOKENIZERS.get(kind).from_state(state)
+    except RegistryError as error:
+        raise DataError(f"{path}: {error}; load the plugin that registers it") from error
+
+
+def decode_runs(ids: Iterable[int], end_id: int, decode: Callable[[list[int]], str]) -> str:
+    """Decodes the stretches between end tokens, each as a whole, and shows the end tokens."""
+    texts = []
+    for is_end, group in groupby(ids, lambda token_id: token_id == end_id):
+        run = list(group)
+        texts.append(END * len(run) if is_end else decode(run))
+    return "".join(texts)
+
+
+def _digest(kind: str, state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([kind, state], sort_keys=True).encode()).hexdigest()

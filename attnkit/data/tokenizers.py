@@ -1,0 +1,237 @@
+"""The tokenizers: bytes, characters, words, and subwords by byte-pair encoding.
+
+The contract and `load_tokenizer` are in `tokenizer_base.py`, and may be imported from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+import tokenizers as huggingface
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+from attnkit.data.errors import DataError
+from attnkit.data.huggingface_tokenizer import HuggingFaceTokenizer
+from attnkit.data.tokenizer_base import END, UNKNOWN, Encoding, Tokenizer, decode_runs
+from attnkit.data.tokenizer_base import load_tokenizer as load_tokenizer
+from attnkit.registry import TOKENIZERS
+
+
+@TOKENIZERS.register("byte")
+class ByteTokenizer(Tokenizer):
+    """The bytes of UTF-8: 256 tokens that spell every text, and nothing to train."""
+
+    @property
+    def vocab_size(self) -> int:
+        """256 bytes and `<|end|>`."""
+        return 257
+
+    def train(self, texts: Iterable[str]) -> None:
+        """Does nothing: the vocabulary is fixed."""
+
+    def encode(self, text: str) -> Encoding:
+        """Returns the bytes of a text; the bytes of one character share its offsets."""
+        places = [place for place, character in enumerate(text) for _ in character.encode()]
+        return Encoding(list(text.encode()), [(place, place + 1) for place in places])
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the bytes of each text."""
+        return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text; what is not UTF-8 (a model may write such) becomes U+FFFD."""
+        return decode_runs(
+            ids, self.end_of_document_id, lambda run: bytes(run).decode(errors="replace")
+        )
+
+    def token_text(self, token_id: int) -> str:
+        r"""Returns an ASCII character, or `\xe4` for a byte that is only part of a character."""
+        return END if token_id == self.end_of_document_id else _spell(bytes([token_id]))
+
+    def state(self) -> dict[str, Any]:
+        """Returns nothing: there is none."""
+        return {}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Makes the tokenizer."""
+        return cls()
+
+
+@TOKENIZERS.register("char")
+class CharTokenizer(Tokenizer):
+    """The distinct characters of the training text; any other becomes `<|unknown|>`.
+
+    A character is a Unicode code point: an emoji with a skin tone is two tokens.
+    """
+
+    def __init__(self) -> None:
+        self._codes = _code_points("")
+
+    @property
+    def vocab_size(self) -> int:
+        """The characters, `<|unknown|>` and `<|end|>`; 0 before `train`."""
+        return len(self._codes) + 2 if len(self._codes) else 0
+
+    @property
+    def unknown_id(self) -> int:
+        """Id for a character that the training text did not have."""
+        return len(self._codes)
+
+    def train(self, texts: Iterable[str]) -> None:
+        """Takes the distinct characters, ordered by code point."""
+        characters: set[str] = set()
+        for text in texts:
+            characters.update(text)
+        self._codes = _code_points("".join(sorted(characters)))
+
+    def encode(self, text: str) -> Encoding:
+        """Returns one token a character."""
+        ids = self.encode_batch([text])[0].tolist()
+        return Encoding(ids, [(place, place + 1) for place in range(len(text))])
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns one id a character."""
+        self.require_vocabulary()
+        return [self._look_up(_code_points(text)) for text in texts]
+
+    def _look_up(self, points: np.ndarray) -> np.ndarray:
+        places = np.searchsorted(self._codes, points)
+        known = self._codes[np.minimum(places, len(self._codes) - 1)] == points
+        return np.where(known, places, self.unknown_id)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the characters."""
+        return "".join(self.token_text(token_id) for token_id in ids)
+
+    def token_text(self, token_id: int) -> str:
+        """Returns the character."""
+        if token_id == self.end_of_document_id:
+            return END
+        return UNKNOWN if token_id == self.unknown_id else chr(self._codes[token_id])
+
+    def state(self) -> dict[str, Any]:
+        """Returns the characters."""
+        return {"characters": "".join(map(chr, self._codes))}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Makes the tokenizer with these characters."""
+        tokenizer = cls()
+        tokenizer._codes = _code_points(state["characters"])
+        return tokenizer
+
+
+@TOKENIZERS.register("word")
+class WordTokenizer(HuggingFaceTokenizer):
+    """Words with the space before them, single digits, single punctuation marks.
+
+    What is cut is lossless: the tokens of a text, joined, are the text. Words that are too rare
+    for the vocabulary become `<|unknown|>`.
+
+    Args:
+        max_vocab: size of the vocabulary at most, `<|unknown|>` and `<|end|>` included; the most
+            frequent words are kept.
+    """
+
+    def __init__(self, *, max_vocab: int = 20000) -> None:
+        if max_vocab < 3:
+            raise DataError(f"tokenizer.max_vocab must be at least 3, got {max_vocab}")
+        self.max_vocab = max_vocab
+
+    def options(self) -> dict[str, Any]:
+        """Returns the size asked for."""
+        return {"max_vocab": self.max_vocab}
+
+    @property
+    def unknown_id(self) -> int:
+        """Id for a word that is not in the vocabulary, the last but one."""
+        return self.vocab_size - 2
+
+    def token_text(self, token_id: int) -> str:
+        """Returns the word, with the space before it if it has one."""
+        return self.decode([token_id])
+
+    def _train_engine(self, texts: Iterator[str]) -> huggingface.Tokenizer:
+        engine = self._engine_with({})
+        trainer = trainers.WordLevelTrainer(vocab_size=self.max_vocab - 2, show_progress=False)
+        engine.train_from_iterator(texts, trainer)
+        words = engine.get_vocab(with_added_tokens=False)
+        # Added as an ordinary word and not as a "special token", which the library would look for
+        # in the text. The cut never makes this word, so that no text can spell it.
+        return self._engine_with(words | {UNKNOWN: len(words)})
+
+    def _engine_with(self, vocabulary: dict[str, int]) -> huggingface.Tokenizer:
+        engine = huggingface.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        # Letters with their combining marks, a digit, a mark, each with one space before it; or
+        # white space that belongs to none of them. Together they match every character.
+        words = Regex(r" ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]|\s")
+        engine.pre_tokenizer = pre_tokenizers.Split(words, "isolated")
+        engine.decoder = decoders.Fuse()
+        return engine
+
+
+@TOKENIZERS.register("bpe")
+class BpeTokenizer(HuggingFaceTokenizer):
+    """Subwords by byte-pair encoding over bytes (Sennrich et al. 2016): spells every text.
+
+    Args:
+        vocab_size: size of the vocabulary, 256 bytes and `<|end|>` included. A text with too few
+            repetitions gives a smaller one.
+    """
+
+    def __init__(self, *, vocab_size: int = 4096) -> None:
+        if vocab_size < 257:
+            raise DataError(
+                f"tokenizer.vocab_size must be at least 257 (256 bytes and {END}), got {vocab_size}"
+            )
+        self.max_vocab_size = vocab_size
+
+    def options(self) -> dict[str, Any]:
+        """Returns the size asked for."""
+        return {"vocab_size": self.max_vocab_size}
+
+    def token_text(self, token_id: int) -> str:
+        r"""Returns the subword; bytes that are only part of a character as `\xe4`."""
+        if token_id == self.end_of_document_id:
+            return END
+        symbols = self._trained.id_to_token(token_id)
+        if symbols is None:
+            raise IndexError(f"no token has the id {token_id} (ids end at {self.vocab_size - 1})")
+        return _spell(bytes(_BYTE_OF_SYMBOL[symbol] for symbol in symbols))
+
+    def _train_engine(self, texts: Iterator[str]) -> huggingface.Tokenizer:
+        engine = huggingface.Tokenizer(models.BPE())
+        engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        engine.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.max_vocab_size - 1,
+            initial_alphabet=sorted(_BYTE_OF_SYMBOL),
+            show_progress=False,
+        )
+        engine.train_from_iterator(texts, trainer)
+        return engine
+
+
+def _byte_symbols() -> dict[str, int]:
+    """Returns the letters by which the library's byte-level vocabularies write the 256 bytes.
+
+    Bytes that print in Latin-1 stand for themselves, the others for the code points from 256 on.
+    """
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printing]
+    symbols = {chr(byte): byte for byte in printing}
+    return symbols | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTE_OF_SYMBOL = _byte_symbols()
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+
+
+def _spell(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")

@@ -1,0 +1,133 @@
+"""Batches cut from a token stream: the training batch of a step is a function of (seed, step)."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from attnkit.data.batch import LanguageBatch, language_batch
+from attnkit.data.errors import DataError
+from attnkit.data.token_store import TokenStore
+
+
+class TrainBatches(Dataset[LanguageBatch]):
+    """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
+
+    Windows begin at places drawn uniformly, with repetition, from the whole training stream. The
+    places of step n come from a counter-based generator (Philox, Salmon et al. 2011) keyed by
+    (seed, n), so that they depend neither on what was drawn before nor on who draws:
+    `DataLoader(batches, batch_size=None, num_workers=k)` gives the same for every k, and a resumed
+    run goes on where it was.
+
+    Args:
+        store: the training split.
+        seed: of the run.
+        batch_size: windows a step over all processes.
+        max_seq_len: tokens in a window.
+        end_of_document_id: to number documents by, or None.
+        start: first step.
+        stop: the step behind the last.
+        rank: number of this process.
+        world_size: number of processes, each of which gets its part of the same global batch.
+
+    Raises:
+        DataError: if the batch cannot be divided among the processes.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        seed: int,
+        batch_size: int,
+        max_seq_len: int,
+        end_of_document_id: int | None,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise DataError(
+                f"trainer.batch_size {batch_size} cannot be divided among {world_size} processes; "
+                f"take a multiple of {world_size}"
+            )
+        self.store = store
+        self.seed = seed
+        self.batch_size = batch_size
+        self.max_seq_len = max_seq_len
+        self.end_of_document_id = end_of_document_id
+        self.start = start
+        self.stop = stop
+        share = batch_size // world_size
+        self._mine = slice(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> LanguageBatch:
+        """Returns the batch of step `start + index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} batches, no number {index}")
+        return language_batch(
+            self.store.tokens,
+            self.window_starts(self.start + index)[self._mine],
+            self.max_seq_len,
+            self.end_of_document_id,
+        )
+
+    def window_starts(self, step: int) -> np.ndarray:
+        """Returns the (batch_size,) places at which the windows of the global batch begin."""
+        places = self.store.counts.tokens - self.max_seq_len
+        # Raw numbers, because numpy keeps those the same for ever, and its distributions not. With
+        # 64 bits the remainder's bias is far below anything measurable.
+        raw = np.random.Philox(key=[self.seed, step]).random_raw(self.batch_size)
+        return (raw % np.uint64(places)).astype(np.int64)
+
+
+class ValBatches(Dataset[LanguageBatch]):
+    """Fixed windows of the validation split that do not overlap, evenly spread over it.
+
+    The last batch may be smaller. What is left behind the last whole window is not used.
+
+    Args:
+        store: the validation split.
+        batch_size: windows a batch.
+        max_seq_len: tokens in a window.
+        end_of_document_id: to number documents by, or None.
+        max_tokens: use as many windows as fit into this, at least one; None for all.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        batch_size: int,
+        max_seq_len: int,
+        end_of_document_id: int | None,
+        max_tokens: int | None,
+    ) -> None:
+        self.store = store
+        self.batch_size = batch_size
+        self.max_seq_len = max_seq_len
+        self.end_of_document_id = end_of_document_id
+        windows = (store.counts.tokens - 1) // max_seq_len
+        wanted = windows if max_tokens is None else max(1, min(windows, max_tokens // max_seq_len))
+        self.starts = np.arange(wanted) * windows // wanted * max_seq_len
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.starts) // self.batch_size)
+
+    def __getitem__(self, index: int) -> LanguageBatch:
+        """Returns batch number `index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} batches, no number {index}")
+        starts = self.starts[index * self.batch_size : (index + 1) * self.batch_size]
+        return language_batch(self.store.tokens, starts, self.max_seq_len, self.end_of_document_id)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are predicted in all batches together."""
+        return len(self.starts) * self.max_seq_len

@@ -1,0 +1,210 @@
+"""A recipe: everything that decides a run, read from YAML, checked, with every default filled in.
+
+    recipe = load_recipe("recipes/language_modeling/quickstart.yaml", ["model.dim=64"])
+    recipe.run_dir          # runs/quickstart/dim-64/seed0
+
+The keys are the fields of `RecipeKeys` and of the sections below; what a name such as `adamw` takes
+stands in its own class. Everything is checked before any data is touched, and all problems are told
+at once (`RecipeError`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from attnkit.recipe_annotations import OptionsOf, Range
+from attnkit.recipe_checks import check_devices, check_model, check_named, load_plugins
+from attnkit.recipe_errors import Mark, Problem, RecipeError
+from attnkit.recipe_interpolation import interpolate
+from attnkit.recipe_layers import apply_overrides, override_key, read_layers
+from attnkit.recipe_sections import LoggingOptions, TrainerOptions, ValidationOptions
+from attnkit.recipe_source import Node, node_of
+from attnkit.recipe_variant import BASE, FOLDER_NAME, variant_of
+from attnkit.recipe_writing import plain_types, to_yaml
+from attnkit.registry import OPTIMIZERS, SCHEDULES, SOURCES, TOKENIZERS, Spec, options_of
+from attnkit.schema import Checker
+
+__all__ = [
+    "LoggingOptions",
+    "Problem",
+    "Recipe",
+    "RecipeError",
+    "TrainerOptions",
+    "ValidationOptions",
+    "load_recipe",
+    "recipe_from_dict",
+]
+
+MODELS = {"language_modeling": "attnkit.models.language_model:LanguageModel"}
+"""Task -> the class whose options the section `model` takes. A new task is a line here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeKeys:
+    """The keys of a recipe file; `extends`, which names the files below it, is resolved before.
+
+    Args:
+        model: options of the task's model.
+        name: folder of the recipe's runs; default: the stem of its file. Not inherited.
+        variant: folder below; default: `base`, or the overrides in a few words. Not inherited.
+        task: what the model learns.
+        seed: decides initial weights and batches.
+        runs_dir: folder of all runs, relative to the working directory.
+        plugins: Python files, relative to the file that names them, or modules; imported first.
+        data: where the text comes from.
+        tokenizer: how text becomes tokens.
+        optimizer: what makes steps of gradients.
+        schedule: how the learning rate changes over the steps.
+        trainer: how the run trains.
+        validation: how it validates.
+        logging: what it writes down.
+    """
+
+    name: Annotated[str, FOLDER_NAME]
+    variant: Annotated[str, FOLDER_NAME] = BASE
+    task: Literal["language_modeling"] = "language_modeling"
+    seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 0
+    runs_dir: Path = Path("runs")
+    plugins: tuple[str, ...] = ()
+    data: Annotated[Spec, SOURCES] = Spec("stdlib_docs")
+    tokenizer: Annotated[Spec, TOKENIZERS] = Spec("char")
+    model: dict[str, Any]
+    optimizer: Annotated[Spec, OPTIMIZERS] = Spec("adamw")
+    schedule: Annotated[Spec, SCHEDULES] = Spec("cosine")
+    trainer: TrainerOptions = field(default=TrainerOptions())
+    validation: ValidationOptions = field(default=ValidationOptions())
+    logging: LoggingOptions = field(default=LoggingOptions())
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run lies: `<runs_dir>/<name>/<variant>/seed<seed>`."""
+        return self.runs_dir / self.name / self.variant / f"seed{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys as plain types, with today's defaults, so that later defaults change nothing."""
+        names = [item.name for item in dataclasses.fields(RecipeKeys)]
+        return {name: plain_types(getattr(self, name)) for name in names}
+
+    def to_yaml(self) -> str:
+        """`to_dict` as a recipe file; `load_recipe` reads an equal recipe from it."""
+        return to_yaml(self.to_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(RecipeKeys):
+    """A checked recipe. Two are equal if they make the same run, wherever they were read.
+
+    Attributes:
+        path: the file that it was read from; None if made in Python.
+        source: the keys as they were written, before interpolation, with their places.
+    """
+
+    path: Path | None = field(default=None, compare=False)
+    source: Node = field(compare=False, repr=False)
+
+    def with_overrides(self, *overrides: str) -> Recipe:
+        """Returns the recipe with `key=value` and `~key` applied to what was written.
+
+        Raises:
+            RecipeError: if the result is not a valid recipe.
+        """
+        written = {key: node_of(getattr(self, key), _PYTHON) for key in ("name", "variant")}
+        root = dataclasses.replace(self.source, value={**self.source.value, **written})
+        return _recipe(root, overrides, self.path, [])
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe file, what it extends, and overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` (the value is YAML) or `~key`, which removes a key.
+
+    Raises:
+        RecipeError: with every problem of the recipe.
+    """
+    problems: list[Problem] = []
+    try:
+        root = read_layers(Path(path), problems)
+    except RecipeError as error:
+        raise RecipeError([*problems, *error.problems]) from None
+    return _recipe(root, overrides, Path(path), problems)
+
+
+def recipe_from_dict(keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Makes a recipe of plain values, for Python users.
+
+    Args:
+        keys: as in a recipe file, with a `name`; plugin files relative to the working directory.
+        overrides: as for `load_recipe`.
+
+    Raises:
+        RecipeError: with every problem of the recipe.
+    """
+    return _recipe(node_of(keys, _PYTHON), overrides, None, [])
+
+
+_PYTHON = Mark("recipe")
+_NAMED = {"data": SOURCES, "tokenizer": TOKENIZERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+
+
+def _recipe(
+    root: Node, overrides: Sequence[str], path: Path | None, problems: list[Problem]
+) -> Recipe:
+    if path is not None and "name" not in root.value:
+        root = _with(root, "name", node_of(path.stem, Mark(str(path))))
+    source = apply_overrides(root, overrides, problems)
+    resolved = interpolate(source, problems)
+    if not problems and "variant" not in map(override_key, overrides):
+        resolved = _with_variant(resolved, overrides)
+    resolved = load_plugins(resolved, problems)
+    values = _checked(resolved, problems)
+    if problems:
+        raise RecipeError(problems)
+    return Recipe(**values, path=path, source=source)
+
+
+def _checked(root: Node, problems: list[Problem]) -> dict[str, Any]:
+    model_class = _model_class(root)
+    options = options_of(RecipeKeys)
+    model_keys = Annotated[dict[str, Any], OptionsOf(model_class)]
+    options["model"] = dataclasses.replace(options["model"], annotation=model_keys)
+    plugins_failed = any(problem.key.startswith("plugins") for problem in problems)
+    checker = Checker(options, root, problems, all_names_known=not plugins_failed)
+    values = checker.check_all()
+    if plugins_failed:
+        return values
+    unsound = {problem.key.partition(".")[0] for problem in problems}
+    if "model" not in unsound:
+        check_model(model_class, values["model"], root, problems)
+    for section, registry in _NAMED.items():
+        if section not in unsound:
+            check_named(section, registry, values[section], root, problems)
+    if "trainer" not in unsound:
+        check_devices(values["trainer"], root, problems)
+    return values
+
+
+def _model_class(root: Node) -> type:
+    """The model of the recipe's task; of the default task where the recipe names no known one."""
+    written = root.value["task"].value if "task" in root.value else None
+    task = written if isinstance(written, str) and written in MODELS else RecipeKeys.task
+    module, _, name = MODELS[task].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _with_variant(root: Node, overrides: Sequence[str]) -> Node:
+    before = root.value["variant"].value if "variant" in root.value else BASE
+    if not isinstance(before, str):  # left as it is, for the schema to refuse
+        return root
+    variant = variant_of(overrides, before)
+    return root if variant == before else _with(root, "variant", node_of(variant, root.mark))
+
+
+def _with(root: Node, key: str, node: Node) -> Node:
+    return dataclasses.replace(root, value={**root.value, key: node})

@@ -1,0 +1,110 @@
+"""What a schema cannot say: plugins that load, values that fit together, a model that can be built.
+
+Nothing here touches data: classes check their options when they are made, and the model is made on
+the meta device, where tensors have shapes and no memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from attnkit.recipe_errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe_source import Node, node_of
+from attnkit.registry import Registry, RegistryError, Spec, load_plugin
+
+
+def load_plugins(root: Node, problems: list[Problem]) -> Node:
+    """Imports what `plugins` names, relative to the file that names it; makes files absolute."""
+    plugins = root.value.get("plugins")
+    if plugins is None or not isinstance(plugins.value, list | str):
+        return root
+    entries = plugins.value if isinstance(plugins.value, list) else [plugins]
+    loaded = [
+        _loaded(entry, f"plugins[{i}]", problems) if isinstance(entry.value, str) else entry
+        for i, entry in enumerate(entries)
+    ]
+    return replace(root, value={**root.value, "plugins": replace(plugins, value=loaded)})
+
+
+def check_named(
+    section: str, registry: Registry[Any], spec: Spec, root: Node, problems: list[Problem]
+) -> None:
+    """Makes what a section names, so that its class checks the values of its options."""
+    _try(lambda: registry.build(spec), section, spec.options, root, problems)
+
+
+def check_model(
+    model_class: type, options: Mapping[str, Any], root: Node, problems: list[Problem]
+) -> None:
+    """Builds the model on the meta device. The vocabulary, which data decides, changes no rule."""
+    import torch
+
+    def build() -> None:
+        with torch.device("meta"):
+            model_class(vocab_size=256, **options)
+
+    _try(build, "model", options, root, problems)
+
+
+def check_devices(trainer: Any, root: Node, problems: list[Problem]) -> None:
+    """Each device takes the same share of a batch."""
+    size, devices = trainer.batch_size, trainer.devices
+    if isinstance(devices, int) and size % devices:
+        path = ("trainer", "batch_size")
+        message = f"{size} sequences cannot be shared evenly by {devices} devices; take a multiple"
+        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+
+
+def _loaded(entry: Node, key: str, problems: list[Problem]) -> Node:
+    folder = entry.mark.folder.resolve()
+    try:
+        load_plugin(entry.value, folder)
+    except RegistryError as error:
+        problems.append(Problem(entry.mark, key, str(error)))
+    if not entry.value.endswith(".py"):
+        return entry
+    return node_of((folder / entry.value).resolve(), entry.mark)
+
+
+def _try(
+    build: Callable[[], Any],
+    section: str,
+    options: Mapping[str, Any],
+    root: Node,
+    problems: list[Problem],
+) -> None:
+    from attnkit.data.errors import DataError
+
+    try:
+        build()
+    # RuntimeError and OverflowError: a size beyond what torch can count.
+    except (ValueError, DataError, RuntimeError, OverflowError) as error:
+        message = str(error).partition("\n")[0]
+        path = _accused(section, message, options)
+        mark = _mark_of(root, path)
+        problems.append(Problem(mark, dotted(path), message.removeprefix(f"{dotted(path)} ")))
+
+
+def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
+    """The key with whose name a message begins: one of the section, or of one name in it."""
+    words = re.match(r"`?([\w.]*)", message)
+    word = words[1].removeprefix(f"{section}.") if words else ""
+    if word in options:
+        return (section, word)
+    specs = [
+        key for key, value in options.items() if isinstance(value, Spec) and word in value.options
+    ]
+    return (section, specs[0], word) if len(specs) == 1 else (section,)
+
+
+def _mark_of(root: Node, path: KeyPath) -> Mark:
+    """Where a key stands, or the nearest section around it that is written."""
+    node = root
+    for key in path:
+        if not isinstance(node.value, dict) or key not in node.value:
+            return node.key_mark
+        node = node.value[key]
+    return node.key_mark if isinstance(node.value, dict) else node.mark

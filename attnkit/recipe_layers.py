@@ -1,0 +1,207 @@
+"""How one recipe is made of layers: the files that it extends, its own file, overrides.
+
+Nodes keep their marks through all of it, so that a problem is told where it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from attnkit.recipe_errors import KeyPath, Mark, Problem, RecipeError, dotted
+from attnkit.recipe_source import UNREADABLE, Node, read_file, read_value
+from attnkit.registry import suggest
+
+NOT_INHERITED = ("name", "variant")
+"""Keys that a recipe does not take from the one that it extends: they say where the run lies."""
+
+_OVERRIDE_RANK = 1000
+_KEY = re.compile(r"[^\s.=~]+(\.[^\s.=~]+)*")
+
+
+def read_layers(path: Path, problems: list[Problem]) -> Node:
+    """Reads a recipe file and what it extends, merged.
+
+    Raises:
+        RecipeError: if a file cannot be read, or recipes extend each other in a circle.
+    """
+    return _Files(problems).read(path, ())
+
+
+def merge(base: Node, over: Node) -> Node:
+    """Lays `over` on `base`: mappings merge deeply, everything else is replaced.
+
+    A mapping whose `name` differs replaces the whole one below it: options of one mechanism mean
+    nothing to another.
+    """
+    if isinstance(over.value, dict) and isinstance(base.value, str):
+        base = _named(base)
+    elif isinstance(over.value, str) and isinstance(base.value, dict) and "name" in base.value:
+        over = _named(over)
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    names = [node.value["name"].value for node in (base, over) if "name" in node.value]
+    if len(names) == 2 and names[0] != names[1]:
+        return over
+    return replace(base, value=_merged(base.value, over.value))
+
+
+def apply_overrides(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node:
+    """Applies `key=value` and `~key`: first what is removed, then what is set.
+
+    An override that is none is told in `problems` and left out.
+    """
+    removed: dict[KeyPath, Mark] = {}
+    layer: Node | None = None
+    seen: dict[KeyPath, str] = {}
+    for position, text in enumerate(overrides):
+        mark = Mark(f"override {text}", rank=_OVERRIDE_RANK + position)
+        try:
+            path, value = _read_override(text, mark, problems)
+            if path in seen:
+                raise _failure(mark, dotted(path), f"this key is in `{seen[path]}` already")
+        except RecipeError as error:
+            problems += error.problems
+            continue
+        seen[path] = text
+        if value is None:
+            removed[path] = mark
+        else:
+            over = _nested(path, value)
+            layer = (
+                over if layer is None else replace(layer, value=_merged(layer.value, over.value))
+            )
+    for path, mark in removed.items():
+        root = _without(root, path, (), mark, problems)
+    if layer is None:
+        return root
+    over = _without_list_keys(root.value, layer.value, (), problems)
+    return replace(root, value=_merged(root.value, over))
+
+
+def override_key(override: str) -> str:
+    """The key that an override sets or removes: `model.dim` for `model.dim=8` and `~model.dim`."""
+    return override.removeprefix("~").partition("=")[0]
+
+
+class _Files:
+    """The files of one recipe, each read once, in the order in which they are named."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self._problems = problems
+        self._read: dict[Path, Node] = {}
+
+    def read(self, path: Path, below: tuple[Path, ...]) -> Node:
+        """Returns a file merged on what it extends; `below` are the files that led here."""
+        own = self._own(path)
+        if not isinstance(own.value, dict):
+            message = "a recipe is a mapping of keys to values, such as `model: {dim: 128}`"
+            raise RecipeError([Problem(own.mark, "", message)])
+        merged: dict[str, Node] = {}
+        for parent in self._parents(own, (*below, path)):
+            inherited = {k: v for k, v in parent.value.items() if k not in NOT_INHERITED}
+            merged = _merged(merged, inherited)
+        keys = {key: node for key, node in own.value.items() if key != "extends"}
+        return replace(own, value=_merged(merged, keys))
+
+    def _own(self, path: Path) -> Node:
+        resolved = path.resolve()
+        if resolved not in self._read:
+            self._read[resolved] = read_file(path, len(self._read), self._problems)
+        return self._read[resolved]
+
+    def _parents(self, own: Node, below: tuple[Path, ...]) -> list[Node]:
+        extends = own.value.get("extends")
+        if extends is None or extends.value is UNREADABLE:
+            return []
+        parents: list[Node] = []
+        for entry in extends.value if isinstance(extends.value, list) else [extends]:
+            if not isinstance(entry.value, str):
+                raise self._failure(entry, "expected the name of a recipe file, or a list of them")
+            path = below[-1].parent / entry.value
+            if not path.is_file():
+                raise self._failure(entry, f"there is no recipe file {path}")
+            if path.resolve() in [other.resolve() for other in below]:
+                circle = " -> ".join(other.name for other in (*below, path))
+                raise self._failure(entry, f"recipes extend each other in a circle: {circle}")
+            parents.append(self.read(path, below))
+        return parents
+
+    def _failure(self, entry: Node, message: str) -> RecipeError:
+        return RecipeError([Problem(entry.mark, "extends", message)])
+
+
+def _merged(base: dict[str, Node], over: dict[str, Node]) -> dict[str, Node]:
+    added = {key: merge(base[key], node) if key in base else node for key, node in over.items()}
+    return {**base, **added}
+
+
+def _named(node: Node) -> Node:
+    return replace(node, value={"name": node})
+
+
+def _failure(mark: Mark, key: str, message: str) -> RecipeError:
+    return RecipeError([Problem(mark, key, message)])
+
+
+def _read_override(text: str, mark: Mark, problems: list[Problem]) -> tuple[KeyPath, Node | None]:
+    removing = text.startswith("~")
+    key, equals, written = text.removeprefix("~").partition("=")
+    if not removing and not equals:
+        words = text.split()
+        remedy = f"; write {words[0]}={words[1]}" if len(words) == 2 else ""
+        raise _failure(mark, "", f"expected key=value, or ~key to remove a key{remedy}")
+    if removing and equals:
+        raise _failure(mark, "", f"~ removes a key and takes no value; write ~{key} or {text[1:]}")
+    if not _KEY.fullmatch(key):
+        what = f"`{key}` is no key" if key else "the key is missing"
+        raise _failure(mark, "", f"{what}; write section.key=value, such as model.dim=64")
+    path = tuple(key.split("."))
+    if path[0] == "extends":
+        raise _failure(mark, key, "`extends` belongs into a recipe file and is no override")
+    if removing:
+        return path, None
+    if not written.strip():
+        raise _failure(mark, key, f"there is nothing after `=`; write {key}=null or {key}=''")
+    return path, read_value(written, path, mark, problems)
+
+
+def _nested(path: KeyPath, value: Node) -> Node:
+    for key in reversed(path):
+        value = Node({key: value}, value.mark, value.mark)
+    return value
+
+
+def _without(node: Node, path: KeyPath, done: KeyPath, mark: Mark, problems: list[Problem]) -> Node:
+    key, rest = path[0], path[1:]
+    children = node.value if isinstance(node.value, dict) else {}
+    if key not in children:
+        message = f"there is no such key to remove{suggest(key, children)}"
+        problems.append(Problem(mark, dotted((*done, *path)), message))
+        return node
+    kept = {other: child for other, child in children.items() if other != key}
+    if rest:
+        changed = _without(children[key], rest, (*done, key), mark, problems)
+        kept = {**children, key: changed}
+    return replace(node, value=kept)
+
+
+def _without_list_keys(
+    base: dict[str, Node], over: dict[str, Node], path: KeyPath, problems: list[Problem]
+) -> dict[str, Node]:
+    """Drops what reaches into a list: it would replace the list by a mapping. Each is told."""
+    kept: dict[str, Node] = {}
+    for key, child in over.items():
+        below = base[key].value if key in base else None
+        name = dotted((*path, key))
+        if isinstance(child.value, dict) and isinstance(below, list) and "name" not in child.value:
+            message = f"this is a list; an override sets it as a whole: {name}=[...]"
+            problems.append(Problem(child.mark, name, message))
+            continue
+        if isinstance(child.value, dict) and isinstance(below, dict):
+            inner = _without_list_keys(below, child.value, (*path, key), problems)
+            child = replace(child, value=inner)
+        kept[key] = child
+    return kept

@@ -1,0 +1,208 @@
+"""Checks recipe nodes against the annotations of options; gives typed values with all defaults.
+
+The annotations are those of `__init__`: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]`,
+unions, lists, tuples, dataclasses, and `Annotated[Spec, MASKS]` for a registered name with its
+options. A value is taken as it is meant or refused: `128` serves where a float is expected, but
+`3.0` is no whole number, and `true` is neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnkit.recipe_annotations import Kind, Pattern, Range, kinds_of, mismatch
+from attnkit.recipe_errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe_source import UNREADABLE, Node, node_of, plain
+from attnkit.registry import REQUIRED, Option, Registry, RegistryError, Spec, options_of, suggest
+
+_LARGEST = 2**63 - 1
+
+
+@dataclass
+class Checker:
+    """Checks nodes; what is wrong is collected, not raised.
+
+    Args:
+        options: the options of the whole recipe.
+        root: the whole recipe.
+        problems: receives what is wrong.
+        all_names_known: False after a plugin failed to load: an unknown name may be one of its own.
+    """
+
+    options: Mapping[str, Option]
+    root: Node
+    problems: list[Problem] = field(default_factory=list)
+    all_names_known: bool = True
+
+    def check_all(self) -> dict[str, Any]:
+        """Checks the whole recipe; the values that it returns are usable if no problem was told."""
+        return self._options(self.root.value, self.options, self.root.key_mark, ())
+
+    def check(
+        self, annotation: Any, node: Node, path: KeyPath, metadata: tuple[Any, ...] = ()
+    ) -> Any:
+        """Returns the typed value of a node, or `UNREADABLE` after telling its problem.
+
+        Args:
+            annotation: what the value must be.
+            node: the value as it is written.
+            path: where it stands in the recipe.
+            metadata: what was said outside the annotation and holds inside it (bounds, a registry).
+        """
+        if node.value is UNREADABLE:
+            return UNREADABLE
+        kinds = kinds_of(annotation, metadata)
+        kind = next((kind for kind in kinds if kind.fits(node.value)), None)
+        if kind is None:
+            return self._refuse(node.mark, path, mismatch(kinds, node.value))
+        if kind.type is Spec:
+            return self._spec(kind, node, path)
+        if kind.is_list:
+            return self._list(kind, node, path)
+        if kind.is_mapping:
+            return self._mapping(kind, node, path)
+        return self._scalar(kind, node, path)
+
+    def _scalar(self, kind: Kind, node: Node, path: KeyPath) -> Any:
+        value: Any = node.value
+        if kind.type is float:
+            value = float(value)
+            if not math.isfinite(value):
+                return self._refuse(node.mark, path, f"expected a finite number, got {value}")
+        if kind.type is int and abs(value) > _LARGEST:
+            return self._refuse(node.mark, path, f"{value} is too large for a computer's integer")
+        bounds = Pattern if kind.type is str else Range
+        if kind.type in (int, float, str):
+            for limit in kind.metadata:
+                fault = limit.fault(value) if isinstance(limit, bounds) else None
+                if fault is not None:
+                    return self._refuse(node.mark, path, fault)
+        return Path(value) if kind.type is Path else value
+
+    def _list(self, kind: Kind, node: Node, path: KeyPath) -> Any:
+        elements = kind.arguments
+        if kind.origin is tuple and elements[-1] is not Ellipsis:
+            if len(node.value) != len(elements):
+                message = f"expected {len(elements)} values, got {len(node.value)}"
+                return self._refuse(node.mark, path, message)
+        else:
+            elements = elements[:1] * len(node.value)
+        values = [
+            self.check(element, item, (*path, f"[{i}]"), kind.metadata)
+            for i, (element, item) in enumerate(zip(elements, node.value, strict=True))
+        ]
+        return tuple(values) if kind.origin is tuple else values
+
+    def _mapping(self, kind: Kind, node: Node, path: KeyPath) -> Any:
+        cls = kind.options_class
+        if cls is None:
+            return plain(node)
+        told = len(self.problems)
+        values = self._options(node.value, options_of(cls), node.key_mark, path)
+        if not dataclasses.is_dataclass(kind.type):
+            return values
+        return cls(**values) if len(self.problems) == told else UNREADABLE
+
+    def _spec(self, kind: Kind, node: Node, path: KeyPath) -> Any:
+        registry = kind.registry
+        if registry is None:
+            raise TypeError(
+                f"{dotted(path)} is a Spec of nothing; write Annotated[Spec, <registry>]"
+            )
+        children = node.value if isinstance(node.value, dict) else {"name": node}
+        if "name" not in children:
+            known = ", ".join(registry.names())
+            message = f"the name of the {registry.kind} is missing; write {{name: ...}}"
+            return self._refuse(node.key_mark, path, f"{message} (known: {known})")
+        name_path = (*path, "name") if isinstance(node.value, dict) else path
+        name = self.check(str, children["name"], name_path)
+        if name is UNREADABLE:
+            return UNREADABLE
+        if name not in registry.names():
+            if self.all_names_known:
+                self._refuse(children["name"].mark, name_path, _unknown_name(registry, name))
+            return UNREADABLE
+        given = {key: child for key, child in children.items() if key != "name"}
+        return Spec(name, self._options(given, registry.options(name), node.key_mark, path))
+
+    def _options(
+        self, given: Mapping[str, Node], options: Mapping[str, Option], mark: Mark, path: KeyPath
+    ) -> dict[str, Any]:
+        for key, child in given.items():
+            if key not in options:
+                self._refuse(child.key_mark, (*path, key), self._unknown_key(key, options))
+        values: dict[str, Any] = {}
+        for key, option in options.items():
+            if key in given:
+                node = given[key]
+            elif option.default is REQUIRED:
+                about = option.help.partition(". ")[0]
+                message = "this required key is missing" + (f": {about}" if about else "")
+                self._refuse(mark, (*path, key), message)
+                continue
+            else:
+                node = node_of(option.default, mark)
+            values[key] = self.check(option.annotation, node, (*path, key))
+        return values
+
+    def _unknown_key(self, key: str, options: Mapping[str, Option]) -> str:
+        known = f" (known: {', '.join(sorted(options)) or 'none'})"
+        if "." in key:
+            return f"unknown key; dotted keys are for overrides, nest them in a file{known}"
+        homes = list(_homes(key, self.options, self.root.value, ()))
+        if homes:
+            places = " or ".join(f"`{home}`" for home in homes[:3])
+            return f"unknown key; it belongs under {places}{known}"
+        return f"unknown key{suggest(key, options)}{known}"
+
+    def _refuse(self, mark: Mark, path: KeyPath, message: str) -> Any:
+        self.problems.append(Problem(mark, dotted(path), message))
+        return UNREADABLE
+
+
+def _unknown_name(registry: Registry[Any], name: str) -> str:
+    try:
+        registry.get(name)
+    except RegistryError as error:
+        return str(error)
+    raise AssertionError(f"{name} is registered")
+
+
+def _default_name(option: Option) -> str | None:
+    """The registered name that is meant where a recipe writes none."""
+    if isinstance(option.default, Spec):
+        return option.default.name
+    named = any(kind.registry for kind in kinds_of(option.annotation))
+    return option.default if named and isinstance(option.default, str) else None
+
+
+def _homes(
+    key: str, options: Mapping[str, Option], given: Mapping[str, Node], path: KeyPath
+) -> Iterator[str]:
+    """Yields the sections that take `key`, among those that this recipe has."""
+    if len(path) > 2:
+        return
+    for name, option in options.items():
+        inner, node = _section(option, given.get(name))
+        if key in inner:
+            yield dotted((*path, name))
+        yield from _homes(key, inner, node, (*path, name))
+
+
+def _section(option: Option, node: Node | None) -> tuple[Mapping[str, Option], Mapping[str, Node]]:
+    """The options that a section takes and what is written in it; empty for what is no section."""
+    given = node.value if node is not None and isinstance(node.value, dict) else {}
+    for kind in kinds_of(option.annotation):
+        if kind.options_class is not None:
+            return options_of(kind.options_class), given
+        if kind.registry is not None:
+            written = given["name"].value if "name" in given else node.value if node else None
+            name = written if isinstance(written, str) else _default_name(option)
+            known = name is not None and name in kind.registry.names()
+            return (kind.registry.options(name) if known and name else {}), given
+    return {}, {}
