@@ -11,20 +11,22 @@ if TYPE_CHECKING:
     from attnkit.attention.base import Attention, ScoreAttention, build_attention
     from attnkit.attention.maps import AttentionMap, attention_map, attention_maps
     from attnkit.callbacks.attention_maps import AttentionMaps
-    from attnkit.experiment import Result, load_run, run
+    from attnkit.experiment import Result, run
     from attnkit.masks import Mask, build_mask
     from attnkit.models.language_model import LanguageModel
     from attnkit.recipe import Recipe, RecipeError, load_recipe, recipe_from_dict
     from attnkit.registry import ATTENTION, MASKS, POSITIONS, SOURCES, TOKENIZERS, Spec
+    from attnkit.trained_run import TrainedRun, load_run
 
 _HOMES = {
     "attnkit.attention.base": ("Attention", "ScoreAttention", "build_attention"),
     "attnkit.attention.maps": ("AttentionMap", "attention_map", "attention_maps"),
     "attnkit.callbacks.attention_maps": ("AttentionMaps",),
-    "attnkit.experiment": ("Result", "load_run", "run"),
+    "attnkit.experiment": ("Result", "run"),
     "attnkit.masks": ("Mask", "build_mask"),
     "attnkit.models.language_model": ("LanguageModel",),
     "attnkit.recipe": ("Recipe", "RecipeError", "load_recipe", "recipe_from_dict"),
+    "attnkit.trained_run": ("TrainedRun", "load_run"),
     "attnkit.registry": ("ATTENTION", "MASKS", "POSITIONS", "SOURCES", "TOKENIZERS", "Spec"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

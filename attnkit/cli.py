@@ -133,7 +133,7 @@ def generate(
     """Let a trained language model go on from a prompt."""
 
     def act() -> None:
-        from attnkit.experiment import load_run
+        from attnkit.trained_run import load_run
 
         for piece in load_run(run, best=best).stream(
             prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed

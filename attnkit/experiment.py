@@ -5,8 +5,6 @@ result.
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from attnkit import run_directory
@@ -24,8 +21,9 @@ from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.progress import TrainingProgress
 from attnkit.callbacks.samples import Samples
 from attnkit.data.language_modeling import LanguageModelingData
+from attnkit.hardware import device_name, has_fast_bfloat16, peak_memory_bytes
 from attnkit.masks import build_mask
-from attnkit.models.accounting import cache_bytes, flops_per_token, parameter_counts
+from attnkit.models.accounting import costs
 from attnkit.models.influence import LaterInfluence, measure_later_influence
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe
@@ -68,7 +66,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
         DataError: if the data is missing or bad.
     """
     directory = recipe.run_dir
-    if rank_zero_only.rank in (None, 0):
+    if run_directory.is_first_process():
         run_directory.check_free(directory, overwrite)
     data = build_data(recipe)
     data.prepare()
@@ -76,7 +74,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
     model = build_model(recipe, data.tokenizer.vocab_size)
     influence = measure_later_influence(model)
     environment = {**run_directory.environment(), "data": data.describe()}
-    if rank_zero_only.rank in (None, 0):
+    if run_directory.is_first_process():
         run_directory.claim(directory, overwrite)
         (directory / run_directory.RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         data.tokenizer.save(directory)
@@ -241,29 +239,6 @@ def resolve_precision(precision: str | int, accelerator: str) -> Any:
     return "bf16-mixed" if precision == "bf16" else "32-true"
 
 
-def has_fast_bfloat16(accelerator: str = "auto") -> bool:
-    """True on NVIDIA GPUs from Ampere on, and on CPUs with instructions for bfloat16 products."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_capability()[0] >= 8
-    if accelerator not in ("auto", "cpu"):
-        return False
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def costs(model: LanguageModel) -> dict[str, Any]:
-    """Parameters by part, training FLOPs a token, and the bytes that decoding keeps for a full
-    context.
-    """
-    parts = parameter_counts(model)
-    return {
-        "parameters": sum(parts.values()),
-        "parameters_by_part": parts,
-        "training_flops_per_token": flops_per_token(model).training,
-        "cache_bytes": cache_bytes(model, model.max_seq_len, torch.float32),
-    }
-
-
 def describe_influence(influence: LaterInfluence) -> str:
     """What it means that later tokens reach earlier predictions."""
     said = (
@@ -281,19 +256,6 @@ def describe_influence(influence: LaterInfluence) -> str:
     )
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory in use: allocated on the GPU, or of the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or `cpu`."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def quiet_lightning() -> None:
     """Silences what Lightning says of itself at every start, and advice that does not hold here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -301,5 +263,6 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",  # batches are cut from memory: a worker would be slower
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*You are using a CUDA device.*",
+        ".*treespec, LeafSpec.*",  # Lightning calls what torch deprecates
     ):
         warnings.filterwarnings("ignore", message)

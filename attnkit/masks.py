@@ -67,6 +67,10 @@ class Mask(ABC):
         """
         return self
 
+    def row(self, batch: Tensor) -> Tensor:
+        """Where the mask's own tensors keep a row of the batch: a single row serves them all."""
+        return batch if self.batch_size > 1 else torch.zeros_like(batch)
+
     def parts(self) -> tuple[Mask, ...]:
         """The masks that must all allow; a mask that is no conjunction is its own only part."""
         return (self,)
@@ -252,11 +256,12 @@ class Document(Mask):
             raise ValueError(
                 "the document mask needs the documents of the batch; call bind(documents=...)"
             )
-        of_key = self.documents[batch, key]
+        row = self.row(batch)
+        of_key = self.documents[row, key]
         if self.query_documents is None:
-            return self.documents[batch, query] == of_key
+            return self.documents[row, query] == of_key
         offset = self.documents.shape[1] - self.query_documents.shape[1]
-        return self.query_documents[batch, query - offset] == of_key
+        return self.query_documents[row, query - offset] == of_key
 
 
 class Padding(Mask):
@@ -274,7 +279,7 @@ class Padding(Mask):
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """True for real keys."""
-        return self.keep[batch, key]
+        return self.keep[self.row(batch), key]
 
 
 class _Combined(Mask):

@@ -11,6 +11,7 @@ Only the standard library is imported here, so that names can be listed before t
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -116,6 +117,8 @@ class Registry(Generic[T]):
             raise RegistryError(f"{self.kind} name {name!r} is not snake_case")
 
         def enter(cls: P) -> P:
+            if not f"{cls.__module__}.".startswith(f"{self._package}."):
+                self._discover()  # the built-in names come first, so a plugin cannot take one
             taken = self._classes.get(name)
             if taken is not None and not _same_definition(taken, cls):
                 raise RegistryError(
@@ -161,8 +164,9 @@ class Registry(Generic[T]):
         return options_of(self.get(name))
 
     def summary(self, name: str) -> str:
-        """First line of the class's docstring."""
-        return (inspect.getdoc(self.get(name)) or "").partition("\n")[0]
+        """First sentence of the class's docstring."""
+        paragraph = (inspect.getdoc(self.get(name)) or "").partition("\n\n")[0]
+        return re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(paragraph.split()))[0]
 
     def build(self, spec: Spec | str | Mapping[str, Any], *supplied: Any) -> T:
         """Makes an instance: `supplied` go first by position, the spec's options by keyword.
@@ -187,22 +191,37 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-            importlib.import_module(f"{self._package}.{module.name}")
+        self._discovered = True  # from here on: what is imported below may look up names itself
+        try:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                importlib.import_module(f"{self._package}.{module.name}")
+        except BaseException:
+            self._discovered = False  # the next look-up fails as well, instead of missing names
+            raise
         load_installed_plugins()
 
 
 def options_of(cls: type) -> dict[str, Option]:
-    """The keyword-only parameters of a class's `__init__`, own and passed on by `**options`."""
+    """The keyword-only parameters of a class's `__init__`, own and passed on by `**options`.
+
+    Raises:
+        RegistryError: if an annotation cannot be resolved.
+    """
     found: dict[str, Option] = {}
     for owner in cls.__mro__:
         init = owner.__dict__.get("__init__")
         if init is None:
             continue
         parameters = inspect.signature(init).parameters.values()
-        annotations = typing.get_type_hints(init, include_extras=True)
+        try:
+            annotations = typing.get_type_hints(init, include_extras=True)
+        except NameError as error:
+            raise RegistryError(
+                f"an option of {owner.__module__}.{owner.__qualname__} has the type "
+                f"`{error.name}`, which is not imported at run time; move its import out of "
+                "`if TYPE_CHECKING`"
+            ) from error
         helps = _argument_help(owner)
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in found:
@@ -256,7 +275,8 @@ def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
     path = (folder or Path()) / name
     if not path.is_file():
         raise RegistryError(f"plugin file {path} does not exist")
-    module_name = "attnkit_plugin_" + re.sub(r"\W", "_", str(path.resolve()))
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    module_name = f"attnkit_plugin_{path.stem}_{digest}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -268,7 +288,7 @@ def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        raise RegistryError(_import_failure(f"plugin file {path}", error)) from error
+        raise RegistryError(_import_failure(f"plugin file {path}", error, path)) from error
     return module
 
 
@@ -294,8 +314,11 @@ def load_installed_plugins() -> None:
             _entry_point_failures.append(_import_failure(f"installed plugin `{package}`", error))
 
 
-def _import_failure(what: str, error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
+def _import_failure(what: str, error: Exception, path: Path | None = None) -> str:
+    """Says where an import failed: in the file at `path`, where one is given, not deeper down."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
+    last = (own or frames)[-1]
     where = f"{last.filename}:{last.lineno}: "
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}: "

@@ -45,6 +45,12 @@ class RunDirectoryError(Exception):
     """
 
 
+def is_first_process() -> bool:
+    """True in the process that writes: the only one, or the first of several."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
 def check_free(directory: Path, overwrite: bool) -> None:
     """Checks that a run may go into a directory.
 

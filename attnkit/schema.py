@@ -127,8 +127,12 @@ class Checker:
             if self.all_names_known:
                 self._refuse(children["name"].mark, name_path, _unknown_name(registry, name))
             return UNREADABLE
+        try:
+            options = registry.options(name)
+        except RegistryError as error:
+            return self._refuse(children["name"].mark, name_path, str(error))
         given = {key: child for key, child in children.items() if key != "name"}
-        return Spec(name, self._options(given, registry.options(name), node.key_mark, path))
+        return Spec(name, self._options(given, options, node.key_mark, path))
 
     def _options(
         self, given: Mapping[str, Node], options: Mapping[str, Option], mark: Mark, path: KeyPath

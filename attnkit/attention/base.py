@@ -66,6 +66,9 @@ class Attention(nn.Module, ABC):
     map_rows: ClassVar[Literal["sum to 1", "unnormalised", "signed"]] = "sum to 1"
     """What a row of its map is: a distribution, non-negative numbers, or numbers of either sign."""
 
+    cache_dtype: ClassVar[torch.dtype | None] = None
+    """What its cache is kept in; None: as the keys and values come."""
+
     formula: ClassVar[str] = ""
     """The equation, in one line."""
 
@@ -256,9 +259,14 @@ class ScoreAttention(Attention):
         """
         return None if self.position is None else self.position.bias(query, key)
 
+    @classmethod
+    def has_own_bias(cls) -> bool:
+        """True if a subclass adds a bias of its own, whatever the position encoding."""
+        return cls.bias is not ScoreAttention.bias
+
     def has_bias(self) -> bool:
         """True if `bias` is not None."""
-        if type(self).bias is not ScoreAttention.bias:
+        if self.has_own_bias():
             return True
         return self.position is not None and type(self.position).bias is not AttentionPosition.bias
 

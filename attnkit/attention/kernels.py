@@ -90,8 +90,11 @@ def _flex_pays(
 ) -> bool:
     """True on a GPU, for long inputs whose mask or bias would otherwise be a dense tensor."""
     has_bias, position = attention.has_bias(), attention.position
+    own_bias = attention.has_own_bias()  # only a position's bias comes as a score_mod
     expressible = not has_bias or (
-        position is not None and type(position).score_mod is not AttentionPosition.score_mod
+        not own_bias
+        and position is not None
+        and type(position).score_mod is not AttentionPosition.score_mod
     )
     plain = isinstance(mask, NoMask | Causal) and not has_bias
     dropping = attention.training and attention.dropout > 0

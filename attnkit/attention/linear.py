@@ -36,6 +36,7 @@ class Linear(Attention):
 
     mask_names = frozenset(("none", "causal", "padding"))
     position_kinds = frozenset(("embeddings", "queries_and_keys"))
+    cache_dtype = torch.float32
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f = elu + 1"
     paper = "Katharopoulos et al. 2020, arXiv:2006.16236, section 3"
 
@@ -108,8 +109,9 @@ def _causal_sums(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor
     lead = max(num_queries - num_keys, 0)  # queries before the first key see only the state
     k, v = F.pad(k, (0, 0, lead, 0)), F.pad(v, (0, 0, lead, 0))
 
-    tail = -num_queries % CHUNK
-    q, k, v = (F.pad(heads, (0, 0, 0, tail)).unflatten(2, (-1, CHUNK)) for heads in (q, k, v))
+    chunk = min(CHUNK, num_queries)  # decoding one token must not cost 64
+    tail = -num_queries % chunk
+    q, k, v = (F.pad(heads, (0, 0, 0, tail)).unflatten(2, (-1, chunk)) for heads in (q, k, v))
     added = k.transpose(-2, -1) @ v  # (B, H, n, D, D + 1)
     after = added.cumsum(dim=2) + state.unsqueeze(2)
     before = torch.cat((state.unsqueeze(2), after[:, :, :-1]), dim=2)

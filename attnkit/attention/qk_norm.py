@@ -30,13 +30,13 @@ class QKNorm(MultiHead):
 
     def __init__(self, dim: int, *, learned_gain: bool = True, **options) -> None:
         super().__init__(dim, **options)
-        self.gain = nn.Parameter(torch.ones(self.num_heads, 1, 1)) if learned_gain else None
+        self.gain = nn.Parameter(torch.ones(self.num_heads)) if learned_gain else None
 
     def project_query(self, x: Tensor) -> Tensor:
         """Queries of length gain x sqrt(D): (B, T, C) -> (B, H, T, D)."""
         q = super().project_query(x)
         q = F.rms_norm(q, q.shape[-1:])
-        return q if self.gain is None else q * self.gain.to(q.dtype)
+        return q if self.gain is None else q * self.gain.to(q.dtype).view(-1, 1, 1)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys of length sqrt(D), and values as they are: (B, S, C) -> (B, H, S, D) each."""

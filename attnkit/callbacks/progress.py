@@ -39,8 +39,7 @@ class TrainingProgress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the empty bar."""
-        self._started = time.monotonic()
-        self._shown = 0.0
+        self._started = self._shown = time.monotonic()
         self._first_step = trainer.global_step
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar = Progress(

@@ -8,6 +8,7 @@ FLOPs are analytic, since torch's counter sees none inside fused attention on a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -96,7 +97,23 @@ def _matrix_weights(module: nn.Module) -> int:
 
 def cache_bytes(model: LanguageModel, num_tokens: int, dtype: torch.dtype) -> int:
     """Bytes that decoding keeps for one sequence of `num_tokens` tokens, with keys and values in
-    `dtype`.
+    `dtype`; a state has a dtype of its own.
     """
-    elements = sum(layer.attention.cache_elements(num_tokens) for layer in model.layers)
-    return elements * dtype.itemsize
+    attentions = [layer.attention for layer in model.layers]
+    return sum(
+        attention.cache_elements(num_tokens) * (attention.cache_dtype or dtype).itemsize
+        for attention in attentions
+    )
+
+
+def costs(model: LanguageModel) -> dict[str, Any]:
+    """All of it, for the record of a run: parameters, training FLOPs a token, cache bytes of a full
+    context.
+    """
+    parts = parameter_counts(model)
+    return {
+        "parameters": sum(parts.values()),
+        "parameters_by_part": parts,
+        "training_flops_per_token": flops_per_token(model).training,
+        "cache_bytes": cache_bytes(model, model.max_seq_len, torch.float32),
+    }

@@ -59,7 +59,7 @@ def measure_later_influence(model: LanguageModel, seed: int = 0) -> LaterInfluen
     documents = torch.zeros(1, T, dtype=torch.long)
     base = probe(tokens[None], documents)  # (1, T, V)
     moves = torch.zeros(T, T, dtype=base.dtype)  # changed token x output
-    step = 1 if sum(p.numel() for p in probe.parameters()) < LARGE else T // 8
+    step = 1 if sum(p.numel() for p in probe.parameters()) < LARGE else max(T // 8, 1)
     for j in range(T - 1, 0, -step):
         moves[j] = (probe(changed[j : j + 1], documents) - base).abs().amax(dim=-1)[0]
     moves = moves.tril(-1) / base.std()  # keep outputs before the changed token

@@ -51,9 +51,7 @@ def test_the_split_of_a_docstring_does_not_depend_on_the_others(library: Path) -
     assert all(after[split] < before[split] or not after[split] for split in after)
 
 
-def test_the_second_time_nothing_is_parsed(
-    library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_time_nothing_is_parsed(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = all_documents(StdlibDocs())
     monkeypatch.setattr(ast, "parse", lambda *_, **__: pytest.fail("parsed again"))
     assert all_documents(StdlibDocs()) == first

@@ -38,7 +38,12 @@ def test_the_file_may_lie_in_the_root_itself(shakespeare_root: str, no_network: 
 def test_without_a_network_the_error_says_which_file_to_put_where(no_network: None) -> None:
     with pytest.raises(DataError) as error:
         TinyShakespeare().fingerprint()
-    for part in ("input.txt could not be", "tinyshakespeare/input.txt", "data.root", "ATTNKIT_DATA"):
+    for part in (
+        "input.txt could not be",
+        "tinyshakespeare/input.txt",
+        "data.root",
+        "ATTNKIT_DATA",
+    ):
         assert part in str(error.value)
 
 

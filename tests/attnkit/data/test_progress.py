@@ -1,0 +1,22 @@
+import pytest
+
+from attnkit.data import progress
+from attnkit.data.progress import ByteProgress
+
+
+def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with ByteProgress("tokenising train", 100) as bar:
+        bar.advance(100)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_long_work_says_one_line_in_a_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    with ByteProgress("tokenising train", 2_500_000) as bar:
+        for _ in range(5):
+            bar.advance(500_000)
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error == "tokenising train: 2.5 MB, this is done once\n"

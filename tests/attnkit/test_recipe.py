@@ -1,0 +1,484 @@
+"""Recipes: layers, overrides, interpolation, variants, plugins, and that what is written is read back."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import torch
+import yaml
+
+from attnkit import recipe_checks
+from attnkit.recipe import RecipeError, TrainerOptions, load_recipe, recipe_from_dict
+from attnkit.recipe_annotations import Range, kinds_of, mismatch
+from attnkit.recipe_errors import Mark
+from attnkit.recipe_scalars import ScalarTrap, read_plain
+from attnkit.recipe_source import node_of
+from attnkit.recipe_variant import variant_of
+from attnkit.registry import ATTENTION, MASKS, Option, Spec
+from attnkit.schema import Checker
+
+SMALL = {"name": "small", "model": {"dim": 32, "num_layers": 1}}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(path, text):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def check(annotation, value):
+    """The value that a recipe gives for an option of this type, and the messages."""
+    options = {"x": Option("x", annotation, None, "")}
+    checker = Checker(options, node_of({"x": value}, Mark("test")))
+    values = checker.check_all()
+    return values["x"], [problem.message for problem in checker.problems]
+
+
+# Reading
+
+
+def test_a_recipe_of_a_model_alone_has_every_default():
+    write("tiny.yaml", "model: {}\n")
+    recipe = load_recipe("tiny.yaml")
+    assert recipe.name == "tiny"
+    assert recipe.variant == "base"
+    assert recipe.run_dir == Path("runs/tiny/base/seed0")
+    assert recipe.data.name == "stdlib_docs"
+    assert recipe.trainer == TrainerOptions()
+    assert recipe.model["attention"] == Spec(
+        "multi_head", {name: o.default for name, o in ATTENTION.options("multi_head").items()}
+    )
+
+
+def test_values_have_the_types_of_their_options():
+    write(
+        "a.yaml",
+        "model: {dim: 32, num_layers: 2, attention: [linear, {name: multi_head, num_heads: 2}]}\n"
+        "optimizer: {name: adamw, lr: 1e-3, weight_decay: 0, betas: [0.9, 1e-1]}\n"
+        "trainer: {max_steps: 1_000, precision: 32, gradient_clip: null}\n"
+        "runs_dir: out\n",
+    )
+    recipe = load_recipe("a.yaml")
+    assert recipe.optimizer.options["lr"] == 0.001
+    assert type(recipe.optimizer.options["weight_decay"]) is float
+    assert recipe.optimizer.options["betas"] == (0.9, 0.1)
+    assert recipe.trainer.max_steps == 1000
+    assert recipe.trainer.precision == 32
+    assert recipe.trainer.gradient_clip is None
+    assert recipe.runs_dir == Path("out")
+    assert [spec.name for spec in recipe.model["attention"]] == ["linear", "multi_head"]
+    assert recipe.model["attention"][1].options["num_heads"] == 2
+
+
+def test_the_byte_order_mark_and_aliases_are_read():
+    write("a.yaml", "\ufeffmodel: {dim: &width 32, mlp_dim: *width}\n")
+    assert load_recipe("a.yaml").model["mlp_dim"] == 32
+
+
+def test_checking_draws_no_random_numbers_and_allocates_no_model():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    recipe_from_dict({"name": "huge", "model": {"dim": 12288, "num_layers": 4}})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Layers
+
+
+def test_a_child_changes_single_keys_of_its_parent():
+    write("base.yaml", "model: {dim: 32, num_layers: 1}\nseed: 4\ntrainer: {max_steps: 5}\n")
+    write("child.yaml", "extends: base.yaml\nmodel: {num_layers: 2}\n")
+    recipe = load_recipe("child.yaml")
+    assert (recipe.model["dim"], recipe.model["num_layers"]) == (32, 2)
+    assert (recipe.seed, recipe.trainer.max_steps) == (4, 5)
+
+
+def test_options_of_another_name_do_not_leak():
+    write("base.yaml", "model: {attention: {name: grouped_query, num_heads: 8, num_kv_heads: 4}}\n")
+    write("other.yaml", "extends: base.yaml\nmodel: {attention: {name: multi_head}}\n")
+    write(
+        "same.yaml", "extends: base.yaml\nmodel: {attention: {name: grouped_query, num_heads: 4}}\n"
+    )
+    write("more.yaml", "extends: base.yaml\nmodel: {attention: {num_heads: 16}}\n")
+    default = ATTENTION.options("multi_head")["num_heads"].default
+    other, same, more = (
+        load_recipe(f"{n}.yaml").model["attention"] for n in ("other", "same", "more")
+    )
+    assert other.options["num_heads"] == default
+    assert "num_kv_heads" not in other.options
+    assert (same.options["num_heads"], same.options["num_kv_heads"]) == (4, 4)
+    assert (more.options["num_heads"], more.options["num_kv_heads"]) == (16, 4)
+
+
+def test_a_plain_name_and_a_mapping_mean_the_same_when_layered():
+    write("base.yaml", "model: {}\noptimizer: muon\ntokenizer: {name: bpe, vocab_size: 300}\n")
+    write("child.yaml", "extends: base.yaml\noptimizer: {lr: 0.5}\ntokenizer: bpe\n")
+    recipe = load_recipe("child.yaml")
+    assert recipe.optimizer.name == "muon"
+    assert recipe.optimizer.options["lr"] == 0.5
+    assert recipe.tokenizer.options["vocab_size"] == 300
+
+
+def test_parents_are_relative_to_their_child_and_later_ones_win():
+    write("deep/one.yaml", "model: {}\nseed: 1\nruns_dir: one\n")
+    write("deep/two.yaml", "extends: more/three.yaml\nseed: 2\n")
+    write("deep/more/three.yaml", "seed: 3\ntrainer: {max_steps: 3}\n")
+    write("deep/child.yaml", "extends: [one.yaml, two.yaml]\n")
+    recipe = load_recipe("deep/child.yaml")
+    assert (recipe.seed, recipe.runs_dir, recipe.trainer.max_steps) == (2, Path("one"), 3)
+
+
+def test_the_name_is_not_inherited():
+    write("base.yaml", "name: parent\nvariant: wide\nmodel: {}\n")
+    write("child.yaml", "extends: base.yaml\n")
+    assert load_recipe("child.yaml").run_dir == Path("runs/child/base/seed0")
+    assert load_recipe("base.yaml").run_dir == Path("runs/parent/wide/seed0")
+
+
+# Overrides
+
+
+def test_overrides_set_and_remove():
+    write("a.yaml", "model: {dim: 64, attention: {name: multi_head, num_heads: 2}}\nseed: 3\n")
+    recipe = load_recipe(
+        "a.yaml",
+        ["model.dim=32", "~model.attention.num_heads", "optimizer={name: muon, lr: 0.1}", "~seed"],
+    )
+    assert recipe.model["dim"] == 32
+    default = ATTENTION.options("multi_head")["num_heads"].default
+    assert recipe.model["attention"].options["num_heads"] == default
+    assert (recipe.optimizer.name, recipe.optimizer.options["lr"]) == ("muon", 0.1)
+    assert recipe.seed == 0
+
+
+def test_the_order_of_overrides_does_not_matter():
+    write("a.yaml", "model: {dim: 64, attention: multi_head}\n")
+    overrides = ["model.attention.num_heads=2", "model.attention.name=qk_norm", "seed=1"]
+    first, second = load_recipe("a.yaml", overrides), load_recipe("a.yaml", overrides[::-1])
+    assert first == second
+    assert first.model["attention"].name == "qk_norm"
+    assert first.model["attention"].options["num_heads"] == 2
+
+
+def test_with_overrides_applies_to_what_was_written():
+    write("a.yaml", "model: {dim: 32, mlp_dim: '${model.dim}'}\n")
+    recipe = load_recipe("a.yaml").with_overrides("model.dim=64")
+    assert recipe.model["mlp_dim"] == 64
+    assert recipe == load_recipe("a.yaml", ["model.dim=64"])
+    again = recipe.with_overrides("seed=2").with_overrides("model.num_layers=1")
+    assert again.run_dir == Path("runs/a/dim-64_num_layers-1/seed2")
+    with pytest.raises(RecipeError, match=r"override model\.dimm=3: model\.dimm: unknown key"):
+        recipe.with_overrides("model.dimm=3")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "base"),
+        (["seed=3", "runs_dir=x", "name=y"], "base"),
+        (["model.attention.name=linear"], "attention.name-linear"),
+        (["seed=1", "optimizer.lr=1e-3", "model.dim=64"], "dim-64_optimizer.lr-0.001"),
+        (["model.dim=64", "optimizer.lr=0.001"], "dim-64_optimizer.lr-0.001"),
+        (["~model.mask"], "no-mask"),
+        (["trainer.compile=true"], "trainer.compile-true"),
+    ],
+)
+def test_variant(overrides, expected):
+    assert variant_of(overrides) == expected
+
+
+def test_variants_that_were_cut_or_mended_stay_apart():
+    long = [f"model.attention.some_long_option_{i}=12345" for i in range(4)]
+    names = [variant_of(long), variant_of(long[:-1]), variant_of(["logging.probe=a b"])]
+    names += [variant_of(["logging.probe=a/b"]), variant_of(["logging.probe=a-b"])]
+    assert len(set(names)) == 5
+    assert all(len(name) <= 60 for name in names)
+    assert names[2].startswith("logging.probe-a-b-")
+
+
+def test_an_explicit_variant_wins():
+    write("a.yaml", "variant: wide\nmodel: {}\n")
+    assert load_recipe("a.yaml", ["model.dim=64", "variant=mine"]).variant == "mine"
+    assert load_recipe("a.yaml", ["model.dim=64"]).variant == "wide_dim-64"
+    assert load_recipe("a.yaml", ["seed=64"]).variant == "wide"
+
+
+# Interpolation
+
+
+def test_interpolation_takes_the_value_with_its_type():
+    write(
+        "a.yaml",
+        "model: {dim: 32, mlp_dim: '${.dim}', num_layers: '${seed}'}\nseed: 2\n"
+        "runs_dir: runs/${name}\nvariant: d${model.dim}\n"
+        "optimizer: {name: adamw, lr: 1e-3}\nschedule: cosine\nlogging: {probe: 'costs \\${5}'}\n",
+    )
+    recipe = load_recipe("a.yaml", ["model.dim=64"])
+    assert (recipe.model["mlp_dim"], recipe.model["num_layers"]) == (64, 2)
+    assert recipe.run_dir == Path("runs/a/d64_dim-64/seed2")
+    assert recipe.logging.probe == "costs ${5}"
+
+
+def test_a_whole_section_can_be_interpolated():
+    write("a.yaml", "model: {mask: '${schedule}', dim: 32}\nschedule: {name: cosine}\n")
+    with pytest.raises(RecipeError, match="model.mask.name: unknown mask `cosine`"):
+        load_recipe("a.yaml")
+
+
+def test_a_recipe_without_references_needs_no_omegaconf():
+    write("a.yaml", "model: {dim: 32}\n")
+    code = (
+        "import sys; import attnkit.recipe as r; assert 'torch' not in sys.modules; "
+        "r.load_recipe('a.yaml', ['seed=1']); heavy = {'omegaconf', 'lightning', 'tensorboard'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    root = str(Path(recipe_checks.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": root}
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# Writing
+
+
+TEXTS = [
+    "1e-3",
+    "no",
+    "012",
+    "12:30",
+    "",
+    "~",
+    "null",
+    "${model.dim}",
+    "\\${a}",
+    "\\\\${a}",
+    "a\\b",
+    "${",
+]
+TEXTS += ['it\'s "q"', "two\nlines\n", "# no", "a: b", "- x", "독일어 🙂", "\t", "=", "<<", "0x10"]
+TEXTS += ["1_000", ".inf", "true", "tail\\", " lead", "trail ", "%", "@a", "2024-01-01", "!x", "*a"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_is_read_back(text):
+    recipe = recipe_from_dict({**SMALL, "logging": {"probe": "x"}})
+    changed = recipe.to_dict() | {"logging": recipe.to_dict()["logging"] | {"probe": text}}
+    from attnkit.recipe_writing import to_yaml
+
+    write("written.yaml", to_yaml(changed))
+    assert load_recipe("written.yaml").logging.probe == text
+
+
+def test_a_written_recipe_is_read_back_equal_from_its_run():
+    write("my/mine.py", PLUGIN)
+    write(
+        "my/a.yaml",
+        "plugins: [mine.py]\nmodel:\n  dim: 32\n  num_layers: 2\n"
+        "  attention: [linear, {name: test_recipe_heads, num_heads: 2}]\n"
+        "  mask: {name: any_of, masks: [causal, {name: prefix, length: 3}]}\n"
+        "optimizer: {name: muon, lr: 1e-22}\ntrainer: {gradient_clip: null, devices: auto}\n",
+    )
+    recipe = load_recipe("my/a.yaml", ["model.dim=64", "seed=7"])
+    written = recipe.run_dir / "recipe.yaml"
+    write(written, recipe.to_yaml())
+    again = load_recipe(written)
+    assert again == recipe
+    assert again.run_dir == Path("runs/a/dim-64/seed7")
+    assert again.plugins == (str(Path("my/mine.py").resolve()),)
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+
+
+def test_what_is_written_is_plain_and_whole():
+    recipe = recipe_from_dict(SMALL)
+    plain = recipe.to_dict()
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+    assert plain["model"]["mask"] == {"name": "causal"}
+    assert plain["optimizer"].keys() > {"name", "lr", "weight_decay"}
+    assert plain["trainer"]["batch_size"] == 12
+    assert list(plain)[:3] == ["name", "variant", "task"]
+
+
+def test_a_later_default_does_not_change_a_written_recipe(monkeypatch):
+    text = recipe_from_dict(SMALL).to_yaml()
+    write("written.yaml", text)
+    init = ATTENTION.get("multi_head").__mro__[1].__init__
+    monkeypatch.setitem(init.__kwdefaults__ or {}, "bias", True)
+    assert load_recipe("written.yaml").to_yaml() == text
+
+
+# Python
+
+
+def test_a_recipe_from_python_values():
+    recipe = recipe_from_dict(
+        {
+            "name": "p",
+            "model": {
+                "dim": 32,
+                "attention": Spec("multi_head", {"num_heads": 2}),
+                "mask": ["causal"],
+            },
+            "runs_dir": Path("out"),
+            "trainer": TrainerOptions(max_steps=3),
+        },
+        ["seed=2"],
+    )
+    assert recipe.run_dir == Path("out/p/base/seed2")
+    assert recipe.trainer.max_steps == 3
+    assert recipe.path is None
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_dict({"model": {"dimm": 3}, "seed": object()})
+    assert str(caught.value).splitlines() == [
+        "recipe: model.dimm: unknown key; did you mean `dim`? (known: "
+        + str(caught.value).splitlines()[0].partition("(known: ")[2],
+        "recipe: seed: expected a whole number, got a Python object",
+        "recipe: name: this required key is missing: folder of the recipe's runs; default: the stem "
+        "of its file",
+    ]
+
+
+# Plugins
+
+
+PLUGIN = """
+from attnkit.attention.multi_head import MultiHeadAttention
+from attnkit.registry import ATTENTION
+
+@ATTENTION.register("test_recipe_heads")
+class Heads(MultiHeadAttention):
+    '''Heads.'''
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget_plugins():
+    yield
+    ATTENTION._classes.pop("test_recipe_heads", None)
+    for name in [name for name in sys.modules if name.startswith("attnkit_plugin_")]:
+        del sys.modules[name]
+
+
+def test_a_plugin_is_relative_to_the_recipe_that_names_it():
+    write("base/mine.py", PLUGIN)
+    write("base/base.yaml", "plugins: mine.py\nmodel: {attention: test_recipe_heads}\n")
+    write("child.yaml", "extends: base/base.yaml\nmodel: {dim: 64}\n")
+    recipe = load_recipe("child.yaml")
+    assert recipe.model["attention"].name == "test_recipe_heads"
+    assert recipe.plugins == (str(Path("base/mine.py").resolve()),)
+
+
+def test_a_plugin_named_by_an_override_is_relative_to_the_working_directory():
+    write("mine.py", PLUGIN)
+    write("deep/a.yaml", "model: {}\n")
+    recipe = load_recipe("deep/a.yaml", ["plugins=[mine.py]", "model.attention=test_recipe_heads"])
+    assert recipe.model["attention"].name == "test_recipe_heads"
+
+
+# Scalars and annotations
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1e3", 1000.0),
+        ("-.5", -0.5),
+        ("3.", 3.0),
+        ("1_000", 1000),
+        ("+7", 7),
+        ("0", 0),
+        ("0x1f", 31),
+        ("0o17", 15),
+        ("True", True),
+        ("", None),
+        ("~", None),
+        ("y", "y"),
+        ("2024-01-01", "2024-01-01"),
+        ("1.2.3", "1.2.3"),
+        ("nan", "nan"),
+        ("e5", "e5"),
+        ("1_", "1_"),
+    ],
+)
+def test_plain_words(text, value):
+    assert read_plain(text) == value
+    assert type(read_plain(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "YES", "Off", "on", "012", "-07", "08", "0_1", "1:30", "12:30:45"]
+)
+def test_words_that_readers_disagree_about(text):
+    with pytest.raises(ScalarTrap, match="write"):
+        read_plain(text)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        (float, 3, 3.0),
+        (float | None, None, None),
+        (Annotated[float | None, Range(above=0)], None, None),
+        (Annotated[list[int], Range(min=1)], [1, 2], [1, 2]),
+        (tuple[int, ...], [1, 2, 3], (1, 2, 3)),
+        (list[str] | str, "a", "a"),
+        (list[str] | str, ["a"], ["a"]),
+        (dict[str, int], {"a": 1}, {"a": 1}),
+        (Path, "a/b", Path("a/b")),
+        (Annotated[Spec | list[Spec] | None, MASKS], "none", Spec("none")),
+        (
+            Annotated[list[Spec], MASKS],
+            ["none", {"name": "causal"}],
+            [Spec("none"), Spec("causal")],
+        ),
+    ],
+)
+def test_annotation_takes(annotation, value, expected):
+    found, messages = check(annotation, value)
+    assert messages == []
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "message"),
+    [
+        (bool, 0, "expected true or false, got the number 0"),
+        (float, True, "expected a number, got true"),
+        (int | None, "None", "expected a whole number or null, got text 'None'; write null"),
+        (Annotated[list[int], Range(min=1)], [1, 0], "must be at least 1, got 0"),
+        (Annotated[int, Range(max=3)] | None, 4, "must be at most 3, got 4"),
+        (tuple[float, float], [1], "expected 2 values, got 1"),
+        (
+            complex,
+            3,
+            "expected <class 'complex'> (a type that no recipe can write), got the number 3",
+        ),
+        (
+            Annotated[Spec, MASKS],
+            3,
+            "expected the name of a registered mask or {name: ..., option: ",
+        ),
+        (Path, 3, "expected a path, got the number 3"),
+    ],
+)
+def test_annotation_refuses(annotation, value, message):
+    _, messages = check(annotation, value)
+    assert len(messages) == 1
+    assert messages[0].startswith(message)
+
+
+def test_long_text_is_cut_in_messages():
+    assert len(mismatch(kinds_of(int), "x" * 10_000)) < 150
+
+
+def test_a_spec_without_a_registry_is_a_mistake_of_the_class():
+    with pytest.raises(TypeError, match=r"write Annotated\[Spec"):
+        check(Spec, "causal")
