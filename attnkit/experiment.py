@@ -162,7 +162,7 @@ def build_task(
 def build_logger(recipe: Recipe, floors: dict[int, float], influence: LaterInfluence) -> RunLogger:
     """TensorBoard, with what is known before the first step."""
     logger = RunLogger(recipe.run_dir, trial_id=recipe.variant)
-    logger.log_hyperparams(recipe.to_dict())
+    logger.log_hyperparams(hyperparameters(recipe))
     logger.layout()
     logger.fenced("recipe", recipe.to_yaml(), 0)
     logger.log_metrics({f"loss/floor_{order}gram": value for order, value in floors.items()}, 0)
@@ -171,6 +171,14 @@ def build_logger(recipe: Recipe, floors: dict[int, float], influence: LaterInflu
         log.warning(said)
         logger.fenced("warning", said, 0)
     return logger
+
+
+def hyperparameters(recipe: Recipe) -> dict[str, Any]:
+    """The keys that a table of runs should compare: what is learnt by what, not where it is written."""
+    keys = recipe.to_dict()
+    compared = {name: keys[name] for name in ("model", "data", "tokenizer", "optimizer", "schedule")}
+    names = ("max_steps", "batch_size", "accumulate", "precision")
+    return {**compared, "trainer": {name: keys["trainer"][name] for name in names}}
 
 
 def build_trainer(
@@ -199,6 +207,7 @@ def build_trainer(
         )
     if recipe.logging.attention_maps:
         probe = task.probe(recipe.logging.probe_tokens, recipe.logging.probe)
+        logger.fenced("probe", "".join(probe.query_tokens), 0)
         callbacks.append(
             AttentionMaps(
                 probe.inputs,

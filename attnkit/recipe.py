@@ -50,7 +50,7 @@ class RecipeKeys:
 
     Args:
         model: options of the task's model.
-        name: folder of the recipe's runs; default: the stem of its file. Not inherited.
+        name: folder of the recipe's runs; a file may leave it to its stem. Not inherited.
         variant: folder below; default: `base`, or the overrides in a few words. Not inherited.
         task: what the model learns.
         seed: decides initial weights and batches.

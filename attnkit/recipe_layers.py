@@ -54,7 +54,7 @@ def apply_overrides(root: Node, overrides: Sequence[str], problems: list[Problem
     An override that is none is told in `problems` and left out.
     """
     removed: dict[KeyPath, Mark] = {}
-    layer: Node | None = None
+    changed: dict[KeyPath, Node] = {}
     seen: dict[KeyPath, str] = {}
     for position, text in enumerate(overrides):
         mark = Mark(f"override {text}", rank=_OVERRIDE_RANK + position)
@@ -69,16 +69,15 @@ def apply_overrides(root: Node, overrides: Sequence[str], problems: list[Problem
         if value is None:
             removed[path] = mark
         else:
-            over = _nested(path, value)
-            layer = (
-                over if layer is None else replace(layer, value=_merged(layer.value, over.value))
-            )
+            changed[path] = value
     for path, mark in removed.items():
         root = _without(root, path, (), mark, problems)
-    if layer is None:
-        return root
-    over = _without_list_keys(root.value, layer.value, (), problems)
-    return replace(root, value=_merged(root.value, over))
+    layer: dict[str, Node] = {}
+    for path in sorted(changed, key=len):  # a whole section before its keys, however they came
+        layer = _merged(layer, _nested(path, changed[path]))
+    return replace(
+        root, value=_merged(root.value, _without_list_keys(root.value, layer, (), problems))
+    )
 
 
 def override_key(override: str) -> str:
@@ -168,10 +167,10 @@ def _read_override(text: str, mark: Mark, problems: list[Problem]) -> tuple[KeyP
     return path, read_value(written, path, mark, problems)
 
 
-def _nested(path: KeyPath, value: Node) -> Node:
-    for key in reversed(path):
+def _nested(path: KeyPath, value: Node) -> dict[str, Node]:
+    for key in reversed(path[1:]):
         value = Node({key: value}, value.mark, value.mark)
-    return value
+    return {path[0]: value}
 
 
 def _without(node: Node, path: KeyPath, done: KeyPath, mark: Mark, problems: list[Problem]) -> Node:

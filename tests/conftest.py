@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)  # small tensors: more threads cost time, and sums then depend on their number
+torch.set_num_threads(
+    1
+)  # small tensors: more threads cost time, and sums then depend on their number
 
 
 @pytest.fixture(scope="session")

@@ -257,6 +257,10 @@ MODELS = [
         "{mask: {name: any_of, masks: [casual]}}",
         "bad.yaml:1:38: model.mask.masks[0]: unknown mask `casual`",
     ),
+    (
+        "{attention: linear, mask: {name: prefix}}",
+        "bad.yaml:1:20: model.attention: attention linear cannot obey the mask prefix",
+    ),
     ("{mask: {name: any_of}}", "bad.yaml:1:9: model.mask.masks: this required key is missing"),
     (
         "{mask: {name: sliding_window, window: 0}}",

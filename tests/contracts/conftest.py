@@ -167,7 +167,9 @@ def _position_cases() -> list[str]:
 def all_cases() -> list[Case]:
     """Everything that no mechanism refuses."""
     product = itertools.product(ATTENTION.names(), mask_cases(), _position_cases())
-    cases = [Case(ATTENTION.get(mechanism), mask, position) for mechanism, mask, position in product]
+    cases = [
+        Case(ATTENTION.get(mechanism), mask, position) for mechanism, mask, position in product
+    ]
     return [c for c in cases if c.mechanism.refusal("self", c.mask, c.position) is None]
 
 

@@ -1,0 +1,95 @@
+"""Training speed of the kit against a plain PyTorch loop over the same model and the same batches.
+
+Both train in one process, in turn (A B A B ...), so that a busy machine slows both alike; what counts is the ratio of
+each pair, and their median. The kit runs with all its logging on: curves, maps, samples, checkpoints, validation (whose
+time is not counted, since the plain loop has none).
+
+    ATTNKIT_DATA=... python benchmarks/training_speed.py --precision 32 --threads 2
+    ATTNKIT_DATA=... python benchmarks/training_speed.py --precision auto --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from attnkit import experiment
+from attnkit.recipe import Recipe, load_recipe
+from attnkit.registry import OPTIMIZERS, SCHEDULES
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "language_modeling"
+
+
+def plain_loop(recipe: Recipe, steps: int) -> float:
+    """Tokens a second of the loop that anyone would write, in float32."""
+    data = experiment.build_data(recipe)
+    data.prepare()
+    model = experiment.build_model(recipe, data.tokenizer.vocab_size)
+    optimizer = OPTIMIZERS.build(recipe.optimizer).build(model)
+    schedule = SCHEDULES.build(recipe.schedule)
+    highest = [group["lr"] for group in optimizer.param_groups]
+    started = time.perf_counter()
+    for step in range(steps):
+        batch = data.train_batch(step)
+        for group, lr in zip(optimizer.param_groups, highest, strict=True):
+            group["lr"] = lr * schedule.factor(step, steps)
+        logits = model(batch.tokens)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.trainer.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.trainer.gradient_clip)
+        optimizer.step()
+    seconds = time.perf_counter() - started
+    return steps * recipe.trainer.batch_size * recipe.model["max_seq_len"] / seconds
+
+
+def kit(recipe: Recipe) -> float:
+    """Tokens a second of `attnkit run`, its logging included."""
+    return experiment.run(recipe, overwrite=True).record["tokens_per_second"]
+
+
+def main() -> None:
+    """Prints the ratio of each pair and their median."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "shakespeare_char.yaml")
+    parser.add_argument("--precision", default="32", help="of the kit; the plain loop is float32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--pairs", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = load_recipe(
+            arguments.recipe,
+            [
+                f"runs_dir={folder}",
+                f"trainer.precision={arguments.precision}",
+                f"trainer.max_steps={arguments.steps}",
+                "variant=speed",
+            ],
+        )
+        plain_loop(recipe, 20)  # warm-up
+        for pair in range(arguments.pairs):
+            plain, ours = plain_loop(recipe, arguments.steps), kit(recipe)
+            ratios.append(ours / plain)
+            print(
+                f"pair {pair}: plain {plain:9,.0f}  kit {ours:9,.0f} tokens/s  ratio {ours / plain:.3f}"
+            )
+    print(
+        f"median ratio {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}), "
+        f"precision {arguments.precision}, {arguments.threads} threads, {arguments.steps} steps"
+    )
+
+
+if __name__ == "__main__":
+    main()

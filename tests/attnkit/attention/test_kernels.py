@@ -1,0 +1,122 @@
+"""Which kernel is chosen, and that what is slow says so once."""
+
+import logging
+
+import pytest
+import torch
+
+from attnkit.attention import kernels
+from attnkit.attention.base import build_attention
+from attnkit.attention.multi_head import MultiHead
+from attnkit.masks import Causal, NoMask, Padding, SlidingWindow
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+WINDOW, PADDING = SlidingWindow(window=16), Padding(torch.ones(2, 8, dtype=torch.bool))
+fp32, bf16 = torch.float32, torch.bfloat16
+
+TABLE = [
+    # mechanism, position, queries, keys, mask, device, dtype -> kernel, a word of the reason
+    ("multi_head", "none", 64, 64, Causal(), CPU, fp32, "sdpa", "plain causal"),
+    ("multi_head", "rotary", 64, 64, Causal(), CPU, fp32, "sdpa", "plain causal"),
+    ("multi_head", "alibi", 64, 64, Causal(), CPU, fp32, "sdpa", "fused"),
+    ("multi_head", "none", 1, 64, Causal(), CPU, fp32, "sdpa", "fused"),
+    ("multi_head", "none", 64, 64, NoMask(), CPU, fp32, "sdpa", "fused"),
+    ("qk_norm", "none", 64, 64, Causal(), CPU, fp32, "sdpa", "plain causal"),
+    ("sigmoid", "none", 64, 64, Causal(), CPU, fp32, "reference", "Sigmoid computes its own norm"),
+    ("talking_heads", "none", 64, 64, Causal(), GPU, fp32, "reference", "scores and weights"),
+    ("multi_head", "none", 256, 256, Causal(), CPU, bf16, "reference", "bfloat16 on a CPU"),
+    ("multi_head", "none", 257, 257, Causal(), CPU, bf16, "sdpa", "plain causal"),
+    ("multi_head", "none", 64, 64, Causal(), GPU, bf16, "sdpa", "plain causal"),
+    ("multi_head", "none", 63, 63, WINDOW, CPU, fp32, "sdpa", "fused"),
+    ("multi_head", "none", 64, 64, WINDOW, CPU, fp32, "windowed", "reaches 16 of 64"),
+    ("multi_head", "none", 1, 64, WINDOW, CPU, fp32, "sdpa", "fused"),
+    ("multi_head", "alibi", 2048, 2048, WINDOW, GPU, bf16, "windowed", "reaches 16 of 2048"),
+    ("multi_head", "none", 2048, 2048, PADDING, GPU, bf16, "flex", "padding on a GPU"),
+    ("multi_head", "alibi", 2048, 2048, Causal(), GPU, bf16, "flex", "causal on a GPU"),
+    ("multi_head", "relative_bias", 2048, 2048, Causal(), GPU, bf16, "sdpa", "fused"),
+    ("multi_head", "none", 2048, 2048, Causal(), GPU, bf16, "sdpa", "plain causal"),
+    ("multi_head", "none", 512, 512, PADDING, GPU, bf16, "sdpa", "fused"),
+    ("multi_head", "none", 1, 2048, PADDING, GPU, bf16, "sdpa", "fused"),
+    ("multi_head", "none", 2048, 2048, PADDING, CPU, fp32, "sdpa", "fused"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "queries", "keys", "mask", "device", "dtype", "kernel", "why"), TABLE
+)
+def test_the_kernel_and_the_reason(name, position, queries, keys, mask, device, dtype, kernel, why):
+    attention = build_attention(name, 32, position=position)
+    choice = kernels.choose(attention, queries, keys, mask, device, dtype)
+    assert choice.kernel == kernel
+    assert why in choice.why
+
+
+def test_dropout_keeps_training_off_flex():
+    """FlexAttention has no dropout: to choose it would train without, silently."""
+    attention = build_attention({"name": "multi_head", "dropout": 0.1}, 32)
+    arguments = (attention, 2048, 2048, PADDING, GPU, bf16)
+    assert kernels.choose(*arguments).kernel == "sdpa"
+    attention.eval()
+    assert kernels.choose(*arguments).kernel == "flex"
+
+
+class OwnBias(MultiHead):
+    """Adds a bias of its own to that of the position."""
+
+    def bias(self, query, key):
+        """One more for the key at hand."""
+        own = (query == key).float().unsqueeze(-3)
+        inherited = super().bias(query, key)
+        return own if inherited is None else own + inherited
+
+
+@pytest.mark.parametrize("position", [None, "alibi"])
+def test_a_mechanisms_own_bias_keeps_it_off_flex(position):
+    """FlexAttention takes the position's score_mod alone: a mechanism's own bias would be lost."""
+    attention = OwnBias(32)
+    if position is not None:
+        attention.with_position(position)
+    assert attention.has_bias()
+    assert kernels.choose(attention, 2048, 2048, PADDING, GPU, bf16).kernel == "sdpa"
+
+
+@pytest.mark.parametrize("mask", [Causal(), WINDOW, NoMask()])
+def test_a_mechanisms_own_bias_reaches_the_fast_kernels(mask):
+    attention = OwnBias(32).with_position("alibi").eval()
+    x = torch.randn(2, 70, 32, generator=torch.Generator().manual_seed(0))
+    q, (k, v) = attention.project_query(x), attention.project_context(x)
+    expected = kernels.reference(attention, q, k, v, mask)
+    torch.testing.assert_close(attention.mix(q, k, v, mask), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_every_kernel_is_reached_by_its_name(monkeypatch):
+    """What `choose` says is what `attend` runs."""
+    x = torch.randn(1, 70, 32)
+    attention = build_attention("multi_head", 32)
+    q, (k, v) = attention.project_query(x), attention.project_context(x)
+    for kernel in ("reference", "sdpa", "windowed", "flex"):
+        monkeypatch.setattr(kernels, "choose", lambda *_, kernel=kernel: kernels.Choice(kernel, ""))
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, kernel, lambda *_, kernel=kernel: kernel)
+            assert kernels.attend(attention, q, k, v, WINDOW) == kernel
+
+
+def test_a_long_reference_says_once_that_it_is_slow(caplog):
+    kernels._say_slow.cache_clear()
+    attention = build_attention({"name": "sigmoid", "num_heads": 1, "head_dim": 2}, 4)
+    x = torch.zeros(1, kernels.LONG_REFERENCE_KEYS, 4)
+    with caplog.at_level(logging.WARNING, "attnkit"):
+        for _ in range(2):
+            attention(x[:, :1], x, Causal())
+        attention(x[:, :1], x[:, 1:], Causal())
+    assert len(caplog.records) == 1
+    assert "Sigmoid runs the reference kernel" in caplog.text
+
+
+def test_queries_and_keys_in_float32_meet_values_in_bfloat16():
+    """Under autocast the norms of qk_norm come in float32; fused kernels want one dtype."""
+    attention = build_attention("qk_norm", 32)
+    x = torch.randn(1, 300, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=bf16):
+        low = attention(x, x, Causal())
+    torch.testing.assert_close(low.float(), attention(x, x, Causal()), atol=0.02, rtol=0.05)

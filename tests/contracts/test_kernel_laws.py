@@ -1,0 +1,174 @@
+"""Laws about speed: a fast kernel computes what the reference computes, forward and backward."""
+
+import warnings
+
+import pytest
+import torch
+
+from attnkit.attention import kernels
+from attnkit.attention.base import ScoreAttention, build_attention
+from attnkit.masks import Padding, SlidingWindow, build_mask
+from attnkit.registry import ATTENTION, POSITIONS
+
+POSITION_CASES = ["none", *(n for n in POSITIONS.names() if POSITIONS.get(n).acts_on == "scores")]
+FUSED = [
+    name
+    for name in ATTENTION.names()
+    if issubclass(ATTENTION.get(name), ScoreAttention)
+    and not ATTENTION.get(name).overridden_steps()
+]
+WINDOWS = {
+    "causal": {"name": "sliding_window", "window": 5},
+    "itself": {"name": "sliding_window", "window": 1},
+    "centered": {"name": "sliding_window", "window": 20, "centered": True},
+    "ahead only": {"name": "sliding_window", "window": 2, "centered": True},
+    "dilated": {"name": "dilated", "dilation": 3, "window": 4},
+    "wider than a chunk": {"name": "sliding_window", "window": 23},
+    "either": {
+        "name": "any_of",
+        "masks": [{"name": "sliding_window", "window": 3}, {"name": "dilated", "window": 5}],
+    },
+}
+
+
+def uses_a_fused_kernel(case):
+    return isinstance(case.attention, ScoreAttention) and not case.attention.overridden_steps()
+
+
+def inputs(attention, T, dtype=torch.float32):
+    torch.manual_seed(4)
+    H, G, D = attention.num_heads, attention.num_kv_heads, attention.head_dim
+    shapes = [(2, H, T, D), (2, G, T, D), (2, G, T, D)]
+    return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+
+
+def mechanism(name, position):
+    torch.manual_seed(2)
+    attention = build_attention(name, 32, position=position)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return attention.eval()
+
+
+def results(kernel, attention, heads, mask):
+    """The output and its gradients by queries, keys, values and the position's own parameters."""
+    position = [] if attention.position is None else list(attention.position.parameters())
+    output = kernel(attention, *heads, mask)
+    # weighted by a fixed wave, so that no sum over a row hides an error
+    wave = torch.arange(output.numel(), device=output.device).view(output.shape).sin()
+    gradients = torch.autograd.grad((output.float() * wave).sum(), [*heads, *position])
+    return [output.detach(), *gradients]
+
+
+def assert_equals_reference(kernel, attention, mask, T, tolerance=2e-5, dtype=torch.float32):
+    """The largest error, relative to the largest number (or to 1, where that is less), stays below
+    the tolerance; the reference computes in float32.
+    """
+    heads = inputs(attention, T, dtype)
+    fast = results(kernel, attention, heads, mask)
+    exact = [h.detach().float().requires_grad_() for h in heads]
+    slow = results(kernels.reference, attention, exact, mask)
+    for computed, expected in zip(fast, slow, strict=True):
+        assert computed.isfinite().all()
+        scale = expected.abs().max().clamp(min=1)
+        error = float((computed.float() - expected).abs().max() / scale)
+        assert error < tolerance, f"relative error {error:.1e}"
+
+
+def test_sdpa_equals_the_reference(case):
+    """One fused call gives the reference's numbers and gradients, under any mask and bias."""
+    assert_equals_reference(kernels.sdpa, case.attention, case.mask, case.T)
+
+
+test_sdpa_equals_the_reference.only = uses_a_fused_kernel
+
+
+@pytest.mark.parametrize("position", POSITION_CASES)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("name", FUSED)
+def test_windowed_equals_the_reference(name, window, position):
+    """Chunks and their neighbours give the reference's numbers, for a length that fills its last
+    chunk, and for one that does not.
+    """
+    attention, mask = mechanism(name, position), build_mask(WINDOWS[window])
+    for T in (64, 37):
+        assert_equals_reference(kernels.windowed, attention, mask, T)
+
+
+@pytest.mark.parametrize("position", POSITION_CASES)
+@pytest.mark.parametrize("name", FUSED)
+def test_windowed_serves_padding_and_documents(name, position):
+    """Masks that differ within the batch work inside the window, empty rows included."""
+    attention = mechanism(name, position)
+    documents = torch.arange(70).expand(2, 70) // torch.tensor([[11], [17]])
+    keep = torch.ones(2, 70, dtype=torch.bool)
+    keep[1, :30] = False
+    for window in ("causal", "centered"):
+        mask = build_mask([WINDOWS[window], "document"]).bind(documents=documents) & Padding(keep)
+        assert_equals_reference(kernels.windowed, attention, mask, 70)
+
+
+@pytest.mark.parametrize("position", POSITION_CASES)
+@pytest.mark.parametrize("kernel", [kernels.sdpa, kernels.windowed, kernels.reference])
+@pytest.mark.parametrize("name", ["multi_head", "grouped_query"])
+def test_bfloat16_stays_near_float32(name, kernel, position):
+    """In bfloat16, whose numbers are 2^-8 apart, errors stay below 3 of 100 of the largest number,
+    gradients included.
+    """
+    attention = mechanism(name, position)
+    mask = build_mask(WINDOWS["causal"])
+    assert_equals_reference(kernel, attention, mask, 70, tolerance=0.03, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        SlidingWindow(window=5),
+        build_mask(["causal", "document"]).bind(documents=torch.arange(24).expand(1, 24) // 10),
+        Padding(torch.arange(24).expand(2, 24) > torch.tensor([[5], [-1]])),
+    ],
+    ids=["window", "one row of documents for all", "padding"],
+)
+@pytest.mark.parametrize("position", ["none", "alibi"])
+def test_flex_equals_the_reference(mask, position):
+    """The mask_mod and the score_mod that FlexAttention gets mean what the mask and the bias mean;
+    queries stand at the end. Uncompiled and forward alone: a CPU has no more.
+    """
+    attention = mechanism("grouped_query", position)
+    q, k, v = (h.detach() for h in inputs(attention, 24))
+    for queries in (q, q[:, :, -7:]):
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+            flexible = kernels.flex(attention, queries, k, v, mask)
+            expected = kernels.reference(attention, queries, k, v, mask)
+        torch.testing.assert_close(flexible, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("position", ["none", "alibi"])
+def test_compiled_flex_equals_the_reference_on_a_gpu(position):
+    """Compiled for the mask, forward and backward."""
+    attention = build_attention("grouped_query", 128, position=position).eval().cuda()
+    heads = [h.detach().cuda().requires_grad_() for h in inputs(attention, 256)]
+    mask = SlidingWindow(window=40)
+    fast = results(kernels.flex, attention, heads, mask)
+    slow = results(kernels.reference, attention, heads, mask)
+    for computed, expected in zip(fast, slow, strict=True):
+        torch.testing.assert_close(computed, expected, atol=1e-2, rtol=1e-2)  # TF32 products
+
+
+def test_the_laws_catch_a_kernel_that_is_a_little_off():
+    """A window one key too narrow, and a missing bias, are both seen."""
+
+    def too_narrow(attention, q, k, v, mask):
+        return kernels.windowed(attention, q, k, v, SlidingWindow(window=mask.window - 1))
+
+    def without_bias(attention, q, k, v, mask):
+        return kernels.sdpa(build_attention("multi_head", 32), q, k, v, mask)
+
+    for kernel, position in ((too_narrow, "none"), (without_bias, "alibi")):
+        with pytest.raises(AssertionError, match="relative error"):
+            assert_equals_reference(
+                kernel, mechanism("multi_head", position), SlidingWindow(window=5), 37
+            )
