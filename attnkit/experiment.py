@@ -174,9 +174,10 @@ def build_logger(recipe: Recipe, floors: dict[int, float], influence: LaterInflu
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
-    """The keys that a table of runs should compare: what is learnt by what, not where it is written."""
+    """The keys that a table of runs should compare: what learns what, not where it is written."""
     keys = recipe.to_dict()
-    compared = {name: keys[name] for name in ("model", "data", "tokenizer", "optimizer", "schedule")}
+    sections = ("model", "data", "tokenizer", "optimizer", "schedule")
+    compared = {name: keys[name] for name in sections}
     names = ("max_steps", "batch_size", "accumulate", "precision")
     return {**compared, "trainer": {name: keys["trainer"][name] for name in names}}
 

@@ -1,8 +1,8 @@
 """Training speed of the kit against a plain PyTorch loop over the same model and the same batches.
 
-Both train in one process, in turn (A B A B ...), so that a busy machine slows both alike; what counts is the ratio of
-each pair, and their median. The kit runs with all its logging on: curves, maps, samples, checkpoints, validation (whose
-time is not counted, since the plain loop has none).
+Both train in one process, in turn (A B A B ...), so that a busy machine slows both alike; what
+counts is the ratio of each pair, and their median. The kit runs with all its logging on: curves,
+maps, samples, checkpoints, validation (whose time is not counted, since the plain loop has none).
 
     ATTNKIT_DATA=... python benchmarks/training_speed.py --precision 32 --threads 2
     ATTNKIT_DATA=... python benchmarks/training_speed.py --precision auto --threads 1
@@ -82,12 +82,11 @@ def main() -> None:
         for pair in range(arguments.pairs):
             plain, ours = plain_loop(recipe, arguments.steps), kit(recipe)
             ratios.append(ours / plain)
-            print(
-                f"pair {pair}: plain {plain:9,.0f}  kit {ours:9,.0f} tokens/s  ratio {ours / plain:.3f}"
-            )
+            print(f"pair {pair}: plain {plain:,.0f}, kit {ours:,.0f} tokens/s", end=", ")
+            print(f"ratio {ours / plain:.3f}")
     print(
-        f"median ratio {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}), "
-        f"precision {arguments.precision}, {arguments.threads} threads, {arguments.steps} steps"
+        f"median ratio {statistics.median(ratios):.3f} "
+        f"(min {min(ratios):.3f}, max {max(ratios):.3f}), precision {arguments.precision}, {arguments.threads} threads, {arguments.steps} steps"
     )
 
 

@@ -149,7 +149,8 @@ class LanguageModel(nn.Module):
         seen = 0 if cache is None else cache.length
         x = self.embedding(tokens)
         if self.position is not None:
-            x = x + self.position(torch.arange(seen, seen + tokens.shape[1], device=tokens.device))
+            positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
+            x = x + self.position(positions).to(x.dtype)
         x = self.dropout(x)
         mask = self.mask.bind(documents=documents)
         for i, layer in enumerate(self.layers):

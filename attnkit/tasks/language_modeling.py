@@ -20,7 +20,7 @@ from attnkit.tasks.base import Probe, Task
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
 
-SAMPLE_TOKENS = 300
+SAMPLE_TOKENS = 160
 """Length of a text sample."""
 
 

@@ -1,5 +1,7 @@
 """What is remembered between decoding steps."""
 
+import itertools
+
 import torch
 
 from attnkit.attention.cache import KeyValueCache, StateCache
@@ -21,7 +23,7 @@ def test_the_room_doubles_so_that_most_steps_copy_nothing():
     for _ in range(64):
         keys, _ = cache.append(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
         places.append(keys.data_ptr())
-    moves = sum(a != b for a, b in zip(places, places[1:], strict=False))
+    moves = sum(a != b for a, b in itertools.pairwise(places))
     assert moves <= 6
 
 

@@ -17,28 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from attnkit.recipe_annotations import OptionsOf, Range
-from attnkit.recipe_checks import check_devices, check_model, check_named, load_plugins
-from attnkit.recipe_errors import Mark, Problem, RecipeError
-from attnkit.recipe_interpolation import interpolate
-from attnkit.recipe_layers import apply_overrides, override_key, read_layers
-from attnkit.recipe_sections import LoggingOptions, TrainerOptions, ValidationOptions
-from attnkit.recipe_source import Node, node_of
-from attnkit.recipe_variant import BASE, FOLDER_NAME, variant_of
-from attnkit.recipe_writing import plain_types, to_yaml
+from attnkit.recipe.annotations import OptionsOf, Range
+from attnkit.recipe.checks import check_devices, check_model, check_named, load_plugins
+from attnkit.recipe.errors import Mark, Problem, RecipeError
+from attnkit.recipe.interpolation import interpolate
+from attnkit.recipe.layers import apply_overrides, override_key, read_layers
+from attnkit.recipe.schema import Checker
+from attnkit.recipe.sections import LoggingOptions, TrainerOptions, ValidationOptions
+from attnkit.recipe.source import Node, node_of
+from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
+from attnkit.recipe.writing import plain_types, to_yaml
 from attnkit.registry import OPTIMIZERS, SCHEDULES, SOURCES, TOKENIZERS, Spec, options_of
-from attnkit.schema import Checker
-
-__all__ = [
-    "LoggingOptions",
-    "Problem",
-    "Recipe",
-    "RecipeError",
-    "TrainerOptions",
-    "ValidationOptions",
-    "load_recipe",
-    "recipe_from_dict",
-]
 
 MODELS = {"language_modeling": "attnkit.models.language_model:LanguageModel"}
 """Task -> the class whose options the section `model` takes. A new task is a line here."""

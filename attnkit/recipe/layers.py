@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from attnkit.recipe_errors import KeyPath, Mark, Problem, RecipeError, dotted
-from attnkit.recipe_source import UNREADABLE, Node, read_file, read_value
+from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError, dotted
+from attnkit.recipe.source import UNREADABLE, Node, read_file, read_value
 from attnkit.registry import suggest
 
 NOT_INHERITED = ("name", "variant")

@@ -6,9 +6,9 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from attnkit.recipe_annotations import Pattern
-from attnkit.recipe_layers import override_key
-from attnkit.recipe_scalars import read_plain
+from attnkit.recipe.annotations import Pattern
+from attnkit.recipe.layers import override_key
+from attnkit.recipe.scalars import read_plain
 
 BASE = "base"
 """The variant of a recipe without overrides."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from attnkit.recipe_scalars import needs_quotes
+from attnkit.recipe.scalars import needs_quotes
 from attnkit.registry import Registry, Spec, suggest
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnkit.recipe_annotations import Kind, Pattern, Range, kinds_of, mismatch
-from attnkit.recipe_errors import KeyPath, Mark, Problem, dotted
-from attnkit.recipe_source import UNREADABLE, Node, node_of, plain
+from attnkit.recipe.annotations import Kind, Pattern, Range, kinds_of, mismatch
+from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe.source import UNREADABLE, Node, node_of, plain
 from attnkit.registry import REQUIRED, Option, Registry, RegistryError, Spec, options_of, suggest
 
 _LARGEST = 2**63 - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from attnkit.recipe_annotations import Range
+from attnkit.recipe.annotations import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,6 @@ class LoggingOptions:
 
     every_n_steps: Annotated[int, Range(min=1)] = 50
     attention_maps: Annotated[int, Range(min=0, max=200)] = 12
-    samples: Annotated[int, Range(min=0, max=200)] = 5
+    samples: Annotated[int, Range(min=0, max=200)] = 4
     probe: str | None = None
     probe_tokens: Annotated[int, Range(min=1)] = 32

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from attnkit.recipe_errors import KeyPath, Mark, Problem, RecipeError, dotted
-from attnkit.recipe_scalars import ScalarTrap, read_plain
+from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError, dotted
+from attnkit.recipe.scalars import ScalarTrap, read_plain
 from attnkit.registry import Spec
 
 _MAX_BYTES = 200_000

@@ -9,16 +9,15 @@ import pytest
 import torch
 import yaml
 
-from attnkit import recipe_checks
-from attnkit.recipe import RecipeError, TrainerOptions, load_recipe, recipe_from_dict
-from attnkit.recipe_annotations import Range, kinds_of, mismatch
-from attnkit.recipe_errors import Mark
-from attnkit.recipe_scalars import ScalarTrap, read_plain
-from attnkit.recipe_source import node_of
-from attnkit.recipe_variant import variant_of
-from attnkit.recipe_writing import to_yaml
+from attnkit.recipe import RecipeError, TrainerOptions, checks, load_recipe, recipe_from_dict
+from attnkit.recipe.annotations import Range, kinds_of, mismatch
+from attnkit.recipe.errors import Mark
+from attnkit.recipe.scalars import ScalarTrap, read_plain
+from attnkit.recipe.schema import Checker
+from attnkit.recipe.source import node_of
+from attnkit.recipe.variant import variant_of
+from attnkit.recipe.writing import to_yaml
 from attnkit.registry import ATTENTION, MASKS, Option, Spec
-from attnkit.schema import Checker
 
 SMALL = {"name": "small", "model": {"dim": 32, "num_layers": 1}}
 
@@ -250,7 +249,7 @@ def test_a_recipe_without_references_needs_no_omegaconf():
         "r.load_recipe('a.yaml', ['seed=1']); heavy = {'omegaconf', 'lightning', 'tensorboard'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
-    root = str(Path(recipe_checks.__file__).parents[1])
+    root = str(Path(checks.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": root}
     )

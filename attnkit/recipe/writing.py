@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from attnkit.recipe_interpolation import escape_interpolation
-from attnkit.recipe_scalars import needs_quotes
+from attnkit.recipe.interpolation import escape_interpolation
+from attnkit.recipe.scalars import needs_quotes
 from attnkit.registry import Spec
 
 

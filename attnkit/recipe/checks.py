@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from attnkit.recipe_errors import KeyPath, Mark, Problem, dotted
-from attnkit.recipe_source import Node, node_of
+from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe.source import Node, node_of
 from attnkit.registry import Registry, RegistryError, Spec, load_plugin
 
 

@@ -9,8 +9,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from attnkit.recipe_errors import KeyPath, Problem, dotted
-from attnkit.recipe_source import UNREADABLE, Node, node_of, plain
+from attnkit.recipe.errors import KeyPath, Problem, dotted
+from attnkit.recipe.source import UNREADABLE, Node, node_of, plain
 
 _REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]]*\}")
 _UNESCAPED = re.compile(r"(?<!\\)(\\\\)*\$\{")

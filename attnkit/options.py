@@ -1,0 +1,121 @@
+"""What a recipe may set on a class, read from the class itself.
+
+The keyword-only parameters of `__init__` *are* the options: their annotations are the types, their
+defaults the defaults, and the `Args:` section of the docstring the help. Nothing is declared twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class RegistryError(ValueError):
+    """A name, an option or a plugin that is not what it should be; the message says what to do."""
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED: Any = _Required()
+"""Default of an option that has none."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key that a recipe may set: name, type annotation, default (or `REQUIRED`) and help."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A registered name with options, as a recipe writes it: `{name: rotary, base: 10000}`."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Spec | str | Mapping[str, Any]) -> Spec:
+        """Reads `"rotary"`, `{"name": "rotary", "base": 10000}` or a `Spec`.
+
+        Raises:
+            RegistryError: if a mapping has no `name`, or the value is none of these.
+        """
+        if isinstance(value, Spec):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Mapping):
+            if not isinstance(value.get("name"), str):
+                raise RegistryError(
+                    f"{dict(value)} names nothing; write {{name: ..., option: ...}}"
+                )
+            return cls(value["name"], {k: v for k, v in value.items() if k != "name"})
+        raise RegistryError(f"expected a name or {{name: ..., option: ...}}, got {value!r}")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Returns `"; did you mean `x`?"` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The keyword-only parameters of a class's `__init__`, own and passed on by `**options`.
+
+    Raises:
+        RegistryError: if an annotation cannot be resolved.
+    """
+    found: dict[str, Option] = {}
+    for owner in cls.__mro__:
+        init = owner.__dict__.get("__init__")
+        if init is None:
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        try:
+            annotations = typing.get_type_hints(init, include_extras=True)
+        except NameError as error:
+            raise RegistryError(
+                f"an option of {owner.__module__}.{owner.__qualname__} has the type "
+                f"`{error.name}`, which is not imported at run time; move its import out of "
+                "`if TYPE_CHECKING`"
+            ) from error
+        helps = _argument_help(owner)
+        for parameter in parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in found:
+                required = parameter.default is parameter.empty
+                found[parameter.name] = Option(
+                    name=parameter.name,
+                    annotation=annotations.get(parameter.name, Any),
+                    default=REQUIRED if required else parameter.default,
+                    help=helps.get(parameter.name, ""),
+                )
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def _argument_help(cls: type) -> dict[str, str]:
+    """Reads the `Args:` sections (Google style) of a class and of its `__init__`."""
+    helps: dict[str, str] = {}
+    for doc in (cls.__doc__, cls.__dict__["__init__"].__doc__):
+        section = re.search(
+            r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(doc or ""), re.MULTILINE
+        )
+        if section is None:
+            continue
+        entry = r"^ {4}(\w+)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)"
+        for name, text in re.findall(entry, section.group(1), re.MULTILINE):
+            helps[name] = " ".join(text.split())
+    return helps

@@ -1,0 +1,140 @@
+"""Generation: what is drawn, and that the cache changes nothing."""
+
+import pytest
+import torch
+
+from attnkit.models.decoding import generate, sample
+from attnkit.models.language_model import LanguageModel
+from attnkit.registry import ATTENTION
+
+PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3])
+
+
+def drawn(count=2000, **options):
+    """The share of each of the four tokens among `count` draws."""
+    logits = PROBABILITIES.log().expand(count, 4)
+    tokens = sample(logits, torch.Generator().manual_seed(0), **options)
+    return torch.bincount(tokens, minlength=4) / count
+
+
+def shares(*weights):
+    return pytest.approx([w / sum(weights) for w in weights], abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (1, 4, 2, 3)),
+        ({"temperature": 0.5}, (1, 16, 4, 9)),
+        ({"temperature": 0}, (0, 1, 0, 0)),
+        ({"top_k": 1}, (0, 1, 0, 0)),
+        ({"top_k": 2}, (0, 4, 0, 3)),
+        ({"top_k": 9}, (1, 4, 2, 3)),
+        ({"top_p": 0.05}, (0, 1, 0, 0)),
+        ({"top_p": 0.45}, (0, 4, 0, 3)),
+        ({"top_p": 0.75}, (0, 4, 2, 3)),
+        ({"top_p": 1.0}, (1, 4, 2, 3)),
+        # the two likeliest hold 4/7 and 3/7 once the others are gone
+        ({"top_k": 2, "top_p": 0.55}, (0, 1, 0, 0)),
+        # flattened first (2, 4, 2.83, 3.46 of 12.3), then cut: 0.6 needs two tokens
+        ({"temperature": 2.0, "top_p": 0.6}, (0, 2, 0, 3**0.5)),
+    ],
+)
+def test_what_is_drawn_and_how_often(options, expected):
+    assert drawn(**options).tolist() == shares(*expected)
+
+
+def test_rows_are_drawn_apart_and_the_seed_decides():
+    logits = PROBABILITIES.log().expand(50, 4)
+    draws = [sample(logits, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert draws[0].unique().numel() > 1
+
+
+def shaken(**options):
+    torch.manual_seed(0)
+    model = LanguageModel(13, **({"max_seq_len": 10, "dim": 16, "num_layers": 2} | options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+PROMPT = torch.tensor([[1, 2, 3], [9, 0, 4]])
+
+
+def generated(model, prompt=PROMPT, count=7, **options):
+    return torch.stack(list(generate(model, prompt, count, **options)), dim=1)
+
+
+def without_cache(model, monkeypatch, **options):
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "can_cache", property(lambda self: False))
+        return generated(model, **options)
+
+
+@pytest.mark.parametrize("mechanism", ATTENTION.names())
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 5, "seed": 3}])
+def test_the_cache_changes_no_token(mechanism, options, monkeypatch):
+    model = shaken(attention=mechanism)
+    cached = generated(model, **options)
+    assert torch.equal(cached, without_cache(model, monkeypatch, **options))
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned"])
+def test_tokens_beyond_the_longest_sequence_are_read_afresh(position, monkeypatch):
+    model = shaken(position=position)
+    long = generated(model, count=25, seed=1)
+    assert torch.equal(long, without_cache(model, monkeypatch, count=25, seed=1))
+    tokens = torch.cat((PROMPT, long), dim=1)
+    greedy = generated(model, tokens[:, -10:], count=1, temperature=0)
+    assert torch.equal(generated(model, tokens, count=1, temperature=0), greedy)
+
+
+def test_greedy_takes_the_likeliest_token_each_time():
+    model, tokens = shaken(), PROMPT
+    for following in generate(model, PROMPT, 5, temperature=0):
+        assert torch.equal(following, model(tokens)[:, -1].argmax(dim=-1))
+        tokens = torch.cat((tokens, following[:, None]), dim=1)
+
+
+def test_the_seed_decides_what_is_sampled():
+    model = shaken()
+    assert torch.equal(generated(model, seed=5), generated(model, seed=5))
+    assert not torch.equal(generated(model, seed=5), generated(model, seed=6))
+
+
+def test_a_model_that_sees_the_future_generates_without_a_cache():
+    tokens = generated(shaken(mask="none"), count=9)
+    assert tokens.shape == (2, 9)
+
+
+def test_a_document_ends_with_its_end_token(monkeypatch):
+    """What stood before the end token no longer matters."""
+    model = shaken(mask=["causal", "document"], position="none")
+    first, second = torch.tensor([[5, 6, 0, 3, 2]]), torch.tensor([[8, 8, 0, 3, 2]])
+    options = {"end_token": 0, "temperature": 0, "count": 5}
+    assert torch.equal(generated(model, first, **options), generated(model, second, **options))
+    assert torch.equal(
+        generated(model, first, **options),
+        without_cache(model, monkeypatch, prompt=first, **options),
+    )
+    inside = model(first, torch.zeros(1, 5, dtype=torch.long))[:, -1]
+    apart = model(first, torch.tensor([[0, 0, 0, 1, 1]]))[:, -1]
+    assert not torch.allclose(inside, apart)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        (PROMPT[:, :0], {}, "the prompt is empty"),
+        (PROMPT, {"temperature": -1}, "temperature must be at least 0, got -1"),
+        (PROMPT, {"top_k": 0}, "top_k must be at least 1, got 0"),
+        (PROMPT, {"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        (PROMPT, {"top_p": 1.5}, "got 1.5"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(prompt, options, message):
+    with pytest.raises(ValueError, match=message):
+        next(generate(shaken(), prompt, 3, **options))

@@ -1,0 +1,178 @@
+"""Decisions about the house, as tests: who imports whom, what is loaded when, what names are."""
+
+import ast
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_ERROR, EXIT_STATUS_SUCCESS, lint_imports
+
+from attnkit.registry import ATTENTION, POSITIONS, SOURCES
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "attnkit"
+FILES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = ["torch", "lightning", "torchmetrics", "tensorboard", "omegaconf"]
+
+
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+def lint(config, capsys):
+    """Runs import-linter in this process; returns its exit status and what it printed."""
+    status = lint_imports(config_filename=str(config), no_cache=True)
+    return status, capsys.readouterr().out
+
+
+def test_imports_go_downward(capsys, monkeypatch):
+    """The contracts in pyproject.toml hold: the layers of the package, and who may load what."""
+    monkeypatch.chdir(ROOT)
+    status, report = lint(ROOT / "pyproject.toml", capsys)
+    assert status == EXIT_STATUS_SUCCESS, report
+    assert "Imports go downward KEPT" in report
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "expected"),
+    [
+        (
+            '    "attention",\n    "positions | masks",\n',
+            '    "positions | masks",\n    "attention",\n',
+            "attnkit.masks is not allowed to import attnkit.attention",
+        ),
+        ('    "registry",\n', "", "registry"),
+        (
+            'forbidden_modules = ["lightning", "tor',
+            'forbidden_modules = ["torch", "lightning", "tor',
+            "attnkit.models is not allowed to import torch",
+        ),
+    ],
+    ids=["attention below masks", "a module without a place", "no torch in the heart"],
+)
+def test_the_contracts_can_be_broken(was, becomes, expected, tmp_path, capsys, monkeypatch):
+    """Other rules are not kept, so the linter does look."""
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "pyproject.toml").read_text()
+    assert was in text
+    (tmp_path / "pyproject.toml").write_text(text.replace(was, becomes, 1))
+    status, report = lint(tmp_path / "pyproject.toml", capsys)
+    assert status == EXIT_STATUS_ERROR, report
+    assert expected in report
+
+
+def loaded_by(code):
+    """Which of the heavy packages a fresh interpreter has loaded after `code`."""
+    tell = f"import sys, json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    lines = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{tell}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    return json.loads(lines[-1])
+
+
+HELP = """
+import runpy, sys
+sys.argv = ["attnkit", *{arguments}]
+try:
+    runpy.run_module("attnkit", run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import attnkit; attnkit.__all__; attnkit.ATTENTION",
+        HELP.format(arguments=["--help"]),
+        HELP.format(arguments=["run", "--help"]),
+    ],
+    ids=["import attnkit", "attnkit --help", "attnkit run --help"],
+)
+def test_what_must_be_quick_loads_nothing_heavy(code):
+    assert loaded_by(code) == []
+
+
+def test_a_recipe_is_checked_without_lightning():
+    recipe = "recipes/language_modeling/quickstart.yaml"
+    loaded = loaded_by(f"import attnkit; attnkit.load_recipe({recipe!r})")
+    assert "torch" in loaded
+    assert not {"lightning", "tensorboard"} & set(loaded)
+
+
+def test_the_heart_loads_torch_alone():
+    assert loaded_by("import attnkit; attnkit.LanguageModel; attnkit.attention_maps") == ["torch"]
+
+
+def test_every_public_name_is_there():
+    package = importlib.import_module("attnkit")
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_file_is_a_drawer(path):
+    """A function lives with the concept that it serves."""
+    assert path.stem not in ("utils", "util", "helpers", "common", "misc", "tools")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=named)
+def test_no_logic_in_an_init_file(path):
+    """The package's own holds lazy names: constants, imports and module `__getattr__`; the others
+    hold a docstring at the most.
+    """
+    allowed = (ast.Expr,)
+    if path.parent == PACKAGE:
+        allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+    for node in ast.parse(path.read_text()).body:
+        lazy = path.parent == PACKAGE and (
+            (isinstance(node, ast.FunctionDef) and node.name in ("__getattr__", "__dir__"))
+            or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        )
+        assert lazy or isinstance(node, allowed), ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name"),
+    [(registry, name) for registry in (ATTENTION, POSITIONS, SOURCES) for name in registry.names()],
+    ids=lambda value: value if isinstance(value, str) else value.kind,
+)
+def test_a_registered_name_is_its_files_name(registry, name):
+    """One mechanism, one encoding, one source: one file."""
+    assert Path(inspect.getfile(registry.get(name))).stem == name
+
+
+@pytest.mark.parametrize("name", ATTENTION.names())
+def test_a_mechanism_imports_no_mechanism_but_its_parent(name):
+    """Template, kernels and caches are shared; another mechanism is not."""
+    mechanism = ATTENTION.get(name)
+    parents = {parent.__module__ for parent in mechanism.__bases__}
+    shared = {f"attnkit.attention.{module}" for module in ("base", "cache", "kernels")}
+    tree = ast.parse(Path(inspect.getfile(mechanism)).read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    siblings = {module for module in imported if module and module.startswith("attnkit.attention")}
+    assert siblings <= parents | shared
+
+
+@pytest.mark.parametrize("name", ATTENTION.names())
+def test_a_mechanism_names_its_formula_and_its_paper(name):
+    mechanism = ATTENTION.get(name)
+    assert mechanism.formula
+    assert "arXiv:" in mechanism.paper
+    assert mechanism.paper.partition(",")[0] in inspect.getmodule(mechanism).__doc__
+
+
+@pytest.mark.parametrize("name", ATTENTION.names())
+def test_every_option_of_a_mechanism_is_explained(name):
+    for option in ATTENTION.options(name).values():
+        assert option.help, option.name
