@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file (YAML).", show_default=False)]
 RunArgument = Annotated[
@@ -35,6 +35,20 @@ Overrides = Annotated[
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def not_empty(value: str) -> str:
+    """Refuses an empty text: a model needs a token to go on from."""
+    if not value:
+        raise typer.BadParameter("it is empty; give it at least one character")
+    return value
+
+
+def above_0_up_to_1(value: float | None) -> float | None:
+    """Refuses what is no probability to draw from."""
+    if value is not None and not 0 < value <= 1:
+        raise typer.BadParameter(f"it must be above 0 and at most 1, got {value}")
+    return value
 
 
 @app.command()
@@ -64,8 +78,11 @@ def run(
             typer.echo(resolved.to_yaml(), nl=False)
             return
         from attnkit import experiment, report
+        from attnkit.run_directory import is_first_process
 
-        report.show_result(experiment.run(resolved, overwrite=overwrite))
+        result = experiment.run(resolved, overwrite=overwrite)
+        if is_first_process():
+            report.show_result(result)
 
     guarded(act, debug)
 
@@ -113,7 +130,7 @@ def show(
 @app.command()
 def generate(
     run: RunArgument,
-    prompt: Annotated[str, typer.Option(help="The text to go on from.")] = "\n",
+    prompt: Annotated[str, typer.Option(help="The text to go on from.", callback=not_empty)] = "\n",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 300,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0: always the likeliest token.")
@@ -122,7 +139,8 @@ def generate(
         int | None, typer.Option(min=1, help="Draw among the k likeliest tokens.")
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Draw among the likeliest that sum to p.")
+        float | None,
+        typer.Option(help="Draw among the likeliest that sum to p.", callback=above_0_up_to_1),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     best: Annotated[
@@ -135,7 +153,10 @@ def generate(
     def act() -> None:
         from attnkit.trained_run import load_run
 
-        for piece in load_run(run, best=best).stream(
+        trained = load_run(run, best=best)
+        if unknown := trained.unknown_in(prompt):
+            typer.echo(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}", err=True)
+        for piece in trained.stream(
             prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
         ):
             typer.echo(piece, nl=False)
@@ -151,28 +172,30 @@ def guarded(act: Callable[[], Any], debug: bool) -> None:
     """
     try:
         act()
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
+    except KeyboardInterrupt as error:
+        typer.echo(" ".join(["interrupted", *map(str, error.args)]), err=True)
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader has seen enough (`| head`); typer ends quietly
+        raise
     except Exception as error:
         if debug:
             traceback.print_exc()
-        bad_input = is_bad_input(error)
-        if bad_input or debug:
+        code = exit_code(error)
+        if code != FAILED or debug:
             typer.echo(f"error: {error}", err=True)
         else:
             typer.echo(f"error: {type(error).__name__}: {error}\n(--debug shows where)", err=True)
-        raise typer.Exit(BAD_INPUT if bad_input else FAILED) from None
+        raise typer.Exit(code) from None
 
 
-def is_bad_input(error: Exception) -> bool:
-    """True for the errors whose message tells the user what to mend. Compared by name: importing
-    them costs seconds.
+def exit_code(error: Exception) -> int:
+    """2 for the errors whose message tells the user what to mend, 3 for a run that diverged, else
+    1. Errors are known by name: importing their classes costs seconds.
     """
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    return bool(
-        kinds & {"RecipeError", "RegistryError", "DataError", "RunDirectoryError", "InputError"}
-    )
+    if kinds & {"RecipeError", "RegistryError", "DataError", "RunDirectoryError", "HardwareError"}:
+        return BAD_INPUT
+    return DIVERGED if "DivergedError" in kinds else FAILED
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from attnkit import run_directory
@@ -21,13 +22,15 @@ from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.progress import TrainingProgress
 from attnkit.callbacks.samples import Samples
 from attnkit.data.language_modeling import LanguageModelingData
-from attnkit.hardware import device_name, has_fast_bfloat16, peak_memory_bytes
+from attnkit.endings import plain_endings
+from attnkit.hardware import HardwareError, device_name, has_fast_bfloat16, peak_memory_bytes
 from attnkit.masks import build_mask
 from attnkit.models.accounting import costs
 from attnkit.models.influence import LaterInfluence, measure_later_influence
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe
 from attnkit.registry import OPTIMIZERS, SCHEDULES, SOURCES, TOKENIZERS
+from attnkit.tasks.base import Probe
 from attnkit.tasks.language_modeling import LanguageModelingTask
 from attnkit.tensorboard.logger import RunLogger
 
@@ -64,6 +67,9 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
     Raises:
         RunDirectoryError: if the directory is taken.
         DataError: if the data is missing or bad.
+        HardwareError: if this machine lacks what `trainer` asks for.
+        DivergedError: if the weights are no finite numbers any more.
+        KeyboardInterrupt: if it was interrupted; the message says what is left behind.
     """
     directory = recipe.run_dir
     if run_directory.is_first_process():
@@ -74,23 +80,26 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
     model = build_model(recipe, data.tokenizer.vocab_size)
     influence = measure_later_influence(model)
     environment = {**run_directory.environment(), "data": data.describe()}
+    task = build_task(recipe, model, data)
+    probe = task.probe(recipe.logging.probe_tokens, recipe.logging.probe)
+    logger = RunLogger(directory, trial_id=recipe.variant)
+    curves = TrainingCurves(recipe.logging.every_n_steps)
+    trainer = build_trainer(recipe, probe, logger, curves)
+
+    # Whatever can be refused was refused above: nothing half-written is left behind.
     if run_directory.is_first_process():
         run_directory.claim(directory, overwrite)
         (directory / run_directory.RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         data.tokenizer.save(directory)
         run_directory.write_json(directory / run_directory.ENVIRONMENT, environment)
-
-    task = build_task(recipe, model, data)
-    logger = build_logger(recipe, floors, influence)
-    curves = TrainingCurves(recipe.logging.every_n_steps)
-    trainer = build_trainer(recipe, task, logger, curves)
-    started = time.monotonic()
-    trainer.fit(task)
-    seconds = time.monotonic() - started
-    trainer.save_checkpoint(directory / run_directory.CHECKPOINTS / run_directory.LAST)
-
-    task.whole_split = True
-    trainer.validate(task, verbose=False)
+        introduce(logger, recipe, probe, floors, influence)
+    with plain_endings(trainer, model, directory):
+        started = time.monotonic()
+        trainer.fit(task)
+        seconds = time.monotonic() - started
+        trainer.save_checkpoint(directory / run_directory.CHECKPOINTS / run_directory.LAST)
+        task.whole_split = True
+        trainer.validate(task, verbose=False)
     metrics = {
         name.removeprefix("final/"): float(value)
         for name, value in trainer.callback_metrics.items()
@@ -159,18 +168,23 @@ def build_task(
     )
 
 
-def build_logger(recipe: Recipe, floors: dict[int, float], influence: LaterInfluence) -> RunLogger:
-    """TensorBoard, with what is known before the first step."""
-    logger = RunLogger(recipe.run_dir, trial_id=recipe.variant)
+def introduce(
+    logger: RunLogger,
+    recipe: Recipe,
+    probe: Probe,
+    floors: dict[int, float],
+    influence: LaterInfluence,
+) -> None:
+    """Tells TensorBoard what is known before the first step."""
     logger.log_hyperparams(hyperparameters(recipe))
     logger.layout()
     logger.fenced("recipe", recipe.to_yaml(), 0)
+    logger.fenced("probe", "".join(probe.query_tokens), 0)
     logger.log_metrics({f"loss/floor_{order}gram": value for order, value in floors.items()}, 0)
     if influence.num_moved:
         said = describe_influence(influence)
         log.warning(said)
         logger.fenced("warning", said, 0)
-    return logger
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
@@ -183,12 +197,16 @@ def hyperparameters(recipe: Recipe) -> dict[str, Any]:
 
 
 def build_trainer(
-    recipe: Recipe, task: LanguageModelingTask, logger: RunLogger, curves: TrainingCurves
+    recipe: Recipe, probe: Probe, logger: RunLogger, curves: TrainingCurves
 ) -> L.Trainer:
-    """Lightning's loop, with nothing in it that slows a step."""
+    """Lightning's loop, with nothing in it that slows a step.
+
+    Raises:
+        HardwareError: if this machine lacks the accelerator, the devices or the strategy.
+    """
     quiet_lightning()
     options = recipe.trainer
-    interval = min(recipe.validation.every_n_steps, options.max_steps) * options.accumulate
+    validate_every = min(recipe.validation.every_n_steps, options.max_steps)
     label = f"{recipe.name}/{recipe.variant}"
     best = ModelCheckpoint(
         dirpath=recipe.run_dir / run_directory.CHECKPOINTS,
@@ -196,19 +214,14 @@ def build_trainer(
         monitor="loss/val",
         enable_version_counter=False,
     )
-    callbacks: list[L.Callback] = [curves, TrainingProgress(curves, label), best]
-    if options.checkpoint_every is not None:
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=recipe.run_dir / run_directory.CHECKPOINTS,
-                filename=run_directory.LAST.removesuffix(".ckpt"),
-                every_n_train_steps=options.checkpoint_every,
-                enable_version_counter=False,
-            )
-        )
-    if recipe.logging.attention_maps:
-        probe = task.probe(recipe.logging.probe_tokens, recipe.logging.probe)
-        logger.fenced("probe", "".join(probe.query_tokens), 0)
+    last = ModelCheckpoint(
+        dirpath=recipe.run_dir / run_directory.CHECKPOINTS,
+        filename=run_directory.LAST.removesuffix(".ckpt"),
+        every_n_train_steps=options.checkpoint_every or validate_every,
+        enable_version_counter=False,
+    )
+    callbacks: list[L.Callback] = [curves, TrainingProgress(curves, label), best, last]
+    if recipe.logging.attention_maps and recipe.model["num_layers"]:
         callbacks.append(
             AttentionMaps(
                 probe.inputs,
@@ -221,23 +234,29 @@ def build_trainer(
         )
     if recipe.logging.samples:
         callbacks.append(Samples(recipe.logging.samples))
-    return L.Trainer(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        strategy=options.strategy,
-        precision=resolve_precision(options.precision, options.accelerator),
-        max_steps=options.max_steps,
-        accumulate_grad_batches=options.accumulate,
-        val_check_interval=interval,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=recipe.logging.every_n_steps,
-        logger=logger,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    try:
+        return L.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            strategy=options.strategy,
+            precision=resolve_precision(options.precision, options.accelerator),
+            max_steps=options.max_steps,
+            accumulate_grad_batches=options.accumulate,
+            val_check_interval=validate_every * options.accumulate,  # counted in batches
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=recipe.logging.every_n_steps,
+            logger=logger,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, ImportError) as error:
+        raise HardwareError(
+            f"trainer: accelerator {options.accelerator}, devices {options.devices} and strategy "
+            f"{options.strategy} do not work here: {error}"
+        ) from error
 
 
 def resolve_precision(precision: str | int, accelerator: str) -> Any:
@@ -274,5 +293,7 @@ def quiet_lightning() -> None:
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*You are using a CUDA device.*",
         ".*treespec, LeafSpec.*",  # Lightning calls what torch deprecates
+        ".*smaller than the logging interval.*",  # TrainingCurves writes the last step too
+        ".*recommended to use `self.log.*sync_dist=True.*",  # torchmetrics has synchronised it
     ):
         warnings.filterwarnings("ignore", message)

@@ -8,6 +8,10 @@ import sys
 import torch
 
 
+class HardwareError(Exception):
+    """A recipe asks for an accelerator, devices or a strategy that this machine lacks."""
+
+
 def has_fast_bfloat16(accelerator: str = "auto") -> bool:
     """True on NVIDIA GPUs from Ampere on, and on CPUs with instructions for bfloat16 products."""
     if accelerator != "cpu" and torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,18 @@ class TrainedRun:
     recipe: Recipe
     tokenizer: Tokenizer
     model: LanguageModel
+
+    def unknown_in(self, prompt: str) -> list[str]:
+        """What of a prompt the vocabulary lacks, each once; the model reads it as
+        `<|unknown|>`.
+        """
+        encoding = self.tokenizer.encode(prompt)
+        unknown = [
+            prompt[start:stop]
+            for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+            if token == self.tokenizer.unknown_id
+        ]
+        return list(dict.fromkeys(unknown))
 
     def stream(self, prompt: str, max_new_tokens: int, **options: Any) -> Iterator[str]:
         """Yields the text that follows a prompt, piece by piece; `options` are those of `generate`.
@@ -79,7 +92,11 @@ def load_run(directory: str | Path, *, best: bool = False) -> TrainedRun:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise RunDirectoryError(f"{path} does not fit the run's recipe: {error}") from error
+        _, first, *others = str(error).splitlines()
+        more = f" (and {len(others)} more)" if others else ""
+        raise RunDirectoryError(
+            f"{path} does not fit the recipe and the vocabulary beside it: {first.strip()}{more}"
+        ) from error
     return TrainedRun(recipe, tokenizer, model.eval())
 
 
@@ -96,14 +113,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} does not exist; the run has not got as far as a checkpoint"
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on pickles, which are refused below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise RunDirectoryError(
-            f"{path} is damaged, or holds objects other than plain data; it was not loaded"
+            f"{path} is damaged, or holds objects other than plain data; it was not loaded, and "
+            "nothing in it was run"
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} is damaged or no checkpoint ({error})") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise RunDirectoryError(
+            f"{path} is damaged or no checkpoint; restore it, or train the run again"
+        ) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise RunDirectoryError(f"{path} is no checkpoint of attnkit: it holds no state_dict")
     prefix = "model."
     return {

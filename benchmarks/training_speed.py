@@ -86,7 +86,8 @@ def main() -> None:
             print(f"ratio {ours / plain:.3f}")
     print(
         f"median ratio {statistics.median(ratios):.3f} "
-        f"(min {min(ratios):.3f}, max {max(ratios):.3f}), precision {arguments.precision}, {arguments.threads} threads, {arguments.steps} steps"
+        f"(min {min(ratios):.3f}, max {max(ratios):.3f}), "
+        f"precision {arguments.precision}, {arguments.threads} threads, {arguments.steps} steps"
     )
 
 

@@ -34,7 +34,7 @@ class AttentionMaps(L.Callback):
         inputs: what the module is called with: one example, with a batch axis of 1.
         query_tokens: texts of the tokens that ask.
         key_tokens: texts of the tokens that answer; None: the same tokens.
-        num_moments: how many moments: step 0, log-spaced steps, the last one.
+        num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
         every_n_steps: log at multiples of this instead; needed where the run's length is not known
             in steps.
         example: name of the example, in the tags.
@@ -71,10 +71,10 @@ class AttentionMaps(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Settles the moments, and logs the maps of the untrained model."""
         total = int(trainer.estimated_stepping_batches)
-        if self.every_n_steps is None:
-            self._moments = set(log_moments(total, self.num_moments))
-        else:
+        if self.every_n_steps is not None:
             self._moments = set(range(0, total + 1, self.every_n_steps))
+        elif self.num_moments > 1:
+            self._moments = set(log_moments(total, self.num_moments))
         self._log(trainer, pl_module)
 
     def on_train_batch_end(

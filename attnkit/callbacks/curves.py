@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 class TrainingCurves(L.Callback):
     """Writes scalars every few steps, straight to the logger.
 
-    `loss/train` is the mean over the steps since the last point. Tokens per second counts training
+    `loss/train` is the mean over the steps since the last point, and over all processes. Tokens per second counts training
     alone: time in validation is left out.
 
     Args:
@@ -75,7 +76,10 @@ class TrainingCurves(L.Callback):
     def _write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
         # The loss comes first: reading it waits for the GPU, so that the time that follows is that
         # of work done.
-        loss = float(self._loss_sum) / self._batches * trainer.accumulate_grad_batches
+        loss_sum = trainer.strategy.reduce(torch.as_tensor(self._loss_sum), reduce_op="mean")
+        loss = float(loss_sum) / self._batches * trainer.accumulate_grad_batches
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the training loss is {loss} at step {step}")
         self._count_time()
         self.num_tokens += self._window_tokens
         self.seconds += self._window_seconds

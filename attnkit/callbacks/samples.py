@@ -14,7 +14,7 @@ class Samples(L.Callback):
     """Writes what the task's `sample` returns to TensorBoard's Text page, letter by letter.
 
     Args:
-        num_moments: how many moments: step 0, log-spaced steps, the last one.
+        num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
     """
 
     def __init__(self, num_moments: int) -> None:
@@ -24,7 +24,9 @@ class Samples(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Settles the moments, and writes the first sample."""
-        self._moments = set(log_moments(trainer.max_steps, self.num_moments))
+        self._moments = {trainer.max_steps}
+        if self.num_moments > 1:
+            self._moments.update(log_moments(trainer.max_steps, self.num_moments))
         self._write(trainer, pl_module)
 
     def on_train_batch_end(

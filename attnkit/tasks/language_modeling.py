@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from attnkit.data.batch import LanguageBatch
+from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.models.decoding import generate
 from attnkit.models.influence import sees_later_tokens
@@ -109,7 +110,10 @@ class LanguageModelingTask(Task):
         if self.whole_split:
             metrics = {f"final/{name.partition('/')[2]}": value for name, value in metrics.items()}
             metrics["final/loss"] = metrics.pop("final/val")
-        self.log_dict(metrics)
+        # Lightning would write them a step too early: it counts the step when validation is over.
+        self.log_dict(metrics, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, self.global_step)
 
     def train_dataloader(self) -> DataLoader:
         """The batches of all steps; batch n is a function of (seed, n) alone."""
@@ -138,13 +142,19 @@ class LanguageModelingTask(Task):
         return batch.tokens.numel()
 
     def probe(self, num_tokens: int, text: str | None) -> Probe:
-        """The first tokens of a text, or of the validation split."""
+        """The first tokens of a text, or of the validation split.
+
+        Raises:
+            DataError: if the text is empty.
+        """
         num_tokens = min(num_tokens, self.model.max_seq_len)
         tokenizer = self.data.tokenizer
         if text is None:
             ids = self.data.val_store.tokens[:num_tokens].astype("int64").tolist()
         else:
             ids = tokenizer.encode(text).ids[:num_tokens]
+        if not ids:
+            raise DataError("logging.probe is empty; write a text, or null for validation text")
         labels = [tokenizer.token_text(i) for i in ids]
         inputs: tuple[Tensor, ...] = (torch.tensor([ids]),)
         if self.data.with_documents:
@@ -153,9 +163,7 @@ class LanguageModelingTask(Task):
         return Probe("probe", inputs, labels, labels)
 
     def sample(self) -> str:
-        """A text that begins with a line break, or where a character set has none, with its first
-        token.
-        """
+        """A text that follows a line break."""
         return self.continue_text("\n", SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=self.seed)
 
     def continue_text(self, prompt: str, max_new_tokens: int, **options: Any) -> str:

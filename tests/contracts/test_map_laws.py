@@ -5,7 +5,7 @@ import torch
 
 from attnkit.attention.maps import attention_map
 from attnkit.attention.multi_head import MultiHead
-from attnkit.registry import options_of
+from attnkit.options import options_of
 
 
 def test_the_map_times_the_values_is_the_mix(case):

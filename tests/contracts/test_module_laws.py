@@ -11,7 +11,8 @@ from attnkit.attention.base import ScoreAttention
 from attnkit.attention.multi_head import MultiHead
 from attnkit.masks import NoMask, build_mask
 from attnkit.models.language_model import LanguageModel
-from attnkit.registry import ATTENTION, MASKS, POSITIONS, options_of
+from attnkit.options import options_of
+from attnkit.registry import ATTENTION, MASKS, POSITIONS
 
 
 def output_of(attention, case, length=None):

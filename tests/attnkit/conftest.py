@@ -1,0 +1,98 @@
+"""Runs that several files look at, and the small recipe that they are made from."""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from attnkit import experiment
+from attnkit.recipe import Recipe, recipe_from_dict
+
+SMALL_MODEL = {
+    "max_seq_len": 16,
+    "dim": 16,
+    "num_layers": 2,
+    "attention": {"name": "multi_head", "num_heads": 2},
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps prepared data out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 20,000 characters that a small model can learn something about."""
+    words = random.Random(0)
+    subjects, verbs = ["the cat", "a dog", "my bird", "one fish"], ["sees", "likes", "eats"]
+    lines = [
+        f"{words.choice(subjects)} {words.choice(verbs)} {words.choice(subjects)}."
+        for _ in range(1000)
+    ]
+    file = tmp_path_factory.mktemp("text") / "animals.txt"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@pytest.fixture(scope="session")
+def small_keys(text_file: Path) -> dict:
+    """A recipe of a second: everything is written, though little of it."""
+    return {
+        "name": "small",
+        "data": {"name": "text", "files": str(text_file)},
+        "tokenizer": "char",
+        "model": SMALL_MODEL,
+        "optimizer": {"name": "adamw", "lr": 0.01},
+        "trainer": {"max_steps": 6, "batch_size": 8, "precision": 32, "accelerator": "cpu"},
+        "validation": {"every_n_steps": 3, "max_tokens": 256},
+        "logging": {"every_n_steps": 1, "attention_maps": 0, "samples": 0},
+    }
+
+
+@pytest.fixture
+def small(small_keys: dict, tmp_path: Path) -> Callable[..., Recipe]:
+    """`small("model.dim=32")`: the small recipe, whose runs go to the test's own folder."""
+
+    def make(*overrides: str) -> Recipe:
+        return recipe_from_dict({**small_keys, "runs_dir": str(tmp_path / "runs")}, overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_run(small_keys: dict, tmp_path_factory: pytest.TempPathFactory) -> experiment.Result:
+    """A finished run of the small recipe; to be read, not to be changed."""
+    keys = {**small_keys, "runs_dir": str(tmp_path_factory.mktemp("small"))}
+    return experiment.run(recipe_from_dict(keys))
+
+
+@pytest.fixture(scope="session")
+def real_run(tmp_path_factory: pytest.TempPathFactory) -> experiment.Result:
+    """300 steps on real text, with all that is logged by default: the quickstart with two layers
+    of width 64. To be read, not to be changed.
+    """
+    shakespeare = Path(os.environ.get("ATTNKIT_DATA", ""), "tinyshakespeare", "input.txt")
+    keys = {
+        "name": "real",
+        "runs_dir": str(tmp_path_factory.mktemp("real")),
+        "data": "tiny_shakespeare" if shakespeare.is_file() else "stdlib_docs",
+        "tokenizer": "char",
+        "model": {
+            "dim": 64,
+            "num_layers": 2,
+            "attention": {"name": "multi_head", "num_heads": 4},
+            "position": "rotary",
+        },
+        "optimizer": {"name": "adamw", "lr": 5e-3},
+        "schedule": {"name": "cosine", "warmup_steps": 50},
+        "trainer": {"max_steps": 300, "batch_size": 24, "accelerator": "cpu"},
+        "validation": {"every_n_steps": 100},
+        "logging": {"every_n_steps": 50, "attention_maps": 8, "samples": 3},
+    }
+    return experiment.run(recipe_from_dict(keys))
