@@ -225,6 +225,11 @@ def load_installed_plugins() -> None:
             _entry_point_failures.append(_import_failure(f"installed plugin `{package}`", error))
 
 
+def installed_plugin_failures() -> list[str]:
+    """What is told of installed plugins that failed to import, so far."""
+    return list(_entry_point_failures)
+
+
 def _import_failure(what: str, error: Exception, path: Path | None = None) -> str:
     """Says where an import failed: in the file at `path`, where one is given, not deeper down."""
     frames = traceback.extract_tb(error.__traceback__)

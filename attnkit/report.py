@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import yaml
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +27,7 @@ from attnkit.registry import (
     Registry,
     RegistryError,
     Spec,
+    installed_plugin_failures,
     load_plugin,
     suggest,
 )
@@ -56,14 +58,16 @@ def show_names(recipes: Path) -> None:
         for name in registry.names():
             table.add_row(name, Text(registry.summary(name)))
         console.print(table)
+    for failure in installed_plugin_failures():
+        console.print(failure, markup=False)
     files = sorted(recipes.rglob("*.yaml"))
     table = _table("recipe")
     for file in files:
-        table.add_row(str(file), Text(_first_comment(file)))
+        table.add_row(escape(str(file)), Text(_first_comment(file)))
     if files:
         console.print(table)
     else:
-        console.print(f"no recipes under {recipes}/")
+        console.print(f"no recipes under {recipes}/", markup=False)
 
 
 def _table(title: str) -> Table:
@@ -101,10 +105,11 @@ def show(what: str, overrides: Sequence[str], plugins: Sequence[str]) -> None:
     found = [registry for registry in REGISTRIES if what in registry.names()]
     if not found:
         known = [name for registry in REGISTRIES for name in registry.names()]
-        raise RegistryError(
+        message = (
             f"nothing is called `{what}`{suggest(what, known)} "
             "(`attnkit list` shows all names; a recipe's name ends in .yaml)"
         )
+        raise RegistryError("\n".join([message, *installed_plugin_failures()]))
     for registry in found:
         _show_name(registry, what)
 
@@ -257,7 +262,7 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     parts = parameter_counts(model)
     attention = sum(parts[part] for part in ("query", "key", "value", "output"))
     total = sum(parts.values())
-    console.print(f"[bold cyan]{recipe.name}[/]  [dim]{path}[/]")
+    console.print(f"[bold cyan]{recipe.name}[/]  [dim]{escape(str(path))}[/]")
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     table.add_column("parameters")
     table.add_column("", justify="right")
@@ -337,6 +342,9 @@ def show_result(result: Result) -> None:
     console.print("[bold]sample[/]")
     console.print(Text(result.sample.strip("\n")))
     root = result.directory.parents[1]
-    console.print(f"\nrun          {result.directory}")
-    console.print(f"look at it   tensorboard --logdir {root}")
-    console.print(f"let it talk  attnkit generate {result.directory} --prompt 'The '")
+    for line in (
+        f"\nrun          {result.directory}",
+        f"look at it   tensorboard --logdir {root}",
+        f"let it talk  attnkit generate {result.directory} --prompt 'The '",
+    ):
+        console.print(line, markup=False)

@@ -52,12 +52,19 @@ def is_first_process() -> bool:
 
 
 def check_free(directory: Path, overwrite: bool) -> None:
-    """Checks that a run may go into a directory.
+    """Checks that a run may go into a directory, before any work is done for it.
 
     Raises:
-        RunDirectoryError: if something is there, and it is no run or may not be overwritten.
+        RunDirectoryError: if something is there, and it is no run or may not be overwritten; or if
+            nothing may be made there.
     """
     if not directory.exists():
+        above = next(parent for parent in directory.absolute().parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise RunDirectoryError(
+                f"{directory} cannot be made, since {above} is no folder that may be written to; "
+                "set runs_dir to one"
+            )
         return
     if not directory.is_dir():
         raise RunDirectoryError(

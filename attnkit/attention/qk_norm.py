@@ -3,7 +3,7 @@
     score = g cos(q, k)        with g = gain_h sqrt(D), and gain_h = 1 at the start
 
 Both are brought to length sqrt(D) before they meet, so that the standard scores / sqrt(D) give the
-cosine above: only the projections differ, and fused kernels still fit. Where the paper has one
+cosine above: only what comes before the scores differs, and fused kernels still fit. Where the paper has one
 learned g, here each head has its own.
 """
 
@@ -32,13 +32,9 @@ class QKNorm(MultiHead):
         super().__init__(dim, **options)
         self.gain = nn.Parameter(torch.ones(self.num_heads)) if learned_gain else None
 
-    def project_query(self, x: Tensor) -> Tensor:
-        """Queries of length gain x sqrt(D): (B, T, C) -> (B, H, T, D)."""
-        q = super().project_query(x)
-        q = F.rms_norm(q, q.shape[-1:])
-        return q if self.gain is None else q * self.gain.to(q.dtype).view(-1, 1, 1)
-
-    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of length sqrt(D), and values as they are: (B, S, C) -> (B, H, S, D) each."""
-        k, v = super().project_context(context)
-        return F.rms_norm(k, k.shape[-1:]), v
+    def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
+        """Brings queries to length gain x sqrt(D) and keys to sqrt(D), then turns both."""
+        q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        if self.gain is not None:
+            q = q * self.gain.to(q.dtype).view(-1, 1, 1)
+        return super().place(q, k, seen)

@@ -6,6 +6,7 @@ are exact under any kernel, and they cost nothing between the logging moments.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -35,14 +36,15 @@ class AttentionMaps(L.Callback):
         query_tokens: texts of the tokens that ask.
         key_tokens: texts of the tokens that answer; None: the same tokens.
         num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
-        every_n_steps: log at multiples of this instead; needed where the run's length is not known
-            in steps.
+        every_n_steps: log at multiples of this instead, and at the last step; needed where the
+            run's length is not known in steps.
         example: name of the example, in the tags.
         forward: how to call the module; None: `module(*inputs)`.
         note: what a viewer should know about the example.
 
     Raises:
-        ValueError: at the end of the first step, if the module holds no attnkit mechanism.
+        ValueError: when training starts, if the module holds no attnkit mechanism, or if
+            `every_n_steps` is needed and missing.
     """
 
     def __init__(
@@ -70,11 +72,14 @@ class AttentionMaps(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Settles the moments, and logs the maps of the untrained model."""
-        total = int(trainer.estimated_stepping_batches)
-        if self.every_n_steps is not None:
-            self._moments = set(range(0, total + 1, self.every_n_steps))
-        elif self.num_moments > 1:
-            self._moments = set(log_moments(total, self.num_moments))
+        if self.every_n_steps is None and self.num_moments > 1:
+            total = trainer.estimated_stepping_batches
+            if math.isinf(total):
+                raise ValueError(
+                    "the number of training steps is not known in advance, so AttentionMaps needs "
+                    "every_n_steps (or the Trainer max_steps)"
+                )
+            self._moments = set(log_moments(int(total), self.num_moments))
         self._log(trainer, pl_module)
 
     def on_train_batch_end(
@@ -95,7 +100,9 @@ class AttentionMaps(L.Callback):
 
     def _log(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         step = trainer.global_step
-        if step not in self._moments or step <= self._logged or not trainer.is_global_zero:
+        every = self.every_n_steps
+        is_moment = step in self._moments or (every is not None and step % every == 0)
+        if not is_moment or step <= self._logged or not trainer.is_global_zero:
             return
         self._logged = step
         for record in self.records(module):

@@ -14,8 +14,8 @@ from torch import Tensor
 class TrainingCurves(L.Callback):
     """Writes scalars every few steps, straight to the logger.
 
-    `loss/train` is the mean over the steps since the last point, and over all processes. Tokens per second counts training
-    alone: time in validation is left out.
+    `loss/train` is the mean over the steps since the last point, and over all processes. Tokens
+    per second counts training alone: time in validation is left out.
 
     Args:
         every_n_steps: optimizer steps between points.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,6 +68,14 @@ class MLP(nn.Module):
         return self.down(hidden)
 
 
+def _cast_once(x: Tensor) -> Tensor:
+    """Under autocast, gives the type that each projection would otherwise cast to on its own."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
+
+
 class Layer(nn.Module):
     """Self-attention and an MLP, each behind a norm and added to what came in. Without an MLP,
     attention alone.
@@ -94,7 +103,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, mask: Mask, cache: Cache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        tokens = self.attention_norm(x)
+        tokens = _cast_once(self.attention_norm(x))
         x = x + self.dropout(self.attention(tokens, tokens, mask, cache))
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.dropout(self.mlp(self.mlp_norm(x)))

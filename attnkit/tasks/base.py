@@ -113,7 +113,11 @@ class Task(L.LightningModule, ABC):
         """Sets the learning rate, and seeds dropout from (seed, rank, batch number) so that a
         resumed run repeats it.
         """
-        torch.manual_seed(batch_seed(self.seed, self.global_rank, batch_idx))
+        seed = batch_seed(self.seed, self.global_rank, batch_idx)
+        # Not torch.manual_seed: without a GPU it keeps a stack trace of every call, 1 ms each.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         factor = self.schedule.factor(self.global_step, self.max_steps)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -132,7 +136,7 @@ class Task(L.LightningModule, ABC):
         gradient scaling.
         """
         limit = float("inf") if self.gradient_clip is None else self.gradient_clip
-        parameters = [p for p in self.parameters() if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.gradient_norm = nn.utils.clip_grad_norm_(parameters, limit)
 
 

@@ -30,6 +30,12 @@ from attnkit.tensorboard.moments import log_moments
 
 MAPS, SHEETS = "attention/probe/self", "attention_maps/probe/self"
 COMMAND = [sys.executable, "-m", "attnkit", "run"]
+HEEDING_CTRL_C = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored where the tests ignore it
+sys.argv = ["attnkit", "run", "small.yaml"]
+runpy.run_module("attnkit", run_name="__main__")
+"""
 
 
 def events(directory):
@@ -73,8 +79,8 @@ def texts(shown, tag):
 
 
 def test_it_learns_more_than_counting_pairs(real_run):
-    """Seeds 0, 1 and 2 came to 2.10, 2.09 and 2.10 nats a character on Shakespeare (floor of the
-    2-grams 2.49), and to 2.11, 2.09 and 2.11 on the standard library (2.63).
+    """Seeds 0, 1 and 2 came to 2.10, 2.09 and 2.08 nats a character on Shakespeare (floor of the
+    2-grams 2.49), and to 2.15, 2.13 and 2.13 on the standard library (2.63).
     """
     assert real_run.metrics["loss"] < real_run.floors[2] - 0.3
     assert real_run.metrics["loss"] > real_run.floors[5]  # lower would be cheating
@@ -267,6 +273,7 @@ def test_logging_changes_nothing(small, tmp_path):
     assert same_weights(weights(quiet.directory), weights(loud.directory))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, of any loader
 def test_who_loads_the_batches_changes_nothing(small, small_run):
     with_workers = experiment.run(small("trainer.num_workers=2"))
     assert hexadecimal(with_workers.directory) == hexadecimal(small_run.directory)
@@ -307,7 +314,7 @@ def test_bf16_trains_like_float32(small, small_run):
 def test_a_compiled_model_trains_alike(small, small_run):
     compiled = experiment.run(small("trainer.compile=true", "logging.attention_maps=3"))
     assert compiled.metrics["loss"] == pytest.approx(small_run.metrics["loss"], rel=1e-4)
-    assert [e.step for e in events(compiled.directory).Images(SHEETS)] == [0, 2, 6]
+    assert [e.step for e in events(compiled.directory).Images(SHEETS)] == log_moments(6, 3)
     assert weights(compiled.directory).keys() == weights(small_run.directory).keys()
 
 
@@ -411,13 +418,11 @@ def test_few_moments_end_with_the_last_step(small, moments):
 def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, number, code, word):
     (tmp_path / "small.yaml").write_text(small("trainer.max_steps=1000000").to_yaml())
     process = subprocess.Popen(
-        [*COMMAND, "small.yaml"],
+        [sys.executable, "-c", HEEDING_CTRL_C],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Under `nohup` or `&` the tests' own process ignores Ctrl-C, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         deadline = time.monotonic() + 60

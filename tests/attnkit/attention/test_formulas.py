@@ -110,6 +110,7 @@ def test_qk_norm_without_a_gain_has_none(inputs):
     q, k, _ = projected(attention, *inputs)
     cosines = F.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1)
     q, k = attention.project_query(inputs[0]), attention.project_context(inputs[1])[0]
+    q, k = attention.place(q, k)
     torch.testing.assert_close(attention.scores(q, k), cosines * D**0.5, atol=1e-4, rtol=1e-4)
 
 

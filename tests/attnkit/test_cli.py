@@ -1,0 +1,359 @@
+"""The command line: its surface, and one clear message with the right exit code for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from attnkit.cli import app, exit_code, guarded
+from attnkit.run_directory import RunDirectoryError
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = str(ROOT / "recipes/language_modeling/quickstart.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch, small):
+    """A folder with a recipe that is good, in which every command runs."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(small().to_yaml())
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def complaint(*arguments, code=2):
+    """What a refused command says: one message on standard error, nothing else."""
+    ended = call(*arguments)
+    assert ended.exit_code == code, ended.output
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("error: ")
+    return ended.stderr.removeprefix("error: ").strip()
+
+
+# The surface
+
+
+def test_the_surface_is_what_was_agreed_on():
+    """A change here is a change for everybody who has a script: think of it as one."""
+    group = typer.main.get_command(app)
+    surface = {
+        name: sorted(option for parameter in command.params for option in parameter.opts)
+        for name, command in group.commands.items()
+    }
+    assert surface == {
+        "run": ["--debug", "--dry-run", "--overwrite", "overrides", "recipe"],
+        "list": ["--debug", "--recipes"],
+        "show": ["--debug", "--plugin", "overrides", "what"],
+        "generate": [
+            "--best",
+            "--debug",
+            "--max-new-tokens",
+            "--prompt",
+            "--seed",
+            "--temperature",
+            "--top-k",
+            "--top-p",
+            "run",
+        ],
+    }
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["list"], ["show"], ["generate"]])
+def test_every_command_explains_itself(command):
+    for flag in ("-h", "--help"):
+        ended = call(*command, flag)
+        assert ended.exit_code == 0
+        assert "Usage:" in ended.stdout
+
+
+def test_without_a_command_the_help_is_shown():
+    ended = call()
+    assert ended.exit_code == 2
+    assert "generate" in ended.output
+
+
+WITHOUT_LIGHTNING = f"""
+import sys
+from attnkit.cli import app
+from attnkit.report import REGISTRIES
+names = sorted({{name for registry in REGISTRIES for name in registry.names()}})
+commands = [["--help"], ["list"], ["show", {QUICKSTART!r}], *(["show", name] for name in names)]
+commands += [["run", {QUICKSTART!r}, "--dry-run"]]
+for command in commands:
+    code = 0
+    try:
+        code = app(command, standalone_mode=False)
+    except SystemExit as end:
+        code = end.code
+    assert not code, (command, code)
+assert len(names) > 25
+print([name for name in ("lightning", "torchmetrics", "tensorboard") if name in sys.modules])
+"""
+
+
+def test_looking_things_up_loads_no_lightning():
+    """Every name that is registered can be shown, and none of it waits for lightning."""
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LIGHTNING], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+# Good input
+
+
+def test_a_run_ends_with_numbers_a_sample_and_where_it_lies():
+    ended = call("run", "small.yaml", "seed=3")
+    assert ended.exit_code == 0, ended.output
+    result = json.loads(Path("runs/small/base/seed3/result.json").read_text())
+    directory = next(
+        line.split()[-1] for line in ended.stdout.splitlines() if line.startswith("run  ")
+    )
+    assert Path(directory).resolve() == Path("runs/small/base/seed3").resolve()
+    assert f"{result['metrics']['loss']:.4f}" in ended.stdout
+    assert f"{result['metrics']['bits_per_byte']:.4f}" in ended.stdout
+    (floor,) = (line for line in ended.stdout.splitlines() if "2-gram floor" in line)
+    assert float(floor.split()[-1]) == pytest.approx(result["ngram_floors"]["2"], abs=1e-4)
+    assert f"tensorboard --logdir {Path(directory).parents[1]}" in ended.stdout
+    assert f"attnkit generate {directory}" in ended.stdout
+    (progress,) = ended.stderr.splitlines()  # a log file: no bar
+    assert progress.startswith("small/base  6/6  loss ")
+    assert "val " in progress
+    assert "tokens/s" in progress
+    assert progress.endswith(" left")
+
+
+def test_a_dry_run_shows_the_recipe_and_touches_nothing():
+    ended = call("run", "small.yaml", "model.dim=32", "--dry-run")
+    assert ended.exit_code == 0
+    assert ended.stderr == ""
+    assert not Path("runs").exists()
+    Path("again.yaml").write_text(ended.stdout)
+    assert "dim: 32" in ended.stdout
+    assert call("run", "again.yaml", "--dry-run").stdout == ended.stdout
+
+
+def test_overwrite_replaces_a_run():
+    for _ in range(2):
+        assert call("run", "small.yaml", "trainer.max_steps=1", "--overwrite").exit_code == 0
+
+
+def test_the_command_line_works_as_a_module_too():
+    ended = subprocess.run(
+        [sys.executable, "-m", "attnkit", "--help"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0
+    assert "generate" in ended.stdout
+
+
+def test_generated_text_comes_from_the_seed(small_run):
+    def say(*options):
+        ended = call("generate", small_run.directory, "--max-new-tokens", 40, *options)
+        assert ended.exit_code == 0, ended.output
+        assert ended.stderr == ""
+        return ended.stdout
+
+    first = say("--prompt", "the ", "--seed", 1)
+    assert first == say("--prompt", "the ", "--seed", 1)
+    assert first != say("--prompt", "the ", "--seed", 2)
+    assert say("--temperature", 0) == say("--temperature", 0, "--seed", 2)
+    assert say("--temperature", 0) == say("--top-k", 1)
+
+
+def test_text_goes_on_beyond_the_length_of_the_context(small_run):
+    ended = call("generate", small_run.directory, "--max-new-tokens", 50, "--prompt", "a dog " * 5)
+    assert ended.exit_code == 0
+    told = ended.stdout.removesuffix("\n").replace("<|unknown|>", "?").replace("<|end|>", "!")
+    assert len(told) == 50  # the context is 16
+
+
+def test_what_the_vocabulary_lacks_is_said(small_run):
+    ended = call("generate", small_run.directory, "--prompt", "Ωthe Ω?", "--max-new-tokens", 3)
+    assert ended.exit_code == 0
+    assert ended.stderr == "the run's vocabulary lacks 'Ω', '?'\n"
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["lr", "3"], "override lr: expected key=value, or ~key to remove a key"),
+        (["lr 3"], "override lr 3: expected key=value, or ~key to remove a key; write lr=3"),
+        (["model.attention.name=multihead"], "unknown attention mechanism `multihead`; did you"),
+        (
+            ["model.mask=document", "model.attention=linear"],
+            "attention linear cannot obey the mask document (it obeys: causal, none, padding)",
+        ),
+        (["model.attention.num_heads=3"], "num_heads 3 does not divide dim 16; set head_dim or"),
+        (["data.files=none.txt"], "data.files: none.txt does not exist (seen from "),
+        (["data.files=empty.txt"], "empty.txt is empty; leave it out or fill it"),
+        (["data.files=short.txt"], "one window of model.max_seq_len 16 needs 17; give it more"),
+        (["data.files=bad.txt"], "bad.txt:2: byte 0xff at offset 16 is not valid UTF-8"),
+        (["plugins=[none.py]"], "none.py does not exist"),
+        (["plugins=[raises.py]"], "raises.py:1: ZeroDivisionError: division by zero"),
+        (["plugins=[syntax.py]"], "syntax.py:2: SyntaxError: "),
+        (["plugins=[taken.py]"], "attention mechanism `multi_head` is already registered by"),
+        (["runs_dir=a_file"], "a_file is no folder that may be written to; set runs_dir"),
+        (["logging.probe=''"], "logging.probe is empty; write a text, or null for validation"),
+        (["trainer.strategy=luck"], "trainer: accelerator cpu, devices 1 and strategy luck do not"),
+        (["tokenizer={name: bpe, vocab_size: 3}"], "tokenizer.vocab_size: must be at least 257"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_bad_run_is_refused_in_one_message(overrides, message):
+    Path("a_file").write_text("")
+    Path("empty.txt").write_text("")
+    Path("short.txt").write_text("too short\n" * 3)
+    Path("bad.txt").write_bytes(b"one line\nsecond \xff line\n" + b"and more\n" * 100)
+    Path("raises.py").write_text("1 / 0\n")
+    Path("syntax.py").write_text("\ndef f(:\n")
+    Path("taken.py").write_text(
+        "from attnkit import ATTENTION\n\n\n"
+        "@ATTENTION.register('multi_head')\nclass Mine:\n    pass\n"
+    )
+    before = sorted(Path().rglob("*"))
+    assert message in complaint("run", "small.yaml", *overrides)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_all_problems_of_a_recipe_are_told_at_once_with_their_places():
+    Path("bad.yaml").write_text("model: {dims: 16}\nsed: 3\ntrainer: {precision: 16}\n")
+    lines = complaint("run", "bad.yaml").splitlines()
+    headlines = [line for line in lines if not line.startswith(" ")]
+    assert [line.split(": ")[0] for line in headlines] == [
+        "bad.yaml:1:9", "bad.yaml:2:1", "bad.yaml:3:22"
+    ]  # fmt: skip
+    assert "    model: {dims: 16}" in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.yaml", "there is no such file; the folder has "),
+        (".", "this is a folder; name a recipe file in it"),
+    ],
+)
+def test_a_recipe_that_is_none(name, message):
+    assert message in complaint("run", name)
+
+
+def test_a_taken_directory_is_named_with_the_ways_out():
+    directory = Path("runs/small/base/seed0")
+    directory.parent.mkdir(parents=True)
+
+    def refusal(*options):
+        return complaint("run", "small.yaml", "runs_dir=runs", *options)
+
+    directory.write_text("")
+    assert refusal() == f"{directory} is a file; set runs_dir, name or variant to something else"
+    directory.unlink()
+    directory.mkdir()
+    (directory / "thesis.doc").write_text("years of work")
+    for options in ([], ["--overwrite"]):
+        assert refusal(*options) == (
+            f"{directory} holds files that are no run; set runs_dir, name or variant"
+        )
+    assert (directory / "thesis.doc").read_text() == "years of work"
+    (directory / "recipe.yaml").write_text("")
+    ways_out = "replace it with --overwrite, or set variant=NAME or seed=N for another directory"
+    assert refusal() == f"{directory} holds an unfinished run; {ways_out}"
+    (directory / "result.json").write_text("{}")
+    assert refusal() == f"{directory} holds a finished run; {ways_out}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to():
+    Path("locked").mkdir(mode=0o500)
+    said = complaint("run", "small.yaml", "runs_dir=locked")
+    assert "locked is no folder that may be written to; set runs_dir to one" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere does not exist; give the directory of a run (runs/...)"),
+        (["small.yaml"], "small.yaml does not exist; give the directory of a run (runs/...)"),
+        (["."], ". holds no recipe.yaml, so it is no run; a run's directory ends in seed<k>"),
+    ],
+)
+def test_generate_wants_a_run(arguments, message):
+    assert complaint("generate", *arguments) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", ""], "it is empty; give it at least one character"),
+        (["--top-p", "0"], "it must be above 0 and at most 1, got 0.0"),
+        (["--top-p", "1.5"], "it must be above 0 and at most 1, got 1.5"),
+        (["--top-k", "0"], "'--top-k'"),
+        (["--temperature", "-1"], "'--temperature'"),
+        (["--max-new-tokens", "0"], "'--max-new-tokens'"),
+    ],
+)
+def test_generate_refuses_options_out_of_range(small_run, options, message):
+    ended = call("generate", small_run.directory, *options)
+    assert ended.exit_code == 2
+    assert ended.stdout == ""
+    assert message in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("multihead", "nothing is called `multihead`; did you mean `multi_head`?"),
+        ("none.yaml", "none.yaml: there is no such file"),
+    ],
+)
+def test_show_says_what_it_does_not_know(name, message):
+    assert message in complaint("show", name)
+
+
+def test_debug_shows_where():
+    ended = call("run", "small.yaml", "data.files=none.txt", "--debug")
+    assert ended.exit_code == 2
+    assert "Traceback (most recent call last):" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("error: data.files: none.txt does not exist")
+
+
+def test_a_fault_of_ours_is_told_from_bad_input(capsys):
+    def fail():
+        raise KeyError("inside")
+
+    with pytest.raises(typer.Exit) as ended:
+        guarded(fail, debug=False)
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err == "error: KeyError: 'inside'\n(--debug shows where)\n"
+    assert exit_code(RunDirectoryError("taken")) == 2
+
+
+def test_a_divergence_has_an_exit_code_of_its_own():
+    message = complaint(
+        "run", "small.yaml", "optimizer.lr=1e38", "trainer.gradient_clip=null", code=3
+    )
+    assert message.startswith("training has diverged: at step ")
+
+
+def test_a_reader_that_has_seen_enough_gets_no_error(small_run):
+    """`attnkit generate RUN | head -c 5`."""
+    command = [sys.executable, "-m", "attnkit", "generate", str(small_run.directory)]
+    process = subprocess.Popen(
+        [*command, "--max-new-tokens", "3000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert len(process.stdout.read(5)) == 5
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    process.wait(timeout=60)
+    assert said == b""

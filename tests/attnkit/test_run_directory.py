@@ -1,0 +1,122 @@
+import json
+import os
+import platform
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from attnkit import run_directory
+from attnkit.run_directory import RunDirectoryError, check_free, claim, recipe_of
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "runs" / "name" / "base" / "seed0"
+
+
+def make_run(directory, finished):
+    claim(directory, overwrite=False)
+    (directory / run_directory.RECIPE).write_text("name: name\n")
+    if finished:
+        run_directory.write_json(directory / run_directory.RESULT, {"status": "finished"})
+
+
+@pytest.mark.parametrize("there_already", [False, True], ids=["missing", "empty"])
+def test_a_free_directory_is_made_with_its_parents(directory, there_already):
+    if there_already:
+        directory.mkdir(parents=True)
+    check_free(directory, overwrite=False)
+    claim(directory, overwrite=False)
+    assert [path.name for path in directory.iterdir()] == [run_directory.CHECKPOINTS]
+
+
+@pytest.mark.parametrize(("finished", "state"), [(True, "a finished"), (False, "an unfinished")])
+def test_a_run_gives_way_only_if_it_may_be_overwritten(directory, finished, state):
+    make_run(directory, finished)
+    with pytest.raises(RunDirectoryError, match=f"seed0 holds {state} run; replace it with --over"):
+        claim(directory, overwrite=False)
+    claim(directory, overwrite=True)
+    assert [path.name for path in directory.iterdir()] == [run_directory.CHECKPOINTS]
+
+
+def test_what_is_no_run_is_never_removed(directory):
+    directory.mkdir(parents=True)
+    (directory / "notes.txt").write_text("precious")
+    with pytest.raises(RunDirectoryError, match="holds files that are no run"):
+        claim(directory, overwrite=True)
+    assert (directory / "notes.txt").read_text() == "precious"
+
+
+def test_a_file_is_never_removed(directory):
+    directory.parent.mkdir(parents=True)
+    directory.write_text("precious")
+    with pytest.raises(RunDirectoryError, match="is a file; set runs_dir"):
+        claim(directory, overwrite=True)
+    assert directory.read_text() == "precious"
+
+
+def test_a_place_below_a_file_is_refused_before_any_work(directory):
+    file = directory.parents[2]
+    file.write_text("")
+    with pytest.raises(RunDirectoryError, match="runs is no folder that may be written to"):
+        check_free(directory, overwrite=False)
+
+
+def test_what_the_disk_refuses_is_told_with_the_remedy(directory, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(RunDirectoryError, match="made: No space left on device; set runs_dir"):
+        claim(directory, overwrite=False)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "result.json"
+    run_directory.write_json(path, {"text": "größer", "loss": 1.5})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"text": "größer", "loss": 1.5}
+    with pytest.raises(TypeError):
+        run_directory.write_json(path, {"path": path})
+    assert json.loads(path.read_text(encoding="utf-8"))["loss"] == 1.5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # first on the second machine
+        ({"LOCAL_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_one_process_is_the_first(environment, first, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run_directory.is_first_process() is first
+
+
+def test_the_environment_pins_versions_and_names_nobody(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/home/somebody/bin/attnkit", "run", "a.yaml"])
+    found = run_directory.environment()
+    assert found["python"] == platform.python_version()
+    assert set(found["packages"]) >= {"attnkit", "torch", "lightning"}
+    assert found["command"] == ["attnkit", "run", "a.yaml"]
+    assert json.loads(json.dumps(found)) == found
+    assert socket.gethostname() not in found["platform"].split("-")
+    assert os.cpu_count() == found["cpu_cores"]
+
+
+def test_the_recipe_of_a_run_is_found(directory):
+    make_run(directory, finished=False)
+    assert recipe_of(directory).read_text() == "name: name\n"
+    with pytest.raises(RunDirectoryError, match=r"holds no recipe.yaml, so it is no run"):
+        recipe_of(directory.parent)
+    shutil.rmtree(directory)
+    with pytest.raises(RunDirectoryError, match="does not exist; give the directory of a run"):
+        recipe_of(directory)

@@ -1,0 +1,215 @@
+"""A run read back: the same model, and no way in for a file that is not a checkpoint of it."""
+
+import contextlib
+import os
+import pickle
+import shutil
+import zipfile
+
+import pytest
+import torch
+
+from attnkit import experiment
+from attnkit.data.errors import DataError
+from attnkit.recipe import RecipeError
+from attnkit.run_directory import RunDirectoryError
+from attnkit.tasks.language_modeling import SAMPLE_TOKENS
+from attnkit.trained_run import load_run
+
+
+@pytest.fixture
+def copy(small_run, tmp_path):
+    """A copy of the small run that a test may spoil."""
+    return shutil.copytree(small_run.directory, tmp_path / "copy")
+
+
+def last(directory):
+    return directory / "checkpoints" / "last.ckpt"
+
+
+def test_the_loaded_model_is_the_trained_one(real_run):
+    """Its loss on the first validation windows is what a model of the result's loss would have."""
+    run = load_run(real_run.directory)
+    assert run.recipe.name == "real"
+    assert not run.model.training
+    data = experiment.build_data(run.recipe)
+    data.prepare()
+    assert run.tokenizer.fingerprint() == data.tokenizer.fingerprint()
+    task = experiment.build_task(run.recipe, run.model, data)
+    with torch.no_grad():
+        losses = [
+            float(task.loss(batch)) for batch in [data.val_batches(None)[i] for i in range(8)]
+        ]
+    assert sum(losses) / 8 == pytest.approx(real_run.metrics["loss"], abs=0.1)
+
+
+def test_its_words_look_like_its_text(real_run):
+    text = load_run(real_run.directory).generate("The ", 200, temperature=0.5)
+    assert len(text) >= 200
+    assert 0.1 < text.count(" ") / len(text) < 0.3
+
+
+def test_the_seed_decides_the_text(real_run):
+    run = load_run(real_run.directory)
+    assert run.generate("The ", 30, seed=1) == run.generate("The ", 30, seed=1)
+    assert run.generate("The ", 30, seed=1) != run.generate("The ", 30, seed=2)
+    assert "".join(run.stream("The ", 30, seed=1)) == run.generate("The ", 30, seed=1)
+
+
+def test_a_text_may_be_longer_than_the_context(small_run):
+    run = load_run(small_run.directory)
+    assert run.model.max_seq_len == 16
+    pieces = list(run.stream("the cat", 40))
+    assert len(pieces) == 40
+
+
+def test_the_final_sample_comes_from_the_last_checkpoint(small_run):
+    run = load_run(small_run.directory)
+    text = run.generate("\n", SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
+    assert text == small_run.sample
+
+
+def test_best_and_last_are_two_checkpoints(small):
+    """The best one is of the last validation, in step 6."""
+    result = experiment.run(small("trainer.max_steps=7"))
+    best, newest = (load_run(result.directory, best=best).model for best in (True, False))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(best.parameters(), newest.parameters(), strict=True)
+    )
+
+
+def test_an_emoji_is_given_out_whole(small, tmp_path):
+    """A character of four bytes is four tokens here; its first three alone are no text."""
+    (tmp_path / "emoji.txt").write_text("🦊" * 400)
+    result = experiment.run(
+        small(f"data.files={tmp_path / 'emoji.txt'}", "tokenizer=byte", "trainer.max_steps=60")
+    )
+    pieces = list(load_run(result.directory).stream("🦊", 12, temperature=0))
+    assert "".join(pieces) == "🦊🦊🦊"
+    assert [len(piece) for piece in pieces if piece] == [1, 1, 1]
+
+
+def test_what_the_vocabulary_lacks_is_found(small_run):
+    run = load_run(small_run.directory)
+    assert run.unknown_in("the cat") == []
+    assert run.unknown_in("Ωthe ΩX") == ["Ω", "X"]
+
+
+def test_an_empty_prompt_is_refused(small_run):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        load_run(small_run.directory).generate("")
+
+
+def test_a_run_moves_with_its_folder(copy, small_run):
+    here, there = load_run(copy), load_run(small_run.directory)
+    assert here.generate("the ", 10) == there.generate("the ", 10)
+
+
+# What is no trained run
+
+
+class Intruder:
+    """Runs code when it is unpickled, unless somebody looks first."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.mark),))
+
+
+def spoil_truncate(path, mark):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def spoil_empty(path, mark):
+    path.write_bytes(b"")
+
+
+def spoil_text(path, mark):
+    path.write_text("These are my weights.\n")
+
+
+def spoil_zip(path, mark):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "no checkpoint")
+
+
+def spoil_code(path, mark):
+    torch.save({"state_dict": Intruder(mark)}, path)
+
+
+def spoil_old_pickle(path, mark):
+    path.write_bytes(pickle.dumps({"state_dict": Intruder(mark)}))
+
+
+def spoil_list(path, mark):
+    torch.save([1, 2], path)
+
+
+def spoil_no_weights(path, mark):
+    torch.save({"state_dict": 3}, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_truncate, "is damaged or no checkpoint; restore it, or train the run again"),
+        (spoil_empty, "is damaged or no checkpoint; restore it, or train the run again"),
+        (spoil_text, "is damaged"),
+        (spoil_zip, "is damaged or no checkpoint; restore it, or train the run again"),
+        (spoil_code, "objects other than plain data; it was not loaded, and nothing in it was run"),
+        (spoil_old_pickle, "it was not loaded, and nothing in it was run"),
+        (spoil_list, "is no checkpoint of attnkit: it holds no state_dict"),
+        (spoil_no_weights, "is no checkpoint of attnkit: it holds no state_dict"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_bad_checkpoint_is_refused_and_runs_nothing(copy, tmp_path, spoil, message):
+    mark = tmp_path / "code was run"
+    spoil(last(copy), mark)
+    with pytest.raises(RunDirectoryError, match=message) as refused:
+        load_run(copy)
+    assert str(refused.value).startswith(str(last(copy)))
+    assert "\n" not in str(refused.value)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("spoil", [spoil_code, spoil_old_pickle], ids=lambda spoil: spoil.__name__)
+def test_the_intruder_does_run_where_nobody_looks(tmp_path, spoil):
+    """Otherwise the test above would prove nothing."""
+    spoil(tmp_path / "file", tmp_path / "code was run")
+    with contextlib.suppress(RuntimeError):  # "corrupt file?", it asks afterwards
+        torch.load(tmp_path / "file", weights_only=False)
+    assert (tmp_path / "code was run").exists()
+
+
+def test_weights_of_other_sizes_are_named(copy):
+    recipe = copy / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("dim: 16\n", "dim: 32\n"))
+    with pytest.raises(RunDirectoryError, match=r"size mismatch for embedding.*\(and \d+ more\)$"):
+        load_run(copy)
+
+
+def test_a_run_without_a_checkpoint_is_unfinished(copy):
+    last(copy).unlink()
+    with pytest.raises(RunDirectoryError, match=r"last.ckpt does not exist; the run has not got"):
+        load_run(copy)
+    assert load_run(copy, best=True).recipe.name == "small"
+
+
+def test_a_spoilt_vocabulary_is_named(copy):
+    file = copy / "tokenizer.json"
+    file.write_text(file.read_text().replace("abc", "acb"))
+    with pytest.raises(DataError, match=r"tokenizer.json is damaged \(its sha256 differs\)"):
+        load_run(copy)
+    file.unlink()
+    with pytest.raises(DataError, match=r"tokenizer.json cannot be read"):
+        load_run(copy)
+
+
+def test_a_spoilt_recipe_is_named_with_its_place(copy):
+    recipe = copy / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("dim: 16\n", "dims: 16\n"))
+    with pytest.raises(RecipeError, match=r"recipe.yaml:\d+:3: model.dims: unknown key; did you"):
+        load_run(copy)

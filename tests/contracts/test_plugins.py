@@ -1,0 +1,237 @@
+"""Somebody else's mechanism: from a file, from a module, from an installed package."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attnkit import experiment, registry, report
+from attnkit.recipe import RecipeError, load_recipe
+from attnkit.trained_run import load_run
+
+COSINE = '''\
+from torch.nn import functional as F
+
+from attnkit import ATTENTION
+from attnkit.attention.multi_head import MultiHead
+
+
+@ATTENTION.register("my_cosine")
+class MyCosine(MultiHead):
+    """Scores are cosines times a sharpness that the recipe sets.
+
+    Args:
+        sharpness: how much a cosine counts.
+    """
+
+    formula = "softmax(sharpness cos(q, k)) v"
+
+    def __init__(self, dim: int, *, sharpness: float = 8.0, **options) -> None:
+        super().__init__(dim, **options)
+        self.sharpness = sharpness
+
+    def scores(self, q, k):
+        q, k = F.normalize(q, dim=-1), F.normalize(self.share_heads(k), dim=-1)
+        return self.sharpness * q @ k.transpose(-2, -1)
+'''
+
+RECIPE = """\
+plugins: [my_attention.py]
+data: {name: text, files: text.txt}
+tokenizer: char
+model:
+  max_seq_len: 16
+  dim: 16
+  num_layers: 1
+  attention: {name: my_cosine, num_heads: 2, sharpness: 3}
+trainer: {max_steps: 2, batch_size: 4, accelerator: cpu}
+logging: {attention_maps: 2, samples: 0}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    """A folder with a recipe and a text; what plugins register is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATTNKIT_CACHE", str(tmp_path / "cache"))
+    Path("text.txt").write_text("the cat sat on the mat.\n" * 40)
+    Path("recipe.yaml").write_text(RECIPE)
+    Path("my_attention.py").write_text(COSINE)
+    report.show_names(tmp_path)  # everything that comes with the kit is registered now
+    before = {kind: dict(kind._classes) for kind in report.REGISTRIES}
+    modules = set(sys.modules)
+    yield
+    for kind, classes in before.items():
+        kind._classes = classes
+    for name in set(sys.modules) - modules:
+        if "plugin" in name or name.startswith("my_"):
+            del sys.modules[name]
+
+
+def test_a_mechanism_of_ones_own_trains_and_talks():
+    recipe = load_recipe("recipe.yaml")
+    result = experiment.run(recipe)
+    run = load_run(result.directory)
+    attention = run.model.layers[0].attention
+    assert type(attention).__name__ == "MyCosine"
+    assert attention.sharpness == 3.0
+    assert attention.overridden_steps() == ["scores"]
+    assert run.generate("the", 5)
+
+
+def test_a_plugin_is_found_beside_its_recipe_not_beside_the_user(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe = load_recipe("../recipe.yaml")
+    assert recipe.plugins == (str(tmp_path / "my_attention.py"),)
+    Path("child.yaml").write_text("extends: ../recipe.yaml\n")
+    assert load_recipe("child.yaml").plugins == recipe.plugins
+
+
+def test_the_options_of_a_plugin_are_checked_like_any_others():
+    with pytest.raises(RecipeError, match=r"model.attention.sharpnes: unknown key; did you mean"):
+        load_recipe("recipe.yaml", ["model.attention={name: my_cosine, sharpnes: 3}"])
+    with pytest.raises(RecipeError, match=r"sharpness: expected a number, got text 'very'"):
+        load_recipe("recipe.yaml", ["model.attention.sharpness=very"])
+
+
+def test_a_plugin_may_be_a_module(tmp_path, monkeypatch):
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/__init__.py").write_text("")
+    (tmp_path / "my_package/cosine.py").write_text(COSINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = load_recipe("recipe.yaml", ["plugins=my_package.cosine"])
+    assert recipe.plugins == ("my_package.cosine",)
+    assert recipe.model["attention"].name == "my_cosine"
+
+
+def test_a_plugin_brings_more_than_mechanisms():
+    Path("my_attention.py").write_text(
+        COSINE
+        + "\n\nfrom dataclasses import dataclass\n"
+        + "from attnkit import MASKS, Mask\n\n\n"
+        + "@MASKS.register('my_even')\n@dataclass(frozen=True)\n"
+        + "class Even(Mask):\n    '''Itself, and earlier even keys.'''\n\n    ahead = 0\n\n"
+        + "    def allowed(self, batch, query, key):\n"
+        + "        return (key == query) | ((key < query) & (key % 2 == 0))\n"
+    )
+    result = experiment.run(load_recipe("recipe.yaml", ["model.mask=my_even"]))
+    assert result.record["later_influence"]["num_moved"] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "plugin file .*my_attention.py does not exist"),
+        ("\nprint(", r"my_attention.py:2: SyntaxError: '\(' was never closed"),
+        (
+            "import no_such_module_x",
+            "my_attention.py:1: ModuleNotFoundError: No module named 'no_s",
+        ),
+        ("\n\n1 / 0", "my_attention.py:3: ZeroDivisionError: division by zero"),
+        (
+            COSINE.replace("my_cosine", "linear"),
+            "`linear` is already registered by attnkit.attention.linear.Linear.*; choose another",
+        ),
+        (COSINE.replace("my_cosine", "MyCosine"), "name 'MyCosine' is not snake_case"),
+    ],
+    ids=["missing", "syntax", "import", "raises", "taken name", "bad name"],
+)
+def test_a_plugin_that_fails_is_one_problem_with_its_place(content, message):
+    if content is None:
+        Path("my_attention.py").unlink()
+    else:
+        Path("my_attention.py").write_text(content)
+    with pytest.raises(RecipeError, match=message) as refused:
+        load_recipe("recipe.yaml")
+    (problem,) = refused.value.problems  # not also that `my_cosine` is unknown
+    assert str(problem).startswith("recipe.yaml:1:11: plugins[0]: plugin file ")
+
+
+def test_a_failed_plugin_leaves_no_half_of_itself():
+    Path("my_attention.py").write_text(COSINE + "\n1 / 0\n")
+    with pytest.raises(RecipeError):
+        load_recipe("recipe.yaml")
+    Path("my_attention.py").write_text(COSINE)
+    assert load_recipe("recipe.yaml").model["attention"].name == "my_cosine"
+
+
+# Installed packages
+
+
+def install(site, name, code, group="attnkit.plugins"):
+    """What pip leaves behind for a package with one entry point."""
+    package, information = site / f"{name}_package", site / f"{name}_package-1.0.dist-info"
+    package.mkdir(parents=True)
+    information.mkdir()
+    (package / "__init__.py").write_text(code)
+    (information / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}-package\nVersion: 1.0\n"
+    )
+    (information / "entry_points.txt").write_text(f"[{group}]\n{name} = {name}_package\n")
+
+
+COMMANDS = """
+import sys
+from attnkit.cli import app
+for command in {commands}:
+    try:
+        app(command)
+    except SystemExit as end:
+        print("exit code", end.code)
+"""
+
+
+def attnkit(site, *commands):
+    """Runs commands one after the other, where the packages of a folder are installed."""
+    code = f"import sys; sys.path.insert(0, {str(site)!r})\n{COMMANDS.format(commands=commands)}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    parts = done.stdout.split("exit code ")
+    codes = [int(part.split()[0]) for part in parts[1:]]
+    return codes, done.stdout, done.stderr
+
+
+def test_installed_plugins_are_found_and_a_broken_one_takes_nobody_down(tmp_path):
+    site = tmp_path / "site"
+    install(site, "good", COSINE)
+    install(site, "broken", "import no_such_module_x\n")
+    install(site, "stranger", "raise SystemExit('not asked for')\n", group="somebody.elses")
+    codes, said, complaints = attnkit(
+        site,
+        ["list"],
+        ["show", "my_cosine"],
+        ["run", "recipe.yaml", "~plugins", "--dry-run"],
+        ["show", "my_broken"],
+        ["run", "recipe.yaml", "~plugins", "model.attention=my_broken", "--dry-run"],
+    )
+    assert codes == [0, 0, 0, 2, 2], complaints
+    listed, shown, resolved, _, _, _ = said.split("exit code ")
+    assert "my_cosine" in listed
+    assert "multi_head" in listed
+    failure = "installed plugin `broken-package` failed to import: "
+    assert failure in listed
+    assert "sharpness" in shown
+    assert "name: my_cosine" in resolved
+    assert "nothing is called `my_broken`" in complaints
+    assert "unknown attention mechanism `my_broken`" in complaints
+    assert complaints.count(failure) == 2
+    assert complaints.count("broken_package/__init__.py:1: ModuleNotFoundError: No module") == 2
+
+
+def test_the_names_that_come_with_the_kit_cannot_be_taken(tmp_path):
+    site = tmp_path / "site"
+    install(site, "thief", COSINE.replace("my_cosine", "multi_head"))
+    codes, said, _ = attnkit(site, ["show", "multi_head"])
+    assert codes == [0]
+    assert "attnkit.attention.multi_head" in said
+    assert "Scores are cosines" not in said
+
+
+def test_no_plugin_is_loaded_but_the_named_ones(tmp_path):
+    """A file beside the recipe is not code to be run because it lies there."""
+    Path("sitecustom_plugin.py").write_text("raise RuntimeError('nobody asked')\n")
+    load_recipe("recipe.yaml")
+    assert registry.installed_plugin_failures() == []
