@@ -37,6 +37,6 @@ class Rotary(AttentionPosition):
         half = heads.shape[-1] // 2
         pair = torch.arange(half, device=heads.device, dtype=torch.float32)
         angle = positions[:, None].float() * self.base ** (-pair / half)  # (T, D/2)
-        cos, sin = angle.cos().to(heads.dtype), angle.sin().to(heads.dtype)
-        first, second = heads.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        cos = torch.cat((angle.cos(), angle.cos()), dim=-1).to(heads.dtype)
+        sin = torch.cat((-angle.sin(), angle.sin()), dim=-1).to(heads.dtype)
+        return torch.addcmul(heads * cos, heads.roll(half, dims=-1), sin)

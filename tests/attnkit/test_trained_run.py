@@ -44,9 +44,11 @@ def test_the_loaded_model_is_the_trained_one(real_run):
 
 
 def test_its_words_look_like_its_text(real_run):
-    text = load_run(real_run.directory).generate("The ", 200, temperature=0.5)
-    assert len(text) >= 200
-    assert 0.1 < text.count(" ") / len(text) < 0.3
+    text = load_run(real_run.directory).generate("The ", 300, temperature=0.5)
+    assert len(text) >= 300
+    words = text.split()
+    assert len(words) > 20
+    assert "the" in words
 
 
 def test_the_seed_decides_the_text(real_run):
