@@ -2,9 +2,9 @@
 
     score = g cos(q, k)        with g = gain_h sqrt(D), and gain_h = 1 at the start
 
-Both are brought to length sqrt(D) before they meet, so that the standard scores / sqrt(D) give the
-cosine above: only what comes before the scores differs, and fused kernels still fit. Where the paper has one
-learned g, here each head has its own.
+Queries are brought to length gain x D and keys to length 1 before they meet, so that the standard
+scores / sqrt(D) give the cosine above: only what comes before the scores differs, and fused kernels
+still fit. Where the paper has one learned g, here each head has its own.
 """
 
 import torch
@@ -33,8 +33,7 @@ class QKNorm(MultiHead):
         self.gain = nn.Parameter(torch.ones(self.num_heads)) if learned_gain else None
 
     def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
-        """Brings queries to length gain x sqrt(D) and keys to sqrt(D), then turns both."""
-        q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        if self.gain is not None:
-            q = q * self.gain.to(q.dtype).view(-1, 1, 1)
+        """Brings queries to length gain x D and keys to length 1, then turns both."""
+        gain = self.head_dim if self.gain is None else self.gain.view(-1, 1, 1) * self.head_dim
+        q, k = F.normalize(q, dim=-1) * gain, F.normalize(k, dim=-1)
         return super().place(q, k, seen)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from attnkit.registry import OPTIMIZERS
+from attnkit.tasks.muon import StackedMuon
 
 
 class OptimizerRecipe(ABC):
@@ -109,7 +110,7 @@ class MuonRecipe(OptimizerRecipe):
         parts: list[Optimizer] = []
         if matrices:
             parts.append(
-                Muon(
+                StackedMuon(
                     matrices,
                     lr=self.muon_lr,
                     momentum=self.momentum,

@@ -1,0 +1,95 @@
+"""torch's Muon with the matrices of one shape orthogonalised together.
+
+The steps of the Newton-Schulz iteration are many small products; on a CPU, taking the 24 matrices
+of a four-layer model of width 128 as two stacks makes a step about three times faster.
+"""
+
+# torch offers its fused list operations under private names only.
+# pyright: reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Muon
+
+
+class StackedMuon(Muon):
+    """Muon (Jordan 2024): steps along the nearest orthogonal matrix to the momentum.
+
+    Options, state and results are those of `torch.optim.Muon`, up to rounding in bfloat16, with its
+    `original` adjustment of the learning rate: times sqrt(max(1, rows / columns)).
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
+        """Moves all matrices that have a gradient; returns what the closure returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for parameters in by_shape.values():
+                self._step_stack(parameters, group)
+        return loss
+
+    def _step_stack(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        momenta = [self._momentum(p) for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates: Sequence[Tensor] = momenta
+        if group["nesterov"]:
+            updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        directions = orthogonalised(
+            torch.stack(list(updates)),
+            group["ns_steps"],
+            group["ns_coefficients"],
+            group["eps"],
+        ).to(parameters[0].dtype)
+        rows, columns = parameters[0].shape
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        rate = group["lr"] * math.sqrt(max(1, rows / columns))
+        torch._foreach_add_(parameters, list(directions.unbind()), alpha=-rate)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
+
+
+def orthogonalised(
+    matrices: Tensor, steps: int, coefficients: tuple[float, float, float], eps: float
+) -> Tensor:
+    """The nearest orthogonal matrices, roughly: quintic Newton-Schulz iteration in bfloat16.
+
+    X <- a X + (b A + c A A) X with A = X Xᵀ, which drives all singular values toward 1.
+
+    Args:
+        matrices: (N, rows, columns)
+        steps: how often to iterate.
+        coefficients: a, b and c.
+        eps: least norm to divide by.
+
+    Returns:
+        (N, rows, columns), bfloat16.
+    """
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.bfloat16()
+    x = x.mT if tall else x  # A is then the smaller square
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        square = x @ x.mT
+        polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if tall else x

@@ -1,0 +1,90 @@
+"""The README's examples run as they stand, and its picture of the folders is the folders."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attnkit import build_attention
+from attnkit.registry import load_plugin
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def example(word: str) -> str:
+    found = [code for code in EXAMPLES if word in code]
+    assert len(found) == 1, f"{len(found)} examples mention {word}"
+    return found[0]
+
+
+def run(code: str) -> dict:
+    names: dict = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+def test_every_example_is_tested():
+    assert len(EXAMPLES) == 5
+
+
+def test_mechanisms_in_own_code():
+    names = run(example("asks_another"))
+    assert names["x"].shape == (2, 100, 256)
+
+
+def test_the_map_of_a_mechanism_that_forms_none():
+    weights = run(example("attention_map(linear"))["weights"]
+    assert weights.shape == (1, 4, 12, 12)
+    assert weights.sum(dim=-1).sub(1).abs().max() < 1e-5
+    assert weights.triu(1).abs().max() == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # a user's own plain trainer warns of workers and steps
+def test_the_callback_in_somebody_elses_module(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(example("class Mine"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = tmp_path.rglob("events.out.*")
+    events = EventAccumulator(str(file), size_guidance={"images": 0}).Reload()
+    (tag,) = events.Tags()["images"]
+    steps = [image.step for image in events.Images(tag)]
+    assert (steps[0], steps[-1], len(steps)) == (0, 20, 5)
+
+
+def test_a_whole_run(tmp_path, monkeypatch, capsys):
+    recipe = str(ROOT / "recipes/language_modeling/quickstart.yaml")
+    code = example("load_run").replace("recipes/language_modeling/quickstart.yaml", recipe)
+    monkeypatch.chdir(tmp_path)
+    names = run(code)
+    assert names["result"].record["steps"] == 20
+    assert (tmp_path / names["result"].directory / "result.json").is_file()
+    assert capsys.readouterr().out
+
+
+def test_the_plugin(tmp_path):
+    import torch
+
+    (tmp_path / "my_attention.py").write_text(example("softcap"), encoding="utf-8")
+    load_plugin("my_attention.py", tmp_path)
+    attention = build_attention({"name": "softcap", "cap": 2.0}, 16)
+    q, k = torch.randn(2, 1, 4, 5, 4).mul(100).unbind()
+    assert attention.scores(q, k).abs().max() <= 2.0
+
+
+def test_the_picture_names_what_is_there():
+    block = next(b for b in README.split("```") if b.strip().startswith("recipes/language"))
+    package = [line for line in block.splitlines() if line.startswith("  ")]
+    named = set()
+    for line in package:
+        if line.startswith("    "):
+            continue
+        named |= set(re.findall(r"(?:^  |   )([a-z_]+(?:\.py|/))(?= )", line))
+    present = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in (ROOT / "attnkit").iterdir()
+        if not path.name.startswith("__")
+    }
+    assert named == present
