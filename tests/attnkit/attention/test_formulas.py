@@ -104,6 +104,16 @@ def test_qk_norm_scores_are_cosines(inputs):
     torch.testing.assert_close(attention(*inputs, Causal()), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_qk_norm_by_layer_norm_takes_the_mean_out_first(inputs):
+    attention = built("qk_norm", num_heads=H, norm="layer_norm")
+    q, k, v = projected(attention, *inputs)
+    q, k = (heads - heads.mean(dim=-1, keepdim=True) for heads in (q, k))
+    cosines = F.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1)
+    scores = cosines * attention.gain.view(H, 1, 1) * D**0.5
+    expected = joined(softmax(scores) @ v, attention)
+    torch.testing.assert_close(attention(*inputs, Causal()), expected, atol=1e-3, rtol=1e-3)
+
+
 def test_qk_norm_without_a_gain_has_none(inputs):
     attention = built("qk_norm", num_heads=H, learned_gain=False)
     assert attention.gain is None
