@@ -120,7 +120,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
         "precision": str(trainer.precision),
         **costs(model),
     }
-    sample = task.sample()
+    sample = task.sample(final=True)
     if trainer.is_global_zero:
         logger.log_metrics(
             {f"loss/floor_{order}gram": v for order, v in floors.items()}, trainer.global_step

@@ -1,8 +1,9 @@
 """How fast the kit reaches a loss, against a plain float32 PyTorch loop over `shakespeare_char`.
 
 For each seed, side by side on the same machine: the plain loop's 2,000 steps are timed (it has no
-validation, and the kit's is not counted either; maps, samples and curves are), then `shakespeare_speedrun` trains in a quarter of such a time, and its longer
-form in the whole of it. Losses are those of the whole validation split.
+validation, and the kit's is not counted either; maps, samples and curves are), then
+`shakespeare_speedrun` trains in a quarter of such a time, and its longer form in the whole of it.
+Losses are those of the whole validation split.
 
     ATTNKIT_DATA=... python benchmarks/speedrun.py --seeds 0 1 2 --threads 2
 """

@@ -67,6 +67,6 @@ class LoggingOptions:
 
     every_n_steps: Annotated[int, Range(min=1)] = 50
     attention_maps: Annotated[int, Range(min=0, max=200)] = 12
-    samples: Annotated[int, Range(min=0, max=200)] = 4
+    samples: Annotated[int, Range(min=0, max=200)] = 3
     probe: str | None = None
     probe_tokens: Annotated[int, Range(min=1)] = 32

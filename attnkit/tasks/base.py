@@ -99,7 +99,7 @@ class Task(L.LightningModule, ABC):
         """
 
     @abstractmethod
-    def sample(self) -> str:
+    def sample(self, final: bool = False) -> str:
         """What the model makes of itself, for a person to read."""
 
     def configure_optimizers(self) -> Optimizer:

@@ -13,7 +13,7 @@ from attnkit import experiment
 from attnkit.data.errors import DataError
 from attnkit.recipe import RecipeError
 from attnkit.run_directory import RunDirectoryError
-from attnkit.tasks.language_modeling import SAMPLE_TOKENS
+from attnkit.tasks.language_modeling import FINAL_SAMPLE_TOKENS
 from attnkit.trained_run import load_run
 
 
@@ -67,7 +67,7 @@ def test_a_text_may_be_longer_than_the_context(small_run):
 
 def test_the_final_sample_comes_from_the_last_checkpoint(small_run):
     run = load_run(small_run.directory)
-    text = run.generate("\n", SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
+    text = run.generate("\n", FINAL_SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
     assert text == small_run.sample
 
 
