@@ -179,7 +179,7 @@ class Attention(nn.Module, ABC):
         if own or x is not context or self.dim > JOINED_UP_TO_DIM:
             return self.project_query(x), *self.project_context(context)
         weight = torch.cat((self.query.weight, self.key.weight, self.value.weight))
-        biases = [linear.bias for linear in linears if linear.bias is not None]
+        biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
         heads = nn.functional.linear(x, weight, torch.cat(biases) if biases else None)
         heads = heads.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
