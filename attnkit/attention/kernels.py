@@ -191,7 +191,7 @@ def windowed(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: M
     assert mask.back is not None
     assert mask.ahead is not None
     num_tokens = q.shape[2]
-    chunk = max(mask.back, mask.ahead, 16)
+    chunk = -(-max(mask.back, mask.ahead, 1) // 16) * 16  # a multiple that vector units like
     num_chunks = -(-num_tokens // chunk)
     neighbours = (*([-1] if mask.back else []), 0, *([1] if mask.ahead else []))
 
