@@ -26,7 +26,7 @@ from attnkit.endings import plain_endings
 from attnkit.hardware import HardwareError, device_name, has_fast_bfloat16, peak_memory_bytes
 from attnkit.masks import build_mask
 from attnkit.models.accounting import costs
-from attnkit.models.influence import LaterInfluence, measure_later_influence
+from attnkit.models.influence import LaterInfluence, admitted, measure_later_influence
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe
 from attnkit.registry import OPTIMIZERS, SCHEDULES, SOURCES, TOKENIZERS
@@ -92,7 +92,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
         (directory / run_directory.RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         data.tokenizer.save(directory)
         run_directory.write_json(directory / run_directory.ENVIRONMENT, environment)
-        introduce(logger, recipe, probe, floors, influence)
+        introduce(logger, recipe, probe, floors, influence, admitted(model, influence))
     with plain_endings(trainer, model, directory):
         started = time.monotonic()
         trainer.fit(task)
@@ -109,7 +109,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
         "status": "finished" if trainer.global_step == recipe.trainer.max_steps else "stopped",
         "steps": trainer.global_step,
         "metrics": metrics,
-        "loss_is_language_modeling": influence.num_moved == 0 or task.loss_is_honest,
+        "loss_is_language_modeling": task.loss_is_honest and admitted(model, influence),
         "later_influence": vars(influence),
         "ngram_floors": floors,
         "seconds": seconds,
@@ -174,6 +174,7 @@ def introduce(
     probe: Probe,
     floors: dict[int, float],
     influence: LaterInfluence,
+    is_admitted: bool,
 ) -> None:
     """Tells TensorBoard what is known before the first step."""
     logger.log_hyperparams(hyperparameters(recipe))
@@ -182,7 +183,7 @@ def introduce(
     logger.fenced("probe", "".join(probe.query_tokens), 0)
     logger.log_metrics({f"loss/floor_{order}gram": value for order, value in floors.items()}, 0)
     if influence.num_moved:
-        said = describe_influence(influence)
+        said = describe_influence(influence, is_admitted)
         log.warning(said)
         logger.fenced("warning", said, 0)
 
@@ -268,7 +269,7 @@ def resolve_precision(precision: str | int, accelerator: str) -> Any:
     return "bf16-mixed" if precision == "bf16" else "32-true"
 
 
-def describe_influence(influence: LaterInfluence) -> str:
+def describe_influence(influence: LaterInfluence, is_admitted: bool) -> str:
     """What it means that later tokens reach earlier predictions."""
     said = (
         f"changing token {influence.changed_token} moved the prediction at position "
@@ -278,6 +279,12 @@ def describe_influence(influence: LaterInfluence) -> str:
         return (
             "NOT a language-modeling loss: every prediction can see the token that it predicts "
             f"({said}). Do not compare it with that of a masked model."
+        )
+    if not is_admitted:
+        return (
+            f"NOT a language-modeling loss: {influence.num_moved} of {influence.num_positions} "
+            f"predictions see later tokens though the mask forbids it ({said}): the mechanism "
+            "leaks."
         )
     return (
         f"{influence.num_moved} of {influence.num_positions} predictions see later tokens "

@@ -73,6 +73,13 @@ def measure_later_influence(model: LanguageModel, seed: int = 0) -> LaterInfluen
     )
 
 
+def admitted(model: LanguageModel, influence: LaterInfluence) -> bool:
+    """True if no more predictions moved than the mask says: none of them under a causal mask."""
+    num_tokens = influence.num_positions + 1
+    said = sees_later_tokens(model.mask, num_tokens, len(model.layers))
+    return influence.num_moved <= int(said.sum())
+
+
 def sees_later_tokens(mask: Mask, num_tokens: int, num_layers: int) -> Tensor:
     """Which positions (T,) may depend on a later token, through any number of the layers, by the
     mask's own word.

@@ -235,3 +235,26 @@ def test_no_plugin_is_loaded_but_the_named_ones(tmp_path):
     Path("sitecustom_plugin.py").write_text("raise RuntimeError('nobody asked')\n")
     load_recipe("recipe.yaml")
     assert registry.installed_plugin_failures() == []
+
+
+LEAK = '''\
+from attnkit import ATTENTION
+from attnkit.attention.multi_head import MultiHead
+
+
+@ATTENTION.register("my_leak")
+class MyLeak(MultiHead):
+    """Keys are centred over the whole sequence: a causal mask cannot help."""
+
+    def scores(self, q, k):
+        return super().scores(q, k / (1 + k.mean(dim=2, keepdim=True).abs()))
+'''
+
+
+def test_a_plugin_that_leaks_under_a_causal_mask_is_no_language_model(caplog):
+    Path("my_leak.py").write_text(LEAK)
+    recipe = load_recipe("recipe.yaml", ["plugins=[my_leak.py]", "model.attention=my_leak"])
+    result = experiment.run(recipe)
+    assert result.record["later_influence"]["num_moved"] > 0
+    assert result.record["loss_is_language_modeling"] is False
+    assert "NOT a language-modeling loss" in caplog.text

@@ -181,7 +181,7 @@ def test_an_influence_is_put_into_words():
     all_moved = LaterInfluence(0.5, changed_token=9, moved_output=3, num_moved=15, num_positions=15)
     assert (
         "changing token 9 moved the prediction at position 3 by 0.5 standard deviations"
-        in describe_influence(all_moved)
+        in describe_influence(all_moved, True)
     )
 
 
