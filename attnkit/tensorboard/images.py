@@ -100,7 +100,7 @@ def colour(
     return indices
 
 
-def contact_sheet(record: AttentionRecord, step: int) -> Image:
+def contact_sheet(record: AttentionRecord, step: int | None) -> Image:
     """Draws all maps of a record: a row a layer, a column a head; inside a map, a row a query.
 
     Layers may have different numbers of heads. Above the maps stand what they show and a key to
@@ -108,7 +108,7 @@ def contact_sheet(record: AttentionRecord, step: int) -> Image:
 
     Args:
         record: what to draw.
-        step: the training step, for the title.
+        step: the training step, for the title; None: untold.
     """
     longest = max(len(record.query_tokens), len(record.key_tokens))
     columns = max(len(layer.weights) for layer in record.layers)
@@ -138,9 +138,9 @@ def contact_sheet(record: AttentionRecord, step: int) -> Image:
     return Image(palette_png(sheet), width, len(sheet))
 
 
-def _header(record: AttentionRecord, step: int, shrink: int, width: int) -> np.ndarray:
+def _header(record: AttentionRecord, step: int | None, shrink: int, width: int) -> np.ndarray:
     """Draws the title and the key to the colours as (height, width) indices."""
-    title = f"{record.site}, {record.example}, step {step}"
+    title = f"{record.site}, {record.example}" + ("" if step is None else f", step {step}")
     reading = (
         f"A row a layer, a column a head; {len(record.query_tokens)} queries down, "
         f"{len(record.key_tokens)} keys across."

@@ -18,8 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from attnkit.tensorboard import summaries
 from attnkit.tensorboard.attention_record import AttentionRecord
-from attnkit.tensorboard.event_files import cut_back, event_files
+from attnkit.tensorboard.event_files import ResumePoint, cut_back, event_files
 from attnkit.tensorboard.map_format import encode
+from attnkit.tensorboard.tolerant_records import make_tolerant
 
 LAYOUT = {
     "loss": {"training, validation, n-gram floors": ("loss/.*",)},
@@ -46,17 +47,20 @@ class RunLogger(TensorBoardLogger):
         directory: where the event file goes.
         trial_id: what the runs of one trial, with different seeds, have in common (the variant);
             TensorBoard shows about the first 15 letters.
-        purge_step: the step at which a run resumes; what was logged from there on is removed, and
-            the run goes on in a second event file. Without it, a directory that holds an event
-            file is refused.
+        resume: where a run resumes; what was logged after that is removed, and the run goes on in
+            a further event file. Without it, a directory that holds an event file is refused.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, trial_id: str, purge_step: int | None = None
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        trial_id: str,
+        resume: ResumePoint | None = None,
     ) -> None:
         self.directory = Path(directory).absolute()
         self.trial_id = trial_id
-        self.purge_step = purge_step
+        self.resume = resume
         super().__init__(
             save_dir=self.directory.parent,
             name="",
@@ -83,30 +87,32 @@ class RunLogger(TensorBoardLogger):
         """PyTorch's writer; the first use makes the event file.
 
         Raises:
-            FileExistsError: if the directory holds an event file and no `purge_step` was given.
+            FileExistsError: if the directory holds an event file and no `resume` was given.
             RuntimeError: if the logger was closed, since writing would make a second event file.
         """
         if self._closed:
             raise RuntimeError(
-                f"the logger of {self.directory} is closed; make another, with a purge_step"
+                f"the logger of {self.directory} is closed; make another, with a ResumePoint"
             )
         if self._experiment is None:
             self._experiment = self._open()
         return self._experiment
 
     def _open(self) -> SummaryWriter:
-        for file in event_files(self.directory):
-            if self.purge_step is None:
-                raise FileExistsError(
-                    f"{file} exists: one directory, one run. Choose another directory, remove "
-                    "the file, or give the purge_step at which to resume"
-                )
-            cut_back(file, self.purge_step)
+        if self.resume is not None:
+            cut_back(self.directory, self.resume)
+        elif files := event_files(self.directory):
+            raise FileExistsError(
+                f"{files[0]} exists: one directory, one run. Choose another directory, remove the "
+                "file, or say where to resume"
+            )
+        # What a TensorBoard that is open has read of later steps, it forgets.
+        purge_step = self.resume.step + 1 if self.resume and self.resume.event_bytes else None
         atexit.register(self.close)
         # With a short queue, training would wait for the checksums of every record with maps.
-        return SummaryWriter(
-            self.log_dir, purge_step=self.purge_step, max_queue=1000, flush_secs=15
-        )
+        writer = SummaryWriter(self.log_dir, purge_step=purge_step, max_queue=1000, flush_secs=15)
+        make_tolerant(writer, self.log_dir)
+        return writer
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -189,6 +195,13 @@ class RunLogger(TensorBoardLogger):
     def save(self) -> None:
         """Brings to the disk what was logged; writes no `hparams.yaml`."""
         self.experiment.flush()
+
+    def event_bytes(self) -> dict[str, int]:
+        """Event file -> its length, with all that was logged up to now in it: what `ResumePoint`
+        wants.
+        """
+        self.experiment.flush()
+        return {file.name: file.stat().st_size for file in event_files(self.directory)}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

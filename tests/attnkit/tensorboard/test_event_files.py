@@ -1,9 +1,12 @@
+import struct
+
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from attnkit.tensorboard import summaries
-from attnkit.tensorboard.event_files import cut_back, event_files
+from attnkit.tensorboard.event_files import ResumePoint, cut_back, event_files
 
 
 @pytest.fixture
@@ -18,6 +21,18 @@ def written(tmp_path):
     return file
 
 
+def end_of_step(file, step):
+    """How long the file was when a step had been written: records are copied from it one by one."""
+    content, start = file.read_bytes(), 0
+    while start < len(content):
+        (length,) = struct.unpack_from("<Q", content, start)
+        event = Event.FromString(content[start + 12 : start + 12 + length])
+        if event.step > step:
+            break
+        start += length + 16
+    return start
+
+
 def steps_and_tags(file):
     events = EventFileLoader(str(file)).Load()
     return [(event.step, value.tag) for event in events for value in event.summary.value]
@@ -25,7 +40,7 @@ def steps_and_tags(file):
 
 def test_later_steps_and_the_end_are_removed_and_the_rest_is_left(written):
     before = written.read_bytes()
-    cut_back(written, 4)
+    cut_back(written.parent, ResumePoint(3, {written.name: end_of_step(written, 3)}))
     assert steps_and_tags(written) == [
         (0, "_hparams_/session_start_info"),
         *[(step, "loss/train") for step in range(4)],
@@ -35,20 +50,26 @@ def test_later_steps_and_the_end_are_removed_and_the_rest_is_left(written):
 
 
 def test_a_record_that_was_cut_short_goes_too(written):
-    whole = written.read_bytes()
-    written.write_bytes(whole[:-7])
-    cut_back(written, 1000)
-    assert [step for step, tag in steps_and_tags(written) if tag == "loss/train"] == [*range(10)]
-    assert len(written.read_bytes()) < len(whole) - 7
+    length = end_of_step(written, 8)
+    written.write_bytes(written.read_bytes()[: length + 7])
+    cut_back(written.parent, ResumePoint(8, {written.name: length}))
+    assert [step for step, tag in steps_and_tags(written) if tag == "loss/train"] == [*range(9)]
+    assert written.stat().st_size == length
 
 
-def test_a_damaged_record_is_named(written):
-    content = bytearray(written.read_bytes())
-    content[12:30] = b"\xff" * 18
-    written.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{written.name}: the record at byte 0 is damaged; move"):
-        cut_back(written, 4)
-    assert written.read_bytes() == content
+def test_a_file_that_the_checkpoint_does_not_know_is_removed(written):
+    later = written.with_name(f"{written.name}.later")
+    later.write_bytes(written.read_bytes())
+    cut_back(written.parent, ResumePoint(9, {written.name: written.stat().st_size}))
+    assert event_files(written.parent) == [written]
+    cut_back(written.parent, ResumePoint())
+    assert event_files(written.parent) == []
+
+
+def test_a_file_that_lost_its_end_is_left_as_it_is(written):
+    before = written.read_bytes()
+    cut_back(written.parent, ResumePoint(9, {written.name: len(before) + 100}))
+    assert written.read_bytes() == before
 
 
 def test_other_files_and_folders_below_are_no_event_files(written):

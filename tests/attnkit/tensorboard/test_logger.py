@@ -13,7 +13,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
-from attnkit.tensorboard.event_files import event_files
+from attnkit.tensorboard.event_files import ResumePoint, event_files
 from attnkit.tensorboard.images import contact_sheet
 from attnkit.tensorboard.logger import RunLogger
 from attnkit.tensorboard.map_format import decode, encode
@@ -29,8 +29,8 @@ KEEP_ALL = {"scalars": 0, "images": 0, "tensors": 0}
 def make_logger(tmp_path):
     made = []
 
-    def make(run="run", trial_id="base", purge_step=None):
-        made.append(RunLogger(tmp_path / run, trial_id=trial_id, purge_step=purge_step))
+    def make(run="run", trial_id="base", resume=None):
+        made.append(RunLogger(tmp_path / run, trial_id=trial_id, resume=resume))
         return made[-1]
 
     yield make
@@ -118,10 +118,13 @@ def test_a_resumed_run_has_each_step_once_and_its_own_end(make_logger, tmp_path)
     for step in range(6):
         first.log_metrics({"loss/train": 1.0}, step)
         first.maps(record_of(), step)
+        if step == 3:
+            point = ResumePoint(step, first.event_bytes())
+    first.log_metrics({"loss/val": 1.0}, 3)  # late, but after the checkpoint all the same
     first.finalize("failed")
     first.close()
 
-    second = make_logger(purge_step=4)
+    second = make_logger(resume=point)
     second.log_hyperparams({"dim": 8})
     for step in range(4, 8):
         second.log_metrics({"loss/train": 2.0}, step)
@@ -134,6 +137,7 @@ def test_a_resumed_run_has_each_step_once_and_its_own_end(make_logger, tmp_path)
     assert losses == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2), (7, 2)]
     maps = accumulator.Tensors("attention/probe0/self")
     assert [event.step for event in maps] == [*range(8)]
+    assert accumulator.Tags()["scalars"] == ["loss/train"]
     _, groups = hyperparameter_table(tmp_path)
     assert [session.status for session in groups["base"].sessions] == [api_pb2.STATUS_SUCCESS]
 

@@ -1,0 +1,122 @@
+"""Logged maps, read through TensorBoard's data provider, and checked before anyone sees them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from tensorboard import errors
+from tensorboard.data import provider as data_provider
+
+from attnkit.tensorboard.map_header import PLUGIN_NAME, inflate_layer, read_header
+from attnkit.tensorboard.untrusted import require
+
+READERS = 32
+"""Blobs that are read at the same time: four records of seven layers."""
+
+ALL_STEPS = 10**6
+"""Asking for as many steps as TensorBoard's own hint names would lose some at random."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """The steps of one run and tag.
+
+    Attributes:
+        steps: ascending.
+        started: seconds since 1970 of the first; tells a run from another of the same name.
+        keys: step -> the keys of its blobs.
+    """
+
+    steps: list[int]
+    started: float
+    keys: dict[int, tuple[str, ...]]
+
+
+class LoggedMaps:
+    """All maps that TensorBoard knows. Threads may share it."""
+
+    def __init__(self, provider: Any) -> None:
+        # A `tensorboard.data.provider.DataProvider`, whose methods declare no types of results.
+        self.provider = provider
+        self._known: dict[tuple[str, str, str], Series] = {}
+        self._lock = threading.Lock()
+        # TensorBoard's data server takes 40 ms for a blob, idle or not: all are asked for at once.
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="attention")
+
+    def all_series(self, context: Any, experiment: str) -> dict[tuple[str, str], Series]:
+        """Returns (run, tag) -> its steps, as they are now."""
+        return self._look(context, experiment, None)
+
+    def one_series(self, context: Any, experiment: str, run: str, tag: str) -> Series:
+        """Returns the steps of one run and tag, as they are now.
+
+        Raises:
+            errors.NotFoundError: if there are none.
+        """
+        chosen = data_provider.RunTagFilter(runs=[run], tags=[tag])
+        found = self._look(context, experiment, chosen)
+        if (run, tag) not in found:
+            raise errors.NotFoundError(f"run {run!r} holds no maps {tag!r}")
+        return found[run, tag]
+
+    def record(self, context: Any, experiment: str, run: str, tag: str, step: int) -> list[bytes]:
+        """Returns one step: a header that was checked, and the bytes of each layer, as it says.
+
+        Raises:
+            errors.NotFoundError: if nothing was logged there.
+            MapFormatError: if what was logged is damaged, too large, or of another version.
+        """
+        return _inflated(self.blobs(context, experiment, run, tag, step))
+
+    def blobs(self, context: Any, experiment: str, run: str, tag: str, step: int) -> list[bytes]:
+        """Returns what was logged at one step, unchecked.
+
+        Raises:
+            errors.NotFoundError: if nothing was logged there.
+        """
+        with self._lock:
+            series = self._known.get((experiment, run, tag))
+        if series is None or step not in series.keys:
+            series = self.one_series(context, experiment, run, tag)
+        if step not in series.keys:
+            raise errors.NotFoundError(f"run {run!r} holds no maps {tag!r} at step {step}")
+        return list(self._readers.map(lambda key: self._blob(context, key), series.keys[step]))
+
+    def _blob(self, context: Any, key: str) -> bytes:
+        return self.provider.read_blob(context, blob_key=key)
+
+    def _look(
+        self, context: Any, experiment: str, chosen: data_provider.RunTagFilter | None
+    ) -> dict[tuple[str, str], Series]:
+        found = self.provider.read_blob_sequences(
+            context,
+            experiment_id=experiment,
+            plugin_name=PLUGIN_NAME,
+            downsample=ALL_STEPS,
+            run_tag_filter=chosen,
+        )
+        series = {
+            (run, tag): _series(data) for run, tags in found.items() for tag, data in tags.items()
+        }
+        with self._lock:
+            for (run, tag), one in series.items():
+                self._known[experiment, run, tag] = one
+        return series
+
+
+def _series(data: Any) -> Series:
+    keys = {datum.step: tuple(value.blob_key for value in datum.values) for datum in data}
+    started = min((datum.wall_time for datum in data), default=0.0)
+    return Series(sorted(keys), started, keys)
+
+
+def _inflated(blobs: list[bytes]) -> list[bytes]:
+    """Inflates the layers, and refuses what is no record: the pages rely on the header's sizes."""
+    require(bool(blobs), "a record without blobs has no header")
+    header = read_header(blobs[0])
+    layers = len(header.shapes)
+    require(len(blobs) == 1 + layers, f"{layers} layers, but {len(blobs) - 1} blobs for them")
+    return [blobs[0], *(inflate_layer(header, i, blob) for i, blob in enumerate(blobs[1:]))]

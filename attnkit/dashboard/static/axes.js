@@ -1,0 +1,79 @@
+// Where the cells and the labels of an enlarged map lie, in CSS pixels.
+
+import { short } from "./tokens.js";
+
+const TITLE = 18; // room for the name of an axis
+const GAP = 6;
+const MAX_CELL = 30;
+const MAX_SIDE = 4096; // canvases beyond this cost too much memory
+const MAX_LABEL = 92;
+const LEGIBLE_CELL = 10;
+export const LABELLED_CELL = 9; // smaller cells have no room for tokens
+
+const MONO = 'ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
+export const FONT = `11px ${MONO}`;
+export const SMALL_FONT = `10px ${MONO}`; // for cells that are lower than a line of the other
+export const TITLE_FONT =
+  '11px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif';
+
+export class Axes {
+  // `width` is the room there is; `height` the room there should be, if cells stay legible.
+  constructor(context, queries, keys, { width, height, zoom }) {
+    this.queryLabels = queries.map((token) => short(token));
+    this.keyLabels = keys.map((token) => short(token));
+    context.font = FONT;
+    const wide = (labels) =>
+      Math.ceil(Math.max(...labels.map((label) => context.measureText(label).width)));
+    const room = (size) => TITLE + GAP + Math.min(MAX_LABEL, Math.max(14, size));
+    this.left = room(wide(this.queryLabels));
+    this.top = room(0);
+    const size = () => {
+      const fit = Math.min(
+        (width - this.left - GAP) / keys.length,
+        Math.max(LEGIBLE_CELL, (height - this.top - GAP) / queries.length),
+      );
+      return this.#cell(fit, Math.max(queries.length, keys.length), zoom);
+    };
+    this.cell = size();
+    // Key tokens lie flat where each has room above its column; else they stand.
+    this.flat = wide(this.keyLabels) <= this.cell - 1;
+    if (!this.flat) {
+      this.top = room(wide(this.keyLabels));
+      this.cell = size();
+    }
+    this.labelled = this.cell >= LABELLED_CELL;
+    if (!this.labelled) {
+      // Numbers instead of tokens: four digits at most.
+      this.left = TITLE + GAP + 24;
+      this.top = TITLE + GAP + 12;
+      this.cell = size();
+    }
+    this.right = this.left + keys.length * this.cell;
+    this.bottom = this.top + queries.length * this.cell;
+    this.width = Math.ceil(this.right) + GAP;
+    this.height = Math.ceil(this.bottom) + GAP;
+  }
+
+  #cell(fit, tokens, zoom) {
+    const wanted = Math.max(0.25, Math.min(MAX_CELL, fit)) * 1.5 ** zoom;
+    const cell = Math.min(wanted, MAX_SIDE / tokens);
+    return cell >= 2 ? Math.floor(cell) : cell;
+  }
+
+  // Which cell or label lies at a point: {query, key}, null for what it is not.
+  at(x, y, queries, keys) {
+    const query = Math.floor((y - this.top) / this.cell);
+    const key = Math.floor((x - this.left) / this.cell);
+    const onQuery = y >= this.top && query < queries;
+    const onKey = x >= this.left && key < keys;
+    if (!onQuery && !onKey) return null;
+    return { query: onQuery ? query : null, key: onKey ? key : null };
+  }
+
+  // Positions that are numbered where tokens have no room.
+  ticks(count) {
+    const rough = 36 / this.cell;
+    const step = [8, 16, 32, 64, 128, 256].find((one) => one >= rough) ?? 512;
+    return Array.from({ length: Math.ceil(count / step) }, (_, i) => i * step);
+  }
+}

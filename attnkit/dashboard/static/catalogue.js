@@ -1,0 +1,76 @@
+// Which runs hold which maps, at which steps: what the server's index says, and questions to it.
+
+import { tagParts } from "./tokens.js";
+
+export class Catalogue {
+  #text = "";
+  all = null; // names of all runs, with or without maps; null until the server has answered
+  runs = []; // names of those with maps
+  series = new Map(); // run -> tag -> {steps, started}
+
+  // Takes a new index; returns whether anything changed.
+  read(index) {
+    const text = JSON.stringify(index);
+    if (text === this.#text) return false;
+    this.#text = text;
+    this.all = Object.keys(index.runs);
+    this.series = new Map(this.all.map((run) => [run, new Map(Object.entries(index.runs[run]))]));
+    this.runs = this.all.filter((run) => this.series.get(run).size > 0);
+    return true;
+  }
+
+  // All tags of some runs, the most common first.
+  sites(runs) {
+    const counts = new Map();
+    for (const run of runs) {
+      for (const tag of this.series.get(run)?.keys() ?? [])
+        counts.set(tag, (counts.get(tag) ?? 0) + 1);
+    }
+    return [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || siteOrder(a, b));
+  }
+
+  // {run, tag, started, steps}, or null where the run has no such maps.
+  find(run, tag) {
+    const found = this.series.get(run)?.get(tag);
+    return found ? { run, tag, ...found } : null;
+  }
+
+  // The union of the steps of some runs at a site, ascending.
+  steps(runs, tag) {
+    const all = runs.flatMap((run) => this.find(run, tag)?.steps ?? []);
+    return [...new Set(all)].sort((a, b) => a - b);
+  }
+}
+
+// The last step that is not after the wanted one; a run that begins later shows its first.
+export function nearestStep(steps, wanted) {
+  let nearest = steps[0];
+  for (const step of steps) if (step <= wanted) nearest = step;
+  return nearest;
+}
+
+function siteOrder(a, b) {
+  const first = tagParts(a);
+  const second = tagParts(b);
+  return first.example.localeCompare(second.example) || first.site.localeCompare(second.site);
+}
+
+// The folders that all runs are in, "quickstart/": their names need not repeat it.
+export function commonFolder(runs) {
+  if (runs.length < 2) return "";
+  const folders = runs[0].split("/").slice(0, -1);
+  const agree = (i) =>
+    runs.every((run) => run.split("/")[i] === folders[i] && run.split("/").length > i + 2);
+  let count = 0;
+  while (count < folders.length && agree(count)) count++;
+  return folders
+    .slice(0, count)
+    .map((folder) => `${folder}/`)
+    .join("");
+}
+
+// A run's name without its seed, and the seed: "mha/seed0" -> ["mha", "seed0"].
+export function splitSeed(run) {
+  const match = /^(.*?)[/\\]?(seed\d+)$/.exec(run);
+  return match ? [match[1] || run, match[2]] : [run, ""];
+}

@@ -1,0 +1,113 @@
+// The page: it hears of changes (state, index, theme, size) and tells its parts.
+
+import { Announcer } from "./announce.js";
+import { fetchIndex } from "./api.js";
+import { RecordCache } from "./cache.js";
+import { Catalogue } from "./catalogue.js";
+import { element, setText } from "./element.js";
+import { isShown, onHashChange, onReload, readHash, writeHash } from "./host.js";
+import { Keyboard } from "./keyboard.js";
+import { fromHash, toHash } from "./link.js";
+import { select } from "./selection.js";
+import { Sidebar } from "./sidebar.js";
+import { Stage } from "./stage.js";
+import { Hover, State } from "./state.js";
+import { Toolbar } from "./toolbar.js";
+
+const POLL_MILLISECONDS = 10_000;
+
+const LINK_DELAY = 150;
+
+export class Dashboard {
+  #linking = 0;
+
+  constructor() {
+    this.state = new State(fromHash(readHash()));
+    this.hover = new Hover();
+    this.catalogue = new Catalogue();
+    this.cache = new RecordCache();
+    this.announcer = new Announcer();
+    this.sidebar = new Sidebar(this);
+    this.toolbar = new Toolbar(this);
+    this.stage = new Stage(this);
+    this.keyboard = new Keyboard(this);
+    this.alert = element("p", { class: "alert", role: "alert", hidden: true });
+    const main = element("main", {}, this.toolbar.element, this.alert, this.stage.element);
+    this.element = element(
+      "div",
+      { class: "dashboard" },
+      this.sidebar.element,
+      main,
+      this.keyboard.element,
+      this.announcer.element,
+    );
+  }
+
+  async start() {
+    this.state.listen((values) => this.update(values));
+    window.addEventListener("themechange", () => this.repaint());
+    onHashChange(() => {
+      clearTimeout(this.#linking);
+      if (readHash() !== toHash(this.state.values) && readHash().includes("p.attention.")) {
+        this.state.replace(fromHash(readHash()));
+      }
+    });
+    onReload(() => this.reload());
+    await this.#poll();
+    this.state.refresh();
+  }
+
+  // Asks again and again, seldom where an answer takes long: hundreds of runs make a long index.
+  async #poll() {
+    const begin = performance.now();
+    if (isShown()) await this.reload();
+    const pause = Math.max(POLL_MILLISECONDS, 30 * (performance.now() - begin));
+    setTimeout(() => this.#poll(), pause);
+  }
+
+  // Asks what there is now: a run still training has new steps.
+  async reload() {
+    try {
+      const changed = this.catalogue.read(await fetchIndex());
+      this.alert.hidden = true;
+      if (changed) this.state.refresh();
+    } catch (error) {
+      setText(this.alert, error.message);
+      this.alert.hidden = false;
+    }
+  }
+
+  update(values) {
+    this.selection = select(values, this.catalogue);
+    this.sidebar.update(values, this.selection);
+    this.toolbar.update(values, this.selection);
+    this.stage.update(values, this.selection);
+    clearTimeout(this.#linking);
+    this.#linking = setTimeout(() => this.#link(), LINK_DELAY);
+  }
+
+  // Keeps the address up to date, unless another tab of TensorBoard has it now. A little late: a
+  // change of address costs TensorBoard more than drawing a step costs us.
+  #link() {
+    const tab = readHash().split("&")[0];
+    if (tab === "" || tab === "attention") writeHash(toHash(this.state.values));
+  }
+
+  repaint() {
+    this.stage.forget();
+    this.state.refresh();
+  }
+
+  // Goes `count` logged steps on; the last one is followed while training goes on.
+  moveStep(count) {
+    const { steps, index } = this.selection;
+    this.goTo(index + count, steps);
+  }
+
+  goTo(index, steps = this.selection.steps) {
+    if (!steps.length) return;
+    const at = Math.max(0, Math.min(index, steps.length - 1));
+    this.state.set({ step: at === steps.length - 1 ? null : steps[at] });
+    this.announcer.say(`step ${steps[at]}, ${at + 1} of ${steps.length}`);
+  }
+}

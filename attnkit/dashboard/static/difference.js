@@ -1,0 +1,203 @@
+// Difference: run A minus run B, or minus A's own beginning, where the two can be compared at all.
+
+import { nearestStep } from "./catalogue.js";
+import { element, setText } from "./element.js";
+import { facts } from "./facts.js";
+import { PanelFrame } from "./panel.js";
+import { runColour } from "./palettes.js";
+import { Layer, weightTable } from "./record.js";
+import { scaleOf } from "./scales.js";
+import { START, drawing } from "./selection.js";
+import { stepName, visible } from "./tokens.js";
+import { MatrixView } from "./view_matrix.js";
+
+export class DifferencePanel {
+  #latest = 0;
+  #shown = null;
+  #made = {};
+
+  constructor(app) {
+    this.app = app;
+    this.frame = new PanelFrame("Difference", () => this.#shown);
+    this.element = this.frame.element;
+    this.element.classList.add("wide");
+    this.a = this.#choice("Run A", "a");
+    this.b = this.#choice("Run B", "b");
+    this.dotB = element("span", { class: "dot", "aria-hidden": "true" });
+    this.frame.title.replaceChildren(this.a, " − ", this.dotB, this.b);
+    this.forget();
+  }
+
+  get model() {
+    return this.#shown?.model ?? null;
+  }
+
+  align(sizes) {
+    this.view.align(sizes);
+  }
+
+  forget() {
+    this.view = new MatrixView(this.app);
+  }
+
+  async update({ values, selection }) {
+    const latest = ++this.#latest;
+    this.#list(selection);
+    const { a, site, step } = selection;
+    const ofStart = selection.b === START;
+    const b = ofStart ? a : selection.b;
+    this.frame.colour(runColour(this.app.catalogue, a));
+    this.dotB.style.background = runColour(this.app.catalogue, b);
+    const [first, second] = [a, b].map((run) => this.app.catalogue.find(run, site));
+    if (!first || !second) {
+      this.#refuse(`${visible(first ? b : a)} has no maps of this example and site.`);
+      return;
+    }
+    const steps = [
+      nearestStep(first.steps, step),
+      ofStart ? second.steps[0] : nearestStep(second.steps, step),
+    ];
+    const found = await Promise.all(
+      [first, second].map((series, i) => this.app.cache.get(series, steps[i])),
+    );
+    if (latest !== this.#latest) return;
+    const failed = found.find(({ error }) => error);
+    if (failed) {
+      this.#refuse(failed.error.message);
+      return;
+    }
+    const [one, other] = found.map(({ record }) => record);
+    const reason = incomparable(one, other);
+    if (reason) {
+      this.#refuse(reason);
+      return;
+    }
+    const model = drawing({ ...values, scale: scaleOf(values) }, this.#subtract(one, other), {
+      run: a,
+      step,
+      selection,
+    });
+    const told = steps[0] === steps[1] ? stepName(steps[0]) : steps.map(stepName).join(" − ");
+    this.frame.say(
+      told,
+      [...model.record.left, ...facts(model).filter((fact) => fact !== "signed weights")],
+      null,
+    );
+    this.frame.show(this.view.element);
+    this.view.update(model);
+    this.#shown = { view: this.view, model };
+  }
+
+  #refuse(reason) {
+    this.#shown = null;
+    this.frame.say("", [], reason);
+  }
+
+  // The last difference is kept: a change of head or scale needs no new one.
+  #subtract(one, other) {
+    if (this.#made.one !== one || this.#made.other !== other) {
+      this.#made = { one, other, record: subtract(one, other) };
+    }
+    return this.#made.record;
+  }
+
+  #choice(label, which) {
+    const select = element("select", {
+      "aria-label": label,
+      onchange: () => {
+        const { a, b } = this.app.selection;
+        this.app.state.set({ against: { a, b, [which]: select.value } });
+      },
+    });
+    return select;
+  }
+
+  #list({ runs, others, a, b }) {
+    fill(this.a, runs, a);
+    fill(this.b, others, b);
+  }
+}
+
+function fill(select, names, chosen) {
+  const listed = JSON.stringify(names);
+  if (select.dataset.listed !== listed) {
+    select.dataset.listed = listed;
+    select.replaceChildren(...names.map((name) => element("option", { value: name })));
+    names.forEach((name, i) =>
+      setText(select.options[i], name === START ? "its own first step" : visible(name)),
+    );
+  }
+  select.value = chosen;
+}
+
+// Why two records cannot be subtracted, or null.
+export function incomparable(one, other) {
+  const differing = (a, b) => a.findIndex((token, i) => token !== b[i]);
+  for (const [what, a, b] of [
+    ["query", one.queries, other.queries],
+    ["key", one.keys, other.keys],
+  ]) {
+    if (a.length !== b.length)
+      return `A has ${a.length} ${what} tokens and B ${b.length}: nothing to subtract.`;
+    const at = differing(a, b);
+    if (at >= 0) {
+      return `The ${what} tokens differ from number ${at} on: ${visible(a[at])} in A, ${visible(b[at])} in B.`;
+    }
+  }
+  if (!pairs(one, other).length) return "No layer of A has as many heads as that of B.";
+  return null;
+}
+
+function pairs(one, other) {
+  const count = Math.min(one.layers.length, other.layers.length);
+  return Array.from({ length: count }, (_, i) => [one.layers[i], other.layers[i]]).filter(
+    ([a, b]) => a.heads === b.heads,
+  );
+}
+
+// A record of signed weights. All layers share one scale, so that colours compare between them.
+export function subtract(one, other) {
+  const kept = pairs(one, other);
+  const exact = kept.map(([a, b]) =>
+    Float32Array.from(a.codes, (code, at) => a.table[code] - b.table[b.codes[at]]),
+  );
+  let peak = 0;
+  for (const values of exact) for (const value of values) peak = Math.max(peak, Math.abs(value));
+  const table = weightTable("s8sqrt", peak || 1);
+  const layers = kept.map(
+    ([a, b], i) =>
+      new Layer({
+        ...a,
+        norm: "signed",
+        peak: peak || 1,
+        table,
+        exact: exact[i],
+        codes: Uint8Array.from(exact[i], (value) =>
+          Math.round(128 + 127 * Math.sign(value) * Math.sqrt(Math.abs(value) / (peak || 1))),
+        ),
+        allowed: union(a, b),
+      }),
+  );
+  return {
+    ...one,
+    causal: one.causal && other.causal,
+    layers,
+    note: "",
+    isDifference: true,
+    left: leftOut(one, other, kept),
+  };
+}
+
+// What at least one of the two may look at is drawn.
+function union(a, b) {
+  if (!a.allowed || !b.allowed) return null;
+  if (a.allowed === b.allowed) return a.allowed;
+  const cells = new Uint8Array(Math.max(a.allowed.length, b.allowed.length));
+  return cells.map((_, at) => a.allowed[at % a.allowed.length] | b.allowed[at % b.allowed.length]);
+}
+
+function leftOut(one, other, kept) {
+  const all = Math.max(one.layers.length, other.layers.length);
+  if (kept.length === all) return [];
+  return [`${all - kept.length} of ${all} layers left out: other numbers of heads`];
+}

@@ -1,0 +1,29 @@
+// What a reader must know about a map, in a few words each.
+
+import { visible } from "./tokens.js";
+
+export function facts({ values, record, layer, head, map }) {
+  const told = [`${record.kind}-attention`];
+  told.push(maskName(record, map));
+  told.push(`${map.queries} × ${map.keys} tokens`);
+  if (map.norm === "unnormalised") told.push("rows do not sum to 1");
+  if (map.norm === "signed") told.push("signed weights");
+  if (values.layer !== layer) told.push(`no layer ${values.layer}: ${visible(map.name)} is shown`);
+  else if (values.head !== head) {
+    told.push(`${map.heads === 1 ? "1 head" : `${map.heads} heads`}: h${head} is shown`);
+  }
+  if (record.note) told.push(visible(record.note).replaceAll("␣", " "));
+  return told;
+}
+
+function maskName(record, map) {
+  if (!map.allowed) return "no mask";
+  const plain =
+    map.allowed.length === map.cells &&
+    map.allowed.every((cell, at) => {
+      const query = Math.floor(at / map.keys);
+      return cell === Number(at % map.keys <= query + map.keys - map.queries);
+    });
+  if (plain) return "causal";
+  return record.causal ? "causal, masked further" : "masked";
+}

@@ -1,0 +1,58 @@
+// The state as an address: #attention&p.attention.view=lines&p.attention.run=...
+// The prefix is the one that TensorBoard leaves to a plugin.
+
+import { COLOURS, SCALES, VIEWS } from "./state.js";
+
+const PREFIX = "p.attention.";
+const CHOICES = { view: VIEWS, scale: SCALES, colours: COLOURS };
+const TEXTS = ["site", "filter"];
+const NUMBERS = ["step", "layer", "head", "query", "key", "zoom"];
+
+export function toHash(values) {
+  const parts = ["attention"];
+  const add = (key, value) => parts.push(`${PREFIX}${key}=${encodeURIComponent(value)}`);
+  for (const run of values.runs ?? []) add("run", run);
+  for (const key of [...TEXTS, ...Object.keys(CHOICES), ...NUMBERS]) {
+    const value = values[key];
+    if (value !== null && value !== "" && !(key === "zoom" && value === 0)) add(key, value);
+  }
+  for (const head of values.hidden) add("hidden", head);
+  if (values.against) {
+    add("a", values.against.a);
+    add("b", values.against.b);
+  }
+  return parts.join("&");
+}
+
+// Reads what it knows and leaves out what makes no sense: anybody may write an address.
+export function fromHash(hash) {
+  const values = {};
+  const all = (key) => entries.filter(([name]) => name === key).map(([, value]) => value);
+  const entries = hash
+    .split("&")
+    .filter((part) => part.startsWith(PREFIX) && part.includes("="))
+    .map((part) => [part.slice(PREFIX.length, part.indexOf("=")), decode(part)]);
+  if (all("run").length) values.runs = [...new Set(all("run"))];
+  for (const key of TEXTS) if (all(key).length) values[key] = all(key)[0];
+  for (const [key, choices] of Object.entries(CHOICES)) {
+    if (choices.includes(all(key)[0])) values[key] = all(key)[0];
+  }
+  for (const key of NUMBERS) {
+    if (all(key).some(isWhole)) values[key] = Number(all(key).find(isWhole));
+  }
+  values.hidden = all("hidden").filter(isWhole).map(Number);
+  if (all("a").length && all("b").length) values.against = { a: all("a")[0], b: all("b")[0] };
+  return values;
+}
+
+function isWhole(text) {
+  return /^\d{1,15}$/.test(text);
+}
+
+function decode(part) {
+  try {
+    return decodeURIComponent(part.slice(part.indexOf("=") + 1));
+  } catch {
+    return "";
+  }
+}

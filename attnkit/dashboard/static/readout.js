@@ -1,0 +1,74 @@
+// The row under the pointer, or the pinned one, in words: who looks at whom, and how much.
+
+import { element } from "./element.js";
+import { number, quoted, short } from "./tokens.js";
+
+const MOST = 5;
+
+export class Readout {
+  #told = "";
+
+  constructor() {
+    this.element = element("p", { class: "readout" });
+  }
+
+  update({ record, map, head }, { query, key }) {
+    const told = [map.codes.byteOffset, map.name, head, query, key].join();
+    if (record === this.record && told === this.#told) return;
+    this.record = record;
+    this.#told = told;
+    this.element.replaceChildren(...this.#words(record, map, head, query, key));
+  }
+
+  #words(record, map, head, query, key) {
+    if (query === null && key === null) {
+      return [element("span", { class: "hint" }, "Point at the map; click to pin a row.")];
+    }
+    if (query === null) {
+      return [
+        strong(record.keys[key]),
+        " is looked at most by ",
+        ...this.#lookers(record, map, head, key),
+      ];
+    }
+    const cell =
+      key === null
+        ? []
+        : [strong(record.keys[key]), " ", value(map, head, query, key), " · most: "];
+    const most = map.strongest(head, query, MOST);
+    const list = most.length
+      ? most.flatMap(({ key: at, weight }) => [item(record.keys[at], weight)])
+      : ["nothing"];
+    return [
+      strong(record.queries[query]),
+      record.isDifference ? " differs most at " : " looks at ",
+      ...cell,
+      ...list,
+    ];
+  }
+
+  #lookers(record, map, head, key) {
+    return record.queries
+      .map((token, query) => ({
+        token,
+        weight: map.weight(head, query, key),
+        seen: map.isAllowed(head, query, key),
+      }))
+      .filter(({ seen }) => seen)
+      .sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight))
+      .slice(0, MOST)
+      .map(({ token, weight }) => item(token, weight));
+  }
+}
+
+function value(map, head, query, key) {
+  return map.isAllowed(head, query, key) ? number(map.weight(head, query, key)) : "masked";
+}
+
+function strong(token) {
+  return element("b", {}, quoted(token));
+}
+
+function item(token, weight) {
+  return element("span", { class: "item" }, element("code", {}, short(token, 16)), number(weight));
+}

@@ -1,0 +1,51 @@
+// What of the state can be shown with the runs that are there: choices that fit, defaults for
+// those that were not made.
+
+import { nearestStep } from "./catalogue.js";
+
+const FIRST_RUNS = 2;
+
+export function select(values, catalogue) {
+  const known = new Set(catalogue.runs);
+  const runs = values.runs?.filter((run) => known.has(run)) ?? catalogue.runs.slice(0, FIRST_RUNS);
+  const sites = catalogue.sites(runs.length ? runs : catalogue.runs);
+  const site = sites.includes(values.site) ? values.site : (sites[0] ?? null);
+  const steps = catalogue.steps(runs, site);
+  const last = steps.length - 1;
+  const wanted = values.step === null ? steps[last] : values.step;
+  const step = last < 0 ? null : nearestStep(steps, wanted);
+  return { runs, sites, site, steps, step, index: steps.indexOf(step), ...pair(values, runs) };
+}
+
+// The runs of Difference: as chosen, or the first two, or a run against its own start.
+function pair(values, runs) {
+  const a = runs.includes(values.against?.a) ? values.against.a : (runs[0] ?? null);
+  const others = [...runs.filter((run) => run !== a), START];
+  const b = others.includes(values.against?.b) ? values.against.b : others[0];
+  return { a, b, others };
+}
+
+// Instead of a run: run A itself at its first step. No run is called so, since `:` is not allowed.
+export const START = ":start";
+
+// A head or layer that a smaller model lacks becomes the last one that it has.
+export function clampIndex(wanted, count) {
+  return Math.max(0, Math.min(wanted, count - 1));
+}
+
+// What a view draws: a record, and the choices as far as they fit it.
+export function drawing(values, record, hint = {}) {
+  const layer = clampIndex(values.layer, record.layers.length);
+  const head = clampIndex(values.head, record.layers[layer].heads);
+  const fits = (index, count) => (index !== null && index < count ? index : null);
+  return {
+    values,
+    record,
+    layer,
+    head,
+    map: record.layers[layer],
+    query: fits(values.query, record.queries.length),
+    key: fits(values.key, record.keys.length),
+    ...hint,
+  };
+}

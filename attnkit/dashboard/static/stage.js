@@ -1,0 +1,148 @@
+// The panels, one a chosen run, side by side; or words about what to do where there is nothing.
+
+import { nearestStep } from "./catalogue.js";
+import { element } from "./element.js";
+import { emptyState } from "./empty.js";
+import { Panel } from "./panel.js";
+import { DifferencePanel } from "./difference.js";
+import { linkScrolling } from "./scrolling.js";
+import { number, quoted } from "./tokens.js";
+
+const AHEAD = 8; // steps, in both directions
+const REST = 60; // milliseconds
+
+const pause = (milliseconds) => new Promise((resume) => setTimeout(resume, milliseconds));
+
+export class Stage {
+  #panels = new Map();
+  #drawing = 0;
+
+  constructor(app) {
+    this.app = app;
+    this.element = element("section", { class: "stage", "aria-label": "Attention maps" });
+    this.difference = new DifferencePanel(app);
+    linkScrolling(this.element);
+  }
+
+  // Forgets what was drawn, since the theme is another.
+  forget() {
+    for (const panel of [...this.#panels.values(), this.difference]) panel.forget();
+  }
+
+  update(values, selection) {
+    const drawing = ++this.#drawing;
+    this.element.dataset.state = "busy";
+    const empty = emptyState(this.app.catalogue, selection);
+    if (empty) {
+      this.element.replaceChildren(empty);
+      this.element.dataset.state = "ready";
+      return;
+    }
+    const done =
+      values.view === "difference"
+        ? this.#drawDifference(values, selection)
+        : this.#drawRuns(values, selection);
+    Promise.all(done).then(() => {
+      if (drawing !== this.#drawing) return;
+      this.#align();
+      this.element.dataset.state = "ready";
+      this.element.dataset.step = selection.step;
+      this.#prefetch(selection, drawing);
+    });
+  }
+
+  #drawRuns(values, selection) {
+    for (const run of [...this.#panels.keys()]) {
+      if (!selection.runs.includes(run)) this.#panels.delete(run);
+    }
+    const panels = selection.runs.map((run) => this.#panel(run));
+    this.#show(panels.map((panel) => panel.element));
+    return panels.map((panel) => {
+      const series = this.app.catalogue.find(panel.run, selection.site);
+      const step = series && nearestStep(series.steps, selection.step);
+      return panel.update({ values, selection, series, step });
+    });
+  }
+
+  #drawDifference(values, selection) {
+    this.#show([this.difference.element]);
+    return [this.difference.update({ values, selection })];
+  }
+
+  // Panels that stand side by side have their parts at the same height.
+  #align() {
+    const sizes = { ...this.sizes(), peaks: commonPeaks(this.#shown()) };
+    this.element.style.setProperty("--heads", Math.max(1, sizes.head));
+    for (const panel of this.#shown()) panel.align(sizes);
+  }
+
+  // How many layers, heads and queries the largest record on the page has; zeros without one.
+  sizes() {
+    const most = { layer: 0, head: 0, query: 0 };
+    for (const { record } of this.#models()) {
+      most.layer = Math.max(most.layer, record.layers.length);
+      most.head = Math.max(most.head, ...record.layers.map((one) => one.heads));
+      most.query = Math.max(most.query, record.queries.length);
+    }
+    return most;
+  }
+
+  // What a query looks at most, in the first panel that has it.
+  rowText(query) {
+    const model = this.#models().find(({ record }) => query < record.queries.length);
+    if (!model) return "";
+    const [most] = model.map.strongest(model.head, query, 1);
+    const looks = most
+      ? `${quoted(model.record.keys[most.key])}, ${number(most.weight)}`
+      : "nothing";
+    return `query ${query}, ${quoted(model.record.queries[query])}, looks most at ${looks}`;
+  }
+
+  #models() {
+    return this.#shown()
+      .map((one) => one.model)
+      .filter(Boolean);
+  }
+
+  #shown() {
+    return [...this.#panels.values(), this.difference].filter((one) => one.element.isConnected);
+  }
+
+  #panel(run) {
+    if (!this.#panels.has(run)) this.#panels.set(run, new Panel(this.app, run));
+    return this.#panels.get(run);
+  }
+
+  #show(elements) {
+    const now = [...this.element.children];
+    const same = now.length === elements.length && elements.every((one, i) => one === now[i]);
+    if (!same) this.element.replaceChildren(...elements);
+  }
+
+  // Fetches the steps around this one, the nearest first, until there is something better to do: so
+  // that scrubbing finds them there, and what is asked for now never waits for them.
+  async #prefetch({ runs, site, steps, index }, drawing) {
+    for (let far = 1; far <= AHEAD; far++) {
+      for (const step of [steps[index + far], steps[index - far]]) {
+        await pause(REST);
+        if (drawing !== this.#drawing) return;
+        const series = runs.map((run) => this.app.catalogue.find(run, site)).filter(Boolean);
+        const asked = step === undefined ? [] : series;
+        await Promise.all(
+          asked.map((one) => this.app.cache.get(one, nearestStep(one.steps, step))),
+        );
+      }
+    }
+  }
+}
+
+// The largest value of each measure of Heads, so that all its charts have one scale.
+function commonPeaks(panels) {
+  const peaks = {};
+  for (const panel of panels) {
+    for (const [measure, value] of Object.entries(panel.peaks?.() ?? {})) {
+      peaks[measure] = Math.max(peaks[measure] ?? 0, value);
+    }
+  }
+  return peaks;
+}

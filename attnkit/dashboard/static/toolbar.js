@@ -1,0 +1,112 @@
+// Above the panels: the views, and the steps of training.
+
+import { element, setAttribute, setText } from "./element.js";
+import { VIEWS } from "./state.js";
+import { stepName } from "./tokens.js";
+
+const FRAME = 220; // milliseconds a step while playing
+
+export class Toolbar {
+  #timer = 0;
+
+  constructor(app) {
+    this.app = app;
+    this.tabs = VIEWS.map((view, i) =>
+      element(
+        "button",
+        {
+          role: "tab",
+          "data-view": view,
+          title: `${title(view)} (${i + 1})`,
+          onclick: () => app.state.set({ view }),
+        },
+        title(view),
+      ),
+    );
+    this.play = element("button", { class: "play", onclick: () => this.togglePlay() });
+    this.slider = element("input", {
+      type: "range",
+      min: 0,
+      step: 1,
+      "aria-label": "Training step",
+      oninput: () => app.goTo(Number(this.slider.value)),
+    });
+    this.step = element("output");
+    this.place = element("span", { class: "place" });
+    this.element = element(
+      "div",
+      { class: "toolbar" },
+      element(
+        "div",
+        {
+          class: "tabs",
+          role: "tablist",
+          "aria-label": "Views",
+          onkeydown: (event) => this.#move(event),
+        },
+        ...this.tabs,
+      ),
+      element("div", { class: "timeline" }, this.play, this.slider, this.step, this.place),
+    );
+    this.#showPlaying();
+  }
+
+  update({ view }, { steps, step, index }) {
+    this.view = view;
+    for (const tab of this.tabs) {
+      const chosen = tab.dataset.view === view;
+      setAttribute(tab, "aria-selected", chosen);
+      tab.tabIndex = chosen ? 0 : -1;
+    }
+    this.slider.max = Math.max(0, steps.length - 1);
+    this.slider.value = index;
+    this.slider.disabled = this.play.disabled = steps.length < 2;
+    const part = steps.length > 1 ? index / (steps.length - 1) : 0;
+    this.slider.style.setProperty("--part", `${100 * part}%`);
+    setAttribute(this.slider, "aria-valuetext", `step ${step}`);
+    setText(this.step, step === null ? "" : stepName(step));
+    setText(this.place, steps.length ? `${index + 1} of ${steps.length}` : "");
+  }
+
+  // Plays from here, or from the start if this is the end; waits for each step to be drawn.
+  togglePlay() {
+    if (this.#timer) return this.stop();
+    const { steps, index } = this.app.selection;
+    if (steps.length < 2) return;
+    if (index === steps.length - 1) this.app.goTo(0);
+    this.#timer = setInterval(() => {
+      if (this.app.stage.element.dataset.state !== "ready") return;
+      const { selection } = this.app;
+      if (selection.index >= selection.steps.length - 1) this.stop();
+      else this.app.moveStep(1);
+    }, FRAME);
+    this.#showPlaying();
+  }
+
+  stop() {
+    clearInterval(this.#timer);
+    this.#timer = 0;
+    this.#showPlaying();
+  }
+
+  #showPlaying() {
+    const label = this.#timer ? "Pause" : "Play";
+    setAttribute(this.play, "aria-label", label);
+    setAttribute(this.play, "title", `${label} (space)`);
+    setAttribute(this.play, "data-playing", Boolean(this.#timer));
+  }
+
+  #move(event) {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const at = (VIEWS.indexOf(this.view) + by + VIEWS.length) % VIEWS.length;
+    this.app.state.set({ view: VIEWS[at] });
+    this.tabs[at].focus();
+  }
+}
+
+function title(view) {
+  return view[0].toUpperCase() + view.slice(1);
+}

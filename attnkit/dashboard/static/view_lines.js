@@ -1,0 +1,251 @@
+// Lines: the tokens that look on the left, those that are looked at on the right, a colour a head.
+//
+// Tokens are text; lines are one canvas, since a long text has thousands of them.
+
+import { element, setAttribute, setText } from "./element.js";
+import { categorical } from "./palettes.js";
+import { mapTable } from "./tables.js";
+import { number, short, visible } from "./tokens.js";
+
+const ROW = 20;
+const SMALL_ROW = 12; // for more tokens than fit a screen several times over
+const MANY = 128;
+const STRONGEST = 5;
+const FAINT = 0.35;
+const PART = 0.02; // weaker lines are not drawn, even if they are the strongest five
+
+export class LinesView {
+  #model = null;
+  #built = null;
+
+  constructor(app) {
+    this.app = app;
+    this.layer = element("h3");
+    this.heads = element("div", { class: "chips", role: "group", "aria-label": "Heads" });
+    this.queries = this.#list("query (looks)", "query");
+    this.keys = this.#list("key (is looked at)", "key");
+    this.canvas = element("canvas");
+    this.strings = element("div", { class: "strings" }, this.canvas);
+    this.element = element(
+      "div",
+      { class: "lines" },
+      element("div", { class: "caption" }, this.layer, this.heads),
+      element(
+        "div",
+        { class: "titles", "aria-hidden": "true" },
+        element("span", {}, "query (looks)"),
+        element("span", {}, "key (is looked at)"),
+      ),
+      element("div", { class: "columns" }, this.queries, this.strings, this.keys),
+    );
+    app.hover.listen(() => this.#model && this.element.isConnected && this.#draw());
+    new ResizeObserver(() => this.#model && this.#draw()).observe(this.strings);
+  }
+
+  update(model) {
+    this.#model = model;
+    setText(this.layer, visible(model.map.name));
+    this.#listHeads();
+    this.#listTokens();
+    this.#draw();
+  }
+
+  table(model) {
+    return mapTable(model);
+  }
+
+  #list(label, kind) {
+    const at = (event) => {
+      const index = event.target.closest("button")?.dataset.index;
+      return index === undefined ? null : { query: null, key: null, [kind]: Number(index) };
+    };
+    return element("div", {
+      class: `tokens ${kind}`,
+      role: "group",
+      "aria-label": label,
+      onpointerover: (event) => this.app.hover.set(at(event)),
+      onpointerleave: () => this.app.hover.set(null),
+      onfocusin: (event) => this.app.hover.set(at(event)),
+      onfocusout: () => this.app.hover.set(null),
+      onclick: (event) => at(event) && this.#pin(at(event)),
+    });
+  }
+
+  #pin(target) {
+    const { query, key } = this.app.state.values;
+    const same = target.query === query && target.key === key;
+    this.app.state.set(same ? { query: null, key: null } : target);
+  }
+
+  #listHeads() {
+    const { map, values } = this.#model;
+    const told = `${map.heads} ${values.hidden} ${document.documentElement.dataset.theme}`;
+    if (this.heads.dataset.told === told) return;
+    this.heads.dataset.told = told;
+    this.heads.replaceChildren(
+      ...Array.from({ length: map.heads }, (_, head) => {
+        const shown = !values.hidden.includes(head);
+        const chip = element(
+          "button",
+          {
+            class: "chip",
+            "aria-pressed": shown,
+            title: `Head ${head}: click to show or hide, double-click for this one alone`,
+            onclick: () => this.#toggle(head),
+            ondblclick: () => this.#only(head),
+          },
+          `h${head}`,
+        );
+        chip.style.setProperty("--colour", categorical(head));
+        return chip;
+      }),
+    );
+  }
+
+  #toggle(head) {
+    const { hidden } = this.app.state.values;
+    const others = hidden.filter((one) => one !== head);
+    this.app.state.set({
+      hidden: others.length < hidden.length ? others : [...hidden, head].sort((a, b) => a - b),
+    });
+  }
+
+  #only(head) {
+    const others = Array.from({ length: this.#model.map.heads }, (_, i) => i).filter(
+      (i) => i !== head,
+    );
+    this.app.state.set({ hidden: others });
+  }
+
+  #listTokens() {
+    const { record } = this.#model;
+    if (this.#built === record.queries.join("\0") + record.keys.join("\0")) return;
+    this.#built = record.queries.join("\0") + record.keys.join("\0");
+    const most = Math.max(record.queries.length, record.keys.length);
+    this.row = most > MANY ? SMALL_ROW : ROW;
+    this.element.style.setProperty("--row", `${this.row}px`);
+    for (const [list, tokens] of [
+      [this.queries, record.queries],
+      [this.keys, record.keys],
+    ]) {
+      list.replaceChildren(
+        ...tokens.map((token, index) =>
+          element(
+            "button",
+            { "data-index": index, title: `${index}: ${visible(token)}` },
+            short(token, 16),
+          ),
+        ),
+      );
+    }
+  }
+
+  #draw() {
+    const { record, map, query, key } = this.#model;
+    const pointer = this.app.hover.value;
+    const hovers = pointer && (pointer.query !== null || pointer.key !== null);
+    const focus = hovers ? pointer : { query, key: query === null ? key : null };
+    const width = this.strings.clientWidth;
+    const height = Math.max(record.queries.length, record.keys.length) * this.row;
+    if (!width) return;
+    const context = prepare(this.canvas, width, height);
+    const heads = this.#shownHeads();
+    const lines = focusedLines(map, heads, focus) ?? strongestLines(map, heads);
+    const isFocused = focus.query !== null || focus.key !== null;
+    const peak = map.peak || 1;
+    for (const { head, query: from, key: to, weight } of lines) {
+      const part = Math.min(1, Math.abs(weight) / peak);
+      if (part < PART) continue;
+      context.strokeStyle = categorical(head);
+      context.globalAlpha = isFocused ? 0.25 + 0.75 * part : FAINT * part;
+      context.lineWidth = isFocused ? 1 + 3 * part : 1 + part;
+      context.setLineDash(weight < 0 ? [4, 3] : []);
+      context.beginPath();
+      const [y1, y2] = [(from + 0.5) * this.row, (to + 0.5) * this.row];
+      context.moveTo(0, y1);
+      context.bezierCurveTo(width * 0.4, y1, width * 0.6, y2, width, y2);
+      context.stroke();
+    }
+    this.canvas.dataset.lines = lines.length;
+    this.#shade(
+      this.queries,
+      focus.key === null ? null : (one) => meanWeight(map, heads, one, focus.key),
+      query,
+      focus.query,
+    );
+    this.#shade(
+      this.keys,
+      focus.query === null ? null : (one) => meanWeight(map, heads, focus.query, one),
+      key,
+      focus.key,
+    );
+  }
+
+  #shownHeads() {
+    const { map, values } = this.#model;
+    const all = Array.from({ length: map.heads }, (_, head) => head);
+    return all.filter((head) => !values.hidden.includes(head));
+  }
+
+  // Colours the tokens of one side by what the focused token of the other side has to do with them.
+  #shade(list, weightOf, pinned, focused) {
+    const { map } = this.#model;
+    for (const button of list.children) {
+      const index = Number(button.dataset.index);
+      const weight = weightOf ? weightOf(index) : 0;
+      const part = Math.min(1, Math.abs(weight) / (map.peak || 1));
+      const background =
+        part > 0.004 ? `rgb(var(--token) / ${(0.85 * part + 0.05).toFixed(3)})` : "";
+      if (button.style.background !== background) button.style.background = background;
+      setAttribute(button, "aria-pressed", index === pinned);
+      button.classList.toggle("focused", index === focused);
+      button.dataset.weight = weightOf ? number(weight) : "";
+    }
+  }
+}
+
+function prepare(canvas, width, height) {
+  const sharp = height * devicePixelRatio > 8192 ? 1 : devicePixelRatio;
+  canvas.width = Math.round(width * sharp);
+  canvas.height = Math.round(height * sharp);
+  canvas.style.height = `${height}px`;
+  const context = canvas.getContext("2d");
+  context.setTransform(sharp, 0, 0, sharp, 0, 0);
+  context.lineCap = "round";
+  return context;
+}
+
+function meanWeight(map, heads, query, key) {
+  if (query >= map.queries || key >= map.keys) return 0;
+  const sum = heads.reduce((total, head) => total + map.weight(head, query, key), 0);
+  return sum / Math.max(1, heads.length);
+}
+
+// All lines of the token under the pointer, or of the pinned one; null where there is none.
+function focusedLines(map, heads, { query, key }) {
+  if (query !== null && query < map.queries) {
+    return heads.flatMap((head) =>
+      map.strongest(head, query, map.keys).map((one) => ({ head, query, ...one })),
+    );
+  }
+  if (key === null || key >= map.keys) return null;
+  const all = Array.from({ length: map.queries }, (_, at) => at);
+  return heads.flatMap((head) =>
+    all
+      .filter((at) => map.isAllowed(head, at, key))
+      .map((at) => ({ head, query: at, key, weight: map.weight(head, at, key) })),
+  );
+}
+
+const kept = new WeakMap(); // layer -> head -> lines: to point somewhere needs no new search
+
+function strongestLines(map, heads) {
+  if (!kept.has(map)) kept.set(map, []);
+  const ofHeads = kept.get(map);
+  return heads.flatMap((head) => {
+    ofHeads[head] ??= Array.from({ length: map.queries }, (_, query) =>
+      map.strongest(head, query, STRONGEST).map((one) => ({ head, query, ...one })),
+    ).flat();
+    return ofHeads[head];
+  });
+}

@@ -1,0 +1,90 @@
+"""Maps of a model, gathered by the place where they sit: one record a site."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+import torch
+
+from attnkit.attention.maps import AttentionMap
+from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
+
+SiteTokens = tuple[Sequence[str], Sequence[str]]
+
+JACOBIAN_NOTE = "Not linear in its values: what is shown is the Jacobian (signed)."
+
+
+def records_of(
+    maps: Iterable[AttentionMap],
+    query_tokens: Sequence[str],
+    key_tokens: Sequence[str],
+    *,
+    example: str,
+    note: str = "",
+    site_tokens: Mapping[str, SiteTokens] | None = None,
+) -> list[AttentionRecord]:
+    """One record a site (say, `self` and `decoder.cross`), of the first sequence of the batch.
+
+    Args:
+        maps: from `attention_maps`.
+        query_tokens: texts of the tokens that ask.
+        key_tokens: texts of the tokens that answer.
+        example: name of the example.
+        note: what a viewer should know about it.
+        site_tokens: site (`encoder.self`) -> texts of the tokens that ask and that answer there,
+            where they are others than the two above.
+    """
+    known = site_tokens or {}
+    return [
+        _record(site, list(of_site), query_tokens, key_tokens, known.get(site), example, note)
+        for site, of_site in _by_site(maps)
+    ]
+
+
+def _record(
+    site: str,
+    maps: list[AttentionMap],
+    query_tokens: Sequence[str],
+    key_tokens: Sequence[str],
+    of_site: SiteTokens | None,
+    example: str,
+    note: str,
+) -> AttentionRecord:
+    cross = maps[0].role == "cross"
+    queries, keys = maps[0].weights.shape[-2:]
+    later = torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries)
+
+    def tokens_of(count: int, cross: bool) -> Sequence[str]:
+        """The tokens along an axis; an encoder has the key tokens on both."""
+        return key_tokens if cross or count != len(query_tokens) else query_tokens
+
+    asking, answering = of_site or (tokens_of(queries, False), tokens_of(keys, cross))
+    if any(m.taken_from == "Jacobian" for m in maps):
+        note = " ".join([*([note] if note else []), JACOBIAN_NOTE])
+    return AttentionRecord(
+        example=example,
+        site=site,
+        kind=maps[0].role,
+        causal=not any(bool((m.allowed[0, 0] & later).any()) for m in maps),
+        query_tokens=asking,
+        key_tokens=answering,
+        layers=[
+            layer_map(f"L{i}", m.weights[0].numpy(), m.allowed[0, 0].numpy())
+            for i, m in enumerate(maps)
+        ],
+        note=note,
+    )
+
+
+def _by_site(maps: Iterable[AttentionMap]) -> Iterator[tuple[str, Iterable[AttentionMap]]]:
+    """Groups maps whose places in the model differ in layer numbers only."""
+    return groupby(sorted(maps, key=_site), key=_site)
+
+
+def _site(attention: AttentionMap) -> str:
+    """`model.decoder.layers.3.cross_attention` -> `decoder.cross`."""
+    words = [word for word in attention.name.split(".") if not word.isdigit()]
+    place = [word for word in words if not re.search("model|layer|block|attention|attn", word)]
+    return ".".join([*place, attention.role])

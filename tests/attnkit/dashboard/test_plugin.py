@@ -1,0 +1,202 @@
+"""The routes, through TensorBoard's own application and its Python reader of event files."""
+
+import gzip
+import json
+import struct
+
+import pytest
+from tensorboard import program
+from tensorboard.backend import application
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from werkzeug.test import Client
+
+from attnkit.dashboard import pages
+from attnkit.dashboard.loader import AttentionLoader
+from attnkit.tensorboard.map_format import decode
+
+PREFIX = "/data/plugin/attention"
+HOSTILE_RUN = "<img src=x onerror=alert(1)>"
+
+
+def with_header(**values):
+    def change(blobs):
+        header = json.loads(blobs[0]) | values
+        return [json.dumps(header).encode(), *blobs[1:]]
+
+    return change
+
+
+DAMAGE = {
+    "newer": (with_header(v=2), "format version 2 is unknown"),
+    "no_json": (lambda blobs: [b"\xff", *blobs[1:]], "not JSON"),
+    "other_sizes": (with_header(layers=[[2, 6, 6], [3, 6, 6]]), "108 bytes"),
+    "other_tokens": (with_header(q=["a"]), "1 query tokens"),
+    "huge": (with_header(layers=[[2, 6, 6], [2**20, 2**20, 2**20]]), "at most"),
+    "layer_missing": (lambda blobs: blobs[:-1], "2 layers, but 1 blobs"),
+    "no_gzip": (lambda blobs: [blobs[0], b"nothing", blobs[2]], "layer 0 is damaged"),
+    "bomb": (lambda blobs: [*blobs[:2], gzip.compress(b"\0" * 10**7)], "exactly the 72 bytes"),
+}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, make_record, logged, write_run):
+    root = tmp_path_factory.mktemp("routes")
+    write_run(root / "a" / "seed0", [logged(make_record(seed=s), s) for s in (0, 5, 300)])
+    write_run(root / HOSTILE_RUN, [logged(make_record(queries=["<b>", "\u202e", "\ud800"]), 0)])
+    write_run(root / "long", [logged(make_record(heads=(40,), queries=["t"] * 100), 0)])
+    write_run(root / "two_sites", [logged(make_record(site="x.self"), 0)])
+    for name, (change, _) in DAMAGE.items():
+        tag, blobs, step = logged(make_record(), 0)
+        write_run(root / "damaged" / name, [(tag, change(list(blobs)), step)])
+    flags = program.TensorBoard()
+    flags.configure(["", "--logdir", str(root)])
+    multiplexer = EventMultiplexer(tensor_size_guidance={"attention": 200})
+    multiplexer.AddRunsFromDirectory(str(root))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(root))
+    app = application.TensorBoardWSGIApp(
+        flags.flags, [AttentionLoader()], provider, assets_zip_provider=None
+    )
+    return Client(app)
+
+
+def get(client, route, **query):
+    return client.get(f"{PREFIX}/{route}", query_string=query)
+
+
+def unpack(answer):
+    """The blobs of an answered record: its layers come inflated, large records compressed."""
+    content = answer.data
+    if answer.headers.get("Content-Encoding") == "gzip":
+        content = gzip.decompress(content)
+    (count,) = struct.unpack_from("<I", content)
+    sizes = struct.unpack_from(f"<{count}I", content, 4)
+    blobs, start = [], 4 * (1 + count)
+    for size in sizes:
+        blobs.append(content[start : start + size])
+        start += size
+    assert start == len(content)
+    return [blobs[0], *map(gzip.compress, blobs[1:])]
+
+
+def test_the_index_names_runs_tags_and_steps(client):
+    answer = get(client, "index")
+    assert answer.status_code == 200
+    assert answer.content_type == "application/json"
+    content = answer.json
+    assert content["version"] == 1
+    assert content["runs"]["a/seed0"]["attention/probe/self"]["steps"] == [0, 5, 300]
+    assert content["runs"]["a/seed0"]["attention/probe/self"]["started"] == 1.7e9
+    assert list(content["runs"]["two_sites"]) == ["attention/probe/x.self"]
+    assert HOSTILE_RUN in content["runs"]
+
+
+def test_a_record_comes_as_it_was_logged(client, make_record):
+    answer = get(client, "record", run="a/seed0", tag="attention/probe/self", step=5)
+    assert answer.status_code == 200
+    assert answer.content_type == "application/octet-stream"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    record = decode(unpack(answer))
+    expected = make_record(seed=5)
+    for layer, other in zip(record.layers, expected.layers, strict=True):
+        assert layer.weights == pytest.approx(other.weights, abs=0.005)
+
+
+@pytest.mark.parametrize("accepts", ["gzip", "identity"])
+def test_a_large_record_is_compressed_for_those_who_accept_it(client, make_record, accepts):
+    query = {"run": "long", "tag": "attention/probe/self", "step": 0}
+    answer = client.get(
+        f"{PREFIX}/record", query_string=query, headers={"Accept-Encoding": accepts}
+    )
+    assert (answer.headers.get("Content-Encoding") == "gzip") == (accepts == "gzip")
+    (layer,) = decode(unpack(answer)).layers
+    expected = make_record(heads=(40,), queries=["t"] * 100).layers[0]
+    assert layer.weights == pytest.approx(expected.weights, abs=0.005)
+
+
+def test_hostile_tokens_are_data_and_nothing_else(client):
+    answer = get(client, "record", run=HOSTILE_RUN, tag="attention/probe/self", step=0)
+    assert answer.content_type == "application/octet-stream"
+    assert decode(unpack(answer)).query_tokens == ("<b>", "\u202e", "\ud800")
+
+
+def test_statistics_have_a_value_a_head_and_step(client):
+    content = get(client, "statistics", run="a/seed0", tag="attention/probe/self").json
+    assert content["steps"] == [0, 5, 300]
+    assert content["names"] == ["L0", "L1"]
+    for measure in ("entropy", "distance", "first"):
+        assert [[len(heads) for heads in moment] for moment in content[measure]] == [[2, 2]] * 3
+
+
+@pytest.mark.parametrize(
+    ("route", "query", "code", "said"),
+    [
+        ("record", {}, 400, "lacks `run`"),
+        ("record", {"run": "a/seed0", "tag": "attention/probe/self"}, 400, "lacks `step`"),
+        ("record", {"run": "a/seed0", "tag": "t", "step": "1e3"}, 400, "no whole number"),
+        ("record", {"run": "a/seed0", "tag": "t", "step": "9" * 99}, 400, "no whole number"),
+        ("record", {"run": "a/seed0", "tag": "t", "step": "٣"}, 400, "no whole number"),
+        ("record", {"run": "b", "tag": "attention/probe/self", "step": 0}, 404, "holds no maps"),
+        ("record", {"run": "a/seed0", "tag": "loss", "step": 0}, 404, "holds no maps"),
+        ("record", {"run": "a/seed0", "tag": "attention/probe/self", "step": 1}, 404, "at step 1"),
+        ("record", {"run": "../../etc", "tag": "passwd", "step": 0}, 404, "holds no maps"),
+        ("statistics", {"run": "a/seed0"}, 400, "lacks `tag`"),
+        ("statistics", {"run": "b", "tag": "attention/probe/self"}, 404, "holds no maps"),
+    ],
+)
+def test_bad_requests_are_told_why(client, route, query, code, said):
+    answer = get(client, route, **query)
+    assert answer.status_code == code
+    assert answer.content_type == "application/json"
+    assert said in answer.json["error"]
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_records_are_refused(client, name):
+    """Before the pages see them: they rely on the sizes in the header."""
+    answer = get(client, "record", run=f"damaged/{name}", tag="attention/probe/self", step=0)
+    assert answer.status_code == 422
+    assert DAMAGE[name][1] in answer.json["error"]
+    answer = get(client, "statistics", run=f"damaged/{name}", tag="attention/probe/self")
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("route", ["index", "record", "statistics", f"static/{pages.ENTRY}"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_nothing_but_get_and_head_is_answered(client, route, method):
+    answer = client.open(f"{PREFIX}/{route}", method=method)
+    assert answer.status_code == 405
+    assert answer.headers["Allow"] == "GET, HEAD"
+
+
+def test_head_has_no_body(client):
+    answer = client.head(f"{PREFIX}/index")
+    assert (answer.status_code, answer.data) == (200, b"")
+
+
+def test_pages_are_served_with_their_types(client):
+    for name in pages.names():
+        answer = get(client, f"static/{name}")
+        assert answer.status_code == 200
+        wanted = "text/css" if name.endswith("css") else "text/javascript"
+        assert answer.content_type.startswith(wanted)
+        assert answer.data == pages.read(name)[0]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "static/../plugin.py",
+        "static/%2e%2e/plugin.py",
+        "static/..%2fplugin.py",
+        "static//etc/passwd",
+        "static/",
+        "static",
+        "static/main.js%00.css",
+        "static/nothing.js",
+        "plugin.py",
+    ],
+)
+def test_no_path_leads_out_of_the_pages(client, path):
+    assert client.get(f"{PREFIX}/{path}").status_code == 404
