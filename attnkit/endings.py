@@ -3,74 +3,142 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import nn
+import torch
+
+from attnkit.callbacks.stops import Terminated
+from attnkit.checkpoints.store import CheckpointStore
+from attnkit.divergence import DivergedError
+from attnkit.tasks.base import Task
 
 log = logging.getLogger("attnkit")
 
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_PEER_GONE = re.compile(
+    "connection (closed|reset)|broken pipe|gloo|nccl|recvbytes|remote process|tcpstore|heartbeat",
+    re.IGNORECASE,
+)
 
-class DivergedError(Exception):
-    """Training went wrong for good: the weights are no finite numbers any more.
 
-    Args:
-        step: where it was noticed.
-    """
+class OutOfMemoryError(Exception):
+    """A step needs more memory than there is; the message says which, and what to lower."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(
-            f"training has diverged: at step {step:,} the weights hold NaN or infinity; "
-            "lower optimizer.lr, or set trainer.gradient_clip"
-        )
+
+class ProcessLostError(Exception):
+    """Another process of a run with several has ended, and this one cannot go on alone."""
 
 
 @contextmanager
-def plain_endings(trainer: L.Trainer, model: nn.Module, directory: Path) -> Iterator[None]:
-    """Gives each early ending of what runs inside its own error.
+def plain_endings(
+    trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
+) -> Iterator[None]:
+    """Gives each early ending of what runs inside its own error, with what is left and what to do.
 
     Lightning turns Ctrl-C into `SystemExit(1)` and has the process ignore every further one, which
-    would make a Python session deaf to it; SIGTERM becomes a `SystemExit` that looks like success.
+    would make a Python session deaf to it; and processes whose partner has gone die of a broken
+    connection.
 
     Args:
         trainer: what runs inside.
-        model: what it trains.
+        task: what it trains.
+        store: the checkpoints of the run.
         directory: where the run lies.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C; the message says what is left behind.
+        KeyboardInterrupt: after SIGINT.
         SystemExit: after SIGTERM, with the code 143.
-        DivergedError: if the weights are no finite numbers at the end, or when something failed.
+        DivergedError: if loss, gradient or weights left the finite numbers.
+        OutOfMemoryError: if a step did not fit.
+        ProcessLostError: if another process of the run has gone.
     """
     on_interrupt = signal.getsignal(signal.SIGINT)
+    left = _Left(trainer, task, store, directory)
     try:
         yield
-    except SIGTERMException:
-        log.warning("terminated %s", _left_behind(trainer, directory))
+    except Terminated:
+        left.aborted()
+        if trainer.is_global_zero:
+            log.warning("terminated %s", left.where())
         raise SystemExit(128 + signal.SIGTERM) from None
     except (KeyboardInterrupt, SystemExit):
         if trainer.interrupted:
             signal.signal(signal.SIGINT, on_interrupt)
-        raise KeyboardInterrupt(_left_behind(trainer, directory)) from None
-    except Exception as error:
-        if is_finite(model):
-            raise
-        raise DivergedError(trainer.global_step) from error
-    if not is_finite(model):
-        raise DivergedError(trainer.global_step)
+        left.aborted()
+        raise KeyboardInterrupt(left.where()) from None
+    except DivergedError as error:
+        raise DivergedError(error.step, error.where, left.against_divergence()) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfMemoryError(left.against_lack_of_memory()) from error
+    except RuntimeError as error:
+        if _NO_MEMORY.search(str(error)):
+            raise OutOfMemoryError(left.against_lack_of_memory()) from error
+        if trainer.world_size > 1 and _PEER_GONE.search(f"{type(error).__name__} {error}"):
+            raise ProcessLostError(left.without_the_others()) from error
+        raise
 
 
-def is_finite(model: nn.Module) -> bool:
-    """True if all weights are finite numbers."""
-    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+class _Left:
+    """What an early ending leaves behind, in words."""
 
+    def __init__(
+        self, trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
+    ) -> None:
+        self.trainer = trainer
+        self.task = task
+        self.store = store
+        self.directory = directory
 
-def _left_behind(trainer: L.Trainer, directory: Path) -> str:
-    return (
-        f"at step {trainer.global_step:,}; {directory} holds an unfinished run, which --overwrite "
-        "replaces"
-    )
+    def aborted(self) -> None:
+        """Has TensorBoard's table say so."""
+        for logger in self.trainer.loggers:
+            logger.finalize("aborted")
+
+    def where(self) -> str:
+        """The step, how good the model is, the checkpoint, and the way on."""
+        loss = self.trainer.callback_metrics.get("loss/val")
+        measured = f", validation loss {float(loss):.4f}" if loss is not None else ""
+        return (
+            f"at step {self.trainer.global_step:,}{measured}; {self._checkpoint()}. Go on with: "
+            f"attnkit resume {self.directory}"
+        )
+
+    def against_divergence(self) -> str:
+        """What to try."""
+        rate = max(options["lr"] for options in self.task.group_options) / 3
+        return (
+            f"{self._checkpoint()}. Lower the learning rate and go on with: attnkit resume "
+            f"{self.directory} optimizer.lr={rate:.2g} --allow-changes; or set "
+            "trainer.gradient_clip, or trainer.on_nan=skip"
+        )
+
+    def against_lack_of_memory(self) -> str:
+        """Which batch did not fit, and which settings decide."""
+        progress = self.trainer.fit_loop.epoch_loop
+        shape = self.task.batch_shape
+        size = f" of {shape[0]:,} sequences of {shape[1]:,} tokens" if len(shape) > 1 else ""
+        return (
+            f"out of memory in batch {progress.batch_idx:,}{size} (step "
+            f"{self.trainer.global_step + 1:,}): lower trainer.batch_size and raise "
+            "trainer.accumulate by as much, which trains alike, or lower model.max_seq_len; "
+            f"{self._checkpoint()}"
+        )
+
+    def without_the_others(self) -> str:
+        """That this process is not the one to blame."""
+        return (
+            f"another of the {self.trainer.world_size} processes has ended (killed, or out of "
+            f"memory?) at step {self.trainer.global_step:,}; {self._checkpoint()}. Go on with: "
+            f"attnkit resume {self.directory}"
+        )
+
+    def _checkpoint(self) -> str:
+        steps = self.store.steps()
+        if not steps:
+            return "there is no checkpoint yet"
+        return f"the last checkpoint is of step {steps[-1]:,}"

@@ -5,18 +5,23 @@ runs/<recipe>/<variant>/seed<k>/
     environment.json   versions, machine, data
     tokenizer.json     the vocabulary
     events.out...      what TensorBoard shows
-    checkpoints/       best.ckpt, last.ckpt
-    result.json        final numbers; written last, so its presence means that the run finished
+    checkpoints/       best.ckpt, last.ckpt, previous.ckpt, manifest.json; weights/averaged.ckpt
+    hypotheses/        translations of each test set, of a translation run
+    result.json        final numbers; written last, so its presence means that the run ended well
+    .lock              held while a process trains here
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,9 @@ RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
 LAST = "last.ckpt"
+AVERAGED = "weights/averaged.ckpt"
+_LOCK = ".lock"
+_PART = ".part"
 
 PACKAGES = (
     "attnkit",
@@ -43,6 +51,10 @@ class RunDirectoryError(Exception):
     """A run directory that is taken, missing, unfinished or cannot be written; the message says
     what to do.
     """
+
+
+class FinishedError(RunDirectoryError):
+    """A run that is to be resumed has nothing left to do."""
 
 
 def is_first_process() -> bool:
@@ -70,7 +82,7 @@ def check_free(directory: Path, overwrite: bool) -> None:
         raise RunDirectoryError(
             f"{directory} is a file; set runs_dir, name or variant to something else"
         )
-    if not any(directory.iterdir()):
+    if _is_blank(directory):
         return
     if not (directory / RECIPE).is_file():
         raise RunDirectoryError(
@@ -79,8 +91,8 @@ def check_free(directory: Path, overwrite: bool) -> None:
     if not overwrite:
         state = "a finished run" if (directory / RESULT).is_file() else "an unfinished run"
         raise RunDirectoryError(
-            f"{directory} holds {state}; replace it with --overwrite, or set variant=NAME or "
-            "seed=N for another directory"
+            f"{directory} holds {state}; go on with --resume, replace it with --overwrite, or set "
+            "variant=NAME or seed=N for another directory"
         )
 
 
@@ -91,10 +103,14 @@ def claim(directory: Path, overwrite: bool) -> None:
         RunDirectoryError: as in `check_free`, or if it cannot be written.
     """
     check_free(directory, overwrite)
+    if directory.exists():
+        _empty(directory)
+    _make(directory / CHECKPOINTS)
+
+
+def _make(directory: Path) -> None:
     try:
-        if directory.exists():
-            shutil.rmtree(directory)
-        (directory / CHECKPOINTS).mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(
             f"{directory} cannot be made: {error.strerror}; "
@@ -102,11 +118,87 @@ def claim(directory: Path, overwrite: bool) -> None:
         ) from error
 
 
+@contextmanager
+def in_use(directory: Path) -> Iterator[None]:
+    """Keeps every other process from training in a directory.
+
+    The kernel gives the lock back when the process ends, however it ends. It is a POSIX record
+    lock, which worker processes do not inherit: one that outlives its parent holds nothing.
+
+    Raises:
+        RunDirectoryError: if another process trains there.
+    """
+    if not is_first_process():
+        yield
+        return
+    _make(directory)
+    path = directory / _LOCK
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunDirectoryError(
+                f"another process is training in {directory}; wait for it, or end it first"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes a file whole or not at all, and brings it to the disk.
+
+    Raises:
+        RunDirectoryError: if it cannot be written.
+    """
+    part = path.with_name(f".{path.name}{_PART}")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path} cannot be written: {error.strerror}; mend that, then go on with attnkit "
+            f"resume {path.parent}"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Removes what a killed process left half-written, and the result of an end that is none."""
+    for leftover in [*directory.glob(f"*{_PART}"), directory / RESULT]:
+        leftover.unlink(missing_ok=True)
+
+
+def _is_blank(directory: Path) -> bool:
+    """True if nothing is there but what a run makes before its first file."""
+    checkpoints = directory / CHECKPOINTS
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        return False
+    return all(
+        entry == checkpoints or entry.name in (_LOCK, f".{RECIPE}{_PART}")
+        for entry in directory.iterdir()
+    )
+
+
+def _empty(directory: Path) -> None:
+    """Removes everything; the recipe last, since a folder without it counts as no run."""
+    for entry in sorted(directory.iterdir(), key=lambda entry: entry.name == RECIPE):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
 
 
 def environment() -> dict[str, Any]:
@@ -118,6 +210,17 @@ def environment() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def resumed(
+    directory: Path, now: dict[str, Any], step: int, changes: Sequence[str]
+) -> dict[str, Any]:
+    """The record of the machine, with a line for a resumption: when, by what, and what changed."""
+    before = json.loads((directory / ENVIRONMENT).read_bytes())
+    resumption = {"step": step, "command": now["command"], "changes": list(changes)}
+    if now["packages"] != before["packages"]:
+        resumption["packages"] = now["packages"]
+    return {**before, "resumed": [*before.get("resumed", []), resumption]}
 
 
 def recipe_of(directory: Path) -> Path:

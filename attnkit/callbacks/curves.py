@@ -10,12 +10,18 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from attnkit.divergence import DivergedError
+
+_STATE = "training_curves"
+"""Key of a checkpoint under which the sums stand."""
+
 
 class TrainingCurves(L.Callback):
     """Writes scalars every few steps, straight to the logger.
 
     `loss/train` is the mean over the steps since the last point, and over all processes. Tokens
-    per second counts training alone: time in validation is left out.
+    per second counts training alone: time in validation is left out. A step that the task skipped
+    (`Task.is_skipped`) counts as time and tokens, and not in the loss.
 
     Args:
         every_n_steps: optimizer steps between points.
@@ -25,21 +31,72 @@ class TrainingCurves(L.Callback):
         self.every_n_steps = every_n_steps
         self.num_tokens = 0
         self.seconds = 0.0
+        self._step_sum: Tensor | float = 0.0  # of the step under way
         self._loss_sum: Tensor | float = 0.0
-        self._batches = 0
+        self._steps = 0
         self._window_tokens = 0
         self._window_seconds = 0.0
         self._mark = 0.0
-        self._written = 0
+        self._wall_before = 0.0
+        self._wall_start: float | None = None
+        self._counted = 0
 
     @property
     def tokens_per_second(self) -> float:
         """Mean over the whole run so far, over all processes."""
         return self.num_tokens / self.seconds if self.seconds else 0.0
 
+    @property
+    def wall_seconds(self) -> float:
+        """Time of the whole run so far, validation and logging included."""
+        running = 0.0 if self._wall_start is None else time.perf_counter() - self._wall_start
+        return self._wall_before + running
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Saves what was summed up since the last point, of each process."""
+        self._count_time()
+        loss_sum = torch.as_tensor(self._loss_sum, device=pl_module.device)
+        sums = [torch.empty_like(loss_sum) for _ in range(trainer.world_size)]
+        if trainer.world_size > 1:
+            torch.distributed.all_gather(sums, loss_sum)
+        else:
+            sums = [loss_sum]
+        checkpoint[_STATE] = {
+            "num_tokens": self.num_tokens,
+            "seconds": self.seconds,
+            "loss_sums": torch.stack(sums).cpu(),
+            "steps": self._steps,
+            "window_tokens": self._window_tokens,
+            "window_seconds": self._window_seconds,
+            "wall_seconds": self.wall_seconds,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Goes on with the sums; with another number of processes, each takes their mean."""
+        state = checkpoint[_STATE]
+        self.num_tokens, self.seconds = state["num_tokens"], state["seconds"]
+        sums = state["loss_sums"]
+        same = len(sums) == trainer.world_size
+        self._loss_sum = sums[trainer.global_rank] if same else sums.mean()
+        self._steps = state["steps"]
+        self._window_tokens = state["window_tokens"]
+        self._window_seconds = state["window_seconds"]
+        self._wall_before = state["wall_seconds"]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
-        self._mark = time.perf_counter()
+        self._counted = trainer.global_step
+        if isinstance(self._loss_sum, Tensor):
+            self._loss_sum = self._loss_sum.to(pl_module.device)
+        self._mark = self._wall_start = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock of the whole run."""
+        self._wall_before, self._wall_start = self.wall_seconds, None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock again."""
@@ -63,28 +120,32 @@ class TrainingCurves(L.Callback):
         batch_idx: int,
     ) -> None:
         """Adds the batch up, and writes a point if one is due."""
-        self._loss_sum = (
-            self._loss_sum + outputs["loss"].detach()
-        )  # no .item(): a GPU need not wait
-        self._batches += 1
+        # No .item(): a GPU need not wait. Lightning has divided by the batches of a step.
+        self._step_sum = self._step_sum + outputs["loss"].detach()
         self._window_tokens += pl_module.num_tokens(batch) * trainer.world_size  # pyright: ignore
         step = trainer.global_step
-        if step == self._written or (step % self.every_n_steps and step != trainer.max_steps):
+        if step == self._counted:
             return
-        self._write(trainer, pl_module, step)
+        self._counted = step
+        if not getattr(pl_module, "is_skipped", False):
+            self._loss_sum = self._loss_sum + self._step_sum
+            self._steps += 1
+        self._step_sum = 0.0
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+            self._write(trainer, pl_module, step)
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
         # The loss comes first: reading it waits for the GPU, so that the time that follows is that
         # of work done.
         loss_sum = trainer.strategy.reduce(torch.as_tensor(self._loss_sum), reduce_op="mean")
-        loss = float(loss_sum) / self._batches * trainer.accumulate_grad_batches
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the training loss is {loss} at step {step}")
+        loss = float(loss_sum) / self._steps if self._steps else None
+        if loss is not None and not math.isfinite(loss):
+            raise DivergedError(step, "the training loss is")
         self._count_time()
         self.num_tokens += self._window_tokens
         self.seconds += self._window_seconds
-        points = {
-            "loss/train": loss,
+        points = {} if loss is None else {"loss/train": loss}
+        points |= {
             "optimizer/learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],
             "speed/tokens_per_second": self._window_tokens / self._window_seconds,
         }
@@ -92,6 +153,5 @@ class TrainingCurves(L.Callback):
             points["optimizer/gradient_norm"] = float(norm)
         for logger in trainer.loggers:
             logger.log_metrics(points, step)
-        self._written = step
-        self._loss_sum, self._batches = 0.0, 0
+        self._loss_sum, self._steps = 0.0, 0
         self._window_tokens, self._window_seconds = 0, 0.0

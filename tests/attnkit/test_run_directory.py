@@ -35,7 +35,7 @@ def test_a_free_directory_is_made_with_its_parents(directory, there_already):
 @pytest.mark.parametrize(("finished", "state"), [(True, "a finished"), (False, "an unfinished")])
 def test_a_run_gives_way_only_if_it_may_be_overwritten(directory, finished, state):
     make_run(directory, finished)
-    with pytest.raises(RunDirectoryError, match=f"seed0 holds {state} run; replace it with --over"):
+    with pytest.raises(RunDirectoryError, match=f"seed0 holds {state} run; go on with --resume"):
         claim(directory, overwrite=False)
     claim(directory, overwrite=True)
     assert [path.name for path in directory.iterdir()] == [run_directory.CHECKPOINTS]

@@ -21,13 +21,17 @@ class Notebook(RunLogger):
 
 def run(callback, *loggers, max_steps=20, is_global_zero=True, batches_a_step=1):
     trainer = SimpleNamespace(
-        global_step=0, max_steps=max_steps, is_global_zero=is_global_zero, loggers=loggers
+        global_step=0,
+        estimated_stepping_batches=max_steps,
+        is_global_zero=is_global_zero,
+        loggers=loggers,
     )
     module = SimpleNamespace(sample=lambda: f"said in step {trainer.global_step}")
     callback.on_train_start(trainer, module)
     for batch in range(max_steps * batches_a_step):
         trainer.global_step = (batch + 1) // batches_a_step
         callback.on_train_batch_end(trainer, module, {}, None, batch)
+    callback.on_train_end(trainer, module)
 
 
 @pytest.mark.parametrize("batches_a_step", [1, 3])

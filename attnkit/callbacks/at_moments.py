@@ -1,0 +1,78 @@
+"""What callbacks share that act at a few moments of a run, because acting is costly."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import lightning as L
+
+from attnkit.tensorboard.moments import log_moments
+
+
+class AtMoments(L.Callback):
+    """Calls `write` at chosen moments, once each, also in a run that was resumed.
+
+    Args:
+        num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
+        every_n_steps: multiples of this instead, and the last step; needed where the run's length
+            is not known in steps.
+
+    Raises:
+        ValueError: when training starts, if `every_n_steps` is needed and missing.
+    """
+
+    def __init__(self, num_moments: int, every_n_steps: int | None = None) -> None:
+        self.num_moments = num_moments
+        self.every_n_steps = every_n_steps
+        self._moments: set[int] = set()
+        self._written = -1
+
+    @abstractmethod
+    def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
+        """Does what is to be done at a moment; called in the first process alone."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last moment that was written."""
+        return {"written": self._written}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Does not write again what was written before the checkpoint."""
+        self._written = state_dict["written"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Settles the moments; step 0 is one of them, before anything was learnt."""
+        if self.every_n_steps is None and self.num_moments > 1:
+            total = trainer.estimated_stepping_batches
+            if math.isinf(total):
+                raise ValueError(
+                    "the number of training steps is not known in advance, so "
+                    f"{type(self).__name__} needs every_n_steps (or the Trainer max_steps)"
+                )
+            self._moments = set(log_moments(int(total), self.num_moments))
+        self._write_if_due(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Writes if this step is one of the moments."""
+        self._write_if_due(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the last step, also where training was stopped early."""
+        self._moments.add(trainer.global_step)
+        self._write_if_due(trainer, pl_module)
+
+    def _write_if_due(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        step = trainer.global_step
+        every = self.every_n_steps
+        is_moment = step in self._moments or (every is not None and step % every == 0)
+        if is_moment and step > self._written and trainer.is_global_zero:
+            self._written = step
+            self.write(trainer, module, step)

@@ -1,0 +1,127 @@
+"""When a run is saved, and what a saved run holds besides Lightning's own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from attnkit.checkpoints.errors import CheckpointError
+from attnkit.checkpoints.lightning_io import NOTES, StoredCheckpoints
+from attnkit.checkpoints.store import LAST
+from attnkit.divergence import DivergedError
+from attnkit.tensorboard.logger import RunLogger
+
+
+class Checkpoints(Checkpoint):
+    """Saves after whole optimizer steps, when all that belongs to the step has been logged.
+
+    Where a validation is due, it comes first, so that a run that resumes neither repeats nor lacks
+    it. What was logged is brought to the event file before the checkpoint says so.
+
+    It comes last among the callbacks, as all that Lightning knows for `Checkpoint` do.
+
+    Args:
+        io: where checkpoints go.
+        periods: numbers of steps of whose multiples there is a checkpoint, besides those at each
+            validation.
+        validate_every: steps between validations.
+    """
+
+    def __init__(
+        self, io: StoredCheckpoints, periods: Sequence[int] = (), *, validate_every: int
+    ) -> None:
+        self.io = io
+        self.periods = periods
+        self.validate_every = validate_every
+        self._saved = -1
+        self._loss: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Does not save again what a run resumed from."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Saves if a checkpoint is due and no validation, or if training is to stop here."""
+        step = trainer.global_step
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or step % self.validate_every == 0:
+            return
+        if trainer.should_stop or any(step % period == 0 for period in self.periods):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves after a validation that was due: it may be the best so far."""
+        step = trainer.global_step
+        if trainer.state.fn != TrainerFn.FITTING or step % self.validate_every:
+            return
+        loss = trainer.callback_metrics.get("loss/val")
+        self._loss = float(loss) if loss is not None and math.isfinite(loss) else None
+        self._save(trainer)
+        self._loss = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves the last step, and waits until it is on the disk."""
+        self._save(trainer)
+        self.io.wait()
+        if trainer.is_global_zero:
+            self.io.store.tidy()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Lets a checkpoint that is under way be finished."""
+        with contextlib.suppress(CheckpointError):  # the exception says what matters
+            self.io.wait()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds what the store notes of a checkpoint, and puts the loops at the end of a step."""
+        checkpoint["loops"] = {"fit_loop": after_whole_step(checkpoint["loops"]["fit_loop"])}
+        event_bytes: dict[str, int] = {}
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger) and trainer.is_global_zero:
+                event_bytes |= logger.event_bytes()
+        checkpoint[NOTES] = {"loss": self._loss, "event_bytes": event_bytes}
+
+    def _save(self, trainer: L.Trainer) -> None:
+        step = trainer.global_step
+        if step == self._saved:
+            return
+        module = trainer.lightning_module
+        if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+            raise DivergedError(step, "the weights hold")
+        self._saved = step
+        trainer.save_checkpoint(self.io.store.directory / LAST)
+
+
+def after_whole_step(fit_loop: dict[str, Any]) -> dict[str, Any]:
+    """The progress of Lightning's loops as it stands between two batches of the only epoch.
+
+    A checkpoint is taken inside hooks, where counters differ by one from hook to hook, and
+    Lightning guesses from them where it was. Put like this, it goes on with the next batch, always.
+
+    Args:
+        fit_loop: state of the loop; it is changed.
+    """
+    batches = fit_loop["epoch_loop.batch_progress"]
+    for counted in ("total", "current"):
+        batches[counted]["completed"] = batches[counted]["processed"]
+        epochs = fit_loop["epoch_progress"][counted]
+        epochs |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        validation = fit_loop["epoch_loop.val_loop.batch_progress"][counted]
+        validation |= dict.fromkeys(validation, 0)
+    batches["is_last_batch"] = False
+    return fit_loop

@@ -1,0 +1,133 @@
+"""Lets training end early and cleanly: on a signal, or when its time is up."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+
+log = logging.getLogger("attnkit")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TIME_IS_UP = 1000  # larger than any signal's number
+
+
+class Terminated(SystemExit):
+    """SIGTERM at a moment at which there is nothing to finish."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class Stops(L.Callback):
+    """Ends training after the step under way: at SIGINT, at SIGTERM, or after `max_time`.
+
+    The first signal lets the step be finished, `Checkpoints` save it, and a last validation say how
+    good it is. A second one, or one outside of training, stops at once.
+
+    All processes of a run stop after the same step, also if a signal reached only one of them.
+
+    Args:
+        max_time: seconds of training in this process; None: no limit.
+    """
+
+    def __init__(self, max_time: float | None = None) -> None:
+        self.max_time = max_time
+        self.signal: int | None = None
+        self.time_is_up = False
+        self._received = 0
+        self._deadline = float("inf")
+        self._training = False
+        self._before: dict[int, Any] = {}
+
+    def raise_if_signalled(self) -> None:
+        """Ends the run after training, if a signal ended that.
+
+        Raises:
+            KeyboardInterrupt: after SIGINT.
+            Terminated: after SIGTERM.
+        """
+        if self.signal is not None:
+            raise _ending(self.signal)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens, and starts the clock."""
+        self._training = True
+        self._listen()
+        # Lightning's own agreement on SIGTERM, a message a batch, which ours makes needless.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+        if self.max_time is not None:
+            self._deadline = time.monotonic() + self.max_time
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens in the final validation too, where Lightning would ignore SIGTERM."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._listen()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Asks Lightning to stop, if this was the last batch of a step and there is a reason."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.should_stop:
+            return
+        reason = self._received or (_TIME_IS_UP if time.monotonic() >= self._deadline else 0)
+        if trainer.world_size > 1:
+            everybodys = torch.tensor(reason, device=pl_module.device)
+            torch.distributed.all_reduce(everybodys, torch.distributed.ReduceOp.MAX)
+            reason = int(everybodys)
+        if reason:
+            self.time_is_up = reason == _TIME_IS_UP
+            self.signal = None if self.time_is_up else reason
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a signal stops at once."""
+        self._training = False
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Gives the signals back to whom they belonged."""
+        self._training = False
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _listen(self) -> None:
+        if self._before:
+            return
+        try:
+            self._before = {
+                number: signal.signal(number, self._hear)
+                for number in SIGNALS
+                if signal.getsignal(number) != signal.SIG_IGN  # nohup stays nohup
+            }
+        except ValueError:  # not in the main thread of the process: nobody can listen there
+            self._before = {}
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._training and not self._received:
+            self._received = number
+            log.warning(
+                "%s: finishing the step, then stopping; once more stops at once",
+                signal.Signals(number).name,
+            )
+            return
+        raise _ending(number)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _ending(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated()

@@ -1,0 +1,80 @@
+"""Weights alone in one file, in the safetensors format, with the texts that say what they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from attnkit.checkpoints.errors import CheckpointError
+
+SUFFIX = ".safetensors"
+_PREFIX = "attnkit/"
+
+
+def write_export(
+    path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str], *, overwrite: bool = False
+) -> None:
+    """Writes a file whole or not at all. Tensors that share memory are written once.
+
+    Args:
+        path: ends in `.safetensors`.
+        tensors: name -> weight.
+        texts: file name -> content, such as `recipe.yaml`; they stand in the file's header.
+        overwrite: replace a file that is there.
+
+    Raises:
+        CheckpointError: if the name is another, a file is there, or it cannot be written.
+    """
+    if path.suffix != SUFFIX:
+        raise CheckpointError(f"{path} must end in {SUFFIX}, since that is what it will be")
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path} exists; replace it with --overwrite")
+    first: dict[int, str] = {}
+    kept: dict[str, Tensor] = {}
+    header = {f"{_PREFIX}file/{name}": text for name, text in texts.items()}
+    for name, tensor in tensors.items():
+        same = first.setdefault(tensor.data_ptr(), name)
+        if same == name or tensor.shape != kept[same].shape:
+            kept[name] = tensor.contiguous() if same == name else tensor.clone()
+        else:
+            header[f"{_PREFIX}same/{name}"] = same
+    part = path.with_name(f".{path.name}.part")
+    try:
+        save_file(kept, part, header)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the texts of a file that `write_export` wrote.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or not one of attnkit.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    texts = {
+        name.removeprefix(f"{_PREFIX}file/"): text
+        for name, text in header.items()
+        if name.startswith(f"{_PREFIX}file/")
+    }
+    if not texts:
+        raise CheckpointError(f"{path} was not exported by attnkit: it holds no recipe")
+    for name, same in header.items():
+        if name.startswith(f"{_PREFIX}same/"):
+            tensors[name.removeprefix(f"{_PREFIX}same/")] = tensors[same]
+    return tensors, texts

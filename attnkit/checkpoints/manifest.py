@@ -1,0 +1,70 @@
+"""The list of a run's checkpoints: what each file must hash to, and of which step it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from attnkit.checkpoints.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """One checkpoint, whatever the names of the files that hold it.
+
+    Attributes:
+        step: optimizer steps that were done.
+        sha256: of the file.
+        num_bytes: size of the file.
+        loss: validation loss at that step; None if it was not measured, or was no number.
+        event_bytes: event file -> bytes that it had; a run that resumes here keeps just these.
+    """
+
+    step: int
+    sha256: str
+    num_bytes: int
+    loss: float | None = None
+    event_bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+def manifest_text(files: Mapping[str, list[Saved]]) -> str:
+    """The manifest as JSON.
+
+    Args:
+        files: file name -> what it may hold: one checkpoint, or while it is being replaced two.
+    """
+    entries = [{"file": name, **asdict(saved)} for name in sorted(files) for saved in files[name]]
+    return json.dumps({"format": _FORMAT, "checkpoints": entries}, indent=2) + "\n"
+
+
+def read_manifest(directory: Path) -> dict[str, list[Saved]]:
+    """File name -> what it may hold; empty if there is no manifest.
+
+    Raises:
+        CheckpointError: if the manifest cannot be read or is none.
+    """
+    path = directory / MANIFEST
+    files: dict[str, list[Saved]] = {}
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != _FORMAT:
+            raise CheckpointError(
+                f"{path} has format {content['format']}, and this version of attnkit reads "
+                f"{_FORMAT}; take the version that wrote it"
+            )
+        for entry in content["checkpoints"]:
+            name = entry.pop("file")
+            files.setdefault(name, []).append(Saved(**entry))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, and without it no checkpoint can be trusted; restore it, or train "
+            "the run again with --overwrite"
+        ) from error
+    return files

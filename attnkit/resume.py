@@ -1,0 +1,187 @@
+"""Where a run begins: anew, or at the newest checkpoint that verifies; and what may have changed
+since.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from attnkit import run_directory
+from attnkit.checkpoints.store import CheckpointStore
+from attnkit.data.errors import DataError
+from attnkit.recipe import Recipe, load_recipe
+from attnkit.run_directory import FinishedError, RunDirectoryError
+from attnkit.tensorboard.event_files import ResumePoint
+
+log = logging.getLogger("attnkit")
+
+Resume = Literal["no", "yes", "auto"]
+"""`auto`: resume if there is something to resume, else begin."""
+
+ABOUT_THE_PLACE = ("name", "variant", "runs_dir")
+"""Keys that say where a run lies: it may have been moved."""
+
+WITHOUT_INFLUENCE = (
+    "trainer.max_steps",
+    "trainer.max_time",
+    "trainer.on_nan",
+    "trainer.max_skipped",
+    "trainer.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.compile",
+    "validation.every_n_steps",
+    "checkpoint",
+    "logging",
+)
+"""Keys and sections that a run may resume with changed: they decide how long, where and how closely
+watched it trains, and change what it learns by nothing, or by rounding.
+"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: the file to go on from; None: step 0.
+        point: for the logger; None: the run is new.
+        changes: `key: before -> now`, for what differs from the recipe of the run.
+    """
+
+    checkpoint: Path | None = None
+    point: ResumePoint | None = None
+    changes: tuple[str, ...] = ()
+
+
+def starting_point(
+    recipe: Recipe,
+    directory: Path,
+    *,
+    overwrite: bool = False,
+    resume: Resume = "no",
+    allow_changes: bool = False,
+) -> Start:
+    """Decides where a run begins. Changes nothing on the disk.
+
+    Args:
+        recipe: of the run that is to begin or to go on.
+        directory: of the run.
+        overwrite: a run that lies there may be replaced.
+        resume: whether to go on with it.
+        allow_changes: also if its recipe differs where it matters.
+
+    Raises:
+        RunDirectoryError: if the directory is taken, or holds nothing to resume, or a run of
+            another recipe.
+        FinishedError: if there is nothing left to do.
+        CheckpointError: if there are checkpoints and none verifies.
+        RecipeError: if the recipe in the directory cannot be read.
+    """
+    is_there = (directory / run_directory.RECIPE).is_file()
+    if resume == "no" or (resume == "auto" and not is_there):
+        if run_directory.is_first_process():
+            run_directory.check_free(directory, overwrite)
+        return Start()
+    before = load_recipe(run_directory.recipe_of(directory))
+    changes = differences(before.to_dict(), recipe.to_dict())
+    matter = [change for key, change in changes.items() if not _has_no_influence(key)]
+    if matter and not allow_changes:
+        raise RunDirectoryError(
+            f"{directory} holds a run of another recipe: {'; '.join(matter)}. Resume it as it was, "
+            "or add --allow-changes"
+        )
+    newest = CheckpointStore(directory / run_directory.CHECKPOINTS).newest()
+    steps = 0 if newest is None else newest[1].step
+    _check_unfinished(directory, recipe.trainer.max_steps, steps)
+    if newest is None:
+        return Start(None, ResumePoint(), tuple(changes.values()))
+    path, saved = newest
+    return Start(path, ResumePoint(saved.step, saved.event_bytes), tuple(changes.values()))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> `key: before -> now`, for the keys of two recipes that differ."""
+    old, new = _flat(before), _flat(now)
+    return {
+        key: f"{key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}"
+        for key in dict.fromkeys([*old, *new])
+        if key not in ABOUT_THE_PLACE and old.get(key, _flat) != new.get(key, _flat)
+    }
+
+
+def check_data(directory: Path, described: Mapping[str, Any]) -> None:
+    """Checks that the data is what the run began with.
+
+    Args:
+        directory: of the run.
+        described: what the data says of itself now.
+
+    Raises:
+        DataError: if it changed; with what differs.
+    """
+    path = directory / run_directory.ENVIRONMENT
+    try:
+        before = json.loads(path.read_bytes())["data"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{path} is missing or damaged, so that nobody knows whether the data is still what "
+            "the run began with; restore it, or train the run again with --overwrite"
+        ) from error
+    changed = differences({"data": before}, {"data": json.loads(json.dumps(described))})
+    if changed:
+        shown = "; ".join(list(changed.values())[:3])
+        raise DataError(
+            f"the data has changed since the run in {directory} began ({shown}); bring the old "
+            "data back, or train the run again with --overwrite"
+        )
+
+
+def tell(start: Start, directory: Path) -> None:
+    """Says where the run goes on, and what was changed."""
+    if start.point is None:
+        return
+    if start.checkpoint is None:
+        log.warning("resuming %s from the beginning: it has no checkpoint yet", directory)
+    else:
+        log.warning("resuming %s after step %s", directory, f"{start.point.step:,}")
+        if start.checkpoint.name != run_directory.LAST:
+            log.warning(
+                "%s is damaged or missing; %s is the newest checkpoint that verifies",
+                run_directory.LAST,
+                start.checkpoint.name,
+            )
+    for change in start.changes:
+        log.warning("changed: %s", change)
+
+
+def _check_unfinished(directory: Path, max_steps: int, steps: int) -> None:
+    result = directory / run_directory.RESULT
+    if steps > max_steps:
+        raise RunDirectoryError(
+            f"{directory} has got to step {steps:,} already, beyond trainer.max_steps="
+            f"{max_steps}; set it higher to resume"
+        )
+    if steps == max_steps and result.is_file():
+        raise FinishedError(
+            f"{directory} is finished: {steps:,} steps of {max_steps:,}; to go on, set "
+            "trainer.max_steps higher"
+        )
+
+
+def _has_no_influence(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in WITHOUT_INFLUENCE)
+
+
+def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in keys.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,486 @@
+"""A run that was stopped or has failed goes on exactly; and what may not go on does not."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing import event_accumulator
+
+from attnkit import experiment
+from attnkit.checkpoints import store
+from attnkit.checkpoints.errors import CheckpointError
+from attnkit.data.errors import DataError
+from attnkit.divergence import DivergedError
+from attnkit.endings import OutOfMemoryError
+from attnkit.recipe import load_recipe
+from attnkit.resume import differences
+from attnkit.run_directory import FinishedError, RunDirectoryError
+from attnkit.tasks.base import Task
+from attnkit.tasks.language_modeling import LanguageModelingTask
+from attnkit.tensorboard.event_files import event_files
+
+EVERYTHING = {"scalars": 0, "images": 0, "tensors": 0}
+LOUD = ["logging.every_n_steps=2", "logging.attention_maps=4", "logging.samples=4"]
+
+
+def left_by(directory):
+    """Curves to the last bit, the steps of all that is logged, and hashes of what was trained."""
+    shown = event_accumulator.EventAccumulator(str(directory), EVERYTHING).Reload()
+    curves = {
+        tag: [(event.step, event.value.hex()) for event in shown.Scalars(tag)]
+        for tag in shown.Tags()["scalars"]
+        if not tag.startswith("speed/")
+    }
+    steps = {tag: [event.step for event in shown.Tensors(tag)] for tag in shown.Tags()["tensors"]}
+    files = {path.name for path in directory.rglob("*") if "tfevents" not in path.name}
+    return curves, steps, files
+
+
+def trained(directory, name="last.ckpt"):
+    checkpoint = torch.load(directory / "checkpoints" / name, weights_only=True)
+    parts = checkpoint["optimizer_states"][0].get("parts") or checkpoint["optimizer_states"]
+    state = [
+        part["state"][i][key] for part in parts for i in part["state"] for key in part["state"][i]
+    ]
+    return [*checkpoint["state_dict"].values(), *state]
+
+
+def assert_equal(directory, other):
+    assert left_by(directory) == left_by(other)
+    for name in ("last.ckpt", "best.ckpt"):
+        here, there = trained(directory, name), trained(other, name)
+        assert len(here) == len(there) > 10
+        assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+@pytest.fixture
+def at_batch(monkeypatch):
+    """`at_batch(5, act)`: does something once, in the middle of batch 5."""
+    plain = Task.on_before_backward
+
+    def arrange(number, act):
+        def hook(self, loss):
+            plain(self, loss)
+            if self.trainer.fit_loop.epoch_loop.batch_idx == number:
+                monkeypatch.setattr(Task, "on_before_backward", plain)
+                act()
+
+        monkeypatch.setattr(Task, "on_before_backward", hook)
+
+    return arrange
+
+
+def crash():
+    raise ZeroDivisionError("a crash")
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+ENDS = {crash: ZeroDivisionError, terminate: SystemExit, interrupt: KeyboardInterrupt}
+
+
+# Exactness
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("overrides", "batch", "end"),
+    [
+        ([], 1, crash),  # before the first checkpoint
+        ([], 5, terminate),  # validation is due at this step
+        (["model.dropout=0.3", "trainer.num_workers=2"], 4, interrupt),
+        (["trainer.accumulate=3", "model.dropout=0.3"], 13, terminate),  # in the middle of a step
+        (["trainer.precision=bf16", "model.attention.name=linear"], 6, terminate),
+        (["optimizer=muon", "model.dropout=0.3"], 8, crash),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
+)
+def test_a_run_that_ended_early_goes_on_as_if_it_had_not(
+    small, tmp_path, at_batch, overrides, batch, end
+):
+    keys = ["trainer.max_steps=9", "checkpoint.every_n_steps=2", *LOUD, *overrides]
+    whole = experiment.run(small(*keys, f"runs_dir={tmp_path / 'whole'}"))
+    at_batch(batch, end)
+    with pytest.raises(ENDS[end]):
+        experiment.run(small(*keys))
+    recipe = small(*keys)
+    assert not (recipe.run_dir / "result.json").exists()
+    result = experiment.run(recipe, resume="yes")
+    assert_equal(result.directory, whole.directory)
+    assert result.metrics == whole.metrics
+    assert result.sample == whole.sample
+    assert result.record["tokens"] == whole.record["tokens"]
+
+
+# What may change, and what may not
+
+
+@pytest.fixture
+def stopped(small, at_batch):
+    """A run that crashed at step 5 of 9, with a checkpoint of step 4."""
+    recipe = small("trainer.max_steps=9", "checkpoint.every_n_steps=2", "variant=base")
+    at_batch(4, crash)
+    with pytest.raises(ZeroDivisionError):
+        experiment.run(recipe)
+    return recipe
+
+
+def test_a_changed_recipe_is_refused_with_the_keys(stopped):
+    changed = stopped.with_overrides("optimizer.lr=0.02", "seed=3")
+    with pytest.raises(
+        RunDirectoryError,
+        match=r"recipe: seed: 0 -> 3; optimizer.lr: 0.01 -> 0.02. Resume .* add --allow-changes",
+    ):
+        experiment.run(changed, directory=stopped.run_dir, resume="yes")
+
+
+def test_what_cannot_matter_may_change_and_is_said(stopped, caplog):
+    longer = stopped.with_overrides("trainer.max_steps=11", "logging.every_n_steps=5")
+    result = experiment.run(longer, directory=stopped.run_dir, resume="yes")
+    assert result.record["steps"] == 11
+    assert result.record["status"] == "finished"
+    said = [record.getMessage() for record in caplog.records if record.name == "attnkit"]
+    assert said == [
+        f"resuming {stopped.run_dir} after step 4",
+        "changed: trainer.max_steps: 9 -> 11",
+        "changed: logging.every_n_steps: 1 -> 5",
+    ]
+    environment = json.loads((result.directory / "environment.json").read_text())
+    (resumed,) = environment["resumed"]
+    assert (resumed["step"], len(resumed["changes"])) == (4, 2)
+
+
+def test_a_lower_rate_holds_from_the_checkpoint_on(stopped):
+    changed = stopped.with_overrides("optimizer.lr=0.001", "schedule=constant")
+    result = experiment.run(changed, directory=stopped.run_dir, resume="yes", allow_changes=True)
+    curves, _, _ = left_by(result.directory)
+    rates = [float.fromhex(rate) for _, rate in curves["optimizer/learning_rate"]]
+    assert rates[:4] != rates[4:8]
+    assert rates[4:] == pytest.approx([0.001] * 5)
+
+
+def test_changed_data_is_refused(stopped, text_file):
+    before = text_file.read_text()
+    text_file.write_text(before + "a dog sees a cat.\n")
+    try:
+        with pytest.raises(
+            DataError, match=r"the data has changed since the run in .* began \(data"
+        ):
+            experiment.run(stopped, resume="yes")
+    finally:
+        text_file.write_text(before)
+    assert experiment.run(stopped, resume="yes").record["steps"] == 9
+
+
+def test_a_finished_run_has_nothing_left_to_do(small_run):
+    recipe = load_recipe(small_run.directory / "recipe.yaml")
+    with pytest.raises(
+        FinishedError, match=r"is finished: 6 steps of 6; to go on, set trainer.max_s"
+    ):
+        experiment.run(recipe, resume="yes")
+    fewer = recipe.with_overrides("trainer.max_steps=3")
+    with pytest.raises(
+        RunDirectoryError, match=r"got to step 6 already, beyond trainer.max_steps=3"
+    ):
+        experiment.run(fewer, directory=small_run.directory, resume="yes")
+
+
+def test_automatic_is_to_begin_or_to_go_on(small, stopped):
+    fresh = small("trainer.max_steps=1", "variant=fresh")
+    with pytest.raises(RunDirectoryError, match="does not exist; give the directory of a run"):
+        experiment.run(fresh, resume="yes")
+    assert experiment.run(fresh, resume="auto").record["steps"] == 1
+    assert experiment.run(stopped, resume="auto").record["steps"] == 9
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(stopped, caplog):
+    checkpoints = stopped.run_dir / "checkpoints"
+    (checkpoints / "last.ckpt").write_bytes(b"rubbish")
+    experiment.run(stopped, resume="yes")
+    assert "last.ckpt is damaged or missing; best.ckpt is the newest checkpoint that" in caplog.text
+
+
+def test_without_a_good_checkpoint_nothing_is_resumed(stopped):
+    for file in (stopped.run_dir / "checkpoints").glob("*.ckpt"):
+        file.write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="none of the checkpoints in"):
+        experiment.run(stopped, resume="yes")
+
+
+def test_one_process_at_a_time_trains_in_a_directory(stopped):
+    held = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    command = [sys.executable, "-c", f"{held}; print('held', flush=True); time.sleep(60)"]
+    other = subprocess.Popen([*command, stopped.run_dir / ".lock"], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RunDirectoryError, match="another process is training in"):
+            experiment.run(stopped, resume="yes")
+    finally:
+        other.kill()
+        other.communicate()
+    assert experiment.run(stopped, resume="yes").record["steps"] == 9
+
+
+def test_differences_are_named_by_their_keys():
+    before = {"model": {"dim": 8, "mask": {"name": "causal"}}, "seed": 0, "runs_dir": "a"}
+    now = {"model": {"dim": 8, "mask": {"name": "window", "window": 3}}, "seed": 0, "runs_dir": "b"}
+    assert differences(before, now) == {
+        "model.mask.name": "model.mask.name: causal -> window",
+        "model.mask.window": "model.mask.window: nothing -> 3",
+    }
+    assert differences(now, now) == {}
+
+
+# Other ends
+
+
+def test_time_that_is_up_stops_with_a_checkpoint_and_a_result(small):
+    recipe = small("trainer.max_time=1e-6", "variant=base")
+    result = experiment.run(recipe)
+    assert result.record["status"] == "stopped"
+    assert result.record["steps"] == 1
+    unhurried = recipe.with_overrides("trainer.max_time=null")
+    again = experiment.run(unhurried, directory=result.directory, resume="yes")
+    assert again.record["status"] == "finished"
+    assert (again.directory / "result.json").is_file()
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """`spoil(2, 5)`: the losses of these batches are no numbers."""
+
+    def arrange(*batches):
+        plain = LanguageModelingTask.training_step
+
+        def step(self, batch, batch_idx):
+            loss = plain(self, batch, batch_idx)
+            return loss * float("nan") if batch_idx in batches else loss
+
+        monkeypatch.setattr(LanguageModelingTask, "training_step", step)
+
+    return arrange
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_are_touched(small, spoil):
+    recipe = small("checkpoint.every_n_steps=2", "variant=base")
+    spoil(5)
+    with pytest.raises(
+        DivergedError,
+        match=r"at step 6 the loss or its gradient holds NaN or infinity; the last checkpoint is "
+        r"of step 4. Lower .* attnkit resume .*seed0 optimizer.lr=0.0033 --allow-changes; or set",
+    ):
+        experiment.run(recipe)
+    assert all(tensor.isfinite().all() for tensor in trained(recipe.run_dir))
+    slower = recipe.with_overrides("optimizer.lr=0.0033", "trainer.on_nan=skip")
+    result = experiment.run(slower, directory=recipe.run_dir, resume="yes", allow_changes=True)
+    assert result.record["status"] == "finished"
+
+
+def test_a_step_may_be_skipped_and_changes_nothing(small, spoil, monkeypatch, caplog):
+    updates = []
+    plain = torch.optim.AdamW.step
+
+    def step(self, closure=None):
+        before = [p.detach().clone() for p in self.param_groups[0]["params"]]
+        result = plain(self, closure)
+        after = self.param_groups[0]["params"]
+        updates.append(not all(map(torch.equal, before, after)))
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    spoil(1, 3)
+    result = experiment.run(small("trainer.on_nan=skip"))
+    assert updates == [True, False, True, False, True, True]
+    assert result.record["skipped_steps"] == 2
+    assert result.record["status"] == "finished"
+    curves, _, _ = left_by(result.directory)
+    assert [step for step, _ in curves["loss/train"]] == [1, 3, 5, 6]
+    assert "step 2: the loss or its gradient holds NaN or infinity; skipped (1 of at most 10)" in (
+        caplog.text
+    )
+
+
+def test_only_so_many_steps_may_be_skipped(small, spoil):
+    spoil(1, 2, 3)
+    with pytest.raises(DivergedError, match="at step 4 the loss"):
+        experiment.run(small("trainer.on_nan=skip", "trainer.max_skipped=2"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["python", "gpu", "cpu"],
+)
+def test_a_lack_of_memory_names_batch_length_and_setting(small, at_batch, error):
+    def fail():
+        raise error
+
+    at_batch(4, fail)
+    with pytest.raises(
+        OutOfMemoryError,
+        match=r"out of memory in batch 4 of 8 sequences of 16 tokens \(step 5\): lower trainer."
+        r"batch.* or lower model.max_seq_len; the last checkpoint is of step 3",
+    ):
+        experiment.run(small())
+
+
+def test_an_error_of_another_kind_stays_what_it_is(small, at_batch):
+    def fail():
+        raise RuntimeError("connection closed by peer")  # of one process alone
+
+    at_batch(4, fail)
+    with pytest.raises(RuntimeError, match="connection closed by peer"):
+        experiment.run(small())
+
+
+def test_a_full_disk_stops_training_with_one_message(small, monkeypatch):
+    plain = os.fsync
+
+    def refuse(descriptor):
+        if os.fstat(descriptor).st_size > 50_000:
+            raise OSError(28, "No space left on device")
+        plain(descriptor)
+
+    monkeypatch.setattr(store.os, "fsync", refuse)
+    recipe = small("checkpoint.every_n_steps=1", "variant=base")
+    with pytest.raises(
+        CheckpointError, match=r"of step 1 cannot be .*: No space left on device; there"
+    ):
+        experiment.run(recipe)
+    monkeypatch.undo()
+    assert experiment.run(recipe, resume="yes").record["steps"] == 6
+
+
+# Several processes
+
+WEAK = """
+import os, signal
+from attnkit.tasks.base import Task
+from attnkit.tasks.language_modeling import LanguageModelingTask
+
+plain = Task.on_before_backward
+
+def on_before_backward(self, loss):
+    plain(self, loss)
+    if f"{self.global_rank}/{self.trainer.global_step}" == os.environ.get("DIES_AT"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Task.on_before_backward = on_before_backward
+"""
+"""A plugin: a process of a run dies in a certain step, if the environment says so."""
+
+ALONE = [sys.executable, "-m", "attnkit"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "attnkit"]
+
+
+def call(command, folder, *arguments, **environment):
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(small, tmp_path):
+    """Two go on as two exactly, here started by torchrun; and as one, with the same data."""
+    (tmp_path / "weak.py").write_text(WEAK)
+    keys = ["trainer.max_steps=9", "checkpoint.every_n_steps=2", "logging.every_n_steps=3"]
+    two = ["trainer.devices=2", "trainer.strategy=ddp"]
+    alone = experiment.run(small(*keys, "variant=alone"))
+    (tmp_path / "two.yaml").write_text(small(*keys, *two, "variant=two").to_yaml())
+    command = ["run", "two.yaml", "plugins=[weak.py]", "logging.attention_maps=2"]
+
+    whole = call(ALONE, tmp_path, *command, "variant=whole")
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("whole validation split") == 1
+    assert "sync_dist" not in whole.stderr
+    runs = alone.directory.parents[1]
+    directory = runs / "whole" / "seed0"
+    assert len(event_files(directory)) == 1
+    one, both = (left_by(path)[0] for path in (alone.directory, directory))
+    for tag in ("loss/train", "loss/val", "final/loss"):
+        for (step, loss), (same_step, other) in zip(one[tag], both[tag], strict=True):
+            assert step == same_step
+            assert float.fromhex(loss) == pytest.approx(float.fromhex(other), rel=1e-4)
+    assert all(map(nearly_equal, trained(alone.directory), trained(directory)))
+
+    killed = call(ALONE, tmp_path, *command, "variant=killed", DIES_AT="1/7")
+    assert killed.returncode == 1
+    assert re.search(
+        r"error: another of the 2 processes has ended \(killed, or out of memory\?\) at step 7; "
+        r"the last checkpoint is of step 6. Go on with: attnkit resume .*/killed/seed0",
+        killed.stderr,
+    )
+    as_one = shutil.copytree(runs / "killed", runs / "as_one") / "seed0"
+
+    resumed = call(TORCHRUN, tmp_path, "resume", str(runs / "killed" / "seed0"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert_equal(runs / "killed" / "seed0", directory)
+
+    recipe = load_recipe(as_one / "recipe.yaml", ["trainer.devices=1", "trainer.strategy=auto"])
+    experiment.run(recipe, directory=as_one, resume="yes")
+    assert all(map(nearly_equal, trained(as_one), trained(directory)))
+
+
+def nearly_equal(a, b):
+    return torch.allclose(a, b, atol=1e-4)
+
+
+def test_under_slurm_a_run_stops_and_resumes_like_any_other(small, at_batch, monkeypatch):
+    """Lightning would ignore SIGTERM there, and save and requeue by itself on SIGUSR1."""
+    for name, value in {
+        "SLURM_NTASKS": "1",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_JOB_ID": "7",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "localhost",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert experiment.on_slurm()
+    handlers = []
+
+    def look():
+        handlers.append(signal.getsignal(signal.SIGUSR1))
+        terminate()
+
+    at_batch(3, look)
+    with pytest.raises(SystemExit) as ended:
+        experiment.run(small())
+    assert ended.value.code == 143
+    assert handlers == [signal.SIG_DFL]
+    assert experiment.run(small(), resume="auto").record["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_dozen_runs_that_are_killed_anywhere_end_as_if_they_had_not_been(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
+    command = [sys.executable, script, "--kills", "12", "--steps", "20", "--folders", tmp_path]
+    ended = call([*command, "--variants", "workers", "accumulate"], tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.match(r"12 runs killed .* 0 failures", ended.stdout.splitlines()[-1])
