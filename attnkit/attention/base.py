@@ -69,6 +69,12 @@ class Attention(nn.Module, ABC):
     map_rows: ClassVar[Literal["sum to 1", "unnormalised", "signed"]] = "sum to 1"
     """What a row of its map is: a distribution, non-negative numbers, or numbers of either sign."""
 
+    linear_in_values: ClassVar[bool] = True
+    """False where `mix` does more to the values than to weigh them: its map is then a Jacobian."""
+
+    knows_order: ClassVar[bool] = False
+    """True where the mechanism itself tells positions apart, as a decay or a convolution does."""
+
     cache_dtype: ClassVar[torch.dtype | None] = None
     """What its cache is kept in; None: as the keys and values come."""
 
@@ -204,7 +210,9 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        """Mixes the values by the attention map: (B, H, T, D). Linear in `v`."""
+        """Mixes the values by the attention map: (B, H, T, D). Linear in `v`,
+        unless `linear_in_values` says otherwise.
+        """
 
     @abstractmethod
     def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:

@@ -17,6 +17,16 @@ class Cache(ABC):
     def num_bytes(self) -> int:
         """Bytes that the tokens seen so far need."""
 
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows of the batch, in this order: what beam search does to its hypotheses.
+
+        Every tensor that a cache holds has the batch as its first axis; a cache for which that is
+        not so overrides this.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[rows])
+
 
 class KeyValueCache(Cache):
     """Keys and values of all tokens seen, in memory that doubles when it is full."""

@@ -69,8 +69,9 @@ class Linear(Attention):
         with torch.autocast(
             q.device.type, enabled=False
         ):  # long sums: bfloat16 would lose the small terms
-            q, k = F.elu(q.float()) + 1, F.elu(k.float()) + 1
-            v = F.pad(v.float(), (0, 1), value=1.0)
+            exact = torch.promote_types(dtype, torch.float32)
+            q, k = F.elu(q.to(exact)) + 1, F.elu(k.to(exact)) + 1
+            v = F.pad(v.to(exact), (0, 1), value=1.0)
             parts = mask.parts()
             for part in parts:
                 if isinstance(part, Padding):

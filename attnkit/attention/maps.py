@@ -1,8 +1,13 @@
 """The exact attention map of any mechanism, taken off the training path.
 
-A `ScoreAttention` has its map in `weights`. Any other mechanism is linear in its values, so it
-gives its map away when it is fed one-hot values: the output for a value that is 1 at key j alone
-*is* column j of the map. D columns come out of each call, S / D calls give all.
+A `ScoreAttention` has its map in `weights`. Another mechanism that is linear in its values gives
+its map away when it is fed one-hot values: the output for a value that is 1 at key j alone *is*
+column j of the map. D columns come out of each call, S / D calls give all.
+
+Where a mechanism is not linear in its values (`linear_in_values = False`) no map says all. What is
+taken then is the Jacobian of the heads by the values, the mean over the D features of
+d head[i, f] / d value[j, f]: for a linear mechanism the same numbers, for another the best linear
+account of this one input.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from torch import Tensor, nn
 from attnkit.attention.base import Attention, Role, ScoreAttention
 from attnkit.masks import Mask, NoMask
 
+TakenFrom = Literal["weights", "one-hot values", "Jacobian"]
+
 
 @dataclass(frozen=True)
 class AttentionMap:
@@ -29,6 +36,8 @@ class AttentionMap:
         allowed: (B or 1, 1, T, S) boolean, on the CPU: what the mask allowed.
         role: where the keys come from.
         rows: what a row is.
+        taken_from: the mechanism's own weights; its answers to one-hot values; or, where it is not
+            linear in its values, its Jacobian.
     """
 
     name: str
@@ -36,6 +45,7 @@ class AttentionMap:
     allowed: Tensor
     role: Role
     rows: Literal["sum to 1", "unnormalised", "signed"]
+    taken_from: TakenFrom = "weights"
 
 
 @torch.no_grad()
@@ -59,9 +69,36 @@ def attention_map(
         q = attention.project_query(x.to(dtype))
         k, v = attention.project_context(context.to(dtype))
         q, k = attention.place(q, k)
-        if isinstance(attention, ScoreAttention):
+        source = taken_from(attention)
+        if source == "weights":
+            assert isinstance(attention, ScoreAttention)
             return attention.weights(q, k, mask)
-        return _map_by_one_hot_values(attention, q, k, v, mask)
+        by = _map_by_one_hot_values if source == "one-hot values" else _map_by_jacobian
+        return by(attention, q, k, v, mask)
+
+
+def taken_from(attention: Attention) -> TakenFrom:
+    """Where the map of a mechanism comes from."""
+    if not attention.linear_in_values:
+        return "Jacobian"
+    return "weights" if isinstance(attention, ScoreAttention) else "one-hot values"
+
+
+def _map_by_jacobian(attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """One backward pass a query and feature; for grouped heads, one for each head of a group."""
+    with torch.enable_grad():
+        v = v.detach().requires_grad_()
+        heads = attention.mix(q, k, v, mask)
+        B, H, T, D = heads.shape
+        shared = H // v.shape[1]
+        jacobian = v.new_zeros(B, H, T, v.shape[2])
+        for t in range(T):
+            for feature in range(D):
+                for head in range(shared):  # one of each group: their values are apart
+                    out = heads[:, head::shared, t, feature].sum()
+                    (slope,) = torch.autograd.grad(out, v, retain_graph=True)
+                    jacobian[:, head::shared, t] += slope[..., feature] / D
+    return jacobian
 
 
 def _map_by_one_hot_values(
@@ -107,7 +144,8 @@ def attention_maps(model: nn.Module, run: Callable[[], Any]) -> list[AttentionMa
             weights=attention_map(module, x, context, mask).float().cpu(),
             allowed=mask.dense(T, S, x.device).expand(-1, -1, T, S).cpu(),
             role="self" if context is x else "cross",
-            rows=module.map_rows,
+            rows=module.map_rows if module.linear_in_values else "signed",
+            taken_from=taken_from(module),
         )
 
     hooks = [module.register_forward_pre_hook(take, with_kwargs=True) for module in names]

@@ -9,6 +9,7 @@ with a cache gives the same numbers.
 
 import math
 
+import torch
 from torch import Tensor
 
 from attnkit.attention.multi_head import MultiHead
@@ -25,8 +26,9 @@ class Sigmoid(MultiHead):
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
         """Sigmoid of each score, less the log of the number of keys allowed."""
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if allowed is None:
-            return (scores.float() - math.log(scores.shape[-1])).sigmoid()
+            return (scores - math.log(scores.shape[-1])).sigmoid()
         seen = allowed.expand(*allowed.shape[:-1], scores.shape[-1]).sum(dim=-1, keepdim=True)
-        weights = (scores.float() - seen.clamp(min=1).log()).sigmoid()
+        weights = (scores - seen.clamp(min=1).log()).sigmoid()
         return weights.masked_fill(~allowed, 0.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from attnkit import experiment, registry, report
+from attnkit.checks.at_start import LawBrokenError
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.trained_run import load_run
 
@@ -174,7 +175,7 @@ def install(site, name, code, group="attnkit.plugins"):
 
 COMMANDS = """
 import sys
-from attnkit.cli import app
+from attnkit.cli.main import app
 for command in {commands}:
     try:
         app(command)
@@ -251,10 +252,28 @@ class MyLeak(MultiHead):
 '''
 
 
+def test_a_plugin_that_leaks_is_refused_before_it_trains():
+    Path("my_leak.py").write_text(LEAK)
+    recipe = load_recipe("recipe.yaml", ["plugins=[my_leak.py]", "model.attention=my_leak"])
+    evidence = "later tokens have no influence. output [0-9]+ moved by .* when token [0-9]+ changed"
+    with pytest.raises(LawBrokenError, match=evidence):
+        experiment.run(recipe)
+    assert not recipe.run_dir.exists()
+
+
+def test_a_law_is_asked_in_the_seat_of_the_recipe():
+    """Without a mask there is no later token to be hidden from."""
+    Path("my_leak.py").write_text(LEAK)
+    recipe = load_recipe(
+        "recipe.yaml", ["plugins=[my_leak.py]", "model.attention=my_leak", "model.mask=none"]
+    )
+    assert experiment.run(recipe).record["status"] == "finished"
+
+
 def test_a_plugin_that_leaks_under_a_causal_mask_is_no_language_model(caplog):
     Path("my_leak.py").write_text(LEAK)
     recipe = load_recipe("recipe.yaml", ["plugins=[my_leak.py]", "model.attention=my_leak"])
-    result = experiment.run(recipe)
+    result = experiment.run(recipe, check=False)
     assert result.record["later_influence"]["num_moved"] > 0
     assert result.record["loss_is_language_modeling"] is False
     assert "NOT a language-modeling loss" in caplog.text

@@ -9,10 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 from attnkit import experiment
-from attnkit.cli import app
+from attnkit.cli.main import app
 from attnkit.models.accounting import parameter_counts
-from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import load_recipe
+from attnkit.recipe.recipe import model_class
 from attnkit.registry import TOKENIZERS
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -35,7 +35,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def on_paper(recipe, vocab_size=100):
     """The model without its memory."""
     with torch.device("meta"):
-        return LanguageModel(vocab_size, **recipe.model)
+        return model_class(recipe.task)(vocab_size, **recipe.model)
 
 
 def test_there_are_recipes():
@@ -93,18 +93,24 @@ def test_it_takes_two_steps(path, tmp_path):
     recipe = load_recipe(path)
     if sum(parameter.numel() for parameter in on_paper(recipe).parameters()) > TOO_LARGE:
         pytest.skip("too large to be trained here")
-    (tmp_path / "text.txt").write_text("Now is the winter of our discontent.\n" * 60)
+    text = tmp_path / "text.txt"
+    text.write_text("Now is the winter of our discontent.\n" * 60)
+    translating = recipe.task == "translation"
+    data = f"{{name: text, files: {text}}}"
+    if translating:
+        data = "{" + f"name: parallel_files, train: [{text}, {text}x], val: [{text}, {text}x]" + "}"
+        (tmp_path / "text.txtx").write_text(text.read_text())
     small = [
-        f"data={{name: text, files: {tmp_path / 'text.txt'}}}",
+        f"data={data}",
         f"runs_dir={tmp_path / 'runs'}",
         "model.dim=48",
-        "model.max_seq_len=16",
         "trainer.max_steps=2",
-        "trainer.batch_size=4",
         "trainer.accelerator=cpu",
         "validation.max_tokens=64",
         "logging.attention_maps=2",
         "logging.samples=2",
+        *(["model.max_seq_len=48", "trainer.batch_tokens=96"] if translating else []),
+        *([] if translating else ["model.max_seq_len=16", "trainer.batch_size=4"]),
     ]
     if recipe.tokenizer.name == "bpe":
         small.append("tokenizer={name: bpe, vocab_size: 280}")
@@ -113,7 +119,8 @@ def test_it_takes_two_steps(path, tmp_path):
     assert result.record["steps"] == 2
     assert 0 < result.metrics["loss"] < 10
     assert (result.directory / "result.json").is_file()
-    assert result.record["loss_is_language_modeling"] == (recipe.name != "unmasked")
+    if not translating:
+        assert result.record["loss_is_language_modeling"] == (recipe.name != "unmasked")
 
 
 # What the recipes promise

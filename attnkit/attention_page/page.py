@@ -1,0 +1,83 @@
+"""Maps as one self-contained page: style, script and numbers in a single file, no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from attnkit.tensorboard.attention_record import AttentionRecord, LayerMap
+from attnkit.tensorboard.palettes import (
+    DIVERGING_REACH,
+    DIVERGING_ZERO,
+    PALETTE,
+    SEQUENTIAL_LEVELS,
+)
+
+
+def page(records: Sequence[AttentionRecord], title: str) -> str:
+    """The page for a browser. Whatever a token says, it is shown as text and nothing else.
+
+    Args:
+        records: one a site; at least one.
+        title: what stands above.
+    """
+    data = {
+        "title": title,
+        "sites": [_site(record) for record in records],
+        "sequential": _colours(0, SEQUENTIAL_LEVELS),
+        "diverging": _colours(DIVERGING_ZERO - DIVERGING_REACH, 2 * DIVERGING_REACH + 1),
+    }
+    # Inside a script element only `<` could end it or begin a comment.
+    numbers = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    filled = _file("page.html")
+    for mark, content in (
+        ("{{style}}", _file("page.css")),
+        ("{{script}}", _file("page.js")),
+        ("{{title}}", html.escape(title)),
+        ("{{data}}", numbers),  # last: a token may look like a mark, and stands as it is
+    ):
+        filled = filled.replace(mark, content)
+    return filled
+
+
+def _site(record: AttentionRecord) -> dict[str, Any]:
+    return {
+        "name": record.site,
+        "kind": record.kind,
+        "note": record.note,
+        "queries": list(record.query_tokens),
+        "keys": list(record.key_tokens),
+        "layers": [_layer(layer) for layer in record.layers],
+    }
+
+
+def _layer(layer: LayerMap) -> dict[str, Any]:
+    """Weights as little-endian float32, what is allowed as bytes, both in base64."""
+    allowed = None if layer.allowed is None else np.asarray(layer.allowed, dtype=np.uint8)
+    if allowed is not None and allowed.ndim == 3:
+        allowed = allowed.max(axis=0)
+    return {
+        "name": layer.name,
+        "norm": layer.norm,
+        "heads": len(layer.weights),
+        "weights": _base64(np.asarray(layer.weights, dtype="<f4")),
+        "allowed": None if allowed is None else _base64(allowed),
+    }
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+
+
+def _colours(first: int, count: int) -> list[str]:
+    return [bytes(rgb).hex() for rgb in PALETTE[first : first + count].astype(np.uint8)]
+
+
+def _file(name: str) -> str:
+    return resources.files("attnkit.attention_page").joinpath(name).read_text(encoding="utf-8")

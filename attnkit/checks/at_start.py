@@ -1,0 +1,65 @@
+"""Before a plugin trains: the quick laws, in the seats that the recipe gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from attnkit.attention.base import Role
+from attnkit.checks.card import judge
+from attnkit.checks.case import Case
+from attnkit.checks.laws import LAWS
+from attnkit.checks.seats import MaskCase
+from attnkit.masks import build_mask, name_of
+from attnkit.registry import ATTENTION, POSITIONS, Spec
+
+LONGEST = 24
+"""Tokens of a case, at the most: the laws take a second or so then."""
+
+
+class LawBrokenError(ValueError):
+    """A mechanism breaks a law in the seat that a recipe gives it."""
+
+
+def refuse_broken_plugins(model: Mapping[str, Any]) -> None:
+    """Asks the quick laws about each mechanism that does not come with the kit.
+
+    Args:
+        model: a recipe's section: `attention`, `mask` and `position`, or sections that hold them.
+
+    Raises:
+        LawBrokenError: with the evidence.
+    """
+    done = set()
+    for role, spec, mask, position in _seats(model):
+        mechanism = ATTENTION.get(spec.name)
+        seat = (role, repr(spec), repr(mask), position)
+        if mechanism.__module__.startswith("attnkit.") or seat in done:
+            continue
+        done.add(seat)
+        built = build_mask(mask)
+        length = min(max(10, (built.back or 0) + 4), LONGEST)
+        cases = [
+            Case(mechanism, MaskCase(name_of(built), mask), position, role, spec.options, T=length)
+        ]
+        for law in (law for law in LAWS if law.quick):
+            line = judge(law, cases)
+            if line.outcome == "broken":
+                raise LawBrokenError(
+                    f"model.attention: {spec.name} breaks a law: {law.words}. {line.words}\n"
+                    f"({line.smallest}; `attnkit check` shows all laws; --no-check trains it "
+                    "nonetheless)"
+                )
+
+
+def _seats(model: Mapping[str, Any], role: Role = "self") -> Iterator[tuple[Role, Spec, Any, str]]:
+    """Role, mechanism, mask and position of each `attention` key, in nested sections too."""
+    if "attention" in model:
+        named = model["attention"]
+        position = Spec.of(model.get("position", "none")).name
+        inside = POSITIONS.get(position).acts_on != "embeddings" and role == "self"
+        for spec in named if isinstance(named, list | tuple) else [named]:
+            yield role, Spec.of(spec), model.get("mask", "none"), position if inside else "none"
+    for name, section in model.items():
+        if isinstance(section, Mapping):
+            yield from _seats(section, "cross" if name.startswith("cross") else "self")

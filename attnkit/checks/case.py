@@ -1,0 +1,201 @@
+"""One mechanism in one seat (role, mask, position) at one size: what a law is asked about."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnkit.attention.base import Attention, Role
+from attnkit.checks.seats import MaskCase
+from attnkit.masks import Mask
+from attnkit.registry import ATTENTION, POSITIONS
+
+NOISE = 0.2
+"""Standard deviation of what is added to all parameters: an identity or a zero at the start must
+not hide anything.
+"""
+
+
+class Broken(AssertionError):
+    """A law does not hold; the message is the evidence."""
+
+
+class DoesNotApply(Exception):
+    """A law says nothing about a case; the message is the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A mechanism, where it sits, and how large everything is.
+
+    Args:
+        mechanism: the class.
+        mask_case: a mask, for any number of keys.
+        position: name of a position encoding.
+        role: self-attention, or cross-attention over a context of other tokens.
+        options: of the mechanism.
+        B: sequences in the batch.
+        T: tokens that ask; in cross-attention the context has three more.
+        C: width of the model; 0: 32, or what the number of heads in `options` divides.
+        seed: of weights and tokens.
+    """
+
+    mechanism: type[Attention]
+    mask_case: MaskCase
+    position: str = "none"
+    role: Role = "self"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    B: int = 2
+    T: int = 10
+    C: int = 0
+    seed: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.C:
+            heads = self.options.get("num_heads", 4)
+            object.__setattr__(self, "C", 32 if 32 % (2 * heads) == 0 else 8 * heads)
+
+    def __str__(self) -> str:
+        name = ATTENTION.name_of(self.mechanism)
+        sizes = f"B={self.B} T={self.T} S={self.S} C={self.C}"
+        seat = f"{self.role}-attention, mask {self.mask_case.name}, position {self.position}"
+        return f"{name}: {seat}, {sizes}"
+
+    @property
+    def S(self) -> int:
+        """Tokens that answer."""
+        return self.T if self.role == "self" else self.T + 3
+
+    def refusal(self) -> str | None:
+        """Why the mechanism says that it cannot sit here; None: it can."""
+        return self.mechanism.refusal(self.role, self.mask, self.position)
+
+    def resized(self, **sizes: int) -> Case:
+        """The same with other sizes, built anew."""
+        return replace(self, **sizes)
+
+    def build(self, **options: Any) -> Attention:
+        """The mechanism in evaluation mode, with noise on all parameters."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            attention = self.mechanism(self.C, **{**self.options, **options})
+            if POSITIONS.get(self.position).acts_on != "embeddings":
+                attention.with_position(self.position)
+            with torch.no_grad():
+                for parameter in attention.parameters():
+                    parameter.add_(NOISE * torch.randn(parameter.shape))
+        return attention.eval()
+
+    @functools.cached_property
+    def attention(self) -> Attention:
+        """Built once, for laws that only read it."""
+        return self.build()
+
+    def mask_over(self, num_keys: int) -> Mask:
+        """The mask for this many keys."""
+        return self.mask_case.over(self.B, num_keys)
+
+    @functools.cached_property
+    def mask(self) -> Mask:
+        """The mask over all keys."""
+        return self.mask_over(self.S)
+
+    @functools.cached_property
+    def allowed(self) -> Tensor:
+        """(B, T, S): the mask, written out."""
+        return self.mask.dense(self.T, self.S).expand(self.B, 1, self.T, self.S)[:, 0]
+
+    def tokens(self, length: int, offset: int = 0) -> Tensor:
+        """(B, length, C): random token embeddings."""
+        generator = torch.Generator().manual_seed(1000 * self.seed + offset)
+        return torch.randn(self.B, length, self.C, generator=generator)
+
+    @functools.cached_property
+    def x(self) -> Tensor:
+        """(B, T, C): the tokens that ask."""
+        return self.tokens(self.T)
+
+    @functools.cached_property
+    def context(self) -> Tensor:
+        """(B, S, C): the tokens that answer; in self-attention the same tensor."""
+        return self.x if self.role == "self" else self.tokens(self.S, offset=1)
+
+    def run(self, attention: Attention | None = None) -> Tensor:
+        """(B, T, C): what a mechanism (default: `attention`) makes of the tokens."""
+        return (attention or self.attention)(self.x, self.context, self.mask)
+
+    @functools.cached_property
+    def output(self) -> Tensor:
+        """(B, T, C): what comes out, without a graph."""
+        with torch.no_grad():
+            return self.run()
+
+    def heads(self, attention: Attention | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, placed."""
+        attention = attention or self.attention
+        q = attention.project_query(self.x)
+        k, v = attention.project_context(self.context)
+        q, k = attention.place(q, k)
+        return q, k, v
+
+    @functools.cached_property
+    def influences(self) -> dict[str, Tensor]:
+        """How much each output (B, T) feels each token (S) of its own row, measured in several ways
+        (`influence.py`).
+        """
+        from attnkit.checks.influence import measured
+
+        return measured(self)
+
+
+def require(condition: bool, reason: str) -> None:
+    """Leaves a law that has nothing to say here.
+
+    Raises:
+        DoesNotApply: if the condition is not met.
+    """
+    if not condition:
+        raise DoesNotApply(reason)
+
+
+def demand(condition: bool, evidence: str | Callable[[], str]) -> None:
+    """Breaks a law unless the condition is met.
+
+    Raises:
+        Broken: with the evidence.
+    """
+    if not condition:
+        raise Broken(evidence() if callable(evidence) else evidence)
+
+
+def demand_close(
+    computed: Tensor, expected: Tensor, what: str, atol: float = 2e-5, rtol: float = 1e-5
+) -> None:
+    """Breaks a law unless two tensors agree; tells where they differ the most.
+
+    Args:
+        computed: what was computed.
+        expected: what it should be.
+        what: names the computed tensor and what it is compared with.
+        atol: absolute tolerance, in units of the largest expected number, or of 1 if that is less.
+        rtol: relative tolerance of each number.
+
+    Raises:
+        Broken: if shapes differ, a number is not finite, or the tensors differ too much.
+    """
+    demand(
+        computed.shape == expected.shape,
+        lambda: f"{what}: shape {tuple(computed.shape)} instead of {tuple(expected.shape)}",
+    )
+    demand(bool(computed.isfinite().all()), f"{what}: NaN or infinity")
+    error = (computed.double() - expected.double()).abs()
+    scale = expected.double().abs()
+    excess = error - atol * scale.max().clamp(min=1) - rtol * scale
+    if float(excess.max()) > 0:
+        place = tuple(int(i) for i in torch.unravel_index(excess.argmax(), excess.shape))
+        raise Broken(f"{what}: differs by {float(error[place]):.1e} at {list(place)}")

@@ -1,0 +1,146 @@
+"""Laws about lengths: caches, fewer queries than keys, rows with nothing allowed, any size."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from attnkit.checks.case import Case, demand, demand_close, require
+from attnkit.masks import Causal, NoMask, Padding
+
+
+@torch.no_grad()
+def decoded(case: Case, chunks: Iterable[int]) -> Tensor:
+    """(B, T, C): outputs of all tokens, fed to a cache in chunks of these sizes."""
+    cache = case.attention.new_cache()
+    outputs = []
+    for stop in itertools.accumulate(chunks):
+        stop = min(stop, case.T)
+        if stop == cache.length:
+            break
+        new = case.x[:, cache.length : stop]
+        outputs.append(case.attention(new, new, case.mask_over(stop), cache))
+        demand(cache.length == stop, f"after {stop} tokens the cache says {cache.length}")
+    return torch.cat(outputs, dim=1)
+
+
+def _require_decoding(case: Case) -> None:
+    require(case.role == "self", "cross-attention decodes nothing")
+    require(case.mask.ahead == 0, "the mask lets queries look ahead")
+
+
+def decoding_token_by_token_equals_the_full_pass(case: Case) -> None:
+    """A causal mechanism gives each token the same output from its cache as in one pass."""
+    _require_decoding(case)
+    demand_close(decoded(case, [1] * case.T), case.output, "decoded token by token")
+
+
+def decoding_in_chunks_equals_the_full_pass(case: Case) -> None:
+    """The same in chunks of any size: a prompt first, then some tokens, then one."""
+    _require_decoding(case)
+    for chunks in ([4, 1, 3, case.T], [case.T - 1, 1]):
+        if all(chunks):
+            demand_close(decoded(case, chunks), case.output, f"decoded in chunks of {chunks}")
+
+
+def fewer_queries_than_keys_stand_at_the_end(case: Case) -> None:
+    """Asked by the last tokens alone, the context answers them as in the full pass."""
+    require(case.T > 1, "one query alone")
+    last = max(1, case.T // 2)
+    with torch.no_grad():
+        asked = case.attention(case.x[:, -last:], case.context, case.mask)
+    demand_close(asked, case.output[:, -last:], f"the last {last} queries alone")
+
+
+def more_queries_than_keys_leave_the_first_rows_empty(case: Case) -> None:
+    """Queries that stand before the first key of a causal context find nothing."""
+    require(case.mask_case.name == "causal", "a law about the causal mask")
+    require(case.T > 2, "too few queries")
+    context, attention = case.context[:, :2], case.attention
+    with torch.no_grad():
+        k, v = attention.project_context(context)
+        q, k = attention.place(attention.project_query(case.x), k)
+        heads = attention.mix(q, k, v, Causal())
+    found = float(heads[:, :, :-2].abs().max())
+    demand(found == 0, f"a query before the first key found {found:.1e}")
+    demand(
+        float(heads[:, :, -2:].abs().amax(dim=(1, 3)).min()) > 0, "the last queries find nothing"
+    )
+
+
+def rows_with_nothing_allowed_give_zeros_and_finite_gradients(case: Case) -> None:
+    """A sequence of padding alone mixes to zeros, with finite gradients and none through its own
+    tokens; its neighbour in the batch does not notice.
+    """
+    padding = Padding(torch.ones(case.B, case.S, dtype=torch.bool))
+    mask = case.mask & padding
+    reason = case.mechanism.refusal(case.role, mask, case.position)
+    require(reason is None, "it does not obey padding")
+    padding.keep[0] = False
+    attention = case.build()
+    context = case.context.clone().requires_grad_()
+    x = context if case.role == "self" else case.x
+    k, v = attention.project_context(context)
+    q, k = attention.place(attention.project_query(x), k)
+    heads = attention.mix(q, k, v, mask)
+    heads.square().sum().backward()
+    found = float(heads[0].detach().abs().max())
+    demand(found == 0, f"a row with nothing allowed gave {found:.1e}")
+    assert context.grad is not None
+    slopes = [("the tokens", context.grad)]
+    slopes += [(n, p.grad) for n, p in attention.named_parameters() if p.grad is not None]
+    for name, gradient in slopes:
+        demand(bool(gradient.isfinite().all()), f"the gradient by {name} is not finite")
+    demand(float(context.grad[0].abs().max()) == 0, "a gradient reaches the padded tokens")
+    if case.B > 1:
+        with torch.no_grad():
+            alone = attention.mix(q, k, v, case.mask)
+        demand_close(heads[1].detach(), alone[1], "the sequence beside it")
+
+
+def cache_holds_what_is_declared(case: Case) -> None:
+    """`cache_elements` counts the numbers that a cache keeps for one sequence, whatever its length,
+    and `cache_dtype` tells their size.
+    """
+    _require_decoding(case)
+    size = (case.attention.cache_dtype or torch.float32).itemsize
+    for length in sorted({1, case.T // 2, case.T} - {0}):
+        cache = case.attention.new_cache()
+        with torch.no_grad():
+            case.attention(case.x[:, :length], case.x[:, :length], case.mask_over(length), cache)
+        declared = case.B * case.attention.cache_elements(length) * size
+        held = cache.num_bytes()
+        demand(
+            held == declared, f"after {length} tokens it holds {held} bytes, declared: {declared}"
+        )
+
+
+def outputs_do_not_depend_on_the_length(case: Case) -> None:
+    """Under a mask with `ahead == 0`, tokens get the same outputs in a sequence that goes on for
+    six times as long: nothing counts the tokens that follow.
+    """
+    _require_decoding(case)
+    long = case.resized(T=6 * case.T + 1)
+    whole = long.output[:, : case.T]
+    x = long.x[:, : case.T]
+    with torch.no_grad():
+        short = case.attention(x, x, case.mask)
+    demand_close(whole, short, f"the first {case.T} tokens of {long.T}, against {case.T} alone")
+
+
+def any_batch_size_and_length_works(case: Case) -> None:
+    """One sequence of one token, odd lengths, and a batch: each sequence comes out as if alone."""
+    for batch_size, length in ((1, 1), (2, 1), (1, 3), (3, 17)):
+        sized = case.resized(B=batch_size, T=length)
+        context = sized.context
+        with torch.no_grad():
+            output = case.attention(sized.x, context, NoMask())
+            alone = case.attention(sized.x[-1:], context[-1:], NoMask())
+        demand(
+            output.shape == (batch_size, length, case.C),
+            f"{batch_size} x {length} tokens gave the shape {tuple(output.shape)}",
+        )
+        demand_close(output[-1:], alone, f"one of {batch_size} x {length} tokens, against alone")

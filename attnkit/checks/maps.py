@@ -1,0 +1,75 @@
+"""Laws about the attention map: it is what the output was made with."""
+
+from __future__ import annotations
+
+import torch
+
+from attnkit.attention.maps import attention_map
+from attnkit.checks.case import Case, demand, demand_close, require
+from attnkit.options import options_of
+
+
+def _taken(case: Case) -> torch.Tensor:
+    return attention_map(case.attention, case.x, case.context, case.mask)
+
+
+@torch.no_grad()
+def values_are_mixed_linearly(case: Case) -> None:
+    """Twice the values give twice the heads, and sums give sums, where it is not declared
+    otherwise (`linear_in_values`); so that a map can say all.
+    """
+    require(case.mechanism.linear_in_values, "declared not to be linear in its values")
+    attention = case.attention
+    q, k, v = case.heads()
+    other = v.roll(1, dims=0).flip(2) + 1
+    mixed = attention.mix(q, k, 2 * v - other, case.mask)
+    parts = 2 * attention.mix(q, k, v, case.mask) - attention.mix(q, k, other, case.mask)
+    demand_close(mixed, parts, "heads of 2 v - w, against those of v and w", atol=5e-5)
+
+
+def map_reproduces_the_output(case: Case) -> None:
+    """The map times the values, merged, is what the mechanism gives, by whichever kernel."""
+    require(case.mechanism.linear_in_values, "its map is a Jacobian, which reproduces nothing")
+    attention = case.attention
+    with torch.no_grad():
+        _, _, v = case.heads()
+        weights = _taken(case)
+        demand(
+            weights.shape == (case.B, attention.num_heads, case.T, case.S),
+            f"the map has the shape {tuple(weights.shape)}, "
+            f"for {attention.num_heads} heads, {case.T} queries and {case.S} keys",
+        )
+        shared = v.repeat_interleave(attention.num_heads // v.shape[1], dim=1)
+        rebuilt = attention.merge(weights @ shared, case.x)
+    demand_close(rebuilt, case.output, "map @ values, merged, against the output")
+
+
+def map_is_zero_where_the_mask_forbids(case: Case) -> None:
+    """A pair that the mask forbids has weight zero, in every head."""
+    require(not bool(case.allowed.all()), "the mask forbids nothing here")
+    weight = float((_taken(case) * ~case.allowed[:, None]).abs().max())
+    demand(weight == 0, f"a forbidden pair has the weight {weight:.1e}")
+
+
+def map_rows_are_what_is_declared(case: Case) -> None:
+    """`map_rows`: `sum to 1` means non-negative rows with total 1 (0 where nothing is allowed),
+    `unnormalised` non-negative ones, `signed` anything finite.
+    """
+    weights = _taken(case)
+    declared = case.mechanism.map_rows
+    demand(bool(weights.isfinite().all()), "the map holds NaN or infinity")
+    if declared != "signed":
+        least = float(weights.min())
+        demand(least >= -1e-6, f"declared `{declared}`, and a weight is {least:.1e}")
+    if declared == "sum to 1":
+        total = case.allowed.any(dim=-1)[:, None].float().expand(weights.shape[:3])
+        demand_close(weights.sum(dim=-1), total, "sums of the map's rows", atol=1e-5)
+
+
+def map_is_taken_before_dropout(case: Case) -> None:
+    """A map taken while training is the one of evaluation mode, and training goes on."""
+    options = {"dropout": 0.5} if "dropout" in options_of(case.mechanism) else {}
+    attention = case.build(**options).train()
+    taken = attention_map(attention, case.x, case.context, case.mask)
+    demand(attention.training, "taking a map ended training mode")
+    demand_close(taken, _taken(case), "the map while training", atol=1e-6)

@@ -1,0 +1,117 @@
+"""A mechanism of one's own, to start from: one file that overrides one step, and its test."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+
+from attnkit.attention.base import ScoreAttention
+from attnkit.registry import ATTENTION, RegistryError
+
+MECHANISM = '''\
+"""{words}: what differs from {like}, and the paper that it comes from."""
+
+from torch import Tensor
+
+from {home} import {parent}
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("{name}")
+class {cls}({parent}):
+    """{summary}
+
+    Args:
+        sharpness: {help}
+    """
+
+    formula = "{formula}"
+
+    def __init__(self, dim: int, *, sharpness: float = 2.0, **options) -> None:
+        super().__init__(dim, **options)
+        self.sharpness = sharpness
+
+{step}
+'''
+
+SCORES = """\
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.sharpness * super().scores(q, k)"""
+
+QUERY = """\
+    def project_query(self, x: Tensor) -> Tensor:
+        return self.sharpness * super().project_query(x)"""
+
+TEST = """\
+from attnkit.checks import laws_of
+
+test_{name} = laws_of("{name}", plugin="{name}.py")
+"""
+
+
+def write(name: str, like: str, folder: Path) -> tuple[Path, Path]:
+    """Writes `NAME.py`, a mechanism that differs from another in one step, and `test_NAME.py`.
+
+    Args:
+        name: under which it is registered.
+        like: name of the mechanism that it inherits from.
+        folder: where both go.
+
+    Raises:
+        RegistryError: if a name cannot be used, or a file is there already.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
+        raise RegistryError(
+            f"name {name!r} is not snake_case (letters, digits and single _), as my_attention is"
+        )
+    if name in ATTENTION.names():
+        raise RegistryError(f"attention mechanism `{name}` exists already; choose another name")
+    parent = ATTENTION.get(like)
+    if parent.__module__.startswith("attnkit_plugin_"):
+        raise RegistryError(
+            f"--like {like}: a plugin file cannot be imported; inherit from a kit's"
+        )
+    files = folder / f"{name}.py", folder / f"test_{name}.py"
+    for file in files:
+        if file.exists():
+            raise RegistryError(f"{file} exists already; choose another name, or remove it")
+    own_scores = issubclass(parent, ScoreAttention)
+    words = name.replace("_", " ")
+    code = MECHANISM.format(
+        words=words[0].upper() + words[1:],
+        like=like,
+        home=parent.__module__,
+        parent=parent.__name__,
+        name=name,
+        cls="".join(part.capitalize() for part in name.split("_")),
+        summary=f"As {like}, with {'sharper scores' if own_scores else 'longer queries'}.",
+        help=f"what {'scores' if own_scores else 'queries'} are multiplied by.",
+        formula=_formula(parent.formula, own_scores),
+        step=SCORES if own_scores else QUERY,
+    )
+    files[0].write_text(code, encoding="utf-8")
+    files[1].write_text(TEST.format(name=name), encoding="utf-8")
+    return files
+
+
+def _formula(inherited: str, own_scores: bool) -> str:
+    """The parent's equation, with what is new, in one line of the file."""
+    change = "scores times sharpness" if own_scores else "q times sharpness"
+    known = f"{inherited};  " if len(inherited) < 55 else ""
+    return f"{known}{change}".replace("\\", "\\\\").replace('"', '\\"')
+
+
+def next_commands(name: str) -> dict[str, str]:
+    """What to type next, by what it is good for."""
+    recipe = Path("recipes/language_modeling/quickstart.yaml")
+    if not recipe.is_file():
+        beside = Path(__file__).parents[2] / recipe  # a checkout, seen from elsewhere
+        recipe = beside if beside.is_file() else Path("RECIPE.yaml")
+    plugin = f"'plugins=[{name}.py]' model.attention={name} variant={name}"
+    run = f"runs/{recipe.stem}/{name}/seed0"
+    return {
+        "check it": f"attnkit check {name}.py",
+        "run it": f"attnkit run {recipe} {plugin}",
+        "look at it": f"attnkit attention {run} --text 'Return the name.'",
+    }

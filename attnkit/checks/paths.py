@@ -1,0 +1,125 @@
+"""Laws about speed: whatever computes a mechanism, the numbers and gradients are the same."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+
+from attnkit.attention import kernels
+from attnkit.attention.base import Attention, ScoreAttention
+from attnkit.checks.case import Broken, Case, demand, demand_close, require
+
+BFLOAT16_TOLERANCE = 0.04
+"""Largest error in bfloat16, whose numbers are 2^-8 apart, as a share of the largest number."""
+
+
+def _wave(output: Tensor) -> Tensor:
+    """A fixed weighing, so that no sum over a row hides an error."""
+    return torch.arange(output.numel()).view(output.shape).sin()
+
+
+def _results(run: Callable[[], Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The output, and its gradients by the inputs (zeros where one plays no part)."""
+    output = run()
+    gradients = torch.autograd.grad(
+        (output.float() * _wave(output)).sum(), inputs, allow_unused=True, materialize_grads=True
+    )
+    return [output.detach(), *gradients]
+
+
+def _paths(case: Case) -> dict[str, Callable[..., Tensor]]:
+    """The ways in which a `ScoreAttention` may be computed here, beside the reference."""
+    attention, mask = case.attention, case.mask
+    assert isinstance(attention, ScoreAttention)
+    own_mix = type(attention).mix is not ScoreAttention.mix
+    if own_mix or attention.overridden_steps():
+        return {"mix": lambda q, k, v: attention.mix(q, k, v, mask)}
+    paths = {"sdpa": lambda q, k, v: kernels.sdpa(attention, q, k, v, mask)}
+    if case.role == "self" and mask.back is not None and mask.ahead is not None:
+        paths["windowed"] = lambda q, k, v: kernels.windowed(attention, q, k, v, mask)
+    return paths
+
+
+def fast_path_equals_the_reference(case: Case) -> None:
+    """Fused and windowed kernels give the numbers and the gradients of the written-out equation,
+    `weights @ v`, and so does a `mix` of one's own.
+    """
+    require(issubclass(case.mechanism, ScoreAttention), "it has one path, which is its own")
+    attention = case.attention
+    assert isinstance(attention, ScoreAttention)
+    heads = [h.detach().requires_grad_() for h in case.heads()]
+    position = attention.position
+    inputs = [*heads, *([] if position is None else position.parameters())]
+    q, k, v = heads
+    expected = _results(lambda: kernels.reference(attention, q, k, v, case.mask), inputs)
+    for name, path in _paths(case).items():
+        computed = _results(functools.partial(path, *heads), inputs)
+        for i, (fast, slow) in enumerate(zip(computed, expected, strict=True)):
+            what = ("output", "gradient by q", "gradient by k", "gradient by v")
+            label = what[i] if i < 4 else "gradient by the position"
+            demand_close(fast, slow, f"{label} of {name}, against the reference")
+
+
+def training_mode_computes_the_same(case: Case) -> None:
+    """Without dropout, training mode and evaluation mode give the same numbers."""
+    attention = case.build().train()
+    with torch.no_grad():
+        demand_close(case.run(attention), case.output, "output in training mode", atol=1e-6)
+
+
+def bfloat16_stays_near_float32(case: Case) -> None:
+    """Under autocast to bfloat16, output and gradients stay near those of float32."""
+    attention = case.build()
+    context = case.context.clone().requires_grad_()
+    x = context if case.role == "self" else case.x
+    inputs = [context, *attention.parameters()]
+
+    def run() -> Tensor:
+        return attention(x, context, case.mask)
+
+    exact = _results(run, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = _results(run, inputs)
+    for i, (computed, expected) in enumerate(zip(rough, exact, strict=True)):
+        demand(bool(computed.isfinite().all()), "NaN or infinity in bfloat16")
+        error = float((computed.float() - expected).norm() / expected.norm().clamp(min=1e-3))
+        what = "output" if i == 0 else "a gradient"
+        demand(error < BFLOAT16_TOLERANCE, f"{what} is {error:.0%} off in bfloat16, by its length")
+
+
+def compiled_equals_eager(case: Case) -> None:
+    """`torch.compile` captures the mechanism in one graph and differentiates it ahead of time, with
+    the numbers and gradients of plain Python. (Backend `aot_eager`: what a compiler is given is
+    proven, not the code that inductor makes of it.)
+    """
+    attention = case.build().train()
+    context = case.context.clone().requires_grad_()
+    inputs = [context, *attention.parameters()]
+
+    def results_of(run: Callable[..., Tensor]) -> list[Tensor]:
+        x = context if case.role == "self" else case.x
+        return _results(lambda: run(x, context, case.mask), inputs)
+
+    expected = results_of(attention)
+    compiled = _compiled(attention)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        try:
+            computed = results_of(compiled)
+        except TorchDynamoException as error:
+            raise Broken(f"no single graph: {str(error).strip().splitlines()[0]}") from error
+        finally:
+            torch._dynamo.reset()
+    for i, (fast, slow) in enumerate(zip(computed, expected, strict=True)):
+        demand_close(fast, slow, "output, compiled" if i == 0 else "a gradient, compiled")
+
+
+def _compiled(attention: Attention) -> Callable[..., Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.compile(attention, backend="aot_eager", fullgraph=True)

@@ -1,0 +1,49 @@
+"""The laws as tests of one's own mechanism, with one line in one's own test file:
+
+from attnkit.checks import laws_of
+
+test_my_attention = laws_of("my_attention", plugin="my_attention.py")
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attnkit.attention.base import Attention
+from attnkit.checks.card import cases_of, judge
+from attnkit.checks.laws import LAWS, Law
+from attnkit.registry import ATTENTION, load_plugin
+
+
+def laws_of(
+    mechanism: str | type[Attention],
+    options: Mapping[str, Any] | None = None,
+    *,
+    plugin: str | None = None,
+) -> Callable[[Law], None]:
+    """Makes a test that asks every law about a mechanism, one test case a law.
+
+    Args:
+        mechanism: a registered name, or the class.
+        options: of the mechanism.
+        plugin: a file beside the test, or a module, that registers the mechanism.
+    """
+    import pytest
+
+    if plugin is not None:
+        load_plugin(plugin, Path(inspect.stack()[1].filename).parent)
+    cls = ATTENTION.get(mechanism) if isinstance(mechanism, str) else mechanism
+    cases, _ = cases_of(cls, options)
+
+    @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
+    def test(law: Law) -> None:
+        line = judge(law, cases)
+        if line.outcome == "broken":
+            pytest.fail(f"{law.words}: {line.words}\n{line.smallest}", pytrace=False)
+        if line.outcome == "does not apply":
+            pytest.skip(line.words)
+
+    return test

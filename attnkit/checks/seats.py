@@ -1,0 +1,117 @@
+"""Where a mechanism can sit: every mask, position and role, in sizes at which a mask bites."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnkit.attention.base import Role
+from attnkit.masks import Mask, Padding, build_mask
+from attnkit.registry import MASKS, POSITIONS
+
+ROLES: tuple[Role, ...] = ("self", "cross")
+
+SMALL_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "sliding_window": [{"window": 3}, {"window": 4, "centered": True}],
+    "prefix": [{"length": 3}],
+    "dilated": [{"dilation": 3}, {"dilation": 2, "window": 3}],
+    "all_of": [{"masks": ["causal", {"name": "sliding_window", "window": 5, "centered": True}]}],
+    "any_of": [
+        {"masks": ["causal", {"name": "prefix", "length": 4}]},
+        {"masks": [{"name": "sliding_window", "window": 2}, {"name": "dilated", "window": 3}]},
+    ],
+}
+"""Options that make a mask bite at a few tokens; a mask that is not named here takes its own."""
+
+_LEFT, _WITHIN = (0, 1), (1, 2, 7, 8, 11)
+"""Padded places of every second sequence, from the first (within) and from the second (left)."""
+
+
+def keep(batch_size: int, num_keys: int) -> Tensor:
+    """(B, S): which tokens are real. Every second sequence is padded within, the others at the
+    left, where a causal mask then leaves the first rows empty.
+    """
+    real = torch.ones(batch_size, num_keys, dtype=torch.bool)
+    for b in range(batch_size):
+        for place in _LEFT if b % 2 else _WITHIN:
+            if place < num_keys:
+                real[b, place] = False
+    return real
+
+
+def documents(batch_size: int, num_keys: int) -> Tensor:
+    """(B, S): documents of several lengths, one token alone among them."""
+    place = torch.arange(num_keys)
+    bounds = [(2, 5, 6, 20), (1, 4, 9, 30)]
+    rows = [sum((place >= bound).long() for bound in bounds[b % 2]) for b in range(batch_size)]
+    return torch.stack([torch.as_tensor(row) for row in rows])
+
+
+@dataclass(frozen=True)
+class MaskCase:
+    """A mask for any number of keys.
+
+    Args:
+        name: readable, unique among the cases.
+        spec: as in a recipe; or a mask.
+        padded: padding on top.
+    """
+
+    name: str
+    spec: Any
+    padded: bool = False
+
+    def over(self, batch_size: int, num_keys: int) -> Mask:
+        """The mask for sequences of this many keys."""
+        mask = build_mask(self.spec)
+        if mask.needs_documents:
+            mask = mask.bind(documents=documents(batch_size, num_keys))
+        return mask & Padding(keep(batch_size, num_keys)) if self.padded else mask
+
+
+def mask_cases() -> list[MaskCase]:
+    """Every registered mask, the plainest first, and combinations with documents and padding."""
+    found = []
+    for name in sorted(MASKS.names(), key=lambda name: name not in ("none", "causal")):
+        for options in SMALL_OPTIONS.get(name, [{}]):
+            words = "-".join([name, *map(_word, options.values())])
+            found.append(MaskCase(words, {"name": name, **options}))
+    window = {"name": "sliding_window", "window": 4}
+    return [
+        *found,
+        MaskCase("causal&document", ["causal", "document"]),
+        MaskCase("padding", [], padded=True),
+        MaskCase("causal&padding", ["causal"], padded=True),
+        MaskCase("window&document&padding", [window, "document"], padded=True),
+    ]
+
+
+def _word(option: object) -> str:
+    """An option's value as part of a name."""
+    if isinstance(option, list):
+        return "+".join(part if isinstance(part, str) else part["name"] for part in option)
+    return str(option)
+
+
+@functools.cache
+def position_names() -> tuple[str, ...]:
+    """`none`, and the encodings that act inside attention."""
+    inside = [n for n in POSITIONS.names() if POSITIONS.get(n).acts_on != "embeddings"]
+    return ("none", *inside)
+
+
+def seats(
+    masks: Sequence[MaskCase] | None = None,
+    positions: Sequence[str] | None = None,
+    roles: Sequence[Role] = ROLES,
+) -> Iterator[tuple[MaskCase, str, Role]]:
+    """Every mask, position and role, self-attention first."""
+    for role in roles:
+        for position in position_names() if positions is None else positions:
+            for mask in mask_cases() if masks is None else masks:
+                yield mask, position, role

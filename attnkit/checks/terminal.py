@@ -1,0 +1,85 @@
+"""A card, as a person reads it in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attnkit.checks.card import Card, Line
+from attnkit.checks.laws import LAWS
+from attnkit.registry import ATTENTION
+
+SIGNS = {
+    "holds": ("holds", "green"),
+    "does not apply": ("n/a", "dim"),
+    "broken": ("BROKEN", "bold red"),
+}
+WIDEST = max(len(law.words) for law in LAWS)
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class CardPrinter:
+    """Prints a card line by line, while the laws are asked.
+
+    Args:
+        name: of the mechanism.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.topic = ""
+        cls = ATTENTION.get(name)
+        console.print(Text.assemble((name, "bold cyan"), (f"  {cls.__module__}", "dim")))
+
+    def line(self, line: Line) -> None:
+        """Prints what became of one law."""
+        if line.topic != self.topic:
+            self.topic = line.topic
+            console.print(Text(line.topic, style="bold"))
+        sign, style = SIGNS[line.outcome]
+        words = Text(f"  {sign:<7}", style=style)
+        words.append(f"{line.law.replace('_', ' '):<{WIDEST + 2}}", style="default not bold")
+        if line.outcome == "holds":
+            words.append(f"{line.cases} case{'s' * (line.cases != 1)}", style="dim")
+        elif line.outcome == "does not apply":
+            words.append(line.words, style="dim")
+        console.print(words)
+        if line.outcome == "broken":
+            console.print(Text(f"{'':9}{line.words}", style="red"))
+            console.print(Text(f"{'':9}smallest case: {line.smallest}"))
+
+    def end(self, card: Card, seconds: float) -> None:
+        """Prints what was refused, and the sum."""
+        if card.refused:
+            console.print(Text("refused by its own word", style="bold"))
+        for reason in card.refused:
+            console.print(Text(f"  {reason}", style="dim"))
+        console.print(Text(_sum(card, seconds)))
+
+
+def _sum(card: Card, seconds: float) -> str:
+    counts = {o: sum(line.outcome == o for line in card.lines) for o in SIGNS}
+    told = f"{len(card.lines)} laws in {card.num_seats} seats (mask x position x role): "
+    told += f"{counts['holds']} hold, {counts['does not apply']} do not apply, "
+    return told + f"{counts['broken']} broken. {seconds:.1f} s"
+
+
+def show_matrix(cards: Sequence[Card]) -> None:
+    """Prints the table law x mechanism: cases that hold, `-` where a law does not apply."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("law")
+    for card in cards:
+        table.add_column(card.name, justify="right")
+    for lines in zip(*(card.lines for card in cards), strict=True):
+        cells = [
+            Text("BROKEN", style="bold red")
+            if line.outcome == "broken"
+            else Text(str(line.cases) if line.outcome == "holds" else "-")
+            for line in lines
+        ]
+        table.add_row(lines[0].law.replace("_", " "), *cells)
+    console.print(table)

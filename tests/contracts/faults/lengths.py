@@ -1,0 +1,150 @@
+"""Mechanisms that are right in one full pass, and wrong at another length or from a cache."""
+
+import math
+
+from torch.nn import functional as F
+
+from attnkit.attention.linear import Linear
+from attnkit.attention.multi_head import MultiHead
+from attnkit.masks import Causal, NoMask
+
+
+class CacheIsOnePositionLate(MultiHead):
+    """Every token that follows a cache stands one position too far."""
+
+    caught_by = ("decoding_token_by_token_equals_the_full_pass",)
+
+    def place(self, q, k, seen=0):
+        q, k = super().place(q, k, seen)
+        return (q.roll(1, dims=-1), k) if seen else (q, k)
+
+
+class ForgetsTheOffsetInDecoding(MultiHead):
+    """Positions start at zero again with each call."""
+
+    caught_by = ("decoding_token_by_token_equals_the_full_pass",)
+
+    def place(self, q, k, seen=0):
+        return super().place(q, k, 0)
+
+
+class MisplacesOldValues(MultiHead):
+    """Values and keys in the cache belong to different tokens."""
+
+    caught_by = (
+        "decoding_token_by_token_equals_the_full_pass",
+        "decoding_in_chunks_equals_the_full_pass",
+    )
+
+    def decode(self, q, k, v, mask, cache):
+        k, v = cache.append(k, v)
+        return self.mix(q, k, v.roll(1, dims=2) if k.shape[2] > q.shape[2] else v, mask)
+
+
+class DecodesWithoutAMask(MultiHead):
+    """One token at a time needs no causal mask; a chunk does, and so does a window."""
+
+    caught_by = ("decoding_in_chunks_equals_the_full_pass",)
+
+    def decode(self, q, k, v, mask, cache):
+        return super().decode(q, k, v, NoMask(), cache)
+
+
+class EvictsTooEarly(MultiHead):
+    """Keeps the last four tokens, whatever the mask allows."""
+
+    caught_by = ("decoding_token_by_token_equals_the_full_pass",)
+
+    def decode(self, q, k, v, mask, cache):
+        k, v = cache.append(k, v)
+        first = max(0, k.shape[2] - max(4, q.shape[2]))
+        return self.mix(q, k[:, :, first:], v[:, :, first:], Causal())
+
+
+class ForgetsItsState(Linear):
+    """Starts each call from an empty state."""
+
+    caught_by = ("decoding_token_by_token_equals_the_full_pass",)
+
+    def decode(self, q, k, v, mask, cache):
+        cache.state = None
+        return super().decode(q, k, v, mask, cache)
+
+
+class DecodesPaddedKeys(Linear):
+    """The state takes up padded tokens too."""
+
+    caught_by = ("decoding_in_chunks_equals_the_full_pass",)
+
+    def decode(self, q, k, v, mask, cache):
+        return super().decode(q, k, v, Causal(), cache)
+
+
+class UnderstatesItsCache(MultiHead):
+    """Counts keys alone."""
+
+    caught_by = ("cache_holds_what_is_declared",)
+
+    def cache_elements(self, num_tokens):
+        return super().cache_elements(num_tokens) // 2
+
+
+class AlignsAtTheStart(MultiHead):
+    """Causal as torch's own `is_causal` is, with query 0 at key 0."""
+
+    caught_by = (
+        "fewer_queries_than_keys_stand_at_the_end",
+        "more_queries_than_keys_leave_the_first_rows_empty",
+    )
+
+    def mix(self, q, k, v, mask):
+        if isinstance(mask, Causal):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return super().mix(q, k, v, mask)
+
+
+class ScalesByTheLength(MultiHead):
+    """Scores times log S: what follows a token changes its output, though not by its content."""
+
+    caught_by = ("outputs_do_not_depend_on_the_length",)
+
+    def scores(self, q, k):
+        return super().scores(q, k) * math.log(k.shape[2] + 1)
+
+
+class SpreadsOverNothing(MultiHead):
+    """A softmax over nothing is uniform."""
+
+    caught_by = ("rows_with_nothing_allowed_give_zeros_and_finite_gradients",)
+
+    def weights(self, q, k, mask):
+        return self.normalize(self.scores(q, k), mask.dense(q.shape[2], k.shape[2]))
+
+
+class DividesByNothing(MultiHead):
+    """A softmax of minus infinities is NaN."""
+
+    caught_by = ("rows_with_nothing_allowed_give_zeros_and_finite_gradients",)
+
+    def weights(self, q, k, mask):
+        allowed = mask.dense(q.shape[2], k.shape[2])
+        return self.scores(q, k).masked_fill(~allowed, float("-inf")).softmax(dim=-1)
+
+
+class NeedsTwoTokens(MultiHead):
+    """Scales by the spread between tokens, and one token alone has none."""
+
+    caught_by = ("any_batch_size_and_length_works",)
+
+    def project_query(self, x):
+        q = super().project_query(x)
+        return q / q.std(dim=2, keepdim=True)
+
+
+class SqueezesTheBatch(MultiHead):
+    """`squeeze()` where a batch of one is meant to keep its axis."""
+
+    caught_by = ("any_batch_size_and_length_works",)
+
+    def merge(self, heads, x):
+        return super().merge(heads, x).squeeze(0)

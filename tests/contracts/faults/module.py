@@ -1,0 +1,156 @@
+"""Mechanisms that are no good modules, or miscount themselves."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from attnkit.attention.base import ScoreAttention
+from attnkit.attention.multi_head import MultiHead
+
+
+class HasAnIdleParameter(MultiHead):
+    """A parameter that nothing reads."""
+
+    caught_by = ("gradients_reach_every_parameter",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.idle = nn.Parameter(torch.ones(3))
+
+
+class ReadsAParameterAsData(MultiHead):
+    """A gain that acts, and is never trained."""
+
+    caught_by = ("gradients_reach_every_parameter",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.gain = nn.Parameter(torch.ones(self.num_heads))
+
+    def scores(self, q, k):
+        return super().scores(q, k) * self.gain.data.view(-1, 1, 1)
+
+
+class _HalfGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores):
+        return scores.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 0.5 * gradient
+
+
+class HasAWrongBackward(MultiHead):
+    """A backward pass of one's own that forgets a factor."""
+
+    caught_by = ("gradients_agree_with_finite_differences",)
+
+    def scores(self, q, k):
+        return _HalfGradient.apply(super().scores(q, k))
+
+
+class DropsDigits(MultiHead):
+    """Computes in float32 what comes in float64."""
+
+    caught_by = ("gradients_agree_with_finite_differences",)
+
+    def normalize(self, scores, allowed):
+        return super().normalize(scores.float(), allowed).to(scores.dtype)
+
+
+class DropsInEvaluation(MultiHead):
+    """`F.dropout` without `training=`."""
+
+    caught_by = ("same_seed_gives_the_same_numbers", "dropout_acts_in_training_alone")
+
+    def merge(self, heads, x):
+        return super().merge(F.dropout(heads, 0.1), x)
+
+
+class NeverDrops(MultiHead):
+    """Takes the option and forgets it."""
+
+    caught_by = ("dropout_acts_in_training_alone",)
+
+    def __init__(self, dim, *, num_heads=4, dropout=0.0):
+        super().__init__(dim, num_heads=num_heads)
+
+
+class DrawsInEveryCall(MultiHead):
+    """Random features that are drawn anew, where they should be drawn once."""
+
+    caught_by = ("same_seed_gives_the_same_numbers",)
+
+    def scores(self, q, k):
+        return super().scores(q, k) + 0.1 * torch.randn(q.shape[1], 1, 1)
+
+
+class KeepsATensorToItself(MultiHead):
+    """A random matrix that is neither a parameter nor a buffer, so it is not saved."""
+
+    caught_by = ("state_dict_round_trip",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.turn = torch.randn(self.head_dim, self.head_dim)
+
+    def project_query(self, x):
+        return super().project_query(x) @ self.turn.to(x.dtype)
+
+
+class ScalesItsInputInPlace(MultiHead):
+    """`*=` on a tensor that the residual stream still needs."""
+
+    caught_by = ("inputs_are_left_as_they_were",)
+
+    def project_query(self, x):
+        with torch.no_grad():
+            x *= 1.0 + 1e-3
+        return super().project_query(x)
+
+
+class CountsItsCalls(MultiHead):
+    """A buffer that changes with each forward pass, in evaluation too, and changes the output."""
+
+    caught_by = ("inputs_are_left_as_they_were",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def merge(self, heads, x):
+        self.calls += 1
+        return super().merge(heads, x)
+
+
+class MiscountsFlops(ScoreAttention):
+    """Leaves the values out of its count."""
+
+    caught_by = ("flops_are_those_that_torch_counts",)
+
+    def __init__(self, dim):
+        super().__init__(dim, num_heads=1)
+
+    def mixing_flops(self, num_tokens, pairs):
+        return super().mixing_flops(num_tokens, pairs) // 2
+
+
+class CountsFlopsLinearly(MultiHead):
+    """Claims to be linear in the length."""
+
+    caught_by = ("flops_are_those_that_torch_counts",)
+
+    def mixing_flops(self, num_tokens, pairs):
+        return 4 * num_tokens * 10 * self.num_heads * self.head_dim
+
+
+class GrowsWhenCalled(MultiHead):
+    """Makes a parameter in its first forward pass, after the optimizer has been made."""
+
+    caught_by = ("parameters_are_counted",)
+
+    def scores(self, q, k):
+        if not hasattr(self, "late"):
+            self.late = nn.Parameter(torch.ones(()))
+        return super().scores(q, k) * self.late
