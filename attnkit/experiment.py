@@ -4,37 +4,38 @@ result.
 
 from __future__ import annotations
 
+import importlib
 import logging
-import time
 import warnings
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 from attnkit import run_directory
 from attnkit.callbacks.attention_maps import AttentionMaps
+from attnkit.callbacks.checkpoints import Checkpoints
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.progress import TrainingProgress
 from attnkit.callbacks.samples import Samples
-from attnkit.data.language_modeling import LanguageModelingData
+from attnkit.callbacks.stops import Stops
+from attnkit.checkpoints.lightning_io import StoredCheckpoints
+from attnkit.checkpoints.store import CheckpointStore, Kept
+from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.endings import plain_endings
 from attnkit.hardware import HardwareError, device_name, has_fast_bfloat16, peak_memory_bytes
-from attnkit.masks import build_mask
+from attnkit.light_loop import NoProfiler, long_lived_memory
 from attnkit.models.accounting import costs
-from attnkit.models.influence import LaterInfluence, admitted, measure_later_influence
-from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe
-from attnkit.registry import OPTIMIZERS, SCHEDULES, SOURCES, TOKENIZERS
-from attnkit.tasks.base import Probe
-from attnkit.tasks.language_modeling import LanguageModelingTask
+from attnkit.resume import Resume, Start, check_data, starting_point, tell
+from attnkit.tasks.base import Probe, Task
 from attnkit.tensorboard.logger import RunLogger
-
-log = logging.getLogger("attnkit")
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Result:
 
     Attributes:
         directory: where the run lies.
-        metrics: final numbers by name: `loss` (validation, nats a token), `bits_per_byte`,
-            `perplexity`.
-        floors: order -> validation loss of an n-gram model, nats a token.
+        metrics: final numbers by name: `loss` (validation, nats a token), `perplexity`, and those
+            of the task: `bits_per_byte`, or `bleu_test2016` and the like.
+        floors: order -> validation loss of an n-gram model, nats a token; empty where the task
+            has none.
         record: all that `result.json` holds.
         sample: what the model says in the end.
     """
@@ -57,49 +59,81 @@ class Result:
     sample: str
 
 
-def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
-    """Trains and evaluates what a recipe describes, and leaves it in `recipe.run_dir`.
+def run(
+    recipe: Recipe,
+    *,
+    directory: Path | None = None,
+    overwrite: bool = False,
+    resume: Resume = "no",
+    allow_changes: bool = False,
+    check: bool = True,
+) -> Result:
+    """Trains and evaluates what a recipe describes, and leaves it in a directory.
 
     Args:
         recipe: from `load_recipe`.
+        directory: of the run; None: `recipe.run_dir`.
         overwrite: replace a run that lies there already.
+        resume: go on with the run that lies there (`yes`), or `auto`: if one does.
+        allow_changes: go on also if its recipe differs in what matters.
+        check: ask the quick laws about mechanisms that are plugins, before a run's first step.
 
     Raises:
-        RunDirectoryError: if the directory is taken.
-        DataError: if the data is missing or bad.
+        LawBrokenError: if a plugin breaks a law in the recipe's seat.
+        RunDirectoryError: if the directory is taken or in use, or holds nothing to resume.
+        CheckpointError: if no checkpoint verifies, or one cannot be written.
+        DataError: if the data is missing or bad, or has changed since the run began.
         HardwareError: if this machine lacks what `trainer` asks for.
-        DivergedError: if the weights are no finite numbers any more.
+        OutOfMemoryError: if it lacks memory.
+        DivergedError: if loss, gradient or weights are no finite numbers any more.
         KeyboardInterrupt: if it was interrupted; the message says what is left behind.
+        SystemExit: if it was terminated, with the code 143.
     """
-    directory = recipe.run_dir
-    if run_directory.is_first_process():
-        run_directory.check_free(directory, overwrite)
+    directory = recipe.run_dir if directory is None else directory
+    start = starting_point(
+        recipe, directory, overwrite=overwrite, resume=resume, allow_changes=allow_changes
+    )
+    if check and start.checkpoint is None:
+        refuse_broken_plugins(recipe.model)
     data = build_data(recipe)
     data.prepare()
-    floors = data.floors()
-    model = build_model(recipe, data.tokenizer.vocab_size)
-    influence = measure_later_influence(model)
+    model = build_model(recipe, *data.vocab_sizes)
     environment = {**run_directory.environment(), "data": data.describe()}
+    if start.checkpoint is not None:
+        check_data(directory, environment["data"])
     task = build_task(recipe, model, data)
-    probe = task.probe(recipe.logging.probe_tokens, recipe.logging.probe)
-    logger = RunLogger(directory, trial_id=recipe.variant)
+    task.max_skipped = recipe.trainer.max_skipped if recipe.trainer.on_nan == "skip" else 0
+    task.examine()
+    probes = task.probes(recipe.logging.probe_tokens, recipe.logging.probe)
+    logger = RunLogger(directory, trial_id=recipe.variant, resume=start.point)
+    store = CheckpointStore(
+        directory / run_directory.CHECKPOINTS,
+        Kept(best=recipe.checkpoint.best, every=recipe.checkpoint.keep_every),
+    )
     curves = TrainingCurves(recipe.logging.every_n_steps)
-    trainer = build_trainer(recipe, probe, logger, curves)
+    stops = Stops(recipe.trainer.max_time)
+    trainer = build_trainer(
+        recipe, probes if task.has_attention else [], logger, curves, stops, store
+    )
 
     # Whatever can be refused was refused above: nothing half-written is left behind.
-    if run_directory.is_first_process():
-        run_directory.claim(directory, overwrite)
-        (directory / run_directory.RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
-        data.tokenizer.save(directory)
-        run_directory.write_json(directory / run_directory.ENVIRONMENT, environment)
-        introduce(logger, recipe, probe, floors, influence, admitted(model, influence))
-    with plain_endings(trainer, model, directory):
-        started = time.monotonic()
-        trainer.fit(task)
-        seconds = time.monotonic() - started
-        trainer.save_checkpoint(directory / run_directory.CHECKPOINTS / run_directory.LAST)
-        task.whole_split = True
-        trainer.validate(task, verbose=False)
+    with run_directory.in_use(directory), closing(logger):
+        with plain_endings(trainer, task, store, directory):
+            if run_directory.is_first_process():
+                tell(start, directory)
+                take_up(directory, start, recipe, environment, store, overwrite=overwrite)
+                data.save_vocabulary(directory)
+                if start.checkpoint is None:
+                    introduce(logger, recipe, task, probes)
+            with long_lived_memory():
+                trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
+            stops.raise_if_signalled()
+            task.begin_final(directory)
+            trainer.validate(task, verbose=False)
+        sample = task.sample(final=True)
+        if trainer.is_global_zero:
+            task.conclude(logger, trainer.global_step)
+            logger.finalize("success")
     metrics = {
         name.removeprefix("final/"): float(value)
         for name, value in trainer.callback_metrics.items()
@@ -109,10 +143,9 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
         "status": "finished" if trainer.global_step == recipe.trainer.max_steps else "stopped",
         "steps": trainer.global_step,
         "metrics": metrics,
-        "loss_is_language_modeling": task.loss_is_honest and admitted(model, influence),
-        "later_influence": vars(influence),
-        "ngram_floors": floors,
-        "seconds": seconds,
+        **task.findings(),
+        "skipped_steps": task.num_skipped,
+        "seconds": curves.wall_seconds,
         "tokens": curves.num_tokens,
         "tokens_per_second": curves.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(task.device),
@@ -120,85 +153,83 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> Result:
         "precision": str(trainer.precision),
         **costs(model),
     }
-    sample = task.sample(final=True)
     if trainer.is_global_zero:
-        logger.log_metrics(
-            {f"loss/floor_{order}gram": v for order, v in floors.items()}, trainer.global_step
-        )
-        logger.finalize("success")
-        logger.close()
         run_directory.write_json(directory / run_directory.RESULT, record)
-    return Result(directory, metrics, floors, record, sample)
+    return Result(directory, metrics, record.get("ngram_floors", {}), record, sample)
 
 
-def build_data(recipe: Recipe) -> LanguageModelingData:
-    """The data that a recipe names; nothing is read yet."""
-    return LanguageModelingData(
-        SOURCES.build(recipe.data),
-        TOKENIZERS.build(recipe.tokenizer),
-        max_seq_len=recipe.model["max_seq_len"],
-        batch_size=recipe.trainer.batch_size,
-        seed=recipe.seed,
-        val_max_tokens=recipe.validation.max_tokens,
-        with_documents=build_mask(recipe.model["mask"]).needs_documents,
-    )
-
-
-def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
-    """The model that a recipe describes, with weights drawn from its seed."""
-    torch.manual_seed(recipe.seed)
-    return LanguageModel(vocab_size, **recipe.model)
-
-
-def build_task(
-    recipe: Recipe, model: LanguageModel, data: LanguageModelingData
-) -> LanguageModelingTask:
-    """The model with its loss, its data and its optimizer."""
-    return LanguageModelingTask(
-        model,
-        data,
-        OPTIMIZERS.build(recipe.optimizer),
-        SCHEDULES.build(recipe.schedule),
-        max_steps=recipe.trainer.max_steps,
-        accumulate=recipe.trainer.accumulate,
-        num_workers=recipe.trainer.num_workers,
-        seed=recipe.seed,
-        gradient_clip=recipe.trainer.gradient_clip,
-        compile_model=recipe.trainer.compile,
-    )
-
-
-def introduce(
-    logger: RunLogger,
+def take_up(
+    directory: Path,
+    start: Start,
     recipe: Recipe,
-    probe: Probe,
-    floors: dict[int, float],
-    influence: LaterInfluence,
-    is_admitted: bool,
+    environment: dict[str, Any],
+    store: CheckpointStore,
+    *,
+    overwrite: bool,
 ) -> None:
+    """Makes a directory ready for a run that begins or goes on; only the first process does.
+
+    Raises:
+        RunDirectoryError: if the directory is taken, or cannot be written.
+    """
+    if start.point is None:
+        run_directory.claim(directory, overwrite)
+    run_directory.sweep(directory)
+    if start.checkpoint is not None:
+        step = start.point.step if start.point else 0
+        environment = run_directory.resumed(directory, environment, step, start.changes)
+    run_directory.write_text(directory / run_directory.RECIPE, recipe.to_yaml())
+    run_directory.write_json(directory / run_directory.ENVIRONMENT, environment)
+    store.take_over()
+
+
+def build_data(recipe: Recipe) -> Any:
+    """The data of the recipe's task; nothing is read yet."""
+    return _assembly(recipe).build_data(recipe)
+
+
+def build_model(recipe: Recipe, *vocab_sizes: int) -> Any:
+    """The model that a recipe describes, with weights drawn from its seed."""
+    return _assembly(recipe).build_model(recipe, *vocab_sizes)
+
+
+def build_task(recipe: Recipe, model: nn.Module, data: Any) -> Task:
+    """The model with its loss, its data and its optimizer."""
+    return _assembly(recipe).build_task(recipe, model, data)
+
+
+def _assembly(recipe: Recipe) -> Any:
+    """The module that puts the recipe's task together: one task, one file."""
+    return importlib.import_module(f"attnkit.assembly.{recipe.task}")
+
+
+def introduce(logger: RunLogger, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
     """Tells TensorBoard what is known before the first step."""
     logger.log_hyperparams(hyperparameters(recipe))
     logger.layout()
     logger.fenced("recipe", recipe.to_yaml(), 0)
-    logger.fenced("probe", "".join(probe.query_tokens), 0)
-    logger.log_metrics({f"loss/floor_{order}gram": value for order, value in floors.items()}, 0)
-    if influence.num_moved:
-        said = describe_influence(influence, is_admitted)
-        log.warning(said)
-        logger.fenced("warning", said, 0)
+    for probe in probes:
+        logger.fenced(probe.name, probe.text, 0)
+    task.introduce(logger)
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
     """The keys that a table of runs should compare: what learns what, not where it is written."""
     keys = recipe.to_dict()
-    sections = ("model", "data", "tokenizer", "optimizer", "schedule")
-    compared = {name: keys[name] for name in sections}
-    names = ("max_steps", "batch_size", "accumulate", "precision")
-    return {**compared, "trainer": {name: keys["trainer"][name] for name in names}}
+    sections = ("model", "data", "tokenizer", "optimizer", "schedule", "translation")
+    compared = {name: keys[name] for name in sections if name in keys}
+    names = ("max_steps", "batch_size", "batch_tokens", "accumulate", "precision")
+    trainer = {name: keys["trainer"][name] for name in names if name in keys["trainer"]}
+    return {**compared, "trainer": trainer}
 
 
 def build_trainer(
-    recipe: Recipe, probe: Probe, logger: RunLogger, curves: TrainingCurves
+    recipe: Recipe,
+    probes: Sequence[Probe],
+    logger: RunLogger,
+    curves: TrainingCurves,
+    stops: Stops,
+    store: CheckpointStore,
 ) -> L.Trainer:
     """Lightning's loop, with nothing in it that slows a step.
 
@@ -209,21 +240,13 @@ def build_trainer(
     options = recipe.trainer
     validate_every = min(recipe.validation.every_n_steps, options.max_steps)
     label = f"{recipe.name}/{recipe.variant}"
-    best = ModelCheckpoint(
-        dirpath=recipe.run_dir / run_directory.CHECKPOINTS,
-        filename=run_directory.BEST.removesuffix(".ckpt"),
-        monitor="loss/val",
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(
-        dirpath=recipe.run_dir / run_directory.CHECKPOINTS,
-        filename=run_directory.LAST.removesuffix(".ckpt"),
-        every_n_train_steps=options.checkpoint_every or validate_every,
-        enable_version_counter=False,
-    )
-    callbacks: list[L.Callback] = [curves, TrainingProgress(curves, label), best, last]
-    if recipe.logging.attention_maps and recipe.model["num_layers"]:
-        callbacks.append(
+    io = StoredCheckpoints(store)
+    saving = recipe.checkpoint
+    periods = [every for every in (saving.every_n_steps, saving.keep_every) if every]
+    checkpoints = Checkpoints(io, periods, validate_every=validate_every)
+    callbacks: list[L.Callback] = [curves, TrainingProgress(curves, label), stops, checkpoints]
+    if recipe.logging.attention_maps:
+        callbacks += [
             AttentionMaps(
                 probe.inputs,
                 probe.query_tokens,
@@ -231,8 +254,10 @@ def build_trainer(
                 num_moments=recipe.logging.attention_maps,
                 example=probe.name,
                 note=probe.note,
+                site_tokens=probe.site_tokens,
             )
-        )
+            for probe in probes
+        ]
     if recipe.logging.samples:
         callbacks.append(Samples(recipe.logging.samples))
     try:
@@ -250,14 +275,22 @@ def build_trainer(
             logger=logger,
             callbacks=callbacks,
             enable_progress_bar=False,
+            profiler=NoProfiler(),
             enable_model_summary=False,
             use_distributed_sampler=False,
+            # Lightning's own requeueing on SLURM would save and resume beside us.
+            plugins=[io, *([SLURMEnvironment(auto_requeue=False)] if on_slurm() else [])],
         )
     except (MisconfigurationException, ValueError, ImportError) as error:
         raise HardwareError(
             f"trainer: accelerator {options.accelerator}, devices {options.devices} and strategy "
             f"{options.strategy} do not work here: {error}"
         ) from error
+
+
+def on_slurm() -> bool:
+    """True in a process that `srun` started."""
+    return SLURMEnvironment.detect()
 
 
 def resolve_precision(precision: str | int, accelerator: str) -> Any:
@@ -269,29 +302,6 @@ def resolve_precision(precision: str | int, accelerator: str) -> Any:
     return "bf16-mixed" if precision == "bf16" else "32-true"
 
 
-def describe_influence(influence: LaterInfluence, is_admitted: bool) -> str:
-    """What it means that later tokens reach earlier predictions."""
-    said = (
-        f"changing token {influence.changed_token} moved the prediction at position "
-        f"{influence.moved_output} by {influence.change:.2g} standard deviations"
-    )
-    if influence.num_moved == influence.num_positions:
-        return (
-            "NOT a language-modeling loss: every prediction can see the token that it predicts "
-            f"({said}). Do not compare it with that of a masked model."
-        )
-    if not is_admitted:
-        return (
-            f"NOT a language-modeling loss: {influence.num_moved} of {influence.num_positions} "
-            f"predictions see later tokens though the mask forbids it ({said}): the mechanism "
-            "leaks."
-        )
-    return (
-        f"{influence.num_moved} of {influence.num_positions} predictions see later tokens "
-        f"({said}); by the mask's word they are left out of the loss."
-    )
-
-
 def quiet_lightning() -> None:
     """Silences what Lightning says of itself at every start, and advice that does not hold here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -301,6 +311,7 @@ def quiet_lightning() -> None:
         ".*You are using a CUDA device.*",
         ".*treespec, LeafSpec.*",  # Lightning calls what torch deprecates
         ".*smaller than the logging interval.*",  # TrainingCurves writes the last step too
+        ".*dataloader is not resumable.*",  # its sampler begins where the run resumes
         ".*recommended to use `self.log.*sync_dist=True.*",  # torchmetrics has synchronised it
     ):
         warnings.filterwarnings("ignore", message)

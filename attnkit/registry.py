@@ -30,6 +30,7 @@ __all__ = [
     "ATTENTION",
     "MASKS",
     "OPTIMIZERS",
+    "PAIRS",
     "POSITIONS",
     "REQUIRED",
     "SCHEDULES",
@@ -247,6 +248,7 @@ ATTENTION: Registry[Any] = Registry("attention mechanism", "attnkit.attention")
 MASKS: Registry[Any] = Registry("mask", "attnkit.masks")
 POSITIONS: Registry[Any] = Registry("position encoding", "attnkit.positions")
 SOURCES: Registry[Any] = Registry("data source", "attnkit.data.sources")
+PAIRS: Registry[Any] = Registry("source of sentence pairs", "attnkit.data.pairs")
 TOKENIZERS: Registry[Any] = Registry("tokenizer", "attnkit.data.tokenizers")
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.tasks.optimizers")
 SCHEDULES: Registry[Any] = Registry("learning-rate schedule", "attnkit.tasks.schedules")

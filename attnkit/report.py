@@ -18,6 +18,7 @@ from attnkit.registry import (
     ATTENTION,
     MASKS,
     OPTIMIZERS,
+    PAIRS,
     POSITIONS,
     REQUIRED,
     SCHEDULES,
@@ -41,6 +42,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     MASKS,
     POSITIONS,
     SOURCES,
+    PAIRS,
     TOKENIZERS,
     OPTIMIZERS,
     SCHEDULES,
@@ -252,13 +254,14 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     import torch
 
     from attnkit.models.accounting import cache_bytes, flops_per_token, parameter_counts
-    from attnkit.models.language_model import LanguageModel
+    from attnkit.models.shapes_only import shapes_only
     from attnkit.recipe import load_recipe
+    from attnkit.recipe.recipe import model_class
 
     recipe = load_recipe(path, overrides)
     vocab_size, from_where = _vocabulary(recipe.tokenizer)
-    with torch.device("meta"):
-        model = LanguageModel(vocab_size, **recipe.model)
+    with shapes_only():
+        model = model_class(recipe.task)(vocab_size, **recipe.model)
     parts = parameter_counts(model)
     attention = sum(parts[part] for part in ("query", "key", "value", "output"))
     total = sum(parts.values())
@@ -280,9 +283,12 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     console.print(f"training FLOPs a token  {flops.training:,.0f}")
     for name in ("projections", "mixing", "mlp", "head"):
         console.print(f"  {name:<22}{3 * getattr(flops, name):,.0f}")
-    total_flops = flops.training * recipe.trainer.max_steps * recipe.trainer.batch_size * length
-    total_flops *= recipe.trainer.accumulate
-    console.print(f"training FLOPs in all   {total_flops:.3g} ({recipe.trainer.max_steps:,} steps)")
+    trainer = recipe.trainer
+    batch = trainer.batch_size * length
+    if recipe.task == "translation":
+        batch = trainer.batch_tokens
+    total_flops = flops.training * trainer.max_steps * batch * trainer.accumulate
+    console.print(f"training FLOPs in all   {total_flops:.3g} ({trainer.max_steps:,} steps)")
     per_token = cache_bytes(model, 2, torch.float32) - cache_bytes(model, 1, torch.float32)
     console.print(
         f"cache a token           {per_token:,} bytes in float32, {per_token // 2:,} in bfloat16 "
@@ -305,25 +311,10 @@ def _vocabulary(tokenizer: Spec) -> tuple[int, str]:
 
 
 def show_result(result: Result) -> None:
-    """Prints how a run ended: numbers beside the n-gram floors, a sample, where it lies, how to
-    look at it.
-    """
+    """Prints how a run ended: its numbers, a sample, where it lies, how to look at it."""
     record = result.record
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    table.add_column("whole validation split")
-    table.add_column("", justify="right")
-    honest = record["loss_is_language_modeling"]
-    table.add_row(
-        "loss, nats a token" if honest else "loss (sees the future)",
-        f"{result.metrics['loss']:.4f}",
-    )
-    table.add_row("bits a byte", f"{result.metrics['bits_per_byte']:.4f}")
-    table.add_row("perplexity", f"{result.metrics['perplexity']:.3f}")
-    for order, floor in result.floors.items():
-        better = result.metrics["loss"] < floor
-        table.add_row(
-            f"{order}-gram floor, nats a token", f"{floor:.4f}", style="" if better else "dim"
-        )
+    honest = record.get("loss_is_language_modeling", True)
+    table = _translation_numbers(result) if is_translation(result) else _text_numbers(result)
     table.add_section()
     table.add_row("parameters", f"{record['parameters']:,}")
     table.add_row("steps", f"{record['steps']:,}")
@@ -342,9 +333,68 @@ def show_result(result: Result) -> None:
     console.print("[bold]sample[/]")
     console.print(Text(result.sample.strip("\n")))
     root = result.directory.parents[1]
+    use = f"let it talk  attnkit generate {result.directory} --prompt 'The '"
+    if is_translation(result):
+        use = f"translate    attnkit translate {result.directory} 'A sentence.'"
     for line in (
         f"\nrun          {result.directory}",
         f"look at it   tensorboard --logdir {root}",
-        f"let it talk  attnkit generate {result.directory} --prompt 'The '",
+        use,
     ):
         console.print(line, markup=False)
+
+
+def is_translation(result: Result) -> bool:
+    """True for the result of a translation run."""
+    return "token_accuracy" in result.metrics
+
+
+def _text_numbers(result: Result) -> Table:
+    """A language model's loss, beside the n-gram floors."""
+    table = numbers_table("whole validation split")
+    honest = result.record["loss_is_language_modeling"]
+    table.add_row(
+        "loss, nats a token" if honest else "loss (sees the future)",
+        f"{result.metrics['loss']:.4f}",
+    )
+    table.add_row("bits a byte", f"{result.metrics['bits_per_byte']:.4f}")
+    table.add_row("perplexity", f"{result.metrics['perplexity']:.3f}")
+    for order, floor in result.floors.items():
+        better = result.metrics["loss"] < floor
+        table.add_row(
+            f"{order}-gram floor, nats a token", f"{floor:.4f}", style="" if better else "dim"
+        )
+    return table
+
+
+def _translation_numbers(result: Result) -> Table:
+    """The validation loss, then the scores of each test set."""
+    table = numbers_table("whole validation split")
+    metrics = result.metrics
+    table.add_row("loss, nats a token", f"{metrics['loss']:.4f}")
+    table.add_row("perplexity", f"{metrics['perplexity']:.3f}")
+    table.add_row("token accuracy", f"{metrics['token_accuracy']:.1%}")
+    words = {
+        "bleu": ("BLEU", "{:.2f}"),
+        "chrf": ("chrF", "{:.2f}"),
+        "exact_match": ("exact match", "{:.1f} %"),
+        "alignment_error_rate_predicting_row": ("alignment error rate", "{:.3f}"),
+        "alignment_error_rate_input_row": ("  by the input row", "{:.3f}"),
+    }
+    splits = [name.removeprefix("bleu_") for name in metrics if name.startswith("bleu_")]
+    for split in splits:
+        table.add_section()
+        for name, (label, form) in words.items():
+            value = metrics.get(f"{name}_{split}")
+            if value is not None:
+                table.add_row(f"{split}: {label}", form.format(value))
+    return table
+
+
+def numbers_table(title: str) -> Table:
+    """A table of names, numbers and remarks."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column(title)
+    table.add_column("", justify="right")
+    table.add_column("", style="dim", overflow="fold")
+    return table

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnkit import run_directory
+from attnkit.checkpoints.errors import CheckpointError
+from attnkit.checkpoints.exported import SUFFIX, read_export, write_export
+from attnkit.checkpoints.reading import read_checkpoint
+from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.tokenizer_base import Tokenizer, load_tokenizer
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
@@ -72,61 +75,99 @@ class TrainedRun:
 
 
 def load_run(directory: str | Path, *, best: bool = False) -> TrainedRun:
-    """Loads a run from its directory.
+    """Loads a run from its directory, or from the file that `export_run` made of it.
 
     Args:
-        directory: `runs/<recipe>/<variant>/seed<k>`.
+        directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file.
         best: take the checkpoint with the lowest validation loss, not the last one.
 
     Raises:
-        RunDirectoryError: if the directory holds no run, or its checkpoint is missing, damaged, of
-            another model, or not plain data.
+        RunDirectoryError: if the directory holds no run.
+        CheckpointError: if its checkpoint is missing, damaged, of another model, or not plain data.
     """
     directory = Path(directory)
-    recipe = load_recipe(run_directory.recipe_of(directory))
+    if directory.suffix == SUFFIX:
+        weights, texts = read_export(directory)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in texts.items():
+                (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
+            return _loaded(Path(folder), weights, directory)
+    run_directory.recipe_of(directory)
+    path = checkpoint_of(directory, best=best)
+    return _loaded(directory, read_weights(path), path)
+
+
+def export_run(
+    directory: Path, target: Path, *, best: bool = False, overwrite: bool = False
+) -> TrainedRun:
+    """Writes the weights of a run alone, with its recipe and vocabulary, into one file.
+
+    Args:
+        directory: of the run.
+        target: the file, which ends in `.safetensors`.
+        best: take the checkpoint with the lowest validation loss, not the last one.
+        overwrite: replace a file that is there.
+
+    Returns:
+        What `load_run` will make of the file.
+
+    Raises:
+        RunDirectoryError: if the directory holds no run.
+        CheckpointError: if its checkpoint is bad, or the file cannot be written.
+    """
+    run = load_run(directory, best=best)
+    files = [run_directory.recipe_of(directory), *sorted(directory.glob("*tokenizer*.json"))]
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files}
+    write_export(target, run.model.state_dict(), texts, overwrite=overwrite)
+    return run
+
+
+def checkpoint_of(directory: Path, *, best: bool) -> Path:
+    """Where the newest or the best checkpoint of a run lies."""
     name = run_directory.BEST if best else run_directory.LAST
-    path = directory / run_directory.CHECKPOINTS / name
-    weights = read_weights(path)
+    return directory / run_directory.CHECKPOINTS / name
+
+
+def _loaded(directory: Path, weights: dict[str, Tensor], origin: Path) -> TrainedRun:
+    """The run whose recipe and vocabulary lie in a directory; `origin` is named in errors."""
+    recipe = load_recipe(run_directory.recipe_of(directory))
+    if recipe.task != "language_modeling":
+        raise RunDirectoryError(f"{origin} is no run of language modeling but one of {recipe.task}")
     tokenizer = load_tokenizer(directory)
     model = LanguageModel(tokenizer.vocab_size, **recipe.model)
+    fill(model, weights, origin)
+    return TrainedRun(recipe, tokenizer, model.eval())
+
+
+def fill(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:
+    """Puts weights that were read from `origin` into a model.
+
+    Raises:
+        CheckpointError: if they are those of another model or vocabulary.
+    """
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         _, first, *others = str(error).splitlines()
         more = f" (and {len(others)} more)" if others else ""
-        raise RunDirectoryError(
-            f"{path} does not fit the recipe and the vocabulary beside it: {first.strip()}{more}"
+        raise CheckpointError(
+            f"{origin} does not fit the recipe and the vocabulary beside it: {first.strip()}{more}"
         ) from error
-    return TrainedRun(recipe, tokenizer, model.eval())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads the model's weights out of a checkpoint. Plain data only: nothing in the file is ever
-    run.
+    """Reads the model's weights out of a checkpoint that verifies. Plain data only: nothing in the
+    file is ever run.
 
     Raises:
-        RunDirectoryError: if the file is missing, damaged, no checkpoint, or holds more than plain
+        CheckpointError: if the file is missing, damaged, no checkpoint, or holds more than plain
             data.
     """
-    if not path.is_file():
-        raise RunDirectoryError(
-            f"{path} does not exist; the run has not got as far as a checkpoint"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on pickles, which are refused below
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise RunDirectoryError(
-            f"{path} is damaged, or holds objects other than plain data; it was not loaded, and "
-            "nothing in it was run"
-        ) from error
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{path} is damaged or no checkpoint; restore it, or train the run again"
-        ) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise RunDirectoryError(f"{path} is no checkpoint of attnkit: it holds no state_dict")
+    return model_weights(read_checkpoint(CheckpointStore(path.parent).check(path.name)))
+
+
+def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The model's part of a checkpoint, by the model's own names."""
     prefix = "model."
     return {
         name.removeprefix(prefix): tensor

@@ -98,8 +98,9 @@ except SystemExit as end:
         "import attnkit; attnkit.__all__; attnkit.ATTENTION",
         HELP.format(arguments=["--help"]),
         HELP.format(arguments=["run", "--help"]),
+        HELP.format(arguments=["dashboard", "--help"]),
     ],
-    ids=["import attnkit", "attnkit --help", "attnkit run --help"],
+    ids=["import attnkit", "attnkit --help", "attnkit run --help", "attnkit dashboard --help"],
 )
 def test_what_must_be_quick_loads_nothing_heavy(code):
     assert loaded_by(code) == []

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from attnkit.data.batch import LanguageBatch
@@ -102,6 +103,15 @@ class LanguageModelingData:
             end_of_document_id=self._document_end,
             max_tokens=max_tokens,
         )
+
+    @property
+    def vocab_sizes(self) -> tuple[int, ...]:
+        """What the model is built for: the one vocabulary."""
+        return (self.tokenizer.vocab_size,)
+
+    def save_vocabulary(self, directory: Path) -> None:
+        """Writes the tokenizer into a run's directory."""
+        self.tokenizer.save(directory)
 
     @property
     def bytes_per_token(self) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.models.language_model import LanguageModel
 
 PARTS = (
@@ -29,7 +30,10 @@ PARTS = (
 )
 
 
-def parameter_counts(model: LanguageModel) -> dict[str, int]:
+Model = LanguageModel | EncoderDecoder
+
+
+def parameter_counts(model: Model) -> dict[str, int]:
     """Parameters by part, in the order of `PARTS`; a tied head counts as embeddings, once."""
     counts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
@@ -39,13 +43,13 @@ def parameter_counts(model: LanguageModel) -> dict[str, int]:
 
 def _part_of(name: str) -> str:
     """The part to which a parameter belongs, by its path in the model."""
-    first, *rest = name.split(".")
+    first, *rest = name.removeprefix("encoder.").removeprefix("decoder.").split(".")
+    if first.endswith("embedding"):
+        return "embeddings"
     if first != "layers":
-        return {"embedding": "embeddings", "position": "positions", "norm": "norms"}.get(
-            first, first
-        )
+        return {"position": "positions", "norm": "norms"}.get(first, first)
     branch, inner = rest[1], rest[2]
-    if branch == "attention":
+    if branch in ("attention", "cross_attention"):
         if inner in ("query", "key", "value", "output"):
             return inner
         return "positions" if inner == "position" else "attention other"
@@ -75,11 +79,13 @@ class Flops:
         return 3 * (self.projections + self.mixing + self.mlp + self.head)
 
 
-def flops_per_token(model: LanguageModel, num_tokens: int | None = None) -> Flops:
+def flops_per_token(model: Model, num_tokens: int | None = None) -> Flops:
     """Analytic FLOPs a token for sequences of `num_tokens` tokens (default: the model's
-    `max_seq_len`).
+    `max_seq_len`); of an encoder-decoder, for one source and one target token.
     """
     num_tokens = model.max_seq_len if num_tokens is None else num_tokens
+    if isinstance(model, EncoderDecoder):
+        return _flops_of_pair(model, num_tokens)
     pairs = model.mask.pairs(num_tokens)
     attentions = [layer.attention for layer in model.layers]
     return Flops(
@@ -91,22 +97,50 @@ def flops_per_token(model: LanguageModel, num_tokens: int | None = None) -> Flop
     )
 
 
+def _flops_of_pair(model: EncoderDecoder, num_tokens: int) -> Flops:
+    """For one source and one target token, both sides of `num_tokens` tokens."""
+    layers = [*model.encoder.layers, *model.decoder.layers]
+    cross = [layer.cross_attention for layer in model.decoder.layers]
+    pairs = num_tokens * num_tokens
+    mixing = sum(attention.mixing_flops(num_tokens, pairs) for attention in cross)
+    for stack in (model.encoder, model.decoder):
+        allowed = stack.mask.pairs(num_tokens)
+        mixing += sum(layer.attention.mixing_flops(num_tokens, allowed) for layer in stack.layers)
+    own = [layer.attention for layer in layers]
+    return Flops(
+        projections=sum(attention.projection_flops() for attention in (*own, *cross)),
+        mixing=mixing / num_tokens,
+        mlp=sum(2 * _matrix_weights(layer.mlp) for layer in layers if layer.mlp is not None),
+        head=2 * model.head.weight.numel(),
+    )
+
+
 def _matrix_weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 2)
 
 
-def cache_bytes(model: LanguageModel, num_tokens: int, dtype: torch.dtype) -> int:
+def cache_bytes(model: Model, num_tokens: int, dtype: torch.dtype) -> int:
     """Bytes that decoding keeps for one sequence of `num_tokens` tokens, with keys and values in
-    `dtype`; a state has a dtype of its own.
+    `dtype`; a state has a dtype of its own. An encoder-decoder keeps keys and values of a source of
+    as many tokens too.
     """
-    attentions = [layer.attention for layer in model.layers]
-    return sum(
+    of_source = 0
+    if isinstance(model, EncoderDecoder):
+        layers = model.decoder.layers
+        cross = [layer.cross_attention for layer in layers]
+        of_source = (
+            sum(2 * num_tokens * a.num_kv_heads * a.head_dim for a in cross) * dtype.itemsize
+        )
+    else:
+        layers = model.layers
+    attentions = [layer.attention for layer in layers]
+    return of_source + sum(
         attention.cache_elements(num_tokens) * (attention.cache_dtype or dtype).itemsize
         for attention in attentions
     )
 
 
-def costs(model: LanguageModel) -> dict[str, Any]:
+def costs(model: Model) -> dict[str, Any]:
     """All of it, for the record of a run: parameters, training FLOPs a token, cache bytes of a full
     context.
     """

@@ -42,6 +42,9 @@ class LanguageModel(nn.Module):
         tied_embeddings: the head reuses the embedding matrix.
         dropout: share of embeddings and of each branch's output that training drops.
         bias: bias vectors in MLPs and norms (a mechanism has an option of its own).
+        init_std: standard deviation of the matrices that read the residual stream (query, key,
+            value, the MLP's first) at the start; None: 1 / sqrt(their inputs), so that what they
+            give is as large as what they get, at any width. GPT-2 has 0.02 for all.
         zero_init: each branch's last matrix and the head start at zero, so that training starts
             from the identity.
 
@@ -68,6 +71,7 @@ class LanguageModel(nn.Module):
         tied_embeddings: bool = True,
         dropout: float = 0.0,
         bias: bool = False,
+        init_std: float | None = None,
         zero_init: bool = False,
     ) -> None:
         super().__init__()
@@ -78,6 +82,8 @@ class LanguageModel(nn.Module):
             raise ValueError(f"num_layers must be at least 0, got {num_layers}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        if init_std is not None and init_std <= 0:
+            raise ValueError(f"init_std must be above 0, got {init_std}")
         if tied_embeddings and zero_init:
             raise ValueError(
                 "zero_init makes the head start at zero, and tied_embeddings makes it the "
@@ -112,14 +118,16 @@ class LanguageModel(nn.Module):
         self.head = nn.Linear(dim, vocab_size, bias=False)
         if tied_embeddings:
             self.head.weight = self.embedding.weight
-        self._initialise(zero_init)
+        self._initialise(init_std, zero_init)
 
-    def _initialise(self, zero_init: bool) -> None:
-        """Normal(0, 0.02); a branch's last matrix is smaller by sqrt(2 layers), as in GPT-2, or
-        zero.
+    def _initialise(self, init_std: float | None, zero_init: bool) -> None:
+        """Normal with a mean of 0. Matrices inside the layers: see `init_std`. Embeddings and head:
+        0.02, as in GPT-2; a branch's last matrix: that over sqrt(2 layers), or zero.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and name.startswith("layers."):
+                nn.init.normal_(module.weight, std=init_std or module.in_features**-0.5)
+            elif isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -108,3 +108,77 @@ class Layer(nn.Module):
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return x
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over the target, cross-attention to the source, and an MLP, each behind a norm
+    and added to what came in.
+
+    Args:
+        attention: the mechanism over the target.
+        cross_attention: the mechanism from target to source.
+        mlp: the MLP, or None.
+        norms: one normalisation for each of the three.
+        dropout: share of each branch's output that training drops.
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        cross_attention: Attention,
+        mlp: MLP | None,
+        norms: tuple[nn.Module, nn.Module, nn.Module],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = norms[0]
+        self.attention = attention
+        self.cross_norm = norms[1]
+        self.cross_attention = cross_attention
+        self.mlp_norm = norms[2] if mlp is not None else None
+        self.mlp = mlp
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Mask, context: Tensor, context_mask: Mask) -> Tensor:
+        """Lets the target (B, T, C) look at itself and at the source's `context` (B, S, C)."""
+        tokens = _cast_once(self.attention_norm(x))
+        x = x + self.dropout(self.attention(tokens, tokens, mask))
+        asking = _cast_once(self.cross_norm(x))
+        x = x + self.dropout(self.cross_attention(asking, context, context_mask))
+        return self._through_mlp(x)
+
+    def step(
+        self,
+        x: Tensor,
+        mask: Mask,
+        cache: Cache,
+        keys: Tensor,
+        values: Tensor,
+        context_mask: Mask,
+    ) -> Tensor:
+        """`forward` for tokens that follow those in the cache, over keys and values of the source
+        that were computed once.
+
+        Args:
+            x: (B n, T, C): n hypotheses for each of B sources, those of one source in a row.
+            mask: of the target.
+            cache: of the self-attention.
+            keys: (B, H_kv, S, D) of the source, from `project_context`.
+            values: (B, H_kv, S, D) of the source.
+            context_mask: what of the source is real.
+        """
+        tokens = self.attention_norm(x)
+        x = x + self.attention(tokens, tokens, mask, cache)
+        asking = self.cross_norm(x)
+        # All hypotheses of a source ask the same keys, so they stand in a row as its queries.
+        of_source = asking.view(keys.shape[0], -1, asking.shape[-1])  # (B, n T, C)
+        cross = self.cross_attention
+        q, k = cross.place(cross.project_query(of_source), keys)
+        heads = cross.mix(q, k, values, context_mask)
+        x = x + cross.merge(heads, of_source).view_as(x)
+        return self._through_mlp(x)
+
+    def _through_mlp(self, x: Tensor) -> Tensor:
+        if self.mlp is None or self.mlp_norm is None:
+            return x
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -2,9 +2,15 @@
 
 from attnkit.recipe.errors import Problem, RecipeError
 from attnkit.recipe.recipe import Recipe, load_recipe, recipe_from_dict
-from attnkit.recipe.sections import LoggingOptions, TrainerOptions, ValidationOptions
+from attnkit.recipe.sections import (
+    CheckpointOptions,
+    LoggingOptions,
+    TrainerOptions,
+    ValidationOptions,
+)
 
 __all__ = [
+    "CheckpointOptions",
     "LoggingOptions",
     "Problem",
     "Recipe",

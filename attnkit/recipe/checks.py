@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe.sections import TrainerOptions, TranslationOptions
 from attnkit.recipe.source import Node, node_of
 from attnkit.registry import Registry, RegistryError, Spec, load_plugin
 
@@ -40,10 +41,10 @@ def check_model(
     model_class: type, options: Mapping[str, Any], root: Node, problems: list[Problem]
 ) -> None:
     """Builds the model on the meta device. The vocabulary, which data decides, changes no rule."""
-    import torch
+    from attnkit.models.shapes_only import shapes_only
 
     def build() -> None:
-        with torch.device("meta"):
+        with shapes_only():
             model_class(vocab_size=256, **options)
 
     _try(build, "model", options, root, problems)
@@ -55,6 +56,30 @@ def check_devices(trainer: Any, root: Node, problems: list[Problem]) -> None:
     if isinstance(devices, int) and size % devices:
         path = ("trainer", "batch_size")
         message = f"{size} sequences cannot be shared evenly by {devices} devices; take a multiple"
+        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+
+
+def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[Problem]) -> None:
+    """What is set belongs to the task, and the vocabularies fit the embeddings."""
+    trainer, own = values.get("trainer"), f"belongs to `task: translation`, and this is {task}"
+    foreign: dict[KeyPath, str] = {}
+    if isinstance(trainer, TrainerOptions):
+        if task == "translation" and trainer.batch_size != TrainerOptions.batch_size:
+            foreign["trainer", "batch_size"] = "translation counts tokens; set trainer.batch_tokens"
+        if task != "translation" and trainer.batch_tokens != TrainerOptions.batch_tokens:
+            foreign["trainer", "batch_tokens"] = own
+    if task != "translation" and values.get("translation") != TranslationOptions():
+        foreign["translation",] = own
+    if task != "translation" and values.get("target_tokenizer") is not None:
+        foreign["target_tokenizer",] = own
+    model = values.get("model")
+    separate = task == "translation" and values.get("target_tokenizer") is not None
+    if separate and isinstance(model, Mapping) and model.get("shared_embeddings"):
+        foreign["target_tokenizer",] = (
+            "source and target have a tokenizer each, so they cannot share embeddings; set "
+            "model.shared_embeddings=false, or leave target_tokenizer out"
+        )
+    for path, message in foreign.items():
         problems.append(Problem(_mark_of(root, path), dotted(path), message))
 
 
@@ -85,15 +110,18 @@ def _try(
         message = str(error).partition("\n")[0]
         path = _accused(section, message, options)
         mark = _mark_of(root, path)
-        problems.append(Problem(mark, dotted(path), message.removeprefix(f"{dotted(path)} ")))
+        for named in (path, path[1:]) if len(path) > 2 else (path,):
+            message = message.removeprefix(f"{dotted(named)} ").removeprefix(f"{dotted(named)}: ")
+        problems.append(Problem(mark, dotted(path), message))
 
 
 def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
     """The key with whose name a message begins: one of the section, or of one name in it."""
     words = re.match(r"`?([\w.]*)", message)
     word = words[1].removeprefix(f"{section}.") if words else ""
-    if word in options:
-        return (section, word)
+    first, *below = word.split(".")
+    if first in options:
+        return (section, first, *below)
     specs = [
         key for key, value in options.items() if isinstance(value, Spec) and word in value.options
     ]

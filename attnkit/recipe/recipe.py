@@ -18,19 +18,52 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from attnkit.recipe.annotations import OptionsOf, Range
-from attnkit.recipe.checks import check_devices, check_model, check_named, load_plugins
+from attnkit.recipe.checks import (
+    check_devices,
+    check_model,
+    check_named,
+    check_task,
+    load_plugins,
+)
 from attnkit.recipe.errors import Mark, Problem, RecipeError
 from attnkit.recipe.interpolation import interpolate
 from attnkit.recipe.layers import apply_overrides, override_key, read_layers
 from attnkit.recipe.schema import Checker
-from attnkit.recipe.sections import LoggingOptions, TrainerOptions, ValidationOptions
+from attnkit.recipe.sections import (
+    CheckpointOptions,
+    LoggingOptions,
+    TrainerOptions,
+    TranslationOptions,
+    ValidationOptions,
+)
 from attnkit.recipe.source import Node, node_of
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
 from attnkit.recipe.writing import plain_types, to_yaml
-from attnkit.registry import OPTIMIZERS, SCHEDULES, SOURCES, TOKENIZERS, Spec, options_of
+from attnkit.registry import (
+    OPTIMIZERS,
+    PAIRS,
+    SCHEDULES,
+    SOURCES,
+    TOKENIZERS,
+    Registry,
+    Spec,
+    options_of,
+)
 
-MODELS = {"language_modeling": "attnkit.models.language_model:LanguageModel"}
+MODELS = {
+    "language_modeling": "attnkit.models.language_model:LanguageModel",
+    "translation": "attnkit.models.encoder_decoder:EncoderDecoder",
+}
 """Task -> the class whose options the section `model` takes. A new task is a line here."""
+
+DATA: dict[str, tuple[Registry[Any], Spec]] = {
+    "language_modeling": (SOURCES, Spec("stdlib_docs")),
+    "translation": (PAIRS, Spec("cldr_pairs")),
+}
+"""Task -> what the section `data` may name, and what it names by default."""
+
+TRANSLATION_ONLY = ("translation", "target_tokenizer")
+"""Keys that other tasks do not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,27 +80,33 @@ class RecipeKeys:
         plugins: Python files, relative to the file that names them, or modules; imported first.
         data: where the text comes from.
         tokenizer: how text becomes tokens.
+        target_tokenizer: translation only: how the target does; null: one joint vocabulary.
         optimizer: what makes steps of gradients.
         schedule: how the learning rate changes over the steps.
         trainer: how the run trains.
         validation: how it validates.
+        checkpoint: when it is saved.
         logging: what it writes down.
+        translation: translation only: its loss and its search.
     """
 
     name: Annotated[str, FOLDER_NAME]
     variant: Annotated[str, FOLDER_NAME] = BASE
-    task: Literal["language_modeling"] = "language_modeling"
+    task: Literal["language_modeling", "translation"] = "language_modeling"
     seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 0
     runs_dir: Path = Path("runs")
     plugins: tuple[str, ...] = ()
     data: Annotated[Spec, SOURCES] = Spec("stdlib_docs")
     tokenizer: Annotated[Spec, TOKENIZERS] = Spec("char")
+    target_tokenizer: Annotated[Spec, TOKENIZERS] | None = None
     model: dict[str, Any]
     optimizer: Annotated[Spec, OPTIMIZERS] = Spec("adamw")
     schedule: Annotated[Spec, SCHEDULES] = Spec("cosine")
     trainer: TrainerOptions = field(default=TrainerOptions())
     validation: ValidationOptions = field(default=ValidationOptions())
+    checkpoint: CheckpointOptions = field(default=CheckpointOptions())
     logging: LoggingOptions = field(default=LoggingOptions())
+    translation: TranslationOptions = field(default=TranslationOptions())
 
     @property
     def run_dir(self) -> Path:
@@ -77,7 +116,14 @@ class RecipeKeys:
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain types, with today's defaults, so that later defaults change nothing."""
         names = [item.name for item in dataclasses.fields(RecipeKeys)]
-        return {name: plain_types(getattr(self, name)) for name in names}
+        keys = {name: plain_types(getattr(self, name)) for name in names}
+        if self.task == "translation":
+            del keys["trainer"]["batch_size"]
+        else:
+            del keys["trainer"]["batch_tokens"]
+            for name in TRANSLATION_ONLY:
+                del keys[name]
+        return keys
 
     def to_yaml(self) -> str:
         """`to_dict` as a recipe file; `load_recipe` reads an equal recipe from it."""
@@ -139,7 +185,7 @@ def recipe_from_dict(keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
 
 
 _PYTHON = Mark("recipe")
-_NAMED = {"data": SOURCES, "tokenizer": TOKENIZERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+_NAMED = {"tokenizer": TOKENIZERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 
 def _recipe(
@@ -159,9 +205,13 @@ def _recipe(
 
 
 def _checked(root: Node, problems: list[Problem]) -> dict[str, Any]:
-    model_class = _model_class(root)
+    task = _task(root)
+    model, (sources, default_source) = model_class(task), DATA[task]
     options = options_of(RecipeKeys)
-    model_keys = Annotated[dict[str, Any], OptionsOf(model_class)]
+    options["data"] = dataclasses.replace(
+        options["data"], annotation=Annotated[Spec, sources], default=default_source
+    )
+    model_keys = Annotated[dict[str, Any], OptionsOf(model)]
     options["model"] = dataclasses.replace(options["model"], annotation=model_keys)
     plugins_failed = any(problem.key.startswith("plugins") for problem in problems)
     checker = Checker(options, root, problems, all_names_known=not plugins_failed)
@@ -170,19 +220,28 @@ def _checked(root: Node, problems: list[Problem]) -> dict[str, Any]:
         return values
     unsound = {problem.key.partition(".")[0] for problem in problems}
     if "model" not in unsound:
-        check_model(model_class, values["model"], root, problems)
-    for section, registry in _NAMED.items():
+        check_model(model, values["model"], root, problems)
+    for section, registry in {"data": sources, **_NAMED}.items():
         if section not in unsound:
             check_named(section, registry, values[section], root, problems)
-    if "trainer" not in unsound:
+    if values.get("target_tokenizer") and "target_tokenizer" not in unsound:
+        named = values["target_tokenizer"]
+        check_named("target_tokenizer", TOKENIZERS, named, root, problems)
+    if "trainer" not in unsound and task != "translation":
         check_devices(values["trainer"], root, problems)
+    if "task" not in unsound:
+        check_task(task, values, root, problems)
     return values
 
 
-def _model_class(root: Node) -> type:
-    """The model of the recipe's task; of the default task where the recipe names no known one."""
+def _task(root: Node) -> str:
+    """The recipe's task; the default one where it names no known one."""
     written = root.value["task"].value if "task" in root.value else None
-    task = written if isinstance(written, str) and written in MODELS else RecipeKeys.task
+    return written if isinstance(written, str) and written in MODELS else RecipeKeys.task
+
+
+def model_class(task: str) -> type:
+    """The class of a task's model."""
     module, _, name = MODELS[task].partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -5,9 +5,11 @@ repeats.
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,8 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from attnkit.attention.base import Attention
+from attnkit.divergence import DivergedError
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
+from attnkit.tensorboard.logger import RunLogger
+
+log = logging.getLogger("attnkit")
 
 
 @dataclass(frozen=True)
@@ -28,21 +35,29 @@ class Probe:
         inputs: what the module is called with, each with a batch axis of 1.
         query_tokens: texts of the tokens that ask.
         key_tokens: texts of the tokens that answer.
+        text: the whole of it, for a person to read.
         note: what a viewer should know about it.
+        site_tokens: the texts of both at a site where they are others, see `AttentionMaps`.
     """
 
     name: str
     inputs: tuple[Tensor, ...]
     query_tokens: Sequence[str]
     key_tokens: Sequence[str]
+    text: str
     note: str = ""
+    site_tokens: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None
 
 
 class Task(L.LightningModule, ABC):
     """A model with its loss and its optimizer.
 
     Nothing is logged from `training_step`: a `self.log` there costs 0.4 ms a call even in steps
-    that write nothing. Callbacks read `last_loss` and `gradient_norm` when they need them.
+    that write nothing. Callbacks read `gradient_norm` when they need it.
+
+    A step whose loss or gradient is no finite number ends training, before the weights are touched;
+    or it is skipped, up to `max_skipped` times: the weights and the optimizer stay as they were,
+    and the next step takes the next batches.
 
     Args:
         model: the network.
@@ -52,7 +67,16 @@ class Task(L.LightningModule, ABC):
         seed: of the run.
         gradient_clip: largest norm of the gradient; None: no limit.
         compile_model: run the model through `torch.compile`.
+
+    Attributes:
+        max_skipped: how many steps may be skipped; 0: none.
+        num_skipped: how many were.
+        is_skipped: the last step was.
+        group_options: the optimizer's options by parameter group, as the recipe has them.
+        batch_shape: of the first tensor of the batch under way, for messages.
     """
+
+    max_skipped: int = 0
 
     def __init__(
         self,
@@ -76,6 +100,28 @@ class Task(L.LightningModule, ABC):
         # must keep working.
         self._run: list[Callable[..., Any]] = [torch.compile(model) if compile_model else model]
         self.gradient_norm: Tensor | None = None
+        self.num_skipped = 0
+        self.is_skipped = False
+        self.batch_shape: tuple[int, ...] = ()
+        self._step_loss: Tensor | None = None
+        self.group_options: list[dict[str, Any]] = []
+        self.whole_split = False
+
+    @property
+    def first_batch(self) -> int:
+        """Number of the first batch that this process trains on: after 0 in a run that resumes."""
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; the name of the running hook by a shorter way.
+
+        Lightning notes that name 30 times a step, and a module asks each time whether it is a
+        parameter: a tenth of a millisecond a step.
+        """
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def run_model(self, *args: Any) -> Any:
         """Calls the model, compiled if the recipe says so."""
@@ -90,13 +136,40 @@ class Task(L.LightningModule, ABC):
         """Tokens of a batch that are predicted: what tokens per second counts."""
 
     @abstractmethod
-    def probe(self, num_tokens: int, text: str | None) -> Probe:
-        """The example whose attention is drawn.
+    def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
+        """The examples whose attention is drawn.
 
         Args:
-            num_tokens: how many tokens of it, at the most.
+            num_tokens: how many tokens of each, at the most.
             text: what it says; None: the beginning of the validation data.
         """
+
+    @property
+    def has_attention(self) -> bool:
+        """True if the model has maps to draw: one without layers has none."""
+        return any(isinstance(module, Attention) for module in self.model.modules())
+
+    def examine(self) -> None:
+        """Measures what must be known before the first step. Default: nothing."""
+
+    def introduce(self, logger: RunLogger) -> None:
+        """Tells TensorBoard what `examine` found. Default: nothing."""
+
+    def begin_final(self, directory: Path) -> None:
+        """Is called when training is over: the validation that follows gives the final numbers, on
+        the whole split.
+
+        Args:
+            directory: where the run lies.
+        """
+        self.whole_split = True
+
+    def findings(self) -> dict[str, Any]:
+        """What `result.json` holds of this task, besides metrics and costs."""
+        return {}
+
+    def conclude(self, logger: RunLogger, step: int) -> None:
+        """Writes what belongs at the last step. Default: nothing."""
 
     @abstractmethod
     def sample(self, final: bool = False) -> str:
@@ -107,7 +180,28 @@ class Task(L.LightningModule, ABC):
         optimizer = self.optimizer_recipe.build(self.model)
         for group in optimizer.param_groups:
             group["highest_lr"] = group["lr"]
+        self.group_options = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
         return optimizer
+
+    def on_train_start(self) -> None:
+        """Sets the optimizer's options to those of the recipe; a checkpoint brought back its own,
+        which may be others if the recipe was changed.
+        """
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
+            group.update(options)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves the count of skipped steps."""
+        checkpoint["num_skipped"] = self.num_skipped
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.num_skipped = checkpoint["num_skipped"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Sets the learning rate, and seeds dropout from (seed, rank, batch number) so that a
@@ -123,6 +217,12 @@ class Task(L.LightningModule, ABC):
         assert not isinstance(optimizer, list)
         for group in optimizer.param_groups:
             group["lr"] = group["highest_lr"] * factor
+        self.batch_shape = next((tuple(t.shape) for t in batch if isinstance(t, Tensor)), ())
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Keeps the loss, to be looked at once a step."""
+        loss = loss.detach()
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
 
     def configure_gradient_clipping(
         self,
@@ -130,14 +230,41 @@ class Task(L.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the norm of all gradients, and keeps that norm.
+        """Clips by the norm of all gradients, and keeps that norm; skips what is no finite number.
 
         Lightning's own clipping refuses bfloat16 with a fused optimizer, though bfloat16 needs no
         gradient scaling.
+
+        Raises:
+            DivergedError: if loss or gradient hold NaN or infinity, and no more may be skipped.
         """
         limit = float("inf") if self.gradient_clip is None else self.gradient_clip
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.gradient_norm = nn.utils.clip_grad_norm_(parameters, limit)
+        self.is_skipped = self._is_unusable(self.gradient_norm)
+        self._step_loss = None
+        if not self.is_skipped:
+            return
+        step = self.global_step + 1
+        if self.num_skipped >= self.max_skipped:
+            raise DivergedError(step, "the loss or its gradient holds")
+        self.num_skipped += 1
+        log.warning(
+            "step %s: the loss or its gradient holds NaN or infinity; skipped (%s of at most %s)",
+            f"{step:,}",
+            self.num_skipped,
+            self.max_skipped,
+        )
+        optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is left alone
+
+    def _is_unusable(self, norm: Tensor) -> bool:
+        """True if the step must not be taken; the same on all processes."""
+        unusable = ~norm.isfinite()
+        if self._step_loss is not None:
+            unusable = unusable | ~self._step_loss.isfinite()
+        if self.max_skipped and self.trainer.world_size > 1:
+            unusable = self.trainer.strategy.reduce(unusable.float(), reduce_op="max")
+        return bool(unusable)
 
 
 def batch_seed(seed: int, rank: int, batch: int) -> int:

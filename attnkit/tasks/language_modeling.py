@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -14,15 +15,26 @@ from torchmetrics import MeanMetric
 from attnkit.data.batch import LanguageBatch
 from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
+from attnkit.data.order import BatchesFrom
 from attnkit.models.decoding import generate
-from attnkit.models.influence import sees_later_tokens
+from attnkit.models.influence import (
+    LaterInfluence,
+    admitted,
+    measure_later_influence,
+    sees_later_tokens,
+)
 from attnkit.models.language_model import LanguageModel
 from attnkit.tasks.base import Probe, Task
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
+from attnkit.tensorboard.logger import RunLogger
 
-SAMPLE_TOKENS = 100
-"""Length of a sample while training, which waits for it: about 2 ms a token on a CPU."""
+log = logging.getLogger("attnkit")
+
+SAMPLE_TOKENS = 64
+"""Length of a sample while training, which waits for it: about 2 ms a token on a CPU, more beyond
+the model's context, where no cache helps.
+"""
 
 FINAL_SAMPLE_TOKENS = 300
 """Length of the sample at the end of a run."""
@@ -76,12 +88,41 @@ class LanguageModelingTask(Task):
         self.data = data
         self.accumulate = accumulate
         self.num_workers = num_workers
-        self.whole_split = False
         leaks = sees_later_tokens(model.mask, model.max_seq_len, len(model.layers))
         self.loss_is_honest = not bool(leaks[:-1].all()) or len(leaks) == 1
         partial = bool(leaks.any()) and self.loss_is_honest
         self._scored = torch.nonzero(~leaks).flatten().tolist() if partial else None
         self._val_loss = MeanMetric()
+        self.floors: dict[int, float] = {}
+        self.influence: LaterInfluence | None = None
+
+    def examine(self) -> None:
+        """Computes the floors, and measures whether later tokens reach earlier predictions."""
+        self.floors = self.data.floors()
+        self.influence = measure_later_influence(self.model)
+
+    def introduce(self, logger: RunLogger) -> None:
+        """Draws the floors, and warns of a loss that is none of a language model."""
+        self.conclude(logger, 0)
+        if self.influence is not None and self.influence.num_moved:
+            said = describe_influence(self.influence, admitted(self.model, self.influence))
+            log.warning(said)
+            logger.fenced("warning", said, 0)
+
+    def conclude(self, logger: RunLogger, step: int) -> None:
+        """Draws the floors again, so that each is a line across the chart."""
+        floors = {f"loss/floor_{order}gram": loss for order, loss in self.floors.items()}
+        logger.log_metrics(floors, step)
+
+    def findings(self) -> dict[str, Any]:
+        """The floors, the measured influence of later tokens, and what it means for the loss."""
+        assert self.influence is not None
+        honest = self.loss_is_honest and admitted(self.model, self.influence)
+        return {
+            "loss_is_language_modeling": honest,
+            "later_influence": vars(self.influence),
+            "ngram_floors": self.floors,
+        }
 
     def loss(self, batch: LanguageBatch) -> Tensor:
         """Mean cross-entropy of the predictions that count, in nats a token."""
@@ -123,7 +164,7 @@ class LanguageModelingTask(Task):
         batches = self.data.train_batches(
             0, self.max_steps * self.accumulate, self.trainer.global_rank, self.trainer.world_size
         )
-        return self._loader(batches)
+        return self._loader(batches, sampler=BatchesFrom(self.first_batch, len(batches)))
 
     def val_dataloader(self) -> DataLoader:
         """Fixed windows spread over the validation split; all of it if `whole_split` is set."""
@@ -131,9 +172,10 @@ class LanguageModelingTask(Task):
             self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
         )
 
-    def _loader(self, batches: Any) -> DataLoader:
+    def _loader(self, batches: Any, **options: Any) -> DataLoader:
         return DataLoader(
             batches,
+            **options,
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
@@ -144,7 +186,7 @@ class LanguageModelingTask(Task):
         """B x T."""
         return batch.tokens.numel()
 
-    def probe(self, num_tokens: int, text: str | None) -> Probe:
+    def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
         """The first tokens of a text, or of the validation split.
 
         Raises:
@@ -163,7 +205,7 @@ class LanguageModelingTask(Task):
         if self.data.with_documents:
             ends = torch.tensor([[i == tokenizer.end_of_document_id for i in ids]]).long()
             inputs = (*inputs, ends.cumsum(dim=1) - ends)
-        return Probe("probe", inputs, labels, labels)
+        return [Probe("probe", inputs, labels, labels, "".join(labels))]
 
     def sample(self, final: bool = False) -> str:
         """A text that begins after a line break; a longer one at the end of a run."""
@@ -182,3 +224,26 @@ class LanguageModelingTask(Task):
         ids = [int(token) for token in drawn]
         self.model.train(training)
         return tokenizer.decode(ids)
+
+
+def describe_influence(influence: LaterInfluence, is_admitted: bool) -> str:
+    """What it means that later tokens reach earlier predictions."""
+    said = (
+        f"changing token {influence.changed_token} moved the prediction at position "
+        f"{influence.moved_output} by {influence.change:.2g} standard deviations"
+    )
+    if influence.num_moved == influence.num_positions:
+        return (
+            "NOT a language-modeling loss: every prediction can see the token that it predicts "
+            f"({said}). Do not compare it with that of a masked model."
+        )
+    if not is_admitted:
+        return (
+            f"NOT a language-modeling loss: {influence.num_moved} of {influence.num_positions} "
+            f"predictions see later tokens though the mask forbids it ({said}): the mechanism "
+            "leaks."
+        )
+    return (
+        f"{influence.num_moved} of {influence.num_positions} predictions see later tokens "
+        f"({said}); by the mask's word they are left out of the loss."
+    )

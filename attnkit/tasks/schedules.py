@@ -84,6 +84,31 @@ class Linear(Schedule):
         return 1 - (1 - self.final_ratio) * (progress - 1 + self.decay_share) / self.decay_share
 
 
+@SCHEDULES.register("inverse_sqrt")
+class InverseSqrt(Schedule):
+    """The highest rate, then falling with the square root of the step. arXiv:1706.03762, section
+    5.3.
+
+    Args:
+        warmup_steps: steps over which the rate rises; at four times as many it is half of the
+            highest.
+    """
+
+    def __init__(self, *, warmup_steps: int = 1000) -> None:
+        super().__init__(warmup_steps=warmup_steps)
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Rises to 1, then sqrt(warmup / step), up to the end of the run."""
+        step = min(step, max_steps)
+        if step < self.warmup_steps:
+            return super().factor(step, max_steps)
+        return math.sqrt((self.warmup_steps + 1) / (step + 1))
+
+    def after_warmup(self, progress: float) -> float:
+        """Not used: the shape is one of the step, not of the share of the run."""
+        raise NotImplementedError
+
+
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")

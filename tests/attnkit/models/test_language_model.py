@@ -98,6 +98,20 @@ def test_tied_embeddings_are_one_parameter(tokens):
     assert tied.embedding.weight.grad is not None
 
 
+@pytest.mark.parametrize(("init_std", "expected"), [(None, 64**-0.5), (0.02, 0.02)])
+def test_matrices_start_as_large_as_their_inputs_ask(init_std, expected):
+    layer = built(dim=64, init_std=init_std).layers[0]
+    for matrix in (layer.attention.query, layer.attention.key, layer.attention.value, layer.mlp.up):
+        assert float(matrix.weight.detach().std()) == pytest.approx(expected, rel=0.1)
+    for matrix in (layer.attention.output, layer.mlp.down):
+        assert float(matrix.weight.detach().std()) < 0.02
+
+
+def test_init_std_must_be_positive():
+    with pytest.raises(ValueError, match="init_std must be above 0, got 0"):
+        built(init_std=0.0)
+
+
 def test_zero_init_starts_from_the_identity(tokens):
     model = built(zero_init=True, tied_embeddings=False)
     assert float(model(tokens).detach().abs().max()) == 0

@@ -17,7 +17,7 @@ LINES = [
     # Keys
     (
         "sed: 3",
-        "bad.yaml:2:1: sed: unknown key; did you mean `seed`? (known: data, logging, model,",
+        "bad.yaml:2:1: sed: unknown key; did you mean `seed`? (known: checkpoint, data, logging,",
     ),
     (
         "trainer: {max_step: 3}",
@@ -27,7 +27,8 @@ LINES = [
     ("num_heads: 4", "bad.yaml:2:1: num_heads: unknown key; it belongs under `model.attention`"),
     (
         "every_n_steps: 4",
-        "bad.yaml:2:1: every_n_steps: unknown key; it belongs under `validation` or `logging`",
+        "bad.yaml:2:1: every_n_steps: unknown key; it belongs under `validation` or `checkpoint` "
+        "or `logging`",
     ),
     (
         "trainer.max_steps: 3",
@@ -64,10 +65,10 @@ LINES = [
         "bad.yaml:2:12: tokenizer: expected the name of a registered tokenizer or {name: ",
     ),
     (
-        "task: translation",
-        "bad.yaml:2:7: task: expected `language_modeling`, got text 'translation'",
+        "task: translating",
+        "bad.yaml:2:7: task: expected `language_modeling` or `translation`, got text 'translating'",
     ),
-    ("task: [x]", "bad.yaml:2:7: task: expected `language_modeling`, got a list"),
+    ("task: [x]", "bad.yaml:2:7: task: expected `language_modeling` or `translation`, got a list"),
     ("name: .hidden", "bad.yaml:2:7: name: '.hidden' cannot stand here; use letters, digits"),
     ("name: a/../b", "bad.yaml:2:7: name: 'a/../b' cannot stand here"),
     ("variant: a b", "bad.yaml:2:10: variant: 'a b' cannot stand here"),

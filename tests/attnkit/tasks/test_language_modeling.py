@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from attnkit import experiment
 from attnkit.data.errors import DataError
-from attnkit.experiment import build_data, build_model, build_task, describe_influence
+from attnkit.experiment import build_data, build_model, build_task
 from attnkit.models.influence import LaterInfluence
 from attnkit.tasks.base import batch_seed
+from attnkit.tasks.language_modeling import describe_influence
 from attnkit.trained_run import load_run
 
 UNMASKED = ["model.mask=none", "model.position=rotary"]
@@ -198,19 +199,19 @@ def test_each_batch_of_each_process_has_a_seed_of_its_own():
 def test_the_probe_is_the_start_of_the_validation_text_or_a_text_of_ones_own(make_task):
     task = make_task()
     text = "".join(task.data.source.documents("val"))
-    probe = task.probe(10, None)
+    probe = task.probes(10, None)[0]
     assert "".join(probe.query_tokens) == "".join(probe.key_tokens)
     assert [token if token != "\\n" else "\n" for token in probe.query_tokens] == list(text[:10])
     assert probe.inputs[0].shape == (1, 10)
-    assert task.probe(100, None).inputs[0].shape == (1, 16)  # the context is no longer
-    assert list(task.probe(10, "the cat").query_tokens) == list("the cat")
+    assert task.probes(100, None)[0].inputs[0].shape == (1, 16)  # the context is no longer
+    assert list(task.probes(10, "the cat")[0].query_tokens) == list("the cat")
     with pytest.raises(DataError, match=r"logging.probe is empty"):
-        task.probe(10, "")
+        task.probes(10, "")
 
 
 def test_the_probe_numbers_its_documents_where_the_mask_needs_them(make_task):
     task = make_task("model.mask=[causal, document]")
-    tokens, documents = task.probe(10, None).inputs
+    tokens, documents = task.probes(10, None)[0].inputs
     assert documents.shape == tokens.shape
     assert not documents.any()  # one document
     assert task.model(tokens, documents).shape[:2] == (1, 10)

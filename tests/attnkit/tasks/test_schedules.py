@@ -41,6 +41,11 @@ def test_linear_by_hand():
     assert factors("linear", [0, 99, 100], decay_share=0.0) == [1, 1, 1]
 
 
+def test_inverse_sqrt_by_hand():
+    """Half of the highest rate at four times the warm-up."""
+    assert factors("inverse_sqrt", [99, 399], 1000, warmup_steps=99) == pytest.approx([1, 0.5])
+
+
 @pytest.mark.parametrize("name", SCHEDULES.names())
 def test_past_the_end_it_stays_where_it_ended(name):
     assert factors(name, [100], 100) == factors(name, [150], 100)

@@ -1,0 +1,81 @@
+"""What all commands share: the application, how an error ends, and arguments that several take."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attnkit.run_directory import is_first_process
+
+app = typer.Typer(
+    name="attnkit",
+    help="Experiments with attention: train recipes, look at the maps, compare mechanisms.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
+
+_TO_BE_MENDED = {
+    "LawBrokenError",
+    "RecipeError",
+    "RegistryError",
+    "DataError",
+    "RunDirectoryError",
+    "CheckpointError",
+    "HardwareError",
+    "OutOfMemoryError",
+    "DashboardError",
+}
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file (YAML).", show_default=False)]
+RunArgument = Annotated[
+    Path, typer.Argument(help="A run's directory: runs/NAME/VARIANT/seedK.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE ... ~KEY]", help="Keys to change, or (~) to remove.", show_default=False
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def guarded(act: Callable[[], Any], debug: bool) -> None:
+    """Runs a command; what the user can mend becomes one message and exit code 2, without a
+    traceback.
+    """
+    try:
+        act()
+    except KeyboardInterrupt as error:
+        if is_first_process():
+            typer.echo(" ".join(["interrupted", *map(str, error.args)]), err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader has seen enough (`| head`); typer ends quietly
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code = exit_code(error)
+        if code != FAILED or debug or type(error).__name__ == "ProcessLostError":
+            typer.echo(f"error: {error}", err=True)
+        else:
+            typer.echo(f"error: {type(error).__name__}: {error}\n(--debug shows where)", err=True)
+        raise typer.Exit(code) from None
+
+
+def exit_code(error: Exception) -> int:
+    """2 for the errors whose message tells the user what to mend, 3 for a run that diverged, else
+    1. Errors are known by name: importing their classes costs seconds.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & _TO_BE_MENDED:
+        return BAD_INPUT
+    return DIVERGED if "DivergedError" in kinds else FAILED

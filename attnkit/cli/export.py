@@ -1,0 +1,39 @@
+"""attnkit export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnkit.cli.app import Debug, RunArgument, app, guarded
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    file: Annotated[
+        Path, typer.Argument(help="What to write: NAME.safetensors.", show_default=False)
+    ],
+    best: Annotated[
+        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is already there.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a trained model's weights alone into one file, with its recipe and vocabulary inside.
+
+    `attnkit generate` takes such a file where it takes a run; so does `attnkit.load_run`.
+    """
+
+    def act() -> None:
+        from attnkit.trained_run import export_run
+
+        model = export_run(run, file, best=best, overwrite=overwrite).model
+        count = sum(parameter.numel() for parameter in model.parameters())
+        typer.echo(f"{file}: {count:,} parameters, {file.stat().st_size:,} bytes")
+
+    guarded(act, debug)

@@ -1,0 +1,63 @@
+"""attnkit generate."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from attnkit.cli.app import Debug, RunArgument, app, guarded
+
+
+def not_empty(value: str) -> str:
+    """Refuses an empty text: a model needs a token to go on from."""
+    if not value:
+        raise typer.BadParameter("it is empty; give it at least one character")
+    return value
+
+
+def above_0_up_to_1(value: float | None) -> float | None:
+    """Refuses what is no probability to draw from."""
+    if value is not None and not 0 < value <= 1:
+        raise typer.BadParameter(f"it must be above 0 and at most 1, got {value}")
+    return value
+
+
+@app.command()
+def generate(
+    run: RunArgument,
+    prompt: Annotated[str, typer.Option(help="The text to go on from.", callback=not_empty)] = "\n",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 300,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0: always the likeliest token.")
+    ] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Draw among the k likeliest tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Draw among the likeliest that sum to p.", callback=above_0_up_to_1),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    best: Annotated[
+        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Let a trained language model go on from a prompt."""
+
+    def act() -> None:
+        from attnkit.trained_run import load_run
+
+        trained = load_run(run, best=best)
+        if unknown := trained.unknown_in(prompt):
+            typer.echo(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}", err=True)
+        for piece in trained.stream(
+            prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        ):
+            typer.echo(piece, nl=False)
+            sys.stdout.flush()
+        typer.echo()
+
+    guarded(act, debug)

@@ -1,0 +1,26 @@
+"""The command line: each command parses, then calls one function. Nothing heavy is imported before
+a command needs it.
+
+A command is a file beside this one; the order below is that of `attnkit --help`.
+"""
+
+# isort: off
+from attnkit.cli import run  # noqa: F401
+from attnkit.cli import resume  # noqa: F401
+from attnkit.cli import show  # noqa: F401
+from attnkit.cli import generate  # noqa: F401
+from attnkit.cli import translate  # noqa: F401
+from attnkit.cli import evaluate  # noqa: F401
+from attnkit.cli import attention  # noqa: F401
+from attnkit.cli import new  # noqa: F401
+from attnkit.cli import check  # noqa: F401
+from attnkit.cli import export  # noqa: F401
+from attnkit.cli import dashboard  # noqa: F401
+
+# isort: on
+from attnkit.cli.app import app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,30 @@
+"""attnkit new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnkit.cli.app import Debug, app, guarded
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Its name, say my_attention.", show_default=False)],
+    like: Annotated[str, typer.Option(help="The mechanism that it starts from.")] = "multi_head",
+    debug: Debug = False,
+) -> None:
+    """Start a mechanism of your own, here: a file that overrides one step, and its test."""
+
+    def act() -> None:
+        from attnkit.checks.new_mechanism import next_commands, write
+
+        for file in write(name, like, Path()):
+            typer.echo(f"wrote {file}")
+        typer.echo()
+        for purpose, command in next_commands(name).items():
+            typer.echo(f"{purpose:<12}{command}")
+
+    guarded(act, debug)

@@ -1,0 +1,105 @@
+"""attnkit run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from attnkit.cli.app import Debug, Overrides, RecipeArgument, app, guarded
+
+if TYPE_CHECKING:
+    from attnkit.recipe import Recipe
+
+AllowChanges = Annotated[
+    bool,
+    typer.Option("--allow-changes", help="Resume also if keys differ that change what is learnt."),
+]
+
+
+class Resuming(StrEnum):
+    """What `--resume` may be followed by."""
+
+    YES = "yes"
+    AUTO = "auto"
+
+
+class RunCommand(TyperCommand):
+    """Reads `--resume` alone as `--resume yes`, for overrides may follow it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Gives `--resume` its value."""
+        known = [value.value for value in Resuming]
+        for i, (word, following) in enumerate(zip(args, [*args[1:], ""], strict=True)):
+            if word == "--resume" and following not in known:
+                args[i] = "--resume=yes"
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=RunCommand)
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run that is already there.")
+    ] = False,
+    resume: Annotated[
+        Resuming | None,
+        typer.Option(
+            "--resume",
+            metavar="[auto]",
+            help="Go on with the run that is already there; `auto`: if there is one.",
+        ),
+    ] = None,
+    allow_changes: AllowChanges = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check the recipe and show it resolved; train nothing."),
+    ] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Train a plugin even if it breaks a law.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Train what a recipe describes.
+
+    Example: attnkit run recipes/language_modeling/quickstart.yaml model.attention.name=linear
+        seed=1
+    """
+
+    if overwrite and resume:
+        raise typer.BadParameter("--overwrite and --resume exclude each other")
+
+    def act() -> None:
+        from attnkit.recipe import load_recipe
+
+        resolved = load_recipe(recipe, overrides or [])
+        if dry_run:
+            typer.echo(resolved.to_yaml(), nl=False)
+            return
+        how = resume.value if resume else "no"
+        train(
+            resolved,
+            overwrite=overwrite,
+            resume=how,
+            allow_changes=allow_changes,
+            check=not no_check,
+        )
+
+    guarded(act, debug)
+
+
+def train(recipe: Recipe, **options: Any) -> None:
+    """Trains, and shows what became of it; `options` are those of `experiment.run`."""
+    from attnkit import experiment, report
+    from attnkit.run_directory import FinishedError, is_first_process
+
+    try:
+        result = experiment.run(recipe, **options)
+    except FinishedError as error:  # nothing to do is no failure: schedulers start jobs again
+        typer.echo(str(error), err=True)
+        return
+    if is_first_process():
+        report.show_result(result)

@@ -1,0 +1,151 @@
+"""attnkit translate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from attnkit.cli.app import Debug, RunArgument, app, guarded
+
+
+class Weights(StrEnum):
+    """Which weights of a run."""
+
+    averaged = "averaged"
+    last = "last"
+    best = "best"
+
+
+WeightsOption = Annotated[
+    Weights | None,
+    typer.Option("--weights", help="Default: the averaged ones if the run has any, else the last."),
+]
+
+
+@app.command()
+def translate(
+    run: RunArgument,
+    sentences: Annotated[
+        list[str] | None,
+        typer.Argument(help="Sentences; without any, lines of standard input.", show_default=False),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Translate the lines of a file (.gz too).")
+    ] = None,
+    beam: Annotated[
+        int | None, typer.Option(min=1, help="Hypotheses followed; default: the recipe's.")
+    ] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Translations of each line.")] = 1,
+    length_penalty: Annotated[
+        float | None, typer.Option(min=0.0, help="0: none; default: the recipe's.")
+    ] = None,
+    alignments: Annotated[
+        bool,
+        typer.Option(
+            "--alignments", help="Print source-target pairs of words (0-0 1-2) behind a tab."
+        ),
+    ] = False,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Layer whose cross-attention is read, from 0.")
+    ] = None,
+    head: Annotated[
+        int | None, typer.Option(min=0, help="Head, from 0; default: the mean of all.")
+    ] = None,
+    attention: Annotated[
+        Path | None,
+        typer.Option(
+            "--attention", help="Draw the cross-attention of the one sentence (.png or .svg)."
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    debug: Debug = False,
+) -> None:
+    """Translate sentences, a file or standard input; a line in, a line out, in order.
+
+    With --n-best N each line gives up to N lines: score, tab, translation.
+    """
+
+    def act() -> None:
+        from attnkit.translator import load_translator
+
+        if sentences and file is not None:
+            _refuse("give sentences or --file, not both")
+        if attention is not None and (file is not None or not sentences or len(sentences) != 1):
+            _refuse("--attention draws one sentence; give exactly one as an argument")
+        if attention is not None and attention.suffix.lower() not in (".png", ".svg"):
+            _refuse(f"--attention {attention}: the name must end in .png or .svg")
+        if beam is not None and n_best > beam:
+            _refuse(f"--n-best {n_best} is more than --beam {beam}")
+        translator = load_translator(run, None if weights is None else weights.value)
+        wanted = beam
+        if beam is None and n_best > translator.recipe.translation.beam:
+            wanted = n_best
+        search = translator.search(beam=wanted, length_penalty=length_penalty, n_best=n_best)
+        try:
+            place = translator.place(layer, head)
+        except ValueError as error:
+            _refuse(str(error))
+        for line in translator.translate(_lines(sentences, file), search):
+            for warning in line.warnings:
+                typer.echo(f"line {line.number}: {warning}", err=True)
+            for best in line.translations:
+                shown = f"{best.score:.4f}\t{best.text}" if n_best > 1 else best.text
+                if alignments:
+                    links = translator.links(line.source.strip(), best.text, place)
+                    shown += "\t" + " ".join(f"{i}-{j}" for i, j in links)
+                typer.echo(shown)
+            sys.stdout.flush()
+            if attention is not None:
+                _draw(translator, line, place, attention)
+
+    guarded(act, debug)
+
+
+def _draw(translator: Any, line: Any, place: Any, path: Path) -> None:
+    """Draws the cross-attention of a line and its best translation."""
+    from attnkit.tensorboard.token_map import draw_token_map
+
+    weights, queries, keys = translator.cross_map(
+        line.source.strip(), line.translations[0].text, place
+    )
+    title = f"cross-attention, {place}: what each target token was made from"
+    try:
+        draw_token_map(weights, queries, keys, title, path)
+    except (ValueError, OSError) as error:
+        _refuse(str(error))
+
+
+def _refuse(message: str) -> NoReturn:
+    """Ends a command because of what was asked of it."""
+    from attnkit.data.errors import DataError
+
+    raise DataError(message)
+
+
+def _lines(sentences: list[str] | None, file: Path | None) -> Iterator[str]:
+    """The input, a line at a time; what is typed at a terminal is translated line by line.
+
+    Raises:
+        DataError: if it is not UTF-8; names the line.
+    """
+    from attnkit.data.errors import DataError
+    from attnkit.data.line_files import read_lines
+
+    if sentences:
+        yield from sentences
+        return
+    if file is not None:
+        yield from read_lines(file)
+        return
+    for number, raw in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"standard input, line {number}: byte 0x{raw[error.start]:02x} is not valid UTF-8"
+            ) from error

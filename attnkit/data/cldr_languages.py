@@ -1,0 +1,314 @@
+"""One meaning, said in four languages: templates and words of our own, and for dates, times, units,
+currencies and relative times Unicode's CLDR as Babel ships it.
+
+A sentence is a list of pieces. A piece carries a key where it stands for a part of the meaning;
+pieces of two languages with the same key translate each other, which is the gold alignment.
+A key may have a second part: `who.the` is the article of `who`, `act.aux` the auxiliary of `act`.
+
+Language faults that are kept out: counts of one (German would need another case), weekdays in
+German dates (another case again), AM and PM in Korean (the wide day periods are used), Korean
+units without a long form, and the narrow and the non-breaking space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from functools import cache
+from typing import NamedTuple
+
+Language = str
+"""`en`, `de`, `ko` or `fr`."""
+
+
+class Piece(NamedTuple):
+    """A stretch of a sentence, and which part of the meaning it stands for (None: none alone)."""
+
+    text: str
+    key: str | None = None
+
+
+Meaning = Mapping[str, str | int]
+"""Slot -> what stands there, in no language: `{"who": "doctor", "count": 40, "unit": ...}`."""
+
+TEMPLATES: dict[str, dict[Language, str]] = {
+    "lose": {
+        "en": "The:who.the {who} {act} {count} {unit} of:of {what} {ago}.",
+        "de": "{who} hat:act.aux {ago} {count} {unit} {what} {act}.",
+        "ko": "{who} {ago}에 {what} {count}{unit} {act}.",
+        "fr": "{who} a:act.aux {act} {count} {unit} de:of {what} {ago}.",
+    },
+    "pay": {
+        "en": "The:who.the {who} paid:pay {money} for:for the:thing.the {thing} on:on {date}.",
+        "de": "{who} hat:pay.aux am:on {date} {money} für:for {thing} bezahlt:pay.",
+        "ko": "{who} {date}에:on {thing} 값으로:for {money} 지불했습니다:pay.",
+        "fr": "{who} a:pay.aux payé:pay {money} pour:for {thing} le:on {date}.",
+    },
+    "will": {
+        "en": "The:who.the {who} will:do.aux {do} {in} at:at {clock}.",
+        "de": "{who} wird:do.aux {in} um:at {clock} Uhr {do}.",
+        "ko": "{who} {in} {clock}에:at {do}.",
+        "fr": "{who} {do} {in} à:at {clock}.",
+    },
+    "far": {
+        "en": "It is:is {count} {unit} from:from the:a.the {a} to:to the:b.the {b}.",
+        "de": "Es sind:is {count} {unit} von:from {a} zu:to {b}.",
+        "ko": "{a}에서:from {b}까지:to {count}{unit}입니다:is.",
+        "fr": "Il y a:is {count} {unit} entre:from {a} et:to {b}.",
+    },
+    "cost": {
+        "en": "The:what.the {what} weighs:weigh {count} {unit} and:and costs:cost {money}.",
+        "de": "{what} wiegt:weigh {count} {unit} und:and kostet:cost {money}.",
+        "ko": "{what} 무게가:weigh {count}{unit}이고:and 가격은:cost {money}입니다.",
+        "fr": "{what} pèse:weigh {count} {unit} et:and coûte:cost {money}.",
+    },
+}
+"""`{slot}` is filled in; `word:key` is a word that carries a part of the meaning itself."""
+
+WHO = {  # English, German with article, Korean, French with article
+    "doctor": ("doctor", "der Arzt", "의사", "le médecin"),
+    "teacher": ("teacher", "der Lehrer", "선생님", "le professeur"),
+    "woman": ("woman", "die Frau", "여자", "la femme"),
+    "farmer": ("farmer", "der Landwirt", "농부", "le fermier"),
+    "baker": ("baker", "der Bäcker", "제빵사", "le boulanger"),
+    "girl": ("girl", "das Mädchen", "소녀", "la fille"),
+    "king": ("king", "der König", "왕", "le roi"),
+    "painter": ("painter", "die Malerin", "화가", "la peintre"),
+    "driver": ("driver", "der Fahrer", "운전사", "le chauffeur"),
+    "cook": ("cook", "die Köchin", "요리사", "la cuisinière"),
+}
+WHAT = {  # German: article that names it as a subject; Korean; French: article
+    "salt": ("salt", "das Salz", "소금", "le sel"),
+    "rice": ("rice", "der Reis", "쌀", "le riz"),
+    "sugar": ("sugar", "der Zucker", "설탕", "le sucre"),
+    "butter": ("butter", "die Butter", "버터", "le beurre"),
+    "coffee": ("coffee", "der Kaffee", "커피", "le café"),
+    "flour": ("flour", "das Mehl", "밀가루", "la farine"),
+    "honey": ("honey", "der Honig", "꿀", "le miel"),
+    "milk": ("milk", "die Milch", "우유", "le lait"),
+}
+THING = {  # German: accusative, dative; Korean; French
+    "house": ("house", "das Haus", "dem Haus", "집", "la maison"),
+    "ship": ("ship", "das Schiff", "dem Schiff", "배", "le bateau"),
+    "school": ("school", "die Schule", "der Schule", "학교", "le lycée"),
+    "garden": ("garden", "den Garten", "dem Garten", "정원", "le jardin"),
+    "bridge": ("bridge", "die Brücke", "der Brücke", "다리", "le pont"),
+    "tower": ("tower", "den Turm", "dem Turm", "탑", "la tour"),
+    "mill": ("mill", "die Mühle", "der Mühle", "방앗간", "le moulin"),
+    "castle": ("castle", "das Schloss", "dem Schloss", "성", "le château"),
+}
+ACT = {
+    "lost": ("lost", "verloren", "잃어버렸습니다", "perdu"),
+    "bought": ("bought", "gekauft", "샀습니다", "acheté"),
+    "sold": ("sold", "verkauft", "팔았습니다", "vendu"),
+    "found": ("found", "gefunden", "찾았습니다", "trouvé"),
+    "hidden": ("hid", "versteckt", "숨겼습니다", "caché"),
+}
+DO = {
+    "sleep": ("sleep", "schlafen", "잘 것입니다", "dormira"),
+    "come": ("come", "kommen", "올 것입니다", "viendra"),
+    "leave": ("leave", "abreisen", "떠날 것입니다", "partira"),
+    "work": ("work", "arbeiten", "일할 것입니다", "travaillera"),
+    "sing": ("sing", "singen", "노래할 것입니다", "chantera"),
+}
+AMOUNTS = (
+    "volume-gallon", "volume-liter", "volume-barrel", "mass-kilogram", "mass-gram", "mass-pound"
+)  # fmt: skip
+MASSES = ("mass-kilogram", "mass-gram", "mass-pound", "mass-ounce")
+LENGTHS = ("length-kilometer", "length-mile", "length-meter", "length-foot")
+CURRENCIES = ("EUR", "USD", "JPY", "GBP", "CHF", "SEK", "KRW", "CAD")
+PERIODS = ("hour", "day", "week")
+
+FUNCTION_WORDS = frozenset(
+    ("of", "on", "for", "at", "from", "to", "ago", "in", "is", "and", "stop")
+)
+"""Keys of words whose counterparts are possible links, not sure ones."""
+
+_PART = re.compile(r"\{\w+\}|[^\s{}:]+:[\w.]+?(?=[\s{]|\.$)|\s+|[^\s{}]+")
+"""A slot, a word with its key, spaces, or a word without one."""
+
+_COLUMN = {"en": 0, "de": 1, "ko": 2, "fr": 3}
+
+
+def say(template: str, meaning: Meaning, language: Language, prefix: str = "") -> list[Piece]:
+    """Says a meaning in a language.
+
+    Args:
+        template: a key of `TEMPLATES`.
+        meaning: what stands in the template's slots.
+        language: `en`, `de`, `ko` or `fr`.
+        prefix: stands before every key, to tell the sentences of a text apart.
+    """
+    pieces: list[Piece] = []
+    for part in _PART.findall(TEMPLATES[template][language]):
+        if part.startswith("{"):
+            pieces += _slot(template, part[1:-1], meaning, language)
+        elif ":" in part:
+            pieces.append(Piece(*part.split(":")))
+        elif part == ".":
+            pieces.append(Piece(".", "stop"))
+        else:
+            pieces.append(Piece(part))
+    first = pieces[0]
+    pieces[0] = Piece(first.text[:1].upper() + first.text[1:], first.key)
+    return [Piece(text, None if key is None else prefix + key) for text, key in pieces if text]
+
+
+def _slot(template: str, slot: str, meaning: Meaning, language: Language) -> list[Piece]:
+    value = meaning[slot]
+    if slot == "count":
+        return [Piece(str(value), "count")]
+    if slot == "unit":
+        unit = _unit(str(value), language)
+        particle = _object(unit) if language == "ko" and template == "lose" else ""
+        return [Piece(unit, "unit"), Piece(particle)]
+    if slot == "money":
+        return _money(template, meaning, language)
+    if slot in ("ago", "in"):
+        return _relative(slot, int(meaning["span"]), str(value), language)
+    if slot == "date":
+        return _date(str(value), language)
+    if slot == "clock":
+        return _clock(str(value), language)
+    return _word(template, slot, str(value), language)
+
+
+def _word(template: str, slot: str, value: str, language: Language) -> list[Piece]:
+    """A word from the tables, with its article or particle as the template needs it."""
+    if slot in ("act", "do"):
+        return [Piece({"act": ACT, "do": DO}[slot][value][_COLUMN[language]], slot)]
+    if slot in ("thing", "a", "b"):
+        row = THING[value]
+        column = {"en": 0, "de": 1 if slot == "thing" else 2, "ko": 3, "fr": 4}[language]
+    else:
+        row = (WHO if slot == "who" else WHAT)[value]
+        column = _COLUMN[language]
+    word = row[column]
+    if language == "en":
+        return [Piece(word, slot)]
+    if language == "ko":
+        topic = slot == "who" or (slot == "what" and template == "cost")
+        return [Piece(word, slot), Piece(_topic(word) if topic else "")]
+    article, _, noun = word.partition(" ")
+    if slot == "what" and template == "lose":  # a substance that is measured has no article
+        return [Piece(noun, slot)]
+    return [Piece(article, f"{slot}.the"), Piece(" "), Piece(noun, slot)]
+
+
+@cache
+def _unit(unit: str, language: Language) -> str:
+    from babel.units import format_unit
+
+    for length in ("long", "short"):
+        said = format_unit(40, unit, length, format="0", locale=language)  # pyright: ignore
+        name = _plain(said).replace("40", "").strip()
+        if name != unit:  # Babel says the unit's own id where the language has no such form
+            return name
+    raise LookupError(f"CLDR has no {unit} in {language}")
+
+
+@cache
+def _currency(currency: str, language: Language) -> str:
+    """The plural name, as it stands behind a number within a sentence."""
+    from babel.numbers import format_currency
+
+    said = format_currency(
+        40, currency, locale=language, format_type="name", currency_digits=False, format="0"
+    )
+    name = _plain(said).replace("40", "").strip()
+    if language == "de":  # CLDR's names stand alone and begin with a capital: Britische Pfund
+        name = re.sub(r"^\w(?=\w*ische )", lambda letter: letter[0].lower(), name)
+    return name
+
+
+def _money(template: str, meaning: Meaning, language: Language) -> list[Piece]:
+    name = _currency(str(meaning["money"]), language)
+    particle = _object(name) if language == "ko" and template == "pay" else ""
+    return [
+        Piece(str(meaning["price"]), "price"),
+        Piece(" "),
+        Piece(name, "money"),
+        Piece(particle),
+    ]
+
+
+@cache
+def _relative(slot: str, span: int, period: str, language: Language) -> list[Piece]:
+    """`3 weeks ago`, `in 3 weeks`: CLDR's words before and behind the number."""
+    from babel.dates import format_timedelta
+
+    delta = timedelta(**{f"{period}s": span})
+    said = _plain(
+        format_timedelta(
+            -delta if slot == "ago" else delta,
+            granularity=period,  # pyright: ignore[reportArgumentType]
+            threshold=10_000,
+            add_direction=True,
+            locale=language,
+        )
+    )
+    before, number, behind = said.partition(str(span))
+    unit, gap, direction = behind.strip().partition(" ")
+    space = " " if behind.startswith(" ") else ""
+    pieces = [Piece(before.strip(), slot), Piece(" " if before else "")]
+    pieces += [Piece(number, "span"), Piece(space), Piece(unit, "period")]
+    return [*pieces, Piece(gap), Piece(direction, slot)]
+
+
+@cache
+def _date(iso: str, language: Language) -> list[Piece]:
+    from babel.dates import format_date, get_date_format, tokenize_pattern
+
+    day = date.fromisoformat(iso)
+    keys = {"M": "month", "d": "day", "y": "year"}
+    pieces = []
+    for kind, value in tokenize_pattern(get_date_format("long", locale=language).pattern):
+        if kind == "chars":
+            pieces.append(Piece(_plain(str(value))))
+        else:
+            symbol, width = str(value[0]), int(value[1])
+            said = format_date(day, symbol * width, locale=language)
+            pieces.append(Piece(_plain(said), keys[symbol]))
+    return pieces
+
+
+@cache
+def _clock(iso: str, language: Language) -> list[Piece]:
+    from babel.dates import get_period_names
+
+    moment = time.fromisoformat(iso)
+    minute = Piece(f"{moment.minute:02}", "minute")
+    hour12 = str((moment.hour - 1) % 12 + 1)
+    period = "am" if moment.hour < 12 else "pm"
+    if language == "en":
+        return [
+            Piece(hour12, "hour"),
+            Piece(":"),
+            minute,
+            Piece(" "),
+            Piece(period.upper(), "half"),
+        ]
+    if language == "ko":  # the names of AM and PM are Latin letters there; people say these
+        name = get_period_names("wide", locale="ko")["morning2" if period == "am" else "afternoon1"]
+        return [Piece(name, "half"), Piece(" "), Piece(hour12, "hour"), Piece(":"), minute]
+    return [Piece(f"{moment.hour:02}", "hour"), Piece(":"), minute]
+
+
+def _plain(text: str) -> str:
+    """Narrow and non-breaking spaces as spaces."""
+    return text.replace("\u202f", " ").replace("\u00a0", " ")
+
+
+def _ends_in_consonant(word: str) -> bool:
+    """True for a Hangul syllable with a final consonant, which decides the particle's form."""
+    place = ord(word[-1]) - 0xAC00
+    return 0 <= place < 11172 and place % 28 != 0
+
+
+def _topic(word: str) -> str:
+    return "은" if _ends_in_consonant(word) else "는"
+
+
+def _object(word: str) -> str:
+    return "을" if _ends_in_consonant(word) else "를"

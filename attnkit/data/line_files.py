@@ -1,0 +1,60 @@
+"""Lines of UTF-8 files, plain or gzipped, read as a whole with errors that name the line."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+from attnkit.data.errors import DataError
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a text file without their ends; a byte-order mark is dropped.
+
+    Only line feeds end a line (with a carriage return before them or not): other characters that
+    Python takes for line ends stand inside sentences, and would put two files out of step.
+
+    Args:
+        path: the file; `.gz` is read through gzip.
+
+    Raises:
+        DataError: if the file is missing, damaged or not UTF-8; names the line.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist (seen from {Path.cwd()})")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    lines = raw.split(b"\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}:{number}: byte 0x{line[error.start]:02x} is not valid UTF-8; convert the "
+                "file to UTF-8"
+            ) from error
+    return texts
+
+
+def read_aligned(source: Path, target: Path) -> list[tuple[str, str]]:
+    """Returns the lines of two files side by side.
+
+    Raises:
+        DataError: if a file cannot be read, or if the files have different numbers of lines.
+    """
+    sources, targets = read_lines(source), read_lines(target)
+    if len(sources) != len(targets):
+        raise DataError(
+            f"{source} has {len(sources):,} lines and {target} has {len(targets):,}; line n of one "
+            "must translate line n of the other"
+        )
+    if not sources:
+        raise DataError(f"{source} and {target} are empty")
+    return list(zip(sources, targets, strict=True))

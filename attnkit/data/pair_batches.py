@@ -1,0 +1,169 @@
+"""Batches of sentence pairs of like length: the batch of a step is a function of (seed, step)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from attnkit.data.errors import DataError
+from attnkit.data.pair_batch import TranslationBatch
+from attnkit.data.pair_store import PairStore
+
+SOURCE_STEP = 3
+"""Source lengths that differ by less share a bucket, so that their pairs can change places."""
+
+
+class PairTrainBatches(Dataset[TranslationBatch]):
+    """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
+
+    Pairs are ordered by target length and, within it, by source length in steps of three; batches
+    are cut from that order so that no side has more than `batch_tokens` tokens, padding included.
+    Pairs of one length and step change places in each epoch, and the batches come in another
+    order. Since the *lengths* in that order never change, every epoch has the same number of
+    batches, and batch n is found without the ones before it.
+
+    Args:
+        store: the training pairs.
+        seed: of the run.
+        batch_tokens: greatest number of tokens of either side.
+        start: first batch.
+        stop: the batch behind the last.
+        rank: number of this process.
+        world_size: number of processes, each of which takes every `world_size`-th pair of a batch.
+    """
+
+    def __init__(
+        self,
+        store: PairStore,
+        *,
+        seed: int,
+        batch_tokens: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.store = store
+        self.seed = seed
+        self.start = start
+        self.stop = stop
+        self.rank = rank
+        self.world_size = world_size
+        self._target, self._source = bucket_lengths(store)
+        self._order = np.lexsort((self._source, self._target))
+        self.bounds = cut(
+            self._source[self._order], self._target[self._order], batch_tokens, world_size
+        )
+
+    @property
+    def num_per_epoch(self) -> int:
+        """Batches that an epoch has."""
+        return len(self.bounds) - 1
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> TranslationBatch:
+        """Returns batch `start + index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} batches, no number {index}")
+        return self.store.batch(self.members(self.start + index)[self.rank :: self.world_size])
+
+    def members(self, number: int) -> np.ndarray:
+        """Returns the pairs of the global batch, numbered as in the store."""
+        epoch, place = divmod(number, self.num_per_epoch)
+        order, batches = self._epoch(epoch)
+        which = batches[place]
+        return order[self.bounds[which] : self.bounds[which + 1]]
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        return _shuffled(self, epoch)
+
+    def shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the pairs and the batches of an epoch, each in its order there."""
+        # Raw numbers, because numpy keeps those the same for ever, and its distributions not.
+        draw = np.random.Philox(key=[self.seed, epoch])
+        ties = draw.random_raw(len(self._order))
+        order = np.lexsort((ties, self._source, self._target))
+        return order, np.argsort(draw.random_raw(self.num_per_epoch), kind="stable")
+
+
+@lru_cache(maxsize=4)  # a step asks for the epoch that it is in, again and again
+def _shuffled(batches: PairTrainBatches, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    return batches.shuffle(epoch)
+
+
+class PairValBatches(Dataset[TranslationBatch]):
+    """Fixed batches over a split, in the order of their lengths.
+
+    Args:
+        store: the pairs.
+        batch_tokens: greatest number of tokens of either side.
+        max_tokens: use pairs, evenly spread over the split, until they have this many target
+            tokens, one at least; None for all.
+    """
+
+    def __init__(self, store: PairStore, *, batch_tokens: int, max_tokens: int | None) -> None:
+        self.store = store
+        lengths = store.target_lengths
+        total = int(lengths.sum())
+        share = 1.0 if max_tokens is None else min(1.0, max_tokens / total)
+        count = max(1, int(len(lengths) * share))
+        chosen = np.arange(count) * len(lengths) // count
+        order = np.lexsort((store.source_lengths[chosen], lengths[chosen]))
+        self.chosen = chosen[order]
+        self.bounds = cut(
+            store.source_lengths[self.chosen], lengths[self.chosen], batch_tokens, world_size=1
+        )
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.bounds) - 1
+
+    def __getitem__(self, index: int) -> TranslationBatch:
+        """Returns batch number `index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} batches, no number {index}")
+        return self.store.batch(self.chosen[self.bounds[index] : self.bounds[index + 1]])
+
+
+def bucket_lengths(store: PairStore) -> tuple[np.ndarray, np.ndarray]:
+    """Returns target lengths, and source lengths rounded up to steps: what pairs are ordered by."""
+    source = -(-store.source_lengths // SOURCE_STEP) * SOURCE_STEP
+    return store.target_lengths, source
+
+
+def cut(source: np.ndarray, target: np.ndarray, batch_tokens: int, world_size: int) -> np.ndarray:
+    """Cuts an order of pairs into batches.
+
+    Args:
+        source: (N,) source lengths in that order.
+        target: (N,) target lengths in that order.
+        batch_tokens: greatest number of tokens of either side, padding included.
+        world_size: least number of pairs of a batch.
+
+    Returns:
+        (M + 1,) where each batch begins, and N.
+
+    Raises:
+        DataError: if a pair is longer than a whole batch may be.
+    """
+    longest = int(max(source.max(), target.max()))
+    if longest * world_size > batch_tokens:
+        raise DataError(
+            f"trainer.batch_tokens {batch_tokens} is less than a pair of {longest} tokens needs "
+            f"({world_size} at least); raise it, or set model.max_seq_len lower"
+        )
+    bounds = [0]
+    widest = 0
+    for place, width in enumerate(np.maximum(source, target).tolist()):
+        widest = max(widest, width)
+        if (place + 1 - bounds[-1]) * widest > batch_tokens:
+            bounds.append(place)
+            widest = width
+    if len(target) - bounds[-1] < world_size and len(bounds) > 1:
+        bounds.pop()  # a rest that is too small for all processes joins the batch before it
+    return np.array([*bounds, len(target)])

@@ -1,0 +1,116 @@
+"""A split of sentence pairs as token ids, with what was dropped and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnkit.data.errors import DataError
+from attnkit.data.pair_batch import TranslationBatch, translation_batch
+from attnkit.data.pairs.base import Pair
+from attnkit.data.tokenizer_base import Tokenizer
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """How many pairs were left out: one side is empty, too long, or far longer than the other."""
+
+    empty: int
+    too_long: int
+    lopsided: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.empty + self.too_long + self.lopsided
+
+
+@dataclass(frozen=True, eq=False)
+class PairStore:
+    """Pairs as they are read and as token ids, without end tokens.
+
+    Attributes:
+        pairs: the pairs that were kept.
+        sources: token ids of each source.
+        targets: token ids of each target.
+        source_lengths: (N,) tokens of each source, its end token included.
+        target_lengths: (N,) tokens of each target, its end token included.
+        ends: the end tokens of the source's and the target's vocabulary.
+        dropped: what was left out.
+    """
+
+    pairs: Sequence[Pair]
+    sources: Sequence[np.ndarray]
+    targets: Sequence[np.ndarray]
+    source_lengths: np.ndarray
+    target_lengths: np.ndarray
+    ends: tuple[int, int]
+    dropped: Dropped
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.pairs)
+
+    def batch(self, members: np.ndarray) -> TranslationBatch:
+        """Returns some pairs, padded."""
+        return translation_batch(
+            [self.sources[i] for i in members], [self.targets[i] for i in members], *self.ends
+        )
+
+
+def pair_store(
+    pairs: Sequence[Pair],
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    *,
+    split: str,
+    max_seq_len: int,
+    max_ratio: float | None,
+    keep_all: bool = False,
+) -> PairStore:
+    """Tokenises pairs and drops those that cannot serve.
+
+    Args:
+        pairs: the pairs of a split.
+        tokenizers: of source and target.
+        split: its name, for messages.
+        max_seq_len: longest source or target, in tokens, its end token included.
+        max_ratio: largest ratio of the two lengths; None: any.
+        keep_all: drop nothing and cut what is too long, as scoring a test set must.
+
+    Raises:
+        DataError: if nothing is left.
+    """
+    sources = tokenizers[0].encode_batch([pair.source for pair in pairs])
+    targets = tokenizers[1].encode_batch([pair.target for pair in pairs])
+    room = max_seq_len - 1
+    if keep_all:
+        sources = [row[:room] for row in sources]
+        targets = [row[:room] for row in targets]
+    lengths = np.array([(len(s), len(t)) for s, t in zip(sources, targets, strict=True)])
+    lengths = lengths.reshape(-1, 2)
+    blank = [not pair.source.strip() or not pair.target.strip() for pair in pairs]
+    empty = np.array(blank, dtype=bool) | (lengths.min(axis=1, initial=1) == 0)
+    too_long = ~empty & (lengths.max(axis=1, initial=0) > room)
+    lopsided = np.zeros(len(pairs), dtype=bool)
+    if max_ratio is not None and len(pairs):
+        ratio = (lengths.max(axis=1) + 1) / (lengths.min(axis=1) + 1)
+        lopsided = ~empty & ~too_long & (ratio > max_ratio)
+    kept = np.flatnonzero(keep_all | ~(empty | too_long | lopsided)).tolist()
+    dropped = Dropped(int(empty.sum()), int(too_long.sum()), int(lopsided.sum()))
+    if not kept:
+        raise DataError(
+            f"the {split} split has no pair left of {len(pairs):,}: {dropped.empty:,} are empty, "
+            f"{dropped.too_long:,} longer than model.max_seq_len {max_seq_len} tokens, "
+            f"{dropped.lopsided:,} lopsided beyond translation.max_ratio {max_ratio}"
+        )
+    return PairStore(
+        pairs=[pairs[i] for i in kept],
+        sources=[sources[i].astype(np.int32) for i in kept],
+        targets=[targets[i].astype(np.int32) for i in kept],
+        source_lengths=lengths[kept, 0] + 1,
+        target_lengths=lengths[kept, 1] + 1,
+        ends=(tokenizers[0].end_of_document_id, tokenizers[1].end_of_document_id),
+        dropped=Dropped(0, 0, 0) if keep_all else dropped,
+    )

@@ -1,0 +1,203 @@
+"""Translations that are made, not downloaded: dates, times, units, currencies and quantities, said
+by Unicode's locale data (CLDR, through Babel) in sentences of our own, with gold word alignments.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import random
+import re
+from collections.abc import Iterator
+from datetime import date
+from itertools import product
+from typing import Any, Literal, NamedTuple
+
+from attnkit.data import cldr_languages as said
+from attnkit.data.errors import DataError
+from attnkit.data.pairs.base import Pair, PairSource, SpanLink, SplitByText, sha256_of_texts
+from attnkit.registry import PAIRS
+
+NAMES = {"de": "German", "ko": "Korean", "fr": "French"}
+
+HARD = ("test_numbers", "test_length")
+
+VERSION = "1"
+"""Of the sentences: another one where the templates, the words or the drawing change."""
+
+
+@PAIRS.register("cldr_pairs")
+class CldrPairs(PairSource):
+    """Made sentences, English to German, Korean or French, with gold alignments; no download.
+
+    "The doctor lost 40 gallons of salt 3 weeks ago." becomes "Der Arzt hat vor 3 Wochen 40 Gallonen
+    Salz verloren."
+
+    Four sets are kept from training: `val` and `test` are like it (one or two sentences, numbers
+    of up to three digits), `test_numbers` has numbers of four and five digits, `test_length` three
+    sentences in a row. All come with gold alignments as character spans.
+
+    Args:
+        target: the language to translate into.
+        num_train: training pairs.
+        num_val: pairs of each other set.
+        data_seed: draws the sentences; the run's seed does not.
+    """
+
+    exact_match = True
+    source_language = "English"
+
+    def __init__(
+        self,
+        *,
+        target: Literal["de", "ko", "fr"] = "de",
+        num_train: int = 20000,
+        num_val: int = 500,
+        data_seed: int = 0,
+    ) -> None:
+        if min(num_train, num_val) < 1:
+            raise DataError("data.num_train and data.num_val must be at least 1")
+        self.target = target
+        self.target_language = NAMES[target]
+        self.num_train = num_train
+        self.num_val = num_val
+        self.data_seed = data_seed
+        self._deal = SplitByText({"val": 5, "test": 5})
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """The ordinary test set, and the two hard ones."""
+        return ("test", *HARD)
+
+    def pairs(self, split: str) -> Iterator[Pair]:
+        """Yields the pairs of a split; no source sentence stands in two."""
+        self.check_split(split)
+        wanted = self.num_train if split == "train" else self.num_val
+        draw = random.Random(f"{self.data_seed} {split}")
+        seen: set[str] = set()
+        while len(seen) < wanted:
+            pair = self._pair(draw, split)
+            if pair.source in seen or (split not in HARD and self._deal(pair.source) != split):
+                continue
+            seen.add(pair.source)
+            yield pair
+
+    def _pair(self, draw: random.Random, split: str) -> Pair:
+        digits = (4, 5) if split == "test_numbers" else (1, 3)
+        count = 3 if split == "test_length" else (1 if draw.random() < 0.85 else 2)
+        clauses = [meaning(draw, digits) for _ in range(count)]
+        source, target = (self._text(clauses, language) for language in ("en", self.target))
+        return Pair(_joined(source), _joined(target), _links(source, target))
+
+    def _text(self, clauses: list[tuple[str, said.Meaning]], language: str) -> list[said.Piece]:
+        pieces: list[said.Piece] = []
+        for number, (template, slots) in enumerate(clauses):
+            if number:
+                pieces.append(said.Piece(" "))
+            pieces += said.say(template, slots, language, prefix=f"{number}.")
+        return pieces
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 over the options and the version of the locale data."""
+        babel = importlib.metadata.version("babel")
+        options = [self.target, self.num_train, self.num_val, self.data_seed]
+        return sha256_of_texts(["cldr_pairs", VERSION, babel, *map(str, options)])
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the sizes and the version of the locale data."""
+        return {
+            "source": f"sentences from CLDR (Babel {importlib.metadata.version('babel')})",
+            "licence": "Unicode-3.0 (locale data)",
+            "target": self.target,
+            "pairs": {"train": self.num_train, "val": self.num_val}
+            | dict.fromkeys(self.test_splits, self.num_val),
+            "sha256": self.fingerprint(),
+        }
+
+
+def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, said.Meaning]:
+    """Draws what a sentence says: a template and its slots.
+
+    Args:
+        draw: source of randomness.
+        digits: least and most digits of counts and prices; counts of one are never drawn.
+    """
+
+    def number() -> int:
+        length = draw.randint(*digits)
+        return draw.randint(max(2, 10 ** (length - 1)), 10**length - 1)
+
+    template = draw.choice(list(said.TEMPLATES))
+    units = {"lose": said.AMOUNTS, "far": said.LENGTHS}.get(template, said.MASSES)
+    first, second = draw.sample(list(said.THING), 2)
+    day = date(draw.randint(1900, 2099), draw.randint(1, 12), draw.randint(2, 28))
+    slots: dict[str, str | int] = {
+        "who": draw.choice(list(said.WHO)),
+        "what": draw.choice(list(said.WHAT)),
+        "act": draw.choice(list(said.ACT)),
+        "do": draw.choice(list(said.DO)),
+        "thing": first,
+        "a": first,
+        "b": second,
+        "count": number(),
+        "unit": draw.choice(units),
+        "price": number(),
+        "money": draw.choice(said.CURRENCIES),
+        "span": draw.randint(2, 30),
+        "date": day.isoformat(),
+        "clock": f"{draw.randint(0, 23):02}:{draw.randint(0, 59):02}",
+    }
+    slots["ago"] = slots["in"] = draw.choice(said.PERIODS)
+    return template, slots
+
+
+def _joined(pieces: list[said.Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+class _Place(NamedTuple):
+    """Where a piece begins, what it says, and whether it is the content of its key."""
+
+    start: int
+    text: str
+    is_content: bool
+
+
+def _places(pieces: list[said.Piece]) -> dict[str, list[_Place]]:
+    """Clause and first part of a key -> the pieces that have it."""
+    places: dict[str, list[_Place]] = {}
+    at = 0
+    for text, key in pieces:
+        if key is not None:
+            clause, name, *rest = key.split(".")
+            content = not rest and name not in said.FUNCTION_WORDS
+            places.setdefault(f"{clause}.{name}", []).append(_Place(at, text, content))
+        at += len(text)
+    return places
+
+
+def _links(source: list[said.Piece], target: list[said.Piece]) -> tuple[SpanLink, ...]:
+    """Pieces with one key translate each other: content surely, function words possibly, and so an
+    article or auxiliary and the word that it belongs to, whose gender or verb it needs.
+    """
+    targets = _places(target)
+    return tuple(
+        link
+        for key, froms in _places(source).items()
+        for a, b in product(froms, targets.get(key, ()))
+        for link in _linked(a, b)
+    )
+
+
+def _linked(a: _Place, b: _Place) -> Iterator[SpanLink]:
+    """A number that is copied is linked digit by digit, a phrase of as many words on both sides
+    word by word, anything else as a whole.
+    """
+    sure = a.is_content and b.is_content
+    patterns = (r"\d", r"\S+") if a.text == b.text else (r"\S+",)
+    for pattern in map(re.compile, patterns):
+        spans = [[m.span() for m in pattern.finditer(place.text)] for place in (a, b)]
+        if len(spans[0]) == len(spans[1]) > 0:
+            for (i, j), (k, m) in zip(*spans, strict=True):
+                yield SpanLink((a.start + i, a.start + j), (b.start + k, b.start + m), sure)
+            return
+    yield SpanLink((a.start, a.start + len(a.text)), (b.start, b.start + len(b.text)), sure)

@@ -1,0 +1,98 @@
+"""Translations in one file: source, tab, target, and more columns that are not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attnkit.data.errors import DataError
+from attnkit.data.line_files import read_lines
+from attnkit.data.pairs.base import Pair, PairSource, SplitByText, sha256_of_texts
+from attnkit.registry import PAIRS
+
+
+@PAIRS.register("tsv")
+class Tsv(PairSource):
+    """A UTF-8 file of tab-separated pairs, Tatoeba's form: source, target, the rest is ignored.
+
+    Pairs are dealt to the splits by a hash of the source sentence, so that no sentence that is
+    tested was trained on, in whatever order and however often it stands in the file.
+
+    Args:
+        file: the file, plain or gzipped, relative to the working directory.
+        swap: translate the second column into the first.
+        val_percent: hundredths of the sentences for validation.
+        test_percent: hundredths of the sentences for the test.
+        source_language: what the source is called.
+        target_language: what the target is called.
+    """
+
+    def __init__(
+        self,
+        *,
+        file: str,
+        swap: bool = False,
+        val_percent: int = 5,
+        test_percent: int = 5,
+        source_language: str = "source",
+        target_language: str = "target",
+    ) -> None:
+        for name, percent in (("val_percent", val_percent), ("test_percent", test_percent)):
+            if not 1 <= percent <= 40:
+                raise DataError(f"data.{name} must be from 1 to 40, got {percent}")
+        self.file = file
+        self.swap = swap
+        self.deal = SplitByText({"val": val_percent, "test": test_percent})
+        self.source_language = source_language
+        self.target_language = target_language
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """One test set."""
+        return ("test",)
+
+    def path(self) -> Path:
+        """Where the file lies."""
+        return Path(self.file).expanduser()
+
+    def pairs(self, split: str) -> Iterator[Pair]:
+        """Yields the pairs of a split, in the file's order."""
+        self.check_split(split)
+        yield from (pair for pair in self._pairs if self.deal(self._dealt_by(pair)) == split)
+
+    def _dealt_by(self, pair: Pair) -> str:
+        """The first column, so that both directions have the same splits."""
+        return pair.target if self.swap else pair.source
+
+    @cached_property
+    def _pairs(self) -> list[Pair]:
+        path = self.path()
+        pairs = []
+        for number, line in enumerate(read_lines(path), start=1):
+            columns = line.split("\t")
+            if len(columns) < 2:
+                raise DataError(
+                    f"{path}:{number}: expected source, tab, target; there is no tab in the line"
+                )
+            first, second = columns[:2]
+            pairs.append(Pair(second, first) if self.swap else Pair(first, second))
+        if not pairs:
+            raise DataError(f"{path} is empty")
+        return pairs
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 over the pairs and how they are dealt."""
+        texts = (text for pair in self._pairs for text in pair[:2])
+        return sha256_of_texts([str(self.deal.shares), str(self.swap), *texts])
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the file and the sizes of the splits."""
+        splits = ("train", "val", "test")
+        return {
+            "source": str(self.path()),
+            "licence": "the user's own",
+            "pairs": {split: sum(1 for _ in self.pairs(split)) for split in splits},
+            "sha256": self.fingerprint(),
+        }

@@ -1,0 +1,210 @@
+"""Data for translation: pairs and one or two tokenizers, prepared once, served as batches."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attnkit.data.errors import DataError
+from attnkit.data.language_modeling import trained_tokenizer
+from attnkit.data.pair_batches import PairTrainBatches, PairValBatches
+from attnkit.data.pair_store import PairStore, pair_store
+from attnkit.data.pairs.base import PairSource, PairTexts
+from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
+from attnkit.registry import TOKENIZERS
+
+log = logging.getLogger("attnkit")
+
+TARGET_FOLDER = "target_tokenizer"
+"""Folder in a run's directory with the target's own vocabulary, where it has one."""
+
+
+class TranslationData:
+    """A source of pairs and its vocabulary as batches. Nothing is read before `prepare`.
+
+    Args:
+        source: where the pairs are from.
+        tokenizer: of both sides, or of the source alone if there is a `target_tokenizer`.
+        target_tokenizer: of the target; None: both sides share one vocabulary.
+        max_seq_len: longest source or target in tokens; longer training pairs are dropped.
+        max_ratio: pairs whose one side has this many times the tokens of the other are dropped.
+        batch_tokens: most tokens of either side of a batch.
+        seed: of the run.
+        val_max_tokens: target tokens of the validation split used while training.
+
+    Attributes:
+        train_store: the training pairs, after `prepare`.
+        val_store: the validation pairs, after `prepare`.
+        tokenizers: of source and target, after `prepare`.
+    """
+
+    train_store: PairStore
+    val_store: PairStore
+
+    def __init__(
+        self,
+        source: PairSource,
+        tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer | None,
+        *,
+        max_seq_len: int,
+        max_ratio: float | None,
+        batch_tokens: int,
+        seed: int,
+        val_max_tokens: int | None,
+    ) -> None:
+        self.source = source
+        self.tokenizer = tokenizer
+        self.target_tokenizer = target_tokenizer
+        self.max_seq_len = max_seq_len
+        self.max_ratio = max_ratio
+        self.batch_tokens = batch_tokens
+        self.seed = seed
+        self.val_max_tokens = val_max_tokens
+        self._tests: dict[str, PairStore] = {}
+
+    @property
+    def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
+        """Of source and target; the same one where they share a vocabulary."""
+        return self.tokenizer, self.target_tokenizer or self.tokenizer
+
+    def prepare(self) -> None:
+        """Makes the vocabularies, or finds them in the cache, and tokenises training and validation
+        pairs.
+
+        Raises:
+            DataError: if the data is missing or bad, or no pair of a split can serve.
+        """
+        joint = self.target_tokenizer is None
+        sides = ("source", "target") if joint else ("source",)
+        if self.tokenizer.vocab_size == 0:
+            self.tokenizer = trained_tokenizer(PairTexts(self.source, sides), self.tokenizer)
+        if self.target_tokenizer is not None and self.target_tokenizer.vocab_size == 0:
+            texts = PairTexts(self.source, ("target",))
+            self.target_tokenizer = trained_tokenizer(texts, self.target_tokenizer)
+        self.train_store = self._store("train")
+        self.val_store = self._store("val")
+        self.train_batches(0, 1)  # a pair that fits into no batch is told now
+
+    def _store(self, split: str) -> PairStore:
+        store = pair_store(
+            list(self.source.pairs(split)),
+            self.tokenizers,
+            split=split,
+            max_seq_len=self.max_seq_len,
+            max_ratio=self.max_ratio,
+        )
+        gone = store.dropped
+        if gone.total:
+            log.warning(
+                "%s: %s of %s pairs dropped (%s empty, %s longer than %s tokens, %s lopsided)",
+                split,
+                f"{gone.total:,}",
+                f"{gone.total + len(store):,}",
+                f"{gone.empty:,}",
+                f"{gone.too_long:,}",
+                self.max_seq_len,
+                f"{gone.lopsided:,}",
+            )
+        return store
+
+    def test_store(self, split: str) -> PairStore:
+        """Returns a test split; nothing of it is dropped, what is too long is cut."""
+        if split not in self._tests:
+            pairs = list(self.source.pairs(split))
+            if not pairs:
+                raise DataError(f"the {split} split is empty")
+            self._tests[split] = pair_store(
+                pairs,
+                self.tokenizers,
+                split=split,
+                max_seq_len=self.max_seq_len,
+                max_ratio=None,
+                keep_all=True,
+            )
+        return self._tests[split]
+
+    def train_batches(
+        self, start: int, stop: int, rank: int = 0, world_size: int = 1
+    ) -> PairTrainBatches:
+        """Returns the batches of the steps from `start` up to before `stop`."""
+        return PairTrainBatches(
+            self.train_store,
+            seed=self.seed,
+            batch_tokens=self.batch_tokens,
+            start=start,
+            stop=stop,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def val_batches(self, max_tokens: int | None) -> PairValBatches:
+        """Returns the validation batches, of `max_tokens` target tokens or (None) of all."""
+        return PairValBatches(self.val_store, batch_tokens=self.batch_tokens, max_tokens=max_tokens)
+
+    @property
+    def vocab_sizes(self) -> tuple[int, ...]:
+        """What the model is built for: the target's vocabulary, then the source's own, if any."""
+        source, target = self.tokenizers
+        if self.target_tokenizer is None:
+            return (target.vocab_size,)
+        return target.vocab_size, source.vocab_size
+
+    def save_vocabulary(self, directory: Path) -> None:
+        """Writes the tokenizers into a run's directory."""
+        self.tokenizer.save(directory)
+        if self.target_tokenizer is not None:
+            folder = directory / TARGET_FOLDER
+            folder.mkdir(exist_ok=True)
+            self.target_tokenizer.save(folder)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what pins the data down, in plain types, for the record of a run."""
+        named = {"tokenizer": self.tokenizer, "target_tokenizer": self.target_tokenizer}
+        stores = {"train": self.train_store, "val": self.val_store}
+        batches = self.train_batches(0, 1)
+        return {
+            "source": self.source.describe(),
+            **{name: _about(found) for name, found in named.items() if found is not None},
+            **{
+                split: {
+                    "pairs": len(store),
+                    "source_tokens": int(store.source_lengths.sum()),
+                    "target_tokens": int(store.target_lengths.sum()),
+                    "dropped": asdict(store.dropped),
+                }
+                for split, store in stores.items()
+            },
+            "batches_per_epoch": batches.num_per_epoch,
+        }
+
+
+def load_vocabularies(directory: Path, *, separate: bool) -> tuple[Tokenizer, Tokenizer]:
+    """Reads the tokenizers of source and target from a run's directory.
+
+    Args:
+        directory: the run.
+        separate: True if the target has a vocabulary of its own.
+
+    Raises:
+        DataError: if one is missing or damaged.
+    """
+    source = load_tokenizer(directory)
+    if not separate:
+        return source, source
+    if not (directory / TARGET_FOLDER / FILE_NAME).is_file():
+        raise DataError(
+            f"{directory / TARGET_FOLDER / FILE_NAME} is missing; restore it or train again"
+        )
+    return source, load_tokenizer(directory / TARGET_FOLDER)
+
+
+def _about(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "name": TOKENIZERS.name_of(type(tokenizer)),
+        **tokenizer.options(),
+        "tokens": tokenizer.vocab_size,
+        "sha256": tokenizer.fingerprint(),
+    }

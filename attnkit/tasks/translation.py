@@ -1,0 +1,403 @@
+"""Translation: predict each target token from the source and the target before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+
+from attnkit.data.alignments import gold_of, words
+from attnkit.data.errors import DataError
+from attnkit.data.pair_batch import IGNORED, TranslationBatch
+from attnkit.data.pair_store import PairStore, pair_store
+from attnkit.data.pairs.base import Pair
+from attnkit.data.translation import TranslationData
+from attnkit.models.beam_search import Search
+from attnkit.models.encoder_decoder import EncoderDecoder
+from attnkit.tasks import cross_alignment as alignment
+from attnkit.tasks.base import Probe, Task
+from attnkit.tasks.optimizers import OptimizerRecipe
+from attnkit.tasks.schedules import Schedule
+from attnkit.tasks.translating import translate_ids
+from attnkit.tasks.translation_scores import Scores, score
+from attnkit.tasks.weight_history import FOLDER, WeightHistory, average
+from attnkit.tensorboard.logger import RunLogger
+
+SAMPLE_SENTENCES = 5
+"""Sentences whose translation is shown over time."""
+
+ALIGNED_SENTENCES = 100
+"""Sentences from whose maps the alignment error rate is read while training."""
+
+HYPOTHESES = "hypotheses"
+"""Folder in a run's directory with the translations of each test set."""
+
+AVERAGED = "averaged.ckpt"
+"""Checkpoint with the mean of the last weights, where a recipe asks for one."""
+
+
+class TranslationTask(Task):
+    """Mean cross-entropy of the next target token, in nats, with label smoothing while training.
+
+    Args:
+        model: the encoder-decoder.
+        data: prepared data.
+        optimizer: makes the optimizer.
+        schedule: the learning rate's shape.
+        max_steps: optimizer steps of the whole run.
+        label_smoothing: share of each target's probability that is spread over the vocabulary.
+        search: the search at the end; None: its defaults.
+        decode_every: steps between translations of a part of the validation split; None: with each
+            validation.
+        decode_sentences: how many sentences.
+        average_last: how many of the last weights are averaged in the end; 0: none.
+        num_probes: sentence pairs whose attention is drawn.
+        accumulate: batches an optimizer step.
+        num_workers: processes that load batches.
+        seed: of the run.
+        gradient_clip: largest norm of the gradient; None: no limit.
+        compile_model: run the model through `torch.compile`.
+    """
+
+    model: EncoderDecoder
+
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        data: TranslationData,
+        optimizer: OptimizerRecipe,
+        schedule: Schedule,
+        *,
+        max_steps: int,
+        label_smoothing: float = 0.1,
+        search: Search | None = None,
+        decode_every: int | None = None,
+        decode_sentences: int = 200,
+        average_last: int = 0,
+        num_probes: int = 2,
+        accumulate: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        gradient_clip: float | None = 1.0,
+        compile_model: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            optimizer,
+            schedule,
+            max_steps=max_steps,
+            seed=seed,
+            gradient_clip=gradient_clip,
+            compile_model=compile_model,
+        )
+        self.data = data
+        self.label_smoothing = label_smoothing
+        self.search = Search() if search is None else search
+        self.decode_every = decode_every
+        self.decode_sentences = decode_sentences
+        self.average_last = average_last
+        self.num_probes = num_probes
+        self.accumulate = accumulate
+        self.num_workers = num_workers
+        self._directory: Path | None = None
+        self._decoded_at = 0
+        self._val_loss = MeanMetric()
+        self._val_accuracy = MeanMetric()
+        self._found: dict[str, Any] = {}
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Keeps weights to be averaged, if the recipe asks for it."""
+        return [WeightHistory(self.average_last)] if self.average_last else []
+
+    def loss(self, batch: TranslationBatch, label_smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy of the real targets, in nats a token."""
+        return self._cross_entropy(self._logits(batch), batch, label_smoothing)
+
+    def _logits(self, batch: TranslationBatch) -> Tensor:
+        return self.run_model(batch.source, batch.source_keep, batch.target)
+
+    @staticmethod
+    def _cross_entropy(logits: Tensor, batch: TranslationBatch, smoothing: float) -> Tensor:
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            batch.predicted.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=smoothing,
+        )
+
+    def training_step(self, batch: TranslationBatch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        return self.loss(batch, self.label_smoothing)
+
+    def validation_step(self, batch: TranslationBatch, batch_idx: int) -> None:
+        """Adds one batch to the means, weighted by its tokens."""
+        logits = self._logits(batch)
+        real = batch.predicted != IGNORED
+        right = (logits.argmax(dim=-1) == batch.predicted)[real].float().mean()
+        self._val_loss.update(self._cross_entropy(logits, batch, 0.0), batch.num_tokens)
+        self._val_accuracy.update(right, batch.num_tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs loss and accuracy; at intervals, how good translations and alignments are; at the
+        end, a number for each test set.
+        """
+        loss = float(self._val_loss.compute())
+        accuracy = float(self._val_accuracy.compute())
+        self._val_loss.reset()
+        self._val_accuracy.reset()
+        metrics = {
+            "loss/val": loss,
+            "quality/token_accuracy": accuracy,
+            "quality/perplexity": math.exp(min(loss, 700.0)),
+        }
+        if self.whole_split:
+            metrics = {f"final/{name.partition('/')[2]}": value for name, value in metrics.items()}
+            metrics["final/loss"] = metrics.pop("final/val")
+            metrics |= self._final_metrics()
+        elif self._is_time_to_decode():
+            self._decoded_at = self.global_step
+            metrics |= self._interim_metrics()
+        # Lightning would write them a step too early: it counts the step when validation is over.
+        self.log_dict(metrics, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, self.global_step)
+
+    def _is_time_to_decode(self) -> bool:
+        if not self.decode_sentences:
+            return False
+        return self.global_step - self._decoded_at >= (self.decode_every or 1)
+
+    def _interim_metrics(self) -> dict[str, float]:
+        """Greedy translations of a fixed part of the validation split, and its alignments."""
+        part = spread(len(self.data.val_store), self.decode_sentences)
+        _, scores = self._translated(self.data.val_store, part, Search(beam=1))
+        metrics = {f"quality/{name}": value for name, value in self._of_scores(scores).items()}
+        aligned = self._alignment(self.data.val_store, ALIGNED_SENTENCES)
+        if aligned:
+            for row in alignment.ROWS:
+                best = aligned[alignment.best_place(aligned, row)]
+                metrics[f"alignment/error_rate_{row}_row"] = best.error_rate
+                metrics[f"alignment/pointing_precision_{row}_row"] = best.precision
+            self._write_table("alignment", aligned)
+        return metrics
+
+    def _final_metrics(self) -> dict[str, float]:
+        """Beam search over every test set, whose translations go into the run's directory."""
+        metrics: dict[str, float] = {}
+        place = None
+        aligned = self._alignment(self.data.val_store, None)
+        if aligned:
+            place = alignment.best_place(aligned)
+            self._write_table("alignment_whole_split", aligned)
+            self._found["alignment_read_from"] = str(place)
+        for split in self.data.source.test_splits:
+            store = self.data.test_store(split)
+            hypotheses, scores = self._translated(store, range(len(store)), self.search)
+            self._write_hypotheses(split, hypotheses)
+            for name, value in self._of_scores(scores).items():
+                metrics[f"final/{name}_{split}"] = value
+            self._found["signatures"] = scores.signatures
+            if place is not None and (tested := self._alignment(store, None)):
+                for row in alignment.ROWS:
+                    error_rate = tested[place._replace(row=row)].error_rate
+                    metrics[f"final/alignment_error_rate_{row}_row_{split}"] = error_rate
+        return metrics
+
+    def _of_scores(self, scores: Scores) -> dict[str, float]:
+        found = {"bleu": scores.bleu, "chrf": scores.chrf}
+        return found | ({"exact_match": scores.exact_match} if self.data.source.exact_match else {})
+
+    def _translated(
+        self, store: PairStore, chosen: Sequence[int], search: Search
+    ) -> tuple[list[str], Scores]:
+        best = translate_ids(self.model, [store.sources[i] for i in chosen], store.ends, search)
+        decode = self.data.tokenizers[1].decode
+        hypotheses = [decode(one[0].tokens) for one in best]
+        return hypotheses, score(hypotheses, [store.pairs[i].target for i in chosen])
+
+    def _alignment(
+        self, store: PairStore, limit: int | None
+    ) -> dict[alignment.Place, alignment.AlignmentScore]:
+        """Scores against gold, of `limit` sentences (None: all); empty where there is no gold."""
+        if store.pairs[0].links is None:
+            return {}
+        chosen = spread(len(store), limit or len(store))
+        found = (gold_sentence(store.pairs[i]) for i in chosen)
+        return alignment.score_places(self.model, self.data.tokenizers, found)
+
+    def _write_table(self, tag: str, scores: dict[Any, Any]) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, RunLogger):
+                logger.fenced(tag, alignment.table(scores), self.global_step)
+
+    def _write_hypotheses(self, split: str, hypotheses: list[str]) -> None:
+        if self._directory is None or not self.trainer.is_global_zero:
+            return
+        folder = self._directory / HYPOTHESES
+        folder.mkdir(exist_ok=True)
+        lines = "".join(f"{' '.join(line.splitlines())}\n" for line in hypotheses)
+        (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
+
+    def begin_final(self, directory: Path) -> None:
+        """Takes the average of the last weights, if the recipe asks for it."""
+        super().begin_final(directory)
+        self._directory = directory
+        if not self.average_last:
+            return
+        checkpoints = directory / "checkpoints"
+        found = average(checkpoints)
+        if found is None:
+            return
+        weights, steps = found
+        self.model.load_state_dict(weights)
+        self._found["averaged_steps"] = steps
+        if self.trainer.is_global_zero:
+            state = {f"model.{name}": tensor for name, tensor in weights.items()}
+            file = checkpoints / FOLDER / AVERAGED
+            torch.save({"state_dict": state, "averaged_steps": steps}, file)
+
+    def introduce(self, logger: RunLogger) -> None:
+        """Says what the numbers are."""
+        store = self.data.train_store
+        batches = self.data.train_batches(0, 1)
+        source = self.data.source
+        logger.fenced(
+            "data",
+            f"{source.source_language} -> {source.target_language}\n"
+            f"{len(store):,} training pairs in {batches.num_per_epoch:,} batches an epoch, "
+            f"{padding_share(batches):.1%} of their tokens are padding\n"
+            f"dropped: {store.dropped}",
+            0,
+        )
+        logger.fenced("signatures", "\n".join(score(["a"], ["a"]).signatures.values()), 0)
+
+    def findings(self) -> dict[str, Any]:
+        """Signatures of the scores, where alignments were read, which weights were averaged."""
+        return dict(self._found)
+
+    def train_dataloader(self) -> DataLoader:
+        """The batches of all steps; batch n is a function of (seed, n) alone."""
+        batches = self.data.train_batches(
+            0, self.max_steps * self.accumulate, self.trainer.global_rank, self.trainer.world_size
+        )
+        return self._loader(batches)
+
+    def val_dataloader(self) -> DataLoader:
+        """Fixed batches over a part of the validation split; all of it if `whole_split` is set."""
+        return self._loader(
+            self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
+        )
+
+    def _loader(self, batches: Any) -> DataLoader:
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=False,
+        )
+
+    def num_tokens(self, batch: TranslationBatch) -> int:
+        """Real target tokens."""
+        return batch.num_tokens
+
+    def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
+        """Some validation pairs of at most `num_tokens` tokens a side, or the pair that is given as
+        `source ||| target`.
+
+        Raises:
+            DataError: if the text is no pair, or too long.
+        """
+        store = self.data.val_store
+        if text is not None:
+            source, bar, target = text.partition("|||")
+            if not bar or not source.strip() or not target.strip():
+                raise DataError(
+                    "logging.probe must be a sentence and its translation, `source ||| target`, or "
+                    "null for pairs of the validation split"
+                )
+            pair = Pair(source.strip(), target.strip())
+            store = pair_store(
+                [pair],
+                self.data.tokenizers,
+                split="probe",
+                max_seq_len=self.model.max_seq_len,
+                max_ratio=None,
+            )
+            return [self._probe("probe", store, 0)]
+        longest = [
+            max(s, t) for s, t in zip(store.source_lengths, store.target_lengths, strict=True)
+        ]
+        fitting = [i for i, length in enumerate(longest) if length <= num_tokens]
+        if not fitting:  # all are longer: the shortest must do
+            fitting = [min(range(len(longest)), key=longest.__getitem__)]
+        chosen = [fitting[i] for i in spread(len(fitting), self.num_probes)]
+        return [self._probe(f"probe{n}", store, i) for n, i in enumerate(chosen)]
+
+    def _probe(self, name: str, store: PairStore, i: int) -> Probe:
+        batch = store.batch(torch.tensor([i]).numpy())
+        sides = zip(
+            (batch.source[0].tolist(), batch.target[0].tolist(), batch.predicted[0].tolist()),
+            (self.data.tokenizers[0], *[self.data.tokenizers[1]] * 2),
+            strict=True,
+        )
+        source, reads, predicts = (
+            [tokenizer.token_text(token) for token in tokens] for tokens, tokenizer in sides
+        )
+        pair = store.pairs[i]
+        return Probe(
+            name,
+            (batch.source, batch.source_keep, batch.target),
+            predicts,
+            source,
+            f"{pair.source}\n{pair.target}",
+            note="a decoder's row belongs to the token that it predicts",
+            site_tokens={"encoder.self": (source, source), "decoder.self": (predicts, reads)},
+        )
+
+    def sample(self, final: bool = False) -> str:
+        """Translations of the same few validation sentences, with their references."""
+        store = self.data.val_store
+        chosen = spread(len(store), SAMPLE_SENTENCES)
+        search = self.search if final else Search(beam=1)
+        hypotheses, _ = self._translated(store, chosen, search)
+        return "\n\n".join(
+            f"source     {store.pairs[i].source}\n"
+            f"model      {hypothesis}\n"
+            f"reference  {store.pairs[i].target}"
+            for i, hypothesis in zip(chosen, hypotheses, strict=True)
+        )
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """Numbers from 0 on, evenly spread over `total`, `wanted` of them or all there are."""
+    count = min(total, wanted)
+    return [i * total // count for i in range(count)]
+
+
+def gold_sentence(pair: Pair) -> tuple[alignment.Sentence, alignment.Gold]:
+    """A pair with its words, and its gold links as links of words."""
+    sentence = alignment.Sentence(pair.source, pair.target, words(pair.source), words(pair.target))
+    return sentence, gold_of(pair.links or (), sentence.source_words, sentence.target_words)
+
+
+def padding_share(batches: Any) -> float:
+    """Share of an epoch's tokens, both sides together, that is padding."""
+    store, bounds = batches.store, batches.bounds
+    order, _ = batches.shuffle(0)
+    real = int(store.source_lengths.sum() + store.target_lengths.sum())
+    total = 0
+    for start, stop in pairwise(bounds):
+        members = order[start:stop]
+        widths = store.source_lengths[members].max() + store.target_lengths[members].max()
+        total += int(widths) * len(members)
+    return 1 - real / total

@@ -1,0 +1,86 @@
+"""Keeps the last weights of a run, to be averaged when it is over."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from attnkit.tensorboard.logger import RunLogger
+
+FOLDER = "weights"
+"""Below the folder of the checkpoints."""
+
+
+class WeightHistory(L.Callback):
+    """Writes the model's weights after each validation, and keeps the last few files.
+
+    They lie beside the checkpoints, so that a run that was killed goes on with them; what a run
+    wrote beyond the step at which it resumes is removed.
+
+    Args:
+        count: how many are kept.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Removes what an earlier life of the run wrote about steps that are now to come."""
+        if trainer.is_global_zero:
+            for step, file in _files(_folder(trainer)):
+                if step > trainer.global_step:
+                    file.unlink()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the weights, if the run is still training."""
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        folder = _folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = pl_module.model
+        assert isinstance(model, nn.Module)
+        part = folder / "being-written"
+        torch.save(model.state_dict(), part)
+        part.replace(folder / f"step-{trainer.global_step}.pt")
+        for _, file in _files(folder)[: -self.count]:
+            file.unlink()
+
+
+def average(folder: Path) -> tuple[dict[str, Tensor], list[int]] | None:
+    """Returns the mean of the weights in a folder and the steps that they are from; None if there
+    are none.
+
+    Args:
+        folder: of the checkpoints.
+    """
+    files = _files(folder / FOLDER)
+    if not files:
+        return None
+    mean: dict[str, Tensor] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    for _, file in files:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+        for name, tensor in weights.items():
+            dtypes[name] = tensor.dtype
+            if tensor.is_floating_point():
+                added = tensor.double() / len(files)
+                mean[name] = mean[name] + added if name in mean else added
+            else:
+                mean[name] = tensor
+    return {name: t.to(dtypes[name]) for name, t in mean.items()}, [step for step, _ in files]
+
+
+def _folder(trainer: L.Trainer) -> Path:
+    """Beside the checkpoints, in the directory of the run's logger."""
+    logger = next(logger for logger in trainer.loggers if isinstance(logger, RunLogger))
+    return logger.directory / "checkpoints" / FOLDER
+
+
+def _files(folder: Path) -> list[tuple[int, Path]]:
+    """The files by their steps, the earliest first."""
+    found = [(re.fullmatch(r"step-(\d+)\.pt", file.name), file) for file in folder.glob("*.pt")]
+    return sorted((int(match[1]), file) for match, file in found if match)

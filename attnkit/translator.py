@@ -1,0 +1,260 @@
+"""A trained translation run, ready to use: recipe, tokenizers and model. Loads no lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from attnkit import run_directory
+from attnkit.attention.maps import attention_maps
+from attnkit.checkpoints.reading import read_checkpoint
+from attnkit.data.alignments import words
+from attnkit.data.pair_batch import IGNORED
+from attnkit.data.pair_batches import PairValBatches
+from attnkit.data.pair_store import PairStore, pair_store
+from attnkit.data.pairs.base import Pair
+from attnkit.data.tokenizer_base import Tokenizer
+from attnkit.data.translation import load_vocabularies
+from attnkit.models.beam_search import Search
+from attnkit.models.encoder_decoder import EncoderDecoder
+from attnkit.recipe import Recipe, load_recipe
+from attnkit.run_directory import RunDirectoryError
+from attnkit.tasks import cross_alignment as alignment
+from attnkit.tasks.translating import translate_ids
+from attnkit.trained_run import fill, model_weights, read_weights
+
+AHEAD = 256
+"""Lines that are read before they are translated together; what follows waits for them."""
+
+Checkpoint = Literal["averaged", "last", "best"]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translation of a line.
+
+    Attributes:
+        text: the translation.
+        score: log-probability divided by the length penalty, in nats.
+        ended: False if it was cut at the greatest length.
+    """
+
+    text: str
+    score: float
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of input and what became of it.
+
+    Attributes:
+        number: from 1.
+        source: the line.
+        translations: the best first; a blank line has one, which is empty.
+        warnings: what a person should know of it, such as that it was cut.
+    """
+
+    number: int
+    source: str
+    translations: list[Translation]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Translator:
+    """What a translation run left behind.
+
+    Attributes:
+        recipe: the resolved recipe.
+        tokenizers: of source and target.
+        model: with the trained weights, in evaluation mode, on the CPU.
+    """
+
+    recipe: Recipe
+    tokenizers: tuple[Tokenizer, Tokenizer]
+    model: EncoderDecoder
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The end tokens of source and target."""
+        return self.tokenizers[0].end_of_document_id, self.tokenizers[1].end_of_document_id
+
+    def search(self, **options: Any) -> Search:
+        """The recipe's search, with some options changed (None leaves one as it is)."""
+        own = self.recipe.translation
+        found = {"beam": own.beam, "length_penalty": own.length_penalty}
+        return Search(**(found | {k: v for k, v in options.items() if v is not None}))
+
+    def translate(self, lines: Iterable[str], search: Search | None = None) -> Iterator[Line]:
+        """Translates lines, in their order, as they come.
+
+        Blank lines stay blank; a line that is longer than the model's longest sequence is cut, and
+        says so.
+        """
+        search = search or self.search()
+        numbered = enumerate(lines, start=1)
+        while ahead := list(islice(numbered, AHEAD)):
+            yield from self._translate(ahead, search)
+
+    def _translate(self, lines: Sequence[tuple[int, str]], search: Search) -> Iterator[Line]:
+        room = self.model.max_seq_len - 1
+        rows: list[np.ndarray] = []
+        warnings: list[list[str]] = []
+        for _, line in lines:
+            ids = self.tokenizers[0].encode_batch([line.strip()])[0]
+            warnings.append(self._warnings(line.strip(), len(ids)))
+            rows.append(ids[:room].astype(np.int64))
+        written = [i for i, row in enumerate(rows) if len(row)]
+        best = translate_ids(self.model, [rows[i] for i in written], self.ends, search)
+        found = dict(zip(written, best, strict=True))
+        for i, (number, line) in enumerate(lines):
+            translations = [
+                Translation(self.tokenizers[1].decode(one.tokens), one.score, one.ended)
+                for one in found.get(i, [])
+            ]
+            yield Line(number, line, translations or [Translation("", 0.0, True)], warnings[i])
+
+    def _warnings(self, line: str, num_tokens: int) -> list[str]:
+        room = self.model.max_seq_len - 1
+        found = []
+        if num_tokens > room:
+            found.append(f"cut: it has {num_tokens} tokens, and the model reads {room} at most")
+        tokenizer = self.tokenizers[0]
+        if tokenizer.unknown_id is not None:
+            encoding = tokenizer.encode(line)
+            unknown = [
+                line[start:stop].strip()
+                for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+                if token == tokenizer.unknown_id
+            ]
+            if unknown:
+                found.append(f"the vocabulary lacks {', '.join(map(repr, dict.fromkeys(unknown)))}")
+        return found
+
+    def links(self, source: str, target: str, place: alignment.Place) -> list[tuple[int, int]]:
+        """Source word, target word, both from 0 and split at white space, as the cross-attention at
+        a place has them.
+        """
+        found = alignment.cross_links(self.model, self.tokenizers, spaced(source, target))
+        return sorted(found[place])
+
+    def cross_map(
+        self, source: str, target: str, place: alignment.Place
+    ) -> tuple[np.ndarray, list[str], list[str]]:
+        """The cross-attention (T, S) of a pair at a place, with the target tokens that its rows
+        predict and the source tokens that its columns are.
+        """
+        store = self.store([Pair(source, target)])
+        batch = store.batch(np.array([0]))
+        inputs = (batch.source, batch.source_keep, batch.target)
+        maps = [
+            m for m in attention_maps(self.model, lambda: self.model(*inputs)) if m.role == "cross"
+        ]
+        heads = maps[place.layer].weights[0]
+        weights = heads.mean(dim=0) if place.head == alignment.MEAN else heads[place.head]
+        queries = [self.tokenizers[1].token_text(i) for i in batch.predicted[0].tolist()]
+        keys = [self.tokenizers[0].token_text(i) for i in batch.source[0].tolist()]
+        return weights.numpy(), queries, keys
+
+    def place(self, layer: int | None = None, head: int | None = None) -> alignment.Place:
+        """Where alignments are read: by default the mean of the heads of the last layer but one,
+        which in a model without gold is the safest guess.
+
+        Raises:
+            ValueError: if the model has no such layer or head.
+        """
+        layers = self.model.decoder.layers
+        layer = max(len(layers) - 2, 0) if layer is None else layer
+        if not 0 <= layer < len(layers):
+            raise ValueError(f"layer must be from 0 to {len(layers) - 1}, got {layer}")
+        heads = layers[layer].cross_attention.num_heads
+        if head is not None and not 0 <= head < heads:
+            raise ValueError(f"head must be from 0 to {heads - 1}, got {head}")
+        return alignment.Place(layer, alignment.MEAN if head is None else head, "predicting")
+
+    def store(self, pairs: Sequence[Pair]) -> PairStore:
+        """Pairs as the model reads them; nothing is dropped, what is too long is cut."""
+        return pair_store(
+            pairs,
+            self.tokenizers,
+            split="evaluated",
+            max_seq_len=self.model.max_seq_len,
+            max_ratio=None,
+            keep_all=True,
+        )
+
+    @torch.no_grad()
+    def loss(self, store: PairStore) -> float:
+        """Mean cross-entropy of the references, in nats a target token."""
+        total, count = 0.0, 0
+        tokens = max(self.recipe.trainer.batch_tokens, self.model.max_seq_len)
+        batches = PairValBatches(store, batch_tokens=tokens, max_tokens=None)
+        for i in range(len(batches)):
+            batch = batches[i]
+            logits = self.model(batch.source, batch.source_keep, batch.target)
+            predicted = batch.predicted.flatten()
+            total += float(
+                F.cross_entropy(
+                    logits.flatten(0, 1), predicted, ignore_index=IGNORED, reduction="sum"
+                )
+            )
+            count += batch.num_tokens
+        return total / count
+
+
+def spaced(source: str, target: str) -> alignment.Sentence:
+    """A pair whose words are what stands between white space, as Pharaoh's form counts them."""
+    return alignment.Sentence(
+        source,
+        target,
+        words(source, split_on_spaces=True),
+        words(target, split_on_spaces=True),
+    )
+
+
+def load_translator(directory: str | Path, checkpoint: Checkpoint | None = None) -> Translator:
+    """Loads a translation run from its directory.
+
+    Args:
+        directory: `runs/<recipe>/<variant>/seed<k>`.
+        checkpoint: which weights; None: the averaged ones if there are any, else the last.
+
+    Raises:
+        RunDirectoryError: if the directory holds no translation run, or its checkpoint is missing,
+            damaged, of another model or vocabulary, or not plain data.
+        DataError: if a tokenizer is missing or damaged.
+    """
+    directory = Path(directory)
+    recipe = load_recipe(run_directory.recipe_of(directory))
+    if recipe.task != "translation":
+        raise RunDirectoryError(
+            f"{directory} is no translation run but one of {recipe.task}; `attnkit generate` lets "
+            "a language model speak"
+        )
+    folder = directory / run_directory.CHECKPOINTS
+    if checkpoint is None:
+        averaged = folder / run_directory.AVERAGED
+        checkpoint = "averaged" if averaged.is_file() else "last"
+    name = {
+        "averaged": run_directory.AVERAGED,
+        "last": run_directory.LAST,
+        "best": run_directory.BEST,
+    }[checkpoint]
+    if checkpoint == "averaged":  # made of checkpoints, not one of the store's
+        weights = model_weights(read_checkpoint(folder / name))
+    else:
+        weights = read_weights(folder / name)
+    separate = recipe.target_tokenizer is not None
+    tokenizers = load_vocabularies(directory, separate=separate)
+    sizes = [tokenizers[1].vocab_size, *([tokenizers[0].vocab_size] if separate else [])]
+    model = EncoderDecoder(*sizes, **recipe.model)
+    fill(model, weights, folder / name)
+    return Translator(recipe, tokenizers, model.eval())
