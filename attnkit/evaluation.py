@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -156,7 +156,7 @@ def evaluate(
     translator: Translator,
     test_set: TestSet,
     search: Search,
-    moses: str | None = None,
+    moses: Callable[[str], str] | None = None,
     output: Path | None = None,
 ) -> Evaluation:
     """Translates and scores a test set.
@@ -165,7 +165,7 @@ def evaluate(
         translator: the run.
         test_set: what is scored.
         search: how to search.
-        moses: language of Moses' tokenizer, for BLEU over its lowercased output; None: not asked.
+        moses: from `moses_tokenizer`, for BLEU over its lowercased output; None: not asked.
         output: folder for the translations, one file a test set; None: not written.
     """
     sources = [pair.source for pair in test_set.pairs]

@@ -238,7 +238,7 @@ def build_trainer(
     """
     quiet_lightning()
     options = recipe.trainer
-    validate_every = min(recipe.validation.every_n_steps, options.max_steps)
+    validate_every = recipe.validate_every
     label = f"{recipe.name}/{recipe.variant}"
     io = StoredCheckpoints(store)
     saving = recipe.checkpoint

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +29,8 @@ from attnkit.tasks import cross_alignment as alignment
 from attnkit.tasks.translating import translate_ids
 from attnkit.trained_run import fill, model_weights, read_weights
 
-AHEAD = 256
-"""Lines that are read before they are translated together; what follows waits for them."""
+TOGETHER = 256
+"""Lines that are translated at once, the longest beside each other; what follows waits for them."""
 
 Checkpoint = Literal["averaged", "last", "best"]
 
@@ -93,34 +92,43 @@ class Translator:
         found = {"beam": own.beam, "length_penalty": own.length_penalty}
         return Search(**(found | {k: v for k, v in options.items() if v is not None}))
 
-    def translate(self, lines: Iterable[str], search: Search | None = None) -> Iterator[Line]:
-        """Translates lines, in their order, as they come.
+    def translate(
+        self, lines: Sequence[str], search: Search | None = None, *, first_number: int = 1
+    ) -> Iterator[Line]:
+        """Translates lines, in their order.
 
         Blank lines stay blank; a line that is longer than the model's longest sequence is cut, and
         says so.
+
+        Args:
+            lines: what is there to translate.
+            search: how to search; None: as the recipe says.
+            first_number: number of the first line.
         """
         search = search or self.search()
-        numbered = enumerate(lines, start=1)
-        while ahead := list(islice(numbered, AHEAD)):
-            yield from self._translate(ahead, search)
+        for start in range(0, len(lines), TOGETHER):
+            together = lines[start : start + TOGETHER]
+            yield from self._translate(together, search, first_number + start)
 
-    def _translate(self, lines: Sequence[tuple[int, str]], search: Search) -> Iterator[Line]:
+    def _translate(self, lines: Sequence[str], search: Search, first_number: int) -> Iterator[Line]:
         room = self.model.max_seq_len - 1
         rows: list[np.ndarray] = []
         warnings: list[list[str]] = []
-        for _, line in lines:
+        for line in lines:
             ids = self.tokenizers[0].encode_batch([line.strip()])[0]
             warnings.append(self._warnings(line.strip(), len(ids)))
             rows.append(ids[:room].astype(np.int64))
         written = [i for i, row in enumerate(rows) if len(row)]
         best = translate_ids(self.model, [rows[i] for i in written], self.ends, search)
         found = dict(zip(written, best, strict=True))
-        for i, (number, line) in enumerate(lines):
+        for i, line in enumerate(lines):
             translations = [
                 Translation(self.tokenizers[1].decode(one.tokens), one.score, one.ended)
                 for one in found.get(i, [])
             ]
-            yield Line(number, line, translations or [Translation("", 0.0, True)], warnings[i])
+            yield Line(
+                first_number + i, line, translations or [Translation("", 0.0, True)], warnings[i]
+            )
 
     def _warnings(self, line: str, num_tokens: int) -> list[str]:
         room = self.model.max_seq_len - 1

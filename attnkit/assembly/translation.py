@@ -42,6 +42,7 @@ def build_task(recipe: Recipe, model: EncoderDecoder, data: TranslationData) -> 
         OPTIMIZERS.build(recipe.optimizer),
         SCHEDULES.build(recipe.schedule),
         max_steps=recipe.trainer.max_steps,
+        validate_every=recipe.validate_every,
         label_smoothing=options.label_smoothing,
         search=Search(beam=options.beam, length_penalty=options.length_penalty),
         decode_every=options.decode_every,

@@ -25,7 +25,7 @@ class Cache(ABC):
         """
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                setattr(self, name, value[rows])
+                setattr(self, name, value.index_select(0, rows))
 
 
 class KeyValueCache(Cache):

@@ -63,14 +63,17 @@ def evaluate(
 
     def act() -> None:
         from attnkit import evaluation
+        from attnkit.tasks.translation_scores import moses_tokenizer
         from attnkit.translator import load_translator
 
+        # What cannot be is told before anything is translated.
+        tokenize = None if moses is None else moses_tokenizer(moses)
         translator = load_translator(run, None if weights is None else weights.value)
         search = translator.search(beam=beam, length_penalty=length_penalty)
         sets = evaluation.test_sets(
             translator, data or [], gold, form=gold_form.value, first_index=gold_index
         )
         for one in sets:
-            evaluation.show(evaluation.evaluate(translator, one, search, moses, output))
+            evaluation.show(evaluation.evaluate(translator, one, search, tokenize, output))
 
     guarded(act, debug)

@@ -90,18 +90,21 @@ def translate(
             place = translator.place(layer, head)
         except ValueError as error:
             _refuse(str(error))
-        for line in translator.translate(_lines(sentences, file), search):
-            for warning in line.warnings:
-                typer.echo(f"line {line.number}: {warning}", err=True)
-            for best in line.translations:
-                shown = f"{best.score:.4f}\t{best.text}" if n_best > 1 else best.text
-                if alignments:
-                    links = translator.links(line.source.strip(), best.text, place)
-                    shown += "\t" + " ".join(f"{i}-{j}" for i, j in links)
-                typer.echo(shown)
-            sys.stdout.flush()
-            if attention is not None:
-                _draw(translator, line, place, attention)
+        number = 1
+        for lines in _as_they_come(sentences, file):
+            for line in translator.translate(lines, search, first_number=number):
+                for warning in line.warnings:
+                    typer.echo(f"line {line.number}: {warning}", err=True)
+                for best in line.translations:
+                    shown = f"{best.score:.4f}\t{best.text}" if n_best > 1 else best.text
+                    if alignments:
+                        links = translator.links(line.source.strip(), best.text, place)
+                        shown += "\t" + " ".join(f"{i}-{j}" for i, j in links)
+                    typer.echo(shown)
+                sys.stdout.flush()
+                if attention is not None:
+                    _draw(translator, line, place, attention)
+            number += len(lines)
 
     guarded(act, debug)
 
@@ -127,25 +130,27 @@ def _refuse(message: str) -> NoReturn:
     raise DataError(message)
 
 
-def _lines(sentences: list[str] | None, file: Path | None) -> Iterator[str]:
-    """The input, a line at a time; what is typed at a terminal is translated line by line.
+def _as_they_come(sentences: list[str] | None, file: Path | None) -> Iterator[list[str]]:
+    """The input; of standard input the lines that are there, so that nobody who writes one waits
+    for others.
 
     Raises:
         DataError: if it is not UTF-8; names the line.
     """
-    from attnkit.data.errors import DataError
-    from attnkit.data.line_files import read_lines
+    from attnkit.data.line_files import decoded, read_lines
 
     if sentences:
-        yield from sentences
+        yield sentences
         return
     if file is not None:
-        yield from read_lines(file)
+        yield read_lines(file)
         return
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield raw.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"standard input, line {number}: byte 0x{raw[error.start]:02x} is not valid UTF-8"
-            ) from error
+    number, begun = 1, b""
+    read = sys.stdin.buffer.read1  # pyright: ignore[reportAttributeAccessIssue]
+    while chunk := read(1 << 16):  # waits for the first byte alone
+        *whole, begun = (begun + chunk).split(b"\n")
+        if whole:
+            yield decoded("standard input", whole, number)
+            number += len(whole)
+    if begun:
+        yield decoded("standard input", [begun], number)

@@ -6,8 +6,9 @@ pieces of two languages with the same key translate each other, which is the gol
 A key may have a second part: `who.the` is the article of `who`, `act.aux` the auxiliary of `act`.
 
 Language faults that are kept out: counts of one (German would need another case), weekdays in
-German dates (another case again), AM and PM in Korean (the wide day periods are used), Korean
-units without a long form, and the narrow and the non-breaking space.
+German dates (another case again), `von dem` (it is `vom`), French words that need an elision, AM
+and PM in Korean (the wide day periods are used), Korean units without a long form, and the narrow
+and the non-breaking space.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ WHAT = {  # German: article that names it as a subject; Korean; French: article
 THING = {  # German: accusative, dative; Korean; French
     "house": ("house", "das Haus", "dem Haus", "집", "la maison"),
     "ship": ("ship", "das Schiff", "dem Schiff", "배", "le bateau"),
-    "school": ("school", "die Schule", "der Schule", "학교", "le lycée"),
+    "library": ("library", "die Bibliothek", "der Bibliothek", "도서관", "la bibliothèque"),
     "garden": ("garden", "den Garten", "dem Garten", "정원", "le jardin"),
     "bridge": ("bridge", "die Brücke", "der Brücke", "다리", "le pont"),
     "tower": ("tower", "den Turm", "dem Turm", "탑", "la tour"),
@@ -125,6 +126,13 @@ FUNCTION_WORDS = frozenset(
 )
 """Keys of words whose counterparts are possible links, not sure ones."""
 
+CONTRACTIONS = {
+    ("von", "dem"): ("vo", "m"),
+    ("zu", "dem"): ("zu", "m"),
+    ("zu", "der"): ("zu", "r"),
+}
+"""German prepositions that take the article behind them in: what is left of each."""
+
 _PART = re.compile(r"\{\w+\}|[^\s{}:]+:[\w.]+?(?=[\s{]|\.$)|\s+|[^\s{}]+")
 """A slot, a word with its key, spaces, or a word without one."""
 
@@ -150,9 +158,24 @@ def say(template: str, meaning: Meaning, language: Language, prefix: str = "") -
             pieces.append(Piece(".", "stop"))
         else:
             pieces.append(Piece(part))
+    if language == "de":
+        pieces = _contracted(pieces)
     first = pieces[0]
     pieces[0] = Piece(first.text[:1].upper() + first.text[1:], first.key)
     return [Piece(text, None if key is None else prefix + key) for text, key in pieces if text]
+
+
+def _contracted(pieces: list[Piece]) -> list[Piece]:
+    """Makes `vom` of `von dem`, as everybody says; each half keeps its key."""
+    found: list[Piece] = []
+    for piece in pieces:
+        before = found[-2] if len(found) > 1 and found[-1].text == " " else None
+        halves = before and CONTRACTIONS.get((before.text, piece.text))
+        if before and halves:
+            found[-2:] = [Piece(halves[0], before.key), Piece(halves[1], piece.key)]
+        else:
+            found.append(piece)
+    return found
 
 
 def _slot(template: str, slot: str, meaning: Meaning, language: Language) -> list[Piece]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from attnkit.data.errors import DataError
@@ -31,14 +32,28 @@ def read_lines(path: Path) -> list[str]:
     lines = raw.split(b"\n")
     if lines and not lines[-1]:
         lines.pop()
+    return decoded(str(path), lines)
+
+
+def decoded(name: str, lines: Sequence[bytes], first_number: int = 1) -> list[str]:
+    """Returns lines as text, without a carriage return at their ends.
+
+    Args:
+        name: what they are from, for the message.
+        lines: without their line feeds.
+        first_number: number of the first line.
+
+    Raises:
+        DataError: if one is not UTF-8; names it.
+    """
     texts = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=first_number):
         try:
             texts.append(line.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{path}:{number}: byte 0x{line[error.start]:02x} is not valid UTF-8; convert the "
-                "file to UTF-8"
+                f"{name}:{number}: byte 0x{line[error.start]:02x} is not valid UTF-8; convert it "
+                "to UTF-8"
             ) from error
     return texts
 

@@ -50,8 +50,11 @@ class DecoderCache:
 
     def select_sources(self, rows: Tensor) -> None:
         """Keeps these sources, in this order."""
-        self.source = [(keys[rows], values[rows]) for keys, values in self.source]
-        self.source_keep = self.source_keep[rows]
+        self.source = [
+            (keys.index_select(0, rows), values.index_select(0, rows))
+            for keys, values in self.source
+        ]
+        self.source_keep = self.source_keep.index_select(0, rows)
 
     def num_bytes(self) -> int:
         """Bytes that the source and the tokens seen so far need."""

@@ -113,6 +113,11 @@ class RecipeKeys:
         """Where the run lies: `<runs_dir>/<name>/<variant>/seed<seed>`."""
         return self.runs_dir / self.name / self.variant / f"seed{self.seed}"
 
+    @property
+    def validate_every(self) -> int:
+        """Steps between validations: at least one, at the end."""
+        return min(self.validation.every_n_steps, self.trainer.max_steps)
+
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain types, with today's defaults, so that later defaults change nothing."""
         names = [item.name for item in dataclasses.fields(RecipeKeys)]

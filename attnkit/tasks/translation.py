@@ -54,6 +54,7 @@ class TranslationTask(Task):
         optimizer: makes the optimizer.
         schedule: the learning rate's shape.
         max_steps: optimizer steps of the whole run.
+        validate_every: steps between validations.
         label_smoothing: share of each target's probability that is spread over the vocabulary.
         search: the search at the end; None: its defaults.
         decode_every: steps between translations of a part of the validation split; None: with each
@@ -78,6 +79,7 @@ class TranslationTask(Task):
         schedule: Schedule,
         *,
         max_steps: int,
+        validate_every: int,
         label_smoothing: float = 0.1,
         search: Search | None = None,
         decode_every: int | None = None,
@@ -100,6 +102,7 @@ class TranslationTask(Task):
             compile_model=compile_model,
         )
         self.data = data
+        self.validate_every = validate_every
         self.label_smoothing = label_smoothing
         self.search = Search() if search is None else search
         self.decode_every = decode_every
@@ -109,14 +112,13 @@ class TranslationTask(Task):
         self.accumulate = accumulate
         self.num_workers = num_workers
         self._directory: Path | None = None
-        self._decoded_at = 0
         self._val_loss = MeanMetric()
         self._val_accuracy = MeanMetric()
         self._found: dict[str, Any] = {}
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Keeps weights to be averaged, if the recipe asks for it."""
-        return [WeightHistory(self.average_last)] if self.average_last else []
+        return [WeightHistory(self.average_last, self.validate_every)] if self.average_last else []
 
     def loss(self, batch: TranslationBatch, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy of the real targets, in nats a token."""
@@ -164,7 +166,6 @@ class TranslationTask(Task):
             metrics["final/loss"] = metrics.pop("final/val")
             metrics |= self._final_metrics()
         elif self._is_time_to_decode():
-            self._decoded_at = self.global_step
             metrics |= self._interim_metrics()
         # Lightning would write them a step too early: it counts the step when validation is over.
         self.log_dict(metrics, logger=False)
@@ -172,9 +173,15 @@ class TranslationTask(Task):
             logger.log_metrics(metrics, self.global_step)
 
     def _is_time_to_decode(self) -> bool:
-        if not self.decode_sentences:
+        """At the first validation from each multiple of `decode_every` on: a function of the step
+        alone, or a run that resumes would do it at others. The validation of a run that is stopped
+        between two that are due has none.
+        """
+        step, validate_every = self.global_step, self.validate_every
+        if not self.decode_sentences or step % validate_every:
             return False
-        return self.global_step - self._decoded_at >= (self.decode_every or 1)
+        every = self.decode_every or validate_every
+        return step // every > (step - validate_every) // every
 
     def _interim_metrics(self) -> dict[str, float]:
         """Greedy translations of a fixed part of the validation split, and its alignments."""

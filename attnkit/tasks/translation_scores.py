@@ -5,7 +5,7 @@ matches.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,31 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
     )
 
 
+def moses_tokenizer(language: str) -> Callable[[str], str]:
+    """Moses' tokenizer, as a function from raw text to tokens with spaces between them.
+
+    Args:
+        language: as Moses calls it ("de").
+
+    Raises:
+        DataError: if sacremoses is not installed, or does not know the language: it would take
+            English's rules without a word.
+    """
+    try:
+        moses: Any = importlib.import_module("sacremoses")
+    except ImportError as error:
+        raise DataError("the Moses tokenizer is missing: pip install 'attnkit[moses]'") from error
+    known = {*moses.corpus.NonbreakingPrefixes().available_langs.values(), "zh", "ja", "ko"}
+    if language not in known:
+        raise DataError(
+            f"Moses knows no language `{language}`; it knows {', '.join(sorted(known))}"
+        )
+    tokenizer = moses.MosesTokenizer(lang=language)
+    return lambda text: tokenizer.tokenize(text, return_str=True, escape=False)
+
+
 def moses_lowercased_bleu(
-    hypotheses: Sequence[str], references: Sequence[str], language: str
+    hypotheses: Sequence[str], references: Sequence[str], tokenize: Callable[[str], str]
 ) -> tuple[float, str]:
     """BLEU over lowercased text that Moses has tokenised, and its signature: how many older papers
     count. Not comparable with `tok:13a`.
@@ -62,22 +85,11 @@ def moses_lowercased_bleu(
     Args:
         hypotheses: raw text.
         references: raw text.
-        language: of both, as Moses calls it ("de").
-
-    Raises:
-        DataError: if sacremoses is not installed.
+        tokenize: from `moses_tokenizer`.
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    try:
-        moses: Any = importlib.import_module("sacremoses")
-    except ImportError as error:
-        raise DataError("the Moses tokenizer is missing: pip install 'attnkit[moses]'") from error
-    tokenizer = moses.MosesTokenizer(lang=language)
-
-    def tokenised(texts: Sequence[str]) -> list[str]:
-        return [tokenizer.tokenize(text, return_str=True, escape=False) for text in texts]
-
     bleu = BLEU(lowercase=True, tokenize="none", force=True)
-    found = bleu.corpus_score(tokenised(hypotheses), [tokenised(references)]).score
+    tokenised = [[tokenize(text) for text in texts] for texts in (hypotheses, references)]
+    found = bleu.corpus_score(tokenised[0], [tokenised[1]]).score
     return found, str(bleu.get_signature())

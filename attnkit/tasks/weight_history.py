@@ -16,17 +16,20 @@ FOLDER = "weights"
 
 
 class WeightHistory(L.Callback):
-    """Writes the model's weights after each validation, and keeps the last few files.
+    """Writes the model's weights after each validation that is due, and keeps the last few files.
 
     They lie beside the checkpoints, so that a run that was killed goes on with them; what a run
-    wrote beyond the step at which it resumes is removed.
+    wrote beyond the step at which it resumes is removed. A run that is stopped validates once more,
+    at a step at which none is due: it must not leave weights that a run without a stop would lack.
 
     Args:
         count: how many are kept.
+        validate_every: steps between validations.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, validate_every: int) -> None:
         self.count = count
+        self.validate_every = validate_every
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Removes what an earlier life of the run wrote about steps that are now to come."""
@@ -36,8 +39,10 @@ class WeightHistory(L.Callback):
                     file.unlink()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the weights, if the run is still training."""
+        """Writes the weights, if the run is still training and this validation was due."""
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        if trainer.global_step % self.validate_every:
             return
         folder = _folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)

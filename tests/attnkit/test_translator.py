@@ -1,7 +1,10 @@
 """A translation run from recipe to commands: what it learns, leaves behind, prints, and refuses."""
 
+import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,7 +18,8 @@ from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.recipe import RecipeError, recipe_from_dict
 from attnkit.run_directory import RunDirectoryError
-from attnkit.tasks.translation_scores import score
+from attnkit.tasks.base import Task
+from attnkit.tasks.translation_scores import moses_lowercased_bleu, moses_tokenizer, score
 from attnkit.tensorboard.map_format import decode
 from attnkit.trained_run import load_run
 from attnkit.translator import load_translator
@@ -142,6 +146,64 @@ def test_the_same_recipe_gives_the_same_run_bit_for_bit(tmp_path):
     assert first == second
 
 
+class Slow(io.RawIOBase):
+    """Somebody who writes a line, and the next when the first has been answered."""
+
+    def __init__(self, *chunks):
+        self.chunks = list(chunks)
+        self.answered = []
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self.answered.append(sys.stdout.buffer.getvalue().decode())
+        chunk = self.chunks.pop(0) if self.chunks else b""
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def test_lines_are_translated_as_they_come(result):
+    writer = Slow(b"a b c d\n", b"b\nc", b" b\n", b"\xff\n")
+    said = invoke("translate", result.directory, input=io.BufferedReader(writer))
+    assert [text.split("\n")[:-1] for text in writer.answered] == [
+        [], ["d c b a"], ["d c b a", "b"], ["d c b a", "b", "b c"]
+    ]  # fmt: skip
+    assert said.exit_code == 2
+    assert "standard input:4: byte 0xff is not valid UTF-8" in said.stderr
+
+
+def test_a_run_that_was_stopped_comes_to_the_same_bleu(tmp_path, monkeypatch):
+    """Between two validations, with weights to be averaged and translations on the way."""
+    keys = [
+        "trainer.max_steps=12", "validation.every_n_steps=2", "translation.decode_every=3",
+        "translation.average=4", "model.dropout=0.1", "data.num_val=12",
+    ]  # fmt: skip
+    recipes = [recipe_from_dict({**KEYS, "runs_dir": str(tmp_path / name)}, keys) for name in "ab"]
+    whole = experiment.run(recipes[0])
+    plain = Task.on_before_backward
+
+    def stop(self, loss):
+        plain(self, loss)
+        if self.global_step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "on_before_backward", stop)
+        with pytest.raises(SystemExit):
+            experiment.run(recipes[1])
+    again = experiment.run(recipes[1], resume="yes")
+    assert again.metrics == whole.metrics
+    assert again.record["averaged_steps"] == whole.record["averaged_steps"] == [6, 8, 10, 12]
+    curves = [
+        [(event.step, event.value) for event in
+         event_accumulator.EventAccumulator(str(one.directory)).Reload().Scalars("quality/bleu")]
+        for one in (whole, again)
+    ]  # fmt: skip
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == [4, 6, 10, 12]
+
+
 def test_translate_keeps_order_and_takes_everything_in_stride(result, tmp_path):
     lines = ["a b c d", "", "d c z a", " ".join("abcd" * 10), "b"]
     said = invoke("translate", result.directory, input="\n".join(lines) + "\n")
@@ -200,6 +262,28 @@ def test_evaluate_scores_own_splits_and_files_with_gold(result, tmp_path):
         said = invoke(*command, *extra)
         assert said.exit_code == 2
         assert message in said.stderr
+
+
+def test_bleu_as_older_papers_count_it(result, monkeypatch):
+    """Moses keeps `bzw.` together in German alone; a language that it lacks is told."""
+    pytest.importorskip("sacremoses")
+    tokenize = moses_tokenizer("de")
+    assert tokenize("Ein Hund, bzw. 3.5 Katzen.") == "Ein Hund , bzw. 3.5 Katzen ."
+    bleu, signature = moses_lowercased_bleu(
+        ["ein HUND läuft hier."], ["Ein Hund läuft hier."], tokenize
+    )
+    assert bleu == pytest.approx(100)
+    assert "case:lc" in signature
+    assert "tok:none" in signature
+    for forget, language, message in (
+        (False, "deutsch", "Moses knows no language `deutsch`; it knows as, "),
+        (True, "de", "the Moses tokenizer is missing: pip install 'attnkit[moses]'"),
+    ):
+        if forget:
+            monkeypatch.setitem(sys.modules, "sacremoses", None)
+        said = invoke("evaluate", result.directory, "--moses", language)
+        assert said.exit_code == 2
+        assert message in " ".join(said.stderr.split())
 
 
 def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):

@@ -101,6 +101,11 @@ def test_german_and_korean_say_what_they_should():
     korean = " ".join(pair.target for pair in pairs["ko"])
     assert not re.search(r"(?<!\d)1 (?!Uhr)", re.sub(r"\d{2}:\d{2}", "", german))  # counts of one
     assert "dem" not in re.findall(r"Oktober, (\w+)", german)
+    assert not re.search(r"\b(von|zu) dem\b|\bzu der\b", german)
+    assert all(form in german for form in ("vom ", "von der ", "zum ", "zur "))
+    french = " ".join(pair.target for pair in pairs["fr"])
+    assert not re.search(r"\b(le|la|de) [aeiouyhéè]", french)  # an elision would be needed
+    assert max(map(int, re.findall(r", (\d{4})", " ".join(p.source for p in pairs["de"])))) < 2021
     assert "AM" not in korean
     assert "오후" in korean
     assert "오전" in korean
@@ -110,6 +115,14 @@ def test_german_and_korean_say_what_they_should():
         other = {"은": "는", "는": "은", "을": "를", "를": "을"}[particle]
         assert f"{noun}{other}" not in korean
         assert f"{noun}{particle}" in korean
+
+
+def test_both_halves_of_a_contraction_are_linked():
+    pairs = CldrPairs(target="de", **SMALL).pairs("train")
+    pair = next(pair for pair in pairs if " vom " in pair.target and pair.target.count(".") == 1)
+    at = pair.target.index(" vom ") + 1
+    halves = {pair.source[slice(*s)]: t for s, t, _ in pair.links if at <= t[0] < at + 3}
+    assert (halves["from"], halves["the"]) == ((at, at + 2), (at + 2, at + 3))
 
 
 def test_verbs_at_the_end_are_linked_across_the_sentence():
