@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 
 from attnkit.data.alignments import gold_of, words
 from attnkit.data.errors import DataError
+from attnkit.data.order import BatchesFrom
 from attnkit.data.pair_batch import IGNORED, TranslationBatch
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
@@ -296,7 +297,7 @@ class TranslationTask(Task):
         batches = self.data.train_batches(
             0, self.max_steps * self.accumulate, self.trainer.global_rank, self.trainer.world_size
         )
-        return self._loader(batches)
+        return self._loader(batches, sampler=BatchesFrom(self.first_batch, len(batches)))
 
     def val_dataloader(self) -> DataLoader:
         """Fixed batches over a part of the validation split; all of it if `whole_split` is set."""
@@ -304,9 +305,10 @@ class TranslationTask(Task):
             self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
         )
 
-    def _loader(self, batches: Any) -> DataLoader:
+    def _loader(self, batches: Any, **options: Any) -> DataLoader:
         return DataLoader(
             batches,
+            **options,
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
