@@ -146,31 +146,33 @@ def test_the_same_recipe_gives_the_same_run_bit_for_bit(tmp_path):
     assert first == second
 
 
-class Slow(io.RawIOBase):
-    """Somebody who writes a line, and the next when the first has been answered."""
+class Conversation(io.RawIOBase):
+    """Standard input of somebody who writes on when what was written has been answered."""
 
-    def __init__(self, *chunks):
+    def __init__(self, chunks, read_answer):
         self.chunks = list(chunks)
-        self.answered = []
+        self.read_answer = read_answer
+        self.answers = []
 
     def readable(self):
         return True
 
     def readinto(self, buffer):
-        self.answered.append(sys.stdout.buffer.getvalue().decode())
+        self.answers.append(self.read_answer())
         chunk = self.chunks.pop(0) if self.chunks else b""
         buffer[: len(chunk)] = chunk
         return len(chunk)
 
 
-def test_lines_are_translated_as_they_come(result):
-    writer = Slow(b"a b c d\n", b"b\nc", b" b\n", b"\xff\n")
-    said = invoke("translate", result.directory, input=io.BufferedReader(writer))
-    assert [text.split("\n")[:-1] for text in writer.answered] == [
-        [], ["d c b a"], ["d c b a", "b"], ["d c b a", "b", "b c"]
-    ]  # fmt: skip
-    assert said.exit_code == 2
-    assert "standard input:4: byte 0xff is not valid UTF-8" in said.stderr
+def test_lines_are_translated_as_they_come(result, monkeypatch, capsys):
+    chunks = [b"a b c d\n", b"b\na", b" b\n", b"\xff\n"]
+    writer = Conversation(chunks, lambda: capsys.readouterr().out.splitlines())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(writer)))
+    with pytest.raises(SystemExit, match="2"):
+        app(["translate", str(result.directory)])
+    assert [len(answer) for answer in writer.answers] == [0, 1, 1, 1]
+    assert writer.answers[1] == ["d c b a"]
+    assert "standard input:4: byte 0xff is not valid UTF-8" in capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_comes_to_the_same_bleu(tmp_path, monkeypatch):
