@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnkit.ablation.compare import compare_runs
     from attnkit.attention.base import Attention, ScoreAttention, build_attention
     from attnkit.attention.maps import AttentionMap, attention_map, attention_maps
     from attnkit.callbacks.attention_maps import AttentionMaps
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from attnkit.trained_run import TrainedRun, load_run
 
 _HOMES = {
+    "attnkit.ablation.compare": ("compare_runs",),
     "attnkit.attention.base": ("Attention", "ScoreAttention", "build_attention"),
     "attnkit.attention.maps": ("AttentionMap", "attention_map", "attention_maps"),
     "attnkit.callbacks.attention_maps": ("AttentionMaps",),

@@ -99,8 +99,15 @@ except SystemExit as end:
         HELP.format(arguments=["--help"]),
         HELP.format(arguments=["run", "--help"]),
         HELP.format(arguments=["dashboard", "--help"]),
+        HELP.format(arguments=["compare", "--help"]),
     ],
-    ids=["import attnkit", "attnkit --help", "attnkit run --help", "attnkit dashboard --help"],
+    ids=[
+        "import attnkit",
+        "attnkit --help",
+        "attnkit run --help",
+        "attnkit dashboard --help",
+        "attnkit compare --help",
+    ],
 )
 def test_what_must_be_quick_loads_nothing_heavy(code):
     assert loaded_by(code) == []

@@ -12,7 +12,7 @@ import torch
 
 from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.page import page
-from attnkit.data.cache import atomic_write
+from attnkit.data.cache import atomic_write, check_outs
 from attnkit.data.errors import DataError
 from attnkit.models.language_model import LanguageModel
 from attnkit.run_directory import RunDirectoryError
@@ -53,13 +53,7 @@ def export(
         DataError: if a file's kind is unknown, a file is there already, or the text has no token.
         RunDirectoryError: if the directory holds no run that models language.
     """
-    for out in outs:
-        if out.suffix not in SUFFIXES:
-            raise DataError(f"--out {out}: the name must end in {', '.join(SUFFIXES)}")
-        if out.exists() and not overwrite:
-            raise DataError(f"--out {out} exists already; name another file, or say --overwrite")
-        if not out.parent.is_dir():
-            raise DataError(f"--out {out}: the folder {out.parent} does not exist")
+    check_outs(outs, SUFFIXES, overwrite=overwrite)
     trained = load_run(run, best=best)
     records, notes = maps_of_text(trained, text, example=run.name)
     title = f"{trained.recipe.name} / {trained.recipe.variant} / {run.name}"

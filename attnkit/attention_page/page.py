@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
-import json
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from attnkit.offline_page import offline_page
 from attnkit.tensorboard.attention_record import AttentionRecord, LayerMap
 from attnkit.tensorboard.palettes import (
     DIVERGING_REACH,
@@ -33,17 +31,7 @@ def page(records: Sequence[AttentionRecord], title: str) -> str:
         "sequential": _colours(0, SEQUENTIAL_LEVELS),
         "diverging": _colours(DIVERGING_ZERO - DIVERGING_REACH, 2 * DIVERGING_REACH + 1),
     }
-    # Inside a script element only `<` could end it or begin a comment.
-    numbers = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    filled = _file("page.html")
-    for mark, content in (
-        ("{{style}}", _file("page.css")),
-        ("{{script}}", _file("page.js")),
-        ("{{title}}", html.escape(title)),
-        ("{{data}}", numbers),  # last: a token may look like a mark, and stands as it is
-    ):
-        filled = filled.replace(mark, content)
-    return filled
+    return offline_page("attnkit.attention_page", title=title, data=data)
 
 
 def _site(record: AttentionRecord) -> dict[str, Any]:
@@ -77,7 +65,3 @@ def _base64(array: np.ndarray) -> str:
 
 def _colours(first: int, count: int) -> list[str]:
     return [bytes(rgb).hex() for rgb in PALETTE[first : first + count].astype(np.uint8)]
-
-
-def _file(name: str) -> str:
-    return resources.files("attnkit.attention_page").joinpath(name).read_text(encoding="utf-8")

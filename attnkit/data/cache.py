@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -54,6 +54,21 @@ def locked(path: Path) -> Iterator[None]:
 
     with FileLock(f"{path}.lock"):
         yield
+
+
+def check_outs(outs: Sequence[Path], suffixes: Collection[str], *, overwrite: bool) -> None:
+    """Checks the files that a command will write, before it does any work for them.
+
+    Raises:
+        DataError: if a file's kind is unknown, it is there already, or its folder is not.
+    """
+    for out in outs:
+        if out.suffix not in suffixes:
+            raise DataError(f"--out {out}: the name must end in {', '.join(suffixes)}")
+        if out.exists() and not overwrite:
+            raise DataError(f"--out {out} exists already; name another file, or say --overwrite")
+        if not out.parent.is_dir():
+            raise DataError(f"--out {out}: the folder {out.parent} does not exist")
 
 
 @contextmanager

@@ -23,7 +23,12 @@ from attnkit.tensorboard.map_format import encode
 from attnkit.tensorboard.tolerant_records import make_tolerant
 
 LAYOUT = {
-    "loss": {"training, validation, n-gram floors": ("loss/.*",)},
+    # A tag a chart: so that the variants of a study are overlaid, and nothing else.
+    "loss": {
+        "validation": ("loss/val$",),
+        "training": ("loss/train$",),
+        "training, validation, n-gram floors": ("loss/.*",),
+    },
     "speed": {"tokens per second": ("speed/.*",)},
 }
 """Charts of the Custom Scalars page: category -> chart -> regular expressions of its tags."""

@@ -1,0 +1,168 @@
+"""`attnkit compare`: finished runs become one table. It reads files, and loads no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from attnkit.ablation.comparison import Comparison, Row
+from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts
+from attnkit.ablation.gathered import Gathered, gather
+from attnkit.ablation.statistics import LEVEL, Estimate, holm, paired_difference, t_estimate
+from attnkit.ablation.stored_run import LeftOut, StoredRun
+from attnkit.registry import suggest
+from attnkit.run_directory import RunDirectoryError
+
+HIGHER_IS_BETTER = ("accuracy", "token_accuracy", "exact_match", "bleu", "chrf")
+"""Metrics, up to a suffix such as `_test2016`, of which more is better; of others, less."""
+
+LANGUAGE_MODELING = ("loss", "perplexity", "bits_per_byte")
+"""Metrics that mean nothing where a prediction has seen its answer."""
+
+
+def compare_runs(
+    paths: Sequence[Path],
+    *,
+    base: str | None = None,
+    metric: str | None = None,
+    higher_is_better: bool | None = None,
+) -> Comparison:
+    """Compares all finished runs at and below some paths.
+
+    Args:
+        paths: directories of runs, variants or studies.
+        base: the variant that the others are compared with; None: as the study's plan says, or the
+            one called `base`, or the first.
+        metric: key of a run's metrics; None: as the plan says, or `loss`.
+        higher_is_better: of the metric; None: as the plan says, or as its name is known.
+
+    Raises:
+        RunDirectoryError: if a path is no folder, no finished run is there, two runs have one
+            name, a plan cannot be read, or base or metric are unknown.
+    """
+    found = gather(paths)
+    metric, lower_is_better = _metric(found, metric, higher_is_better)
+    _leave_out_without(metric, found)
+    base = _base(found, base)
+    rows = _rows(found, base, metric, lower_is_better)
+    return Comparison(
+        title=", ".join(sorted({run.name.study for row in rows for run in row.runs})),
+        metric=metric,
+        lower_is_better=lower_is_better,
+        base=base,
+        rows=rows,
+        left_out=found.left_out,
+    )
+
+
+def _metric(found: Gathered, metric: str | None, higher_is_better: bool | None) -> tuple[str, bool]:
+    """The metric's name, and whether less of it is better."""
+    plans = list(found.plans.values())
+    if metric is None:
+        named = {plan.metric: None for plan in plans} or {"loss": None}
+        if len(named) > 1:
+            raise RunDirectoryError(
+                f"the studies are about different metrics ({', '.join(named)}); say which with "
+                "--metric"
+            )
+        metric = next(iter(named))
+    if higher_is_better is not None:
+        return metric, not higher_is_better
+    for plan in plans:
+        if plan.metric == metric:
+            return metric, plan.lower_is_better
+    known = any(metric == name or metric.startswith(f"{name}_") for name in HIGHER_IS_BETTER)
+    return metric, not known
+
+
+def _leave_out_without(metric: str, found: Gathered) -> None:
+    """Leaves out the runs that lack a metric, or have no number for it."""
+    known = {name: None for run in found.all() for name in run.metrics}
+    if metric not in known:
+        raise RunDirectoryError(
+            f"--metric {metric}: no run has it{suggest(metric, list(known))} (known: "
+            f"{', '.join(known)})"
+        )
+    for label, runs in list(found.runs.items()):
+        for seed, run in list(runs.items()):
+            value = run.metrics.get(metric)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                said = f"it has no {metric}" if value is None else f"its {metric} is {value}"
+                found.left_out.append(LeftOut(run.directory, said))
+                del runs[seed]
+        if not runs:
+            del found.runs[label]
+    if not found.runs:
+        lines = [f"  {run.directory}: {run.reason}" for run in found.left_out]
+        raise RunDirectoryError("\n".join([f"no run has a finite {metric}:", *lines]))
+
+
+def _base(found: Gathered, base: str | None) -> str:
+    labels = list(found.runs)
+    if base is None:
+        study = next(iter(found.runs[labels[0]].values())).name.study
+        plan = found.plans.get(study)
+        base = found.label(study, plan.base if plan else "base")
+        if base in found.runs or plan is None:
+            return base if base in found.runs else labels[0]
+        raise RunDirectoryError(
+            f"the base `{base}` has no finished run with this metric; finish one, or choose "
+            f"with --base among {', '.join(labels)}"
+        )
+    if base not in found.runs:
+        raise RunDirectoryError(
+            f"--base {base}: no such variant{suggest(base, labels)} (known: {', '.join(labels)})"
+        )
+    return base
+
+
+def _rows(found: Gathered, base: str, metric: str, lower_is_better: bool) -> list[Row]:
+    """A row a variant; all verdicts are corrected together."""
+    reference = list(found.runs[base].values())
+    rows = [_row(found, label, reference, label == base, metric) for label in found.runs]
+    judged = [
+        (i, row.difference)
+        for i, row in enumerate(rows)
+        if row.difference is not None and row.difference.p is not None and row.no_verdict is None
+    ]
+    p_values = holm([difference.p or 0.0 for _, difference in judged])
+    for (i, difference), p in zip(judged, p_values, strict=True):
+        verdict = "within noise"
+        if p < LEVEL:
+            verdict = "better" if (difference.mean < 0) == lower_is_better else "worse"
+        rows[i] = replace(rows[i], p_holm=p, verdict=verdict)
+    return rows
+
+
+def _row(
+    found: Gathered, label: str, reference: list[StoredRun], is_base: bool, metric: str
+) -> Row:
+    runs = list(found.runs[label].values())
+    values = {run.name.seed: float(run.metrics[metric]) for run in runs}
+    theirs = {run.name.seed: float(run.metrics[metric]) for run in reference}
+    paired = [values[seed] - theirs[seed] for seed in values if seed in theirs]
+    difference = paired_difference(paired) if paired and not is_base else None
+    return Row(
+        variant=label,
+        is_base=is_base,
+        runs=tuple(runs),
+        values=values,
+        value=t_estimate(list(values.values())),
+        difference=difference,
+        no_verdict=None if is_base else _no_verdict(runs, reference, metric, difference),
+        remarks=remarks_of(runs, reference, found.plans.get(runs[0].name.study)),
+    )
+
+
+def _no_verdict(
+    runs: list[StoredRun], reference: list[StoredRun], metric: str, difference: Estimate | None
+) -> str | None:
+    """Why a variant is not judged; None if it is."""
+    kinds = {sees_what_it_predicts(run) for run in (*runs, *reference)}
+    if metric in LANGUAGE_MODELING and len(kinds) > 1:
+        return "not comparable"
+    if difference is None:
+        return "no seed in common"
+    return "one seed: no verdict" if difference.n == 1 else None

@@ -1,0 +1,153 @@
+"""What a comparison found, before it becomes a table, a page or a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from attnkit.ablation.statistics import BOOTSTRAP_FROM, LEVEL, Estimate, t_quantile
+from attnkit.ablation.stored_run import LeftOut, StoredRun
+
+Verdict = Literal["better", "worse", "within noise"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant, over its seeds.
+
+    Attributes:
+        variant: its name; with that of its study in front where several are compared.
+        is_base: the others are compared with it.
+        runs: in the order of their seeds.
+        values: seed -> the metric.
+        value: the mean of the metric.
+        difference: of the metric to the base's, over the seeds that both have; None for the base,
+            and where no seed is in common.
+        p_holm: the difference's p value, corrected for the number of verdicts.
+        verdict: what the difference means; None for the base, and where there is none.
+        no_verdict: why there is none.
+        remarks: what makes the comparison with the base unfair, and what was done to make it fair.
+    """
+
+    variant: str
+    is_base: bool
+    runs: tuple[StoredRun, ...]
+    values: Mapping[int, float]
+    value: Estimate
+    difference: Estimate | None = None
+    p_holm: float | None = None
+    verdict: Verdict | None = None
+    no_verdict: str | None = None
+    remarks: tuple[str, ...] = ()
+
+    def mean_of(self, key: str) -> float | None:
+        """The mean of a number in the runs' records; None if a run has none."""
+        numbers = [run.record.get(key) for run in self.runs]
+        present = [number for number in numbers if isinstance(number, int | float)]
+        return sum(present) / len(present) if len(present) == len(numbers) else None
+
+    @property
+    def cache_bytes_per_token(self) -> float | None:
+        """Bytes that decoding keeps at a full context, divided by its tokens."""
+        total = self.mean_of("cache_bytes")
+        return None if total is None else total / self.runs[0].recipe["model"]["max_seq_len"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, in plain types."""
+        difference = self.difference
+        return {
+            "variant": self.variant,
+            "is_base": self.is_base,
+            "seeds": {str(seed): value for seed, value in self.values.items()},
+            "mean": self.value.mean,
+            "low": self.value.low,
+            "high": self.value.high,
+            "n": self.value.n,
+            "difference": difference.mean if difference else None,
+            "difference_low": difference.low if difference else None,
+            "difference_high": difference.high if difference else None,
+            "difference_n": difference.n if difference else None,
+            "method": difference.method if difference else None,
+            "p": difference.p if difference else None,
+            "p_holm": self.p_holm,
+            "verdict": self.verdict,
+            "no_verdict": self.no_verdict,
+            "parameters": self.mean_of("parameters"),
+            "training_flops_per_token": self.mean_of("training_flops_per_token"),
+            "tokens_per_second": self.mean_of("tokens_per_second"),
+            "peak_memory_bytes": self.mean_of("peak_memory_bytes"),
+            "cache_bytes_per_token": self.cache_bytes_per_token,
+            "remarks": list(self.remarks),
+            "directories": [str(run.directory) for run in self.runs],
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All variants, in the order in which they are shown.
+
+    Attributes:
+        title: names of the studies.
+        metric: what is compared.
+        lower_is_better: of the metric.
+        base: the variant that the others are compared with.
+        rows: one a variant.
+        left_out: runs that were found, or planned, and are not in it.
+    """
+
+    title: str
+    metric: str
+    lower_is_better: bool
+    base: str
+    rows: Sequence[Row]
+    left_out: Sequence[LeftOut] = ()
+
+    @property
+    def num_verdicts(self) -> int:
+        """How many differences were judged together."""
+        return sum(row.verdict is not None for row in self.rows)
+
+    @property
+    def how(self) -> list[str]:
+        """How to read the numbers: a sentence or two on the intervals, one on the verdicts."""
+        methods = {row.difference.method for row in self.rows if row.difference}
+        by = []
+        if "t" in methods:
+            by.append("Student's t interval")
+        if "bootstrap" in methods:
+            by.append(f"studentised bootstrap from {BOOTSTRAP_FROM} seeds on")
+        said = ["±: 95 % interval of the mean over seeds (Student's t)."]
+        if by:
+            said.append(f"Differences are paired by seed ({'; '.join(by)}).")
+        if self.num_verdicts:
+            said.append(
+                f"Verdicts: at {100 * LEVEL:.0f} % after Holm's correction for {self.num_verdicts} "
+                f"comparison{'s' * (self.num_verdicts > 1)}; the intervals are not corrected."
+            )
+        fewest = min(
+            (row.difference.n for row in self.rows if row.verdict and row.difference), default=0
+        )
+        if 2 <= fewest < 5:
+            said.append(
+                f"With {fewest} seeds an interval is {t_quantile(fewest - 1):.1f} standard errors "
+                "wide on each side (2.4 with 8 seeds): `within noise` may mean too few seeds."
+            )
+        return said
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, in plain types, for a program to read."""
+        return {
+            "version": 1,
+            "title": self.title,
+            "metric": self.metric,
+            "lower_is_better": self.lower_is_better,
+            "base": self.base,
+            "level": LEVEL,
+            "correction": f"Holm over {self.num_verdicts} comparisons",
+            "variants": [row.to_dict() for row in self.rows],
+            "how": self.how,
+            "left_out": [
+                {"directory": str(run.directory), "reason": run.reason} for run in self.left_out
+            ],
+        }

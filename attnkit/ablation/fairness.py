@@ -1,0 +1,118 @@
+"""What makes a comparison unfair: a variant that had more, other or easier things than the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attnkit.ablation.plan_file import PlanFile
+from attnkit.ablation.stored_run import StoredRun
+
+TOLERANCE = 0.01
+"""Counts that differ by at most this share are equal."""
+
+SEES_ANSWERS = (
+    "its predictions see the tokens that they predict: its loss is none of a language model"
+)
+
+
+def sees_what_it_predicts(run: StoredRun) -> bool:
+    """True for a run whose record says that its loss is none of a language model."""
+    return run.record.get("loss_is_language_modeling") is False
+
+
+def remarks_of(
+    runs: Sequence[StoredRun], base: Sequence[StoredRun], plan: PlanFile | None
+) -> tuple[str, ...]:
+    """What a reader must know of a variant before believing its row.
+
+    Args:
+        runs: of the variant, one a seed.
+        base: the runs that they are compared with; the same ones for the base itself.
+        plan: of the study, if it has one.
+    """
+    remarks = [SEES_ANSWERS] if any(map(sees_what_it_predicts, runs)) else []
+    variant = runs[0].name.variant
+    if plan is not None:
+        if found := plan.tuned.get(variant):
+            remarks.append(f"tuned: {_words(found)}")
+        if found := plan.changed_to_match.get(variant):
+            remarks.append(f"changed to match {plan.match}: {_words(found)}")
+    if plan is None or plan.budget is None:
+        remarks += [
+            f"seed {run.name.seed} stopped early, at step {run.record['steps']:,}"
+            for run in runs
+            if run.record.get("status") == "stopped"
+        ]
+    if runs[0] is base[0]:
+        return tuple(remarks)
+    theirs = {run.name.seed: run for run in base}
+    pairs = [(run, theirs[run.name.seed]) for run in runs if run.name.seed in theirs]
+    if pairs and len(pairs) < max(len(runs), len(base)):
+        seeds = ", ".join(str(run.name.seed) for run, _ in pairs)
+        remarks.append(f"paired over the seeds that both have: {seeds}")
+    if not pairs:
+        pairs = [(runs[0], base[0])]
+    if parts := _other_parts(
+        [_data(run) for run, _ in pairs], [_data(other) for _, other in pairs]
+    ):
+        remarks.append(f"other data than the base ({', '.join(parts)})")
+    for key, what in (
+        ("steps", "steps"),
+        ("tokens", "training tokens"),
+        ("parameters", "parameters"),
+    ):
+        ours = sum(run.record[key] for run, _ in pairs) / len(pairs)
+        base_has = sum(other.record[key] for _, other in pairs) / len(pairs)
+        if abs(ours - base_has) > TOLERANCE * base_has:
+            remarks.append(
+                f"{what}: {ours:,.0f}, the base {base_has:,.0f} ({_change(ours, base_has)})"
+            )
+    remarks += _machine(*pairs[0])
+    return tuple(remarks)
+
+
+def _change(ours: float, base: float) -> str:
+    if not base:
+        return "it has none"
+    share = ours / base
+    return f"{share:.1f} times" if share >= 2 else f"{100 * (share - 1):+.1f} %"
+
+
+def _data(run: StoredRun) -> dict[str, Any]:
+    data = run.environment.get("data")
+    return _without_places(data) if isinstance(data, dict) else {}
+
+
+def _without_places(content: Any) -> Any:
+    """The data's description without where its files lay."""
+    if isinstance(content, dict):
+        return {key: _without_places(value) for key, value in content.items() if key != "path"}
+    return [_without_places(item) for item in content] if isinstance(content, list) else content
+
+
+def _other_parts(ours: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> list[str]:
+    """Which parts of the data differ, over all pairs."""
+    found: dict[str, None] = {}
+    for mine, theirs in zip(ours, base, strict=True):
+        names = [*mine, *(name for name in theirs if name not in mine)]
+        found |= dict.fromkeys(name for name in names if mine.get(name) != theirs.get(name))
+    return list(found)
+
+
+def _machine(run: StoredRun, base: StoredRun) -> list[str]:
+    """Other hardware, or another torch: then speed and memory mean little."""
+    ours, theirs = (
+        {
+            "device": each.record.get("device"),
+            "precision": each.record.get("precision"),
+            "torch": each.environment.get("packages", {}).get("torch"),
+        }
+        for each in (run, base)
+    )
+    other = [f"{key} {ours[key]} (base {theirs[key]})" for key in ours if ours[key] != theirs[key]]
+    return [f"{', '.join(other)}: compare neither speed nor memory"] if other else []
+
+
+def _words(keys: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in keys.items())

@@ -1,0 +1,135 @@
+"""Which runs are compared: found below some paths, named, ordered, and the others left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attnkit.ablation.plan_file import PlanFile, read_plan_file
+from attnkit.ablation.stored_run import (
+    LeftOut,
+    RunName,
+    StoredRun,
+    UnusableRun,
+    by_number,
+    find_runs,
+    load_stored_run,
+)
+from attnkit.run_directory import RECIPE, RunDirectoryError
+
+
+@dataclass
+class Gathered:
+    """Runs by variant, in the order in which they are shown.
+
+    Attributes:
+        runs: label -> seed -> run.
+        left_out: what was found, or planned, and is not among them.
+        plans: study -> its plan.
+        several: there is more than one study, so labels begin with its name.
+    """
+
+    runs: dict[str, dict[int, StoredRun]] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+    plans: dict[str, PlanFile] = field(default_factory=dict)
+    several: bool = False
+
+    def label(self, study: str, variant: str) -> str:
+        """A variant's name in the table."""
+        return f"{study}/{variant}" if self.several else variant
+
+    def all(self) -> Iterator[StoredRun]:
+        """Every run."""
+        return (run for runs in self.runs.values() for run in runs.values())
+
+
+def gather(paths: Sequence[Path]) -> Gathered:
+    """Reads the runs at and below some paths, and groups them.
+
+    Raises:
+        RunDirectoryError: if a path is no folder, no finished run is there, two runs have one
+            name, or a plan cannot be read.
+    """
+    found, usable = Gathered(), list[StoredRun]()
+    folders: dict[str, Path] = {}
+    directories = find_runs(list(paths))
+    for directory in directories:
+        try:
+            run = load_stored_run(directory)
+        except UnusableRun as reason:
+            found.left_out.append(LeftOut(directory, str(reason)))
+            continue
+        usable.append(run)
+        folders.setdefault(os.path.abspath(directory.parent.parent), directory.parent.parent)
+    if not usable:
+        raise RunDirectoryError(_nothing(paths, found.left_out))
+    plans = {above: read_plan_file(folder) for above, folder in folders.items()}
+    found.several = len({run.name.study for run in usable}) > 1
+    for run in usable:
+        above = os.path.abspath(run.directory.parent.parent)
+        plan = plans[above]
+        if plan is not None:
+            found.plans.setdefault(run.name.study, plan)
+            if reason := _not_in(plan, run.name):
+                found.left_out.append(LeftOut(run.directory, reason))
+                continue
+        label = found.label(run.name.study, run.name.variant)
+        seeds = found.runs.setdefault(label, {})
+        if (other := seeds.get(run.name.seed)) is not None:
+            raise RunDirectoryError(
+                f"{other.directory} and {run.directory} are both seed {run.name.seed} of the "
+                f"variant {label}; name one of them only, or rename the folder of its variant"
+            )
+        seeds[run.name.seed] = run
+    _order(found)
+    _planned_and_missing(found, folders, plans)
+    return found
+
+
+def _nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
+    where = ", ".join(map(str, paths))
+    if not left_out:
+        return f"there is no run under {where}; name folders in which attnkit run has written"
+    lines = [f"  {run.directory}: {run.reason}" for run in left_out]
+    return "\n".join([f"no run under {where} can be compared:", *lines])
+
+
+def _not_in(plan: PlanFile, name: RunName) -> str | None:
+    if name.variant not in plan.variants:
+        return f"the study {plan.name} has no variant {name.variant}"
+    if plan.seeds and name.seed not in plan.seeds:
+        return f"the study {plan.name} has no seed {name.seed}"
+    return None
+
+
+def _order(found: Gathered) -> None:
+    """Variants as their plan has them; without one, `base` first and the others by name."""
+
+    def place(label: str) -> tuple:
+        run = next(iter(found.runs[label].values()))
+        study, variant = run.name.study, run.name.variant
+        plan = found.plans.get(study)
+        inside = list(plan.variants).index(variant) if plan else 0
+        first = variant != (plan.base if plan else "base")
+        return (by_number(study), first, inside, by_number(variant))
+
+    found.runs = {
+        label: dict(sorted(found.runs[label].items())) for label in sorted(found.runs, key=place)
+    }
+
+
+def _planned_and_missing(
+    found: Gathered, folders: dict[str, Path], plans: dict[str, PlanFile | None]
+) -> None:
+    """Lists what a plan names and no directory holds, if the whole study was asked for."""
+    for above, folder in folders.items():
+        plan = plans[above]
+        if plan is None:
+            continue
+        for variant in plan.variants:
+            for seed in plan.seeds:
+                directory = folder / variant / f"seed{seed}"
+                if not (directory / RECIPE).is_file():
+                    found.left_out.append(LeftOut(directory, "planned, and not there yet"))

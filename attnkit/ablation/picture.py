@@ -1,0 +1,294 @@
+"""A comparison as a PNG for a README: the table, learning curves, and the metric against cost."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from attnkit.ablation.comparison import Comparison
+from attnkit.ablation.curves import Curve, learning_curves
+from attnkit.ablation.tables import grid, short, visible
+
+# Okabe and Ito's eight colours, which colour-blind people can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8300", "#555555")
+INK, QUIET, RULE, PAPER = "#1d2126", "#636b74", "#dcdfe3", "#ffffff"
+VERDICTS = {"better": "#00704f", "worse": "#a83c00"}
+
+MARGIN, ROW, PLOT_WIDTH, PLOT_HEIGHT = 24, 26, 520, 300
+SHARPNESS = 2
+"""Pixels of the picture for one unit of its layout, as screens of high density want them."""
+
+SMOOTHING = 2
+"""The picture is drawn this much larger and shrunk: Pillow's lines have jagged edges."""
+
+Point = tuple[float, float]
+
+
+def picture(comparison: Comparison) -> bytes:
+    """The PNG.
+
+    Raises:
+        OSError: if an event file cannot be read.
+    """
+    tag, curves = learning_curves(comparison)
+    table = grid(comparison)
+    measure = _Canvas(1, 1)
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    widths = [max(measure.width(word) for word in column) + 28 for column in columns]
+    widths[0] += 18
+    width = int(max(sum(widths), 2 * PLOT_WIDTH + MARGIN)) + 2 * MARGIN
+    notes = [
+        line
+        for note in table.notes
+        if not note.startswith("left out")
+        for line in measure.wrapped(note, width - 2 * MARGIN)
+    ]
+    top = MARGIN + 30
+    plots = top + ROW * (len(table.rows) + 1) + 18 * len(notes) + 40
+    canvas = _Canvas(width, plots + PLOT_HEIGHT + MARGIN)
+    canvas.text((MARGIN, MARGIN), table.title, size=17, anchor="la")
+    stretch = (width - 2 * MARGIN - sum(widths)) / max(1, len(widths) - 1)
+    _draw_table(canvas, columns, [w + stretch for w in widths], table.verdicts, top)
+    for i, note in enumerate(notes):
+        place = (MARGIN, top + ROW * (len(table.rows) + 1) + 12 + 18 * i)
+        canvas.text(place, note, size=12, colour=QUIET, anchor="la")
+    half = (width - 3 * MARGIN) / 2
+    names = [visible(row.variant) for row in comparison.rows]
+    _draw_curves(canvas, (MARGIN, plots), half, visible(tag), curves, comparison)
+    _draw_costs(canvas, (2 * MARGIN + half, plots), half, comparison, names)
+    return canvas.png()
+
+
+class _Canvas:
+    """Draws in units of the layout."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.scale = SHARPNESS * SMOOTHING
+        self.image = Image.new("RGB", (width * self.scale, height * self.scale), PAPER)
+        self.draw = ImageDraw.Draw(self.image, "RGBA")
+        self.fonts: dict[int, ImageFont.FreeTypeFont | ImageFont.ImageFont] = {}
+
+    def font(self, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+        if size not in self.fonts:
+            self.fonts[size] = ImageFont.load_default(size * self.scale)
+        return self.fonts[size]
+
+    def width(self, text: str, size: int = 13) -> float:
+        return self.draw.textlength(text, self.font(size)) / self.scale
+
+    def wrapped(self, text: str, width: float) -> Iterable[str]:
+        line = ""
+        for word in text.split(" "):
+            longer = f"{line} {word}".strip()
+            if line and self.width(longer, 12) > width:
+                yield line
+                line = word
+            else:
+                line = longer
+        yield line
+
+    def text(
+        self, at: Point, text: str, *, size: int = 13, colour: str = INK, anchor: str = "lm"
+    ) -> None:
+        place = (at[0] * self.scale, at[1] * self.scale)
+        self.draw.text(place, text, fill=colour, font=self.font(size), anchor=anchor)
+
+    def line(self, points: Sequence[Point], colour: str, width: float = 1) -> None:
+        place = [(x * self.scale, y * self.scale) for x, y in points]
+        self.draw.line(place, fill=colour, width=round(width * self.scale), joint="curve")
+
+    def area(self, points: Sequence[Point], colour: str, opacity: int) -> None:
+        place = [(x * self.scale, y * self.scale) for x, y in points]
+        self.draw.polygon(place, fill=f"{colour}{opacity:02x}")
+
+    def dot(self, at: Point, radius: float, colour: str) -> None:
+        x, y, r = (value * self.scale for value in (*at, radius))
+        self.draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+
+    def png(self) -> bytes:
+        out = io.BytesIO()
+        self.image.reduce(SMOOTHING).save(out, "PNG", optimize=True)
+        return out.getvalue()
+
+
+def _draw_table(
+    canvas: _Canvas,
+    columns: Sequence[Sequence[str]],
+    widths: Sequence[float],
+    verdicts: Sequence[str | None],
+    top: float,
+) -> None:
+    left = float(MARGIN)
+    total = MARGIN + sum(widths)
+    for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        for r, word in enumerate(column):
+            y = top + ROW * (r + 0.5)
+            colour = QUIET if r == 0 else INK
+            if i == 4 and r:
+                colour = VERDICTS.get(verdicts[r - 1] or "", QUIET)
+            if i in (0, 4):
+                indent = 18 if i == 0 and r else 0
+                canvas.text((left + indent, y), word, colour=colour, anchor="lm")
+            else:
+                canvas.text((left + width - 28, y), word, colour=colour, anchor="rm")
+            if i == 0 and r:
+                canvas.dot((left + 6, y), 5, _colour(r - 1))
+        left += width
+    for r in range(1, len(columns[0]) + 1):
+        y = top + ROW * r
+        canvas.line([(MARGIN, y), (total, y)], QUIET if r == 1 else RULE)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Numbers to units of the layout."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        of = math.log10 if self.logarithmic else float
+        span = of(self.high) - of(self.low) or 1.0
+        return self.start + (of(value) - of(self.low)) / span * (self.end - self.start)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Round numbers within it."""
+        if self.logarithmic:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            found = [lead * 10.0**power for power in powers for lead in (1, 2, 5)]
+            inside = [value for value in found if self.low <= value <= self.high]
+            if len(inside) > 2:
+                return inside if len(inside) < 9 else inside[::3]
+        rough = (self.high - self.low) / count
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = power * next(lead for lead in (1, 2, 5, 10) if lead * power >= rough)
+        first, last = math.ceil(self.low / step), math.floor(self.high / step + 1e-9)
+        return [k * step for k in range(first, last + 1)]
+
+
+def _padded(values: Sequence[float], start: float, end: float, logarithmic: bool = False) -> _Axis:
+    low, high = min(values), max(values)
+    if logarithmic:
+        room = (high / low) ** 0.08
+        return _Axis(low / room, high * room, start, end, True)
+    space = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    return _Axis(low - space, high + space, start, end)
+
+
+def _frame(
+    canvas: _Canvas, at: Point, width: float, title: str, below: str, x: _Axis, y: _Axis
+) -> None:
+    canvas.text((at[0], at[1]), title, size=14, anchor="la")
+    for value in y.ticks():
+        canvas.line([(x.start, y(value)), (x.end, y(value))], RULE)
+        canvas.text((x.start - 8, y(value)), _tick(value), size=12, colour=QUIET, anchor="rm")
+    for value in x.ticks():
+        canvas.text((x(value), y.start + 14), _tick(value), size=12, colour=QUIET, anchor="mm")
+    canvas.text(((x.start + x.end) / 2, y.start + 32), below, size=12, colour=QUIET, anchor="mm")
+
+
+def _draw_curves(
+    canvas: _Canvas, at: Point, width: float, tag: str, curves: list[Curve], found: Comparison
+) -> None:
+    start, end = at[1] + PLOT_HEIGHT - 46, at[1] + 30
+    values = [float(v) for c in curves for v in (*c.low, *c.high) if np.isfinite(v)]
+    title = f"{tag} (line: mean, band: all seeds)"
+    if not values:
+        canvas.text(at, f"no run has logged {tag}", size=14, colour=QUIET, anchor="la")
+        return
+    y = _padded(values, start, end)
+    last = float(max(curve.steps[-1] for curve in curves)) or 1.0
+    x = _Axis(float(min(curve.steps[0] for curve in curves)), last, at[0] + 56, at[0] + width)
+    _frame(canvas, at, width, title, "step", x, y)
+    place = {row.variant: i for i, row in enumerate(found.rows)}
+
+    def points(steps: np.ndarray, numbers: np.ndarray) -> list[Point]:
+        pairs = zip(steps.tolist(), numbers.tolist(), strict=True)
+        return [(x(step), y(value)) for step, value in pairs if math.isfinite(value)]
+
+    for curve in curves:
+        band = [*points(curve.steps, curve.high), *points(curve.steps, curve.low)[::-1]]
+        if len(band) > 2:
+            canvas.area(band, _colour(place[curve.variant]), 44)
+    for curve in curves:
+        line = points(curve.steps, curve.mean)
+        if len(line) == 1:
+            canvas.dot(line[0], 3, _colour(place[curve.variant]))
+        elif line:
+            canvas.line(line, _colour(place[curve.variant]), 2)
+
+
+def _draw_costs(
+    canvas: _Canvas, at: Point, width: float, found: Comparison, names: Sequence[str]
+) -> None:
+    key, words = _cost(found)
+    xs = [row.mean_of(key) or 0.0 for row in found.rows]
+    start, end = at[1] + PLOT_HEIGHT - 46, at[1] + 30
+    estimates = [row.value for row in found.rows]
+    ends = [v for e in estimates for v in (e.mean, e.low, e.high) if v is not None]
+    y = _padded(ends, start, end)
+    wide = min(xs) > 0 and max(xs) / min(xs) > 4
+    x = _padded(xs, at[0] + 56, at[0] + width, wide)
+    below = f"{words} (logarithmic)" if wide else words
+    title = f"{visible(found.metric)} against {words}"
+    _frame(canvas, at, width, title, below, x, y)
+    taken: list[tuple[float, float, float]] = []
+    for i, (value, estimate, name) in enumerate(zip(xs, estimates, names, strict=True)):
+        px, py = x(value), y(estimate.mean)
+        if estimate.low is not None and estimate.high is not None:
+            canvas.line([(px, y(estimate.low)), (px, y(estimate.high))], _colour(i), 1.5)
+            for cap in (estimate.low, estimate.high):
+                canvas.line([(px - 5, y(cap)), (px + 5, y(cap))], _colour(i), 1.5)
+        canvas.dot((px, py), 5, _colour(i))
+        size = canvas.width(name, 12)
+        right = px + 12 + size < at[0] + width
+        left = px + 12 if right else px - 12 - size
+        height = _free(taken, left, size, py)
+        taken.append((left, size, height))
+        canvas.text((left, height), name, size=12, anchor="lm")
+
+
+def _cost(found: Comparison) -> tuple[str, str]:
+    """What the variants differ in most: their size, or what they compute or keep."""
+    choices = {
+        "parameters": "parameters",
+        "training_flops_per_token": "training FLOPs/token",
+        "cache_bytes": "cache bytes of a full context",
+    }
+
+    def reach(key: str) -> float:
+        numbers = [row.mean_of(key) or 0.0 for row in found.rows]
+        return max(numbers) / min(numbers) if min(numbers) > 0 else 0.0
+
+    best: Callable[[str], float] = reach
+    key = max(choices, key=best)
+    return key, choices[key]
+
+
+def _free(
+    taken: Sequence[tuple[float, float, float]], left: float, size: float, height: float
+) -> float:
+    """The height of a name that covers none before it: further down where one stands."""
+    for other, width, y in sorted(taken, key=lambda place: place[2]):
+        overlaps = left < other + width and other < left + size
+        if overlaps and abs(y - height) < 14:
+            height = y + 14
+    return height
+
+
+def _tick(value: float) -> str:
+    """A round number: `5k`, not `5.000k`."""
+    return re.sub(r"\.?0+(?=[TGMk]?$)", "", text) if "." in (text := short(value)) else text
+
+
+def _colour(variant: int) -> str:
+    return COLOURS[variant % len(COLOURS)]

@@ -1,0 +1,69 @@
+"""`ablation.json`: what a study's folder says of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnkit.run_directory import RunDirectoryError
+
+FILE_NAME = "ablation.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """What a comparison needs to know of a plan.
+
+    Attributes:
+        name: of the study.
+        base: the variant that the others are compared with.
+        metric: key of a run's metrics.
+        lower_is_better: of the metric.
+        variants: name -> the keys that are its own, in the order of the plan.
+        seeds: of each variant.
+        match: what was made equal, in the plan's own words; None: nothing.
+        budget: what was equally spent, in the plan's own words; None: the recipe's steps.
+        tuned: variant -> keys that were chosen for it on a validation split.
+        changed_to_match: variant -> keys that were changed to make it as large as the base.
+    """
+
+    name: str
+    base: str
+    variants: dict[str, dict[str, Any]]
+    seeds: list[int]
+    metric: str = "loss"
+    lower_is_better: bool = True
+    match: Any = None
+    budget: Any = None
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changed_to_match: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def read_plan_file(folder: Path) -> PlanFile | None:
+    """The plan of a study; None if its folder holds none.
+
+    Raises:
+        RunDirectoryError: if it is damaged or of another version.
+    """
+    path = folder / FILE_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        if (version := content.get("version")) != VERSION:
+            raise RunDirectoryError(
+                f"{path} has version {version}, and this attnkit reads version {VERSION}; compare "
+                "with the attnkit that wrote it"
+            )
+        known = {name: content[name] for name in PlanFile.__dataclass_fields__ if name in content}
+        plan = PlanFile(**known)
+        if not isinstance(plan.variants, dict) or plan.base not in plan.variants:
+            raise TypeError(f"its base `{plan.base}` is none of its variants")
+        return plan
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunDirectoryError(
+            f"{path} cannot be read: {error}; run the study again with attnkit ablate"
+        ) from None

@@ -1,0 +1,192 @@
+"""A finished run as its directory tells it, and why another one is left out. Loads no torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attnkit.run_directory import ENVIRONMENT, RECIPE, RESULT, RunDirectoryError
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml, where PyYAML was built with it: ten times as fast."""
+
+
+@dataclass(frozen=True)
+class RunName:
+    """What tells a run from others.
+
+    Attributes:
+        study: the folder above its variant; the recipe's name.
+        variant: what it is compared as.
+        seed: what it is paired by.
+    """
+
+    study: str
+    variant: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a finished run left.
+
+    Attributes:
+        directory: where it lies.
+        name: study, variant and seed.
+        metrics: final numbers by name.
+        record: all of `result.json`.
+        recipe: the resolved recipe, in plain types.
+        environment: versions, machine, data.
+    """
+
+    directory: Path
+    name: RunName
+    metrics: dict[str, float]
+    record: dict[str, Any]
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is not compared, and why."""
+
+    directory: Path
+    reason: str
+
+
+class UnusableRun(Exception):
+    """A directory that holds no run to compare; the message says why."""
+
+
+def name_by_place(directory: Path) -> tuple[str, str] | None:
+    """Study and variant of `<study>/<variant>/seed<k>`; None if the path has another form."""
+    path = Path(os.path.abspath(directory))
+    if not re.fullmatch(r"seed\d+", path.name) or not path.parent.name:
+        return None
+    return path.parent.parent.name, path.parent.name
+
+
+def load_stored_run(directory: Path) -> StoredRun:
+    """Reads a run.
+
+    Raises:
+        UnusableRun: if it is unfinished, damaged, or of another version of attnkit.
+    """
+    if not (directory / RESULT).is_file():
+        raise UnusableRun(f"unfinished: no {RESULT} (attnkit resume {directory})")
+    record = _read_json(directory / RESULT)
+    environment = _read_json(directory / ENVIRONMENT)
+    recipe = _read_recipe(directory / RECIPE)
+    made_by = _part(environment, "packages", "attnkit")
+    here = importlib.metadata.version("attnkit")
+    if made_by is None or compatible(made_by) != compatible(here):
+        raise UnusableRun(f"made by attnkit {made_by or 'of no known version'}, this is {here}")
+    missing = [
+        key
+        for key in ("metrics", "steps", "tokens", "parameters", "training_flops_per_token")
+        if key not in record
+    ]
+    if missing or not isinstance(record["metrics"], dict):
+        raise UnusableRun(f"{RESULT} lacks {', '.join(missing or ['metrics'])}")
+    if _part(recipe, "model", "max_seq_len") is None or not isinstance(recipe.get("seed"), int):
+        raise UnusableRun(f"{RECIPE} lacks seed or model.max_seq_len")
+    study, variant = name_by_place(directory) or (
+        str(recipe.get("name")),
+        str(recipe.get("variant")),
+    )
+    return StoredRun(
+        directory=directory,
+        name=RunName(study, variant, recipe["seed"]),
+        metrics=record["metrics"],
+        record=record,
+        recipe=recipe,
+        environment=environment,
+    )
+
+
+def compatible(version: str) -> str:
+    """What two versions share if one reads the other's runs: `1` of 1.4.2, and `0.1` of 0.1.7."""
+    major, _, rest = version.partition(".")
+    return f"0.{rest.partition('.')[0]}" if major == "0" else major
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UnusableRun(f"it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise UnusableRun(f"{path.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UnusableRun(f"{path.name} holds no mapping")
+    return content
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_bytes(), Loader=_LOADER)
+    except (OSError, yaml.YAMLError) as error:
+        first, *_ = str(error).splitlines()
+        raise UnusableRun(f"{path.name} cannot be read: {first}") from None
+    if not isinstance(content, dict):
+        raise UnusableRun(f"{path.name} holds no mapping")
+    return content
+
+
+def _part(content: dict[str, Any], *keys: str) -> Any:
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None  # pyright: ignore
+    return content
+
+
+def find_runs(paths: list[Path]) -> list[Path]:
+    """The run directories at and below some paths, each once, in the order of their names.
+
+    Folders that begin with a dot or end in `.tuning` hold runs that are not compared.
+
+    Raises:
+        RunDirectoryError: if a path is no folder.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            state = "is a file" if path.exists() else "does not exist"
+            raise RunDirectoryError(
+                f"{path} {state}; give the directory of a run, a variant or a study (runs/...)"
+            )
+        for directory in _runs_below(path, set()):
+            found.setdefault(os.path.realpath(directory), directory)
+    return list(found.values())
+
+
+def _runs_below(folder: Path, seen: set[str]) -> list[Path]:
+    if (folder / RECIPE).is_file():
+        return [folder]
+    real = os.path.realpath(folder)
+    if real in seen:  # a link to a folder above
+        return []
+    seen.add(real)
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except OSError as error:
+        raise RunDirectoryError(f"{folder} cannot be read: {error.strerror}") from error
+    below = [n for n in names if not n.startswith(".") and not n.endswith(".tuning")]
+    return [
+        run for name in sorted(below, key=by_number) for run in _runs_below(folder / name, seen)
+    ]
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """Sorts `seed10` after `seed9`."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]

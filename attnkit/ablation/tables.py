@@ -1,0 +1,199 @@
+"""A comparison as a table: in words, and as Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from attnkit.ablation.comparison import Comparison, Row
+from attnkit.ablation.statistics import Estimate
+
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table in words.
+
+    Attributes:
+        title: what is compared by what.
+        columns: headings; the first `num_quality` are about quality, the others about cost.
+        rows: as many words as columns.
+        verdicts: of each row, for its colour.
+        num_quality: how many columns are about quality.
+        notes: what stands beneath.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    verdicts: list[str | None]
+    num_quality: int
+    notes: list[str]
+
+
+def grid(comparison: Comparison) -> Grid:
+    """The table in words, each name made safe to show."""
+    better = "lower" if comparison.lower_is_better else "higher"
+    metric = visible(comparison.metric)
+    quality = ["variant", metric, "seeds", "difference to base", "verdict"]
+    costs = ["parameters", "FLOPs/token", "tokens/s", "peak memory", "cache B/token"]
+    digits = decimals(comparison)
+    return Grid(
+        title=f"{visible(comparison.title)}: {metric}, {better} is better",
+        columns=[*quality, *costs],
+        rows=[_words(row, digits) for row in comparison.rows],
+        verdicts=[row.verdict for row in comparison.rows],
+        num_quality=len(quality),
+        notes=notes(comparison),
+    )
+
+
+def _words(row: Row, digits: int) -> list[str]:
+    cache = row.cache_bytes_per_token
+    return [
+        visible(row.variant) + ("*" if row.remarks else ""),
+        estimate(row.value, digits),
+        str(row.value.n),
+        estimate(row.difference, digits, signed=True) if row.difference else NOTHING,
+        verdict(row),
+        short(row.mean_of("parameters")),
+        short(row.mean_of("training_flops_per_token")),
+        short(row.mean_of("tokens_per_second"), 3),
+        NOTHING if (peak := row.mean_of("peak_memory_bytes")) is None else f"{short(peak, 3)}B",
+        NOTHING if cache is None else f"{cache:,.0f}",
+    ]
+
+
+def verdict(row: Row) -> str:
+    """The verdict, or why there is none."""
+    return "base" if row.is_base else row.verdict or row.no_verdict or NOTHING
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What stands beneath the table: remarks on variants, how to read it, what was left out."""
+    said: dict[str, list[str]] = {}  # a remark -> the variants of which it is true
+    for row in comparison.rows:
+        for remark in row.remarks:
+            said.setdefault(remark, []).append(row.variant)
+    remarks = [f"* {visible(', '.join(names))}: {visible(text)}" for text, names in said.items()]
+    left_out = [
+        f"left out: {visible(str(run.directory))}: {visible(run.reason)}"
+        for run in comparison.left_out
+    ]
+    return [*remarks, *comparison.how, *left_out]
+
+
+def visible(text: str) -> str:
+    """A name with control and direction letters written out, so that it cannot play tricks."""
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]",
+        lambda found: f"\\u{ord(found[0]):04x}",
+        text,
+    )
+
+
+def decimals(comparison: Comparison) -> int:
+    """Digits after the point: four for a loss, fewer for large numbers."""
+    largest = max(abs(row.value.mean) for row in comparison.rows)
+    return 4 if largest < 10 else 3 if largest < 100 else 2
+
+
+def estimate(value: Estimate, digits: int, signed: bool = False) -> str:
+    """`1.2345 ± 0.0123`."""
+    mean = f"{value.mean:{'+' if signed else ''}.{digits}f}"
+    return mean if value.half_width is None else f"{mean} ± {value.half_width:.{digits}f}"
+
+
+def short(number: float | None, digits: int = 4) -> str:
+    """`202.1k`, `1.234M`: a number in a few digits."""
+    if number is None:
+        return NOTHING
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            whole = len(str(int(abs(number) / size)))
+            return f"{number / size:.{max(0, digits - whole)}f}{unit}"
+    return f"{number:.{digits}g}"
+
+
+def markdown(comparison: Comparison) -> str:
+    """A table for a README."""
+    table = grid(comparison)
+
+    def line(words: list[str]) -> str:
+        return f"| {' | '.join(map(_markdown_word, words))} |"
+
+    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    lines = [line(table.columns), f"|{'|'.join(rule)}|", *map(line, table.rows), ""]
+    return "\n".join([*lines, *(f"- {_markdown_word(note)}" for note in table.notes), ""])
+
+
+def _markdown_word(text: str) -> str:
+    text = re.sub(r"([\\`*_\[\]|#~])", r"\\\1", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}  # fmt: skip
+
+
+def latex(comparison: Comparison) -> str:
+    """A table for a paper, with booktabs; the notes follow as comments and as a small paragraph."""
+    table = grid(comparison)
+
+    def line(words: list[str]) -> str:
+        return f"{' & '.join(map(_tex_word, words))} \\\\"
+
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            f"\\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            "\\toprule",
+            line(table.columns),
+            "\\midrule",
+            *map(line, table.rows),
+            "\\bottomrule",
+            "\\end{tabular}",
+            "",
+            "\\par\\medskip\\footnotesize",
+            *(f"{_tex_word(note)}\\\\" for note in table.notes),
+            "",
+        ]
+    )
+
+
+def _tex_word(text: str) -> str:
+    words = "".join(_TEX.get(letter, letter) for letter in text)
+    return re.sub(r"^([+-])(?=\d)", r"$\1$", words)  # a minus sign, not a hyphen
+
+
+def comma_separated(comparison: Comparison) -> str:
+    """All numbers, unrounded: a line a variant; remarks are one column."""
+    variants = comparison.to_dict()["variants"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    keys = [key for key in variants[0] if key not in ("directories", "is_base")]
+    writer.writerow(["metric", "base", *keys])
+    for row in variants:
+        writer.writerow(
+            [comparison.metric, comparison.base, *(_csv_word(row[key]) for key in keys)]
+        )
+    return out.getvalue()
+
+
+def _csv_word(value: Any) -> Any:
+    if isinstance(value, dict):
+        return " ".join(f"{key}:{number!r}" for key, number in value.items())
+    return "; ".join(value) if isinstance(value, list) else value
+
+
+def as_json(comparison: Comparison) -> str:
+    """All numbers, unrounded, with the values of each seed and the notes."""
+    return json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n"

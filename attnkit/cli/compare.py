@@ -1,0 +1,66 @@
+"""attnkit compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnkit.cli.app import Debug, app, guarded
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of runs, variants or studies.", show_default=False),
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIANT",
+            help="What the others are compared with. Default: the study's, or `base`, or the "
+            "first.",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="A key of result.json's metrics. Default: the study's, or `loss`."),
+    ] = None,
+    higher_is_better: Annotated[
+        bool | None,
+        typer.Option(
+            "--higher-is-better/--lower-is-better", help="Of --metric, where it is not known."
+        ),
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file: .html (a page with curves), .png, .md, .csv, .json, .tex; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are there.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare finished runs: means over seeds, differences to a base, verdicts, costs."""
+
+    def act() -> None:
+        from attnkit.ablation.compare import compare_runs
+        from attnkit.ablation.export import FORMS, export
+        from attnkit.ablation.terminal import show_comparison
+        from attnkit.data.cache import check_outs
+
+        outs = out or []
+        check_outs(outs, FORMS, overwrite=overwrite)
+        comparison = compare_runs(runs, base=base, metric=metric, higher_is_better=higher_is_better)
+        show_comparison(comparison)
+        export(comparison, outs)
+        for file in outs:
+            typer.echo(f"wrote {file}", err=True)
+
+    guarded(act, debug)

@@ -1,0 +1,131 @@
+"""Time and memory of `attnkit compare` over 200 runs of 1,000 logged points.
+
+    python benchmarks/compare.py
+
+Ten runs are written by the kit's own logger, each with 1,000 moments of five scalars, and with
+texts and images between them; they are copied to 20 variants of 10 seeds. Then the command runs as
+a user runs it, as a table alone and with the page, whose curves need all event files. The numbers
+are of the whole process: wall time from its start to its end, and the most memory that it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+VARIANTS, SEEDS, POINTS = 20, 10, 1000
+IMAGE_BYTES = 50_000
+
+FORMS = {
+    "table alone": [],
+    "with the page": ["--out", "page.html"],
+    "with page and picture": ["--out", "page.html", "--out", "table.png"],
+}
+
+
+def make_runs(root: Path) -> int:
+    """Writes the runs below a folder; returns the bytes of their event files."""
+    from attnkit import run_directory
+    from attnkit.recipe import load_recipe
+    from attnkit.tensorboard.logger import RunLogger
+
+    recipe_file = Path(__file__).parents[1] / "recipes/language_modeling/quickstart.yaml"
+    draw = random.Random(0)
+    size = 0
+    for seed in range(SEEDS):
+        recipe = load_recipe(recipe_file, [f"seed={seed}", "variant=v00", f"runs_dir={root}"])
+        first = recipe.run_dir
+        run_directory.claim(first, overwrite=False)
+        run_directory.write_text(first / "recipe.yaml", recipe.to_yaml())
+        environment = {**run_directory.environment(), "data": {"train": {"tokens": 1}}}
+        run_directory.write_json(first / "environment.json", environment)
+        logger = RunLogger(first, trial_id="v00")
+        for step in range(POINTS):
+            loss = 1 + 3 / (1 + step / 50) + draw.gauss(0, 0.02)
+            scalars = {
+                "loss/train": loss,
+                "optimizer/learning_rate": 1e-3,
+                "speed/tokens_per_second": 1e5,
+                "optimizer/gradient_norm": 1.0,
+                "loss/val": loss,
+            }
+            logger.log_metrics(scalars, step)
+            if step % 100 == 0:
+                logger.text("sample", "some text " * 30, step)
+                logger.image_png("map", draw.randbytes(IMAGE_BYTES), 10, 10, step)
+        logger.finalize("success")
+        logger.close()
+        result = {
+            "status": "finished",
+            "steps": POINTS,
+            "metrics": {"loss": loss, "perplexity": 3.0},
+            "loss_is_language_modeling": True,
+            "seconds": 60.0,
+            "tokens": POINTS * 1536,
+            "tokens_per_second": 1e5,
+            "peak_memory_bytes": 10**9,
+            "device": "cpu",
+            "precision": "32-true",
+            "parameters": 804_096,
+            "training_flops_per_token": 5e6,
+            "cache_bytes": 262_144,
+        }
+        run_directory.write_json(first / "result.json", result)
+        for number in range(1, VARIANTS):
+            copy = first.parents[1] / f"v{number:02}" / first.name
+            shutil.copytree(first, copy)
+            result["metrics"]["loss"] = loss + draw.gauss(0.002 * number, 0.01)
+            run_directory.write_json(copy / "result.json", result)
+        size += sum(file.stat().st_size for file in first.glob("events.*")) * VARIANTS
+    return size
+
+
+def measure(runs: Path, options: list[str], folder: Path) -> tuple[float, float]:
+    """Seconds and MB of one call."""
+    command = [sys.executable, "-m", "attnkit", "compare", str(runs), "--overwrite", *options]
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return seconds, usage.ru_maxrss * 1024 / 1e6
+
+
+def main() -> None:
+    """Prints the numbers: the median of the calls."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        size = make_runs(Path(folder) / "runs")
+        for name, options in FORMS.items():
+            found = [
+                measure(Path(folder) / "runs", options, Path(folder))
+                for _ in range(arguments.repeats)
+            ]
+            seconds, megabytes = (sorted(one) for one in zip(*found, strict=True))
+            results[name] = {"s": seconds[len(seconds) // 2], "MB": megabytes[-1]}
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return
+    print(
+        f"{VARIANTS * SEEDS} runs of {POINTS:,} points, event files of {size / 1e6:.0f} MB in all"
+    )
+    for name, numbers in results.items():
+        print(f"{name:24} {numbers['s']:6.2f} s {numbers['MB']:6.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The page and the picture: one file, no network, names as text, curves as they were logged."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnkit.ablation.compare import compare_runs
+from attnkit.ablation.curves import MAX_POINTS, learning_curves
+from attnkit.ablation.page import page
+from attnkit.ablation.picture import COLOURS, picture
+
+
+def data_of(text):
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(found)
+
+
+def test_curves_are_means_over_seeds_with_their_range(study):
+    tag, curves = learning_curves(compare_runs([study]))
+    assert tag == "loss/val"
+    base, _, same = curves
+    noise = np.array([0.01, -0.02, 0.015, -0.005])
+    assert base.steps.tolist() == [0, 5, 10]
+    assert base.mean == pytest.approx([3.0, 2.0 + noise.mean(), 1.0 + noise.mean()])
+    assert base.low == pytest.approx([3.0, 1.98, 0.98])
+    assert base.high == pytest.approx([3.0, 2.015, 1.015])
+    assert same.steps.tolist() == [0, 10]
+    assert base.per_step["tokens"] == 128
+
+
+def test_seeds_measured_at_other_steps_are_compared_where_all_are(make_run, tmp_path):
+    make_run("base", 0, curve={0: 4.0, 10: 2.0, 20: 1.0})
+    make_run("base", 1, curve={5: 3.0, 15: 1.0})
+    make_run("base", 2)  # nothing logged
+    _, (curve,) = learning_curves(compare_runs([tmp_path]))
+    assert curve.steps.tolist() == [5, 10, 15]
+    assert curve.mean == pytest.approx([3.0, 2.0, 1.25])
+
+
+def test_long_curves_are_thinned(make_run, tmp_path):
+    make_run("base", 0, curve={step: float(step) for step in range(1, 2 * MAX_POINTS)})
+    _, (curve,) = learning_curves(compare_runs([tmp_path]))
+    assert len(curve.steps) == MAX_POINTS
+    assert (curve.steps[0], curve.steps[-1]) == (1, 2 * MAX_POINTS - 1)
+    assert np.array_equal(curve.mean, curve.steps)
+
+
+def test_the_page_holds_table_curves_and_costs(study):
+    text = page(compare_runs([study]))
+    data = data_of(text)
+    assert data["variants"] == ["base", "better", "same"]
+    assert data["curves"][1]["mean"] == [3.0, 1.5, 0.8]
+    assert data["points"][1]["parameters"] == 6848
+    assert "-0.2000 ± 0.0377" in text
+    assert text.count('<tr class="better"') == 1
+
+
+def test_the_page_needs_no_network(study):
+    text = page(compare_runs([study]))
+    assert not re.search(r"(?:src|href)=|@import|url\(|fetch\(|XMLHttpRequest", text)
+    assert "default-src 'none'" in text
+
+
+def test_nothing_in_a_name_is_markup(make_run, tmp_path):
+    for seed in (0, 1):
+        run = make_run("base", seed, curve={0: 2.0, 6: 1.0})
+    run.parent.rename(run.parent.with_name("<script>alert(1)<!--{{data}}"))
+    (tmp_path / "left").mkdir()
+    (tmp_path / "left/recipe.yaml").write_text("")
+    (tmp_path / "left").rename(tmp_path / "<img src=x onerror=alert(1)>")
+    text = page(compare_runs([tmp_path]))
+    assert text.count("<script") == text.count("</script>") == 2
+    assert "<!--" not in text
+    assert "<img" not in text
+    assert data_of(text)["variants"] == ["<script>alert(1)<!--{{data}}"]
+
+
+def test_the_picture_shows_every_variant(study):
+    image = Image.open(io.BytesIO(picture(compare_runs([study]))))
+    assert image.format == "PNG"
+    assert image.width > 2000
+    colours = {colour for _, colour in image.getcolors(1 << 24)}
+    for colour in COLOURS[:3]:
+        assert tuple(bytes.fromhex(colour[1:])) in colours
+    assert tuple(bytes.fromhex(COLOURS[3][1:])) not in colours
+
+
+def test_a_picture_without_curves_and_spread(make_run, tmp_path):
+    make_run("base", 0)
+    assert Image.open(io.BytesIO(picture(compare_runs([tmp_path])))).width > 2000
