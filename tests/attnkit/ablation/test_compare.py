@@ -91,6 +91,15 @@ def test_holm_takes_back_what_many_comparisons_find_by_chance(make_run, tmp_path
     assert among.verdict == "within noise"
 
 
+def test_the_same_mechanism_under_another_name_is_within_noise(make_run, tmp_path):
+    for seed in range(8):
+        make_run("base", seed, 1.0 + seed / 9)
+        make_run("twin", seed, 1.0 + seed / 9)
+    row = rows_of(compare_runs([tmp_path]))["twin"]
+    assert (row.difference.mean, row.difference.half_width) == (0.0, 0.0)
+    assert (row.p_holm, row.verdict) == (1.0, "within noise")
+
+
 def test_one_seed_is_no_verdict(make_run, tmp_path):
     make_run("base", 0)
     make_run("one", 0, 0.5)

@@ -41,7 +41,7 @@ def test_the_words(study):
     notes = " ".join(found.notes)
     assert "paired by seed (Student's t interval)" in notes
     assert "after Holm's correction for 2 comparisons; the intervals are not corrected" in notes
-    assert "With 4 seeds an interval is 3.2 standard errors wide" in notes
+    assert "4 seeds are few: a difference of two standard deviations is found in 48 %" in notes
 
 
 def test_json_holds_all_numbers(study):
