@@ -168,8 +168,9 @@ function drawCosts() {
     let height = py + 4;
     const edge = right ? px + 12 : px - 12 - size;
     while (taken.some((other) => Math.abs(other.height - height) < 13 && edge < other.edge + other.size && other.edge < edge + size)) height += 13;
-    taken.push({ height, edge, size });
-    group.append(make("text", { class: "name", x: right ? px + 12 : px - 12, y: height, "text-anchor": right ? "start" : "end" }, cut));
+    const fits = height < HEIGHT - BOTTOM; // a name that finds no room is in the table, with its colour
+    if (fits) taken.push({ height, edge, size });
+    if (fits) group.append(make("text", { class: "name", x: right ? px + 12 : px - 12, y: height, "text-anchor": right ? "start" : "end" }, cut));
     const say = () => { read(at("costs-read"), [[name, words.slice(name.length)]]); mark(point.variant); };
     group.addEventListener("mouseenter", say);
     group.addEventListener("focus", say);
@@ -223,6 +224,8 @@ at("curves-title").textContent = `Learning curves: ${data.tag}`;
 at("costs-title").textContent = `${data.metric} (${data.lowerIsBetter ? "lower" : "higher"} is better)`;
 for (const unit of ["step", "tokens", "seconds", "FLOPs"]) at("curves-x").append(new Option(unit, unit));
 for (const [key, words] of Object.entries(data.costs)) at("costs-x").append(new Option(words, key));
+const spread = (key) => Math.max(...data.points.map((p) => p[key])) > 1.01 * Math.min(...data.points.map((p) => p[key]));
+at("costs-x").value = Object.keys(data.costs).find(spread) ?? "parameters";
 at("curves-x").addEventListener("change", drawCurves);
 at("curves-log").addEventListener("change", drawCurves);
 at("costs-x").addEventListener("change", drawCosts);
