@@ -121,7 +121,17 @@ def test_the_surface_is_what_was_agreed_on():
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["resume"], ["list"], ["show"], ["generate"], ["export"], ["dashboard"]],
+    [
+        [],
+        ["run"],
+        ["resume"],
+        ["list"],
+        ["show"],
+        ["generate"],
+        ["compare"],
+        ["export"],
+        ["dashboard"],
+    ],
 )
 def test_every_command_explains_itself(command):
     for flag in ("-h", "--help"):
