@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from attnkit.ablation.comparison import Comparison, Row
+from attnkit.ablation.comparison import Comparison, Row, is_lower_better
 from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts
 from attnkit.ablation.gathered import Gathered, gather
 from attnkit.ablation.statistics import LEVEL, Estimate, holm, paired_difference, t_estimate
 from attnkit.ablation.stored_run import LeftOut, StoredRun
 from attnkit.registry import suggest
 from attnkit.run_directory import RunDirectoryError
-
-HIGHER_IS_BETTER = ("accuracy", "token_accuracy", "exact_match", "bleu", "chrf")
-"""Metrics, up to a suffix such as `_test2016`, of which more is better; of others, less."""
 
 LANGUAGE_MODELING = ("loss", "perplexity", "bits_per_byte")
 """Metrics that mean nothing where a prediction has seen its answer."""
@@ -73,8 +70,7 @@ def _metric(found: Gathered, metric: str | None, higher_is_better: bool | None) 
     for plan in plans:
         if plan.metric == metric:
             return metric, plan.lower_is_better
-    known = any(metric == name or metric.startswith(f"{name}_") for name in HIGHER_IS_BETTER)
-    return metric, not known
+    return metric, is_lower_better(metric)
 
 
 def _leave_out_without(metric: str, found: Gathered) -> None:

@@ -17,6 +17,11 @@ measured by `benchmarks/verdicts.py`.
 Verdict = Literal["better", "worse", "within noise"]
 
 
+def is_lower_better(metric: str) -> bool:
+    """Whether a metric is an error, by its name: loss, perplexity, bits, or a rate of errors."""
+    return any(word in metric for word in ("loss", "perplexity", "bits", "error"))
+
+
 @dataclass(frozen=True)
 class Row:
     """One variant, over its seeds.

@@ -30,7 +30,7 @@ def make_run(small_keys, record, tmp_path, monkeypatch):
     def make(
         variant, seed, loss=1.0, *, study="small", metrics=None, data=None, curve=None, **changed
     ) -> Path:
-        keys = {**small_keys, "name": study, "variant": variant, "seed": seed}
+        keys = {**small_keys, "name": finished_study, "variant": variant, "seed": seed}
         recipe = recipe_from_dict({**keys, "runs_dir": str(tmp_path / "runs")})
         directory = recipe.run_dir
         run_directory.claim(directory, overwrite=False)
@@ -52,7 +52,7 @@ def make_run(small_keys, record, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def study(make_run, tmp_path):
+def finished_study(make_run, tmp_path):
     """Three variants of four seeds: one better, one the same up to noise; and its folder."""
     noise = [0.01, -0.02, 0.015, -0.005]
     for seed, n in enumerate(noise):

@@ -22,9 +22,9 @@ def complaint(*arguments):
     return ended.stderr.removeprefix("error: ").strip()
 
 
-def test_the_table_is_printed_and_files_are_written(study, tmp_path):
+def test_the_table_is_printed_and_files_are_written(finished_study, tmp_path):
     outs = [tmp_path / f"table.{kind}" for kind in ("md", "csv", "json", "tex", "html", "png")]
-    ended = call(study, *(word for out in outs for word in ("--out", out)))
+    ended = call(finished_study, *(word for out in outs for word in ("--out", out)))
     assert ended.exit_code == 0, ended.output
     lines = ended.stdout.splitlines()
     assert lines[0] == "small: loss, lower is better"
@@ -37,10 +37,12 @@ def test_the_table_is_printed_and_files_are_written(study, tmp_path):
     assert all(out.stat().st_size > 300 for out in outs)
 
 
-def test_what_was_left_out_is_told(study):
-    (study / "same/seed2/result.json").unlink()
-    said = call(study).stdout
-    assert f"left out: {study}/same/seed2: unfinished: no result.json (attnkit resume" in said
+def test_what_was_left_out_is_told(finished_study):
+    (finished_study / "same/seed2/result.json").unlink()
+    said = call(finished_study).stdout
+    assert (
+        f"left out: {finished_study}/same/seed2: unfinished: no result.json (attnkit resume" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,31 +55,33 @@ def test_what_was_left_out_is_told(study):
     ],
 )
 def test_bad_input_is_one_message_and_writes_nothing(
-    study, tmp_path, monkeypatch, options, message
+    finished_study, tmp_path, monkeypatch, options, message
 ):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert message in complaint(study, "--out", "page.html", *options)
+    assert message in complaint(finished_study, "--out", "page.html", *options)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_file_that_is_there_is_replaced_on_demand_only(study, tmp_path):
+def test_a_file_that_is_there_is_replaced_on_demand_only(finished_study, tmp_path):
     out = tmp_path / "table.md"
     out.write_text("mine")
-    assert "exists already; name another file, or say --overwrite" in complaint(study, "--out", out)
+    assert "exists already; name another file, or say --overwrite" in complaint(
+        finished_study, "--out", out
+    )
     assert out.read_text() == "mine"
-    assert call(study, "--out", out, "--overwrite").exit_code == 0
+    assert call(finished_study, "--out", out, "--overwrite").exit_code == 0
     assert out.read_text().startswith("| variant |")
 
 
-def test_it_loads_neither_torch_nor_lightning(study, tmp_path):
+def test_it_loads_neither_torch_nor_lightning(finished_study, tmp_path):
     code = """
 import sys
 from attnkit.cli.main import app
 app(sys.argv[1:], standalone_mode=False)
 print([name for name in ("torch", "lightning", "tensorboard", "omegaconf") if name in sys.modules])
 """
-    command = [sys.executable, "-c", code, "compare", str(study), "--out"]
+    command = [sys.executable, "-c", code, "compare", str(finished_study), "--out"]
     for out in ("page.html", "table.png"):
         done = subprocess.run(
             [*command, str(tmp_path / out)], capture_output=True, text=True, check=True

@@ -33,8 +33,8 @@ def plan(folder, **changed):
 # What is in the table
 
 
-def test_a_study_has_a_row_a_variant_and_the_right_verdicts(study):
-    found = compare_runs([study])
+def test_a_study_has_a_row_a_variant_and_the_right_verdicts(finished_study):
+    found = compare_runs([finished_study])
     rows = rows_of(found)
     assert list(rows) == ["base", "better", "same"]
     assert [row.verdict for row in found.rows] == [None, "better", "within noise"]
@@ -47,17 +47,22 @@ def test_a_study_has_a_row_a_variant_and_the_right_verdicts(study):
     assert not found.left_out
 
 
-def test_the_verdict_turns_with_base_and_direction(study):
-    found = rows_of(compare_runs([study], base="better"))
+def test_the_verdict_turns_with_base_and_direction(finished_study):
+    found = rows_of(compare_runs([finished_study], base="better"))
     assert (found["base"].verdict, found["better"].verdict) == ("worse", None)
     assert found["base"].difference.mean == pytest.approx(0.2)
-    found = rows_of(compare_runs([study], higher_is_better=True))
+    found = rows_of(compare_runs([finished_study], higher_is_better=True))
     assert found["better"].verdict == "worse"
 
 
 @pytest.mark.parametrize(
     ("metric", "lower"),
-    [("perplexity", True), ("accuracy", False), ("bleu_test2016", False), ("bleuness", True)],
+    [
+        ("perplexity", True),
+        ("accuracy", False),
+        ("bleu_test2016", False),
+        ("alignment_error_rate_test", True),
+    ],
 )
 def test_which_way_a_metric_is_better_is_known_by_its_name(make_run, tmp_path, metric, lower):
     make_run("base", 0, metrics={metric: 0.5})
@@ -112,18 +117,20 @@ def test_one_seed_is_no_verdict(make_run, tmp_path):
     assert not any(row.verdict for row in rows.values())
 
 
-def test_the_same_run_twice_is_one(study):
-    found = compare_runs([study, study / "better", study / "base/seed1"])
+def test_the_same_run_twice_is_one(finished_study):
+    found = compare_runs([finished_study, finished_study / "better", finished_study / "base/seed1"])
     assert [row.value.n for row in found.rows] == [4, 4, 4]
 
 
-def test_paths_may_be_runs_variants_or_folders_of_studies(study):
-    found = compare_runs([study / "base", study / "better/seed0", study / "better/seed2"])
+def test_paths_may_be_runs_variants_or_folders_of_studies(finished_study):
+    found = compare_runs(
+        [finished_study / "base", finished_study / "better/seed0", finished_study / "better/seed2"]
+    )
     rows = rows_of(found)
     assert list(rows) == ["base", "better"]
     assert list(rows["better"].values) == [0, 2]
     assert "paired over the seeds that both have: 0, 2" in rows["better"].remarks
-    assert len(compare_runs([study.parent.parent]).rows) == 3
+    assert len(compare_runs([finished_study.parent.parent]).rows) == 3
 
 
 def test_several_studies_keep_their_names_apart(make_run, tmp_path):
@@ -146,14 +153,14 @@ def test_variants_are_in_the_order_of_numbers(make_run, tmp_path):
 # A plan
 
 
-def test_a_plan_says_base_metric_order_and_what_is_missing(study, make_run):
-    for run in study.glob("*/*/result.json"):
+def test_a_plan_says_base_metric_order_and_what_is_missing(finished_study, make_run):
+    for run in finished_study.glob("*/*/result.json"):
         record = json.loads(run.read_text())
         record["metrics"]["score"] = 1 - record["metrics"]["loss"]
         write_json(run, record)
     make_run("tried_once", 0)
     plan(
-        study,
+        finished_study,
         base="same",
         metric="score",
         lower_is_better=False,
@@ -163,7 +170,7 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(study, make_run):
         changed_to_match={"better": {"model.mlp_dim": 70}},
         match="parameters",
     )
-    found = compare_runs([study])
+    found = compare_runs([finished_study])
     rows = rows_of(found)
     assert (found.base, found.metric, found.lower_is_better) == ("same", "score", False)
     assert list(rows) == ["same", "better", "base"]
@@ -190,10 +197,10 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(study, make_run):
         ({"variants": 3}, "cannot be read"),
     ],
 )
-def test_a_plan_that_cannot_be_used(study, changed, message):
-    plan(study, **changed)
+def test_a_plan_that_cannot_be_used(finished_study, changed, message):
+    plan(finished_study, **changed)
     with pytest.raises(RunDirectoryError, match=message):
-        compare_runs([study])
+        compare_runs([finished_study])
 
 
 # Fairness
@@ -239,7 +246,7 @@ def test_a_loss_that_is_none_is_never_called_better(make_run, tmp_path):
 # What is left out
 
 
-def test_what_cannot_be_compared_is_listed_with_its_reason(make_run, tmp_path, study):
+def test_what_cannot_be_compared_is_listed_with_its_reason(make_run, tmp_path, finished_study):
     def spoil(seed, file, text):
         directory = make_run("spoilt", seed)
         if text is None:
@@ -322,18 +329,18 @@ def test_paths_without_runs(make_run, tmp_path):
     assert f"{run}: unfinished" in said
 
 
-def test_unknown_names(study):
-    assert refusal(study, metric="los") == (
+def test_unknown_names(finished_study):
+    assert refusal(finished_study, metric="los") == (
         "--metric los: no run has it; did you mean `loss`? (known: bits_per_byte, perplexity, loss)"
     )
-    assert refusal(study, base="bas") == (
+    assert refusal(finished_study, base="bas") == (
         "--base bas: no such variant; did you mean `base`? (known: base, better, same)"
     )
 
 
-def test_a_base_that_is_not_finished(study):
-    plan(study)
-    for result in (study / "base").glob("*/result.json"):
+def test_a_base_that_is_not_finished(finished_study):
+    plan(finished_study)
+    for result in (finished_study / "base").glob("*/result.json"):
         result.unlink()
-    assert "the base `base` has no finished run" in refusal(study)
-    assert compare_runs([study], base="same").base == "same"
+    assert "the base `base` has no finished run" in refusal(finished_study)
+    assert compare_runs([finished_study], base="same").base == "same"

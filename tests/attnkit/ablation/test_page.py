@@ -19,8 +19,8 @@ def data_of(text):
     return json.loads(found)
 
 
-def test_curves_are_means_over_seeds_with_their_range(study):
-    tag, curves = learning_curves(compare_runs([study]))
+def test_curves_are_means_over_seeds_with_their_range(finished_study):
+    tag, curves = learning_curves(compare_runs([finished_study]))
     assert tag == "loss/val"
     base, _, same = curves
     noise = np.array([0.01, -0.02, 0.015, -0.005])
@@ -49,8 +49,8 @@ def test_long_curves_are_thinned(make_run, tmp_path):
     assert np.array_equal(curve.mean, curve.steps)
 
 
-def test_the_page_holds_table_curves_and_costs(study):
-    text = page(compare_runs([study]))
+def test_the_page_holds_table_curves_and_costs(finished_study):
+    text = page(compare_runs([finished_study]))
     data = data_of(text)
     assert data["variants"] == ["base", "better", "same"]
     assert data["curves"][1]["mean"] == [3.0, 1.5, 0.8]
@@ -59,8 +59,8 @@ def test_the_page_holds_table_curves_and_costs(study):
     assert text.count('<tr class="better"') == 1
 
 
-def test_the_page_needs_no_network(study):
-    text = page(compare_runs([study]))
+def test_the_page_needs_no_network(finished_study):
+    text = page(compare_runs([finished_study]))
     assert not re.search(r"(?:src|href)=|@import|url\(|fetch\(|XMLHttpRequest", text)
     assert "default-src 'none'" in text
 
@@ -79,8 +79,8 @@ def test_nothing_in_a_name_is_markup(make_run, tmp_path):
     assert data_of(text)["variants"] == ["<script>alert(1)<!--{{data}}"]
 
 
-def test_the_picture_shows_every_variant(study):
-    image = Image.open(io.BytesIO(picture(compare_runs([study]))))
+def test_the_picture_shows_every_variant(finished_study):
+    image = Image.open(io.BytesIO(picture(compare_runs([finished_study]))))
     assert image.format == "PNG"
     assert image.width > 2000
     colours = {colour for _, colour in image.getcolors(1 << 24)}

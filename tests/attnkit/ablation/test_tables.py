@@ -31,8 +31,8 @@ def hostile(make_run, tmp_path):
     return compare_runs([tmp_path])
 
 
-def test_the_words(study):
-    found = grid(compare_runs([study]))
+def test_the_words(finished_study):
+    found = grid(compare_runs([finished_study]))
     assert found.title == "small: loss, lower is better"
     assert found.columns[:5] == ["variant", "loss", "seeds", "difference to base", "verdict"]
     assert found.rows[0][:5] == ["base", "1.0000 ± 0.0252", "4", "-", "base"]
@@ -44,8 +44,8 @@ def test_the_words(study):
     assert "4 seeds are few: a difference of two standard deviations is found in 48 %" in notes
 
 
-def test_json_holds_all_numbers(study):
-    found = compare_runs([study])
+def test_json_holds_all_numbers(finished_study):
+    found = compare_runs([finished_study])
     read = json.loads(as_json(found))
     base, better, _ = read["variants"]
     assert better["seeds"] == {str(seed): value for seed, value in found.rows[1].values.items()}

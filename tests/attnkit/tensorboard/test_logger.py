@@ -270,6 +270,8 @@ def test_the_layout_is_written_once(make_logger):
     overlaid = [pattern for patterns in patterns.values() for pattern in patterns]
     for tag in ("loss/train", "loss/val", "loss/floor/5-gram", "speed/tokens_per_second"):
         assert any(re.match(pattern, tag) for pattern in overlaid), tag
+    (alone,) = patterns["validation"]  # variants are overlaid, and nothing else
+    assert not any(re.match(alone, tag) for tag in ("loss/train", "loss/floor_2gram", "loss/value"))
     assert "chart" not in patterns
 
 
