@@ -33,7 +33,15 @@ from attnkit.hardware import HardwareError, device_name, has_fast_bfloat16, peak
 from attnkit.light_loop import NoProfiler, long_lived_memory
 from attnkit.models.accounting import costs
 from attnkit.recipe import Recipe
-from attnkit.resume import Resume, Start, check_data, starting_point, tell
+from attnkit.resume import (
+    ABOUT_THE_PLACE,
+    WITHOUT_INFLUENCE,
+    Resume,
+    Start,
+    check_data,
+    starting_point,
+    tell,
+)
 from attnkit.tasks.base import Probe, Task
 from attnkit.tensorboard.logger import RunLogger
 
@@ -215,12 +223,11 @@ def introduce(logger: RunLogger, recipe: Recipe, task: Task, probes: Sequence[Pr
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
     """The keys that a table of runs should compare: what learns what, not where it is written."""
-    keys = recipe.to_dict()
-    sections = ("model", "data", "tokenizer", "optimizer", "schedule", "translation")
-    compared = {name: keys[name] for name in sections if name in keys}
-    names = ("max_steps", "batch_size", "batch_tokens", "accumulate", "precision")
-    trainer = {name: keys["trainer"][name] for name in names if name in keys["trainer"]}
-    return {**compared, "trainer": trainer}
+    hidden = {*ABOUT_THE_PLACE, *WITHOUT_INFLUENCE, "seed", "plugins", "validation"}
+    keys = {name: part for name, part in recipe.to_dict().items() if name not in hidden}
+    trainer = keys["trainer"].items()
+    shown = {name: x for name, x in trainer if f"trainer.{name}" not in hidden}
+    return {**keys, "trainer": {"max_steps": recipe.trainer.max_steps, **shown}}
 
 
 def build_trainer(

@@ -215,6 +215,8 @@ def test_the_hyperparameter_table_has_the_run_with_its_true_status(real_run):
     metadata = context.hparams_metadata(request, "")
     found = context.experiment_from_metadata(request, "", True, metadata, None)
     columns = {info.name for info in found.hparam_infos}
+    assert {"trainer.gradient_clip", "trainer.max_steps", "tokenizer.name"} <= columns
+    assert not columns & {"seed", "variant", "runs_dir", "trainer.devices", "logging.samples"}
     wanted = api_pb2.ListSessionGroupsRequest(
         start_index=0,
         slice_size=10,
