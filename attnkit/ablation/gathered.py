@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,24 +53,18 @@ def gather(paths: Sequence[Path]) -> Gathered:
             name, or a plan cannot be read.
     """
     found, usable = Gathered(), list[StoredRun]()
-    folders: dict[str, Path] = {}
-    directories = find_runs(list(paths))
-    for directory in directories:
+    for directory in find_runs(list(paths)):
         try:
             run = load_stored_run(directory)
         except UnusableRun as reason:
             found.left_out.append(LeftOut(directory, str(reason)))
             continue
         usable.append(run)
-        folders.setdefault(os.path.abspath(directory.parent.parent), directory.parent.parent)
-    if not usable:
-        raise RunDirectoryError(_nothing(paths, found.left_out))
-    plans = {above: read_plan_file(folder) for above, folder in folders.items()}
+    folders = {_study_folder(run): None for run in usable}
+    plans = {folder: read_plan_file(folder) for folder in folders}
     found.several = len({run.name.study for run in usable}) > 1
     for run in usable:
-        above = os.path.abspath(run.directory.parent.parent)
-        plan = plans[above]
-        if plan is not None:
+        if (plan := plans[_study_folder(run)]) is not None:
             found.plans.setdefault(run.name.study, plan)
             if reason := _not_in(plan, run.name):
                 found.left_out.append(LeftOut(run.directory, reason))
@@ -83,9 +77,15 @@ def gather(paths: Sequence[Path]) -> Gathered:
                 f"variant {label}; name one of them only, or rename the folder of its variant"
             )
         seeds[run.name.seed] = run
+    if not found.runs:
+        raise RunDirectoryError(_nothing(paths, found.left_out))
     _order(found)
-    _planned_and_missing(found, folders, plans)
+    found.left_out += _planned_and_missing(plans)
     return found
+
+
+def _study_folder(run: StoredRun) -> Path:
+    return Path(os.path.abspath(run.directory)).parent.parent
 
 
 def _nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
@@ -120,16 +120,17 @@ def _order(found: Gathered) -> None:
     }
 
 
-def _planned_and_missing(
-    found: Gathered, folders: dict[str, Path], plans: dict[str, PlanFile | None]
-) -> None:
-    """Lists what a plan names and no directory holds, if the whole study was asked for."""
-    for above, folder in folders.items():
-        plan = plans[above]
-        if plan is None:
-            continue
-        for variant in plan.variants:
-            for seed in plan.seeds:
-                directory = folder / variant / f"seed{seed}"
-                if not (directory / RECIPE).is_file():
-                    found.left_out.append(LeftOut(directory, "planned, and not there yet"))
+def _planned_and_missing(plans: Mapping[Path, PlanFile | None]) -> list[LeftOut]:
+    """What a plan names and no directory holds."""
+    directories = [
+        folder / variant / f"seed{seed}"
+        for folder, plan in plans.items()
+        if plan is not None
+        for variant in plan.variants
+        for seed in plan.seeds
+    ]
+    return [
+        LeftOut(directory, "planned, and not there yet")
+        for directory in directories
+        if not (directory / RECIPE).is_file()
+    ]

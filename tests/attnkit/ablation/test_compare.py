@@ -1,6 +1,7 @@
 """Finished runs become rows: grouping, pairing, verdicts, remarks, and what is left out."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +132,14 @@ def test_paths_may_be_runs_variants_or_folders_of_studies(finished_study):
     assert list(rows["better"].values) == [0, 2]
     assert "paired over the seeds that both have: 0, 2" in rows["better"].remarks
     assert len(compare_runs([finished_study.parent.parent]).rows) == 3
+
+
+def test_a_plan_is_found_from_within_its_folders(finished_study, monkeypatch):
+    plan(finished_study, base="better")
+    monkeypatch.chdir(finished_study / "better/seed0")
+    assert compare_runs([Path(".")]).rows[0].variant == "better"
+    monkeypatch.chdir(finished_study / "base")
+    assert compare_runs([Path("seed1"), Path("../better")]).base == "better"
 
 
 def test_several_studies_keep_their_names_apart(make_run, tmp_path):
@@ -327,6 +336,11 @@ def test_paths_without_runs(make_run, tmp_path):
     said = refusal(tmp_path)
     assert "no run under" in said
     assert f"{run}: unfinished" in said
+
+
+def test_a_plan_that_names_none_of_the_runs(finished_study):
+    plan(finished_study, base="other", variants={"other": {}})
+    assert "the study small has no variant base" in refusal(finished_study)
 
 
 def test_unknown_names(finished_study):
