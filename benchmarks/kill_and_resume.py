@@ -14,6 +14,7 @@ optimizer by hash, every step of every tag in the event files once, and no file 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import itertools
 import os
@@ -76,6 +77,7 @@ def forked(arguments: Sequence[str], log: Path) -> int:
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         from attnkit.cli.main import app
 
         app(list(arguments))
@@ -209,6 +211,7 @@ def trials(
     import attnkit.report  # noqa: F401
 
     torch.set_num_threads(1)  # before any fork: a pool of threads does not survive one
+    gc.freeze()  # what the forks share need not be looked through in each
     drawn, outcome = random.Random(seed), Outcome()
     work = Path(tempfile.mkdtemp(prefix="kill_and_resume"))
     text = work / "animals.txt"
@@ -235,6 +238,7 @@ def trials(
             one_trial(trial, name, folder, recipe, expected[name], drawn, outcome)
             shutil.rmtree(folder, ignore_errors=True)
     finally:
+        gc.unfreeze()
         shutil.rmtree(work)
     return outcome
 

@@ -1,14 +1,36 @@
-"""What all tests share: one thread, and where the real texts lie."""
+"""What all tests share: one thread, where real texts and prepared data lie, and how many processes
+they take.
+"""
 
 import os
+import pickle
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
-torch.set_num_threads(
-    1
-)  # small tensors: more threads cost time, and sums then depend on their number
+MOST_PROCESSES = 8
+"""Each imports torch and Lightning, which takes seconds and most of a gigabyte."""
+
+torch.set_num_threads(1)  # small tensors: more cost time, and sums depend on their number
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that tests start
+os.environ.pop("COLUMNS", None)  # xdist gives its processes one
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start must hear Ctrl-C
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes for `-n auto`: the whole suite takes a core each; a few files are faster in one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if config.args != config.getini("testpaths") or not cores or cores == 1:
+        return 0
+    # Each begins with a part of the files, whose fixtures it then makes alone, and helps out later.
+    config.option.dist = "worksteal"
+    return min(cores, MOST_PROCESSES)
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +40,37 @@ def data_root() -> Path:
     if not folder:
         pytest.skip("needs real data: set ATTNKIT_DATA to the folder that holds it")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test session see, and nobody else."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_cache(shared_folder: Path) -> Iterator[Path]:
+    """Keeps prepared data out of the user's own cache; all tests but those of the data share it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNKIT_CACHE", str(shared_folder / "cache"))
+        yield shared_folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def made_once(shared_folder: Path) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """`made_once("name", make)`: what `make` returned when it was called with a new folder, by the
+    first process that asked.
+    """
+
+    def find(name: str, make: Callable[[Path], Any]) -> Any:
+        made = shared_folder / f"{name}.pickle"
+        with FileLock(f"{made}.lock"):
+            if not made.exists():
+                content = make(shared_folder / name)
+                made.write_bytes(pickle.dumps(content))
+        return pickle.loads(made.read_bytes())
+
+    return find

@@ -28,6 +28,8 @@ class TranslationBatch(NamedTuple):
         target: (B, T) int64, what the decoder reads.
         predicted: (B, T) int64, what it is to predict; -100 where it is padding.
         num_tokens: how many targets are real.
+        weight: what the mean loss of this batch counts for, where it is one process's part of a
+            larger one: its share of all real targets, times the number of processes.
     """
 
     source: Tensor
@@ -35,6 +37,7 @@ class TranslationBatch(NamedTuple):
     target: Tensor
     predicted: Tensor
     num_tokens: int
+    weight: float = 1.0
 
 
 def padded(rows: Sequence[np.ndarray], end: int) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,8 @@ class PairTrainBatches(Dataset[TranslationBatch]):
         start: first batch.
         stop: the batch behind the last.
         rank: number of this process.
-        world_size: number of processes, each of which takes every `world_size`-th pair of a batch.
+        world_size: number of processes, each of which takes every `world_size`-th pair of a batch;
+            one for which nothing is left takes a pair that counts for nothing.
     """
 
     def __init__(
@@ -53,9 +54,7 @@ class PairTrainBatches(Dataset[TranslationBatch]):
         self.world_size = world_size
         self._target, self._source = bucket_lengths(store)
         self._order = np.lexsort((self._source, self._target))
-        self.bounds = cut(
-            self._source[self._order], self._target[self._order], batch_tokens, world_size
-        )
+        self.bounds = cut(self._source[self._order], self._target[self._order], batch_tokens)
 
     @property
     def num_per_epoch(self) -> int:
@@ -70,7 +69,13 @@ class PairTrainBatches(Dataset[TranslationBatch]):
         """Returns batch `start + index`."""
         if not 0 <= index < len(self):
             raise IndexError(f"there are {len(self)} batches, no number {index}")
-        return self.store.batch(self.members(self.start + index)[self.rank :: self.world_size])
+        members = self.members(self.start + index)
+        if self.world_size == 1:
+            return self.store.batch(members)
+        mine = members[self.rank :: self.world_size]
+        batch = self.store.batch(mine if len(mine) else members[:1])
+        share = self._target[mine].sum() / self._target[members].sum()
+        return batch._replace(weight=float(share) * self.world_size)
 
     def members(self, number: int) -> np.ndarray:
         """Returns the pairs of the global batch, numbered as in the store."""
@@ -115,9 +120,7 @@ class PairValBatches(Dataset[TranslationBatch]):
         chosen = np.arange(count) * len(lengths) // count
         order = np.lexsort((store.source_lengths[chosen], lengths[chosen]))
         self.chosen = chosen[order]
-        self.bounds = cut(
-            store.source_lengths[self.chosen], lengths[self.chosen], batch_tokens, world_size=1
-        )
+        self.bounds = cut(store.source_lengths[self.chosen], lengths[self.chosen], batch_tokens)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -136,14 +139,13 @@ def bucket_lengths(store: PairStore) -> tuple[np.ndarray, np.ndarray]:
     return store.target_lengths, source
 
 
-def cut(source: np.ndarray, target: np.ndarray, batch_tokens: int, world_size: int) -> np.ndarray:
+def cut(source: np.ndarray, target: np.ndarray, batch_tokens: int) -> np.ndarray:
     """Cuts an order of pairs into batches.
 
     Args:
         source: (N,) source lengths in that order.
         target: (N,) target lengths in that order.
         batch_tokens: greatest number of tokens of either side, padding included.
-        world_size: least number of pairs of a batch.
 
     Returns:
         (M + 1,) where each batch begins, and N.
@@ -152,10 +154,10 @@ def cut(source: np.ndarray, target: np.ndarray, batch_tokens: int, world_size: i
         DataError: if a pair is longer than a whole batch may be.
     """
     longest = int(max(source.max(), target.max()))
-    if longest * world_size > batch_tokens:
+    if longest > batch_tokens:
         raise DataError(
-            f"trainer.batch_tokens {batch_tokens} is less than a pair of {longest} tokens needs "
-            f"({world_size} at least); raise it, or set model.max_seq_len lower"
+            f"trainer.batch_tokens {batch_tokens} is less than a pair of {longest} tokens needs; "
+            "raise it, or set model.max_seq_len lower"
         )
     bounds = [0]
     widest = 0
@@ -164,6 +166,4 @@ def cut(source: np.ndarray, target: np.ndarray, batch_tokens: int, world_size: i
         if (place + 1 - bounds[-1]) * widest > batch_tokens:
             bounds.append(place)
             widest = width
-    if len(target) - bounds[-1] < world_size and len(bounds) > 1:
-        bounds.pop()  # a rest that is too small for all processes joins the batch before it
     return np.array([*bounds, len(target)])

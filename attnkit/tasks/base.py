@@ -16,8 +16,10 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from attnkit.attention.base import Attention
+from attnkit.data.order import BatchesFrom
 from attnkit.divergence import DivergedError
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
@@ -64,6 +66,8 @@ class Task(L.LightningModule, ABC):
         optimizer: makes the optimizer.
         schedule: the learning rate's shape.
         max_steps: optimizer steps of the whole run.
+        accumulate: batches an optimizer step.
+        num_workers: processes that load batches.
         seed: of the run.
         gradient_clip: largest norm of the gradient; None: no limit.
         compile_model: run the model through `torch.compile`.
@@ -85,7 +89,9 @@ class Task(L.LightningModule, ABC):
         schedule: Schedule,
         *,
         max_steps: int,
-        seed: int,
+        accumulate: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
         gradient_clip: float | None = 1.0,
         compile_model: bool = False,
     ) -> None:
@@ -94,6 +100,8 @@ class Task(L.LightningModule, ABC):
         self.optimizer_recipe = optimizer
         self.schedule = schedule
         self.max_steps = max_steps
+        self.accumulate = accumulate
+        self.num_workers = num_workers
         self.seed = seed
         self.gradient_clip = gradient_clip
         # Kept outside the module tree: its parameters are the model's, and hooks on the plain model
@@ -106,11 +114,6 @@ class Task(L.LightningModule, ABC):
         self._step_loss: Tensor | None = None
         self.group_options: list[dict[str, Any]] = []
         self.whole_split = False
-
-    @property
-    def first_batch(self) -> int:
-        """Number of the first batch that this process trains on: after 0 in a run that resumes."""
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute; the name of the running hook by a shorter way.
@@ -130,6 +133,35 @@ class Task(L.LightningModule, ABC):
     def forward(self, *args: Any) -> Any:
         """Calls the plain model: what maps and samples are taken from."""
         return self.model(*args)
+
+    @abstractmethod
+    def train_batches(self, stop: int) -> Dataset[Any]:
+        """The batches of the run, from its very first to before `stop`, as this process takes part
+        in them. Batch n must be a function of (seed, n) alone.
+        """
+
+    @abstractmethod
+    def val_batches(self) -> Dataset[Any]:
+        """Fixed batches over a part of the validation split; all of it if `whole_split` is set."""
+
+    def train_dataloader(self) -> DataLoader:
+        """The training batches from the one on at which this process begins, or goes on."""
+        first, stop = (n * self.accumulate for n in (self.trainer.global_step, self.max_steps))
+        return self._loader(self.train_batches(stop), sampler=BatchesFrom(first, stop))
+
+    def val_dataloader(self) -> DataLoader:
+        """The validation batches."""
+        return self._loader(self.val_batches())
+
+    def _loader(self, batches: Dataset[Any], **options: Any) -> DataLoader:
+        return DataLoader(
+            batches,
+            **options,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=False,
+        )
 
     @abstractmethod
     def num_tokens(self, batch: Any) -> int:

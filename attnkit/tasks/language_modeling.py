@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from attnkit.data.batch import LanguageBatch
 from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
-from attnkit.data.order import BatchesFrom
+from attnkit.data.windows import TrainBatches, ValBatches
 from attnkit.models.decoding import generate
 from attnkit.models.influence import (
     LaterInfluence,
@@ -81,13 +80,13 @@ class LanguageModelingTask(Task):
             optimizer,
             schedule,
             max_steps=max_steps,
+            accumulate=accumulate,
+            num_workers=num_workers,
             seed=seed,
             gradient_clip=gradient_clip,
             compile_model=compile_model,
         )
         self.data = data
-        self.accumulate = accumulate
-        self.num_workers = num_workers
         leaks = sees_later_tokens(model.mask, model.max_seq_len, len(model.layers))
         self.loss_is_honest = not bool(leaks[:-1].all()) or len(leaks) == 1
         partial = bool(leaks.any()) and self.loss_is_honest
@@ -159,28 +158,14 @@ class LanguageModelingTask(Task):
         for logger in self.loggers:
             logger.log_metrics(metrics, self.global_step)
 
-    def train_dataloader(self) -> DataLoader:
-        """The batches of all steps; batch n is a function of (seed, n) alone."""
-        batches = self.data.train_batches(
-            0, self.max_steps * self.accumulate, self.trainer.global_rank, self.trainer.world_size
-        )
-        return self._loader(batches, sampler=BatchesFrom(self.first_batch, len(batches)))
+    def train_batches(self, stop: int) -> TrainBatches:
+        """Windows drawn from the whole text."""
+        trainer = self.trainer
+        return self.data.train_batches(0, stop, trainer.global_rank, trainer.world_size)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_batches(self) -> ValBatches:
         """Fixed windows spread over the validation split; all of it if `whole_split` is set."""
-        return self._loader(
-            self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
-        )
-
-    def _loader(self, batches: Any, **options: Any) -> DataLoader:
-        return DataLoader(
-            batches,
-            **options,
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=False,
-        )
+        return self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
 
     def num_tokens(self, batch: LanguageBatch) -> int:
         """B x T."""

@@ -12,13 +12,12 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from attnkit.data.alignments import gold_of, words
 from attnkit.data.errors import DataError
-from attnkit.data.order import BatchesFrom
 from attnkit.data.pair_batch import IGNORED, TranslationBatch
+from attnkit.data.pair_batches import PairTrainBatches, PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
 from attnkit.data.translation import TranslationData
@@ -98,6 +97,8 @@ class TranslationTask(Task):
             optimizer,
             schedule,
             max_steps=max_steps,
+            accumulate=accumulate,
+            num_workers=num_workers,
             seed=seed,
             gradient_clip=gradient_clip,
             compile_model=compile_model,
@@ -110,8 +111,6 @@ class TranslationTask(Task):
         self.decode_sentences = decode_sentences
         self.average_last = average_last
         self.num_probes = num_probes
-        self.accumulate = accumulate
-        self.num_workers = num_workers
         self._directory: Path | None = None
         self._val_loss = MeanMetric()
         self._val_accuracy = MeanMetric()
@@ -138,8 +137,10 @@ class TranslationTask(Task):
         )
 
     def training_step(self, batch: TranslationBatch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
-        return self.loss(batch, self.label_smoothing)
+        """The loss of one batch, weighted so that the mean over all processes is that over all
+        tokens.
+        """
+        return self.loss(batch, self.label_smoothing) * batch.weight
 
     def validation_step(self, batch: TranslationBatch, batch_idx: int) -> None:
         """Adds one batch to the means, weighted by its tokens."""
@@ -292,28 +293,14 @@ class TranslationTask(Task):
         """Signatures of the scores, where alignments were read, which weights were averaged."""
         return dict(self._found)
 
-    def train_dataloader(self) -> DataLoader:
-        """The batches of all steps; batch n is a function of (seed, n) alone."""
-        batches = self.data.train_batches(
-            0, self.max_steps * self.accumulate, self.trainer.global_rank, self.trainer.world_size
-        )
-        return self._loader(batches, sampler=BatchesFrom(self.first_batch, len(batches)))
+    def train_batches(self, stop: int) -> PairTrainBatches:
+        """Pairs of like length."""
+        trainer = self.trainer
+        return self.data.train_batches(0, stop, trainer.global_rank, trainer.world_size)
 
-    def val_dataloader(self) -> DataLoader:
-        """Fixed batches over a part of the validation split; all of it if `whole_split` is set."""
-        return self._loader(
-            self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
-        )
-
-    def _loader(self, batches: Any, **options: Any) -> DataLoader:
-        return DataLoader(
-            batches,
-            **options,
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=False,
-        )
+    def val_batches(self) -> PairValBatches:
+        """Fixed pairs spread over the validation split; all of them if `whole_split` is set."""
+        return self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
 
     def num_tokens(self, batch: TranslationBatch) -> int:
         """Real target tokens."""

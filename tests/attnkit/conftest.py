@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,23 @@ SMALL_MODEL = {
 }
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps prepared data out of the user's own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+ONE_LAYER = {"num_layers": 1, "attention": {"name": "multi_head", "num_heads": 2}}
+SMALL_TASKS = {
+    "translation": {
+        "data": {"name": "reverse", "num_train": 64, "num_val": 24, "max_length": 6},
+        "tokenizer": "word",
+        "model": {
+            "max_seq_len": 16,
+            "dim": 16,
+            "encoder": ONE_LAYER,
+            "decoder": ONE_LAYER,
+            "cross": {"attention": {"name": "multi_head", "num_heads": 2}},
+        },
+        "trainer": {"max_steps": 6, "batch_tokens": 128, "precision": 32, "accelerator": "cpu"},
+        "translation": {"beam": 2, "average": 2, "decode_sentences": 6},
+    },
+}
+"""What other tasks have instead in their small recipes."""
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +68,13 @@ def small_keys(text_file: Path) -> dict:
 
 @pytest.fixture
 def small(small_keys: dict, tmp_path: Path) -> Callable[..., Recipe]:
-    """`small("model.dim=32")`: the small recipe, whose runs go to the test's own folder."""
+    """`small("model.dim=32")`: the small recipe, whose runs go to the test's own folder; with
+    `task="translation"` that of another task.
+    """
 
-    def make(*overrides: str) -> Recipe:
-        return recipe_from_dict({**small_keys, "runs_dir": str(tmp_path / "runs")}, overrides)
+    def make(*overrides: str, task: str = "language_modeling") -> Recipe:
+        keys = {"task": task, **small_keys, **SMALL_TASKS.get(task, {})}
+        return recipe_from_dict({**keys, "runs_dir": str(tmp_path / "runs")}, overrides)
 
     return make
 
@@ -73,14 +87,13 @@ def small_run(small_keys: dict, tmp_path_factory: pytest.TempPathFactory) -> exp
 
 
 @pytest.fixture(scope="session")
-def real_run(tmp_path_factory: pytest.TempPathFactory) -> experiment.Result:
+def real_run(made_once: Callable) -> experiment.Result:
     """300 steps on real text, with all that is logged by default: the quickstart with two layers
     of width 64. To be read, not to be changed.
     """
     shakespeare = Path(os.environ.get("ATTNKIT_DATA", ""), "tinyshakespeare", "input.txt")
     keys = {
         "name": "real",
-        "runs_dir": str(tmp_path_factory.mktemp("real")),
         "data": "tiny_shakespeare" if shakespeare.is_file() else "stdlib_docs",
         "tokenizer": "char",
         "model": {
@@ -95,4 +108,8 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> experiment.Result:
         "validation": {"every_n_steps": 100},
         "logging": {"every_n_steps": 50, "attention_maps": 8, "samples": 3},
     }
-    return experiment.run(recipe_from_dict(keys))
+
+    def train(folder: Path) -> experiment.Result:
+        return experiment.run(recipe_from_dict({**keys, "runs_dir": str(folder)}))
+
+    return made_once("real", train)

@@ -30,12 +30,6 @@ from attnkit.tensorboard.map_format import decode
 from attnkit.tensorboard.moments import log_moments
 
 MAPS, SHEETS = "attention/probe/self", "attention_maps/probe/self"
-HEEDING_CTRL_C = """
-import runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored where the tests ignore it
-sys.argv = ["attnkit", "run", "small.yaml"]
-runpy.run_module("attnkit", run_name="__main__")
-"""
 
 
 def events(directory):
@@ -396,7 +390,7 @@ def test_few_moments_end_with_the_last_step(small, moments):
 def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, number, code, word):
     (tmp_path / "small.yaml").write_text(small("trainer.max_steps=1000000").to_yaml())
     process = subprocess.Popen(
-        [sys.executable, "-c", HEEDING_CTRL_C],
+        [sys.executable, "-m", "attnkit", "run", "small.yaml"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,7 +1,6 @@
 """Every recipe that is shipped: it loads, shows itself, builds, trains, and says what to see."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ TOO_LARGE = 1_000_000_000
 every_recipe = pytest.mark.parametrize(
     "path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER).with_suffix(""))
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def on_paper(recipe, vocab_size=100):

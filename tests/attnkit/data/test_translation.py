@@ -66,12 +66,27 @@ def test_batch_n_is_a_function_of_seed_and_n(data):
     assert not np.array_equal(one.members(0), prepared(seed=1).train_batches(0, 9).members(0))
 
 
-def test_processes_share_a_batch(data):
-    whole = data.train_batches(3, 4, 0, 1).members(3)
-    parts = [data.train_batches(3, 4, rank, 2)[0].source.shape[0] for rank in (0, 1)]
-    assert sum(parts) == len(data.train_batches(3, 4, 0, 2).members(3))
-    assert abs(parts[0] - parts[1]) <= 1
-    assert len(whole)
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_processes_share_a_batch_and_their_losses_weigh_what_they_hold(data, world_size):
+    """Their mean is that of the whole batch, also where there are fewer pairs than processes."""
+    whole = data.train_batches(0, 200)
+    shares = [data.train_batches(0, 200, rank, world_size) for rank in range(world_size)]
+    smallest = min(range(whole.num_per_epoch), key=lambda n: len(whole.members(n)))
+    assert len(whole.members(smallest)) < 5
+    for n in (3, smallest):
+        parts = [share[n] for share in shares]
+        counted = [part for part in parts if part.weight]
+        pairs = [len(part.source) for part in counted]
+        assert sum(pairs) == len(whole[n].source)
+        assert max(pairs) - min(pairs) <= 1
+        assert sum(part.weight for part in parts) == pytest.approx(world_size)
+        mean = sum(part.weight * mean_target(part) for part in parts) / world_size
+        assert mean == pytest.approx(mean_target(whole[n]))
+
+
+def mean_target(batch):
+    """Stands for a mean loss: a number of each real target."""
+    return float(batch.predicted[batch.predicted != IGNORED].float().mean())
 
 
 def test_validation_uses_a_part_while_training(data):

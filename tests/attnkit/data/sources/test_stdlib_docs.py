@@ -79,7 +79,10 @@ def test_a_library_without_source_files_is_an_error(
         StdlibDocs().fingerprint()
 
 
-def test_the_running_library_gives_a_corpus() -> None:
+def test_the_running_library_gives_a_corpus(
+    shared_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNKIT_CACHE", str(shared_cache))
     source = StdlibDocs()
     about = source.describe()
     assert about["documents"] > 2500
