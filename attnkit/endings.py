@@ -119,11 +119,11 @@ class _Left:
 
     def against_lack_of_memory(self) -> str:
         """Which batch did not fit, and which settings decide."""
-        progress = self.trainer.fit_loop.epoch_loop
+        batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
         shape = self.task.batch_shape
         size = f" of {shape[0]:,} sequences of {shape[1]:,} tokens" if len(shape) > 1 else ""
         return (
-            f"out of memory in batch {progress.batch_idx:,}{size} (step "
+            f"out of memory in batch {batch:,}{size} (step "
             f"{self.trainer.global_step + 1:,}): lower trainer.batch_size and raise "
             "trainer.accumulate by as much, which trains alike, or lower model.max_seq_len; "
             f"{self._checkpoint()}"

@@ -89,6 +89,12 @@ def starting_point(
         if run_directory.is_first_process():
             run_directory.check_free(directory, overwrite)
         return Start()
+    if not directory.exists():
+        raise RunDirectoryError(
+            f"{directory} does not exist; give the directory of a run, as in `attnkit resume "
+            "runs/NAME/VARIANT/seed0 key=value` (keys on the command line of `attnkit run` name a "
+            "variant of their own, unless variant=NAME is among them)"
+        )
     before = load_recipe(run_directory.recipe_of(directory))
     changes = differences(before.to_dict(), recipe.to_dict())
     matter = [change for key, change in changes.items() if not _has_no_influence(key)]

@@ -39,6 +39,17 @@ VARIANTS = {
     "bf16": ["trainer.precision=bf16"],
     "linear": ["model.attention.name=linear"],
     "muon": ["optimizer=muon"],
+    "translation": [
+        "task=translation",
+        "~model.num_layers",
+        "~model.attention",
+        "data={name: reverse, num_train: 64, num_val: 24, max_length: 6}",
+        "tokenizer=word",
+        "model={max_seq_len: 16, dim: 16, encoder: {num_layers: 1}, decoder: {num_layers: 1}}",
+        "~trainer.batch_size",
+        "trainer.batch_tokens=128",
+        "translation={beam: 2, average: 2, decode_every: 20, decode_sentences: 6}",
+    ],
 }
 
 RECIPE = """

@@ -148,6 +148,19 @@ def test_a_run_that_ended_early_goes_on_as_if_it_had_not(
     assert result.record["tokens"] == whole.record["tokens"]
 
 
+def test_a_second_signal_stops_at_once(small, tmp_path, at_batch):
+    def insist():
+        terminate()
+        interrupt()
+
+    keys = ["trainer.max_steps=9", "checkpoint.every_n_steps=2", *LOUD]
+    at_batch(5, insist)
+    recipe = small(*keys)
+    with pytest.raises(KeyboardInterrupt, match=r"step 5, .*; the last checkpoint is of step 4"):
+        experiment.run(recipe)
+    assert experiment.run(recipe, resume="yes").record["status"] == "finished"
+
+
 # What may change, and what may not
 
 
@@ -223,7 +236,7 @@ def test_a_finished_run_has_nothing_left_to_do(small_run):
 
 def test_automatic_is_to_begin_or_to_go_on(small, stopped):
     fresh = small("trainer.max_steps=1", "variant=fresh")
-    with pytest.raises(RunDirectoryError, match="does not exist; give the directory of a run"):
+    with pytest.raises(RunDirectoryError, match="does not exist; give the directory of a run, as"):
         experiment.run(fresh, resume="yes")
     assert experiment.run(fresh, resume="auto").record["steps"] == 1
     assert experiment.run(stopped, resume="auto").record["steps"] == 9
