@@ -4,7 +4,6 @@ result.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import warnings
 from collections.abc import Sequence
@@ -16,9 +15,9 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import nn
 
 from attnkit import run_directory
+from attnkit.assembly.by_task import build_data, build_model, build_task
 from attnkit.callbacks.attention_maps import AttentionMaps
 from attnkit.callbacks.checkpoints import Checkpoints
 from attnkit.callbacks.curves import TrainingCurves
@@ -32,7 +31,7 @@ from attnkit.endings import plain_endings
 from attnkit.hardware import HardwareError, device_name, has_fast_bfloat16, peak_memory_bytes
 from attnkit.light_loop import NoProfiler, long_lived_memory
 from attnkit.models.accounting import costs
-from attnkit.recipe import Recipe
+from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.resume import (
     ABOUT_THE_PLACE,
     WITHOUT_INFLUENCE,
@@ -87,6 +86,7 @@ def run(
         check: ask the quick laws about mechanisms that are plugins, before a run's first step.
 
     Raises:
+        RecipeError: if the recipe describes many runs.
         LawBrokenError: if a plugin breaks a law in the recipe's seat.
         RunDirectoryError: if the directory is taken or in use, or holds nothing to resume.
         CheckpointError: if no checkpoint verifies, or one cannot be written.
@@ -97,6 +97,7 @@ def run(
         KeyboardInterrupt: if it was interrupted; the message says what is left behind.
         SystemExit: if it was terminated, with the code 143.
     """
+    check_single(recipe)
     directory = recipe.run_dir if directory is None else directory
     start = starting_point(
         recipe, directory, overwrite=overwrite, resume=resume, allow_changes=allow_changes
@@ -151,6 +152,7 @@ def run(
         "status": "finished" if trainer.global_step == recipe.trainer.max_steps else "stopped",
         "steps": trainer.global_step,
         "metrics": metrics,
+        "validation_part": recipe.validation.part,
         **task.findings(),
         "skipped_steps": task.num_skipped,
         "seconds": curves.wall_seconds,
@@ -164,6 +166,21 @@ def run(
     if trainer.is_global_zero:
         run_directory.write_json(directory / run_directory.RESULT, record)
     return Result(directory, metrics, record.get("ngram_floors", {}), record, sample)
+
+
+def check_single(recipe: Recipe) -> None:
+    """Checks that a recipe describes one run.
+
+    Raises:
+        RecipeError: if it describes a study.
+    """
+    if recipe.ablation is not None:
+        file = recipe.path or "RECIPE"
+        message = (
+            f"this recipe describes a study of many runs; start them with `attnkit ablate {file}`, "
+            f"or train what it varies alone with `attnkit run {file} ~ablation`"
+        )
+        raise RecipeError([Problem(recipe.source.value["ablation"].key_mark, "ablation", message)])
 
 
 def take_up(
@@ -189,26 +206,6 @@ def take_up(
     run_directory.write_text(directory / run_directory.RECIPE, recipe.to_yaml())
     run_directory.write_json(directory / run_directory.ENVIRONMENT, environment)
     store.take_over()
-
-
-def build_data(recipe: Recipe) -> Any:
-    """The data of the recipe's task; nothing is read yet."""
-    return _assembly(recipe).build_data(recipe)
-
-
-def build_model(recipe: Recipe, *vocab_sizes: int) -> Any:
-    """The model that a recipe describes, with weights drawn from its seed."""
-    return _assembly(recipe).build_model(recipe, *vocab_sizes)
-
-
-def build_task(recipe: Recipe, model: nn.Module, data: Any) -> Task:
-    """The model with its loss, its data and its optimizer."""
-    return _assembly(recipe).build_task(recipe, model, data)
-
-
-def _assembly(recipe: Recipe) -> Any:
-    """The module that puts the recipe's task together: one task, one file."""
-    return importlib.import_module(f"attnkit.assembly.{recipe.task}")
 
 
 def introduce(logger: RunLogger, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:

@@ -28,6 +28,7 @@ from attnkit.options import REQUIRED, Option, RegistryError, Spec, options_of, s
 
 __all__ = [
     "ATTENTION",
+    "LAUNCHERS",
     "MASKS",
     "OPTIMIZERS",
     "PAIRS",
@@ -252,3 +253,4 @@ PAIRS: Registry[Any] = Registry("source of sentence pairs", "attnkit.data.pairs"
 TOKENIZERS: Registry[Any] = Registry("tokenizer", "attnkit.data.tokenizers")
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.tasks.optimizers")
 SCHEDULES: Registry[Any] = Registry("learning-rate schedule", "attnkit.tasks.schedules")
+LAUNCHERS: Registry[Any] = Registry("launcher of trials", "attnkit.ablation.launchers")

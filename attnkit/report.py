@@ -16,6 +16,7 @@ from rich.text import Text
 
 from attnkit.registry import (
     ATTENTION,
+    LAUNCHERS,
     MASKS,
     OPTIMIZERS,
     PAIRS,
@@ -46,6 +47,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     TOKENIZERS,
     OPTIMIZERS,
     SCHEDULES,
+    LAUNCHERS,
 )
 
 console = Console(highlight=False, soft_wrap=True)
@@ -349,9 +351,15 @@ def is_translation(result: Result) -> bool:
     return "token_accuracy" in result.metrics
 
 
+def _validated_on(result: Result) -> str:
+    """Which part of the validation split the numbers are from."""
+    part = result.record["validation_part"]
+    return "whole validation split" if part == "all" else f"{part.replace('_', ' ')} of validation"
+
+
 def _text_numbers(result: Result) -> Table:
     """A language model's loss, beside the n-gram floors."""
-    table = numbers_table("whole validation split")
+    table = numbers_table(_validated_on(result))
     honest = result.record["loss_is_language_modeling"]
     table.add_row(
         "loss, nats a token" if honest else "loss (sees the future)",
@@ -369,7 +377,7 @@ def _text_numbers(result: Result) -> Table:
 
 def _translation_numbers(result: Result) -> Table:
     """The validation loss, then the scores of each test set."""
-    table = numbers_table("whole validation split")
+    table = numbers_table(_validated_on(result))
     metrics = result.metrics
     table.add_row("loss, nats a token", f"{metrics['loss']:.4f}")
     table.add_row("perplexity", f"{metrics['perplexity']:.3f}")

@@ -97,7 +97,7 @@ def starting_point(
         )
     before = load_recipe(run_directory.recipe_of(directory))
     changes = differences(before.to_dict(), recipe.to_dict())
-    matter = [change for key, change in changes.items() if not _has_no_influence(key)]
+    matter = [change for key, change in changes.items() if not has_no_influence(key)]
     if matter and not allow_changes:
         raise RunDirectoryError(
             f"{directory} holds a run of another recipe: {'; '.join(matter)}. Resume it as it was, "
@@ -181,7 +181,8 @@ def _check_unfinished(directory: Path, max_steps: int, steps: int) -> None:
         )
 
 
-def _has_no_influence(key: str) -> bool:
+def has_no_influence(key: str) -> bool:
+    """True for a key of `WITHOUT_INFLUENCE`, or below one."""
     return any(key == name or key.startswith(f"{name}.") for name in WITHOUT_INFLUENCE)
 
 

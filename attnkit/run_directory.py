@@ -148,6 +148,18 @@ def in_use(directory: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def is_in_use(directory: Path) -> bool:
+    """True while another process trains in a directory."""
+    try:
+        with (directory / _LOCK).open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no lock, or no such thing on this file system
+        return False
+    return False
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

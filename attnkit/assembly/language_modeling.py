@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from attnkit.data.language_modeling import LanguageModelingData
@@ -9,7 +11,9 @@ from attnkit.masks import build_mask
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe
 from attnkit.registry import OPTIMIZERS, SCHEDULES, SOURCES, TOKENIZERS
-from attnkit.tasks.language_modeling import LanguageModelingTask
+
+if TYPE_CHECKING:
+    from attnkit.tasks.language_modeling import LanguageModelingTask
 
 
 def build_data(recipe: Recipe) -> LanguageModelingData:
@@ -21,6 +25,7 @@ def build_data(recipe: Recipe) -> LanguageModelingData:
         batch_size=recipe.trainer.batch_size,
         seed=recipe.seed,
         val_max_tokens=recipe.validation.max_tokens,
+        val_part=recipe.validation.part,
         with_documents=build_mask(recipe.model["mask"]).needs_documents,
     )
 
@@ -35,6 +40,8 @@ def build_task(
     recipe: Recipe, model: LanguageModel, data: LanguageModelingData
 ) -> LanguageModelingTask:
     """The model with its loss, its data and its optimizer."""
+    from attnkit.tasks.language_modeling import LanguageModelingTask
+
     return LanguageModelingTask(
         model,
         data,

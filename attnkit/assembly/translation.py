@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from attnkit.data.translation import TranslationData
@@ -9,7 +11,9 @@ from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.recipe import Recipe
 from attnkit.registry import OPTIMIZERS, PAIRS, SCHEDULES, TOKENIZERS
-from attnkit.tasks.translation import TranslationTask
+
+if TYPE_CHECKING:
+    from attnkit.tasks.translation import TranslationTask
 
 
 def build_data(recipe: Recipe) -> TranslationData:
@@ -24,6 +28,7 @@ def build_data(recipe: Recipe) -> TranslationData:
         batch_tokens=recipe.trainer.batch_tokens,
         seed=recipe.seed,
         val_max_tokens=recipe.validation.max_tokens,
+        val_part=recipe.validation.part,
     )
 
 
@@ -35,6 +40,8 @@ def build_model(recipe: Recipe, *vocab_sizes: int) -> EncoderDecoder:
 
 def build_task(recipe: Recipe, model: EncoderDecoder, data: TranslationData) -> TranslationTask:
     """The model with its loss, its data, its optimizer and its search."""
+    from attnkit.tasks.translation import TranslationTask
+
     options = recipe.translation
     return TranslationTask(
         model,

@@ -33,6 +33,7 @@ _TO_BE_MENDED = {
     "HardwareError",
     "OutOfMemoryError",
     "DashboardError",
+    "LauncherError",
 }
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file (YAML).", show_default=False)]

@@ -7,6 +7,7 @@ A command is a file beside this one; the order below is that of `attnkit --help`
 # isort: off
 from attnkit.cli import run  # noqa: F401
 from attnkit.cli import resume  # noqa: F401
+from attnkit.cli import ablate  # noqa: F401
 from attnkit.cli import show  # noqa: F401
 from attnkit.cli import generate  # noqa: F401
 from attnkit.cli import translate  # noqa: F401

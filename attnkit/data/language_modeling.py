@@ -12,6 +12,7 @@ from typing import Any
 from attnkit.data.batch import LanguageBatch
 from attnkit.data.cache import cache_folder, locked
 from attnkit.data.errors import DataError
+from attnkit.data.halves import HalfOfText, Part
 from attnkit.data.ngrams import cached_floors
 from attnkit.data.progress import ByteProgress
 from attnkit.data.sources.base import TextSource
@@ -33,6 +34,7 @@ class LanguageModelingData:
         val_max_tokens: what the recipe says about validation during training; kept for
             `val_batches(data.val_max_tokens)`.
         with_documents: number the documents in every batch, for masks that keep them apart.
+        val_part: the half of the validation split that counts as all of it; `all`: both.
 
     Attributes:
         train_store: the training split, after `prepare`.
@@ -52,6 +54,7 @@ class LanguageModelingData:
         seed: int,
         val_max_tokens: int | None,
         with_documents: bool = False,
+        val_part: Part = "all",
     ) -> None:
         self.source = source
         self.tokenizer = tokenizer
@@ -60,6 +63,7 @@ class LanguageModelingData:
         self.seed = seed
         self.val_max_tokens = val_max_tokens
         self.with_documents = with_documents
+        self.val_part: Part = val_part
 
     def prepare(self) -> None:
         """Makes vocabulary and token streams, or finds them in the cache.
@@ -71,8 +75,10 @@ class LanguageModelingData:
         """
         if self.tokenizer.vocab_size == 0:
             self.tokenizer = trained_tokenizer(self.source, self.tokenizer)
-        self.train_store = self._store("train")
-        self.val_store = self._store("val")
+        self.train_store = self._store("train", self.source)
+        whole = self.val_part == "all"
+        val_source = self.source if whole else HalfOfText(self.source, self.val_part)
+        self.val_store = self._store("val", val_source)
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1) -> LanguageBatch:
         """Returns this process's part of the batch of a step."""
@@ -103,6 +109,11 @@ class LanguageModelingData:
             end_of_document_id=self._document_end,
             max_tokens=max_tokens,
         )
+
+    @property
+    def tokens_per_batch(self) -> float:
+        """Tokens that are predicted in a batch, over all processes."""
+        return self.batch_size * self.max_seq_len
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:
@@ -143,8 +154,8 @@ class LanguageModelingData:
     def _document_end(self) -> int | None:
         return self.tokenizer.end_of_document_id if self.with_documents else None
 
-    def _store(self, split: str) -> TokenStore:
-        store = token_store(self.source, self.tokenizer, split)
+    def _store(self, split: str, source: TextSource) -> TokenStore:
+        store = token_store(source, self.tokenizer, split)
         needed = self.max_seq_len + 1
         if store.counts.tokens < needed:
             raise DataError(

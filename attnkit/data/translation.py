@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.data.errors import DataError
+from attnkit.data.halves import Part, half_of
 from attnkit.data.language_modeling import trained_tokenizer
 from attnkit.data.pair_batches import PairTrainBatches, PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
@@ -33,6 +34,7 @@ class TranslationData:
         batch_tokens: most tokens of either side of a batch.
         seed: of the run.
         val_max_tokens: target tokens of the validation split used while training.
+        val_part: the half of the validation pairs that counts as all of them; `all`: both.
 
     Attributes:
         train_store: the training pairs, after `prepare`.
@@ -54,6 +56,7 @@ class TranslationData:
         batch_tokens: int,
         seed: int,
         val_max_tokens: int | None,
+        val_part: Part = "all",
     ) -> None:
         self.source = source
         self.tokenizer = tokenizer
@@ -63,6 +66,7 @@ class TranslationData:
         self.batch_tokens = batch_tokens
         self.seed = seed
         self.val_max_tokens = val_max_tokens
+        self.val_part: Part = val_part
         self._tests: dict[str, PairStore] = {}
 
     @property
@@ -90,7 +94,7 @@ class TranslationData:
 
     def _store(self, split: str) -> PairStore:
         store = pair_store(
-            list(self.source.pairs(split)),
+            half_of(list(self.source.pairs(split)), self.val_part if split == "val" else "all"),
             self.tokenizers,
             split=split,
             max_seq_len=self.max_seq_len,
@@ -143,6 +147,12 @@ class TranslationData:
     def val_batches(self, max_tokens: int | None) -> PairValBatches:
         """Returns the validation batches, of `max_tokens` target tokens or (None) of all."""
         return PairValBatches(self.val_store, batch_tokens=self.batch_tokens, max_tokens=max_tokens)
+
+    @property
+    def tokens_per_batch(self) -> float:
+        """Target tokens of a batch, over all processes, on average over an epoch."""
+        batches = self.train_batches(0, 1)
+        return int(self.train_store.target_lengths.sum()) / batches.num_per_epoch
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from attnkit.recipe.errors import Problem, RecipeError
 from attnkit.recipe.recipe import Recipe, load_recipe, recipe_from_dict
 from attnkit.recipe.sections import (
+    AblationOptions,
+    BudgetOptions,
     CheckpointOptions,
     LoggingOptions,
     TrainerOptions,
@@ -10,6 +12,8 @@ from attnkit.recipe.sections import (
 )
 
 __all__ = [
+    "AblationOptions",
+    "BudgetOptions",
     "CheckpointOptions",
     "LoggingOptions",
     "Problem",

@@ -6,7 +6,7 @@ Nodes keep their marks through all of it, so that a problem is told where it was
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,12 +49,8 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def apply_overrides(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node:
-    """Applies `key=value` and `~key`: first what is removed, then what is set.
-
-    An override that is none is told in `problems` and left out.
-    """
-    removed: dict[KeyPath, Mark] = {}
-    changed: dict[KeyPath, Node] = {}
+    """Applies `key=value` and `~key`. One that is none is told in `problems` and left out."""
+    changes: dict[KeyPath, Node | Mark] = {}
     seen: dict[KeyPath, str] = {}
     for position, text in enumerate(overrides):
         mark = Mark(f"override {text}", rank=_OVERRIDE_RANK + position)
@@ -66,18 +62,49 @@ def apply_overrides(root: Node, overrides: Sequence[str], problems: list[Problem
             problems += error.problems
             continue
         seen[path] = text
-        if value is None:
-            removed[path] = mark
-        else:
-            changed[path] = value
-    for path, mark in removed.items():
-        root = _without(root, path, (), mark, problems)
+        changes[path] = mark if value is None else value
+    return change(root, changes, problems)
+
+
+def change(root: Node, changes: Mapping[KeyPath, Node | Mark], problems: list[Problem]) -> Node:
+    """Changes a recipe: first what is removed, then what is set.
+
+    Args:
+        root: the recipe.
+        changes: key -> its new value; or, for a key to be removed, where that was written.
+        problems: receives what cannot be done; that is left out.
+    """
+    changed = {path: value for path, value in changes.items() if isinstance(value, Node)}
+    for path, mark in changes.items():
+        if isinstance(mark, Mark):
+            root = _without(root, path, (), mark, problems)
     layer: dict[str, Node] = {}
     for path in sorted(changed, key=len):  # a whole section before its keys, however they came
         layer = _merged(layer, _nested(path, changed[path]))
     return replace(
         root, value=_merged(root.value, _without_list_keys(root.value, layer, (), problems))
     )
+
+
+def read_changes(written: Node, problems: list[Problem]) -> dict[KeyPath, Node | Mark]:
+    """Reads `{section.key: value, ~section.key: null}`, as a file writes what overrides would say.
+
+    What is no key is told in `problems` and left out.
+    """
+    changes: dict[KeyPath, Node | Mark] = {}
+    for text, value in written.value.items():
+        key = text.removeprefix("~")
+        if not _KEY.fullmatch(key):
+            message = f"`{key}` is no key; write section.key, such as model.dim"
+            problems.append(Problem(value.key_mark, text, message))
+        elif text == key:
+            changes[tuple(key.split("."))] = value
+        elif value.value is not None:
+            message = f"~ removes a key and takes no value; write {text}: null or {key}: ..."
+            problems.append(Problem(value.mark, text, message))
+        else:
+            changes[tuple(key.split("."))] = value.key_mark
+    return changes
 
 
 def override_key(override: str) -> str:
@@ -169,7 +196,7 @@ def _read_override(text: str, mark: Mark, problems: list[Problem]) -> tuple[KeyP
 
 def _nested(path: KeyPath, value: Node) -> dict[str, Node]:
     for key in reversed(path[1:]):
-        value = Node({key: value}, value.mark, value.mark)
+        value = Node({key: value}, value.mark, value.key_mark)
     return {path[0]: value}
 
 

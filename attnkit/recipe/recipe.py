@@ -25,11 +25,12 @@ from attnkit.recipe.checks import (
     check_task,
     load_plugins,
 )
-from attnkit.recipe.errors import Mark, Problem, RecipeError
+from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError
 from attnkit.recipe.interpolation import interpolate
-from attnkit.recipe.layers import apply_overrides, override_key, read_layers
+from attnkit.recipe.layers import apply_overrides, change, override_key, read_layers
 from attnkit.recipe.schema import Checker
 from attnkit.recipe.sections import (
+    AblationOptions,
     CheckpointOptions,
     LoggingOptions,
     TrainerOptions,
@@ -88,6 +89,7 @@ class RecipeKeys:
         checkpoint: when it is saved.
         logging: what it writes down.
         translation: translation only: its loss and its search.
+        ablation: variants to be compared, for `attnkit ablate`; no single run has it.
     """
 
     name: Annotated[str, FOLDER_NAME]
@@ -107,6 +109,7 @@ class RecipeKeys:
     checkpoint: CheckpointOptions = field(default=CheckpointOptions())
     logging: LoggingOptions = field(default=LoggingOptions())
     translation: TranslationOptions = field(default=TranslationOptions())
+    ablation: AblationOptions | None = None
 
     @property
     def run_dir(self) -> Path:
@@ -122,6 +125,8 @@ class RecipeKeys:
         """All keys as plain types, with today's defaults, so that later defaults change nothing."""
         names = [item.name for item in dataclasses.fields(RecipeKeys)]
         keys = {name: plain_types(getattr(self, name)) for name in names}
+        if self.ablation is None:
+            del keys["ablation"]
         if self.task == "translation":
             del keys["trainer"]["batch_size"]
         else:
@@ -153,9 +158,33 @@ class Recipe(RecipeKeys):
         Raises:
             RecipeError: if the result is not a valid recipe.
         """
-        written = {key: node_of(getattr(self, key), _PYTHON) for key in ("name", "variant")}
-        root = dataclasses.replace(self.source, value={**self.source.value, **written})
-        return _recipe(root, overrides, self.path, [])
+        return _recipe(self._rooted(self.name, self.variant), overrides, self.path, [])
+
+    def changed(
+        self,
+        changes: Mapping[KeyPath, Node | Mark],
+        *,
+        name: str | None = None,
+        variant: str | None = None,
+    ) -> Recipe:
+        """Returns the recipe with changes to what was written.
+
+        Args:
+            changes: see `layers.change`.
+            name: folder of its runs; None: as it is.
+            variant: folder below; None: as it is.
+
+        Raises:
+            RecipeError: if the result is not a valid recipe.
+        """
+        problems: list[Problem] = []
+        root = self._rooted(name or self.name, variant or self.variant)
+        return _resolved(change(root, changes, problems), self.path, problems)
+
+    def _rooted(self, name: str, variant: str) -> Node:
+        """What was written, and where it is to lie."""
+        written = {"name": node_of(name, _PYTHON), "variant": node_of(variant, _PYTHON)}
+        return dataclasses.replace(self.source, value={**self.source.value, **written})
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -199,8 +228,16 @@ def _recipe(
     if path is not None and "name" not in root.value:
         root = _with(root, "name", node_of(path.stem, Mark(str(path))))
     source = apply_overrides(root, overrides, problems)
+    counted = () if "variant" in map(override_key, overrides) else overrides
+    return _resolved(source, path, problems, counted)
+
+
+def _resolved(
+    source: Node, path: Path | None, problems: list[Problem], overrides: Sequence[str] = ()
+) -> Recipe:
+    """The recipe that was written; `overrides` are those that name its variant."""
     resolved = interpolate(source, problems)
-    if not problems and "variant" not in map(override_key, overrides):
+    if not problems and overrides:
         resolved = _with_variant(resolved, overrides)
     resolved = load_plugins(resolved, problems)
     values = _checked(resolved, problems)

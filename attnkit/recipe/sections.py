@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from attnkit.recipe.annotations import Range
+from attnkit.registry import LAUNCHERS, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +70,13 @@ class ValidationOptions:
     Args:
         every_n_steps: optimizer steps between validations.
         max_tokens: tokens of the validation split used while training; null: all.
+        part: the half of the validation split that counts as all of it; `all`: both. What is
+            chosen by one half can be judged by the other.
     """
 
     every_n_steps: Annotated[int, Range(min=1)] = 250
     max_tokens: Annotated[int, Range(min=1)] | None = 65536
+    part: Literal["all", "first_half", "second_half"] = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +126,59 @@ class TranslationOptions:
     decode_sentences: Annotated[int, Range(min=0)] = 200
     average: Annotated[int, Range(min=0, max=100)] = 0
     probes: Annotated[int, Range(min=1, max=10)] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """What each variant spends; one of the four is set.
+
+    Args:
+        steps: optimizer steps.
+        tokens: predicted tokens, all batches together.
+        flops: floating-point operations of training, as `attnkit show` counts them.
+        seconds: training time, validation left out. Speeds are measured before the first run, each
+            variant alone; the schedule falls over the steps that fit.
+    """
+
+    steps: Annotated[int, Range(min=1)] | None = None
+    tokens: Annotated[float, Range(above=0)] | None = None
+    flops: Annotated[float, Range(above=0)] | None = None
+    seconds: Annotated[float, Range(above=0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationOptions:
+    """A study: variants of the recipe, each trained with several seeds. `attnkit ablate` runs it.
+
+    Args:
+        vary: keys, each with a list of values; every combination of them is a variant.
+        variants: names, each with the keys in which that variant differs from the recipe; with
+            `vary`, each of them is combined with each of those.
+        base: the variant that the others are compared with and matched to; null: the first.
+        seeds: how many seeds, from 0 on, or a list of them. Variants of one seed see the same
+            batches in the same order.
+        match: what every variant must have as much of as the base, within 1 %: `parameters`,
+            `flops` (a token, in training), `cache_bytes` (at a full context) or `none`.
+        free: the size that is changed to match, or a list of keys that get one size; null:
+            `model.mlp_dim`, or `model.dim` where there is no MLP; for the cache, which the MLP's
+            width does not touch, the heads' width.
+        budget: what each variant spends; null: `trainer.max_steps`.
+        tune: keys, each with candidate values; every variant takes the combination with which it
+            has the lowest loss on the first half of the validation split, in a run of its own
+            with another seed. The study's numbers are those of the second half.
+        metric: the number that is compared, by its name among the metrics in `result.json`.
+        workers: runs at the same time; null: the launcher decides.
+        launcher: what starts the runs.
+    """
+
+    vary: dict[str, Any] | None = None
+    variants: dict[str, Any] | None = None
+    base: str | None = None
+    seeds: Annotated[int, Range(min=1, max=1000)] | list[int] = 1
+    match: Literal["parameters", "flops", "cache_bytes", "none"] = "none"
+    free: str | list[str] | None = None
+    budget: BudgetOptions | None = None
+    tune: dict[str, Any] | None = None
+    metric: str = "loss"
+    workers: Annotated[int, Range(min=1)] | None = None
+    launcher: Annotated[Spec, LAUNCHERS] = Spec("local")

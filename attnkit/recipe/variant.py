@@ -20,7 +20,7 @@ FOLDER_NAME = Pattern(
 """Names that are safe as folders on every file system and in TensorBoard."""
 
 _LONGEST = 60
-_NO_PART_OF_IT = ("seed", "name", "variant", "runs_dir")
+_NO_PART_OF_IT = ("seed", "name", "variant", "runs_dir", "ablation")
 
 
 def variant_of(overrides: Sequence[str], before: str = BASE) -> str:
@@ -33,7 +33,8 @@ def variant_of(overrides: Sequence[str], before: str = BASE) -> str:
         overrides: valid overrides, `key=value` or `~key`.
         before: the variant to which they are applied.
     """
-    counted = [text for text in overrides if override_key(text) not in _NO_PART_OF_IT]
+    sections = ((text, override_key(text).partition(".")[0]) for text in overrides)
+    counted = [text for text, section in sections if section not in _NO_PART_OF_IT]
     if not counted:
         return before
     words = sorted(map(_word, counted))

@@ -106,6 +106,8 @@ def test_it_takes_two_steps(path, tmp_path):
     ]
     if recipe.tokenizer.name == "bpe":
         small.append("tokenizer={name: bpe, vocab_size: 280}")
+    if recipe.ablation is not None:
+        small.append("~ablation")
     result = experiment.run(load_recipe(path, small))
     assert result.record["status"] == "finished"
     assert result.record["steps"] == 2

@@ -1,13 +1,20 @@
-"""Run directories made by the kit's own writers, without any training."""
+"""Run directories made by the kit's own writers, without any training; and the recipe of a study
+that is run.
+"""
 
 import copy
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from attnkit import run_directory
-from attnkit.recipe import recipe_from_dict
+from attnkit.ablation.launchers.base import Ended, Job, Launcher
+from attnkit.cli.main import app
+from attnkit.recipe import Recipe, load_recipe, recipe_from_dict
+from attnkit.recipe.writing import to_yaml
 from attnkit.tensorboard.logger import RunLogger
 
 
@@ -30,7 +37,7 @@ def make_run(small_keys, record, tmp_path, monkeypatch):
     def make(
         variant, seed, loss=1.0, *, study="small", metrics=None, data=None, curve=None, **changed
     ) -> Path:
-        keys = {**small_keys, "name": finished_study, "variant": variant, "seed": seed}
+        keys = {**small_keys, "name": study, "variant": variant, "seed": seed}
         recipe = recipe_from_dict({**keys, "runs_dir": str(tmp_path / "runs")})
         directory = recipe.run_dir
         run_directory.claim(directory, overwrite=False)
@@ -60,3 +67,66 @@ def finished_study(make_run, tmp_path):
         make_run("better", seed, 0.8 - n / 2, curve={0: 3.0, 5: 1.5, 10: 0.8 - n / 2})
         make_run("same", seed, 1.001 + noise[-seed], curve={0: 3.0, 10: 1.0})
     return tmp_path / "runs/small"
+
+
+@pytest.fixture
+def study(small_keys: dict, tmp_path: Path) -> Callable[..., Path]:
+    """`study(vary={...})`: a recipe file with a section `ablation`, whose runs go to the test's own
+    folder.
+    """
+
+    def make(**ablation: object) -> Path:
+        keys = {**small_keys, "name": "study", "runs_dir": str(tmp_path / "runs")}
+        file = tmp_path / "study.yaml"
+        file.write_text(to_yaml({**keys, "ablation": ablation} if ablation else keys))
+        return file
+
+    return make
+
+
+@pytest.fixture
+def load(study: Callable[..., Path]) -> Callable[..., Recipe]:
+    """`load(vary={...})`: the same, loaded."""
+
+    def make(**ablation: object) -> Recipe:
+        return load_recipe(study(**ablation))
+
+    return make
+
+
+class InProcess(Launcher):
+    """Runs each job in this process: what a trial does, without four seconds of imports."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.waiting: list[Job] = []
+        self.started: list[str] = []
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        self.waiting.extend(jobs)
+
+    def ended(self, seconds: float) -> list[Ended]:
+        if not self.waiting:
+            return []
+        job = self.waiting.pop(0)
+        self.started.append(job.key)
+        assert job.arguments[:3] == ("-P", "-m", "attnkit")
+        ended = CliRunner().invoke(app, list(job.arguments[3:]))
+        job.log.write_text(ended.output)
+        return [Ended(job.key, ended.exit_code)]
+
+    def stop(self) -> None:
+        self.waiting.clear()
+
+    kill = close = stop
+
+    def describe(self) -> str:
+        return "here"
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    """Takes the place of what a recipe names; `started` are the keys of the jobs, in order."""
+    launcher = InProcess()
+    monkeypatch.setattr("attnkit.ablation.conduct.build_launcher", lambda plan: launcher)
+    return launcher

@@ -1,0 +1,74 @@
+"""A budget as optimizer steps: every variant stops, and its learning rate has fallen, at the same
+spend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from attnkit.ablation.costs import Costs
+from attnkit.ablation.plan import Changes, Plan, value_node
+from attnkit.recipe import RecipeError
+from attnkit.recipe.errors import Problem
+
+TOLERANCE = 0.01
+"""Share of the budget by which a whole number of steps may miss it."""
+
+
+def budget_of(plan: Plan) -> tuple[str, float] | None:
+    """The unit and the amount; None if each recipe's own `trainer.max_steps` holds.
+
+    Raises:
+        RecipeError: if there is more than one unit, or none.
+    """
+    budget = plan.options.budget
+    if budget is None:
+        return None
+    given = {unit: x for unit, x in dataclasses.asdict(budget).items() if x is not None}
+    if len(given) != 1:
+        message = "expected one of steps, tokens, flops and seconds, such as {tokens: 1e6}"
+        raise RecipeError([Problem(plan.mark("budget"), "ablation.budget", message)])
+    return next(iter(given.items()))
+
+
+def budget_changes(
+    plan: Plan, variant: str, costs: Costs, step_seconds: float | None = None
+) -> Changes:
+    """The keys that make a variant stop when the budget is spent.
+
+    Steps are whole, so a budget is met within half a step. With a budget of seconds, the steps are
+    those that fit at a speed that was measured; the clock stops what turns out slower.
+
+    Args:
+        plan: with the budget.
+        variant: its name, for messages.
+        costs: of the variant.
+        step_seconds: of one optimizer step; needed for a budget of seconds.
+
+    Raises:
+        RecipeError: if the budget is spent before half a step, or whole steps miss it by more than
+            `TOLERANCE`.
+    """
+    found = budget_of(plan)
+    if found is None:
+        return {}
+    unit, amount = found
+    each = {
+        "steps": 1.0,
+        "tokens": costs.tokens_per_step,
+        "flops": costs.flops * costs.tokens_per_step,
+        "seconds": step_seconds,
+    }[unit]
+    assert each is not None, "a budget of seconds needs a measured speed"
+    steps = round(amount / each)
+    if unit in ("tokens", "flops") and abs(steps * each - amount) > TOLERANCE * amount:
+        message = (
+            f"{amount:,.4g} {unit} are no whole number of steps of {each:,.4g} for the variant "
+            f"`{variant}`: {steps:,} steps miss them by {abs(steps * each / amount - 1):.1%}; "
+            "give more, or make trainer.batch_size smaller"
+        )
+        raise RecipeError([Problem(plan.mark("budget"), "ablation.budget", message)])
+    changes = {("trainer", "max_steps"): value_node(max(steps, 1))}
+    if unit == "seconds":
+        changes["trainer", "max_time"] = value_node(float(amount))
+    return changes

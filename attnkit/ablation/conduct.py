@@ -1,0 +1,136 @@
+"""The table of contents of a study: plan -> match -> budget -> tune -> trials -> table."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from attnkit import run_directory
+from attnkit.ablation.budget import budget_of
+from attnkit.ablation.costs import CostModel
+from attnkit.ablation.launch import Failure, Launch
+from attnkit.ablation.launchers.base import Launcher
+from attnkit.ablation.launchers.local import Local
+from attnkit.ablation.match import matched
+from attnkit.ablation.plan import Plan, read_plan
+from attnkit.ablation.preview import show_plan
+from attnkit.ablation.progress import Progress
+from attnkit.ablation.study import Study, check_parts
+from attnkit.ablation.timing import Timing, measure
+from attnkit.ablation.trial import FOLDER
+from attnkit.ablation.tuning import METRIC, candidates, choose
+from attnkit.recipe import Recipe, RecipeError
+from attnkit.recipe.errors import Problem
+from attnkit.registry import LAUNCHERS
+
+DIVERGED = 3
+"""Exit code of a run that left the finite numbers."""
+
+
+def conduct(recipe: Recipe) -> tuple[Path, list[Failure]]:
+    """Runs what is missing of a study.
+
+    Args:
+        recipe: with its section `ablation`.
+
+    Returns:
+        The study's folder, and the trials that failed.
+
+    Raises:
+        RecipeError: if the plan has faults; nothing has been written then.
+        RunDirectoryError: if another study lies in its folder, or another process runs it.
+        DataError: if data is missing or bad.
+        LauncherError: if the launcher cannot work here.
+        StudyStopped: after SIGINT or SIGTERM.
+    """
+    study, launcher = prepared(recipe)
+    with run_directory.in_use(study.directory), closing(launcher):
+        time_what_is_needed(study, launcher)
+        study.write()
+        failures: list[Failure] = []
+        progress = Progress(METRIC, "tuning ")
+        tried = candidates(study)
+        if tried:
+            lost = Launch(launcher, progress).run([candidate.trial for candidate in tried])
+            failures += [failure for failure in lost if failure.code != DIVERGED]
+        without = choose(study, tried, progress.say)
+        failures += [Failure(name, DIVERGED, "has no candidate with a loss") for name in without]
+        study.write()
+        trials = [trial for trial in study.trials() if trial.recipe.variant not in without]
+        failures += Launch(launcher, Progress(study.plan.options.metric)).run(trials)
+        study.write()
+    return study.directory, failures
+
+
+def preview(recipe: Recipe) -> None:
+    """Shows what a study would run; writes nothing.
+
+    Raises:
+        RecipeError: if the plan has faults.
+        RunDirectoryError: if another study lies in its folder.
+        DataError: if data is missing or bad.
+    """
+    study, launcher = prepared(recipe)
+    local = launcher if isinstance(launcher, Local) else None
+    timings = None
+    if local:
+        with tempfile.TemporaryDirectory() as place:
+            timings = _timings(study, local, Path(place))
+        if _needs_speeds(study):
+            study.step_seconds |= {name: timing.step for name, timing in timings.items()}
+    show_plan(study, study.trials(), candidates(study), timings, launcher.workers)
+
+
+def prepared(recipe: Recipe) -> tuple[Study, Launcher]:
+    """A study of which everything is checked that can be, and what starts its trials."""
+    plan = read_plan(recipe)
+    check_parts(plan)
+    budget_of(plan)
+    launcher = build_launcher(plan)
+    count = CostModel()
+    study = Study(matched(plan, count), count)
+    study.take_up()
+    if not _needs_speeds(study):
+        candidates(study)
+        for trial in study.trials():
+            trial.check_same()
+    return study, launcher
+
+
+def build_launcher(plan: Plan) -> Launcher:
+    """What the plan names.
+
+    Raises:
+        RecipeError: if its options cannot be.
+    """
+    try:
+        return LAUNCHERS.build(plan.options.launcher, plan.options.workers)
+    except ValueError as error:
+        mark = plan.mark("launcher")
+        raise RecipeError([Problem(mark, "ablation.launcher", str(error))]) from None
+
+
+def time_what_is_needed(study: Study, launcher: Launcher) -> None:
+    """Measures speeds, if the budget is one of seconds; once for the whole study."""
+    missing = [v.name for v in study.plan.variants if v.name not in study.step_seconds]
+    if not _needs_speeds(study) or not missing:
+        return
+    timings = _timings(study, launcher, study.directory / FOLDER / "timing", missing)
+    study.step_seconds |= {name: timing.step for name, timing in timings.items()}
+
+
+def _needs_speeds(study: Study) -> bool:
+    found = budget_of(study.plan)
+    return found is not None and found[0] == "seconds"
+
+
+def _timings(
+    study: Study, launcher: Launcher, place: Path, names: Sequence[str] = ()
+) -> dict[str, Timing]:
+    """Times the variants as they are before anything is tuned."""
+    plan = study.plan
+    chosen = [variant for variant in plan.variants if not names or variant.name in names]
+    recipes = {variant.name: plan.recipe_of(variant) for variant in chosen}
+    return measure(recipes, launcher, place)

@@ -1,0 +1,76 @@
+"""What a variant costs before it is trained: sizes counted on the meta device, tokens of a step
+from its data.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from attnkit.assembly.by_task import build_data, build_model
+from attnkit.models.accounting import costs
+from attnkit.models.shapes_only import shapes_only
+from attnkit.recipe import Recipe
+
+_OF_THE_DATA = ("task", "data", "tokenizer", "target_tokenizer", "translation")
+_OF_BATCHES = ("batch_size", "batch_tokens")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a recipe costs.
+
+    Attributes:
+        parameters: of the model.
+        flops: of training, a token.
+        cache_bytes: that decoding keeps for a full context, in float32.
+        max_seq_len: tokens of a full context.
+        tokens_per_step: predicted tokens of an optimizer step, on average.
+    """
+
+    parameters: int
+    flops: float
+    cache_bytes: int
+    max_seq_len: int
+    tokens_per_step: float
+
+
+@dataclass
+class CostModel:
+    """Counts costs; data that variants share is prepared once.
+
+    Preparing it here also means that it is prepared, or refused, before many runs ask for it at
+    once.
+    """
+
+    _facts: dict[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
+
+    def __call__(self, recipe: Recipe) -> Costs:
+        """Returns the costs of a recipe.
+
+        Raises:
+            DataError: if its data is missing or bad.
+        """
+        vocab_sizes, tokens_per_batch = self._about_data(recipe)
+        with shapes_only():
+            model = build_model(recipe, *vocab_sizes)
+        counted = costs(model)
+        return Costs(
+            parameters=counted["parameters"],
+            flops=counted["training_flops_per_token"],
+            cache_bytes=counted["cache_bytes"],
+            max_seq_len=model.max_seq_len,
+            tokens_per_step=tokens_per_batch * recipe.trainer.accumulate,
+        )
+
+    def _about_data(self, recipe: Recipe) -> tuple[tuple[int, ...], float]:
+        keys = recipe.to_dict()
+        parts = {name: keys[name] for name in _OF_THE_DATA if name in keys}
+        parts |= {name: keys["trainer"].get(name) for name in _OF_BATCHES}
+        parts |= {"max_seq_len": keys["model"]["max_seq_len"], "part": recipe.validation.part}
+        key = json.dumps(parts, sort_keys=True)
+        if key not in self._facts:
+            data = build_data(recipe)
+            data.prepare()
+            self._facts[key] = (data.vocab_sizes, data.tokens_per_batch)
+        return self._facts[key]

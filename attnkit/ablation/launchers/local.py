@@ -1,0 +1,121 @@
+"""Jobs as processes of this machine, its cores and GPUs shared out among them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from attnkit.ablation.launchers.base import (
+    KILLED,
+    Ended,
+    Job,
+    Launcher,
+    available_cores,
+    thread_variables,
+)
+from attnkit.ablation.launchers.process import JobProcess
+from attnkit.registry import LAUNCHERS
+
+_POLL = 0.05
+"""Seconds between looks at the processes."""
+
+
+@LAUNCHERS.register("local")
+class Local(Launcher):
+    """A pool of processes on this machine: without `workers` one a GPU, or one a core.
+
+    Args:
+        threads: of each process; null: the cores divided by the workers.
+        gpus: of each process, where there are any.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        threads: int | None = None,
+        gpus: int = 1,
+        **options,
+    ) -> None:
+        for name, number in (("threads", threads or 1), ("gpus", gpus)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        devices = visible_gpus()
+        self._shares = [devices[i : i + gpus] for i in range(0, len(devices) - gpus + 1, gpus)]
+        super().__init__(workers or len(self._shares) or available_cores(), **options)
+        self.workers: int
+        self.threads = threads or max(available_cores() // self.workers, 1)
+        self._waiting: deque[Job] = deque()
+        self._running: dict[str, JobProcess] = {}
+        self._slots: dict[str, int] = {}
+        self._dropped: list[Ended] = []
+
+    def describe(self) -> str:
+        """Workers, threads and GPUs."""
+        words = [f"{self.workers} at a time", f"{self.threads} CPU thread(s) each"]
+        if self._shares:
+            words.append(f"{len(self._shares[0])} GPU(s) each")
+        return ", ".join(words)
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Begins what there is a worker for; the rest waits."""
+        self._waiting.extend(jobs)
+        self._fill()
+
+    def ended(self, seconds: float) -> list[Ended]:
+        """Returns the processes that have ended, and gives their places to others."""
+        deadline = time.monotonic() + seconds
+        dropped, self._dropped = self._dropped, []
+        while True:
+            codes = {key: process.code() for key, process in self._running.items()}
+            ended = [Ended(key, code) for key, code in codes.items() if code is not None]
+            if ended or dropped or time.monotonic() >= deadline:
+                break
+            time.sleep(_POLL)
+        for end in ended:
+            del self._running[end.key], self._slots[end.key]
+        self._fill()
+        return ended + dropped
+
+    def stop(self) -> None:
+        """Sends SIGTERM to each process."""
+        self._drop()
+        for process in self._running.values():
+            process.stop()
+
+    def kill(self) -> None:
+        """Sends SIGKILL to each process and its children."""
+        self._drop()
+        for process in self._running.values():
+            process.kill()
+
+    def close(self) -> None:
+        """Kills what still runs."""
+        self.kill()
+
+    def _drop(self) -> None:
+        self._dropped += [Ended(job.key, KILLED, "was not begun") for job in self._waiting]
+        self._waiting.clear()
+
+    def _fill(self) -> None:
+        free = [slot for slot in range(self.workers) if slot not in self._slots.values()]
+        for slot in free[: len(self._waiting)]:
+            job = self._waiting.popleft()
+            environment = thread_variables(self.threads)
+            if self._shares:
+                share = self._shares[slot % len(self._shares)]
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)
+            self._running[job.key] = JobProcess(job, environment)
+            self._slots[job.key] = slot
+
+
+def visible_gpus() -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` calls the GPUs that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]

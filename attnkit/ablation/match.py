@@ -1,0 +1,149 @@
+"""Makes variants cost as much as the base: a free size is solved for, in whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from attnkit.ablation.costs import CostModel
+from attnkit.ablation.plan import Plan, Variant, value_node
+from attnkit.recipe import Recipe, RecipeError
+from attnkit.recipe.errors import Problem
+
+TOLERANCE = 0.01
+"""Share of the base's cost by which a variant may differ."""
+
+_LARGEST = 1 << 20
+_REACH = 64
+"""So many sizes in a row may be none that the model can have (heads that must divide it)."""
+
+
+def matched(plan: Plan, count: CostModel) -> Plan:
+    """Returns the plan with sizes changed so that each variant costs as much as the base.
+
+    One that does already is left as it is.
+
+    Raises:
+        RecipeError: if no size brings a variant within `TOLERANCE`.
+    """
+    if plan.options.match == "none":
+        return plan
+    target = _cost(plan, count, plan.recipe_of(plan.variant(plan.base)))
+    variants = tuple(
+        variant if variant.name == plan.base else _solved(plan, count, variant, target)
+        for variant in plan.variants
+    )
+    return replace(plan, variants=variants)
+
+
+def _cost(plan: Plan, count: CostModel, recipe: Recipe) -> float:
+    return getattr(count(recipe), plan.options.match)
+
+
+def _solved(plan: Plan, count: CostModel, variant: Variant, target: float) -> Variant:
+    recipe = plan.recipe_of(variant)
+    if _is_close(_cost(plan, count, recipe), target):
+        return variant
+    keys = free_keys(plan, recipe)
+    refusals: list[RecipeError] = []
+    seen: list[float] = []
+
+    def sized(size: int) -> Variant:
+        return replace(variant, matched={tuple(key.split(".")): value_node(size) for key in keys})
+
+    def cost(size: int) -> float | None:
+        try:
+            counted = _cost(plan, count, plan.recipe_of(sized(size)))
+        except RecipeError as error:
+            refusals.append(error)
+            return None
+        seen.append(counted)
+        return counted
+
+    found = nearest_size(cost, target)
+    if found is not None and _is_close(found[1], target):
+        return sized(found[0])
+    free = " and ".join(keys)
+    if found is None:
+        said = f"no {free} serves the variant `{variant.name}`: {refusals[0].problems[0].message}"
+    elif len(seen) > 1 and len(set(seen)) == 1:
+        said = f"{free} does not change what the variant `{variant.name}` has of it"
+    else:
+        said = _nearest(plan, variant.name, free, target, found)
+    message = f"{said}; set ablation.free to another key, or ablation.match to `none`"
+    raise RecipeError([Problem(plan.mark("match"), "ablation.match", message)])
+
+
+def _is_close(cost: float, target: float) -> bool:
+    return abs(cost - target) <= TOLERANCE * target
+
+
+def free_keys(plan: Plan, recipe: Recipe) -> list[str]:
+    """The keys that get the size that is solved for."""
+    free = plan.options.free
+    if free is not None:
+        return [free] if isinstance(free, str) else free
+    if plan.options.match == "cache_bytes":
+        # Not the MLP's width, which the cache does not know, nor the model's, which moves it in
+        # steps of the number of heads.
+        seats = ("decoder", "cross") if recipe.task == "translation" else ("",)
+        return [".".join(filter(None, ("model", seat, "attention.head_dim"))) for seat in seats]
+    return ["model.dim" if recipe.model["mlp"] == "none" else "model.mlp_dim"]
+
+
+def nearest_size(cost: Callable[[int], float | None], target: float) -> tuple[int, float] | None:
+    """Finds the size whose cost is nearest to a target.
+
+    Args:
+        cost: of a size, from 1 on; never falls with it; None for one that no model can have.
+        target: what it should be.
+
+    Returns:
+        The size and its cost; None if no size was possible.
+    """
+    known: dict[int, float | None] = {}
+
+    def at(size: int) -> float | None:
+        if size not in known:
+            known[size] = cost(size)
+        return known[size]
+
+    def possible(size: int, below: int) -> int | None:
+        """The first size from `size` on, below `below`, that a model can have."""
+        sizes = range(size, min(below, size + _REACH))
+        return next((each for each in sizes if at(each) is not None), None)
+
+    low = possible(1, _LARGEST)
+    if low is None:
+        return None
+    high = low
+    while (at(high) or 0) < target and high < _LARGEST:
+        low = high
+        if (larger := possible(2 * high, 2 * _LARGEST)) is None:
+            break
+        if at(larger) == at(low) and larger >= 64:  # a cost that the size does not move
+            break
+        high = larger
+    while low < high:  # cost(low) < target <= cost(high)
+        middle = possible(low + (high - low) // 2, high)
+        if middle is None or middle == low:
+            middle = possible(low + 1, high)
+        if middle is None:
+            break
+        if (at(middle) or 0) < target:
+            low = middle
+        elif middle < high:
+            high = middle
+    counted = {size: found for size, found in known.items() if found is not None}
+    best = min(counted, key=lambda size: (abs(counted[size] - target), size))
+    return best, counted[best]
+
+
+def _nearest(plan: Plan, variant: str, free: str, target: float, found: tuple[int, float]) -> str:
+    words = {"parameters": "parameters", "flops": "training FLOPs a token", "cache_bytes": "bytes"}
+    size, cost = found
+    return (
+        f"no {free} gives the variant `{variant}` the {target:,.0f} {words[plan.options.match]} of "
+        f"the base `{plan.base}`, give or take {TOLERANCE:.0%}: the nearest is {size}, with "
+        f"{cost:,.0f} ({cost / target - 1:+.1%})"
+    )

@@ -1,0 +1,310 @@
+"""A recipe's section `ablation` as a list of variants: which keys each of them changes, and which
+one they are compared with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from attnkit.recipe import AblationOptions, Recipe, RecipeError, load_recipe
+from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe.layers import read_changes
+from attnkit.recipe.source import Node, plain, read_value
+from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
+
+Changes = Mapping[KeyPath, Node | Mark]
+"""Key -> its value in a variant; or, of a key that it removes, where that is written."""
+
+_NOT_VARIED = ("name", "variant", "seed", "runs_dir", "extends", "ablation", "plugins")
+"""Keys that say where runs lie or what all of them share."""
+
+PLANNED = Mark("the plan")
+"""Where values stand that the plan itself decides."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the things that are compared.
+
+    Attributes:
+        name: folder of its runs.
+        changes: the keys in which it differs from the recipe.
+        matched: sizes that were changed so that it costs as much as the base.
+        tuned: the candidates that were chosen for it.
+    """
+
+    name: str
+    changes: Changes
+    matched: Changes = field(default_factory=dict)
+    tuned: Changes = field(default_factory=dict)
+
+    @property
+    def all_changes(self) -> Changes:
+        """All of them."""
+        return {**self.changes, **self.matched, **self.tuned}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be compared, before anything is measured.
+
+    Attributes:
+        recipe: the recipe with its section `ablation`.
+        variants: in the order in which they are shown.
+        base: name of the variant that the others are compared with.
+        seeds: of each variant.
+    """
+
+    recipe: Recipe
+    variants: tuple[Variant, ...]
+    base: str
+    seeds: tuple[int, ...]
+
+    @property
+    def options(self) -> AblationOptions:
+        """The section `ablation`."""
+        assert self.recipe.ablation is not None
+        return self.recipe.ablation
+
+    @property
+    def varied(self) -> list[str]:
+        """The keys in which variants differ."""
+        paths = [path for variant in self.variants for path in variant.changes]
+        return list(dict.fromkeys(map(dotted, paths)))
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name."""
+        return next(variant for variant in self.variants if variant.name == name)
+
+    def mark(self, key: str) -> Mark:
+        """Where a key of the section is written; else where the section, or the recipe, is."""
+        section = self.recipe.source.value["ablation"]
+        return section.value[key].key_mark if key in section.value else section.key_mark
+
+    def recipe_of(self, variant: Variant, more: Changes | None = None, name: str = "") -> Recipe:
+        """The recipe of a variant.
+
+        Args:
+            variant: which.
+            more: further changes.
+            name: folder of its runs; empty: that of the study.
+
+        Raises:
+            RecipeError: if it is no valid recipe.
+        """
+        changes: dict[KeyPath, Node | Mark] = {("ablation",): PLANNED, **variant.all_changes}
+        return self.recipe.changed(
+            {**changes, **(more or {})}, name=name or None, variant=variant.name
+        )
+
+
+def load_study(path: str | Path, overrides: Sequence[str]) -> Recipe:
+    """Reads a recipe with overrides, of which some may list several values: `key=a,b,c` goes to
+    `ablation.vary`.
+
+    Raises:
+        RecipeError: with every problem of the recipe.
+    """
+    single, several = split_alternatives(overrides)
+    recipe = load_recipe(path, single)
+    problems: list[Problem] = []
+    varied: dict[KeyPath, Node | Mark] = {}
+    for key, values in several.items():
+        mark = Mark(f"override {key}={','.join(values)}")
+        where = ("ablation", "vary", key)
+        varied[where] = read_value(f"[{', '.join(values)}]", where, mark, problems)
+    if problems:
+        raise RecipeError(problems)
+    return recipe.changed(varied, variant=BASE) if varied else recipe
+
+
+def read_plan(recipe: Recipe) -> Plan:
+    """Reads the variants of a recipe, and checks that each is a valid recipe.
+
+    Raises:
+        RecipeError: with every problem of every variant.
+    """
+    problems: list[Problem] = []
+    if recipe.ablation is None:
+        recipe = recipe.changed({("ablation",): value_node({})})
+    assert recipe.ablation is not None
+    section, options = recipe.source.value["ablation"], recipe.ablation
+    variants = list(_variants(section, problems))
+    problems += _clashes(variants, section)
+    base = options.base or next((variant.name for variant in variants), BASE)
+    plan = Plan(recipe, tuple(variants), base, _seeds(options, section, problems))
+    if base not in [variant.name for variant in variants] and not problems:
+        known = ", ".join(variant.name for variant in variants)
+        message = f"there is no variant `{base}` (there are: {known})"
+        problems.append(Problem(plan.mark("base"), "ablation.base", message))
+    if not problems:
+        problems += _faults(plan)
+    if problems:
+        raise RecipeError(problems)
+    return plan
+
+
+def _faults(plan: Plan) -> Iterator[Problem]:
+    """What is wrong with the recipes of variants; once, where many share it."""
+    found: dict[Problem, list[str]] = {}
+    for variant in plan.variants:
+        try:
+            plan.recipe_of(variant)
+        except RecipeError as error:
+            for problem in error.problems:
+                found.setdefault(problem, []).append(variant.name)
+    for problem, names in found.items():
+        where = f"the variant `{names[0]}`" if len(names) == 1 else f"{len(names)} variants"
+        yield replace(problem, message=f"{problem.message} (in {where})")
+
+
+def value_node(value: Any) -> Node:
+    """A value that the plan decides."""
+    return Node(value, PLANNED, PLANNED)
+
+
+def plain_changes(changes: Changes) -> dict[str, Any]:
+    """Changes in plain types, `~key: null` for what is removed."""
+    return {
+        dotted(path) if isinstance(value, Node) else f"~{dotted(path)}": (
+            plain(value) if isinstance(value, Node) else None
+        )
+        for path, value in changes.items()
+    }
+
+
+def as_overrides(changes: Changes) -> list[str]:
+    """Changes as a command line would write them."""
+    return [
+        key if key.startswith("~") else f"{key}={flow(value)}"
+        for key, value in plain_changes(changes).items()
+    ]
+
+
+def flow(value: Any) -> str:
+    """A value on one line, short where it can be."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def grid(values: Node | None, where: str, problems: list[Problem]) -> list[Changes]:
+    """Every combination of a mapping of keys to lists of values; one empty combination of none."""
+    axes: list[list[tuple[KeyPath, Node]]] = []
+    for key, listed in (values.value or {} if values else {}).items():
+        path = tuple(key.split("."))
+        if not isinstance(listed.value, list) or not listed.value:
+            message = "expected a list of values, such as [1, 2]"
+            problems.append(Problem(listed.mark, f"{where}.{key}", message))
+        elif _may_vary(path, listed.key_mark, where, problems):
+            items = [replace(item, key_mark=listed.key_mark) for item in listed.value]
+            axes.append([(path, item) for item in items])
+    return [dict(combination) for combination in itertools.product(*axes)]
+
+
+def _variants(section: Node, problems: list[Problem]) -> Iterator[Variant]:
+    combinations = grid(section.value.get("vary"), "ablation.vary", problems)
+    named = section.value.get("variants")
+    listed = list(_named(named, problems)) if named and named.value else []
+    for variant in listed if named and named.value else [Variant(BASE, {})]:
+        for changes in combinations:
+            name = variant_of(as_overrides(changes), variant.name)
+            yield Variant(name, {**variant.changes, **changes})
+
+
+def _named(variants: Node, problems: list[Problem]) -> Iterator[Variant]:
+    for name, written in variants.value.items():
+        where = f"ablation.variants.{name}"
+        if fault := FOLDER_NAME.fault(name):
+            problems.append(Problem(written.key_mark, where, fault))
+        elif written.value is not None and not isinstance(written.value, dict):
+            message = "expected the keys in which it differs, such as {model.dim: 64}, or nothing"
+            problems.append(Problem(written.mark, where, message))
+        else:
+            keys = replace(written, value=written.value or {})
+            changes = read_changes(keys, problems)
+            allowed = [
+                path
+                for path, value in changes.items()
+                if _may_vary(path, _mark(value), where, problems)
+            ]
+            yield Variant(name, {path: changes[path] for path in allowed})
+
+
+def _may_vary(path: KeyPath, mark: Mark, where: str, problems: list[Problem]) -> bool:
+    if path[0] not in _NOT_VARIED:
+        return True
+    remedy = "; ablation.seeds says with which seeds each is trained" if path[0] == "seed" else ""
+    message = f"`{path[0]}` is the same for all variants of a study{remedy}"
+    problems.append(Problem(mark, f"{where}.{dotted(path)}", message))
+    return False
+
+
+def _mark(value: Node | Mark) -> Mark:
+    return value if isinstance(value, Mark) else value.key_mark
+
+
+def _clashes(variants: Sequence[Variant], section: Node) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for variant in variants:
+        folder = variant.name.lower()  # some file systems know no capitals
+        if folder in seen:
+            message = f"two variants are called `{variant.name}`: their runs would share a folder"
+            if seen[folder] != variant.name:
+                message += f" (the other is `{seen[folder]}`)"
+            marks = [_mark(value) for value in variant.changes.values()]
+            yield Problem(next(iter(marks), section.key_mark), "ablation", message)
+        seen.setdefault(folder, variant.name)
+
+
+def _seeds(options: AblationOptions, section: Node, problems: list[Problem]) -> tuple[int, ...]:
+    seeds = range(options.seeds) if isinstance(options.seeds, int) else options.seeds
+    repeated = [seed for seed in seeds if list(seeds).count(seed) > 1]
+    if not seeds or repeated or not all(0 <= seed < 2**32 for seed in seeds):
+        message = "expected how many seeds, or a list of whole numbers from 0 on, each once"
+        problems.append(Problem(section.value["seeds"].mark, "ablation.seeds", message))
+    return tuple(seeds)
+
+
+def split_alternatives(overrides: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Parts `key=a,b` from `key=a`.
+
+    Commas in brackets, braces or quotes part nothing.
+
+    Returns:
+        The overrides with one value, and key -> values for the others.
+    """
+    single: list[str] = []
+    several: dict[str, list[str]] = {}
+    for override in overrides:
+        key, equals, written = override.partition("=")
+        values = list(_at_commas(written))
+        if equals and len(values) > 1 and not override.startswith("~"):
+            several[key] = values
+        else:
+            single.append(override)
+    return single, several
+
+
+def _at_commas(text: str) -> Iterator[str]:
+    depth, quote, begin = 0, "", 0
+    for place, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "[{(":
+            depth += 1
+        elif letter in ")}]":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            yield text[begin:place]
+            begin = place + 1
+    yield text[begin:]

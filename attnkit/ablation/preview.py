@@ -1,0 +1,116 @@
+"""The table of what a study would run, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attnkit.ablation.plan import Changes, as_overrides
+from attnkit.ablation.study import Study
+from attnkit.ablation.timing import Timing
+from attnkit.ablation.trial import Trial
+from attnkit.ablation.tuning import Candidate
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def show_plan(
+    study: Study,
+    trials: list[Trial],
+    tuning: list[Candidate],
+    timings: Mapping[str, Timing] | None,
+    workers: int | None,
+) -> None:
+    """Prints a row a variant, the keys that it changes, and how many runs there are.
+
+    Args:
+        study: what is planned.
+        trials: of the study.
+        tuning: the runs by which candidates are chosen before.
+        timings: variant -> how long its steps take; None: nobody measured.
+        workers: runs at the same time; None: unknown.
+    """
+    plan = study.plan
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("variant", style="cyan", no_wrap=True)
+    names = ("parameters", "FLOPs/token", "cache bytes/token", "steps", "a run")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    firsts = {trial.recipe.variant: trial for trial in reversed(trials)}
+    for variant in plan.variants:
+        recipe = firsts[variant.name].recipe
+        costs = study.count(recipe)
+        steps = recipe.trainer.max_steps
+        took = timings[variant.name].seconds(steps) if timings else None
+        star = " *" if variant.name == plan.base else ""
+        table.add_row(
+            Text(variant.name + star),
+            f"{costs.parameters:,}",
+            f"{costs.flops:,.0f}",
+            f"{costs.cache_bytes / costs.max_seq_len:,.0f}",
+            f"{steps:,}",
+            "unknown" if took is None else _clock(took),
+        )
+    console.print(table)
+    for variant in plan.variants:
+        if words := _words(variant.changes, variant.matched):
+            console.print(f"{variant.name}: {words}", markup=False)
+    console.print()
+    for line in _notes(study, trials, tuning, timings, workers):
+        console.print(line, markup=False)
+
+
+def _words(changes: Changes, matched: Changes) -> str:
+    words = [" ".join(as_overrides(changes))] if changes else []
+    if matched:
+        words.append(f"to match: {' '.join(as_overrides(matched))}")
+    return "; ".join(words)
+
+
+def _notes(
+    study: Study,
+    trials: list[Trial],
+    tuning: list[Candidate],
+    timings: Mapping[str, Timing] | None,
+    workers: int | None,
+) -> list[str]:
+    plan = study.plan
+    notes = [f"* the base; {len(trials)} runs: {len(plan.variants)} variants x {_seeds(study)}"]
+    if plan.options.match != "none":
+        notes.append(f"{plan.options.match} are those of the base, within 1 %")
+    if tuning:
+        notes.append(
+            f"{len(tuning)} runs before them choose among the candidates, on the first half of the "
+            "validation split; the study's numbers are those of the second half"
+        )
+    done = sum(trial.is_finished for trial in trials)
+    if done:
+        notes.append(f"{done} of the runs are finished already")
+    if timings and workers:
+        runs = [(trial.recipe.variant, trial) for trial in trials]
+        runs += [(candidate.variant, candidate.trial) for candidate in tuning]
+        times = [
+            timings[name].seconds(trial.recipe.trainer.max_steps)
+            for name, trial in runs
+            if not trial.is_finished
+        ]
+        total = max([sum(times) / workers, *times])
+        notes.append(
+            f"about {_clock(total)} with {workers} at a time: some steps of each variant were "
+            "timed here, and validations counted; maps, samples and beam search were not"
+        )
+    return notes
+
+
+def _seeds(study: Study) -> str:
+    count = len(study.plan.seeds)
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

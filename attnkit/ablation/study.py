@@ -1,0 +1,184 @@
+"""A study on the disk: what was planned, whether it is still that, and what each variant trains.
+
+`ablation.json` is written whole before the first trial, after learning rates have been chosen, and
+at the end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from attnkit import run_directory
+from attnkit.ablation.budget import budget_changes
+from attnkit.ablation.costs import CostModel
+from attnkit.ablation.plan import Changes, Plan, Variant, plain_changes, value_node
+from attnkit.ablation.trial import Trial, recipe_changes
+from attnkit.recipe import Recipe, RecipeError
+from attnkit.recipe.errors import Problem
+from attnkit.run_directory import RunDirectoryError
+
+FILE = "ablation.json"
+VERSION = 1
+
+_MAY_GROW = ("variants", "seeds", "varied")
+_FOLLOWS = ("tuned", "changed_to_match", "step_seconds")
+"""What comes of the plan, and is no part of it."""
+
+
+@dataclass
+class Study:
+    """A plan, and what has become of it.
+
+    Attributes:
+        plan: what is compared; sizes are matched already.
+        count: counts what a variant costs.
+        tuned: variant -> the candidates that were chosen for it.
+        step_seconds: variant -> time of an optimizer step; measured for a budget of seconds alone.
+    """
+
+    plan: Plan
+    count: CostModel
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    step_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        """Where its runs lie."""
+        return self.plan.recipe.runs_dir / self.plan.recipe.name
+
+    def variant(self, name: str) -> Variant:
+        """A variant, with the candidates that were chosen for it."""
+        chosen = self.tuned.get(name, {})
+        tuned = {tuple(key.split(".")): value_node(value) for key, value in chosen.items()}
+        return replace(self.plan.variant(name), tuned=tuned)
+
+    def recipe(self, name: str) -> Recipe:
+        """What a variant trains: its changes, within the budget, validated on its half."""
+        return self.within_budget(name, self.variant(name), self.validation_part)
+
+    def within_budget(self, name: str, tried: Variant, part: str, study: str = "") -> Recipe:
+        """The recipe of a variant, or of a candidate for it.
+
+        Args:
+            name: of the variant, for whose speed a budget of seconds is measured.
+            tried: the variant with all its changes.
+            part: of the validation split that it validates on.
+            study: folder of its runs; empty: that of the study.
+
+        Raises:
+            RecipeError: if no whole number of steps fits the budget.
+        """
+        more: Changes = {} if part == "all" else {("validation", "part"): value_node(part)}
+        recipe = self.plan.recipe_of(tried, more, study)
+        seconds = self.step_seconds.get(name)
+        spent = budget_changes(self.plan, name, self.count(recipe), seconds)
+        return self.plan.recipe_of(tried, {**more, **spent}, study) if spent else recipe
+
+    @property
+    def validation_part(self) -> str:
+        """The part of the validation split that the study's numbers are from."""
+        return "second_half" if self.plan.options.tune else self.plan.recipe.validation.part
+
+    def trials(self) -> list[Trial]:
+        """All trials, seed by seed, so that every variant has a number early."""
+        recipes = [self.recipe(variant.name) for variant in self.plan.variants]
+        return [Trial.of(recipe, seed) for seed in self.plan.seeds for recipe in recipes]
+
+    def take_up(self) -> None:
+        """Reads what was decided before.
+
+        Raises:
+            RunDirectoryError: if another study lies there, or its file is damaged.
+        """
+        path = self.directory / FILE
+        if not path.is_file():
+            return
+        try:
+            before = json.loads(path.read_bytes())
+            changes = plan_changes(before, self.describe())
+            self.tuned, self.step_seconds = before["tuned"], before["step_seconds"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"{path} is damaged; remove it, and the study goes on with the runs that are there"
+            ) from error
+        if changes:
+            raise RunDirectoryError(
+                f"{self.directory} holds another study: {'; '.join(changes)}. Give this one "
+                "another name (name=NAME), or remove that folder"
+            )
+
+    def write(self) -> None:
+        """Writes the plan down."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        run_directory.write_json(self.directory / FILE, self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        """The plan, in plain types."""
+        plan, options = self.plan, self.plan.options
+        recipe = plan.recipe.to_dict()
+        keys = recipe["ablation"]
+        budget = {unit: x for unit, x in (keys["budget"] or {}).items() if x is not None}
+        return {
+            "version": VERSION,
+            "name": plan.recipe.name,
+            "base": plan.base,
+            "metric": options.metric,
+            "lower_is_better": is_lower_better(options.metric),
+            "varied": plan.varied,
+            "variants": {each.name: plain_changes(each.changes) for each in plan.variants},
+            "seeds": list(plan.seeds),
+            "match": None if options.match == "none" else options.match,
+            "free": keys["free"],
+            "budget": budget or None,
+            "tune": keys["tune"],
+            "validation_part": self.validation_part,
+            "tuned": self.tuned,
+            "changed_to_match": {
+                each.name: plain_changes(each.matched) for each in plan.variants if each.matched
+            },
+            "step_seconds": self.step_seconds,
+            "recipe": {key: value for key, value in recipe.items() if key != "ablation"},
+        }
+
+
+def check_parts(plan: Plan) -> None:
+    """Checks that the halves of the validation split are free for a study that tunes.
+
+    Raises:
+        RecipeError: if the recipe uses one of them.
+    """
+    if plan.options.tune and plan.recipe.validation.part != "all":
+        message = (
+            "candidates are chosen on the first half of the validation split, and the study's "
+            "numbers are those of the second; leave validation.part out"
+        )
+        raise RecipeError([Problem(plan.mark("tune"), "ablation.tune", message)])
+
+
+def plan_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In which words a plan is another than it was. Variants and seeds may have been added."""
+    changes = []
+    for key in now:
+        old, new = before[key], now[key]
+        if key in _FOLLOWS or old == new:
+            continue
+        if key == "variants":
+            changes += [
+                f"variant {name}: {keys} -> {new.get(name, 'nothing')}"
+                for name, keys in old.items()
+                if new.get(name) != keys
+            ]
+        elif key == "recipe":
+            changes += recipe_changes(old, new)
+        elif key not in _MAY_GROW or not set(old) <= set(new):
+            changes.append(f"{key}: {old} -> {new}")
+    return changes
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether a metric is an error: a loss, a perplexity, bits, or a rate of errors."""
+    return any(word in metric for word in ("loss", "perplexity", "bits", "error"))

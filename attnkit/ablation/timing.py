@@ -1,0 +1,201 @@
+"""Measures how long steps take, in a process of its own: `python -m attnkit.ablation.timing OUT
+RECIPE...`.
+
+What is timed is what trains: the task's loss, its gradient, the optimizer's step, on the recipe's
+own batches, with as many threads as a trial has. Lightning's loop around it is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnkit.ablation.launchers.base import Job, Launcher
+from attnkit.recipe import Recipe
+from attnkit.run_directory import write_json, write_text
+
+SECONDS = 1.0
+"""For how long steps of one recipe are timed, after two that are not."""
+
+_WARM_UP = 2
+
+
+class TimingError(Exception):
+    """Steps could not be timed; the message says why."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a recipe takes, in parts.
+
+    Attributes:
+        start: seconds before the first step: imports, data, the model.
+        step: seconds of an optimizer step.
+        validation: seconds of all validations of a run, the final one included, without beam
+            search.
+    """
+
+    start: float
+    step: float
+    validation: float
+
+    def seconds(self, steps: int) -> float:
+        """Of a whole run."""
+        return self.start + steps * self.step + self.validation
+
+
+def measure(recipes: Mapping[str, Recipe], launcher: Launcher, place: Path) -> dict[str, Timing]:
+    """Times some steps of each recipe, in as many processes at once as trials will run.
+
+    Args:
+        recipes: by name.
+        launcher: starts the processes.
+        place: a folder for files that pass, seen by the processes too.
+
+    Returns:
+        Name -> the mean over the processes.
+
+    Raises:
+        TimingError: if a process fails; with its last words.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, recipe in recipes.items():
+        files.append(place / f"{name}.yaml")
+        write_text(files[-1], recipe.to_yaml())
+    outs = [place / f"{i}.json" for i in range(launcher.workers or 1)]
+    jobs = [
+        Job(
+            f"timing/{out.stem}",
+            ("-P", "-m", "attnkit.ablation.timing", str(out), *map(str, files)),
+            out.with_suffix(".log"),
+        )
+        for out in outs
+    ]
+    launcher.start(jobs)
+    running = {job.key: job for job in jobs}
+    while running:
+        for end in launcher.ended(1.0):
+            job = running.pop(end.key)
+            if end.code:
+                words = job.log.read_text(encoding="utf-8", errors="replace").strip()
+                raise TimingError(f"steps cannot be timed: {words[-2000:]}")
+    found = [json.loads(out.read_bytes()) for out in outs]
+    return {
+        name: Timing(
+            **{
+                part.name: sum(each[name][part.name] for each in found) / len(found)
+                for part in dataclasses.fields(Timing)
+            }
+        )
+        for name in recipes
+    }
+
+
+def time_recipe(recipe: Recipe) -> Timing:
+    """Times one recipe in this process."""
+    import torch
+
+    from attnkit.assembly.by_task import build_data, build_model, build_task
+    from attnkit.hardware import default_device
+
+    began = time.perf_counter()
+    data = build_data(recipe)
+    data.prepare()
+    model = build_model(recipe, *data.vocab_sizes)
+    task: Any = build_task(recipe, model, data)
+    accelerator = recipe.trainer.accelerator
+    device = torch.device("cpu") if accelerator == "cpu" else default_device()
+    task.to(device)
+    optimizer = task.configure_optimizers()
+    start = time.perf_counter() - began
+    batches = data.train_batches(0, recipe.trainer.max_steps * recipe.trainer.accumulate)
+    with _precision(recipe, device):
+        step = _mean_seconds(_steps(recipe, task, optimizer, batches, device), device)
+        with torch.no_grad():
+            task.eval()
+            once = data.val_batches(recipe.validation.max_tokens)
+            val = _mean_seconds((task.loss(batch) for batch in _round(once, device)), device)
+    every = min(recipe.validation.every_n_steps, recipe.trainer.max_steps)
+    while_training = recipe.trainer.max_steps // every * len(once)
+    return Timing(start, step, (while_training + len(data.val_batches(None))) * val)
+
+
+def _steps(recipe: Recipe, task: Any, optimizer: Any, batches: Any, device: Any) -> Iterator[None]:
+    """Takes one optimizer step after the other."""
+    import torch
+    from lightning.fabric.utilities.apply_func import move_data_to_device
+
+    accumulate, number = recipe.trainer.accumulate, 0
+    limit = recipe.trainer.gradient_clip or float("inf")
+    while True:
+        for _ in range(accumulate):
+            batch = move_data_to_device(batches[number % len(batches)], device)
+            (task.training_step(batch, number) / accumulate).backward()
+            number += 1
+        torch.nn.utils.clip_grad_norm_(task.parameters(), limit)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield
+
+
+def _round(batches: Any, device: Any) -> Iterator[Any]:
+    from lightning.fabric.utilities.apply_func import move_data_to_device
+
+    while True:
+        for i in range(len(batches)):
+            yield move_data_to_device(batches[i], device)
+
+
+def _mean_seconds(steps: Iterator[Any], device: Any) -> float:
+    import torch
+
+    def finish() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    for _ in range(_WARM_UP):
+        next(steps)
+    count, began = 0, finish()
+    while (now := finish()) - began < SECONDS or not count:
+        next(steps)
+        count += 1
+    return (now - began) / count
+
+
+def _precision(recipe: Recipe, device: Any) -> contextlib.AbstractContextManager[Any]:
+    import torch
+
+    from attnkit.experiment import resolve_precision
+
+    mixed = resolve_precision(recipe.trainer.precision, recipe.trainer.accelerator) == "bf16-mixed"
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+
+
+def main(out: Path, files: Sequence[Path]) -> None:
+    """Times recipes and writes what was found."""
+    from attnkit.recipe import load_recipe
+
+    began = time.perf_counter()
+    import attnkit.experiment  # noqa: F401 - what a run imports
+
+    imports = time.perf_counter() - began
+    found = {}
+    for file in files:
+        timing = time_recipe(load_recipe(file))
+        found[file.stem] = dataclasses.asdict(
+            dataclasses.replace(timing, start=timing.start + imports)
+        )
+    write_json(out, found)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])

@@ -1,0 +1,142 @@
+"""A trial: one run of a study, as an ordinary `attnkit run` process with an ordinary directory.
+
+runs/<study>/
+    ablation.json                    the plan; written before the first trial
+    .trials/<variant>.yaml           the recipe of a variant; a trial adds its seed
+    .trials/<variant>.seed<k>.log    what a trial has said
+    <variant>/seed<k>/               the run
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attnkit import run_directory
+from attnkit.ablation.launchers.base import Job
+from attnkit.recipe import Recipe, load_recipe
+from attnkit.resume import differences, has_no_influence
+from attnkit.run_directory import RunDirectoryError
+
+FOLDER = ".trials"
+"""Folder of a study for what is not a run."""
+
+HOW_LONG = ("trainer.max_steps", "trainer.max_time")
+"""Keys with which a run may go on changed, but no trial of a study: they are its budget."""
+
+_TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study.
+
+    Attributes:
+        recipe: what it trains.
+    """
+
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, recipe: Recipe, seed: int) -> Trial:
+        """The trial of a variant's recipe with a seed."""
+        return cls(replace(recipe, seed=seed))
+
+    @property
+    def key(self) -> str:
+        """What it is called: `<variant>/seed<k>`."""
+        return f"{self.recipe.variant}/seed{self.recipe.seed}"
+
+    @property
+    def directory(self) -> Path:
+        """Where the run lies."""
+        return self.recipe.run_dir
+
+    @property
+    def log(self) -> Path:
+        """Where what it says lies."""
+        return self._folder / f"{self.recipe.variant}.seed{self.recipe.seed}.log"
+
+    @property
+    def _folder(self) -> Path:
+        return self.directory.parents[1] / FOLDER
+
+    @property
+    def _recipe_file(self) -> Path:
+        return self._folder / f"{self.recipe.variant}.yaml"
+
+    @property
+    def is_finished(self) -> bool:
+        """True if its result is there."""
+        return (self.directory / run_directory.RESULT).is_file()
+
+    def result(self) -> dict[str, Any]:
+        """What it came to, all of `result.json`."""
+        return json.loads((self.directory / run_directory.RESULT).read_bytes())
+
+    def metric(self, name: str) -> float:
+        """A number that it came to; NaN where it has none of that name."""
+        return float(self.result()["metrics"].get(name, math.nan))
+
+    def job(self) -> Job:
+        """The process that begins it, or goes on with it. Writes its recipe down."""
+        recipe = replace(self.recipe, seed=0)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        run_directory.write_text(self._recipe_file, recipe.to_yaml())
+        seed = f"seed={self.recipe.seed}"
+        arguments = ("-P", "-m", "attnkit", "run", str(self._recipe_file), seed)
+        return Job(self.key, (*arguments, "--resume", "auto"), self.log)
+
+    def check_same(self) -> None:
+        """Checks that what lies in its directory, if anything, is this trial.
+
+        Raises:
+            RunDirectoryError: if it is another run; with what differs.
+            RecipeError: if the recipe there cannot be read.
+        """
+        path = self.directory / run_directory.RECIPE
+        if not path.is_file():
+            run_directory.check_free(self.directory, overwrite=False)
+            return
+        if path.read_text(encoding="utf-8") == self.recipe.to_yaml():
+            return
+        matter = recipe_changes(load_recipe(path).to_dict(), self.recipe.to_dict())
+        if matter:
+            raise RunDirectoryError(
+                f"{self.directory} holds another run than this study's: {'; '.join(matter)}. "
+                "Give the study another name (name=NAME), or remove that run"
+            )
+
+    def last_lines(self, count: int) -> list[str]:
+        """The end of what it has said."""
+        lines = _tail(self.log).splitlines()
+        return list(deque((line for line in lines if line.strip()), maxlen=count))
+
+    def progress(self) -> str:
+        """How far it is, in its own words; empty before its first word about that."""
+        label = f"{self.recipe.name}/{self.recipe.variant}  "
+        lines = [line for line in _tail(self.log).splitlines() if line.startswith(label)]
+        return lines[-1].removeprefix(label).strip() if lines else ""
+
+
+def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`key: before -> now` for each key with which two recipes are not the same trial."""
+    changes = differences(before, now)
+    return [
+        change for key, change in changes.items() if key in HOW_LONG or not has_no_influence(key)
+    ]
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(size - _TAIL_BYTES, 0))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,103 @@
+"""Chooses learning rates, or what else is tuned, by the same list of candidates for every variant.
+
+Every candidate of every variant is trained once, within the study's budget, with a seed that the
+study does not use, and validated on the first half of the validation split. These runs lie apart
+from the study, in `runs/<study>.tuning/`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from attnkit.ablation.plan import Changes, as_overrides, grid, plain_changes
+from attnkit.ablation.study import Study
+from attnkit.ablation.trial import Trial
+from attnkit.recipe import RecipeError
+from attnkit.recipe.errors import Problem
+from attnkit.recipe.variant import variant_of
+
+METRIC = "loss"
+"""What candidates are compared by: the validation loss."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of one variant.
+
+    Attributes:
+        variant: whose.
+        changes: the setting.
+        trial: its run.
+    """
+
+    variant: str
+    changes: Changes
+    trial: Trial
+
+
+def candidates(study: Study) -> list[Candidate]:
+    """All candidates of the variants for which none is chosen yet.
+
+    Raises:
+        RecipeError: if the list of candidates has faults, or one makes no valid recipe.
+    """
+    problems: list[Problem] = []
+    written = study.plan.recipe.source.value["ablation"].value.get("tune")
+    settings = grid(written, "ablation.tune", problems)
+    if problems:
+        raise RecipeError(problems)
+    names = [variant_of(as_overrides(changes)) for changes in settings]
+    if len(set(names)) < len(names):
+        message = "a candidate stands there twice"
+        raise RecipeError([Problem(study.plan.mark("tune"), "ablation.tune", message)])
+    seed = max(study.plan.seeds) + 1
+    found = []
+    for variant in study.plan.variants:
+        if variant.name in study.tuned:
+            continue
+        for changes in settings if any(settings) else ():
+            named = variant_of(as_overrides(changes), variant.name)
+            tried = replace(variant, name=named, tuned=changes)
+            apart = f"{study.plan.recipe.name}.tuning"
+            recipe = study.within_budget(variant.name, tried, "first_half", apart)
+            found.append(Candidate(variant.name, changes, Trial.of(recipe, seed)))
+    return found
+
+
+def choose(
+    study: Study,
+    tried: Sequence[Candidate],
+    say: Callable[[str], None],
+) -> list[str]:
+    """Takes the best candidate of each variant into the study; returns the variants without one."""
+    without: list[str] = []
+    for name in dict.fromkeys(candidate.variant for candidate in tried):
+        own = [candidate for candidate in tried if candidate.variant == name]
+        losses = [_loss(candidate.trial) for candidate in own]
+        best = min(range(len(own)), key=losses.__getitem__)
+        if not math.isfinite(losses[best]):
+            without.append(name)
+            continue
+        chosen = plain_changes(own[best].changes)
+        study.tuned[name] = chosen
+        words = ", ".join(f"{key}={value}" for key, value in chosen.items())
+        say(f"{name}: {words} (loss {losses[best]:.4f} on the first half){_edge(own, best)}")
+    return without
+
+
+def _loss(trial: Trial) -> float:
+    loss = trial.metric(METRIC) if trial.is_finished else math.inf
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _edge(own: Sequence[Candidate], best: int) -> str:
+    """A warning, if the best of several numbers is the least or the greatest of them."""
+    chosen = plain_changes(own[best].changes)
+    for key, value in chosen.items():
+        tried = {plain_changes(candidate.changes)[key] for candidate in own}
+        if len(tried) > 2 and isinstance(value, int | float) and value in (min(tried), max(tried)):
+            end = "least" if value == min(tried) else "greatest"
+            return f"; the {end} that was tried: a better one may lie beyond"
+    return ""

@@ -1,0 +1,101 @@
+"""attnkit ablate."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnkit.cli.app import FAILED, INTERRUPTED, Debug, Overrides, RecipeArgument, app, guarded
+
+if TYPE_CHECKING:
+    from attnkit.recipe import Recipe
+
+
+@app.command()
+def ablate(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N|LIST", help="How many seeds, or which: 3 or 0,1,5.")
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Make variants as large as the base: parameters, flops or cache_bytes.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNIT=X", help="What each spends, of steps, tokens, flops or seconds."
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Runs at the same time.")] = None,
+    launcher: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What starts the runs: local, ray, slurm.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs and what they cost; start none.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Train the variants of a recipe, each with several seeds, and compare them.
+
+    A key with several values, key=a,b,c, makes a variant of each; so does the recipe's own section
+    `ablation`, whose other keys can be set like any: ablation.tune={optimizer.lr: [1e-3, 3e-3]}.
+    The same command again does what is missing.
+
+    Example: attnkit ablate recipes/language_modeling/quickstart.yaml
+        model.attention.name=multi_head,linear --seeds 3 --workers 2
+    """
+    flags = {
+        "seeds": f"[{seeds}]" if seeds and "," in seeds else seeds,
+        "match": match,
+        "budget": budget and "{" + budget.replace("=", ": ", 1) + "}",
+        "workers": workers,
+        "launcher": launcher,
+    }
+    given = [f"ablation.{key}={value}" for key, value in flags.items() if value is not None]
+
+    codes = [0]
+
+    def act() -> None:
+        from attnkit.ablation.conduct import preview
+        from attnkit.ablation.plan import load_study
+
+        study = load_study(recipe, [*(overrides or []), *given])
+        if dry_run:
+            preview(study)
+        else:
+            codes.append(run_study(study))
+
+    guarded(act, debug)
+    if codes[-1]:
+        raise typer.Exit(codes[-1])
+
+
+def run_study(study: Recipe) -> int:
+    """Runs what is missing of a study, tells what failed, and shows the table of what there is.
+
+    Returns:
+        The exit code.
+    """
+    from attnkit.ablation.conduct import conduct
+    from attnkit.ablation.launch import StudyStopped
+
+    try:
+        directory, failures = conduct(study)
+    except StudyStopped as stopped:
+        interrupted = stopped.number == signal.SIGINT
+        typer.echo(f"{'interrupted' if interrupted else 'terminated'}: {stopped}", err=True)
+        return INTERRUPTED if interrupted else 128 + stopped.number
+    typer.echo(f"attnkit compare {directory}")
+    for failure in failures:
+        typer.echo(f"\n{failure}", err=True)
+    if failures:
+        noun = "run" if len(failures) == 1 else "runs"
+        typer.echo(f"\n{len(failures)} {noun} failed; the same command does those again", err=True)
+    return FAILED if failures else 0

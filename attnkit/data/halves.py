@@ -1,0 +1,77 @@
+"""Half of a validation split, so that what is chosen by one half can be judged by the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+from attnkit.data.sources.base import Piece, TextSource
+
+Part = Literal["all", "first_half", "second_half"]
+
+T = TypeVar("T")
+
+
+class HalfOfText(TextSource):
+    """The first or the second half of each split of another source, in characters; the cut is moved
+    to the next end of a line, if there is one within the piece of text.
+
+    Halves and not every other window: what stands beside a window is about the same.
+
+    Args:
+        whole: the source.
+        part: `first_half` or `second_half`.
+    """
+
+    def __init__(self, whole: TextSource, part: Part) -> None:
+        self.whole = whole
+        self.part = part
+        self.splits = whole.splits
+
+    def pieces(self, split: str) -> Iterator[Piece]:
+        """Yields the pieces of this half."""
+        total = sum(len(piece.text) for piece in self.whole.pieces(split))
+        seen = 0
+        for piece in self.whole.pieces(split):
+            cut = min(max(total // 2 - seen, 0), len(piece.text))
+            if 0 < cut < len(piece.text):
+                cut = piece.text.find("\n", cut) + 1 or cut
+            seen += len(piece.text)
+            first, second = piece.text[:cut], piece.text[cut:]
+            if self.part == "second_half" and second:
+                yield Piece(second, piece.ends_document)
+            if self.part == "first_half" and first:
+                yield Piece(first, piece.ends_document and not second)
+
+    def documents(self, split: str) -> Iterator[str]:
+        """Yields the documents of this half; one that lies in both is cut in two."""
+        document = ""
+        for piece in self.pieces(split):
+            document += piece.text
+            if piece.ends_document:
+                yield document
+                document = ""
+        if document:
+            yield document
+
+    def num_bytes(self, split: str) -> int:
+        """Half of the bytes, roughly."""
+        return self.whole.num_bytes(split) // 2
+
+    def fingerprint(self) -> str:
+        """That of the source, and which half."""
+        return hashlib.sha256(f"{self.whole.fingerprint()} {self.part}".encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The source, and which half."""
+        return {**self.whole.describe(), "part": self.part}
+
+
+def half_of(items: Sequence[T], part: Part) -> Sequence[T]:
+    """Every other item, from the first (`first_half`) or from the second on; or all of them.
+
+    For items that are independent of their neighbours, in an order that may mean something.
+    """
+    starts = {"all": slice(None), "first_half": slice(0, None, 2), "second_half": slice(1, None, 2)}
+    return items[starts[part]]

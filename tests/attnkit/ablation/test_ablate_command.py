@@ -1,0 +1,197 @@
+"""attnkit ablate: what it shows, what it says, how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from attnkit.ablation import timing
+from attnkit.ablation.conduct import prepared
+from attnkit.ablation.launch import Launch, StudyStopped
+from attnkit.ablation.launchers.base import Ended
+from attnkit.ablation.launchers.local import Local
+from attnkit.ablation.preview import show_plan
+from attnkit.ablation.progress import Progress
+from attnkit.ablation.timing import Timing, measure, time_recipe
+from attnkit.ablation.tuning import candidates
+from attnkit.cli.main import app
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["ablate", *map(str, arguments)])
+
+
+def test_flags_are_keys_of_the_section(study, launcher):
+    ended = call(
+        study(),
+        "model.mlp=gelu,relu",
+        "--seeds=0,2",
+        "--budget=tokens=12800",
+        "--match=flops",
+        "ablation.base=mlp-relu",
+        "--dry-run",
+    )
+    assert ended.exit_code == 0, ended.output
+    rows = [line.split() for line in ended.stdout.splitlines() if line.startswith(" mlp-")]
+    assert [row[0] for row in rows] == ["mlp-gelu", "mlp-relu"]
+    assert rows[1][1] == "*"
+    assert all(row[-2:] == ["100", "unknown"] for row in rows)
+    assert "4 runs: 2 variants x 2 seeds" in ended.stdout
+    assert "flops are those of the base" in ended.stdout
+    assert not (Path(study()).parent / "runs").exists()
+
+
+def test_the_preview_counts_and_estimates(load, capsys):
+    recipe = load(
+        variants={"one": {}, "wide": {"model.dim": 24}},
+        match="parameters",
+        tune={"optimizer.lr": [0.1, 0.2, 0.3]},
+        seeds=5,
+    )
+    made, _ = prepared(recipe)
+    timings = {name: Timing(start=5.0, step=1.0, validation=1.0) for name in ("one", "wide")}
+    show_plan(made, made.trials(), candidates(made), timings, workers=4)
+    shown = capsys.readouterr().out
+    one, wide = (line for line in shown.splitlines() if line.startswith((" one", " wide")))
+    assert one.split()[-1] == wide.split()[-1] == "0:00:12"
+    assert "\nwide: model.dim=24; to match: model.mlp_dim=" in shown
+    assert "10 runs: 2 variants x 5 seeds" in shown
+    assert "6 runs before them choose" in shown
+    assert "about 0:00:48 with 4 at a time" in shown  # 16 runs of 12 s
+
+
+def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "SECONDS", 0.05)
+    recipe = load().with_overrides("trainer.max_steps=100")
+    here = time_recipe(recipe)
+    assert 0 < here.step < 1
+    assert here.validation > 0
+    assert here.seconds(100) == pytest.approx(here.start + 100 * here.step + here.validation)
+    broken = recipe.with_overrides("data={name: text, files: gone.txt}")
+    with pytest.raises(timing.TimingError, match=r"gone\.txt"):
+        measure({"broken": broken}, Local(1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model.attention.naem=a,b"], "model.attention.naem: unknown key"),
+        (["model.mask=causal,document", "model.attention=linear"], "(in the variant `mask-docu"),
+        (["--match=size"], "override ablation.match=size: ablation.match: expected `parameters`"),
+        (["--budget=hours=1"], "unknown key"),
+        (["--budget=1000"], "ablation.budget"),
+        (["--budget=tokens=1"], "are no whole number of steps"),
+        (["model.dim=4,64", "--match=parameters"], "the nearest is 1"),
+        (["--launcher=slrum"], "did you mean `slurm`?"),
+        (["--workers=0"], "ablation.workers: must be at least 1"),
+        (["data={name: text, files: gone.txt}"], "gone.txt"),
+        (["name=a/b"], "cannot stand here"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing(arguments, words, study, launcher):
+    file = study()
+    ended = call(file, *arguments)
+    assert ended.exit_code == 2, ended.output
+    assert ended.stderr.startswith("error: ")
+    assert words in ended.stderr
+    assert "Traceback" not in ended.output
+    assert launcher.started == []
+    assert not (file.parent / "runs").exists()
+
+
+def test_a_failed_trial_makes_the_code_1(study, launcher):
+    ended = call(study(), "optimizer.lr=0.01,1e38", "model.norm=none")
+    assert ended.exit_code == 1
+    assert "/seed0  diverged (code 3)" in ended.stderr
+    assert "1 run failed; the same command does those again" in ended.stderr
+
+
+def test_a_signal_stops_the_trials_and_then_the_study(load, launcher, monkeypatch):
+    """The loop asks the launcher to stop, waits for the ends, and says who asked."""
+    made, _ = prepared(load(variants={"one": {}, "two": {}}))
+    polled = []
+
+    def ended(seconds):
+        polled.append(seconds)
+        if len(polled) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return []
+        assert stopped == [True]
+        return [Ended(key, 143) for key in ("one/seed0", "two/seed0")]
+
+    stopped: list[bool] = []
+    monkeypatch.setattr(launcher, "ended", ended)
+    monkeypatch.setattr(launcher, "stop", lambda: stopped.append(True))
+    launch = Launch(launcher, Progress("loss"))
+    with pytest.raises(StudyStopped, match="the same command goes on") as raised:
+        launch.run(made.trials())
+    assert raised.value.number == signal.SIGTERM
+    assert launch.failures == []
+    assert len(polled) == 2
+
+
+def test_who_does_not_end_in_time_is_killed(load, launcher, monkeypatch):
+    made, _ = prepared(load(variants={"one": {}}))
+    killed: list[bool] = []
+
+    def ended(seconds):
+        os.kill(os.getpid(), signal.SIGINT) if not killed else None
+        return [Ended("one/seed0", -9)] if killed else []
+
+    launcher.grace = 0.0
+    monkeypatch.setattr(launcher, "ended", ended)
+    monkeypatch.setattr(launcher, "kill", lambda: killed.append(True))
+    with pytest.raises(StudyStopped):
+        Launch(launcher, Progress("loss")).run(made.trials())
+    assert killed == [True]
+
+
+RECIPE = """
+data: {name: text, files: TEXT}
+tokenizer: char
+model: {max_seq_len: 16, dim: 16, num_layers: 1, attention: {name: multi_head, num_heads: 2}}
+trainer: {max_steps: 300, batch_size: 4, precision: 32, accelerator: cpu}
+validation: {every_n_steps: 50, max_tokens: 64}
+logging: {every_n_steps: 10, attention_maps: 0, samples: 0}
+ablation: {variants: {one: {}, two: {model.mlp: relu}}, workers: 2}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_study_that_was_stopped_goes_on_to_the_same_end(number, tmp_path, text_file):
+    """With real processes: the launcher is killed, or interrupted, while its trials train."""
+    file = tmp_path / "killed.yaml"
+    file.write_text(RECIPE.replace("TEXT", str(text_file)))
+    command = [sys.executable, "-m", "attnkit", "ablate", str(file)]
+
+    def losses(folder):
+        found = sorted((tmp_path / folder / "killed").glob("*/seed0/result.json"))
+        return {p.parts[-3]: json.loads(p.read_text())["metrics"]["loss"].hex() for p in found}
+
+    def start(folder):
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*command, f"runs_dir={folder}"], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True
+        )
+
+    with start("once") as undisturbed, start("runs") as launched:
+        begun = tmp_path / "runs/killed/one/seed0/checkpoints/manifest.json"
+        while not begun.exists() and launched.poll() is None:
+            time.sleep(0.02)
+        launched.send_signal(number)
+        _, said = launched.communicate()
+        undisturbed.communicate()
+    assert launched.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[number], said
+    assert len(losses("runs")) < 2
+    with start("runs") as again:
+        _, said = again.communicate()
+    assert again.returncode == 0, said
+    assert losses("runs") == losses("once")
+    assert len(losses("runs")) == 2

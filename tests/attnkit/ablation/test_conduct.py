@@ -1,0 +1,232 @@
+"""A study from its recipe to its last trial, and every way in which it is run again."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from attnkit.ablation.conduct import conduct, prepared
+from attnkit.ablation.trial import Trial
+from attnkit.recipe import RecipeError, load_recipe
+from attnkit.run_directory import RunDirectoryError
+
+TWINS = {"one": {}, "two": {}}
+
+
+def result(directory):
+    return json.loads((directory / "result.json").read_text())
+
+
+def plan_file(folder):
+    return json.loads((folder / "ablation.json").read_text())
+
+
+def test_a_study_leaves_its_plan_and_paired_runs(load, launcher):
+    """Two names for one thing: the same seed sees the same batches, so their numbers are equal."""
+    folder, failures = conduct(load(variants=TWINS, seeds=[4, 9]))
+    assert failures == []
+    assert launcher.started == ["one/seed4", "two/seed4", "one/seed9", "two/seed9"]
+    losses = {key: result(folder / key)["metrics"]["loss"] for key in launcher.started}
+    assert losses["one/seed4"] == losses["two/seed4"] != losses["one/seed9"]
+    plan = plan_file(folder)
+    assert plan["version"] == 1
+    assert (plan["name"], plan["base"], plan["seeds"]) == ("study", "one", [4, 9])
+    assert (plan["metric"], plan["lower_is_better"]) == ("loss", True)
+    assert plan["variants"] == TWINS
+    assert plan["match"] is plan["budget"] is None
+    assert "ablation" not in load_recipe(folder / "one/seed4/recipe.yaml").to_dict()
+
+
+def test_the_same_command_again_does_what_is_missing(load, launcher):
+    recipe = load(variants=TWINS, seeds=2)
+    folder, _ = conduct(recipe)
+    before = {key: (folder / key / "result.json").stat().st_mtime_ns for key in launcher.started}
+    (folder / "two/seed1/result.json").unlink()
+    launcher.started.clear()
+    assert conduct(recipe) == (folder, [])
+    assert launcher.started == ["two/seed1"]
+    after = {key: (folder / key / "result.json").stat().st_mtime_ns for key in before}
+    assert {key for key in before if before[key] != after[key]} == {"two/seed1"}
+
+
+def test_a_study_may_grow(load, launcher):
+    conduct(load(variants={"one": {}}))
+    folder, _ = conduct(load(variants={"one": {}, "wide": {"model.dim": 32}}, seeds=2))
+    assert launcher.started == ["one/seed0", "wide/seed0", "one/seed1", "wide/seed1"]
+    assert plan_file(folder)["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("ablation", "override", "words"),
+    [
+        ({"variants": {"one": {"model.dim": 32}}}, [], "variant one: {} -> {'model.dim': 32}"),
+        ({"variants": {"other": {}}}, [], "variant one: {} -> nothing"),
+        ({"variants": {"one": {}}, "seeds": [1]}, [], r"seeds: \[0\] -> \[1\]"),
+        ({"variants": {"one": {}}, "budget": {"steps": 4}}, [], "budget: None -> {'steps': 4}"),
+        ({"variants": {"one": {}}}, ["optimizer.lr=0.5"], "optimizer.lr: 0.01 -> 0.5"),
+        ({"variants": {"one": {}}}, ["trainer.max_steps=9"], "trainer.max_steps: 6 -> 9"),
+    ],
+)
+def test_another_study_in_its_folder_is_refused(ablation, override, words, load, launcher):
+    prepared(load(variants={"one": {}}))[0].write()
+    with pytest.raises(RunDirectoryError, match=f"holds another study: .*{words}.*name=NAME"):
+        conduct(load(**ablation).with_overrides(*override))
+    assert launcher.started == []
+
+
+def test_what_decides_nothing_may_change(load, launcher):
+    folder, _ = conduct(load(variants={"one": {}}))
+    again = load(variants={"one": {}}, workers=7).with_overrides("logging.every_n_steps=2")
+    assert conduct(again) == (folder, [])
+    assert launcher.started == ["one/seed0"]
+
+
+def test_a_damaged_plan_is_told(load, launcher):
+    folder, _ = conduct(load(variants={"one": {}}))
+    (folder / "ablation.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"ablation\.json is damaged; remove it"):
+        conduct(load(variants={"one": {}}))
+
+
+def test_a_run_that_is_none_of_the_studys_is_refused(load, launcher, study):
+    from attnkit import experiment
+
+    recipe = load(variants={"one": {}, "two": {}}, seeds=1)
+    other = recipe.with_overrides("~ablation", "variant=two", "optimizer.lr=0.3")
+    experiment.run(other)
+    with pytest.raises(RunDirectoryError, match=r"two/seed0 holds another run .*0\.3 -> 0\.01"):
+        conduct(recipe)
+    assert launcher.started == []
+    assert not (recipe.runs_dir / "study/ablation.json").exists()
+
+
+def test_a_run_made_by_hand_counts(load, launcher, study):
+    """`attnkit run RECIPE key=value` writes where the grid does, so it need not be run again."""
+    from attnkit import experiment
+
+    experiment.run(load_recipe(study(), ["optimizer.lr=0.02"]))
+    conduct(load(vary={"optimizer.lr": [0.02, 0.03]}))
+    assert launcher.started == ["optimizer.lr-0.03/seed0"]
+
+
+def test_a_failure_is_told_and_takes_no_other_down(load, launcher):
+    """The same command does it again."""
+    variants = {"one": {}, "wild": {"optimizer.lr": 1e38, "trainer.gradient_clip": None}}
+    recipe = load(variants=variants)
+    folder, (failure,) = conduct(recipe)
+    assert (folder / "one/seed0/result.json").is_file()
+    assert failure.key == "wild/seed0"
+    assert failure.code == 3
+    assert "diverged (code 3)" in str(failure)
+    assert "trainer.on_nan=skip" in str(failure)  # the last lines, which say what to do
+    launcher.started.clear()
+    _, again = conduct(recipe)
+    assert launcher.started == ["wild/seed0"]
+    assert [each.key for each in again] == ["wild/seed0"]
+
+
+def test_a_run_that_is_still_under_way_is_waited_for(load, launcher):
+    """A process that an earlier launch left behind holds the lock of its run."""
+    recipe = load(variants=TWINS)
+    directory = recipe.runs_dir / "study/one/seed0"
+    code = f"""
+import time
+from pathlib import Path
+from attnkit.run_directory import in_use
+with in_use(Path({str(directory)!r})):
+    print("held", flush=True)
+    time.sleep(1.5)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert conduct(recipe)[1] == []
+    assert launcher.started == ["two/seed0", "one/seed0"]
+
+
+def test_one_launch_at_a_time(load, launcher):
+    recipe = load(variants=TWINS)
+    folder = recipe.runs_dir / "study"
+    code = f"""
+from pathlib import Path
+from attnkit.run_directory import in_use
+with in_use(Path({str(folder)!r})):
+    print("held", flush=True)
+    input()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(RunDirectoryError, match="another process"):
+            conduct(recipe)
+        holder.communicate(b"\n")
+    assert launcher.started == []
+
+
+# Tuning
+
+
+def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
+    """On one half of the validation split, in runs apart, with a seed that the study does not
+    have; the numbers are those of the other half.
+    """
+    recipe = load(
+        variants={"one": {}, "wide": {"model.dim": 32}},
+        tune={"optimizer.lr": [1e-6, 0.01, 1e38]},
+        seeds=[1],
+    )
+    folder, failures = conduct(recipe)
+    assert failures == []  # a candidate that diverges is merely a bad one
+    assert len(launcher.started) == 2 * 3 + 2
+    apart = recipe.runs_dir / "study.tuning"
+    assert sorted(path.name for path in apart.glob("*/seed*")) == ["seed2"] * 6
+    assert plan_file(folder)["tuned"] == {
+        "one": {"optimizer.lr": 0.01},
+        "wide": {"optimizer.lr": 0.01},
+    }
+    tuned = load_recipe(folder / "wide/seed1/recipe.yaml")
+    assert tuned.optimizer.options["lr"] == 0.01
+    candidate = load_recipe(apart / "wide_optimizer.lr-0.01/seed2/recipe.yaml")
+    assert (candidate.validation.part, tuned.validation.part) == ("first_half", "second_half")
+    assert result(folder / "wide/seed1")["validation_part"] == "second_half"
+    assert plan_file(folder)["validation_part"] == "second_half"
+    launcher.started.clear()
+    conduct(recipe)
+    assert launcher.started == []
+
+
+def test_a_variant_without_a_candidate_is_left_out(load, launcher):
+    wild = {"wild": {"trainer.on_nan": "stop", "optimizer.weight_decay": 1e38}}
+    recipe = load(variants={"one": {}, **wild}, tune={"optimizer.lr": [1e-3, 1e-2]})
+    folder, failures = conduct(recipe)
+    assert (folder / "one/seed0/result.json").is_file()
+    assert not (folder / "wild").exists()
+    assert any("no candidate" in str(failure) for failure in failures)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "override", "words"),
+    [
+        ({"tune": {"optimizer.lr": 0.1}}, [], "ablation.tune.optimizer.lr: expected a list"),
+        ({"tune": {"optimizer.rl": [1, 2]}}, [], "optimizer.rl: unknown key"),
+        ({"tune": {"seed": [1, 2]}}, [], "the same for all variants"),
+        ({"tune": {"optimizer.lr": [1e-3, 0.001]}}, [], "twice"),
+        ({"tune": {"optimizer.lr": [1, 2]}}, ["validation.part=first_half"], "leave validation.p"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(ablation, override, words, load):
+    recipe = load(**ablation).with_overrides(*override)
+    with pytest.raises(RecipeError, match=words):
+        prepared(recipe)
+    assert not recipe.runs_dir.exists()
+
+
+def test_a_trial_says_how_far_it_is(load):
+    trial = Trial.of(load().with_overrides("variant=one"), 3)
+    assert trial.progress() == ""
+    trial.log.parent.mkdir(parents=True)
+    trial.log.write_text("study/one  3/6  loss 1.0  0:00:09 left\nnoise\n")
+    assert trial.progress() == "3/6  loss 1.0  0:00:09 left"
+    assert trial.last_lines(1) == ["noise"]
