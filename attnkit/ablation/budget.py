@@ -14,6 +14,9 @@ from attnkit.recipe.errors import Problem
 TOLERANCE = 0.01
 """Share of the budget by which a whole number of steps may miss it."""
 
+MARGIN = 0.05
+"""Share of a budget of seconds that is left for logging and the loop around the steps."""
+
 
 def budget_of(plan: Plan) -> tuple[str, float] | None:
     """The unit and the amount; None if each recipe's own `trainer.max_steps` holds.
@@ -37,7 +40,8 @@ def budget_changes(
     """The keys that make a variant stop when the budget is spent.
 
     Steps are whole, so a budget is met within half a step. With a budget of seconds, the steps are
-    those that fit at a speed that was measured; the clock stops what turns out slower.
+    those that fit at a speed that was measured, less `MARGIN` for what was not: the learning rate
+    has fallen when the time is up, and the clock stops what turns out slower still.
 
     Args:
         plan: with the budget.
@@ -60,7 +64,7 @@ def budget_changes(
         "seconds": step_seconds,
     }[unit]
     assert each is not None, "a budget of seconds needs a measured speed"
-    steps = round(amount / each)
+    steps = round(amount / each * (1 - MARGIN if unit == "seconds" else 1))
     if unit in ("tokens", "flops") and abs(steps * each - amount) > TOLERANCE * amount:
         message = (
             f"{amount:,.4g} {unit} are no whole number of steps of {each:,.4g} for the variant "

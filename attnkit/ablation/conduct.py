@@ -95,7 +95,8 @@ def prepared(recipe: Recipe) -> tuple[Study, Launcher]:
     if not _needs_speeds(study):
         candidates(study)
         for trial in study.trials():
-            trial.check_same()
+            if not plan.options.tune or trial.recipe.variant in study.tuned:
+                trial.check_same()
     return study, launcher
 
 

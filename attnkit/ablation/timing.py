@@ -37,18 +37,17 @@ class Timing:
 
     Attributes:
         start: seconds before the first step: imports, data, the model.
-        step: seconds of an optimizer step.
-        validation: seconds of all validations of a run, the final one included, without beam
-            search.
+        step: seconds of an optimizer step, with its share of the validations in between.
+        final: seconds of the final validation, without beam search.
     """
 
     start: float
     step: float
-    validation: float
+    final: float
 
     def seconds(self, steps: int) -> float:
         """Of a whole run."""
-        return self.start + steps * self.step + self.validation
+        return self.start + steps * self.step + self.final
 
 
 def measure(recipes: Mapping[str, Recipe], launcher: Launcher, place: Path) -> dict[str, Timing]:
@@ -124,8 +123,7 @@ def time_recipe(recipe: Recipe) -> Timing:
             once = data.val_batches(recipe.validation.max_tokens)
             val = _mean_seconds((task.loss(batch) for batch in _round(once, device)), device)
     every = min(recipe.validation.every_n_steps, recipe.trainer.max_steps)
-    while_training = recipe.trainer.max_steps // every * len(once)
-    return Timing(start, step, (while_training + len(data.val_batches(None))) * val)
+    return Timing(start, step + len(once) * val / every, len(data.val_batches(None)) * val)
 
 
 def _steps(recipe: Recipe, task: Any, optimizer: Any, batches: Any, device: Any) -> Iterator[None]:

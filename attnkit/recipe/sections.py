@@ -136,8 +136,9 @@ class BudgetOptions:
         steps: optimizer steps.
         tokens: predicted tokens, all batches together.
         flops: floating-point operations of training, as `attnkit show` counts them.
-        seconds: training time, validation left out. Speeds are measured before the first run, each
-            variant alone; the schedule falls over the steps that fit.
+        seconds: of training, with the validations in between. Speeds are measured before the first
+            run, with as many processes at once as there are workers; the schedule falls over the
+            steps that fit.
     """
 
     steps: Annotated[int, Range(min=1)] | None = None

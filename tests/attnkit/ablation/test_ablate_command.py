@@ -55,7 +55,7 @@ def test_the_preview_counts_and_estimates(load, capsys):
         seeds=5,
     )
     made, _ = prepared(recipe)
-    timings = {name: Timing(start=5.0, step=1.0, validation=1.0) for name in ("one", "wide")}
+    timings = {name: Timing(start=5.0, step=1.0, final=1.0) for name in ("one", "wide")}
     show_plan(made, made.trials(), candidates(made), timings, workers=4)
     shown = capsys.readouterr().out
     one, wide = (line for line in shown.splitlines() if line.startswith((" one", " wide")))
@@ -71,8 +71,8 @@ def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monke
     recipe = load().with_overrides("trainer.max_steps=100")
     here = time_recipe(recipe)
     assert 0 < here.step < 1
-    assert here.validation > 0
-    assert here.seconds(100) == pytest.approx(here.start + 100 * here.step + here.validation)
+    assert here.final > 0
+    assert here.seconds(100) == pytest.approx(here.start + 100 * here.step + here.final)
     broken = recipe.with_overrides("data={name: text, files: gone.txt}")
     with pytest.raises(timing.TimingError, match=r"gone\.txt"):
         measure({"broken": broken}, Local(1), tmp_path)

@@ -42,7 +42,7 @@ def test_seconds(load):
     plan = read_plan(load(variants={"base": {}}, budget={"seconds": 30}))
     costs = CostModel()(plan.recipe_of(plan.variants[0]))
     found = plain_changes(budget_changes(plan, "base", costs, step_seconds=0.02))
-    assert found == {"trainer.max_steps": 1500, "trainer.max_time": 30.0}
+    assert found == {"trainer.max_steps": 1425, "trainer.max_time": 30.0}
 
 
 @pytest.mark.parametrize(
