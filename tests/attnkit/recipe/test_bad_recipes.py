@@ -17,7 +17,7 @@ LINES = [
     # Keys
     (
         "sed: 3",
-        "bad.yaml:2:1: sed: unknown key; did you mean `seed`? (known: checkpoint, data, logging,",
+        "bad.yaml:2:1: sed: unknown key; did you mean `seed`? (known: ablation, checkpoint, data,",
     ),
     (
         "trainer: {max_step: 3}",
