@@ -14,15 +14,14 @@ from typing import Any
 
 from attnkit import run_directory
 from attnkit.ablation.budget import budget_changes
+from attnkit.ablation.comparison import is_lower_better
 from attnkit.ablation.costs import CostModel
 from attnkit.ablation.plan import Changes, Plan, Variant, plain_changes, value_node
+from attnkit.ablation.plan_file import FILE_NAME, VERSION
 from attnkit.ablation.trial import Trial, recipe_changes
 from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem
 from attnkit.run_directory import RunDirectoryError
-
-FILE = "ablation.json"
-VERSION = 1
 
 _MAY_GROW = ("variants", "seeds", "varied")
 _FOLLOWS = ("tuned", "changed_to_match", "step_seconds")
@@ -94,7 +93,7 @@ class Study:
         Raises:
             RunDirectoryError: if another study lies there, or its file is damaged.
         """
-        path = self.directory / FILE
+        path = self.directory / FILE_NAME
         if not path.is_file():
             return
         try:
@@ -114,7 +113,7 @@ class Study:
     def write(self) -> None:
         """Writes the plan down."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        run_directory.write_json(self.directory / FILE, self.describe())
+        run_directory.write_json(self.directory / FILE_NAME, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """The plan, in plain types."""
@@ -177,8 +176,3 @@ def plan_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         elif key not in _MAY_GROW or not set(old) <= set(new):
             changes.append(f"{key}: {old} -> {new}")
     return changes
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether a metric is an error: a loss, a perplexity, bits, or a rate of errors."""
-    return any(word in metric for word in ("loss", "perplexity", "bits", "error"))

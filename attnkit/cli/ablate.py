@@ -83,8 +83,11 @@ def run_study(study: Recipe) -> int:
     Returns:
         The exit code.
     """
+    from attnkit.ablation.compare import compare_runs
     from attnkit.ablation.conduct import conduct
     from attnkit.ablation.launch import StudyStopped
+    from attnkit.ablation.terminal import show_comparison
+    from attnkit.run_directory import RunDirectoryError
 
     try:
         directory, failures = conduct(study)
@@ -92,7 +95,10 @@ def run_study(study: Recipe) -> int:
         interrupted = stopped.number == signal.SIGINT
         typer.echo(f"{'interrupted' if interrupted else 'terminated'}: {stopped}", err=True)
         return INTERRUPTED if interrupted else 128 + stopped.number
-    typer.echo(f"attnkit compare {directory}")
+    try:
+        show_comparison(compare_runs([directory]))
+    except RunDirectoryError as error:  # nothing to compare: what failed is told below
+        typer.echo(str(error), err=True)
     for failure in failures:
         typer.echo(f"\n{failure}", err=True)
     if failures:

@@ -110,6 +110,8 @@ def test_a_failed_trial_makes_the_code_1(study, launcher):
     assert ended.exit_code == 1
     assert "/seed0  diverged (code 3)" in ended.stderr
     assert "1 run failed; the same command does those again" in ended.stderr
+    assert "optimizer.lr-0.01" in ended.stdout  # the table of what there is
+    assert "left out" in ended.stdout
 
 
 def test_a_signal_stops_the_trials_and_then_the_study(load, launcher, monkeypatch):

@@ -14,7 +14,10 @@ from attnkit.tasks.base import Task
 
 def test_the_tasks_of_a_recipe_are_those_that_can_be_put_together():
     words = get_args(get_type_hints(recipe.RecipeKeys)["task"])
-    files = {path.stem for path in Path(assembly.__path__[0]).glob("*.py")} - {"__init__", "by_task"}
+    files = {path.stem for path in Path(assembly.__path__[0]).glob("*.py")} - {
+        "__init__",
+        "by_task",
+    }
     assert set(words) == set(recipe.MODELS) == files
 
 
