@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -99,7 +100,7 @@ class Ray(Launcher):
 
     def _connect(self) -> Any:
         try:
-            import ray
+            ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise LauncherError(
                 "the launcher `ray` needs Ray; install it: pip install 'attnkit[ray]'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -80,7 +81,7 @@ class Slurm(Launcher):
         if not jobs:
             return
         try:
-            import submitit
+            submitit: Any = importlib.import_module("submitit")
         except ImportError as error:
             raise LauncherError(
                 "the launcher `slurm` needs submitit; install it: pip install 'attnkit[slurm]'"
