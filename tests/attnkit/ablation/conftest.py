@@ -4,6 +4,8 @@ that is run.
 
 import copy
 import os
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,30 +20,27 @@ from attnkit.recipe.writing import to_yaml
 from attnkit.tensorboard.logger import RunLogger
 
 
-@pytest.fixture(scope="session")
-def record(small_run):
-    """What `result.json` holds of a run that was really trained."""
-    return small_run.record
-
-
-@pytest.fixture
-def make_run(small_keys, record, tmp_path, monkeypatch):
-    """`make_run("base", 0, loss=1.5)` leaves a finished run and returns its directory.
+class RunMaker:
+    """`make("base", 0, loss=1.5)` leaves a finished run and returns its directory.
 
     Further keywords change its record (`parameters=...`); `metrics` adds to its metrics, `data`
     replaces what pins its data down, `curve` is step -> validation loss, `study` names the recipe.
     """
 
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of files: seconds of waiting
+    def __init__(self, recipe: str, record: dict, root: Path) -> None:
+        self.recipe = recipe
+        self.record = record
+        self.root = root
 
-    def make(
-        variant, seed, loss=1.0, *, study="small", metrics=None, data=None, curve=None, **changed
+    def __call__(
+        self, variant, seed, loss=1.0, *, study="small", metrics=None, data=None, curve=None, **more
     ) -> Path:
-        keys = {**small_keys, "name": study, "variant": variant, "seed": seed}
-        recipe = recipe_from_dict({**keys, "runs_dir": str(tmp_path / "runs")})
-        directory = recipe.run_dir
+        directory = self.root / study / variant / f"seed{seed}"
         run_directory.claim(directory, overwrite=False)
-        run_directory.write_text(directory / "recipe.yaml", recipe.to_yaml())
+        recipe = self.recipe
+        for key, value in (("name", study), ("variant", variant), ("seed", seed)):
+            recipe = re.sub(rf"^{key}: .*$", f"{key}: {value}", recipe, flags=re.MULTILINE)
+        run_directory.write_text(directory / "recipe.yaml", recipe)
         environment = {**run_directory.environment(), "data": data or {"train": {"tokens": 100}}}
         run_directory.write_json(directory / "environment.json", environment)
         if curve:
@@ -50,23 +49,42 @@ def make_run(small_keys, record, tmp_path, monkeypatch):
                 logger.log_metrics({"loss/val": value, "loss/train": value + 1}, step)
             logger.finalize("success")
             logger.close()
-        result = {**copy.deepcopy(record), **changed}
+        result = {**copy.deepcopy(self.record), **more}
         result["metrics"] |= {"loss": loss, **(metrics or {})}
         run_directory.write_json(directory / "result.json", result)
         return directory
 
-    return make
+
+@pytest.fixture(scope="session")
+def run_maker(small_keys, small_run):
+    """`run_maker(root)`: a maker of runs below a folder, after one that was really trained."""
+    recipe = recipe_from_dict(small_keys).to_yaml()
+    return lambda root: RunMaker(recipe, small_run.record, root)
 
 
 @pytest.fixture
-def finished_study(make_run, tmp_path):
-    """Three variants of four seeds: one better, one the same up to noise; and its folder."""
+def make_run(run_maker, tmp_path, monkeypatch):
+    """Makes runs below the test's own folder; see `RunMaker`."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of files: seconds of waiting
+    return run_maker(tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def study_of_the_session(run_maker, tmp_path_factory):
+    """Three variants of four seeds: one better, one the same up to noise; to be read."""
+    make = run_maker(tmp_path_factory.mktemp("study"))
     noise = [0.01, -0.02, 0.015, -0.005]
     for seed, n in enumerate(noise):
-        make_run("base", seed, 1.0 + n, curve={0: 3.0, 5: 2.0 + n, 10: 1.0 + n})
-        make_run("better", seed, 0.8 - n / 2, curve={0: 3.0, 5: 1.5, 10: 0.8 - n / 2})
-        make_run("same", seed, 1.001 + noise[-seed], curve={0: 3.0, 10: 1.0})
-    return tmp_path / "runs/small"
+        make("base", seed, 1.0 + n, curve={0: 3.0, 5: 2.0 + n, 10: 1.0 + n})
+        make("better", seed, 0.8 - n / 2, curve={0: 3.0, 5: 1.5, 10: 0.8 - n / 2})
+        make("same", seed, 1.001 + noise[-seed], curve={0: 3.0, 10: 1.0})
+    return make.root / "small"
+
+
+@pytest.fixture
+def finished_study(study_of_the_session, tmp_path):
+    """A copy of it, to be changed; returns its folder."""
+    return shutil.copytree(study_of_the_session, tmp_path / "runs/small")
 
 
 @pytest.fixture

@@ -81,9 +81,7 @@ from attnkit.cli.main import app
 app(sys.argv[1:], standalone_mode=False)
 print([name for name in ("torch", "lightning", "tensorboard", "omegaconf") if name in sys.modules])
 """
-    command = [sys.executable, "-c", code, "compare", str(finished_study), "--out"]
-    for out in ("page.html", "table.png"):
-        done = subprocess.run(
-            [*command, str(tmp_path / out)], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.splitlines()[-1] == "[]"
+    outs = [word for name in ("page.html", "table.png") for word in ("--out", str(tmp_path / name))]
+    command = [sys.executable, "-c", code, "compare", str(finished_study), *outs]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
