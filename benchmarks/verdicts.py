@@ -8,8 +8,10 @@ of identical variants draws its seeds from them: whatever it calls different is 
 difference is added to one variant's losses, in standard deviations of the recorded ones. Seeds of
 two variants are drawn independently, as if pairing gained nothing, which is the hardest case.
 
-It decides `BOOTSTRAP_FROM`, too: both methods judge the same studies, on the recorded losses, and
-on differences that are skewed (exponential), as of a mechanism that sometimes fails to learn.
+It decides `BOOTSTRAP_FROM`, too: both methods judge the same differences, of the recorded losses,
+and skewed ones (exponential), as of a mechanism that sometimes fails to learn. With few seeds
+Student's interval is right where losses scatter normally, and finds more; from 16 seeds on the
+bootstrap finds as much, and is wrong less often where they are skewed.
 """
 
 from __future__ import annotations
@@ -88,13 +90,13 @@ def rates(losses: np.ndarray, variants: int, seeds: int, plans: int) -> tuple[fl
     return float(false.mean()), float(false.any(axis=1).mean()), float(np.mean(found))
 
 
-def misses(
+def excludes_zero(
     draw: Callable[[np.random.Generator, int], np.ndarray],
     estimate: Callable[[list[float]], Estimate],
     seeds: int,
     times: int,
 ) -> float:
-    """How often the interval misses a true mean of zero."""
+    """How often zero lies outside the interval of differences that are drawn."""
     rng = np.random.default_rng(0)
     ps = [estimate(list(draw(rng, seeds))).p or 0.0 for _ in range(times)]
     return float(np.mean(np.array(ps) < LEVEL))
@@ -117,16 +119,18 @@ def main() -> None:
         print(f"{variants:8} {seeds:5} {called:16.1%} {any_called:17.1%} {found:18.1%}")
     called, _, found = rates(losses, 1, 8, 20)
     print(f"20 plans of 8 seeds, as the issue asks: {called:.0%} false, {found:.0%} found")
+    one = losses.std(ddof=1)
     draws: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-        "recorded": lambda rng, n: rng.choice(losses, n) - rng.choice(losses, n),
-        "exponential": lambda rng, n: rng.exponential(size=n) - 1,
+        "none, recorded losses": lambda rng, n: rng.choice(losses, n) - rng.choice(losses, n),
+        "none, exponential": lambda rng, n: rng.exponential(size=n) - 1,
+        "one deviation": lambda rng, n: rng.choice(losses, n) - rng.choice(losses, n) + one,
     }
-    print("\nhow often a 95 % interval misses    seeds       t  bootstrap")
+    print("\na difference is called, if there is    seeds       t  bootstrap")
     for name, draw in draws.items():
-        for seeds in (3, 5, 8, 12, 20, 30, 40):
-            by_t = misses(draw, t_estimate, seeds, arguments.plans)
-            by_bootstrap = misses(draw, bootstrap_estimate, seeds, arguments.plans // 4)
-            print(f"{name:35} {seeds:5} {by_t:7.1%} {by_bootstrap:10.1%}")
+        for seeds in (3, 5, 8, 12, 16, 20, 30):
+            by_t = excludes_zero(draw, t_estimate, seeds, arguments.plans)
+            by_bootstrap = excludes_zero(draw, bootstrap_estimate, seeds, arguments.plans // 2)
+            print(f"{name:35} {seeds:8} {by_t:7.1%} {by_bootstrap:10.1%}")
 
 
 if __name__ == "__main__":
