@@ -81,9 +81,11 @@ class Signals:
     count: int = 0
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Notes a signal."""
+        """Notes a signal; a third one is acted upon: nothing else has helped."""
         self.first = self.first or number
         self.count += 1
+        if self.count > 2:
+            raise KeyboardInterrupt("without waiting for the runs")
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Launch:
     failures: list[Failure] = field(default_factory=list)
     _waiting: list[Trial] = field(default_factory=list)
     _started: dict[str, Trial] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     def run(self, trials: Sequence[Trial]) -> list[Failure]:
         """Runs the trials that are not finished; returns those that failed.
@@ -142,11 +145,16 @@ class Launch:
 
     def _start_what_is_free(self) -> None:
         """Starts trials, but for those that a process of an earlier launch is still busy with."""
-        free = [trial for trial in self._waiting if not run_directory.is_in_use(trial.directory)]
+        busy = [trial for trial in self._waiting if run_directory.is_in_use(trial.directory)]
+        for trial in busy:
+            if trial.key not in self._told:
+                self._told.add(trial.key)
+                self.progress.say(f"{trial.key}: waiting for another process that trains it")
+        free = [trial for trial in self._waiting if trial not in busy]
+        self._waiting = busy
         if not free:
-            time.sleep(_TICK if not self._started else 0)
+            time.sleep(0 if self._started else _TICK)
             return
-        self._waiting = [trial for trial in self._waiting if trial not in free]
         unfinished = [trial for trial in free if not trial.is_finished]
         for trial in free:
             if trial not in unfinished:

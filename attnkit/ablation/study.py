@@ -24,8 +24,8 @@ from attnkit.recipe.errors import Problem
 from attnkit.run_directory import RunDirectoryError
 
 _MAY_GROW = ("variants", "seeds", "varied")
-_FOLLOWS = ("tuned", "changed_to_match", "step_seconds")
-"""What comes of the plan, and is no part of it."""
+_FREE = ("tuned", "changed_to_match", "step_seconds", "metric", "lower_is_better")
+"""What comes of the plan, or is said of the runs when they are compared, and changes none."""
 
 
 @dataclass
@@ -163,7 +163,7 @@ def plan_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     changes = []
     for key in now:
         old, new = before[key], now[key]
-        if key in _FOLLOWS or old == new:
+        if key in _FREE or old == new:
             continue
         if key == "variants":
             changes += [

@@ -77,7 +77,9 @@ def test_another_study_in_its_folder_is_refused(ablation, override, words, load,
 
 def test_what_decides_nothing_may_change(load, launcher):
     folder, _ = conduct(load(variants={"one": {}}))
-    again = load(variants={"one": {}}, workers=7).with_overrides("logging.every_n_steps=2")
+    again = load(variants={"one": {}}, workers=7, metric="perplexity").with_overrides(
+        "logging.every_n_steps=2"
+    )
     assert conduct(again) == (folder, [])
     assert launcher.started == ["one/seed0"]
 

@@ -6,6 +6,8 @@ from attnkit.data.halves import HalfOfText, half_of
 from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.data.sources.base import Piece, TextSource
 from attnkit.data.tokenizers import CharTokenizer
+from attnkit.data.translation import TranslationData
+from attnkit.registry import PAIRS, TOKENIZERS
 
 
 class Fixed(TextSource):
@@ -65,6 +67,32 @@ def test_items_take_turns():
     assert half_of([0, 1, 2, 3, 4], "first_half") == [0, 2, 4]
     assert half_of([0, 1, 2, 3, 4], "second_half") == [1, 3]
     assert half_of([0, 1], "all") == [0, 1]
+
+
+def test_pairs_are_halved_for_validation_alone():
+    def data(part):
+        made = TranslationData(
+            PAIRS.build({"name": "reverse", "num_train": 200, "num_val": 41}),
+            TOKENIZERS.build("char"),
+            None,
+            max_seq_len=32,
+            max_ratio=None,
+            batch_tokens=64,
+            seed=0,
+            val_max_tokens=None,
+            val_part=part,
+        )
+        made.prepare()
+        return made
+
+    whole, first, second = data("all"), data("first_half"), data("second_half")
+    parts = [set(made.val_store.pairs) for made in (first, second)]
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == set(whole.val_store.pairs)
+    assert len(first.train_store) == len(whole.train_store)
+    epoch = whole.train_batches(0, whole.train_batches(0, 1).num_per_epoch)
+    tokens = [epoch[i].num_tokens for i in range(len(epoch))]
+    assert whole.tokens_per_batch == pytest.approx(sum(tokens) / len(tokens))
 
 
 def test_validation_uses_its_half_and_training_the_whole():
