@@ -113,9 +113,21 @@ def test_what_must_be_quick_loads_nothing_heavy(code):
     assert loaded_by(code) == []
 
 
-def test_a_recipe_is_checked_without_lightning():
-    recipe = "recipes/language_modeling/quickstart.yaml"
-    loaded = loaded_by(f"import attnkit; attnkit.load_recipe({recipe!r})")
+PLAN = """
+import os, tempfile
+cache = tempfile.TemporaryDirectory()
+os.environ["ATTNKIT_CACHE"] = cache.name
+from attnkit.ablation.conduct import prepared
+from attnkit.ablation.plan import load_study
+recipe = "recipes/language_modeling/quickstart.yaml"
+varied = ["data={name: text, files: README.md, val_fraction: 0.2}", "model.mlp=gelu,swiglu"]
+prepared(load_study(recipe, [*varied, "ablation.match=parameters", "ablation.budget={tokens: 1e6}"]))
+"""
+
+
+def test_a_study_is_planned_without_lightning():
+    """Its recipes are checked, its data is prepared, its sizes are matched."""
+    loaded = loaded_by(PLAN)
     assert "torch" in loaded
     assert not {"lightning", "tensorboard"} & set(loaded)
 
