@@ -120,8 +120,9 @@ os.environ["ATTNKIT_CACHE"] = cache.name
 from attnkit.ablation.conduct import prepared
 from attnkit.ablation.plan import load_study
 recipe = "recipes/language_modeling/quickstart.yaml"
-varied = ["data={name: text, files: README.md, val_fraction: 0.2}", "model.mlp=gelu,swiglu"]
-prepared(load_study(recipe, [*varied, "ablation.match=parameters", "ablation.budget={tokens: 1e6}"]))
+keys = ["data={name: text, files: README.md, val_fraction: 0.2}", "model.mlp=gelu,swiglu"]
+keys += ["ablation.match=parameters", "ablation.budget={tokens: 1e6}"]
+prepared(load_study(recipe, keys))
 """
 
 

@@ -128,6 +128,9 @@ class Comparison:
         if "bootstrap" in methods:
             by.append(f"studentised bootstrap from {BOOTSTRAP_FROM} seeds on")
         said = ["±: 95 % interval of the mean over seeds (Student's t)."]
+        parts = {run.record.get("validation_part", "all") for row in self.rows for run in row.runs}
+        if len(parts) == 1 and (part := parts.pop()) != "all":
+            said.append(f"Validation numbers are from the {part.replace('_', ' ')} of the split.")
         if by:
             said.append(f"Differences are paired by seed ({'; '.join(by)}).")
         if self.num_verdicts:

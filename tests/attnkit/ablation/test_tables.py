@@ -102,3 +102,10 @@ def test_letters_that_play_tricks_are_written_out():
 )  # fmt: skip
 def test_numbers_in_a_few_digits(number, words):
     assert short(number) == words
+
+
+def test_numbers_of_half_a_split_are_called_that(make_run, tmp_path):
+    for variant in ("base", "other"):
+        make_run(variant, 0, validation_part="second_half")
+    said = grid(compare_runs([tmp_path / "runs"])).notes
+    assert "Validation numbers are from the second half of the split." in said
