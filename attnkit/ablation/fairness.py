@@ -57,6 +57,9 @@ def remarks_of(
         [_data(run) for run, _ in pairs], [_data(other) for _, other in pairs]
     ):
         remarks.append(f"other data than the base ({', '.join(parts)})")
+    if parts := {(a, b) for run, other in pairs if (a := _part(run)) != (b := _part(other))}:
+        ours, theirs = min(parts)
+        remarks.append(f"validated on another part of the split: {ours}, the base on {theirs}")
     for key, what in (
         ("steps", "steps"),
         ("tokens", "training tokens"),
@@ -70,6 +73,11 @@ def remarks_of(
             )
     remarks += _machine(*pairs[0])
     return tuple(remarks)
+
+
+def _part(run: StoredRun) -> str:
+    """The part of the validation split that the final numbers are from."""
+    return str(run.record.get("validation_part", "all"))
 
 
 def _change(ours: float, base: float) -> str:

@@ -223,6 +223,7 @@ def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
         make_run("longer", seed, steps=12, tokens=768 * 2)
         make_run("elsewhere", seed, data={"train": {"tokens": 7}}, device="NVIDIA H100")
         make_run("stopped", seed, status="stopped")
+        make_run("half", seed, validation_part="second_half")
     rows = rows_of(compare_runs([tmp_path]))
     assert rows["base"].remarks == rows["fair"].remarks == ()
     assert rows["large"].remarks == ("parameters: 13,696, the base 6,848 (2.0 times)",)
@@ -233,6 +234,9 @@ def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
     assert rows["elsewhere"].remarks == (
         "other data than the base (train)",
         "device NVIDIA H100 (base cpu): compare neither speed nor memory",
+    )
+    assert rows["half"].remarks == (
+        "validated on another part of the split: second_half, the base on all",
     )
     assert rows["stopped"].remarks[0] == "seed 0 stopped early, at step 6"
 
