@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from attnkit.ablation.comparison import Comparison, Row
-from attnkit.tensorboard.scalars import Scalars, read_scalars
+from attnkit.tensorboard.scalars import MAX_TAG_BYTES, Scalars, read_scalars
 
 MAX_POINTS = 1000
 """Longer curves are thinned, evenly in their points; the first and the last stay."""
@@ -40,14 +40,16 @@ class Curve:
 def learning_curves(comparison: Comparison) -> tuple[str, list[Curve]]:
     """The tag that is drawn, and a curve for each variant that has it.
 
-    It is the metric's own tag, `quality/<metric>`, where every variant has logged it; else the
-    validation loss.
+    It is the metric's own tag, `quality/<metric>`, where every variant has logged it; or one that
+    its name begins with (`quality/accuracy` for `accuracy_length_64`); else the validation loss.
 
     Raises:
         OSError: if an event file cannot be read.
     """
-    own = f"quality/{comparison.metric}"
-    tags = [VALIDATION] if comparison.metric == "loss" or len(own) > 127 else [own, VALIDATION]
+    words = comparison.metric.split("_")
+    names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
+    own = [f"quality/{name}" for name in names if comparison.metric != "loss"]
+    tags = [*(tag for tag in own if len(tag.encode()) <= MAX_TAG_BYTES), VALIDATION]
     read = [[read_scalars(run.directory, tags) for run in row.runs] for row in comparison.rows]
     tag = next(
         (tag for tag in tags if all(any(tag in seed for seed in seeds) for seeds in read)),

@@ -20,6 +20,9 @@ import numpy as np
 
 from attnkit.tensorboard.event_files import event_files
 
+MAX_TAG_BYTES = 127
+"""Of a tag that can be read: its length is one byte then."""
+
 _HEAD = struct.Struct("<Q4x")
 _TAIL = 4
 _VARINT = rb"[\x80-\xff]*[\x00-\x7f]"
@@ -46,7 +49,7 @@ def read_scalars(directory: Path, tags: Collection[str]) -> dict[str, Scalars]:
 
     Args:
         directory: the run.
-        tags: of at most 127 bytes each, so that their length is one byte.
+        tags: of at most `MAX_TAG_BYTES` each.
 
     Raises:
         OSError: if a file cannot be read.

@@ -24,7 +24,8 @@ class RunMaker:
     """`make("base", 0, loss=1.5)` leaves a finished run and returns its directory.
 
     Further keywords change its record (`parameters=...`); `metrics` adds to its metrics, `data`
-    replaces what pins its data down, `curve` is step -> validation loss, `study` names the recipe.
+    replaces what pins its data down, `curve` is step -> validation loss, of which `tag` is another
+    name, `study` names the recipe.
     """
 
     def __init__(self, recipe: str, record: dict, root: Path) -> None:
@@ -33,7 +34,17 @@ class RunMaker:
         self.root = root
 
     def __call__(
-        self, variant, seed, loss=1.0, *, study="small", metrics=None, data=None, curve=None, **more
+        self,
+        variant,
+        seed,
+        loss=1.0,
+        *,
+        study="small",
+        metrics=None,
+        data=None,
+        curve=None,
+        tag="loss/val",
+        **more,
     ) -> Path:
         directory = self.root / study / variant / f"seed{seed}"
         run_directory.claim(directory, overwrite=False)
@@ -46,7 +57,7 @@ class RunMaker:
         if curve:
             logger = RunLogger(directory, trial_id=variant)
             for step, value in curve.items():
-                logger.log_metrics({"loss/val": value, "loss/train": value + 1}, step)
+                logger.log_metrics({tag: value, "loss/train": value + 1}, step)
             logger.finalize("success")
             logger.close()
         result = {**copy.deepcopy(self.record), **more}

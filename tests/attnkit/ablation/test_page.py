@@ -41,6 +41,17 @@ def test_seeds_measured_at_other_steps_are_compared_where_all_are(make_run, tmp_
     assert curve.mean == pytest.approx([3.0, 2.0, 1.25])
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "accuracy_length_64"])
+def test_the_curve_is_that_of_the_metric_where_all_have_one(make_run, tmp_path, metric):
+    options = {"metrics": {metric: 0.5}, "tag": "quality/accuracy"}
+    make_run("base", 0, curve={0: 0.1, 6: 0.5}, **options)
+    tag, (curve,) = learning_curves(compare_runs([tmp_path], metric=metric))
+    assert (tag, curve.mean.tolist()) == ("quality/accuracy", pytest.approx([0.1, 0.5]))
+    make_run("other", 0, metrics={metric: 0.5}, curve={0: 3.0, 6: 1.0})
+    tag, curves = learning_curves(compare_runs([tmp_path], metric=metric))
+    assert (tag, [curve.variant for curve in curves]) == ("loss/val", ["other"])
+
+
 def test_long_curves_are_thinned(make_run, tmp_path):
     make_run("base", 0, curve={step: float(step) for step in range(1, 2 * MAX_POINTS)})
     _, (curve,) = learning_curves(compare_runs([tmp_path]))
