@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from attnkit.ablation.canvas import INK, Axis, Canvas, Point, padded
 from attnkit.ablation.comparison import Comparison
 from attnkit.ablation.curves import Curve, learning_curves
 from attnkit.ablation.fairness import TOLERANCE
@@ -18,7 +16,7 @@ from attnkit.ablation.tables import grid, short, visible
 
 # Okabe and Ito's eight colours, which colour-blind people can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8300", "#555555")
-INK, QUIET, RULE, PAPER = "#1d2126", "#636b74", "#dcdfe3", "#ffffff"
+QUIET, RULE = "#636b74", "#dcdfe3"
 VERDICTS = {"better": "#00704f", "worse": "#a83c00"}
 
 COSTS = {
@@ -29,13 +27,6 @@ COSTS = {
 }
 
 MARGIN, ROW, PLOT_WIDTH, PLOT_HEIGHT = 24, 26, 520, 300
-SHARPNESS = 2
-"""Pixels of the picture for one unit of its layout, as screens of high density want them."""
-
-SMOOTHING = 2
-"""The picture is drawn this much larger and shrunk: Pillow's lines have jagged edges."""
-
-Point = tuple[float, float]
 
 
 def picture(comparison: Comparison) -> bytes:
@@ -46,7 +37,7 @@ def picture(comparison: Comparison) -> bytes:
     """
     tag, curves = learning_curves(comparison)
     table = grid(comparison)
-    measure = _Canvas(1, 1)
+    measure = Canvas(1, 1)
     columns = list(zip(table.columns, *table.rows, strict=True))
     widths = [max(measure.width(word) for word in column) + 28 for column in columns]
     widths[0] += 18
@@ -59,7 +50,7 @@ def picture(comparison: Comparison) -> bytes:
     ]
     top = MARGIN + 30
     plots = top + ROW * (len(table.rows) + 1) + 18 * len(notes) + 40
-    canvas = _Canvas(width, plots + PLOT_HEIGHT + MARGIN)
+    canvas = Canvas(width, plots + PLOT_HEIGHT + MARGIN)
     canvas.text((MARGIN, MARGIN), table.title, size=17, anchor="la")
     stretch = (width - 2 * MARGIN - sum(widths)) / max(1, len(widths) - 1)
     _draw_table(canvas, columns, [w + stretch for w in widths], table.verdicts, top)
@@ -73,60 +64,8 @@ def picture(comparison: Comparison) -> bytes:
     return canvas.png()
 
 
-class _Canvas:
-    """Draws in units of the layout."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.scale = SHARPNESS * SMOOTHING
-        self.image = Image.new("RGB", (width * self.scale, height * self.scale), PAPER)
-        self.draw = ImageDraw.Draw(self.image, "RGBA")
-        self.fonts: dict[int, ImageFont.FreeTypeFont | ImageFont.ImageFont] = {}
-
-    def font(self, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-        if size not in self.fonts:
-            self.fonts[size] = ImageFont.load_default(size * self.scale)
-        return self.fonts[size]
-
-    def width(self, text: str, size: int = 13) -> float:
-        return self.draw.textlength(text, self.font(size)) / self.scale
-
-    def wrapped(self, text: str, width: float) -> Iterable[str]:
-        line = ""
-        for word in text.split(" "):
-            longer = f"{line} {word}".strip()
-            if line and self.width(longer, 12) > width:
-                yield line
-                line = word
-            else:
-                line = longer
-        yield line
-
-    def text(
-        self, at: Point, text: str, *, size: int = 13, colour: str = INK, anchor: str = "lm"
-    ) -> None:
-        place = (at[0] * self.scale, at[1] * self.scale)
-        self.draw.text(place, text, fill=colour, font=self.font(size), anchor=anchor)
-
-    def line(self, points: Sequence[Point], colour: str, width: float = 1) -> None:
-        place = [(x * self.scale, y * self.scale) for x, y in points]
-        self.draw.line(place, fill=colour, width=round(width * self.scale), joint="curve")
-
-    def area(self, points: Sequence[Point], colour: str, opacity: int) -> None:
-        place = [(x * self.scale, y * self.scale) for x, y in points]
-        self.draw.polygon(place, fill=f"{colour}{opacity:02x}")
-
-    def dot(self, at: Point, radius: float, colour: str) -> None:
-        x, y, r = (value * self.scale for value in (*at, radius))
-        self.draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-
-    def png(self) -> bytes:
-        out = io.BytesIO()
-        self.image.reduce(SMOOTHING).save(out, "PNG", optimize=True)
-        return out.getvalue()
-
-
 def _draw_table(
-    canvas: _Canvas,
+    canvas: Canvas,
     columns: Sequence[Sequence[str]],
     widths: Sequence[float],
     verdicts: Sequence[str | None],
@@ -153,47 +92,8 @@ def _draw_table(
         canvas.line([(MARGIN, y), (total, y)], QUIET if r == 1 else RULE)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Numbers to units of the layout."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    logarithmic: bool = False
-
-    def __call__(self, value: float) -> float:
-        of = math.log10 if self.logarithmic else float
-        span = of(self.high) - of(self.low) or 1.0
-        return self.start + (of(value) - of(self.low)) / span * (self.end - self.start)
-
-    def ticks(self, count: int = 5) -> list[float]:
-        """Round numbers within it."""
-        if self.logarithmic:
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            found = [lead * 10.0**power for power in powers for lead in (1, 2, 5)]
-            inside = [value for value in found if self.low <= value <= self.high]
-            if len(inside) > 2:
-                return inside if len(inside) < 9 else inside[::3]
-        rough = (self.high - self.low) / count
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = power * next(lead for lead in (1, 2, 5, 10) if lead * power >= rough)
-        first, last = math.ceil(self.low / step), math.floor(self.high / step + 1e-9)
-        return [k * step for k in range(first, last + 1)]
-
-
-def _padded(values: Sequence[float], start: float, end: float, logarithmic: bool = False) -> _Axis:
-    low, high = min(values), max(values)
-    if logarithmic:
-        room = (high / low) ** 0.08
-        return _Axis(low / room, high * room, start, end, True)
-    space = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-    return _Axis(low - space, high + space, start, end)
-
-
 def _frame(
-    canvas: _Canvas, at: Point, width: float, title: str, below: str, x: _Axis, y: _Axis
+    canvas: Canvas, at: Point, width: float, title: str, below: str, x: Axis, y: Axis
 ) -> None:
     canvas.text((at[0], at[1]), title, size=14, anchor="la")
     for value in y.ticks():
@@ -205,7 +105,7 @@ def _frame(
 
 
 def _draw_curves(
-    canvas: _Canvas, at: Point, width: float, tag: str, curves: list[Curve], found: Comparison
+    canvas: Canvas, at: Point, width: float, tag: str, curves: list[Curve], found: Comparison
 ) -> None:
     start, end = at[1] + PLOT_HEIGHT - 46, at[1] + 30
     values = [float(v) for c in curves for v in (*c.low, *c.high) if np.isfinite(v)]
@@ -213,9 +113,9 @@ def _draw_curves(
     if not values:
         canvas.text(at, f"no run has logged {tag}", size=14, colour=QUIET, anchor="la")
         return
-    y = _padded(values, start, end)
+    y = padded(values, start, end)
     last = float(max(curve.steps[-1] for curve in curves)) or 1.0
-    x = _Axis(float(min(curve.steps[0] for curve in curves)), last, at[0] + 56, at[0] + width)
+    x = Axis(float(min(curve.steps[0] for curve in curves)), last, at[0] + 56, at[0] + width)
     _frame(canvas, at, width, title, "step", x, y)
     place = {row.variant: i for i, row in enumerate(found.rows)}
 
@@ -236,16 +136,16 @@ def _draw_curves(
 
 
 def _draw_costs(
-    canvas: _Canvas, at: Point, width: float, found: Comparison, names: Sequence[str]
+    canvas: Canvas, at: Point, width: float, found: Comparison, names: Sequence[str]
 ) -> None:
     key, words = _cost(found)
     xs = [row.mean_of(key) or 0.0 for row in found.rows]
     start, end = at[1] + PLOT_HEIGHT - 46, at[1] + 30
     estimates = [row.value for row in found.rows]
     ends = [v for e in estimates for v in (e.mean, e.low, e.high) if v is not None]
-    y = _padded(ends, start, end)
+    y = padded(ends, start, end)
     wide = min(xs) > 0 and max(xs) / min(xs) > 4
-    x = _padded(xs, at[0] + 56, at[0] + width, wide)
+    x = padded(xs, at[0] + 56, at[0] + width, wide)
     below = f"{words} (logarithmic)" if wide else words
     title = f"{visible(found.metric)} against {words}"
     _frame(canvas, at, width, title, below, x, y)
