@@ -128,6 +128,8 @@ class Comparison:
         if "bootstrap" in methods:
             by.append(f"studentised bootstrap from {BOOTSTRAP_FROM} seeds on")
         said = ["±: 95 % interval of the mean over seeds (Student's t)."]
+        if all(row.value.n == 1 for row in self.rows):
+            said = ["One seed: no interval and no verdict; train more with seed=1, seed=2, ..."]
         parts = {run.record.get("validation_part", "all") for row in self.rows for run in row.runs}
         if len(parts) == 1 and (part := parts.pop()) != "all":
             said.append(f"Validation numbers are from the {part.replace('_', ' ')} of the split.")
@@ -143,8 +145,8 @@ class Comparison:
         )
         if fewest in FOUND_WITH_FEW:
             said.append(
-                f"{fewest} seeds are few: a difference of two standard deviations is found in "
-                f"{FOUND_WITH_FEW[fewest]} % of such studies at most, with 8 seeds in 94 %."
+                f"{fewest} seeds are few: one comparison finds a difference of two standard "
+                f"deviations in about {FOUND_WITH_FEW[fewest]} % of cases, with 8 seeds in 94 %."
             )
         return said
 
