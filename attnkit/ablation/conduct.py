@@ -60,7 +60,6 @@ def conduct(recipe: Recipe) -> tuple[Path, list[Failure]]:
         study.write()
         trials = [trial for trial in study.trials() if trial.recipe.variant not in without]
         failures += Launch(launcher, Progress(study.plan.options.metric)).run(trials)
-        study.write()
     return study.directory, failures
 
 
@@ -73,14 +72,16 @@ def preview(recipe: Recipe) -> None:
         DataError: if data is missing or bad.
     """
     study, launcher = prepared(recipe)
-    local = launcher if isinstance(launcher, Local) else None
+    is_local = isinstance(launcher, Local)
     timings = None
-    if local:
-        with tempfile.TemporaryDirectory() as place:
-            timings = _timings(study, local, Path(place))
-        if _needs_speeds(study):
-            study.step_seconds |= {name: timing.step for name, timing in timings.items()}
-    show_plan(study, study.trials(), candidates(study), timings, launcher.workers)
+    if is_local or _needs_speeds(study):
+        here = launcher if is_local else Local(1)
+        with tempfile.TemporaryDirectory() as place, closing(here):
+            timings = _timings(study, here, Path(place))
+        steps = {name: timing.step for name, timing in timings.items()}
+        study.step_seconds = {**steps, **study.step_seconds} if _needs_speeds(study) else {}
+    workers = launcher.workers if is_local else None
+    show_plan(study, study.trials(), candidates(study), timings, workers)
 
 
 def prepared(recipe: Recipe) -> tuple[Study, Launcher]:

@@ -32,8 +32,8 @@ def show_plan(
         study: what is planned.
         trials: of the study.
         tuning: the runs by which candidates are chosen before.
-        timings: variant -> how long its steps take; None: nobody measured.
-        workers: runs at the same time; None: unknown.
+        timings: variant -> how long its steps take here; None: nobody measured.
+        workers: runs at the same time here; None: they run elsewhere.
     """
     plan = study.plan
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
@@ -46,7 +46,7 @@ def show_plan(
         recipe = firsts[variant.name].recipe
         costs = study.count(recipe)
         steps = recipe.trainer.max_steps
-        took = timings[variant.name].seconds(steps) if timings else None
+        took = timings[variant.name].seconds(steps) if timings and workers else None
         star = " *" if variant.name == plan.base else ""
         table.add_row(
             Text(variant.name + star),
@@ -91,6 +91,8 @@ def _notes(
     done = sum(trial.is_finished for trial in trials)
     if done:
         notes.append(f"{done} of the runs are finished already")
+    if timings and not workers:
+        notes.append("steps are what fits at this machine's speed; it is measured again there")
     if timings and workers:
         runs = [(trial.recipe.variant, trial) for trial in trials]
         runs += [(candidate.variant, candidate.trial) for candidate in tuning]

@@ -64,6 +64,8 @@ def test_the_preview_counts_and_estimates(load, capsys):
     assert "10 runs: 2 variants x 5 seeds" in shown
     assert "6 runs before them choose" in shown
     assert "about 0:00:48 with 4 at a time" in shown  # 16 runs of 12 s
+    show_plan(made, made.trials(), candidates(made), timings, workers=None)
+    assert "at this machine's speed; it is measured again there" in capsys.readouterr().out
 
 
 def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monkeypatch):

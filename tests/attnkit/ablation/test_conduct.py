@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from attnkit.ablation.conduct import conduct, prepared
+from attnkit.ablation.timing import Timing
 from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import candidates
 from attnkit.recipe import RecipeError, load_recipe
@@ -165,6 +166,25 @@ with in_use(Path({str(folder)!r})):
             conduct(recipe)
         holder.communicate(b"\n")
     assert launcher.started == []
+
+
+def test_a_budget_of_seconds_is_measured_once(load, launcher, monkeypatch):
+    """The steps that fit are part of the study from then on, so that it can be resumed."""
+    measured = []
+
+    def measure(recipes, launcher, place):
+        measured.extend(recipes)
+        return {name: Timing(start=1.0, step=0.5, final=1.0) for name in recipes}
+
+    monkeypatch.setattr("attnkit.ablation.conduct.measure", measure)
+    recipe = load(variants={"one": {}}, budget={"seconds": 4.0})
+    folder, failures = conduct(recipe)
+    assert failures == []
+    assert result(folder / "one/seed0")["steps"] == 8
+    assert load_recipe(folder / "one/seed0/recipe.yaml").trainer.max_time == 4.0
+    conduct(load(variants=TWINS | {"one": {}}, budget={"seconds": 4.0}))
+    assert measured == ["one", "two"]
+    assert plan_file(folder)["step_seconds"] == {"one": 0.5, "two": 0.5}
 
 
 # Tuning
