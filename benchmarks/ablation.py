@@ -7,10 +7,10 @@
 is compared with the sum of the trials' own times divided by two: once with their processes' times,
 from start to result, once with their training times alone as `result.json` has them.
 
-`kill` runs a study of four trials, kills the launcher with SIGKILL at a moment drawn uniformly from
-the whole of it (planning, starting, training, the end), and runs the same command again until it
-ends by itself; then the numbers of all trials must be those of a study that nobody killed, to the
-last bit, and nothing may still run.
+`kill` runs a study of three trials, two at a time, kills the launcher with SIGKILL at a moment drawn
+uniformly from the whole of it (planning, starting, training, the end), and runs the same command
+again until it ends by itself; then the numbers of all trials must be those of a study that nobody
+killed, to the last bit, and nothing may still run.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ def busy(folder: Path, steps: int) -> None:
 def kill(folder: Path, kills: int, steps: int, seed: int) -> None:
     """A killed study against one that was not."""
     shutil.rmtree(folder, ignore_errors=True)
-    file = recipe(folder, "multi_head, linear", steps, seeds=2)
+    file = recipe(folder, "multi_head, multi_query, linear", steps, seeds=1)
     began = time.perf_counter()
     assert start(file, folder / "undisturbed").wait() == 0
     whole = time.perf_counter() - began
     expected = numbers(folder / "undisturbed")
-    assert len(expected) == 4
+    assert len(expected) == 3
     print(f"undisturbed: {whole:.1f} s")
     draw = random.Random(seed)
     same = 0
@@ -130,7 +130,7 @@ def kill(folder: Path, kills: int, steps: int, seed: int) -> None:
         same += equal
         left = orphans(runs)
         words = "the same table" if equal else f"DIFFERENT (code {code})"
-        print(f"killed after {moment:5.1f} s with {there} of 4 done: {words}; {left} orphans")
+        print(f"killed after {moment:5.1f} s with {there} of 3 done: {words}; {left} orphans")
     print(f"{same} of {kills} ended with the same table")
 
 
