@@ -7,10 +7,10 @@
 is compared with the sum of the trials' own times divided by two: once with their processes' times,
 from start to result, once with their training times alone as `result.json` has them.
 
-`kill` runs a study of three trials, two at a time, kills the launcher with SIGKILL at a moment drawn
-uniformly from the whole of it (planning, starting, training, the end), and runs the same command
-again until it ends by itself; then the numbers of all trials must be those of a study that nobody
-killed, to the last bit, and nothing may still run.
+`kill` runs a study of three trials, two at a time, kills the launcher with SIGKILL at a moment
+drawn uniformly from the whole of it (planning, starting, training, the end), and runs the same
+command again until it ends by itself; then the numbers of all trials must be those of a study that
+nobody killed, to the last bit, and nothing may still run.
 """
 
 from __future__ import annotations
