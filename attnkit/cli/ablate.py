@@ -45,7 +45,7 @@ def ablate(
     """Train the variants of a recipe, each with several seeds, and compare them.
 
     A key with several values, key=a,b,c, makes a variant of each; so does the recipe's own section
-    `ablation`, whose other keys can be set like any: ablation.tune={optimizer.lr: [1e-3, 3e-3]}.
+    `ablation`, whose other keys can be set like any: 'ablation.tune={optimizer.lr: [1e-3, 3e-3]}'.
     The same command again does what is missing.
 
     Example: attnkit ablate recipes/language_modeling/quickstart.yaml

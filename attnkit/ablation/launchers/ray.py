@@ -87,7 +87,7 @@ class Ray(Launcher):
             self._ray.cancel(task, force=False)
 
     def kill(self) -> None:
-        """Kills Ray's workers; their processes are told so by the kernel."""
+        """Kills Ray's workers, and with them what they have started."""
         self._drop()
         for task in self._tasks:
             self._ray.cancel(task, force=True)
