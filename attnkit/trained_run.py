@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.exported import SUFFIX, read_export, write_export
 from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.checkpoints.store import CheckpointStore
-from attnkit.data.tokenizer_base import Tokenizer, load_tokenizer
+from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe, load_recipe
@@ -87,11 +88,8 @@ def load_run(directory: str | Path, *, best: bool = False) -> TrainedRun:
     """
     directory = Path(directory)
     if directory.suffix == SUFFIX:
-        weights, texts = read_export(directory)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, text in texts.items():
-                (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
-            return _loaded(Path(folder), weights, directory)
+        with unpacked(directory) as (folder, weights):
+            return _loaded(folder, weights, directory)
     run_directory.recipe_of(directory)
     path = checkpoint_of(directory, best=best)
     return _loaded(directory, read_weights(path), path)
@@ -116,10 +114,41 @@ def export_run(
         CheckpointError: if its checkpoint is bad, or the file cannot be written.
     """
     run = load_run(directory, best=best)
-    files = [run_directory.recipe_of(directory), *sorted(directory.glob("*tokenizer*.json"))]
-    texts = {file.name: file.read_text(encoding="utf-8") for file in files}
-    write_export(target, run.model.state_dict(), texts, overwrite=overwrite)
+    pack(directory, run.model, target, overwrite=overwrite)
     return run
+
+
+def pack(directory: Path, model: nn.Module, target: Path, *, overwrite: bool) -> None:
+    """Writes a model's weights into one file, with the recipe and the vocabularies of its run.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
+    files = [run_directory.recipe_of(directory), *sorted(directory.rglob(FILE_NAME))]
+    texts = {
+        file.relative_to(directory).as_posix(): file.read_text(encoding="utf-8") for file in files
+    }
+    write_export(target, model.state_dict(), texts, overwrite=overwrite)
+
+
+@contextmanager
+def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+    """An exported file as a folder that holds what a run's does, while the block lasts, and its
+    weights.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or not one of attnkit.
+    """
+    weights, texts = read_export(file)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        for text_name, text in texts.items():
+            path = (folder / text_name).resolve()
+            if not path.is_relative_to(folder):
+                raise CheckpointError(f"{file} was not exported by attnkit: it names {text_name}")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        yield folder, weights
 
 
 def checkpoint_of(directory: Path, *, best: bool) -> Path:

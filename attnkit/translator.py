@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from attnkit import run_directory
 from attnkit.attention.maps import attention_maps
+from attnkit.checkpoints.exported import SUFFIX
 from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.data.alignments import words
 from attnkit.data.pair_batch import IGNORED
@@ -27,7 +28,7 @@ from attnkit.recipe import Recipe, load_recipe
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks import cross_alignment as alignment
 from attnkit.tasks.translating import translate_ids
-from attnkit.trained_run import fill, model_weights, read_weights
+from attnkit.trained_run import fill, model_weights, pack, read_weights, unpacked
 
 TOGETHER = 256
 """Lines that are translated at once, the longest beside each other; what follows waits for them."""
@@ -229,24 +230,24 @@ def spaced(source: str, target: str) -> alignment.Sentence:
 
 
 def load_translator(directory: str | Path, checkpoint: Checkpoint | None = None) -> Translator:
-    """Loads a translation run from its directory.
+    """Loads a translation run from its directory, or from the file that `export_translator` made.
 
     Args:
-        directory: `runs/<recipe>/<variant>/seed<k>`.
-        checkpoint: which weights; None: the averaged ones if there are any, else the last.
+        directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file.
+        checkpoint: which weights; None: the averaged ones if there are any, else the last. A file
+            has its own.
 
     Raises:
-        RunDirectoryError: if the directory holds no translation run, or its checkpoint is missing,
-            damaged, of another model or vocabulary, or not plain data.
+        RunDirectoryError: if the directory holds no translation run.
+        CheckpointError: if its checkpoint is missing, damaged, of another model or vocabulary, or
+            not plain data.
         DataError: if a tokenizer is missing or damaged.
     """
     directory = Path(directory)
-    recipe = load_recipe(run_directory.recipe_of(directory))
-    if recipe.task != "translation":
-        raise RunDirectoryError(
-            f"{directory} is no translation run but one of {recipe.task}; `attnkit generate` lets "
-            "a language model speak"
-        )
+    if directory.suffix == SUFFIX:
+        with unpacked(directory) as (folder, weights):
+            return _loaded(folder, weights, directory)
+    run_directory.recipe_of(directory)
     folder = directory / run_directory.CHECKPOINTS
     if checkpoint is None:
         averaged = folder / run_directory.AVERAGED
@@ -260,9 +261,44 @@ def load_translator(directory: str | Path, checkpoint: Checkpoint | None = None)
         weights = model_weights(read_checkpoint(folder / name))
     else:
         weights = read_weights(folder / name)
+    return _loaded(directory, weights, folder / name)
+
+
+def export_translator(
+    directory: Path, target: Path, *, best: bool = False, overwrite: bool = False
+) -> Translator:
+    """Writes the weights of a translation run alone, with its recipe and vocabularies, into a file.
+
+    Args:
+        directory: of the run.
+        target: the file, which ends in `.safetensors`.
+        best: take the checkpoint with the lowest validation loss; else what `load_translator`
+            takes by itself.
+        overwrite: replace a file that is there.
+
+    Returns:
+        What `load_translator` will make of the file.
+
+    Raises:
+        RunDirectoryError: if the directory holds no translation run.
+        CheckpointError: if its checkpoint is bad, or the file cannot be written.
+    """
+    translator = load_translator(directory, "best" if best else None)
+    pack(directory, translator.model, target, overwrite=overwrite)
+    return translator
+
+
+def _loaded(directory: Path, weights: dict[str, torch.Tensor], origin: Path) -> Translator:
+    """The run whose recipe and vocabularies lie in a directory; `origin` is named in errors."""
+    recipe = load_recipe(run_directory.recipe_of(directory))
+    if recipe.task != "translation":
+        raise RunDirectoryError(
+            f"{origin} is no translation run but one of {recipe.task}; `attnkit generate` lets "
+            "a language model speak"
+        )
     separate = recipe.target_tokenizer is not None
     tokenizers = load_vocabularies(directory, separate=separate)
     sizes = [tokenizers[1].vocab_size, *([tokenizers[0].vocab_size] if separate else [])]
     model = EncoderDecoder(*sizes, **recipe.model)
-    fill(model, weights, folder / name)
+    fill(model, weights, origin)
     return Translator(recipe, tokenizers, model.eval())

@@ -26,13 +26,20 @@ def export(
 ) -> None:
     """Write a trained model's weights alone into one file, with its recipe and vocabulary inside.
 
-    `attnkit generate` takes such a file where it takes a run; so does `attnkit.load_run`.
+    `attnkit generate` and `attnkit translate` take such a file where they take a run; so do
+    `attnkit.load_run` and `attnkit.translator.load_translator`.
     """
 
     def act() -> None:
-        from attnkit.trained_run import export_run
+        from attnkit.recipe import load_recipe
+        from attnkit.run_directory import recipe_of
 
-        model = export_run(run, file, best=best, overwrite=overwrite).model
+        if load_recipe(recipe_of(run)).task == "translation":
+            from attnkit.translator import export_translator as export_it
+        else:
+            from attnkit.trained_run import export_run as export_it
+
+        model = export_it(run, file, best=best, overwrite=overwrite).model
         count = sum(parameter.numel() for parameter in model.parameters())
         typer.echo(f"{file}: {count:,} parameters, {file.stat().st_size:,} bytes")
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from attnkit import experiment
 from attnkit.cli.main import app
+from attnkit.data.pairs.base import Pair
 from attnkit.recipe import RecipeError, recipe_from_dict
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks.base import Task
@@ -112,6 +113,19 @@ def test_the_averaged_weights_are_the_mean_of_the_last_ones(result):
     last = load_translator(result.directory, "last").model.head.weight
     torch.testing.assert_close(last, parts[1])
     assert not torch.equal(load_translator(result.directory).model.head.weight, last)
+
+
+def test_an_exported_model_gives_the_same_logits_and_translations(result, tmp_path):
+    file = tmp_path / "model.safetensors"
+    said = invoke("export", result.directory, file)
+    assert said.exit_code == 0, said.output
+    before, after = load_translator(result.directory), load_translator(file)
+    batch = before.store([Pair("a b c d", "d c b a")]).batch([0])
+    inputs = batch.source, batch.source_keep, batch.target
+    assert torch.equal(after.model(*inputs), before.model(*inputs))
+    assert after.recipe == before.recipe
+    spoken = invoke("translate", file, "a b c d")
+    assert spoken.stdout == invoke("translate", result.directory, "a b c d").stdout == "d c b a\n"
 
 
 def test_maps_have_the_source_across_and_predicted_tokens_down(shown, result):
