@@ -13,7 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-MOST_PROCESSES = 8
+MOST_PROCESSES = 4
 """Each imports torch and Lightning, which takes seconds and most of a gigabyte."""
 
 torch.set_num_threads(1)  # small tensors: more cost time, and sums depend on their number
