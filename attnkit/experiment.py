@@ -51,8 +51,8 @@ class Result:
 
     Attributes:
         directory: where the run lies.
-        metrics: final numbers by name: `loss` (validation, nats a token), `perplexity`, and those
-            of the task: `bits_per_byte`, or `bleu_test2016` and the like.
+        metrics: final numbers by name: `loss` (nats a token), and those of the task: `perplexity`
+            and `bits_per_byte`, `bleu_test2016` and the like, or `accuracy`.
         floors: order -> validation loss of an n-gram model, nats a token; empty where the task
             has none.
         record: all that `result.json` holds.
@@ -149,6 +149,7 @@ def run(
         if name.startswith("final/")
     }
     record = {
+        "task": recipe.task,
         "status": "finished" if trainer.global_step == recipe.trainer.max_steps else "stopped",
         "steps": trainer.global_step,
         "metrics": metrics,

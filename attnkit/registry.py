@@ -36,6 +36,7 @@ __all__ = [
     "REQUIRED",
     "SCHEDULES",
     "SOURCES",
+    "SYNTHETIC",
     "TOKENIZERS",
     "Option",
     "Registry",
@@ -250,6 +251,7 @@ MASKS: Registry[Any] = Registry("mask", "attnkit.masks")
 POSITIONS: Registry[Any] = Registry("position encoding", "attnkit.positions")
 SOURCES: Registry[Any] = Registry("data source", "attnkit.data.sources")
 PAIRS: Registry[Any] = Registry("source of sentence pairs", "attnkit.data.pairs")
+SYNTHETIC: Registry[Any] = Registry("synthetic task", "attnkit.data.synthetic")
 TOKENIZERS: Registry[Any] = Registry("tokenizer", "attnkit.data.tokenizers")
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.tasks.optimizers")
 SCHEDULES: Registry[Any] = Registry("learning-rate schedule", "attnkit.tasks.schedules")

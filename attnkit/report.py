@@ -24,6 +24,7 @@ from attnkit.registry import (
     REQUIRED,
     SCHEDULES,
     SOURCES,
+    SYNTHETIC,
     TOKENIZERS,
     Option,
     Registry,
@@ -37,6 +38,7 @@ from attnkit.registry import (
 if TYPE_CHECKING:
     from attnkit.experiment import Result
     from attnkit.masks import Mask
+    from attnkit.recipe import Recipe
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     ATTENTION,
@@ -44,6 +46,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     POSITIONS,
     SOURCES,
     PAIRS,
+    SYNTHETIC,
     TOKENIZERS,
     OPTIMIZERS,
     SCHEDULES,
@@ -261,7 +264,7 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     from attnkit.recipe.recipe import model_class
 
     recipe = load_recipe(path, overrides)
-    vocab_size, from_where = _vocabulary(recipe.tokenizer)
+    vocab_size, from_where = _vocabulary(recipe)
     with shapes_only():
         model = model_class(recipe.task)(vocab_size, **recipe.model)
     parts = parameter_counts(model)
@@ -299,10 +302,13 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     )
 
 
-def _vocabulary(tokenizer: Spec) -> tuple[int, str]:
+def _vocabulary(recipe: Recipe) -> tuple[int, str]:
     """The size of a vocabulary that has not been made yet: its limit, or a guess that is called
     one.
     """
+    if recipe.task == "synthetic":
+        return len(SYNTHETIC.build(recipe.data).symbols), "of the task"
+    tokenizer = recipe.tokenizer
     options = TOKENIZERS.options(tokenizer.name)
     for key in ("vocab_size", "max_vocab"):
         if key in options:
@@ -316,7 +322,7 @@ def show_result(result: Result) -> None:
     """Prints how a run ended: its numbers, a sample, where it lies, how to look at it."""
     record = result.record
     honest = record.get("loss_is_language_modeling", True)
-    table = _translation_numbers(result) if is_translation(result) else _text_numbers(result)
+    table = _NUMBERS[record["task"]](result)
     table.add_section()
     table.add_row("parameters", f"{record['parameters']:,}")
     table.add_row("steps", f"{record['steps']:,}")
@@ -335,20 +341,17 @@ def show_result(result: Result) -> None:
     console.print("[bold]sample[/]")
     console.print(Text(result.sample.strip("\n")))
     root = result.directory.parents[1]
-    use = f"let it talk  attnkit generate {result.directory} --prompt 'The '"
-    if is_translation(result):
-        use = f"translate    attnkit translate {result.directory} 'A sentence.'"
+    use = {
+        "language_modeling": f"let it talk  attnkit generate {result.directory} --prompt 'The '",
+        "translation": f"translate    attnkit translate {result.directory} 'A sentence.'",
+        "synthetic": f"its maps     attnkit attention {result.directory} --text TOKENS",
+    }
     for line in (
         f"\nrun          {result.directory}",
         f"look at it   tensorboard --logdir {root}",
-        use,
+        use[record["task"]],
     ):
         console.print(line, markup=False)
-
-
-def is_translation(result: Result) -> bool:
-    """True for the result of a translation run."""
-    return "token_accuracy" in result.metrics
 
 
 def _validated_on(result: Result) -> str:
@@ -397,6 +400,27 @@ def _translation_numbers(result: Result) -> Table:
             if value is not None:
                 table.add_row(f"{split}: {label}", form.format(value))
     return table
+
+
+def _synthetic_numbers(result: Result) -> Table:
+    """How many answers are right, on the test sets."""
+    table = numbers_table("test set")
+    metrics = result.metrics
+    table.add_row("accuracy of the answers", f"{metrics['accuracy']:.2%}")
+    table.add_row("whole sequences right", f"{metrics['exact_match']:.2%}")
+    table.add_row("loss, nats an answer", f"{metrics['loss']:.4f}")
+    for name, value in metrics.items():
+        length = name.removeprefix("accuracy_length_")
+        if length != name:
+            table.add_row(f"accuracy at {length} tokens", f"{value:.2%}")
+    return table
+
+
+_NUMBERS = {
+    "language_modeling": _text_numbers,
+    "synthetic": _synthetic_numbers,
+    "translation": _translation_numbers,
+}
 
 
 def numbers_table(title: str) -> Table:

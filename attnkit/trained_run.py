@@ -17,10 +17,12 @@ from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.exported import SUFFIX, read_export, write_export
 from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.checkpoints.store import CheckpointStore
+from attnkit.data.symbols import Symbols
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe, load_recipe
+from attnkit.registry import SYNTHETIC
 from attnkit.run_directory import RunDirectoryError
 
 
@@ -35,7 +37,7 @@ class TrainedRun:
     """
 
     recipe: Recipe
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | Symbols
     model: LanguageModel
 
     def unknown_in(self, prompt: str) -> list[str]:
@@ -50,13 +52,29 @@ class TrainedRun:
         ]
         return list(dict.fromkeys(unknown))
 
+    def check_speaks(self) -> None:
+        """Makes sure that the run can go on from a text.
+
+        Raises:
+            RunDirectoryError: if it learnt a synthetic task.
+        """
+        if isinstance(self.tokenizer, Symbols):
+            raise RunDirectoryError(
+                "this run learnt a synthetic task: it gives answers, and does not go on from a "
+                "prompt. Its answers are under `samples` on the Text page of TensorBoard; attnkit "
+                f"attention RUN --text '{self.tokenizer.decode(range(3))} ...' shows its maps"
+            )
+
     def stream(self, prompt: str, max_new_tokens: int, **options: Any) -> Iterator[str]:
         """Yields the text that follows a prompt, piece by piece; `options` are those of `generate`.
 
         Raises:
+            RunDirectoryError: if the run learnt a synthetic task.
             ValueError: if the prompt is empty or an option is out of range.
         """
         tokenizer = self.tokenizer
+        self.check_speaks()
+        assert not isinstance(tokenizer, Symbols)
         ids: list[int] = []
         told = ""
         start = torch.tensor([tokenizer.encode(prompt).ids], dtype=torch.long)
@@ -160,9 +178,12 @@ def checkpoint_of(directory: Path, *, best: bool) -> Path:
 def _loaded(directory: Path, weights: dict[str, Tensor], origin: Path) -> TrainedRun:
     """The run whose recipe and vocabulary lie in a directory; `origin` is named in errors."""
     recipe = load_recipe(run_directory.recipe_of(directory))
-    if recipe.task != "language_modeling":
+    if recipe.task == "translation":
         raise RunDirectoryError(f"{origin} is no run of language modeling but one of {recipe.task}")
-    tokenizer = load_tokenizer(directory)
+    if recipe.task == "synthetic":
+        tokenizer = Symbols(SYNTHETIC.build(recipe.data).symbols)
+    else:
+        tokenizer = load_tokenizer(directory)
     model = LanguageModel(tokenizer.vocab_size, **recipe.model)
     fill(model, weights, origin)
     return TrainedRun(recipe, tokenizer, model.eval())

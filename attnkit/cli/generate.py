@@ -51,6 +51,7 @@ def generate(
         from attnkit.trained_run import load_run
 
         trained = load_run(run, best=best)
+        trained.check_speaks()
         if unknown := trained.unknown_in(prompt):
             typer.echo(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}", err=True)
         for piece in trained.stream(

@@ -6,7 +6,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from attnkit.data.batch import LanguageBatch, language_batch
-from attnkit.data.errors import DataError
+from attnkit.data.order import share_of
 from attnkit.data.token_store import TokenStore
 
 
@@ -47,11 +47,6 @@ class TrainBatches(Dataset[LanguageBatch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size % world_size:
-            raise DataError(
-                f"trainer.batch_size {batch_size} cannot be divided among {world_size} processes; "
-                f"take a multiple of {world_size}"
-            )
         self.store = store
         self.seed = seed
         self.batch_size = batch_size
@@ -59,8 +54,7 @@ class TrainBatches(Dataset[LanguageBatch]):
         self.end_of_document_id = end_of_document_id
         self.start = start
         self.stop = stop
-        share = batch_size // world_size
-        self._mine = slice(rank * share, (rank + 1) * share)
+        self._mine = share_of(batch_size, rank, world_size)
 
     def __len__(self) -> int:
         """Number of steps."""

@@ -59,6 +59,19 @@ def check_devices(trainer: Any, root: Node, problems: list[Problem]) -> None:
         problems.append(Problem(_mark_of(root, path), dotted(path), message))
 
 
+def check_length(
+    model: Mapping[str, Any], longest: int, root: Node, problems: list[Problem]
+) -> None:
+    """The model takes the longest sequence of the data."""
+    if model["max_seq_len"] < longest:
+        path = ("model", "max_seq_len")
+        message = (
+            f"{model['max_seq_len']} is less than the {longest} tokens of the longest sequence "
+            f"(data.length, data.test_lengths); set it to {longest}"
+        )
+        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+
+
 def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[Problem]) -> None:
     """What is set belongs to the task, and the vocabularies fit the embeddings."""
     trainer, own = values.get("trainer"), f"belongs to `task: translation`, and this is {task}"
@@ -72,6 +85,8 @@ def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[
         foreign["translation",] = own
     if task != "translation" and values.get("target_tokenizer") is not None:
         foreign["target_tokenizer",] = own
+    if task == "synthetic" and "tokenizer" in root.value:
+        foreign["tokenizer",] = "a synthetic task has its own vocabulary; leave this key out"
     model = values.get("model")
     separate = task == "translation" and values.get("target_tokenizer") is not None
     if separate and isinstance(model, Mapping) and model.get("shared_embeddings"):

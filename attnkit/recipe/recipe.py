@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from attnkit.recipe.annotations import OptionsOf, Range
 from attnkit.recipe.checks import (
     check_devices,
+    check_length,
     check_model,
     check_named,
     check_task,
@@ -45,6 +46,7 @@ from attnkit.registry import (
     PAIRS,
     SCHEDULES,
     SOURCES,
+    SYNTHETIC,
     TOKENIZERS,
     Registry,
     Spec,
@@ -53,12 +55,14 @@ from attnkit.registry import (
 
 MODELS = {
     "language_modeling": "attnkit.models.language_model:LanguageModel",
+    "synthetic": "attnkit.models.language_model:LanguageModel",
     "translation": "attnkit.models.encoder_decoder:EncoderDecoder",
 }
 """Task -> the class whose options the section `model` takes. A new task is a line here."""
 
 DATA: dict[str, tuple[Registry[Any], Spec]] = {
     "language_modeling": (SOURCES, Spec("stdlib_docs")),
+    "synthetic": (SYNTHETIC, Spec("multi_query_recall")),
     "translation": (PAIRS, Spec("cldr_pairs")),
 }
 """Task -> what the section `data` may name, and what it names by default."""
@@ -79,8 +83,8 @@ class RecipeKeys:
         seed: decides initial weights and batches.
         runs_dir: folder of all runs, relative to the working directory.
         plugins: Python files, relative to the file that names them, or modules; imported first.
-        data: where the text comes from.
-        tokenizer: how text becomes tokens.
+        data: where the text comes from, or which synthetic task.
+        tokenizer: how text becomes tokens; a synthetic task has its own.
         target_tokenizer: translation only: how the target does; null: one joint vocabulary.
         optimizer: what makes steps of gradients.
         schedule: how the learning rate changes over the steps.
@@ -94,7 +98,7 @@ class RecipeKeys:
 
     name: Annotated[str, FOLDER_NAME]
     variant: Annotated[str, FOLDER_NAME] = BASE
-    task: Literal["language_modeling", "translation"] = "language_modeling"
+    task: Literal["language_modeling", "synthetic", "translation"] = "language_modeling"
     seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 0
     runs_dir: Path = Path("runs")
     plugins: tuple[str, ...] = ()
@@ -133,6 +137,8 @@ class RecipeKeys:
             del keys["trainer"]["batch_tokens"]
             for name in TRANSLATION_ONLY:
                 del keys[name]
+        if self.task == "synthetic":
+            del keys["tokenizer"]
         return keys
 
     def to_yaml(self) -> str:
@@ -273,6 +279,8 @@ def _checked(root: Node, problems: list[Problem]) -> dict[str, Any]:
         check_devices(values["trainer"], root, problems)
     if "task" not in unsound:
         check_task(task, values, root, problems)
+    if task == "synthetic" and not {"model", "data"} & unsound and not problems:
+        check_length(values["model"], SYNTHETIC.build(values["data"]).longest, root, problems)
     return values
 
 

@@ -1,0 +1,155 @@
+"""What a synthetic task is.
+
+A task gives sequences of symbols and, at some of the positions, the answer that a model is to give
+there. **No answer is ever part of what the model reads**, so that accuracy means the same under any
+mask: a model that sees the future sees no answers there.
+
+Shape letters: `N` sequences, `T` tokens in each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from attnkit.data.errors import DataError
+from attnkit.data.numbers import Numbers
+from attnkit.data.pair_batch import IGNORED
+
+BLANK = "."
+"""How the token is shown that says nothing: filler, or a place for an answer."""
+
+
+class SyntheticSource(ABC):
+    """A task whose sequences are drawn at random.
+
+    A subclass calls `check_lengths` at the end of its `__init__`.
+
+    Args:
+        length: tokens of a training sequence, all that the model reads.
+        min_length: if set, each batch has a length of its own, drawn evenly from those that the
+            task allows between this and `length`.
+        test_lengths: lengths of further test sets: accuracy is told for each.
+        num_eval: sequences of the validation set, and of the test set of each length.
+
+    Attributes:
+        train_lengths: lengths of the training batches.
+    """
+
+    train_lengths: tuple[int, ...]
+    needs: str
+    """Which lengths the task allows, in words."""
+
+    def __init__(
+        self,
+        *,
+        length: int = 64,
+        min_length: int | None = None,
+        test_lengths: tuple[int, ...] = (),
+        num_eval: int = 512,
+    ) -> None:
+        if num_eval < 1:
+            raise DataError(f"data.num_eval must be at least 1, got {num_eval}")
+        self.length = length
+        self.min_length = min_length
+        self.test_lengths = test_lengths
+        self.num_eval = num_eval
+
+    def check_lengths(self) -> None:
+        """Settles `train_lengths`.
+
+        Raises:
+            DataError: if the task does not allow a length.
+        """
+        named = [("length", self.length), *(("test_lengths", n) for n in self.test_lengths)]
+        for key, length in named:
+            if not self.allows(length):
+                raise DataError(f"data.{key} {length} does not fit: {self.needs}")
+        repeated = [n for i, n in enumerate(self.test_lengths) if n in self.test_lengths[:i]]
+        if repeated:
+            raise DataError(f"data.test_lengths names {repeated[0]} twice")
+        shortest = self.length if self.min_length is None else self.min_length
+        if shortest > self.length:
+            raise DataError(
+                f"data.min_length {shortest} must be no more than data.length {self.length}"
+            )
+        lengths = range(max(shortest, 1), self.length + 1)
+        self.train_lengths = tuple(filter(self.allows, lengths))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that a model will read."""
+        return max(self.length, *self.test_lengths, 0)
+
+    @property
+    @abstractmethod
+    def symbols(self) -> list[str]:
+        """The vocabulary: the text of each token, without spaces."""
+
+    @abstractmethod
+    def allows(self, length: int) -> bool:
+        """True if sequences of this length are possible."""
+
+    @abstractmethod
+    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws sequences.
+
+        Args:
+            numbers: where all randomness comes from.
+            count: how many, N.
+            length: tokens of each, T, that the task allows.
+
+        Returns:
+            (N, T) int64 tokens that are read, and (N, T) int64 answers: what is to be said after
+            that token was read, or `IGNORED`.
+        """
+
+
+def require(key: str, value: int, least: int) -> None:
+    """Raises a DataError if an option is too small."""
+    if value < least:
+        raise DataError(f"data.{key} must be at least {least}, got {value}")
+
+
+class Rewriting(SyntheticSource):
+    """A task that says symbols in another order: n symbols, a sign, n - 1 blanks; the answers begin
+    at the sign.
+
+    A sequence of `length` tokens has half as many symbols. Each answer has to be found without the
+    ones before it: they are not read back.
+
+    Args:
+        vocab_size: tokens, blank and sign included.
+    """
+
+    needs = "it must be even: half of it symbols, half of it places for answers"
+
+    def __init__(self, *, vocab_size: int = 18, **options) -> None:
+        super().__init__(**options)
+        require("vocab_size", vocab_size, 4)
+        self.vocab_size = vocab_size
+        self.check_lengths()
+
+    @property
+    def symbols(self) -> list[str]:
+        """Numbers, the blank, the sign."""
+        return [*map(str, range(self.vocab_size - 2)), BLANK, "|"]
+
+    def allows(self, length: int) -> bool:
+        """Even, and two at least."""
+        return length >= 2 and length % 2 == 0
+
+    @abstractmethod
+    def rewritten(self, symbols: np.ndarray) -> np.ndarray:
+        """Returns the answers (N, n) to the symbols (N, n)."""
+
+    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws the symbols."""
+        half = length // 2
+        tokens = np.full((count, length), self.vocab_size - 2, dtype=np.int64)
+        tokens[:, :half] = numbers.below(self.vocab_size - 2, count, half)
+        tokens[:, half] = self.vocab_size - 1
+        answers = np.full((count, length), IGNORED, dtype=np.int64)
+        answers[:, half:] = self.rewritten(tokens[:, :half])
+        return tokens, answers

@@ -1,0 +1,55 @@
+"""Induction heads. Fu et al. 2022 (H3), arXiv:2212.14052, section 3.1; Olsson et al. 2022,
+arXiv:2209.11895.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attnkit.data.numbers import Numbers
+from attnkit.data.pair_batch import IGNORED
+from attnkit.data.synthetic.base import SyntheticSource, require
+from attnkit.registry import SYNTHETIC
+
+
+@SYNTHETIC.register("induction")
+class Induction(SyntheticSource):
+    """A special token somewhere among random ones, and once more at the end: say what followed it.
+
+        7 2 * 5 0 2 9 *        at the last *: 5
+
+    As in H3 (arXiv:2212.14052, section 3.1), where the vocabulary has 20 tokens; Zoology and MAD
+    have it as the case of recall with one query (`multi_query_recall` asks several).
+
+    Args:
+        vocab_size: tokens, the special one included.
+    """
+
+    needs = "the special token, what follows it, and the special token again need 3 tokens"
+
+    def __init__(self, *, vocab_size: int = 20, **options) -> None:
+        super().__init__(**options)
+        require("vocab_size", vocab_size, 3)
+        self.vocab_size = vocab_size
+        self.check_lengths()
+
+    @property
+    def symbols(self) -> list[str]:
+        """Numbers, and the special token."""
+        return [*map(str, range(self.vocab_size - 1)), "*"]
+
+    def allows(self, length: int) -> bool:
+        """At least three tokens."""
+        return length >= 3
+
+    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws random tokens, then the place of the special one."""
+        special = self.vocab_size - 1
+        tokens = numbers.below(special, count, length)
+        places = numbers.below(length - 2, count)
+        rows = np.arange(count)
+        tokens[rows, places] = special
+        tokens[:, -1] = special
+        answers = np.full((count, length), IGNORED, dtype=np.int64)
+        answers[:, -1] = tokens[rows, places + 1]
+        return tokens, answers

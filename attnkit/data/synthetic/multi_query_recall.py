@@ -1,0 +1,84 @@
+"""Multi-query associative recall. Arora et al. 2023 (Zoology), arXiv:2312.04927, section 4."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attnkit.data.errors import DataError
+from attnkit.data.numbers import Numbers
+from attnkit.data.pair_batch import IGNORED
+from attnkit.data.synthetic.base import BLANK, SyntheticSource, require
+from attnkit.registry import SYNTHETIC
+
+
+@SYNTHETIC.register("multi_query_recall")
+class MultiQueryRecall(SyntheticSource):
+    """Pairs of key and value, then each key once more, in some order: say its value.
+
+        k3 v5 k1 v2 .  .  k1 .  k3 .        at the second k1: v2; at the second k3: v5
+
+    As in Zoology's `multiquery_ar`: token 0 is the blank, keys are the tokens from 1 to V/2 - 1,
+    values those from V/2 on; the keys of a sequence differ, and so do its values. Each key is asked
+    for once, in one of every second place behind the pairs, g = 1, 2, ... from the left, drawn with
+    a chance proportional to g^(a - 1). Places that hold nothing hold a random token of the whole
+    vocabulary. It differs in that each step draws new sequences, where Zoology goes through a fixed
+    set several times, and in the size: Zoology has 8,192 tokens in the vocabulary.
+
+    Args:
+        vocab_size: number V of tokens, even.
+        num_pairs: pairs of a sequence, which has at least four times as many tokens.
+        power_a: the exponent a; at 1 all places are as likely, near 0 the first are preferred.
+        random_filler: places that hold nothing hold a random token; false: a blank.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 64,
+        num_pairs: int = 4,
+        power_a: float = 0.01,
+        random_filler: bool = True,
+        **options,
+    ) -> None:
+        super().__init__(**options)
+        require("num_pairs", num_pairs, 1)
+        least = 2 * num_pairs + 2
+        if vocab_size % 2 or vocab_size < least:
+            raise DataError(
+                f"data.vocab_size {vocab_size} does not fit: for data.num_pairs {num_pairs} it "
+                f"must be even and at least {least}, half of it keys and half of it values"
+            )
+        self.vocab_size = vocab_size
+        self.num_pairs = num_pairs
+        self.power_a = power_a
+        self.random_filler = random_filler
+        self.needs = f"data.num_pairs {num_pairs} needs an even number, {4 * num_pairs} or more"
+        self.check_lengths()
+
+    @property
+    def symbols(self) -> list[str]:
+        """A blank, keys, values."""
+        half = self.vocab_size // 2
+        return [BLANK, *(f"k{i}" for i in range(1, half)), *(f"v{i}" for i in range(half))]
+
+    def allows(self, length: int) -> bool:
+        """Room for the pairs and, in every second place, for their keys."""
+        return length % 2 == 0 and length >= 4 * self.num_pairs
+
+    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws pairs, then the places where they are asked for."""
+        pairs, half = self.num_pairs, self.vocab_size // 2
+        keys = 1 + numbers.distinct(half - 1, count, pairs)
+        values = half + numbers.distinct(half, count, pairs)
+        slots = np.arange(1, (length - 2 * pairs) // 2 + 1)
+        places = 2 * pairs + 2 * numbers.weighted(slots ** (self.power_a - 1.0), count, pairs)
+        if self.random_filler:
+            tokens = numbers.below(self.vocab_size, count, length)
+        else:
+            tokens = np.zeros((count, length), dtype=np.int64)
+        tokens[:, 0 : 2 * pairs : 2] = keys
+        tokens[:, 1 : 2 * pairs : 2] = values
+        np.put_along_axis(tokens, places, keys, axis=1)
+        answers = np.full((count, length), IGNORED, dtype=np.int64)
+        np.put_along_axis(answers, places, values, axis=1)
+        return tokens, answers

@@ -1,0 +1,50 @@
+"""Parity of bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attnkit.data.numbers import Numbers
+from attnkit.data.pair_batch import IGNORED
+from attnkit.data.synthetic.base import SyntheticSource
+from attnkit.registry import SYNTHETIC
+
+
+@SYNTHETIC.register("parity")
+class Parity(SyntheticSource):
+    """Random bits, then a sign: say whether the ones among them are odd in number.
+
+        1 0 1 1 =        at the sign: 1
+
+    As in Zoology's `circuits` data: the answer is asked for once, behind the bits, or
+    (`cumulative`) at every bit, for the bits up to it, without a sign.
+
+    Args:
+        cumulative: ask at every bit.
+    """
+
+    needs = "parity needs at least 2 tokens"
+
+    def __init__(self, *, cumulative: bool = False, **options) -> None:
+        super().__init__(**options)
+        self.cumulative = cumulative
+        self.check_lengths()
+
+    @property
+    def symbols(self) -> list[str]:
+        """Two bits, and the sign where there is one."""
+        return ["0", "1"] if self.cumulative else ["0", "1", "="]
+
+    def allows(self, length: int) -> bool:
+        """A bit and the sign, at least."""
+        return length >= 2
+
+    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws the bits."""
+        tokens = numbers.below(2, count, length)
+        if self.cumulative:
+            return tokens, tokens.cumsum(axis=1) % 2
+        tokens[:, -1] = 2
+        answers = np.full((count, length), IGNORED, dtype=np.int64)
+        answers[:, -1] = tokens[:, :-1].sum(axis=1) % 2
+        return tokens, answers

@@ -1,0 +1,26 @@
+"""Reversal."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attnkit.data.synthetic.base import Rewriting
+from attnkit.registry import SYNTHETIC
+
+
+@SYNTHETIC.register("reverse")
+class Reverse(Rewriting):
+    """Symbols, then a sign: say them backwards.
+
+        3 1 4 | . .        at the sign: 4; at the blanks: 1, 3
+
+    In neither Zoology nor MAD. Repeats are allowed, and each answer is found without those before
+    it, as in RASP (Weiss et al. 2021, arXiv:2106.06981).
+
+    Args:
+        vocab_size: tokens, blank and sign included.
+    """
+
+    def rewritten(self, symbols: np.ndarray) -> np.ndarray:
+        """Backwards."""
+        return symbols[:, ::-1]

@@ -1,0 +1,181 @@
+"""Batches of a synthetic task: the training batch of a step is a function of (seed, step) alone.
+
+A sequence belongs to training, validation or test by its own fingerprint, so that no sequence is in
+two of them, however small the task. A quarter of all sequences is held out; what a training batch
+draws of it is thrown away and drawn anew.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from attnkit.data.errors import DataError
+from attnkit.data.numbers import Numbers
+from attnkit.data.order import share_of
+from attnkit.data.synthetic.base import SyntheticSource
+
+Split = Literal["train", "val", "test"]
+
+EIGHTHS: dict[Split, range] = {"val": range(1), "test": range(1, 2), "train": range(2, 8)}
+"""The fingerprints, modulo 8, of each split."""
+
+HELD_OUT = 2**63
+"""First key of the numbers for validation (and, plus 1, test); the seed of a run is below it."""
+
+BLOCK = 64
+"""Sequences of a held-out set that are drawn together."""
+
+ROUNDS = 100
+"""Draws after which a split is taken to be empty."""
+
+
+class SyntheticBatch(NamedTuple):
+    """Sequences and what is to be said in them.
+
+    Attributes:
+        tokens: (B, T) int64, what the model reads.
+        targets: (B, T) int64, what it is to say after each; -100 where nothing is asked.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+
+
+class SyntheticTrainBatches(Dataset[SyntheticBatch]):
+    """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
+
+    All sequences of a batch have one length; which, the step decides.
+
+    Args:
+        source: the task.
+        seed: of the run.
+        batch_size: sequences a step over all processes.
+        start: first step.
+        stop: the step behind the last.
+        rank: number of this process.
+        world_size: number of processes, each of which gets its part of the same global batch.
+
+    Raises:
+        DataError: if the batch cannot be divided among the processes.
+    """
+
+    def __init__(
+        self,
+        source: SyntheticSource,
+        *,
+        seed: int,
+        batch_size: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.source = source
+        self.seed = seed
+        self.batch_size = batch_size
+        self.start = start
+        self.stop = stop
+        self._mine = share_of(batch_size, rank, world_size)
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> SyntheticBatch:
+        """Returns the batch of step `start + index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} batches, no number {index}")
+        numbers = Numbers(self.seed, self.start + index)
+        lengths = self.source.train_lengths
+        length = lengths[int(numbers.below(len(lengths), 1)[0])]
+        drawn = draw_split(self.source, "train", numbers, self.batch_size, length)
+        return SyntheticBatch(*(torch.from_numpy(rows[self._mine]) for rows in drawn))
+
+
+class SyntheticEvalBatches(Dataset[SyntheticBatch]):
+    """Fixed sequences, whatever the seed of the run.
+
+    Args:
+        source: the task.
+        split: `val` or `test`.
+        lengths: tokens of a sequence, of each set.
+        count: sequences of each set.
+        batch_size: sequences a batch; the last of a length may have fewer.
+    """
+
+    def __init__(
+        self,
+        source: SyntheticSource,
+        split: Split,
+        *,
+        lengths: tuple[int, ...],
+        count: int,
+        batch_size: int,
+    ) -> None:
+        self.batches: list[SyntheticBatch] = []
+        for length in lengths:
+            blocks = [_block(source, split, length, i) for i in range(-(-count // BLOCK))]
+            tokens, targets = (
+                torch.from_numpy(np.concatenate(rows)[:count]).split(batch_size)
+                for rows in zip(*blocks, strict=True)
+            )
+            self.batches += map(SyntheticBatch, tokens, targets)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> SyntheticBatch:
+        """Returns batch number `index`."""
+        return self.batches[index]
+
+
+def _block(
+    source: SyntheticSource, split: Split, length: int, number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some held-out sequences: a function of these four, so that a smaller set begins a larger."""
+    numbers = Numbers(HELD_OUT + EIGHTHS[split].start, (length << 32) + number)
+    return draw_split(source, split, numbers, BLOCK, length)
+
+
+def draw_split(
+    source: SyntheticSource, split: Split, numbers: Numbers, count: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws sequences of one split: (N, T) tokens and answers.
+
+    Raises:
+        DataError: if the task has too few sequences of this length to keep splits apart.
+    """
+    eighths = EIGHTHS[split]
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    missing = count
+    for _ in range(ROUNDS):
+        wanted = missing * 8 // len(eighths)
+        drawn = source.draw(numbers, wanted + wanted // 16 + 8, length)
+        place = fingerprints(drawn[0]) % np.uint64(8)
+        mine = np.nonzero((place >= eighths.start) & (place < eighths.stop))[0][:missing]
+        kept.append((drawn[0][mine], drawn[1][mine]))
+        missing -= len(mine)
+        if not missing:
+            tokens, answers = (np.concatenate(rows) for rows in zip(*kept, strict=True))
+            return tokens, answers
+    raise DataError(
+        f"there are too few different sequences of {length} tokens to keep training, validation "
+        "and test apart; make them longer (data.length, data.min_length, data.test_lengths) or the "
+        "vocabulary larger"
+    )
+
+
+def fingerprints(tokens: np.ndarray) -> np.ndarray:
+    """Returns a number of 64 bits for each sequence (N, T), by its tokens alone."""
+    weights = Numbers(HELD_OUT + 2, tokens.shape[1]).odd(tokens.shape[1])
+    mixed = tokens.astype(np.uint64) @ weights
+    # As splitmix64 ends (Steele et al. 2014): each bit of a sum reaches each of the result.
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))

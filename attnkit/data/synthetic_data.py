@@ -1,0 +1,124 @@
+"""Data of a synthetic task: drawn when it is asked for, nothing on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from attnkit.data.numbers import Numbers
+from attnkit.data.symbols import Symbols
+from attnkit.data.synthetic.base import SyntheticSource
+from attnkit.data.synthetic_batches import (
+    Split,
+    SyntheticBatch,
+    SyntheticEvalBatches,
+    SyntheticTrainBatches,
+    draw_split,
+)
+from attnkit.registry import SYNTHETIC
+
+
+class SyntheticData:
+    """A synthetic task as batches.
+
+    Args:
+        source: the task.
+        max_seq_len: longest sequence that the model takes.
+        batch_size: sequences a step over all processes.
+        seed: of the run, 0 or more; it decides the training batches alone.
+        val_max_tokens: what the recipe says about validation during training; kept for
+            `val_batches(data.val_max_tokens)`.
+    """
+
+    def __init__(
+        self,
+        source: SyntheticSource,
+        *,
+        max_seq_len: int,
+        batch_size: int,
+        seed: int,
+        val_max_tokens: int | None,
+    ) -> None:
+        self.source = source
+        self.tokenizer = Symbols(source.symbols)
+        self.max_seq_len = max_seq_len
+        self.batch_size = batch_size
+        self.seed = seed
+        self.val_max_tokens = val_max_tokens
+
+    def prepare(self) -> None:
+        """Makes sure that there are sequences of each length for each split.
+
+        Raises:
+            DataError: if a task has too few different ones.
+        """
+        source = self.source
+        wanted: dict[Split, tuple[int, ...]] = {
+            "train": source.train_lengths,
+            "val": (source.length,),
+            "test": (source.length, *source.test_lengths),
+        }
+        for split, lengths in wanted.items():
+            for length in lengths:
+                draw_split(source, split, Numbers(0, 0), 1, length)
+
+    def train_batch(self, step: int, rank: int = 0, world_size: int = 1) -> SyntheticBatch:
+        """Returns this process's part of the batch of a step."""
+        return self.train_batches(step, step + 1, rank, world_size)[0]
+
+    def train_batches(
+        self, start: int, stop: int, rank: int = 0, world_size: int = 1
+    ) -> SyntheticTrainBatches:
+        """Returns the batches of the steps from `start` up to before `stop`."""
+        return SyntheticTrainBatches(
+            self.source,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            start=start,
+            stop=stop,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def val_batches(self, max_tokens: int | None) -> SyntheticEvalBatches:
+        """Returns the validation set: sequences of the training length, as many as have
+        `max_tokens` tokens together, one at least; None: all.
+        """
+        length, count = self.source.length, self.source.num_eval
+        if max_tokens is not None:
+            count = min(count, max(1, max_tokens // length))
+        return SyntheticEvalBatches(
+            self.source, "val", lengths=(length,), count=count, batch_size=self.batch_size
+        )
+
+    def test_batches(self) -> SyntheticEvalBatches:
+        """Returns the test sets: of the training length, and of `test_lengths`."""
+        lengths = dict.fromkeys((self.source.length, *self.source.test_lengths))
+        return SyntheticEvalBatches(
+            self.source,
+            "test",
+            lengths=tuple(lengths),
+            count=self.source.num_eval,
+            batch_size=self.batch_size,
+        )
+
+    @property
+    def vocab_sizes(self) -> tuple[int, ...]:
+        """What the model is built for: the one vocabulary."""
+        return (self.tokenizer.vocab_size,)
+
+    def save_vocabulary(self, directory: Path) -> None:
+        """Writes nothing: the recipe says it all."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what pins the data down: the task, and what its sequences are made of today."""
+        digest = hashlib.sha256()
+        for tensor in self.val_batches(None)[0]:
+            digest.update(tensor.numpy().tobytes())
+        return {
+            "source": SYNTHETIC.name_of(type(self.source)),
+            "licence": "none needed",
+            "tokens": self.tokenizer.vocab_size,
+            "sha256": digest.hexdigest(),
+        }

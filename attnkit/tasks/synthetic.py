@@ -1,0 +1,206 @@
+"""Synthetic tasks: say the answers, where they are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnkit.data.errors import DataError
+from attnkit.data.pair_batch import IGNORED
+from attnkit.data.synthetic_batches import (
+    SyntheticBatch,
+    SyntheticEvalBatches,
+    SyntheticTrainBatches,
+)
+from attnkit.data.synthetic_data import SyntheticData
+from attnkit.models.language_model import LanguageModel
+from attnkit.tasks.base import Probe, Task
+from attnkit.tasks.optimizers import OptimizerRecipe
+from attnkit.tasks.schedules import Schedule
+
+SAMPLES = 3
+"""Validation sequences that are shown with the model's answers."""
+
+LINE = 96
+"""Letters of a line of a sample."""
+
+ASKS = "→"
+"""Between a token and the answer that is asked for behind it, in the labels of a probe."""
+
+
+class SyntheticTask(Task):
+    """Mean cross-entropy of the answers, in nats; nothing else in a sequence counts.
+
+    While training, the validation set tells how good the model is; the final numbers are from the
+    test sets.
+
+    Args:
+        model: the language model.
+        data: the task.
+        optimizer: makes the optimizer.
+        schedule: the learning rate's shape.
+        options: as for every task.
+    """
+
+    model: LanguageModel
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        data: SyntheticData,
+        optimizer: OptimizerRecipe,
+        schedule: Schedule,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, optimizer, schedule, **options)
+        self.data = data
+        self._sums: dict[int, Tensor] = {}
+
+    def loss(self, batch: SyntheticBatch) -> Tensor:
+        """Mean cross-entropy of the answers, in nats."""
+        return _cross_entropy(self._logits(batch.tokens), batch.targets)
+
+    def _logits(self, tokens: Tensor) -> Tensor:
+        return self.run_model(tokens, torch.zeros_like(tokens))  # a sequence is one document
+
+    def training_step(self, batch: SyntheticBatch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        return self.loss(batch)
+
+    def validation_step(self, batch: SyntheticBatch, batch_idx: int) -> None:
+        """Adds one batch to the sums of its length."""
+        logits = self._logits(batch.tokens)
+        asked = batch.targets != IGNORED
+        right = (logits.argmax(dim=-1) == batch.targets) & asked
+        whole = (right | ~asked).all(dim=1)
+        loss = _cross_entropy(logits, batch.targets, reduction="sum")
+        counts = (loss, right.sum(), asked.sum(), whole.sum(), torch.tensor(len(whole)))
+        added = torch.stack([count.double().cpu() for count in counts])
+        length = batch.tokens.shape[1]
+        self._sums[length] = self._sums.get(length, torch.zeros(5).double()) + added
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs loss, share of right answers, and share of sequences whose answers all are right; at
+        the end also the share of right answers for each further length.
+        """
+        found = {length: _means(sums.tolist()) for length, sums in self._sums.items()}
+        self._sums = {}
+        source = self.data.source
+        own = found[source.length]
+        if self.whole_split:
+            metrics = {f"final/{name}": value for name, value in own.items()}
+            for length in source.test_lengths:
+                metrics[f"final/accuracy_length_{length}"] = found[length]["accuracy"]
+        else:
+            metrics = {"loss/val": own.pop("loss")}
+            metrics |= {f"quality/{name}": value for name, value in own.items()}
+        # Lightning would write them a step too early: it counts the step when validation is over.
+        self.log_dict(metrics, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, self.global_step)
+
+    def train_batches(self, stop: int) -> SyntheticTrainBatches:
+        """Sequences that are drawn for each step."""
+        trainer = self.trainer
+        return self.data.train_batches(0, stop, trainer.global_rank, trainer.world_size)
+
+    def val_batches(self) -> SyntheticEvalBatches:
+        """The validation set; the test sets if `whole_split` is set."""
+        if self.whole_split:
+            return self.data.test_batches()
+        return self.data.val_batches(self.data.val_max_tokens)
+
+    def num_tokens(self, batch: SyntheticBatch) -> int:
+        """B x T: all that are read, since each costs as much whether something is asked or not."""
+        return batch.tokens.numel()
+
+    def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
+        """The first validation sequence, or the tokens that are given; as a whole, however many
+        `num_tokens` are, since its end is where most tasks ask.
+
+        Raises:
+            DataError: if a word is no token of the task, or there is none, or too many.
+        """
+        tokenizer = self.data.tokenizer
+        if text is None:
+            (tokens, targets), *_ = self.data.val_batches(1)
+            ids, asked = tokens[0].tolist(), targets[0].tolist()
+        else:
+            ids = tokenizer.encode(text).ids
+            asked = [IGNORED] * len(ids)
+            if not 0 < len(ids) <= self.model.max_seq_len:
+                raise DataError(
+                    f"logging.probe has {len(ids)} tokens; it must have from 1 to "
+                    f"model.max_seq_len {self.model.max_seq_len}, with spaces between them"
+                )
+        words = [tokenizer.token_text(i) for i in ids]
+        rows = [
+            word if answer == IGNORED else f"{word}{ASKS}{tokenizer.token_text(answer)}"
+            for word, answer in zip(words, asked, strict=True)
+        ]
+        inputs = torch.tensor([ids])
+        note = f"a row with `{ASKS}` is asked for what stands behind it"
+        probe = (inputs, torch.zeros_like(inputs))
+        sites = {"self": (rows, words)}
+        return [Probe("probe", probe, rows, words, " ".join(rows), note, sites)]
+
+    @torch.no_grad()
+    def sample(self, final: bool = False) -> str:
+        """Validation sequences: what was read, what was asked for, what the model said."""
+        batch = self.data.val_batches(SAMPLES * self.data.source.length).batches
+        tokens, targets = (torch.cat(parts) for parts in zip(*batch, strict=True))
+        training = self.model.training
+        self.model.eval()
+        said = self.model(tokens.to(self.device), torch.zeros_like(tokens).to(self.device))
+        self.model.train(training)
+        shown = []
+        for read, asked, answers in zip(tokens, targets, said.argmax(dim=-1).cpu(), strict=True):
+            rows = {
+                "prompt": self._words(read, read),
+                "answer": self._words(asked, asked),
+                "model": self._words(answers, asked),
+            }
+            shown.append(side_by_side(rows))
+        return "\n\n".join(shown)
+
+    def _words(self, tokens: Tensor, asked: Tensor) -> list[str]:
+        """The texts of tokens, where something was asked."""
+        pairs = zip(tokens.tolist(), asked.tolist(), strict=True)
+        name = self.data.tokenizer.token_text
+        return ["" if answer == IGNORED else name(token) for token, answer in pairs]
+
+
+def side_by_side(rows: dict[str, list[str]]) -> str:
+    """Rows of words below each other, in columns, with line breaks at the same places; a row of
+    which nothing stands in a line is left out of it.
+    """
+    label = max(map(len, rows)) + 2
+    width = 1 + max(len(word) for words in rows.values() for word in words)
+    columns = max((LINE - label) // width, 1)
+    lines = []
+    for start in range(0, max(map(len, rows.values())), columns):
+        for name, words in rows.items():
+            part = words[start : start + columns]
+            if any(part):
+                line = name.ljust(label) + "".join(word.ljust(width) for word in part)
+                lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, **options
+    )
+
+
+def _means(sums: list[float]) -> dict[str, float]:
+    """The metrics of one length."""
+    loss, right, asked, whole, sequences = sums
+    return {
+        "loss": loss / asked,
+        "accuracy": right / asked,
+        "exact_match": whole / sequences,
+    }
