@@ -30,6 +30,9 @@ from attnkit.tensorboard.event_files import event_files
 EVERYTHING = {"scalars": 0, "images": 0, "tensors": 0}
 LOUD = ["logging.every_n_steps=2", "logging.attention_maps=4", "logging.samples=4"]
 
+SYNTHETIC = ["task=synthetic", "~tokenizer", "~data.files", "data.name=sort", "data.length=16"]
+SYNTHETIC += ["data.min_length=8", "data.test_lengths=[10]", "data.num_eval=40"]
+
 
 def left_by(directory):
     """Curves to the last bit, the steps of all that is logged, and hashes of what was trained."""
@@ -128,6 +131,7 @@ def test_a_translation_goes_on_with_its_batches_its_average_and_its_rhythm(
         (["trainer.accumulate=3", "model.dropout=0.3"], 13, terminate),  # in the middle of a step
         (["trainer.precision=bf16", "model.attention.name=linear"], 6, terminate),
         (["optimizer=muon", "model.dropout=0.3"], 8, crash),
+        (SYNTHETIC, 7, crash),  # a length of its own for each batch
     ],
     ids=lambda value: getattr(value, "__name__", None) or str(value),
 )
