@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attnkit.registry import ATTENTION, POSITIONS, SOURCES
+from attnkit.registry import ATTENTION, POSITIONS, SOURCES, SYNTHETIC
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "attnkit"
@@ -166,7 +166,11 @@ def test_no_logic_in_an_init_file(path):
 
 @pytest.mark.parametrize(
     ("registry", "name"),
-    [(registry, name) for registry in (ATTENTION, POSITIONS, SOURCES) for name in registry.names()],
+    [
+        (registry, name)
+        for registry in (ATTENTION, POSITIONS, SOURCES, SYNTHETIC)
+        for name in registry.names()
+    ],
     ids=lambda value: value if isinstance(value, str) else value.kind,
 )
 def test_a_registered_name_is_its_files_name(registry, name):

@@ -74,7 +74,8 @@ def test_it_builds(path):
     assert sum(parameter.numel() for parameter in model.parameters()) > 1000
     data = experiment.build_data(recipe)  # reads nothing yet
     assert data.max_seq_len == model.max_seq_len
-    assert type(data.tokenizer) is TOKENIZERS.get(recipe.tokenizer.name)
+    if recipe.task != "synthetic":  # which has a vocabulary of its own
+        assert type(data.tokenizer) is TOKENIZERS.get(recipe.tokenizer.name)
 
 
 @every_recipe
@@ -87,13 +88,23 @@ def test_it_takes_two_steps(path, tmp_path):
         pytest.skip("too large to be trained here")
     text = tmp_path / "text.txt"
     text.write_text("Now is the winter of our discontent.\n" * 60)
-    translating = recipe.task == "translation"
-    data = f"{{name: text, files: {text}}}"
-    if translating:
-        data = "{" + f"name: parallel_files, train: [{text}, {text}x], val: [{text}, {text}x]" + "}"
-        (tmp_path / "text.txtx").write_text(text.read_text())
+    pair = f"[{text}, {text}x]"
+    (tmp_path / "text.txtx").write_text(text.read_text())
+    of_task = {
+        "language_modeling": [
+            f"data={{name: text, files: {text}}}",
+            "model.max_seq_len=16",
+            "trainer.batch_size=4",
+        ],
+        "translation": [
+            f"data={{name: parallel_files, train: {pair}, val: {pair}}}",
+            "model.max_seq_len=48",
+            "trainer.batch_tokens=96",
+        ],
+        "synthetic": ["data.num_eval=8", "trainer.batch_size=4"],
+    }
     small = [
-        f"data={data}",
+        *of_task[recipe.task],
         f"runs_dir={tmp_path / 'runs'}",
         "model.dim=48",
         "trainer.max_steps=2",
@@ -101,8 +112,6 @@ def test_it_takes_two_steps(path, tmp_path):
         "validation.max_tokens=64",
         "logging.attention_maps=2",
         "logging.samples=2",
-        *(["model.max_seq_len=48", "trainer.batch_tokens=96"] if translating else []),
-        *([] if translating else ["model.max_seq_len=16", "trainer.batch_size=4"]),
     ]
     if recipe.tokenizer.name == "bpe":
         small.append("tokenizer={name: bpe, vocab_size: 280}")
@@ -113,7 +122,7 @@ def test_it_takes_two_steps(path, tmp_path):
     assert result.record["steps"] == 2
     assert 0 < result.metrics["loss"] < 10
     assert (result.directory / "result.json").is_file()
-    if not translating:
+    if recipe.task == "language_modeling":
         assert result.record["loss_is_language_modeling"] == (recipe.name != "unmasked")
 
 
