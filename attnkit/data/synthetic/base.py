@@ -75,7 +75,7 @@ class SyntheticSource(ABC):
                 f"data.min_length {shortest} must be no more than data.length {self.length}"
             )
         lengths = range(max(shortest, 1), self.length + 1)
-        self.train_lengths = tuple(filter(self.allows, lengths))
+        self.train_lengths = tuple(filter(self.allows_in_training, lengths))
 
     @property
     def longest(self) -> int:
@@ -90,6 +90,10 @@ class SyntheticSource(ABC):
     @abstractmethod
     def allows(self, length: int) -> bool:
         """True if sequences of this length are possible."""
+
+    def allows_in_training(self, length: int) -> bool:
+        """True if training sequences may be as short as this; default: if `allows` says so."""
+        return self.allows(length)
 
     @abstractmethod
     def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:

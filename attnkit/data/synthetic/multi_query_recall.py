@@ -22,11 +22,13 @@ class MultiQueryRecall(SyntheticSource):
     for once, in one of every second place behind the pairs, g = 1, 2, ... from the left, drawn with
     a chance proportional to g^(a - 1). Places that hold nothing hold a random token of the whole
     vocabulary. It differs in that each step draws new sequences, where Zoology goes through a fixed
-    set several times, and in the size: Zoology has 8,192 tokens in the vocabulary.
+    set several times, and in the size: Zoology has 8,192 tokens in the vocabulary. Its mixtures of
+    short sequences with few pairs and longer ones with more: see `min_length`.
 
     Args:
         vocab_size: number V of tokens, even.
-        num_pairs: pairs of a sequence, which has at least four times as many tokens.
+        num_pairs: pairs of a sequence, which has at least four times as many tokens; a shorter
+            training sequence (`min_length`) has as many pairs as a quarter of its tokens.
         power_a: the exponent a; at 1 all places are as likely, near 0 the first are preferred.
         random_filler: places that hold nothing hold a random token; false: a blank.
     """
@@ -55,6 +57,10 @@ class MultiQueryRecall(SyntheticSource):
         self.needs = f"data.num_pairs {num_pairs} needs an even number, {4 * num_pairs} or more"
         self.check_lengths()
 
+    def allows_in_training(self, length: int) -> bool:
+        """Room for one pair."""
+        return length % 2 == 0 and length >= 4
+
     @property
     def symbols(self) -> list[str]:
         """A blank, keys, values."""
@@ -67,7 +73,7 @@ class MultiQueryRecall(SyntheticSource):
 
     def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws pairs, then the places where they are asked for."""
-        pairs, half = self.num_pairs, self.vocab_size // 2
+        pairs, half = min(self.num_pairs, length // 4), self.vocab_size // 2
         keys = 1 + numbers.distinct(half - 1, count, pairs)
         values = half + numbers.distinct(half, count, pairs)
         slots = np.arange(1, (length - 2 * pairs) // 2 + 1)

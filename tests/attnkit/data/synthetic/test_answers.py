@@ -140,6 +140,14 @@ def test_recall_asks_near_the_pairs_with_the_chance_of_the_power_law():
     assert share == pytest.approx(weights / weights.sum(), abs=0.008)
 
 
+def test_a_short_training_sequence_of_recall_has_fewer_pairs():
+    task = SYNTHETIC.build({"name": "multi_query_recall", "length": 24, "min_length": 3})
+    assert task.train_lengths == tuple(range(4, 25, 2))
+    for length, pairs in ((4, 1), (10, 2), (16, 4), (24, 4)):
+        _, answers = task.draw(Numbers(0, 0), 50, length)
+        assert ((answers != IGNORED).sum(axis=1) == pairs).all()
+
+
 def test_a_table_is_the_same_for_every_sequence_and_another_for_another_seed():
     first, again, other = (
         SYNTHETIC.build({"name": "ngram_memorisation", "length": 63, "table_seed": seed})
