@@ -403,8 +403,9 @@ def _translation_numbers(result: Result) -> Table:
 
 
 def _synthetic_numbers(result: Result) -> Table:
-    """How many answers are right, on the test sets."""
-    table = numbers_table("test set")
+    """How many answers are right."""
+    chosen_by = result.record["validation_part"] == "first_half"
+    table = numbers_table("validation set" if chosen_by else "test set")
     metrics = result.metrics
     table.add_row("accuracy of the answers", f"{metrics['accuracy']:.2%}")
     table.add_row("whole sequences right", f"{metrics['exact_match']:.2%}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from attnkit.data.synthetic_data import SyntheticData
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe
 from attnkit.registry import OPTIMIZERS, SCHEDULES, SYNTHETIC
-from attnkit.tasks.synthetic import SyntheticTask
+
+if TYPE_CHECKING:
+    from attnkit.tasks.synthetic import SyntheticTask
 
 
 def build_data(recipe: Recipe) -> SyntheticData:
@@ -19,6 +23,7 @@ def build_data(recipe: Recipe) -> SyntheticData:
         batch_size=recipe.trainer.batch_size,
         seed=recipe.seed,
         val_max_tokens=recipe.validation.max_tokens,
+        val_part=recipe.validation.part,
     )
 
 
@@ -30,6 +35,8 @@ def build_model(recipe: Recipe, vocab_size: int) -> LanguageModel:
 
 def build_task(recipe: Recipe, model: LanguageModel, data: SyntheticData) -> SyntheticTask:
     """The model with its loss, its data and its optimizer."""
+    from attnkit.tasks.synthetic import SyntheticTask
+
     return SyntheticTask(
         model,
         data,

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from attnkit.data.halves import Part
 from attnkit.data.numbers import Numbers
 from attnkit.data.symbols import Symbols
 from attnkit.data.synthetic.base import SyntheticSource
@@ -29,6 +30,8 @@ class SyntheticData:
         seed: of the run, 0 or more; it decides the training batches alone.
         val_max_tokens: what the recipe says about validation during training; kept for
             `val_batches(data.val_max_tokens)`.
+        val_part: what the final numbers are from. `first_half`, by which options are chosen: the
+            validation set; else: the test sets, which such a choice has not seen.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class SyntheticData:
         batch_size: int,
         seed: int,
         val_max_tokens: int | None,
+        val_part: Part = "all",
     ) -> None:
         self.source = source
         self.tokenizer = Symbols(source.symbols)
@@ -46,6 +50,7 @@ class SyntheticData:
         self.batch_size = batch_size
         self.seed = seed
         self.val_max_tokens = val_max_tokens
+        self.final_split: Split = "val" if val_part == "first_half" else "test"
 
     def prepare(self) -> None:
         """Makes sure that there are sequences of each length for each split.
@@ -57,8 +62,8 @@ class SyntheticData:
         wanted: dict[Split, tuple[int, ...]] = {
             "train": source.train_lengths,
             "val": (source.length,),
-            "test": (source.length, *source.test_lengths),
         }
+        wanted[self.final_split] = (source.length, *source.test_lengths)
         for split, lengths in wanted.items():
             for length in lengths:
                 draw_split(source, split, Numbers(0, 0), 1, length)
@@ -92,16 +97,22 @@ class SyntheticData:
             self.source, "val", lengths=(length,), count=count, batch_size=self.batch_size
         )
 
-    def test_batches(self) -> SyntheticEvalBatches:
-        """Returns the test sets: of the training length, and of `test_lengths`."""
+    def final_batches(self) -> SyntheticEvalBatches:
+        """Returns the sets of the final numbers: of the training length, and of `test_lengths`."""
         lengths = dict.fromkeys((self.source.length, *self.source.test_lengths))
         return SyntheticEvalBatches(
             self.source,
-            "test",
+            self.final_split,
             lengths=tuple(lengths),
             count=self.source.num_eval,
             batch_size=self.batch_size,
         )
+
+    @property
+    def tokens_per_batch(self) -> float:
+        """Tokens that are read in a batch, over all processes, on average."""
+        lengths = self.source.train_lengths
+        return self.batch_size * sum(lengths) / len(lengths)
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:

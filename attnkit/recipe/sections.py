@@ -71,7 +71,8 @@ class ValidationOptions:
         every_n_steps: optimizer steps between validations.
         max_tokens: tokens of the validation split used while training; null: all.
         part: the half of the validation split that counts as all of it; `all`: both. What is
-            chosen by one half can be judged by the other.
+            chosen by one half can be judged by the other. A synthetic task's first half is its
+            validation set, and its second half, like `all`, its test sets.
     """
 
     every_n_steps: Annotated[int, Range(min=1)] = 250

@@ -110,7 +110,7 @@ class SyntheticTask(Task):
     def val_batches(self) -> SyntheticEvalBatches:
         """The validation set; the test sets if `whole_split` is set."""
         if self.whole_split:
-            return self.data.test_batches()
+            return self.data.final_batches()
         return self.data.val_batches(self.data.val_max_tokens)
 
     def num_tokens(self, batch: SyntheticBatch) -> int:

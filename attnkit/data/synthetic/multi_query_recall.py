@@ -1,4 +1,4 @@
-"""Multi-query associative recall. Arora et al. 2023 (Zoology), arXiv:2312.04927, section 4."""
+"""Multi-query associative recall. Arora et al. 2023 (Zoology), arXiv:2312.04927."""
 
 from __future__ import annotations
 

@@ -10,10 +10,15 @@ from attnkit.data.synthetic_data import SyntheticData
 from attnkit.registry import SYNTHETIC
 
 
-def data_of(name="induction", seed=0, batch_size=12, **options):
+def data_of(name="induction", seed=0, batch_size=12, val_part="all", **options):
     source = SYNTHETIC.build({"name": name, "length": 12, **options})
     return SyntheticData(
-        source, max_seq_len=64, batch_size=batch_size, seed=seed, val_max_tokens=None
+        source,
+        max_seq_len=64,
+        batch_size=batch_size,
+        seed=seed,
+        val_max_tokens=None,
+        val_part=val_part,
     )
 
 
@@ -61,20 +66,35 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_validation_and_test_are_fixed_and_of_the_lengths_asked_for():
     data, other = (data_of(seed=s, num_eval=20, test_lengths=(12, 30)) for s in (0, 9))
     assert all(map(same, data.val_batches(None), other.val_batches(None)))
-    assert all(map(same, data.test_batches(), other.test_batches()))
+    assert all(map(same, data.final_batches(), other.final_batches()))
     assert [tuple(b.tokens.shape) for b in data.val_batches(None)] == [(12, 12), (8, 12)]
-    lengths = [tuple(b.tokens.shape) for b in data.test_batches()]
+    lengths = [tuple(b.tokens.shape) for b in data.final_batches()]
     assert lengths == [(12, 12), (8, 12), (12, 30), (8, 30)]
     assert [len(b.tokens) for b in data.val_batches(12 * 5 + 3)] == [5]
     assert [len(b.tokens) for b in data.val_batches(1)] == [1]
     assert same(data.val_batches(12 * 12)[0], data.val_batches(None)[0])
 
 
+def test_what_options_are_chosen_by_is_not_what_they_are_judged_by():
+    chosen_by, judged_by = (data_of(val_part=p) for p in ("first_half", "second_half"))
+    assert all(map(same, chosen_by.final_batches(), chosen_by.val_batches(None)))
+    assert not rows(chosen_by.final_batches()) & rows(judged_by.final_batches())
+    assert all(map(same, judged_by.final_batches(), data_of().final_batches()))
+
+
+def test_tokens_of_a_batch_are_counted_over_its_possible_lengths():
+    assert data_of().tokens_per_batch == 12 * 12
+    data = data_of("sort", length=12, min_length=5)
+    drawn = [data.train_batch(step).tokens.numel() for step in range(400)]
+    assert data.tokens_per_batch == 12 * 9
+    assert abs(np.mean(drawn) - 12 * 9) < 4
+
+
 def test_no_sequence_is_in_two_splits_and_little_is_left_out():
     """Eight bits and the sign: so few sequences that each is drawn many times."""
     data = data_of("parity", length=9, num_eval=2000)
     train = rows(data.train_batch(step) for step in range(400))
-    val, test = rows(data.val_batches(None)), rows(data.test_batches())
+    val, test = rows(data.val_batches(None)), rows(data.final_batches())
     assert not train & val
     assert not train & test
     assert not val & test

@@ -66,9 +66,14 @@ LINES = [
     ),
     (
         "task: translating",
-        "bad.yaml:2:7: task: expected `language_modeling` or `translation`, got text 'translating'",
+        "bad.yaml:2:7: task: expected `language_modeling`, `synthetic` or `translation`, got text "
+        "'translating'; did you mean `translation`?",
     ),
-    ("task: [x]", "bad.yaml:2:7: task: expected `language_modeling` or `translation`, got a list"),
+    (
+        "task: [x]",
+        "bad.yaml:2:7: task: expected `language_modeling`, `synthetic` or `translation`, got a "
+        "list",
+    ),
     ("name: .hidden", "bad.yaml:2:7: name: '.hidden' cannot stand here; use letters, digits"),
     ("name: a/../b", "bad.yaml:2:7: name: 'a/../b' cannot stand here"),
     ("variant: a b", "bad.yaml:2:10: variant: 'a b' cannot stand here"),

@@ -81,7 +81,7 @@ def test_the_final_numbers_are_those_of_the_test_sets(result):
     run = load_run(result.directory)
     data = experiment.build_data(run.recipe)
     right = {8: [], 6: [], 10: []}
-    for batch in data.test_batches():
+    for batch in data.final_batches():
         said = run.model(batch.tokens).argmax(dim=-1)
         for i, row in enumerate(batch.targets):
             answers = [(t, int(a)) for t, a in enumerate(row) if a != IGNORED]
