@@ -4,9 +4,12 @@ import { short } from "./tokens.js";
 
 const TITLE = 18; // room for the name of an axis
 const GAP = 6;
-const MAX_CELL = 30;
+const MAX_CELL = 48;
 const MAX_SIDE = 4096; // canvases beyond this cost too much memory
-const MAX_LABEL = 92;
+const LONG_LABEL = 132; // where the panel is wide
+const SHORT_LABEL = 92;
+const WIDE = 560;
+const LETTERS = 20; // of a token, at most
 const LEGIBLE_CELL = 10;
 export const LABELLED_CELL = 9; // smaller cells have no room for tokens
 
@@ -19,12 +22,14 @@ export const TITLE_FONT =
 export class Axes {
   // `width` is the room there is; `height` the room there should be, if cells stay legible.
   constructor(context, queries, keys, { width, height, zoom }) {
-    this.queryLabels = queries.map((token) => short(token));
-    this.keyLabels = keys.map((token) => short(token));
     context.font = FONT;
+    const longest = width >= WIDE ? LONG_LABEL : SHORT_LABEL;
+    const label = (token) => fitted(context, token, longest);
+    this.queryLabels = queries.map(label);
+    this.keyLabels = keys.map(label);
     const wide = (labels) =>
-      Math.ceil(Math.max(...labels.map((label) => context.measureText(label).width)));
-    const room = (size) => TITLE + GAP + Math.min(MAX_LABEL, Math.max(14, size));
+      Math.ceil(Math.max(...labels.map((one) => context.measureText(one).width)));
+    const room = (size) => TITLE + GAP + Math.max(14, size);
     this.left = room(wide(this.queryLabels));
     this.top = room(0);
     const size = () => {
@@ -76,4 +81,12 @@ export class Axes {
     const step = [8, 16, 32, 64, 128, 256].find((one) => one >= rough) ?? 512;
     return Array.from({ length: Math.ceil(count / step) }, (_, i) => i * step);
   }
+}
+
+// As much of a token as the room allows: letters of some scripts are twice as wide as others.
+function fitted(context, token, room) {
+  let letters = LETTERS;
+  let label = short(token, letters);
+  while (letters > 2 && context.measureText(label).width > room) label = short(token, --letters);
+  return label;
 }

@@ -55,22 +55,9 @@ function siteOrder(a, b) {
   return first.example.localeCompare(second.example) || first.site.localeCompare(second.site);
 }
 
-// The folders that all runs are in, "quickstart/": their names need not repeat it.
-export function commonFolder(runs) {
-  if (runs.length < 2) return "";
-  const folders = runs[0].split("/").slice(0, -1);
-  const agree = (i) =>
-    runs.every((run) => run.split("/")[i] === folders[i] && run.split("/").length > i + 2);
-  let count = 0;
-  while (count < folders.length && agree(count)) count++;
-  return folders
-    .slice(0, count)
-    .map((folder) => `${folder}/`)
-    .join("");
-}
-
-// A run's name without its seed, and the seed: "mha/seed0" -> ["mha", "seed0"].
-export function splitSeed(run) {
-  const match = /^(.*?)[/\\]?(seed\d+)$/.exec(run);
-  return match ? [match[1] || run, match[2]] : [run, ""];
+// "quickstart/mha/seed0" -> its folder "quickstart", its variant "mha", its seed "seed0".
+export function splitRun(run) {
+  const [, path, seed = ""] = /^(.+?)(?:[/\\](seed\d+))?$/.exec(run) ?? ["", run];
+  const end = Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\"));
+  return { folder: path.slice(0, Math.max(0, end)), variant: path.slice(end + 1), seed };
 }

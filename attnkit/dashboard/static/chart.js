@@ -5,23 +5,25 @@ import { element, setAttribute } from "./element.js";
 import { categorical } from "./palettes.js";
 import { number } from "./tokens.js";
 
-const HEIGHT = 76;
-const PAD = { left: 4, right: 6, top: 16, bottom: 4 };
+export const HEIGHT = 84; // at least
+const PAD = { left: 4, right: 6, top: 16, bottom: 16 };
+const APART = 34; // from one number below to the next, at least
 
 export class Chart {
   #hovered = null;
   #limit = 1;
+  #height = HEIGHT;
 
-  constructor(steps, curves, { label, choose, go, tell }) {
+  constructor(steps, curves, { choose, go, tell }) {
     this.steps = steps;
     this.curves = curves;
-    this.canvas = element("canvas", { role: "img", "aria-label": label });
+    this.canvas = element("canvas", { role: "img" });
     this.element = element("div", { class: "chart" }, this.canvas);
     const at = (event) => this.#at(event);
     this.canvas.addEventListener("pointermove", (event) => {
       const hit = at(event);
       this.#hover(hit);
-      if (hit) tell(hit.head, steps[hit.index], hit.value);
+      tell(hit && { head: hit.head, step: steps[hit.index], value: hit.value });
     });
     this.canvas.addEventListener("pointerleave", () => {
       this.#hover(null);
@@ -36,15 +38,19 @@ export class Chart {
     new ResizeObserver(() => this.#draw()).observe(this.element);
   }
 
-  limit(value) {
-    if (value === this.#limit) return;
-    this.#limit = value;
+  // Its largest value, and how high it is in pixels: both common to all charts that are shown.
+  fit(limit, height) {
+    if (limit === this.#limit && height === this.#height) return;
+    this.#limit = limit;
+    this.#height = height;
     this.#draw();
   }
 
-  update(step, head) {
+  // `label` says what is drawn to those who cannot see it.
+  update(step, head, label) {
     this.step = step;
     this.head = head;
+    setAttribute(this.canvas, "aria-label", label);
     this.#draw();
   }
 
@@ -60,7 +66,8 @@ export class Chart {
   }
 
   #y(value) {
-    return HEIGHT - PAD.bottom - (value / this.#limit) * (HEIGHT - PAD.top - PAD.bottom);
+    const bottom = this.#height - PAD.bottom;
+    return bottom - (value / this.#limit) * (bottom - PAD.top);
   }
 
   // The nearest point of a line: {head, index, value}.
@@ -82,9 +89,9 @@ export class Chart {
     if (!this.width) return;
     const { canvas } = this;
     canvas.width = Math.round(this.width * devicePixelRatio);
-    canvas.height = Math.round(HEIGHT * devicePixelRatio);
+    canvas.height = Math.round(this.#height * devicePixelRatio);
     canvas.style.width = `${this.width}px`;
-    canvas.style.height = `${HEIGHT}px`;
+    canvas.style.height = `${this.#height}px`;
     const context = canvas.getContext("2d");
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     const style = getComputedStyle(this.element);
@@ -109,15 +116,34 @@ export class Chart {
     context.font = `10px ${style.getPropertyValue("--sans")}`;
     context.textAlign = "left";
     context.fillText(number(this.#limit), 1, top - 5);
+    this.#nameSteps(context, bottom + 12);
     if (this.step === undefined) return;
     context.strokeStyle = style.getPropertyValue("--soft");
     context.setLineDash([2, 2]);
     context.beginPath();
     const x = Math.round(this.#x(this.step)) + 0.5;
     context.moveTo(x, PAD.top);
-    context.lineTo(x, HEIGHT - PAD.bottom);
+    context.lineTo(x, bottom);
     context.stroke();
     context.setLineDash([]);
+  }
+
+  // The first and the last step below, and powers of ten between them where there is room.
+  #nameSteps(context, y) {
+    const last = this.steps.at(-1);
+    const end = this.#x(last);
+    context.textAlign = "right";
+    context.fillText(last.toLocaleString("en"), end, y);
+    context.textAlign = "left";
+    context.fillText(this.steps[0].toLocaleString("en"), this.#x(this.steps[0]), y);
+    context.textAlign = "center";
+    let taken = this.#x(this.steps[0]);
+    for (let step = 1; step < last; step *= 10) {
+      const x = this.#x(step);
+      if (step <= this.steps[0] || x < taken + APART || x > end - 2 * APART) continue;
+      context.fillText(step.toLocaleString("en"), x, y);
+      taken = x;
+    }
   }
 
   #line(context, values, head) {

@@ -20,6 +20,7 @@ const LINK_DELAY = 150;
 
 export class Dashboard {
   #linking = 0;
+  #told = null;
 
   constructor() {
     this.state = new State(fromHash(readHash()));
@@ -78,12 +79,21 @@ export class Dashboard {
   }
 
   update(values) {
+    this.#tell(values);
     this.selection = select(values, this.catalogue);
     this.sidebar.update(values, this.selection);
     this.toolbar.update(values, this.selection);
     this.stage.update(values, this.selection);
     clearTimeout(this.#linking);
     this.#linking = setTimeout(() => this.#link(), LINK_DELAY);
+  }
+
+  // Says another view, scale or set of colours to those who do not see it.
+  #tell(values) {
+    const told = ["view", "scale", "colours"].map((key) => `${key} ${values[key]}`);
+    const news = told.filter((text, i) => this.#told && text !== this.#told[i]);
+    this.#told = told;
+    if (news.length) this.announcer.say(news.join(", "));
   }
 
   // Keeps the address up to date, unless another tab of TensorBoard has it now. A little late: a

@@ -54,6 +54,19 @@ function drawElement(context, part) {
   if (style.display === "none" || style.visibility === "hidden") return;
   const box = part.getBoundingClientRect();
   drawBox(context, box, style);
+  context.save();
+  if (style.overflow !== "visible") clip(context, box);
+  drawContent(context, part, box, style);
+  context.restore();
+}
+
+function clip(context, { left, top, width, height }) {
+  context.beginPath();
+  context.rect(left, top, width, height);
+  context.clip();
+}
+
+function drawContent(context, part, box, style) {
   if (part instanceof HTMLCanvasElement) {
     context.imageSmoothingEnabled = style.imageRendering !== "pixelated";
     if (part.width && part.height)
@@ -71,8 +84,12 @@ function drawElement(context, part) {
 }
 
 function drawBox(context, { left, top, width, height }, style) {
-  context.beginPath();
-  context.roundRect(left, top, width, height, Number.parseFloat(style.borderTopLeftRadius) || 0);
+  const rounded = (out) => {
+    const radius = Number.parseFloat(style.borderTopLeftRadius) || 0;
+    context.beginPath();
+    context.roundRect(left - out, top - out, width + 2 * out, height + 2 * out, radius);
+  };
+  rounded(0);
   context.fillStyle = style.backgroundColor;
   context.fill();
   const outlined = style.outlineStyle !== "none" && Number.parseFloat(style.outlineWidth) > 0;
@@ -80,6 +97,8 @@ function drawBox(context, { left, top, width, height }, style) {
   if (!outlined && !bordered) return;
   context.strokeStyle = outlined ? style.outlineColor : style.borderTopColor;
   context.lineWidth = Number.parseFloat(outlined ? style.outlineWidth : style.borderTopWidth);
+  const out = outlined ? Number.parseFloat(style.outlineOffset) : -context.lineWidth;
+  rounded(out + context.lineWidth / 2);
   context.stroke();
 }
 

@@ -5,7 +5,7 @@ import { visible } from "./tokens.js";
 export function facts({ values, record, layer, head, map }) {
   const told = [`${record.kind}-attention`];
   told.push(maskName(record, map));
-  told.push(`${map.queries} × ${map.keys} tokens`);
+  told.push(`${map.queries}\u00a0×\u00a0${map.keys}\u00a0tokens`);
   if (map.norm === "unnormalised") told.push("rows do not sum to 1");
   if (map.norm === "signed") told.push("signed weights");
   if (values.layer !== layer) told.push(`no layer ${values.layer}: ${visible(map.name)} is shown`);

@@ -42,7 +42,11 @@ export class Keyboard {
           element("dd", {}, what),
         ]),
       ),
-      element("p", {}, "With the focus on the thumbnails or on a map, the arrow keys move there."),
+      element(
+        "p",
+        {},
+        "With the focus on the thumbnails, a map or a text, the arrow keys move there.",
+      ),
       element("button", { onclick: () => this.element.close() }, "Close"),
     );
     window.addEventListener("keydown", (event) => this.#press(event));

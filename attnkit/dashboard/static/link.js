@@ -12,6 +12,7 @@ export function toHash(values) {
   const parts = ["attention"];
   const add = (key, value) => parts.push(`${PREFIX}${key}=${encodeURIComponent(value)}`);
   for (const run of values.runs ?? []) add("run", run);
+  if (values.runs?.length === 0) add("run", ""); // none, which is a choice too
   for (const key of [...TEXTS, ...Object.keys(CHOICES), ...NUMBERS]) {
     const value = values[key];
     if (value !== null && value !== "" && !(key === "zoom" && value === 0)) add(key, value);
@@ -32,7 +33,7 @@ export function fromHash(hash) {
     .split("&")
     .filter((part) => part.startsWith(PREFIX) && part.includes("="))
     .map((part) => [part.slice(PREFIX.length, part.indexOf("=")), decode(part)]);
-  if (all("run").length) values.runs = [...new Set(all("run"))];
+  if (all("run").length) values.runs = [...new Set(all("run").filter(Boolean))];
   for (const key of TEXTS) if (all(key).length) values[key] = all(key)[0];
   for (const [key, choices] of Object.entries(CHOICES)) {
     if (choices.includes(all(key)[0])) values[key] = all(key)[0];

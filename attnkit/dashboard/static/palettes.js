@@ -1,11 +1,14 @@
-// Colours. Maps: cividis and viridis, which colour-blind people read too; signed values: blue,
-// white, red. Runs and heads: the eight colours of Okabe and Ito.
+// Colours. Maps: cividis and viridis, which colour-blind people read too; signed values: blue to
+// red through the theme's own ground; text: tinted blue. Runs and heads: after Okabe and Ito.
 
 const RAMPS = {
   cividis: "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838",
   viridis: "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
   grey: "1c1c1c 383838 545454 707070 8c8c8c a6a6a6 bfbfbf d6d6d6 ebebeb ffffff",
-  diverging: "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f",
+  "diverging light": "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f",
+  "diverging dark": "b8deff 7dbcf5 4794d6 2f6797 253f54 1e2022 54302a 99483a d46a55 f59a83 ffcfc1",
+  "tint light": "ffffff e6f0f9 cfe2f3 a9cce9 7db2dc 5197cc 2c7cba 15619f",
+  "tint dark": "303030 2e3d4a 2c4d66 2f6389 3c7dac 5399cd 79b6e8 addafc",
 };
 
 const RUNS = {
@@ -21,9 +24,11 @@ export const MIDDLE = 127; // zero, of a diverging ramp
 export class Ramp {
   static #made = new Map();
 
+  // By name; some have another in the dark theme.
   static of(name) {
-    if (!Ramp.#made.has(name)) Ramp.#made.set(name, new Ramp(RAMPS[name]));
-    return Ramp.#made.get(name);
+    const known = name in RAMPS ? name : `${name} ${theme()}`;
+    if (!Ramp.#made.has(known)) Ramp.#made.set(known, new Ramp(RAMPS[known]));
+    return Ramp.#made.get(known);
   }
 
   constructor(anchors) {
@@ -55,9 +60,13 @@ export class Ramp {
   }
 }
 
+function theme() {
+  return document.documentElement.dataset.theme === "dark" ? "dark" : "light";
+}
+
 export function categorical(index) {
-  const theme = document.documentElement.dataset.theme === "dark" ? "dark" : "light";
-  return RUNS[theme][index % RUNS[theme].length];
+  const colours = RUNS[theme()];
+  return colours[index % colours.length];
 }
 
 // A run keeps its colour whatever else is chosen.

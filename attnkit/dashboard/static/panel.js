@@ -112,7 +112,7 @@ export class PanelFrame {
       element(
         "header",
         {},
-        element("div", { class: "name" }, this.dot, this.title, this.step),
+        element("div", { class: "name" }, this.dot, element("div", {}, this.title, " ", this.step)),
         this.facts,
         element(
           "div",
@@ -138,7 +138,6 @@ export class PanelFrame {
     this.busy(false);
     setText(this.step, step);
     setText(this.facts, facts.join(" · "));
-    this.facts.title = facts.join(" · ");
     setText(this.problem, problem ?? "");
     this.problem.hidden = !problem;
     this.body.hidden = Boolean(problem);

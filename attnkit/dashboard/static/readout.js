@@ -41,7 +41,7 @@ export class Readout {
       : ["nothing"];
     return [
       strong(record.queries[query]),
-      record.isDifference ? " differs most at " : " looks at ",
+      record.isDifference ? (key === null ? " differs most at " : " at ") : " looks at ",
       ...cell,
       ...list,
     ];

@@ -1,13 +1,13 @@
 // What of the state can be shown with the runs that are there: choices that fit, defaults for
 // those that were not made.
 
-import { nearestStep } from "./catalogue.js";
+import { nearestStep, splitRun } from "./catalogue.js";
 
 const FIRST_RUNS = 2;
 
 export function select(values, catalogue) {
   const known = new Set(catalogue.runs);
-  const runs = values.runs?.filter((run) => known.has(run)) ?? catalogue.runs.slice(0, FIRST_RUNS);
+  const runs = values.runs?.filter((run) => known.has(run)) ?? firstRuns(values.site, catalogue);
   const sites = catalogue.sites(runs.length ? runs : catalogue.runs);
   const site = sites.includes(values.site) ? values.site : (sites[0] ?? null);
   const steps = catalogue.steps(runs, site);
@@ -15,6 +15,18 @@ export function select(values, catalogue) {
   const wanted = values.step === null ? steps[last] : values.step;
   const step = last < 0 ? null : nearestStep(steps, wanted);
   return { runs, sites, site, steps, step, index: steps.indexOf(step), ...pair(values, runs) };
+}
+
+// Without a choice: the first runs with maps of the same example and site, of other variants if
+// there are any.
+function firstRuns(wanted, catalogue) {
+  const sites = catalogue.sites(catalogue.runs);
+  const site = sites.includes(wanted) ? wanted : sites[0];
+  const having = catalogue.runs.filter((run) => catalogue.find(run, site));
+  const path = (run) => `${splitRun(run).folder}/${splitRun(run).variant}`;
+  const firsts = new Map([...having].reverse().map((run) => [path(run), run]));
+  const others = [...firsts.values()].reverse();
+  return [...new Set([...others, ...having])].slice(0, FIRST_RUNS);
 }
 
 // The runs of Difference: as chosen, or the first two, or a run against its own start.

@@ -11,6 +11,8 @@ import { number, quoted } from "./tokens.js";
 const AHEAD = 8; // steps, in both directions
 const REST = 60; // milliseconds
 
+const LEVEL_PARTS = [".panel > header", ".thumbnails", ".caption"];
+
 const pause = (milliseconds) => new Promise((resume) => setTimeout(resume, milliseconds));
 
 export class Stage {
@@ -73,6 +75,8 @@ export class Stage {
   #align() {
     const sizes = { ...this.sizes(), peaks: commonPeaks(this.#shown()) };
     this.element.style.setProperty("--heads", Math.max(1, sizes.head));
+    this.element.style.setProperty("--layers", Math.max(1, sizes.layer));
+    for (const part of LEVEL_PARTS) level([...this.element.querySelectorAll(part)]);
     for (const panel of this.#shown()) panel.align(sizes);
   }
 
@@ -134,6 +138,19 @@ export class Stage {
       }
     }
   }
+}
+
+// Makes all as high as what the highest of them holds.
+function level(parts) {
+  const heights = parts.map((part) => {
+    const { top } = part.getBoundingClientRect();
+    return Math.max(
+      0,
+      ...[...part.children].map((one) => one.getBoundingClientRect().bottom - top),
+    );
+  });
+  const height = `${Math.ceil(Math.max(0, ...heights))}px`;
+  for (const { style } of parts) if (style.minHeight !== height) style.minHeight = height;
 }
 
 // The largest value of each measure of Heads, so that all its charts have one scale.

@@ -1,6 +1,11 @@
 // What the page shows, as one plain object: all views are functions of it, and so is the address.
 
 export const VIEWS = ["matrix", "lines", "tokens", "heads", "difference"];
+// Views that the scale, and the colours, change something in: lines are as strong as their weights,
+// text is tinted, differences have colours of their own.
+export const SCALED = ["matrix", "tokens", "difference"];
+export const COLOURED = ["matrix"];
+
 export const SCALES = ["row", "absolute", "log", "uniform"];
 export const COLOURS = ["cividis", "viridis", "grey"];
 

@@ -35,19 +35,6 @@ export class Thumbnails {
     });
   }
 
-  // Leaves room for the layers of the largest model, so that what follows lies level everywhere.
-  align(layers) {
-    const missing = Math.max(0, layers - this.#rows.length);
-    const fillers = this.element.querySelectorAll(".filler");
-    for (const filler of [...fillers].slice(missing)) filler.remove();
-    for (let i = fillers.length; i < missing; i++) {
-      const box = element("span", { class: "thumbnail" });
-      this.element.append(
-        element("div", { class: "row filler", "aria-hidden": "true" }, element("span"), box),
-      );
-    }
-  }
-
   #build(record) {
     const shape = JSON.stringify(
       record.layers.map((one) => [one.name, one.heads, one.queries, one.keys]),

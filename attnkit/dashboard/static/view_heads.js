@@ -1,10 +1,18 @@
 // Heads: three numbers of each head over training, a small chart a layer, a line a head.
 
 import { fetchStatistics } from "./api.js";
-import { Chart } from "./chart.js";
+import { Chart, HEIGHT } from "./chart.js";
 import { element, setText } from "./element.js";
 import { categorical } from "./palettes.js";
+import { roomBelow } from "./room.js";
 import { number, visible } from "./tokens.js";
+
+const LARGEST = 180; // height of a chart
+const GAP = 8;
+const MARGIN = 24;
+
+const HINT =
+  "Means over the queries that may look at two keys or more; a click chooses head and step.";
 
 const MEASURES = {
   entropy: ["Entropy", "nats; 0: one key, high: many alike"],
@@ -16,13 +24,14 @@ export class HeadsView {
   #curves = null;
   #of = "";
   #charts = [];
+  #measures = []; // those that are defined here
 
   constructor(app) {
     this.app = app;
     this.note = element("p", { class: "hint" });
     this.grid = element("div", { class: "multiples" });
     this.heads = element("div", { class: "key-of-heads", "aria-hidden": "true" });
-    this.element = element("div", { class: "heads" }, this.heads, this.grid, this.note);
+    this.element = element("div", { class: "heads" }, this.heads, this.note, this.grid);
   }
 
   async update(model) {
@@ -36,6 +45,7 @@ export class HeadsView {
       } catch (error) {
         setText(this.note, error.message);
         this.grid.replaceChildren();
+        this.#charts = [];
         return;
       }
       this.#of = of;
@@ -67,14 +77,19 @@ export class HeadsView {
     return Object.fromEntries(Object.keys(MEASURES).map((measure) => [measure, peak(measure)]));
   }
 
-  align(sizes) {
-    for (const one of this.#charts) one.chart.limit(sizes.peaks?.[one.measure] || 1);
+  // Charts grow into the room that there is for those of the largest model.
+  align({ peaks, layer }) {
+    if (!this.#charts.length) return;
+    const room = roomBelow(this.#charts[0].chart.element) - MARGIN;
+    const height = Math.min(LARGEST, Math.max(HEIGHT, Math.floor(room / layer) - GAP));
+    for (const { chart, measure } of this.#charts) chart.fit(peaks[measure] || 1, height);
   }
 
   #build() {
     const measures = Object.keys(MEASURES).filter((measure) =>
       this.#curves[measure].flat(1).some(Boolean),
     );
+    this.#measures = measures;
     const titles = measures.map((measure) =>
       element(
         "div",
@@ -83,17 +98,14 @@ export class HeadsView {
         element("span", {}, MEASURES[measure][1]),
       ),
     );
-    const peaks = this.peaks();
     this.#charts = this.#curves.names.flatMap((_, layer) =>
       measures.map((measure) => {
         const heads = headCurves(this.#curves, measure, layer);
         const chart = new Chart(this.#curves.steps, heads, {
-          label: `${MEASURES[measure][0]}, layer ${layer}`,
           choose: (head) => this.app.state.set({ layer, head }),
           go: (step) => this.#go(step),
-          tell: (head, step, value) => this.#tell(measure, layer, head, step, value),
+          tell: (hit) => this.#tell(hit && { measure, layer, ...hit }),
         });
-        chart.limit(peaks[measure] || 1);
         return { measure, layer, chart };
       }),
     );
@@ -105,22 +117,40 @@ export class HeadsView {
     this.grid.replaceChildren(element("span"), ...titles, ...rows);
     const most = Math.max(...this.#charts.map((one) => one.chart.curves.length));
     this.heads.replaceChildren(...Array.from({ length: most }, (_, head) => keyOf(head)));
-    this.#tell(null);
   }
 
   #draw() {
     const { layer, head, step } = this.model;
-    for (const one of this.#charts) one.chart.update(step, one.layer === layer ? head : null);
+    for (const one of this.#charts) {
+      const name = `${MEASURES[one.measure][0]}, layer ${visible(this.#curves.names[one.layer])}`;
+      const index = Math.min(head, one.chart.curves.length - 1);
+      const value = this.#value(one.measure, one.layer, index);
+      const label = `${name}: head ${index} ${value} at step ${step}`;
+      one.chart.update(step, one.layer === layer ? head : null, label);
+    }
+    this.#tell(null);
   }
 
-  #tell(measure, layer, head, step, value) {
-    const name = measure && visible(this.#curves.names[layer]);
-    const said = measure
-      ? `${MEASURES[measure][0]} of ${name}, head ${head}, step ${step}: ${number(value)}`
-      : "";
-    const hint =
-      "Mean over the queries that may look at two keys or more. A click chooses head and step.";
-    setText(this.note, said || hint);
+  // A number of a head at the step that is shown.
+  #value(measure, layer, head) {
+    const at = this.#curves.steps.indexOf(this.model.step);
+    const value = this.#curves[measure][at]?.[layer]?.[head];
+    return value == null ? "unknown" : number(value);
+  }
+
+  // The point under the pointer in words, or the numbers of the chosen head.
+  #tell(hit) {
+    const { layer, head } = hit ?? this.model;
+    const name = `${visible(this.#curves.names[layer])} · head ${head}`;
+    const said = hit
+      ? `step ${hit.step}: ${MEASURES[hit.measure][0].toLowerCase()} ${number(hit.value)}`
+      : this.#measures
+          .map(
+            (measure) =>
+              `${MEASURES[measure][0].toLowerCase()} ${this.#value(measure, layer, head)}`,
+          )
+          .join(", ");
+    this.note.replaceChildren(element("b", {}, name), ` ${said}. `, hit ? "" : HINT);
   }
 
   #go(step) {

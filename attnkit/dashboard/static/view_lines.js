@@ -1,22 +1,29 @@
 // Lines: the tokens that look on the left, those that are looked at on the right, a colour a head.
 //
-// Tokens are text; lines are one canvas, since a long text has thousands of them.
+// Tokens are text; lines are one canvas, since a long text has thousands of them. The heads' lines
+// lie side by side, the strong ones above the weak ones: so each keeps its own colour.
 
 import { element, setAttribute, setText } from "./element.js";
-import { categorical } from "./palettes.js";
+import { LEVELS, MIDDLE, Ramp, categorical } from "./palettes.js";
+import { roomBelow } from "./room.js";
+import { rove, stopAt } from "./roving.js";
+import { reveal } from "./scrolling.js";
 import { mapTable } from "./tables.js";
 import { number, short, visible } from "./tokens.js";
 
 const ROW = 20;
+const LARGE_ROW = 30; // where the panel has room for it
 const SMALL_ROW = 12; // for more tokens than fit a screen several times over
 const MANY = 128;
 const STRONGEST = 5;
-const FAINT = 0.35;
 const PART = 0.02; // weaker lines are not drawn, even if they are the strongest five
+const MARGIN = 24; // below the last row
+const APART = 3; // from one head's line to the next, at most
 
 export class LinesView {
   #model = null;
   #built = null;
+  #moved = false;
 
   constructor(app) {
     this.app = app;
@@ -26,6 +33,7 @@ export class LinesView {
     this.keys = this.#list("key (is looked at)", "key");
     this.canvas = element("canvas");
     this.strings = element("div", { class: "strings" }, this.canvas);
+    this.columns = element("div", { class: "columns" }, this.queries, this.strings, this.keys);
     this.element = element(
       "div",
       { class: "lines" },
@@ -36,18 +44,26 @@ export class LinesView {
         element("span", {}, "query (looks)"),
         element("span", {}, "key (is looked at)"),
       ),
-      element("div", { class: "columns" }, this.queries, this.strings, this.keys),
+      this.columns,
     );
     app.hover.listen(() => this.#model && this.element.isConnected && this.#draw());
     new ResizeObserver(() => this.#model && this.#draw()).observe(this.strings);
   }
 
   update(model) {
+    this.#moved ||= model.query !== this.#model?.query;
     this.#model = model;
     setText(this.layer, visible(model.map.name));
     this.#listHeads();
     this.#listTokens();
     this.#draw();
+  }
+
+  // All is in its place now: shows a query that was newly chosen.
+  align() {
+    const { query } = this.#model;
+    if (this.#moved && query !== null) reveal(this.queries.children[query]);
+    this.#moved = false;
   }
 
   table(model) {
@@ -59,7 +75,7 @@ export class LinesView {
       const index = event.target.closest("button")?.dataset.index;
       return index === undefined ? null : { query: null, key: null, [kind]: Number(index) };
     };
-    return element("div", {
+    const list = element("div", {
       class: `tokens ${kind}`,
       role: "group",
       "aria-label": label,
@@ -69,6 +85,8 @@ export class LinesView {
       onfocusout: () => this.app.hover.set(null),
       onclick: (event) => at(event) && this.#pin(at(event)),
     });
+    rove(list, ["ArrowUp", "ArrowDown"]);
+    return list;
   }
 
   #pin(target) {
@@ -90,10 +108,11 @@ export class LinesView {
           {
             class: "chip",
             "aria-pressed": shown,
-            title: `Head ${head}: click to show or hide, double-click for this one alone`,
-            onclick: () => this.#toggle(head),
-            ondblclick: () => this.#only(head),
+            title: `Head ${head}: click to show or hide; with shift, or twice, for it alone`,
+            onclick: (event) =>
+              event.shiftKey || event.detail === 2 ? this.#only(head) : this.#toggle(head),
           },
+          element("i"),
           `h${head}`,
         );
         chip.style.setProperty("--colour", categorical(head));
@@ -121,9 +140,6 @@ export class LinesView {
     const { record } = this.#model;
     if (this.#built === record.queries.join("\0") + record.keys.join("\0")) return;
     this.#built = record.queries.join("\0") + record.keys.join("\0");
-    const most = Math.max(record.queries.length, record.keys.length);
-    this.row = most > MANY ? SMALL_ROW : ROW;
-    this.element.style.setProperty("--row", `${this.row}px`);
     for (const [list, tokens] of [
       [this.queries, record.queries],
       [this.keys, record.keys],
@@ -132,8 +148,8 @@ export class LinesView {
         ...tokens.map((token, index) =>
           element(
             "button",
-            { "data-index": index, title: `${index}: ${visible(token)}` },
-            short(token, 16),
+            { "data-index": index, tabindex: -1, title: `${index}: ${visible(token)}` },
+            short(token, 20),
           ),
         ),
       );
@@ -146,27 +162,32 @@ export class LinesView {
     const hovers = pointer && (pointer.query !== null || pointer.key !== null);
     const focus = hovers ? pointer : { query, key: query === null ? key : null };
     const width = this.strings.clientWidth;
-    const height = Math.max(record.queries.length, record.keys.length) * this.row;
     if (!width) return;
-    const context = prepare(this.canvas, width, height);
+    const most = Math.max(record.queries.length, record.keys.length);
+    const row = rowHeight(most, roomBelow(this.columns));
+    this.element.style.setProperty("--row", `${row}px`);
+    const context = prepare(this.canvas, width, most * row);
     const heads = this.#shownHeads();
-    const lines = focusedLines(map, heads, focus) ?? strongestLines(map, heads);
     const isFocused = focus.query !== null || focus.key !== null;
-    const peak = map.peak || 1;
-    for (const { head, query: from, key: to, weight } of lines) {
-      const part = Math.min(1, Math.abs(weight) / peak);
-      if (part < PART) continue;
+    const found = focusedLines(map, heads, focus) ?? strongestLines(map, heads);
+    const parts = found
+      .map((line) => ({ ...line, part: Math.min(1, Math.abs(line.weight) / (map.peak || 1)) }))
+      .filter(({ part }) => part >= PART)
+      .sort((a, b) => a.part - b.part);
+    const gap = Math.min(APART, (row - 8) / Math.max(1, heads.length - 1));
+    for (const { head, query: from, key: to, weight, part } of parts) {
+      const aside = (heads.indexOf(head) - (heads.length - 1) / 2) * gap;
+      const [y1, y2] = [from, to].map((index) => (index + 0.5) * row + aside);
       context.strokeStyle = categorical(head);
-      context.globalAlpha = isFocused ? 0.25 + 0.75 * part : FAINT * part;
-      context.lineWidth = isFocused ? 1 + 3 * part : 1 + part;
+      context.globalAlpha = isFocused ? 0.3 + 0.7 * part : 0.05 + 0.85 * part;
+      context.lineWidth = isFocused ? 1 + 2.5 * part : 1 + part;
       context.setLineDash(weight < 0 ? [4, 3] : []);
       context.beginPath();
-      const [y1, y2] = [(from + 0.5) * this.row, (to + 0.5) * this.row];
       context.moveTo(0, y1);
       context.bezierCurveTo(width * 0.4, y1, width * 0.6, y2, width, y2);
       context.stroke();
     }
-    this.canvas.dataset.lines = lines.length;
+    this.canvas.dataset.lines = parts.length;
     this.#shade(
       this.queries,
       focus.key === null ? null : (one) => meanWeight(map, heads, one, focus.key),
@@ -190,18 +211,27 @@ export class LinesView {
   // Colours the tokens of one side by what the focused token of the other side has to do with them.
   #shade(list, weightOf, pinned, focused) {
     const { map } = this.#model;
+    const ramp = Ramp.of(map.isSigned ? "diverging" : "tint");
+    const zero = map.isSigned ? MIDDLE : 0;
+    if (!list.contains(document.activeElement)) stopAt(list, list.children[pinned ?? 0]);
     for (const button of list.children) {
       const index = Number(button.dataset.index);
       const weight = weightOf ? weightOf(index) : 0;
-      const part = Math.min(1, Math.abs(weight) / (map.peak || 1));
-      const background =
-        part > 0.004 ? `rgb(var(--token) / ${(0.85 * part + 0.05).toFixed(3)})` : "";
-      if (button.style.background !== background) button.style.background = background;
+      const part = Math.max(-1, Math.min(1, weight / (map.peak || 1)));
+      const level = Math.round(zero + part * (LEVELS - zero));
+      button.style.background = level === zero ? "" : ramp.css(level);
+      button.style.color = level === zero ? "" : ramp.ink(level);
       setAttribute(button, "aria-pressed", index === pinned);
       button.classList.toggle("focused", index === focused);
       button.dataset.weight = weightOf ? number(weight) : "";
     }
   }
+}
+
+// Rows grow into the room that there is; so many tokens that they need scrolling have low ones.
+function rowHeight(tokens, room) {
+  if (tokens > MANY) return SMALL_ROW;
+  return Math.max(ROW, Math.min(LARGE_ROW, Math.floor((room - MARGIN) / tokens)));
 }
 
 function prepare(canvas, width, height) {

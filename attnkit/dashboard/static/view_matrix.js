@@ -17,8 +17,7 @@ export class MatrixView {
     this.zoom.update(model);
   }
 
-  align({ layer }) {
-    this.thumbnails.align(layer);
+  align() {
     this.zoom.fit();
   }
 

@@ -1,21 +1,29 @@
-// Tokens: the text itself, coloured by what the pinned token looks at, and by who looks at it.
+// Tokens: the text itself, tinted by what the pinned token looks at, and by who looks at it: a row
+// and a column of the map, on the scale of the map.
 
 import { element, setAttribute, setText } from "./element.js";
-import { LEVELS, Ramp } from "./palettes.js";
+import { Legend } from "./legend.js";
+import { MASKED, Ramp } from "./palettes.js";
+import { rove, stopAt } from "./roving.js";
+import { effectiveScale, isDiverging, levels } from "./scales.js";
 import { number, quoted, visible } from "./tokens.js";
+
+const TINT = "tint";
 
 export class TokensView {
   #model = null;
+  #levels = null;
 
   constructor(app) {
     this.app = app;
     this.title = element("h3");
-    this.forwards = new Text("query", (index) => this.#pin("query", index), app);
-    this.backwards = new Text("key", (index) => this.#pin("key", index), app);
+    this.legend = new Legend();
+    this.forwards = new Text("keys", (index) => this.#pin("key", index));
+    this.backwards = new Text("queries", (index) => this.#pin("query", index));
     this.element = element(
       "div",
       { class: "texts" },
-      this.title,
+      element("div", { class: "caption" }, this.title, this.legend.element),
       this.forwards.element,
       this.backwards.element,
     );
@@ -25,22 +33,26 @@ export class TokensView {
   update(model) {
     this.#model = model;
     setText(this.title, `${visible(model.map.name)} · head ${model.head}`);
+    this.legend.update(model.map, { ...model.values, colours: TINT });
+    this.#levels = levels(model.map, model.head, model.values.scale);
     this.#colour();
   }
 
   table({ record, map, head, query, key }) {
     const { from, to } = chosen(record, map, head, query, key);
+    const cell = (query, key) =>
+      map.isAllowed(head, query, key) ? map.weight(head, query, key) : "";
     const forwards = record.keys.map((token, at) => [
       "is looked at by the pinned query",
       at,
       token,
-      map.weight(head, from, at),
+      cell(from, at),
     ]);
     const backwards = record.queries.map((token, at) => [
       "looks at the pinned key",
       at,
       token,
-      map.weight(head, at, to),
+      cell(at, to),
     ]);
     return [["direction", "position", "token", "weight"], ...forwards, ...backwards];
   }
@@ -56,33 +68,33 @@ export class TokensView {
       pointer.query ?? this.#model.query,
       pointer.key ?? this.#model.key,
     );
-    const ramp = map.isSigned ? "diverging" : values.colours;
+    const diverging = isDiverging(map, effectiveScale(map, values.scale));
+    const ramp = Ramp.of(diverging ? "diverging" : TINT);
+    const cell = (query, key) => ({
+      level: this.#levels[query * map.keys + key],
+      weight: map.weight(head, query, key),
+    });
+    const isSelf = record.kind === "self";
     this.forwards.update({
       said: [quoted(record.queries[from]), " looks at"],
       tokens: record.keys,
-      weights: record.keys.map((_, at) =>
-        map.isAllowed(head, from, at) ? map.weight(head, from, at) : null,
-      ),
-      marked: record.kind === "self" ? from : null,
+      cells: record.keys.map((_, at) => cell(from, at)),
+      marked: isSelf ? from : to,
       ramp,
     });
     this.backwards.update({
       said: [quoted(record.keys[to]), " is looked at by"],
       tokens: record.queries,
-      weights: record.queries.map((_, at) =>
-        map.isAllowed(head, at, to) ? map.weight(head, at, to) : null,
-      ),
-      marked: record.kind === "self" ? to : from,
+      cells: record.queries.map((_, at) => cell(at, to)),
+      marked: isSelf ? to : from,
       ramp,
     });
   }
 
   // A token of self-attention is a query and a key at once; of cross-attention, one of them.
   #pin(kind, index) {
-    const { kind: role } = this.#model.record;
-    const clicked = kind === "query" ? "key" : "query";
-    if (role === "self") this.app.state.set({ query: index, key: index });
-    else this.app.state.set({ [clicked]: index });
+    const isSelf = this.#model.record.kind === "self";
+    this.app.state.set(isSelf ? { query: index, key: index } : { [kind]: index });
   }
 }
 
@@ -97,21 +109,28 @@ function chosen(record, map, head, query, key) {
   return { from, to: Math.min(key ?? among, record.keys.length - 1) };
 }
 
+// Told of a token: its weight, or that there is none.
+function told({ level, weight }) {
+  return level === MASKED ? "masked" : number(weight);
+}
+
 class Text {
   #listed = null;
 
-  constructor(kind, pin, app) {
-    this.kind = kind;
+  constructor(name, pin) {
     this.said = element("p", { class: "said" });
     this.peak = element("span", { class: "peak" });
     this.text = element("div", {
       class: "text",
       role: "group",
+      "aria-label": name,
       onclick: (event) => at(event) !== null && pin(at(event)),
       onpointerover: (event) => this.#tell(at(event)),
       onpointerleave: () => this.#tell(null),
+      onfocusin: (event) => this.#tell(at(event)),
+      onfocusout: () => this.#tell(null),
     });
-    this.app = app;
+    rove(this.text, ["ArrowLeft", "ArrowRight"]);
     this.element = element(
       "section",
       {},
@@ -120,48 +139,44 @@ class Text {
     );
   }
 
-  update({ said, tokens, weights, marked, ramp }) {
+  update({ said, tokens, cells, marked, ramp }) {
     this.tokens = tokens;
-    this.weights = weights;
+    this.cells = cells;
     if (this.#listed !== tokens) {
       this.#listed = tokens;
       this.text.replaceChildren(
         ...tokens.flatMap((token, index) => {
-          const button = element("button", { "data-index": index }, visible(token));
+          const button = element("button", { "data-index": index, tabindex: -1 }, visible(token));
           return token.includes("\n") ? [button, element("br")] : [button];
         }),
       );
     }
     this.said.replaceChildren(element("b", {}, said[0]), said[1]);
-    const most = Math.max(1e-12, ...weights.map((weight) => Math.abs(weight ?? 0)));
-    this.most = weights.findIndex((weight) => Math.abs(weight ?? 0) === most);
+    const sizes = cells.map((cell) => (cell.level === MASKED ? -1 : Math.abs(cell.weight)));
+    this.most = sizes.indexOf(Math.max(...sizes));
     this.#tell(null);
     const buttons = this.text.querySelectorAll("button");
-    weights.forEach((weight, index) =>
-      this.#paint(buttons[index], weight, most, Ramp.of(ramp), index === marked, ramp),
-    );
-  }
-
-  #paint(button, weight, most, ramp, isMarked, name) {
-    const part = weight === null ? 0 : weight / most;
-    const level = name === "diverging" ? Math.round(127 + 127 * part) : Math.round(LEVELS * part);
-    button.style.background = weight === null ? "" : ramp.css(level);
-    button.style.color = weight === null ? "" : ramp.ink(level);
-    button.classList.toggle("masked", weight === null);
-    setAttribute(button, "aria-pressed", isMarked);
-    button.dataset.weight = weight === null ? "masked" : number(weight);
-    button.title = `${button.dataset.index}: ${weight === null ? "masked" : number(weight)}`;
+    cells.forEach((cell, index) => paint(buttons[index], cell, ramp, index === marked));
+    if (!this.text.contains(document.activeElement)) stopAt(this.text, buttons[marked ?? 0]);
   }
 
   // The weight of the token under the pointer, or the largest.
   #tell(index) {
     const shown = index ?? this.most;
-    if (shown < 0 || !this.weights) return;
-    const weight = this.weights[shown];
+    if (!this.cells) return;
     const label = index === null ? "most: " : "";
-    const told = weight === null ? "masked" : number(weight);
-    setText(this.peak, `${label}${quoted(this.tokens[shown])} ${told}`);
+    setText(this.peak, `${label}${quoted(this.tokens[shown])} ${told(this.cells[shown])}`);
   }
+}
+
+function paint(button, cell, ramp, isMarked) {
+  const masked = cell.level === MASKED;
+  button.style.background = masked ? "" : ramp.css(cell.level);
+  button.style.color = masked ? "" : ramp.ink(cell.level);
+  button.classList.toggle("masked", masked);
+  setAttribute(button, "aria-pressed", isMarked);
+  button.dataset.weight = told(cell);
+  button.title = `${button.dataset.index}: ${told(cell)}`;
 }
 
 function at(event) {

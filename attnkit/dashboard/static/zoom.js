@@ -8,18 +8,21 @@ import { Legend } from "./legend.js";
 import { paintMap } from "./paint.js";
 import { Ramp } from "./palettes.js";
 import { Readout } from "./readout.js";
+import { reveal } from "./scrolling.js";
+import { roomBelow } from "./room.js";
 import { effectiveScale, isDiverging, levels } from "./scales.js";
 import { number, quoted, visible } from "./tokens.js";
 import { drawLabels, drawMap, drawMarks, fit, inks } from "./zoom_drawing.js";
 
 const MAX_PIXELS = 2048;
-const READOUT = 84; // the words below a map
+const MARGIN = 24; // below a map
 let count = 0;
 
 export class Zoom {
   #model = null;
   #axes = null;
   #room = 0;
+  #moved = false;
   #image = document.createElement("canvas");
 
   constructor(app) {
@@ -28,12 +31,13 @@ export class Zoom {
     this.map = element("canvas", { class: "map" });
     this.marks = element("canvas", { class: "marks" });
     this.cell = element("span", { role: "gridcell", id });
+    this.row = element("div", { class: "unseen", role: "row" }, this.cell);
     this.grid = element(
       "div",
       { class: "grid", role: "grid", tabindex: 0, "aria-activedescendant": id },
       this.map,
       this.marks,
-      element("div", { class: "unseen", role: "row" }, this.cell),
+      this.row,
     );
     this.frame = element("div", { class: "frame", "data-scroll": "zoom" }, this.grid);
     this.title = element("h3");
@@ -43,8 +47,8 @@ export class Zoom {
       "div",
       { class: "zoom" },
       element("div", { class: "caption" }, this.title, this.legend.element),
-      this.frame,
       this.readout.element,
+      this.frame,
     );
     this.grid.addEventListener("pointermove", (event) => app.hover.set(this.#at(event)));
     this.grid.addEventListener("pointerleave", () => app.hover.set(null));
@@ -55,15 +59,19 @@ export class Zoom {
   }
 
   update(model) {
+    this.#moved ||= model.query !== this.#model?.query || model.key !== this.#model?.key;
     this.#model = model;
     setText(this.title, `${visible(model.map.name)} · head ${model.head}`);
     this.legend.update(model.map, model.values);
     this.#draw();
   }
 
-  // Draws again if what is above has another height now.
+  // Draws again if what is above has another height now, and shows a cell that was newly chosen.
   fit() {
-    if (this.#model && roomBelow(this.frame) !== this.#room) this.#draw();
+    if (!this.#model) return;
+    if (roomBelow(this.frame) !== this.#room) this.#draw();
+    if (this.#moved && this.#model.query !== null) reveal(this.row);
+    this.#moved = false;
   }
 
   #draw() {
@@ -72,7 +80,7 @@ export class Zoom {
     if (!width) return;
     this.#room = roomBelow(this.frame);
     const context = this.map.getContext("2d");
-    const room = { width, height: this.#room, zoom: values.zoom };
+    const room = { width, height: this.#room - MARGIN, zoom: values.zoom };
     this.#axes = new Axes(context, record.queries, record.keys, room);
     const scale = effectiveScale(map, values.scale);
     const diverging = isDiverging(map, scale);
@@ -114,6 +122,8 @@ export class Zoom {
     drawMarks(context, axes, hovered, { ...ink, line: ink.accent }, 1);
     const target = hovered.query !== null || hovered.key !== null ? hovered : { query, key };
     this.readout.update(this.#model, target);
+    this.row.style.left = `${axes.left + ((key ?? 0) + 0.5) * axes.cell}px`;
+    this.row.style.top = `${axes.top + ((query ?? 0) + 0.5) * axes.cell}px`;
     setAttribute(this.cell, "aria-rowindex", (query ?? 0) + 1);
     setAttribute(this.cell, "aria-colindex", (key ?? 0) + 1);
     setText(this.cell, cellText(record, map, head, query ?? 0, key ?? 0));
@@ -146,13 +156,6 @@ export class Zoom {
     this.app.state.set({ query, key });
     this.app.announcer.say(cellText(record, map, head, query, key));
   }
-}
-
-// The height that is left for a map if the whole panel is to be seen without scrolling.
-function roomBelow(frame) {
-  const panel = frame.closest(".panel");
-  const above = frame.getBoundingClientRect().top - panel.getBoundingClientRect().top;
-  return panel.parentElement.clientHeight - above - READOUT;
 }
 
 function cellText(record, map, head, query, key) {

@@ -87,14 +87,13 @@ export function drawLabels(context, axes, ink) {
 // One token beside its row, or above its column, from below upwards.
 function drawLabel(context, axes, { query = null, key = null }, colour, paper = null) {
   const { left, top, cell } = axes;
-  const wide = left - 26;
   context.font = cell < 12 ? SMALL_FONT : FONT;
   context.textBaseline = "middle";
   context.fillStyle = colour;
   if (query !== null) {
     if (paper) erase(context, paper, colour, 20, top + query * cell, left - 22, cell);
     context.textAlign = "right";
-    context.fillText(axes.queryLabels[query], left - 5, top + (query + 0.5) * cell, wide + 4);
+    context.fillText(axes.queryLabels[query], left - 5, top + (query + 0.5) * cell);
   }
   if (key !== null) {
     if (paper) erase(context, paper, colour, left + key * cell, 20, cell, top - 22);
@@ -102,7 +101,7 @@ function drawLabel(context, axes, { query = null, key = null }, colour, paper = 
     context.translate(left + (key + 0.5) * cell, axes.flat ? top - 9 : top - 5);
     if (!axes.flat) context.rotate(-Math.PI / 2);
     context.textAlign = axes.flat ? "center" : "left";
-    context.fillText(axes.keyLabels[key], 0, 0, axes.flat ? cell : top - 22);
+    context.fillText(axes.keyLabels[key], 0, 0);
     context.restore();
   }
 }

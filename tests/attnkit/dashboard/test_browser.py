@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
@@ -72,6 +73,8 @@ def logs(maps_of_real_runs, tmp_path_factory, make_record, logged, write_run) ->
     write_run(root / "translation", [logged(record, i) for i, record in enumerate(cross)])
     write_run(root / "hostile<b>", [logged(make_record(queries=HOSTILE), 0)])
     write_run(root / "signed", [logged(make_record(signed=True), 0)])
+    for seed in (0, 1):
+        write_run(root / f"deep/long-name-of-a-variant/seed{seed}", [logged(make_record(), 0)])
     tag, blobs, step = logged(make_record(), 0)
     header = json.loads(blobs[0]) | {"v": 2}
     write_run(root / "newer", [(tag, [json.dumps(header).encode(), *blobs[1:]], step)])
@@ -85,7 +88,7 @@ def logs(maps_of_real_runs, tmp_path_factory, make_record, logged, write_run) ->
 def board(tensorboard, logs) -> Iterator:
     with tensorboard("--logdir", str(logs)) as running:
         index = "data/plugin/attention/index"
-        running.wait_for(index, lambda content: content.count(b"attention/probe") >= 6)
+        running.wait_for(index, lambda content: content.count(b"attention/probe") >= 8)
         yield running
 
 
@@ -334,6 +337,69 @@ def test_runs_are_compared_side_by_side(page, real):
     assert tops[0] == pytest.approx(tops[1], abs=1)
 
 
+def test_without_a_choice_runs_are_shown_that_have_the_same_maps(page):
+    page.open(site=CROSS)
+    assert page(".panel h2").all_text_contents() == ["translation"]
+    page.open()
+    names = page(".panel h2").all_text_contents()
+    assert names == ["deep/long-name-of-a-variant/seed0", "hostile<b>"], "not two of one variant"
+    assert page(".panel .problem:visible").count() == 0
+
+
+def test_seeds_are_folded_under_their_variant(page):
+    page.open(run="two_heads/seed0")
+    line = page(".run").filter(has_text="long-name")
+    assert line.locator(".fold").text_content() == "2 seeds"
+    line.locator("input").check()
+    page.settled()
+    assert page(".panel h2").count() == 3
+    line.locator(".fold").click()
+    page(".seeds input").nth(1).uncheck()
+    page.settled()
+    seeds = [name for name in page(".panel h2").all_text_contents() if "long" in name]
+    assert seeds == ["deep/long-name-of-a-variant/seed0"]
+    assert line.locator(".fold").text_content() == "1 of 2"
+    assert line.locator("input").evaluate("one => one.indeterminate")
+
+
+def test_no_run_at_all_is_a_choice_too(page):
+    page.open(run="two_heads/seed0")
+    page(".run").filter(has_text="two_heads").locator("input").uncheck()
+    page(".empty").filter(has_text="No run is chosen").wait_for()
+    page.page.wait_for_function("() => location.hash.includes('p.attention.run=&')")
+    page.open(run="")
+    assert page(".panel").count() == 0
+
+
+def test_panels_lie_level_and_scroll_together(page):
+    """A long name takes two lines, a small model has fewer thumbnails; the maps start alike."""
+    page.open(run=["deep/long-name-of-a-variant/seed0", "two_heads/seed0", "hybrid/seed0"], zoom=5)
+    tops = [page(".frame").nth(i).bounding_box()["y"] for i in range(3)]
+    assert tops == pytest.approx([tops[0]] * 3, abs=1)
+    page(".frame").nth(1).evaluate("frame => frame.scrollTo(60, 40)")
+    page.page.wait_for_timeout(100)
+    places = page(".frame").evaluate_all("all => all.map(one => [one.scrollLeft, one.scrollTop])")
+    assert places[1][0] == 60
+    assert places[2] == places[1]
+
+
+def test_what_the_keyboard_reaches_is_scrolled_to(page):
+    page.open(run="two_heads/seed0", zoom=5)
+    assert page(".frame").evaluate("frame => frame.scrollTop") == 0
+    page(".zoom .grid").focus()
+    page.press(*["ArrowDown"] * 12)
+    inside = page(".frame").evaluate(
+        """frame => {
+          const { top, bottom } = frame.getBoundingClientRect();
+          const cell = frame.querySelector("[role=gridcell]").getBoundingClientRect();
+          return frame.scrollTop > 0 && cell.top > top && cell.bottom < bottom;
+        }"""
+    )
+    assert inside
+    page.load(run="two_heads/seed0", query=3)
+    assert page(".stage").evaluate("stage => stage.scrollTop") == 0, "it is in sight already"
+
+
 def test_the_filter_is_a_regular_expression(page):
     page.open(run="two_heads/seed0")
     page("input[type=search]").fill("^h|sig")
@@ -358,6 +424,25 @@ def test_lines_shade_the_keys_of_the_pinned_query(page, real):
     assert page.link()["hidden"] == ["1"]
     alone = float(page(".tokens.key button >> nth=7").get_attribute("data-weight"))
     assert alone == pytest.approx(record.layers[0].weights[0, 7, 7], abs=0.006)
+    page(".chip").nth(1).click(modifiers=["Shift"])
+    page.settled()
+    assert page.link()["hidden"] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("view", "text", "key"),
+    [("lines", ".tokens.query", "ArrowDown"), ("tokens", ".text >> nth=0", "ArrowRight")],
+)
+def test_a_text_is_one_stop_of_the_tab_key(page, view, text, key):
+    page.open(run="two_heads/seed0", view=view, query=4)
+    stops = page(text).locator("button[tabindex='0']")
+    assert stops.count() == 1
+    stops.focus()
+    page.press(key, key)
+    assert page.evaluate("() => document.activeElement.dataset.index") == "6"
+    assert stops.get_attribute("data-index") == "6"
+    page.press("Enter")
+    assert "6" in page.link()["query"] + page.link().get("key", [])
 
 
 def test_tokens_are_coloured_forwards_and_backwards(page, real):
@@ -371,6 +456,12 @@ def test_tokens_are_coloured_forwards_and_backwards(page, real):
                 assert value(told) == pytest.approx(values[i], abs=0.006)
             else:
                 assert told == "masked"
+    ground = "one => getComputedStyle(one).backgroundColor"
+    tints = [buttons.nth(i).evaluate(ground) for i in range(6, 12)]
+    assert len(set(tints)) > 1, "what looks more is tinted more"
+    page("select").nth(1).select_option("log")
+    page.settled()
+    assert [buttons.nth(i).evaluate(ground) for i in range(6, 12)] != tints
 
 
 def test_heads_are_drawn_over_training(page):
@@ -379,6 +470,13 @@ def test_heads_are_drawn_over_training(page):
     limits = page(".chart canvas").evaluate_all("all => all.map(one => one.dataset.limit)")
     assert limits[:3] == limits[6:9], "both runs have the same scales"
     assert float(limits[0]) > 0
+    page.press("l", "h", "Home")
+    told = page(".heads .hint").first.text_content()
+    assert told.startswith("L1 · head 1 entropy ")
+    assert " 0.0" not in told.split("distance")[0], "maps are diffuse before training"
+    label = page(".chart canvas").nth(3).get_attribute("aria-label")
+    entropy = re.search(r"entropy ([\d.]+)", told).group(1)
+    assert label == f"Entropy, layer L1: head 1 {entropy} at step 0"
 
 
 def test_a_difference_is_that_of_the_numbers(page, real):
@@ -483,9 +581,28 @@ def test_export(page, real, tmp_path):
     with page.page.expect_download() as waiting:
         page(".save button").filter(has_text="PNG").click()
     assert re.fullmatch(r"attention-two_heads_seed0-step\d+\.png", waiting.value.suggested_filename)
-    picture = Path(waiting.value.path()).read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert len(picture) > 10_000
+    assert saved_picture(waiting).std() > 10
+
+
+def saved_picture(waiting) -> np.ndarray:
+    """The pixels (height, width, 3) of a download."""
+    with Image.open(waiting.value.path()) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def test_a_saved_picture_shows_what_the_page_shows(page):
+    """The colours of the heads are told, and what is scrolled out of sight stays out."""
+    page.open(run="two_heads/seed0", view="lines")
+    with page.page.expect_download() as waiting:
+        page(".save button").filter(has_text="PNG").click()
+    pixels = saved_picture(waiting)
+    for colour in ((0, 114, 178), (213, 94, 0)):
+        assert (pixels == colour).all(axis=-1).sum() > 50
+    page.open(run="two_heads/seed0", zoom=6)
+    with page.page.expect_download() as waiting:
+        page(".save button").filter(has_text="PNG").click()
+    assert (saved_picture(waiting)[:, -16:] == 255).all()
 
 
 def test_the_theme_follows_tensorboard(page):
@@ -509,10 +626,12 @@ def test_behind_a_prefix_with_the_python_reader_while_training_goes_on(
     from attnkit.tensorboard import summaries
 
     flags = ("--load_fast=false", "--path_prefix=/some/where", "--reload_interval=1")
-    with tensorboard("--logdir", str(tmp_path), *flags) as board:
+    (tmp_path / "other").mkdir()
+    folders = f"mine:{tmp_path / 'logs'},others:{tmp_path / 'other'}"
+    with tensorboard("--logdir_spec", folders, *flags) as board:
         page = Page(browser, board.address.rstrip("/") + "/").open()
         assert "No runs here yet" in page(".empty").text_content()
-        writer = EventFileWriter(str(tmp_path / "live"), flush_secs=600)
+        writer = EventFileWriter(str(tmp_path / "logs" / "live"), flush_secs=600)
         value = Summary.Value(tag="loss/train", simple_value=1.0)
         writer.add_event(Event(step=0, wall_time=1.7e9, summary=Summary(value=[value])))
         writer.flush()
@@ -531,6 +650,7 @@ def test_behind_a_prefix_with_the_python_reader_while_training_goes_on(
             page(".panel .step").filter(has_text=f"step {step}").wait_for()
         writer.close()
         page.settled()
+        assert page(".panel h2").text_content() == "mine/live"
         record = make_record(seed=10)
         check_thumbnail(
             thumbnail(page, 0, 1, 1), record.layers[1].weights[1], record.layers[1].allowed
