@@ -566,7 +566,7 @@ def test_a_deep_link_reproduces_the_view(page):
 def test_nonsense_in_an_address_is_left_out(page):
     page.open(run=["two_heads/seed0", "nowhere"], layer="x", head=10**14, view="no", scale="%E0%A4")
     assert page(".panel").count() == 1
-    assert page("h3").first.text_content() == "L0 · head 1"
+    assert page(".panel h3").first.text_content() == "L0 · head 1"
 
 
 def test_export(page, real, tmp_path):
