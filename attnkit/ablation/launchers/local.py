@@ -21,6 +21,9 @@ from attnkit.registry import LAUNCHERS
 _POLL = 0.05
 """Seconds between looks at the processes."""
 
+_REAP = 5.0
+"""Seconds in which a process that was killed is gone."""
+
 
 @LAUNCHERS.register("local")
 class Local(Launcher):
@@ -94,6 +97,8 @@ class Local(Launcher):
     def close(self) -> None:
         """Kills what still runs."""
         self.kill()
+        for process in self._running.values():
+            process.wait(_REAP)
 
     def _drop(self) -> None:
         self._dropped += [Ended(job.key, KILLED, "was not begun") for job in self._waiting]

@@ -32,7 +32,21 @@ def job(folder, key, code):
     return Job(key, ("-c", code), folder / "logs" / f"{key}.log", folder)
 
 
-def ends(launcher, count, patience=20.0):
+@pytest.fixture
+def local():
+    """`local(2)`: a launcher that leaves nothing behind, however the test ends."""
+    made = []
+
+    def make(*arguments, **options):
+        made.append(Local(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for launcher in made:
+        launcher.close()
+
+
+def ends(launcher, count, patience=60.0):
     """The first so many ends, as key -> code."""
     found = {}
     deadline = time.monotonic() + patience
@@ -43,14 +57,14 @@ def ends(launcher, count, patience=20.0):
 
 
 def await_words(job, words):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while words not in (job.log.read_text() if job.log.exists() else ""):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_each_end_has_its_code_and_its_log(tmp_path):
-    launcher = Local(2)
+def test_each_end_has_its_code_and_its_log(local, tmp_path):
+    launcher = local(2)
     jobs = [job(tmp_path, f"j{code}", f"print('I am'); exit({code})") for code in (0, 1, 2, 3)]
     launcher.start(jobs)
     assert ends(launcher, 4) == {"j0": 0, "j1": 1, "j2": 2, "j3": 3}
@@ -58,27 +72,27 @@ def test_each_end_has_its_code_and_its_log(tmp_path):
     assert launcher.ended(0) == []
 
 
-def test_no_more_run_than_there_are_workers(tmp_path):
+def test_no_more_run_than_there_are_workers(local, tmp_path):
     code = "open(f'{__import__(\"os\").getpid()}.on', 'w'); __import__('time').sleep(0.3)"
     code += "; n = len(__import__('glob').glob('*.on'))"
     code += "; __import__('os').remove(f'{__import__(\"os\").getpid()}.on'); exit(n)"
-    launcher = Local(2)
+    launcher = local(2)
     launcher.start([job(tmp_path, str(i), code) for i in range(5)])
     assert max(ends(launcher, 5).values()) == 2
 
 
-def test_threads_are_divided_among_the_workers(tmp_path, monkeypatch):
+def test_threads_are_divided_among_the_workers(local, tmp_path, monkeypatch):
     monkeypatch.setattr("attnkit.ablation.launchers.local.available_cores", lambda: 8)
-    launcher = Local(2)
+    launcher = local(2)
     launcher.start([job(tmp_path, "a", "import os; exit(int(os.environ['OMP_NUM_THREADS']))")])
     assert ends(launcher, 1) == {"a": 4}
-    assert Local().workers == 8
+    assert local().workers == 8
 
 
-def test_gpus_are_shared_out(tmp_path, monkeypatch):
+def test_gpus_are_shared_out(local, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert visible_gpus() == ["4", "5", "6", "7"]
-    launcher = Local(gpus=2)
+    launcher = local(gpus=2)
     assert launcher.workers == 2
     code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
     jobs = [job(tmp_path, key, code) for key in "ab"]
@@ -89,8 +103,8 @@ def test_gpus_are_shared_out(tmp_path, monkeypatch):
     assert visible_gpus() == []
 
 
-def test_a_job_that_is_stopped_may_save_and_the_rest_is_not_begun(tmp_path):
-    launcher = Local(1)
+def test_a_job_that_is_stopped_may_save_and_the_rest_is_not_begun(local, tmp_path):
+    launcher = local(1)
     polite = job(tmp_path, "polite", POLITE)
     launcher.start([polite, job(tmp_path, "later", "")])
     await_words(polite, "began")
@@ -100,10 +114,10 @@ def test_a_job_that_is_stopped_may_save_and_the_rest_is_not_begun(tmp_path):
     assert not (tmp_path / "logs" / "later.log").exists()
 
 
-def test_a_job_that_does_not_listen_is_killed_with_its_children(tmp_path):
+def test_a_job_that_does_not_listen_is_killed_with_its_children(local, tmp_path):
     code = "import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', 'import time; "
     code += "time.sleep(60)']); print(c.pid, flush=True)\n" + DEAF
-    launcher = Local(1)
+    launcher = local(1)
     deaf = job(tmp_path, "deaf", code)
     launcher.start([deaf])
     await_words(deaf, "began")
@@ -166,7 +180,7 @@ def test_ray_runs_jobs_and_stops_them(tmp_path):
         polite = job(tmp_path, "polite", POLITE)
         threads = "import os; exit(int(os.environ['OMP_NUM_THREADS']))"
         launcher.start([job(tmp_path, "threads", threads), job(tmp_path, "bad", "exit(3)"), polite])
-        assert ends(launcher, 2, patience=60) == {"threads": 1, "bad": 3}
+        assert ends(launcher, 2, patience=100) == {"threads": 1, "bad": 3}
         await_words(polite, "began")
         launcher.stop()
         assert set(ends(launcher, 1)) == {"polite"}
@@ -183,10 +197,10 @@ def test_slurm_runs_jobs_and_stops_them(tmp_path):
     polite = job(tmp_path, "polite", POLITE)
     threads = "import os; exit(int(os.environ['OMP_NUM_THREADS']))"
     launcher.start([job(tmp_path, "threads", threads), job(tmp_path, "bad", "exit(3)"), polite])
-    assert ends(launcher, 2, patience=60) == {"threads": 1, "bad": 3}
+    assert ends(launcher, 2, patience=100) == {"threads": 1, "bad": 3}
     await_words(polite, "began")
     launcher.stop()
-    assert set(ends(launcher, 1, patience=60)) == {"polite"}
+    assert set(ends(launcher, 1, patience=100)) == {"polite"}
     await_words(polite, "saved")
 
 
