@@ -147,6 +147,7 @@ def _show_mechanism(cls: Any) -> None:
         ("masks", masks),
         ("positions", f"acting on {places}"),
         ("map rows", cls.map_rows),
+        ("memory", f"grows with {'the square of ' * (cls.memory_order() == 2)}the length"),
     ):
         table.add_row(Text(label, style="dim"), Text(text or "not stated"))
     console.print(table)

@@ -16,7 +16,7 @@ from attnkit.attention.maps import attention_maps
 from attnkit.checkpoints.exported import SUFFIX
 from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.data.alignments import words
-from attnkit.data.pair_batch import IGNORED
+from attnkit.data.pair_batch import IGNORED, pair_texts
 from attnkit.data.pair_batches import PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
@@ -163,15 +163,11 @@ class Translator:
         """
         store = self.store([Pair(source, target)])
         batch = store.batch(np.array([0]))
-        inputs = (batch.source, batch.source_keep, batch.target)
-        maps = [
-            m for m in attention_maps(self.model, lambda: self.model(*inputs)) if m.role == "cross"
-        ]
+        maps = [m for m in attention_maps(self.model, batch) if m.role == "cross"]
         heads = maps[place.layer].weights[0]
         weights = heads.mean(dim=0) if place.head == alignment.MEAN else heads[place.head]
-        queries = [self.tokenizers[1].token_text(i) for i in batch.predicted[0].tolist()]
-        keys = [self.tokenizers[0].token_text(i) for i in batch.source[0].tolist()]
-        return weights.numpy(), queries, keys
+        texts = pair_texts(batch, self.tokenizers)
+        return weights.numpy(), texts.predicts, texts.source
 
     def place(self, layer: int | None = None, head: int | None = None) -> alignment.Place:
         """Where alignments are read: by default the mean of the heads of the last layer but one,

@@ -72,6 +72,12 @@ class Attention(nn.Module, ABC):
     linear_in_values: ClassVar[bool] = True
     """False where `mix` does more to the values than to weigh them: its map is then a Jacobian."""
 
+    smooth: ClassVar[bool] = True
+    """False where its output or its gradient jumps as a score passes a threshold."""
+
+    causal_only: ClassVar[bool] = False
+    """True where it has no meaning for a query to see later keys."""
+
     knows_order: ClassVar[bool] = False
     """True where the mechanism itself tells positions apart, as a decay or a convolution does."""
 
@@ -196,17 +202,19 @@ class Attention(nn.Module, ABC):
 
         Args:
             q: (B, H, T, D)
-            k: (B, H_kv, S, D), keys of the new tokens.
+            k: (B, H_kv, S, D), keys of the new tokens; what a key carries beyond its D features,
+                say a gate, is not turned.
             seen: tokens before them, already in the cache.
         """
         if self.position is None:
             return q, k
         end = seen + k.shape[2]
         positions = torch.arange(min(end - q.shape[2], seen), end, device=q.device)
-        return (
-            self.position.rotate(q, positions[-q.shape[2] :]),
-            self.position.rotate(k, positions[-k.shape[2] :]),
-        )
+        q = self.position.rotate(q, positions[-q.shape[2] :])
+        features = self.position.rotate(k[..., : self.head_dim], positions[-k.shape[2] :])
+        if k.shape[-1] == self.head_dim:
+            return q, features
+        return q, torch.cat((features, k[..., self.head_dim :]), dim=-1)
 
     @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
@@ -248,6 +256,13 @@ class Attention(nn.Module, ABC):
         """Numbers that the cache holds for one sequence after `num_tokens` tokens."""
 
     @classmethod
+    def memory_order(cls) -> int:
+        """Power of the length with which the memory of a training step grows, without a mask or
+        under a causal one: 1, unless a mechanism says otherwise.
+        """
+        return 1
+
+    @classmethod
     def refusal(cls, role: Role, mask: Mask, position: str) -> str | None:
         """Says why this mechanism cannot serve a role, mask or position encoding; None: it can."""
         name = ATTENTION.name_of(cls)
@@ -261,6 +276,11 @@ class Attention(nn.Module, ABC):
                 if part_name not in cls.mask_names:
                     known = ", ".join(sorted(cls.mask_names))
                     return f"{name} cannot obey the mask {part_name} (it obeys: {known})"
+        if cls.causal_only and mask.ahead != 0:
+            return (
+                f"{name} goes from left to right and cannot obey the mask {name_of(mask)}, which "
+                "shows later tokens"
+            )
         kind = POSITIONS.get(position).acts_on
         if kind not in cls.position_kinds:
             acts_on = kind.replace("_", " ")
@@ -318,14 +338,20 @@ class ScoreAttention(Attention):
         """The attention map (B, H, T, S): how much each query takes from each key. Nothing where
         nothing is allowed.
         """
-        num_queries, num_keys = q.shape[2], k.shape[2]
+        return self.normalize_under(self.biased_scores(q, k), mask)
+
+    def biased_scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Scores, with what positions add: (B, H, T, S)."""
         scores = self.scores(q, k)
-        bias = self.bias(*kernels.positions(num_queries, num_keys, q.device))
-        if bias is not None:
-            scores = scores + bias
+        bias = self.bias(*kernels.positions(q.shape[2], k.shape[2], q.device))
+        return scores if bias is None else scores + bias
+
+    def normalize_under(self, scores: Tensor, mask: Mask) -> Tensor:
+        """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
         if isinstance(mask, NoMask):
             return self.normalize(scores, None)
-        allowed = mask.dense(num_queries, num_keys, q.device)
+        num_queries, num_keys = scores.shape[-2:]
+        allowed = mask.dense(num_queries, num_keys, scores.device)
         weights = self.normalize(scores, allowed)
         if mask.has_no_empty_row(num_queries, num_keys):
             return weights
@@ -359,6 +385,11 @@ class ScoreAttention(Attention):
         steps = ("scores", "normalize", "weights")
         return [step for step in steps if getattr(cls, step) is not getattr(ScoreAttention, step)]
 
+    @classmethod
+    def memory_order(cls) -> int:
+        """2 where the map is formed: with steps of one's own, or a bias."""
+        return 2 if cls.overridden_steps() or cls.has_own_bias() else 1
+
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
         """q kᵀ and weights @ v: 4 D a pair and head. The softmax is left out, as is usual."""
         return 4 * pairs * self.num_heads * self.head_dim
@@ -366,6 +397,24 @@ class ScoreAttention(Attention):
     def cache_elements(self, num_tokens: int) -> int:
         """Keys and values of all tokens."""
         return 2 * num_tokens * self.num_kv_heads * self.head_dim
+
+
+class HeadNorm(nn.RMSNorm):
+    """Brings each head to one size, with a gain for each feature; in the type of the gain, since
+    under autocast heads come in another.
+    """
+
+    def forward(self, heads: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return super().forward(heads.to(self.weight.dtype))
+
+
+def keys_seen(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """How many keys each query may see, 1 at least: broadcasts to (B, H, T, 1)."""
+    if allowed is None:
+        return scores.new_tensor(scores.shape[-1])
+    seen = allowed.expand(*allowed.shape[:-1], scores.shape[-1]).sum(dim=-1, keepdim=True)
+    return seen.clamp(min=1).to(scores.dtype)
 
 
 def build_attention(

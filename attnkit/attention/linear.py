@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnkit.attention.base import Attention
-from attnkit.attention.cache import Cache, StateCache
-from attnkit.masks import Causal, Mask, Padding
+from attnkit.attention.recurrent import Recurrent, real_keys
+from attnkit.masks import Causal, Mask
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
@@ -24,7 +23,7 @@ chunk.
 
 
 @ATTENTION.register("linear")
-class Linear(Attention):
+class Linear(Recurrent):
     """Attention without a softmax, as a running sum: linear time, and a state of fixed size for
     decoding.
 
@@ -35,8 +34,7 @@ class Linear(Attention):
     """
 
     mask_names = frozenset(("none", "causal", "padding"))
-    position_kinds = frozenset(("embeddings", "queries_and_keys"))
-    cache_dtype = torch.float32
+    map_rows = "sum to 1"
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f = elu + 1"
     paper = "Katharopoulos et al. 2020, arXiv:2006.16236, section 3"
 
@@ -45,47 +43,25 @@ class Linear(Attention):
     ) -> None:
         super().__init__(dim, num_heads=num_heads, head_dim=head_dim, bias=bias)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        """The normalised sums over the keys that each query may see: (B, H, T, D)."""
-        heads, _ = self._mix(q, k, v, mask, None)
-        return heads
-
-    def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
-        """Goes on from the state in the cache."""
-        assert isinstance(cache, StateCache)
-        heads, state = self._mix(q, k, v, mask, cache.state)
-        cache.update(state, k.shape[2])
-        return heads
-
-    def new_cache(self) -> Cache:
-        """A state (B, H, D, D + 1): S, and z as its last column."""
-        return StateCache()
-
-    def _mix(
+    def advance(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Returns heads (B, H, T, D) and the state (B, H, D, D + 1) after the last key."""
-        dtype = v.dtype
-        with torch.autocast(
-            q.device.type, enabled=False
-        ):  # long sums: bfloat16 would lose the small terms
-            exact = torch.promote_types(dtype, torch.float32)
-            q, k = F.elu(q.to(exact)) + 1, F.elu(k.to(exact)) + 1
-            v = F.pad(v.to(exact), (0, 1), value=1.0)
-            parts = mask.parts()
-            for part in parts:
-                if isinstance(part, Padding):
-                    k = k * part.keep[:, None, -k.shape[2] :, None]
-            if state is None:
-                state = k.new_zeros(q.shape[0], self.num_heads, k.shape[-1], v.shape[-1])
-            if any(isinstance(part, Causal) for part in parts):
-                sums, state = _causal_sums(q, k, v, state)
-            else:
-                state = state + k.transpose(-2, -1) @ v
-                sums = q @ state
-            total = sums[..., -1:]
-            heads = sums[..., :-1] / torch.where(total > 0, total, 1.0)  # nothing allowed: 0 / 1
-        return heads.to(dtype), state
+        """The normalised sums over the keys that each query may see (B, H, T, D), and the state (B,
+        H, D, D + 1) after the last key: S, and z as its last column.
+        """
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        v = F.pad(v, (0, 1), value=1.0)
+        real = real_keys(mask, k)
+        k = k if real is None else k * real
+        if state is None:
+            state = k.new_zeros(q.shape[0], self.num_heads, k.shape[-1], v.shape[-1])
+        if any(isinstance(part, Causal) for part in mask.parts()):
+            sums, state = _causal_sums(q, k, v, state)
+        else:
+            state = state + k.transpose(-2, -1) @ v
+            sums = q @ state
+        total = sums[..., -1:]
+        return sums[..., :-1] / torch.where(total > 0, total, 1.0), state  # nothing allowed: 0 / 1
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
         """State update and read, 2 D (D + 1) each, a token and head: the recurrent form."""

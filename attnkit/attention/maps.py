@@ -12,9 +12,10 @@ account of this one input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -115,16 +116,21 @@ def _map_by_one_hot_values(
     return torch.cat(columns, dim=-1)
 
 
-def attention_maps(model: nn.Module, run: Callable[[], Any]) -> list[AttentionMap]:
+def attention_maps(model: nn.Module, batch: Any) -> list[AttentionMap]:
     """Runs a model once and returns the map of every mechanism in it, in the order of the model's
     modules.
+
+        attention_maps(model, tokens)                  one tensor, or a tuple of them
+        attention_maps(model, next(iter(loader)))      a batch of the kit
+        attention_maps(model, lambda: model.encode(x)) any other way to call it
 
     Pass the plain module, not what `torch.compile` made of it: a compiled model does not call
     hooks.
 
     Args:
         model: any module that holds attnkit mechanisms.
-        run: makes the forward pass, e.g. `lambda: model(tokens)`.
+        batch: a tensor; a tuple or list of arguments; a mapping or a named tuple, from which the
+            model takes what its `forward` names; or a function that makes the forward pass.
 
     Raises:
         ValueError: if no mechanism was called.
@@ -151,7 +157,7 @@ def attention_maps(model: nn.Module, run: Callable[[], Any]) -> list[AttentionMa
     hooks = [module.register_forward_pre_hook(take, with_kwargs=True) for module in names]
     try:
         with _evaluating(model), torch.no_grad():
-            run()
+            _call(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -160,6 +166,21 @@ def attention_maps(model: nn.Module, run: Callable[[], Any]) -> list[AttentionMa
             f"{type(model).__name__} called no attnkit mechanism, so there is no map to take"
         )
     return [found[name] for name in names.values() if name in found]
+
+
+def _call(model: nn.Module, batch: Any) -> None:
+    """Makes the forward pass."""
+    if isinstance(batch, Tensor):
+        model(batch)
+    elif hasattr(batch, "_asdict") or isinstance(batch, Mapping):
+        named = batch if isinstance(batch, Mapping) else batch._asdict()
+        model(
+            **{name: named[name] for name in signature(model.forward).parameters if name in named}
+        )
+    elif isinstance(batch, tuple | list):
+        model(*batch)
+    else:
+        batch()
 
 
 def _bind(

@@ -7,11 +7,10 @@ so that a causal model's output does not depend on how long the sequence will be
 with a cache gives the same numbers.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
+from attnkit.attention.base import keys_seen
 from attnkit.attention.multi_head import MultiHead
 from attnkit.registry import ATTENTION
 
@@ -27,8 +26,5 @@ class Sigmoid(MultiHead):
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
         """Sigmoid of each score, less the log of the number of keys allowed."""
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        if allowed is None:
-            return (scores - math.log(scores.shape[-1])).sigmoid()
-        seen = allowed.expand(*allowed.shape[:-1], scores.shape[-1]).sum(dim=-1, keepdim=True)
-        weights = (scores - seen.clamp(min=1).log()).sigmoid()
-        return weights.masked_fill(~allowed, 0.0)
+        weights = (scores - keys_seen(scores, allowed).log()).sigmoid()
+        return weights if allowed is None else weights.masked_fill(~allowed, 0.0)

@@ -14,12 +14,16 @@ from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.page import page
 from attnkit.data.cache import atomic_write, check_outs
 from attnkit.data.errors import DataError
+from attnkit.data.pair_batch import ROW_NOTE, pair_texts
+from attnkit.data.pairs.base import Pair
 from attnkit.models.language_model import LanguageModel
-from attnkit.run_directory import RunDirectoryError
+from attnkit.recipe import load_recipe
+from attnkit.run_directory import RunDirectoryError, recipe_of
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.images import contact_sheet
 from attnkit.tensorboard.records import records_of
 from attnkit.trained_run import TrainedRun, load_run
+from attnkit.translator import Translator, load_translator
 
 SUFFIXES = (".html", ".png", ".npz")
 
@@ -44,22 +48,34 @@ def export(
 
     Args:
         run: its directory.
-        text: what the model reads.
+        text: what the model reads; for a translation run a sentence, or `sentence |||
+            translation`.
         outs: files; `.html`: a page for a browser, `.png`: a picture, `.npz`: numbers.
         best: take the checkpoint with the lowest validation loss, not the last one.
         overwrite: replace files that are there.
 
     Raises:
         DataError: if a file's kind is unknown, a file is there already, or the text has no token.
-        RunDirectoryError: if the directory holds no run that models language.
+        RunDirectoryError: if the directory holds no run, or one without attention.
     """
     check_outs(outs, SUFFIXES, overwrite=overwrite)
-    trained = load_run(run, best=best)
-    records, notes = maps_of_text(trained, text, example=run.name)
+    if run.is_dir() and load_recipe(recipe_of(run)).task == "translation":
+        trained = load_translator(run, "best" if best else None)
+        records, notes = maps_of_pair(trained, text, example=run.name)
+    else:
+        trained = load_run(run, best=best)
+        records, notes = maps_of_text(trained, text, example=run.name)
     title = f"{trained.recipe.name} / {trained.recipe.variant} / {run.name}"
-    for out in outs:
-        _WRITERS[out.suffix](out, records, title)
-    return Exported(list(outs), notes)
+    contents = {
+        file: content
+        for out in outs
+        for file, content in _WRITERS[out.suffix](out, records, title).items()
+    }
+    check_outs(list(contents), SUFFIXES, overwrite=overwrite)  # pictures have names of their own
+    for file, content in contents.items():
+        with atomic_write(file) as opened:
+            opened.write(content)
+    return Exported(list(contents), notes)
 
 
 def maps_of_text(
@@ -86,16 +102,51 @@ def maps_of_text(
         notes.append(f"{len(ids)} tokens; the model reads the first {model.max_seq_len}")
         ids = ids[: model.max_seq_len]
     tokens = torch.tensor([ids])
-    maps = attention_maps(model, lambda: model(tokens, torch.zeros_like(tokens)))
+    maps = attention_maps(model, (tokens, torch.zeros_like(tokens)))
     words = [tokenizer.token_text(i) for i in ids]
     return records_of(maps, words, words, example=example), notes
 
 
-def _write_page(out: Path, records: Sequence[AttentionRecord], title: str) -> None:
-    _put(out, page(records, title).encode())
+def maps_of_pair(
+    trained: Translator, text: str, *, example: str = "text"
+) -> tuple[list[AttentionRecord], list[str]]:
+    """The maps of all layers of a translation model, of encoder, decoder, and from one to the
+    other.
+
+    Args:
+        trained: the run.
+        text: a sentence, which the run translates; or `sentence ||| translation`.
+        example: name of the example.
+
+    Raises:
+        DataError: if a side is empty.
+    """
+    source, bar, target = (part.strip() for part in text.partition("|||"))
+    if not source or (bar and not target):
+        raise DataError("--text needs a sentence, or `sentence ||| translation`")
+    notes = []
+    if not bar:
+        (line,) = trained.translate([source])
+        target = line.translations[0].text
+        notes = [*line.warnings, f"translated: {target}"]
+    batch = trained.store([Pair(source, target)]).batch(np.array([0]))
+    texts = pair_texts(batch, trained.tokenizers)
+    records = records_of(
+        attention_maps(trained.model, batch),
+        texts.predicts,
+        texts.source,
+        example=example,
+        note=ROW_NOTE,
+        site_tokens=texts.by_site,
+    )
+    return records, notes
 
 
-def _write_numbers(out: Path, records: Sequence[AttentionRecord], title: str) -> None:
+def _as_page(out: Path, records: Sequence[AttentionRecord], title: str) -> dict[Path, bytes]:
+    return {out: page(records, title).encode()}
+
+
+def _as_numbers(out: Path, records: Sequence[AttentionRecord], title: str) -> dict[Path, bytes]:
     arrays = {}
     for record in records:
         arrays[f"{record.site}/query_tokens"] = np.array(record.query_tokens)
@@ -106,23 +157,23 @@ def _write_numbers(out: Path, records: Sequence[AttentionRecord], title: str) ->
                 arrays[f"{record.site}/{layer.name}/allowed"] = layer.allowed
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    _put(out, content.getvalue())
+    return {out: content.getvalue()}
 
 
-def _write_picture(out: Path, records: Sequence[AttentionRecord], title: str) -> None:
-    for record in records:
-        own = out if len(records) == 1 else out.with_stem(f"{out.stem}-{record.site}")
-        _put(own, contact_sheet(record, None).png)
+def _as_pictures(out: Path, records: Sequence[AttentionRecord], title: str) -> dict[Path, bytes]:
+    """One picture a site; where there are several, the site stands in the file's name."""
+    several = len(records) > 1
+    return {
+        out.with_stem(f"{out.stem}-{record.site}") if several else out: contact_sheet(
+            record, None
+        ).png
+        for record in records
+    }
 
 
-def _put(out: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    with atomic_write(out) as file:
-        file.write(content)
-
-
-_WRITERS: dict[str, Callable[[Path, Sequence[AttentionRecord], str], None]] = {
-    ".html": _write_page,
-    ".png": _write_picture,
-    ".npz": _write_numbers,
+_WRITERS: dict[str, Callable[[Path, Sequence[AttentionRecord], str], dict[Path, bytes]]] = {
+    ".html": _as_page,
+    ".png": _as_pictures,
+    ".npz": _as_numbers,
 }
+"""What a kind of file holds: the names of the files, and their bytes."""

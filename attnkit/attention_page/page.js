@@ -66,7 +66,7 @@ function paint(canvas, of, head) {
 function overview() {
   const columns = Math.max(...site().layers.map((of) => of.heads)), box = at("overview");
   box.style.gridTemplateColumns = `auto repeat(${columns}, auto)`;
-  box.style.setProperty("--tile", `${Math.max(40, Math.min(96, Math.floor(440 / columns)))}px`);
+  box.style.setProperty("--tile", `${Math.max(40, Math.min(150, Math.floor(440 / columns)))}px`);
   const label = (words) => {
     const span = document.createElement("span");
     span.className = "label";
@@ -122,10 +122,11 @@ function read(query, key) {
 function matrix() {
   const queries = site().queries, keys = site().keys, ratio = window.devicePixelRatio || 1;
   const longest = Math.max(queries.length, keys.length);
-  const cell = Math.max(4, Math.min(30, Math.floor(620 / longest)));
-  const font = `${Math.min(13, Math.max(9, cell - 3))}px ui-monospace, "DejaVu Sans Mono", Menlo, monospace`;
+  const room = Math.max(560, Math.min(window.innerHeight - 280, at("detail").clientWidth - 140));
+  const cell = Math.max(4, Math.min(56, Math.floor(room / longest)));
+  const font = `${Math.min(14, Math.max(8, cell - 2))}px ui-monospace, "DejaVu Sans Mono", Menlo, monospace`;
   const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
-  const labels = cell >= 9;
+  const labels = cell >= 8;
   context.font = font;
   const wide = (all) => Math.min(160, Math.max(...all.map((t) => context.measureText(token(t)).width)));
   const left = labels ? wide(queries) + 10 : 4, top = labels ? wide(keys) + 10 : 4;
@@ -179,7 +180,8 @@ function matrix() {
 }
 
 function lines() {
-  const queries = site().queries, keys = site().keys, row = 20, gap = 260;
+  const queries = site().queries, keys = site().keys, row = 20;
+  const gap = Math.min(560, Math.max(260, 0.4 * at("detail").clientWidth));
   const space = "http://www.w3.org/2000/svg";
   const make = (kind, attributes) => {
     const element = document.createElementNS(space, kind);
@@ -261,14 +263,16 @@ function key() {
   }
   const size = state.scale === "row" ? "the row's largest" : "the map's largest";
   at("low").textContent = signed ? `minus ${size}` : "0";
-  at("high").textContent = `${size}; flat grey: masked out`;
+  const masks = layer().a !== null && layer().a.includes(0);
+  at("high").textContent = masks ? `${size}; flat grey: masked out` : size;
 }
 
 function detail() {
   const norm = { rows: "rows sum to 1", unnormalised: "rows need not sum to 1", signed: "weights of either sign" };
   at("name").textContent = `${layer().name}, head ${state.head}`;
   const what = `${site().kind}-attention; a row a query, a column a key; ${norm[layer().norm]}.`;
-  at("note").textContent = site().note ? `${what} ${site().note}` : what;
+  const note = site().note.replace(/[^.]$/, "$&.");
+  at("note").textContent = note ? `${what} ${note[0].toUpperCase()}${note.slice(1)}` : what;
   at("view").replaceChildren(state.view === "matrix" ? matrix() : lines());
   read(null);
   key();
@@ -302,5 +306,6 @@ document.addEventListener("keydown", (event) => {
   const l = Math.min(site().layers.length - 1, Math.max(0, state.layer + step[0]));
   choose(l, Math.min(site().layers[l].heads - 1, Math.max(0, state.head + step[1])));
 });
+window.addEventListener("resize", detail);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", everything);
 everything();

@@ -105,6 +105,16 @@ class Case:
         """The mask over all keys."""
         return self.mask_over(self.S)
 
+    def mask_of_copies(self, count: int) -> Mask:
+        """The mask over all keys, for `copies` of the batch."""
+        assert self.B in (1, 2)  # a mask tells every second sequence apart
+        return self.mask if self.B == 1 else self.mask_case.over(count * self.B, self.S)
+
+    @staticmethod
+    def copies(tokens: Tensor, count: int) -> Tensor:
+        """(count B, ...): the batch several times."""
+        return tokens.repeat(count, 1, 1)
+
     @functools.cached_property
     def allowed(self) -> Tensor:
         """(B, T, S): the mask, written out."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnkit.attention import kernels
@@ -37,6 +39,42 @@ def flops_are_those_that_torch_counts(case: Case) -> None:
         )
 
 
+SHORT, LONG = 128, 512
+"""Lengths between which the growth of memory is measured."""
+
+
+def memory_grows_as_declared(case: Case) -> None:
+    """What a training step keeps for its backward pass grows with the length to the power that
+    `memory_order` declares: 1 for what a fused or a recurrent kernel keeps, 2 for a map.
+    """
+    require(case.role == "self" and case.position == "none", "measured without positions")
+    require(case.mask_case.name in ("none", "causal"), "measured under plain masks")
+    held = [_bytes_kept(case.resized(B=1, T=length)) for length in (SHORT, LONG)]
+    order = math.log(held[1] / held[0]) / math.log(LONG / SHORT)
+    declared = case.mechanism.memory_order()
+    demand(
+        abs(order - declared) < 0.5,
+        f"{held[0]:,} bytes at {SHORT} tokens, {held[1]:,} at {LONG}: the power {order:.2f} of the "
+        f"length, declared: {declared}",
+    )
+
+
+def _bytes_kept(case: Case) -> int:
+    """Bytes of all tensors that the graph of a forward pass holds, each storage once."""
+    storages: dict[int, int] = {}
+    kept = []  # alive until all are counted, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        case.run(case.build().train())
+    return sum(storages.values())
+
+
 @contextmanager
 def _unfused() -> Iterator[None]:
     """All kernels are the reference, whose products torch can count."""
@@ -65,13 +103,14 @@ def parameters_are_counted(case: Case) -> None:
     if name not in ATTENTION.names() or case.position != "none":
         return
     nothing = Spec("none")
+    mask = Spec("causal") if case.mechanism.causal_only else nothing
     with torch.device("meta"):
         model = LanguageModel(
             7,
             dim=case.C,
             num_layers=1,
             attention=Spec(name, case.options),
-            mask=nothing,
+            mask=mask,
             position=nothing,
         )
     counted = parameter_counts(model)

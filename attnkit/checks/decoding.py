@@ -46,6 +46,41 @@ def decoding_in_chunks_equals_the_full_pass(case: Case) -> None:
             demand_close(decoded(case, chunks), case.output, f"decoded in chunks of {chunks}")
 
 
+FAR, STRIDE = 135, 9
+"""Tokens of a long sequence, more than a chunk of any kernel of the kit, and of each step in it."""
+
+
+def decoding_far_into_a_sequence_equals_the_full_pass(case: Case) -> None:
+    """The same far into a sequence, where a pass over all tokens works in chunks and a cache has
+    grown several times, and short steps do neither.
+    """
+    _require_decoding(case)
+    far = case.resized(B=1, T=FAR)
+    steps = [STRIDE] * (FAR // STRIDE)
+    demand_close(decoded(far, steps), far.output, f"decoded {STRIDE} tokens at a time")
+
+
+@torch.no_grad()
+def rows_of_a_cache_go_on_alone(case: Case) -> None:
+    """A cache whose rows were chosen anew, as beam search does, goes on as if it had read those
+    sequences.
+    """
+    _require_decoding(case)
+    require(case.mask.batch_size == 1, "the mask tells the sequences apart")
+    require(case.B > 1 and case.T > 2, "nothing to choose")
+    half, rows = case.T // 2, torch.tensor([1, 0, 1])
+    cache = case.attention.new_cache()
+    read = case.x[:, :half]
+    case.attention(read, read, case.mask, cache)
+    cache.select(rows)
+    new = case.x[rows, half:]
+    demand_close(
+        case.attention(new, new, case.mask, cache),
+        case.output[rows, half:],
+        "decoded from the chosen rows 1, 0, 1 of a cache",
+    )
+
+
 def fewer_queries_than_keys_stand_at_the_end(case: Case) -> None:
     """Asked by the last tokens alone, the context answers them as in the full pass."""
     require(case.T > 1, "one query alone")
@@ -67,7 +102,7 @@ def more_queries_than_keys_leave_the_first_rows_empty(case: Case) -> None:
     found = float(heads[:, :, :-2].abs().max())
     demand(found == 0, f"a query before the first key found {found:.1e}")
     demand(
-        float(heads[:, :, -2:].abs().amax(dim=(1, 3)).min()) > 0, "the last queries find nothing"
+        float(heads[:, :, -2:].abs().amax(dim=(0, 1, 3)).min()) > 0, "the last queries find nothing"
     )
 
 
@@ -133,12 +168,13 @@ def outputs_do_not_depend_on_the_length(case: Case) -> None:
 
 def any_batch_size_and_length_works(case: Case) -> None:
     """One sequence of one token, odd lengths, and a batch: each sequence comes out as if alone."""
+    mask = Causal() if case.mechanism.causal_only else NoMask()
     for batch_size, length in ((1, 1), (2, 1), (1, 3), (3, 17)):
         sized = case.resized(B=batch_size, T=length)
         context = sized.context
         with torch.no_grad():
-            output = case.attention(sized.x, context, NoMask())
-            alone = case.attention(sized.x[-1:], context[-1:], NoMask())
+            output = case.attention(sized.x, context, mask)
+            alone = case.attention(sized.x[-1:], context[-1:], mask)
         demand(
             output.shape == (batch_size, length, case.C),
             f"{batch_size} x {length} tokens gave the shape {tuple(output.shape)}",

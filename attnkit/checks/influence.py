@@ -13,8 +13,8 @@ from attnkit.checks.seats import documents, keep
 if TYPE_CHECKING:
     from attnkit.checks.case import Case
 
-FORBIDDEN = 2e-6
-"""Largest influence that counts as none: rounding; a real one is a thousand times larger."""
+ROUNDING = 2e-6
+"""Largest influence that counts as none; a real one is a thousand times larger."""
 
 TRIES = 12
 """Draws in which an allowed key may show its influence: sparse attention uses few keys at a
@@ -37,31 +37,32 @@ def measured(case: Case) -> dict[str, Tensor]:
 
 
 def gradients(case: Case) -> Tensor:
-    """(B, T, S): norm of the gradient of each output by each token."""
-    context = case.context.clone().requires_grad_()
-    x = context if case.role == "self" else case.x
-    output = case.attention(x, context, case.mask)
+    """(B, T, S): norm of the gradient of each output by each token; one copy of the batch for each
+    output, so that one backward pass gives all.
+    """
+    context = case.copies(case.context, case.T).requires_grad_()
+    x = context if case.role == "self" else case.copies(case.x, case.T)
+    output = case.attention(x, context, case.mask_of_copies(case.T))
+    output = output.unflatten(0, (case.T, case.B))  # (T, B, T, C)
     generator = torch.Generator().manual_seed(6)
-    direction = torch.randn(case.C, generator=generator)
-    rows = [
-        torch.autograd.grad(output[:, t] @ direction, context, torch.ones(case.B), True)[0]
-        for t in range(case.T)
-    ]
-    return torch.stack([row.norm(dim=-1) for row in rows], dim=1)
+    own = output.diagonal(dim1=0, dim2=2).mT @ torch.randn(case.C, generator=generator)
+    (gradient,) = torch.autograd.grad(own.sum(), context)
+    return gradient.unflatten(0, (case.T, case.B)).norm(dim=-1).transpose(0, 1)
 
 
 @torch.no_grad()
 def perturbations(case: Case, joined: bool) -> Tensor:
-    """(B, T, S): largest move of each output when a token changes, as a query too if `joined`."""
-    x, attention = case.x, case.attention
-    base = attention(x, case.context if joined else case.context.clone(), case.mask)
-    columns = []
-    for s in range(case.S):
-        context = case.context.clone()
-        context[:, s] = 2 * context[:, s].flip(-1)
-        moved = attention(context if joined else x, context, case.mask) - base
-        columns.append(moved.abs().amax(dim=-1))
-    return torch.stack(columns, dim=2)
+    """(B, T, S): largest move of each output when a token changes, as a query too if `joined`; one
+    copy of the batch for each token that changes, and one as it is.
+    """
+    count, key = case.S + 1, torch.arange(case.S)
+    context = case.copies(case.context, count).unflatten(0, (count, case.B))
+    context[key, :, key] = 2 * context[key, :, key].flip(-1)
+    context = context.flatten(0, 1)
+    x = context if joined else case.copies(case.x, count)
+    output = case.attention(x, context, case.mask_of_copies(count))
+    output = output.unflatten(0, (count, case.B))
+    return (output[:-1] - output[-1]).abs().amax(dim=-1).permute(1, 2, 0)
 
 
 def demand_no_influence(case: Case, forbidden: Tensor) -> None:
@@ -72,7 +73,7 @@ def demand_no_influence(case: Case, forbidden: Tensor) -> None:
         if case.role == "self" and way != "perturbed key":  # a token's own query is its own
             felt = felt * ~torch.eye(case.T, dtype=torch.bool)
         worst = felt.nan_to_num(nan=float("inf"))
-        if float(worst.max()) > FORBIDDEN:
+        if float(worst.max()) > ROUNDING:
             b, t, s = (int(i) for i in torch.unravel_index(worst.argmax(), worst.shape))
             verb = "has a gradient of" if way == "gradient" else "moved by"
             when = "by" if way == "gradient" else "when"
@@ -130,11 +131,11 @@ def forbidden_keys_have_no_influence(case: Case) -> None:
 
 def every_allowed_key_has_influence(case: Case) -> None:
     """Each key that the mask allows can move the output, in one of several draws of tokens."""
-    felt = case.influences["perturbed key"] > 0
+    felt = case.influences["perturbed key"] > ROUNDING
     tries = 1
     while not bool(felt[case.allowed].all()) and tries < TRIES:
         other = case.resized(seed=case.seed + tries)
-        felt = felt | (perturbations(other, joined=False) > 0)
+        felt = felt | (perturbations(other, joined=False) > ROUNDING)
         tries += 1
     missing = (case.allowed & ~felt).nonzero()
     demand(
@@ -169,17 +170,28 @@ def batch_entries_do_not_see_each_other(case: Case) -> None:
 
 def cross_attention_reads_the_context_and_only_it(case: Case) -> None:
     """An output of cross-attention depends on its own query and on the context: on no other query,
-    and it does move with the context.
+    and it does move with the context, also with one that is as long as the queries' sequence.
     """
     require(case.role == "cross", "self-attention")
-    x = case.x.clone()
+    for context in (case.context, case.context[:, : case.T]):
+        _reads_the_context(case, context)
+
+
+@torch.no_grad()
+def _reads_the_context(case: Case, context: Tensor) -> None:
+    mask, x = case.mask_over(context.shape[1]), case.x.clone()
     x[:, 0] = 2 * x[:, 0].flip(-1)
-    with torch.no_grad():
-        moved = case.attention(x, case.context, case.mask)
-        elsewhere = case.attention(case.x, 2 * case.context.flip(-1), case.mask)
-    demand_close(moved[:, 1:], case.output[:, 1:], "other outputs when query 0 changed", atol=1e-6)
-    feels = (elsewhere - case.output).abs().amax(dim=-1)[case.allowed.any(dim=-1)]
-    demand(feels.numel() == 0 or float(feels.min()) > 0, "the context has no influence")
+    output = case.attention(case.x, context, mask)
+    moved = case.attention(x, context, mask)
+    elsewhere = case.attention(case.x, 2 * context.flip(-1), mask)
+    sizes = f"{case.T} queries and {context.shape[1]} keys"
+    demand_close(
+        moved[:, 1:], output[:, 1:], f"other outputs when query 0 changed, {sizes}", atol=1e-6
+    )
+    allowed = mask.dense(case.T, context.shape[1]).expand(case.B, 1, case.T, -1)[:, 0]
+    asks = allowed.any(dim=-1)  # a sparse map may be empty in some rows, not in all
+    feels = ((elsewhere - output).abs().amax(dim=-1) * asks).amax(dim=-1)[asks.any(dim=-1)]
+    demand(feels.numel() == 0 or float(feels.min()) > 0, f"the context has no influence, {sizes}")
 
 
 def order_of_the_keys_does_not_matter(case: Case) -> None:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from attnkit.checks.case import Case, demand, demand_close, require
+from attnkit.checks.case import Broken, Case, demand, demand_close, require
+from attnkit.checks.seats import keep
+from attnkit.masks import Padding
 from attnkit.options import options_of
+
+DRAWS = 400
+"""Equal sequences over which dropout is averaged."""
+
+LARGE = 1000.0
+"""Factor that makes tokens larger than any norm would let them be."""
 
 STEP, DIRECTIONS = 1e-6, 3
 """Finite differences in float64: the step, and how many random directions are tried."""
@@ -90,6 +98,73 @@ def dropout_acts_in_training_alone(case: Case) -> None:
         attention.train()
         differ = not torch.equal(case.run(attention), case.run(attention))
     demand(differ, "two passes in training mode are equal with dropout 0.5")
+
+
+@torch.no_grad()
+def dropout_keeps_the_mean(case: Case) -> None:
+    """With dropout set, each sequence of a batch draws its own, and over many equal sequences the
+    heads in training average to those of evaluation, wherever they are linear in the values.
+    """
+    require("dropout" in options_of(case.mechanism), "it has no option `dropout`")
+    require(case.mechanism.linear_in_values, "declared not to be linear in its values")
+    require(case.mask.batch_size == 1, "the mask tells the sequences apart")
+    attention = case.build(dropout=0.5)
+    q, k, v = (heads[:1].expand(DRAWS, *heads.shape[1:]) for heads in case.heads(attention))
+    expected = attention.mix(q[:1], k[:1], v[:1], case.mask)[0]
+    attention.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        drawn = attention.mix(q, k, v, case.mask)
+    spread = drawn.std(dim=0)
+    demand(float(spread.max()) > 0, "all sequences of a batch drop the same weights")
+    away = (drawn.mean(dim=0) - expected).abs() - 6 * spread / DRAWS**0.5
+    error = float(away.max())
+    demand(
+        error < 1e-5,
+        lambda: (
+            f"the mean of {DRAWS} draws is {error:.1e} further from evaluation than chance allows"
+        ),
+    )
+
+
+def tokens_of_any_size_give_finite_numbers(case: Case) -> None:
+    """Zeros, and tokens a thousand times as large as usual, give finite outputs and gradients."""
+    for factor in (0.0, LARGE):
+        attention = case.build()
+        context = (factor * case.context).requires_grad_()
+        x = context if case.role == "self" else factor * case.x
+        output = attention(x, context, case.mask)
+        demand(bool(output.isfinite().all()), f"tokens times {factor:g}: NaN or infinity")
+        output.sum().backward()
+        slopes = [("the tokens", context.grad)]
+        slopes += [(name, parameter.grad) for name, parameter in attention.named_parameters()]
+        for name, gradient in slopes:
+            demand(
+                gradient is None or bool(gradient.isfinite().all()),
+                f"tokens times {factor:g}: the gradient by {name} is not finite",
+            )
+
+
+def a_call_leaves_nothing_behind(case: Case) -> None:
+    """What was computed before changes nothing: after other tokens, under other padding and from a
+    cache, a call gives the numbers of the first call of all, bit for bit; and no module keeps a
+    tensor of a graph.
+    """
+    attention, other = case.build(), case.resized(seed=case.seed + 1)
+    with torch.no_grad():
+        padded = case.mask & Padding(keep(case.B, case.S).flip(1))
+        if case.mechanism.refusal(case.role, padded, case.position) is None:
+            attention(other.x, other.context, padded)
+        attention(other.x, other.context, case.mask)
+        if case.role == "self" and case.mask.ahead == 0:
+            attention(other.x, other.x, case.mask, attention.new_cache())
+        again = case.run(attention)
+    demand(torch.equal(again, case.output), "a call after others gives other numbers")
+    case.run(attention.train())
+    for name, module in attention.named_modules():
+        for held, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                raise Broken(f"{f'{name}.' * bool(name)}{held} keeps the graph of a call")
 
 
 def inputs_are_left_as_they_were(case: Case) -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from attnkit.attention.base import ScoreAttention
+from attnkit.masks import Causal
 from attnkit.registry import ATTENTION, RegistryError
 
 MECHANISM = '''\
@@ -102,13 +103,15 @@ def _formula(inherited: str, own_scores: bool) -> str:
     return f"{known}{change}".replace("\\", "\\\\").replace('"', '\\"')
 
 
-def next_commands(name: str) -> dict[str, str]:
+def next_commands(name: str, like: str) -> dict[str, str]:
     """What to type next, by what it is good for."""
     recipe = Path("recipes/language_modeling/quickstart.yaml")
     if not recipe.is_file():
         beside = Path(__file__).parents[2] / recipe  # a checkout, seen from elsewhere
         recipe = beside if beside.is_file() else Path("RECIPE.yaml")
     plugin = f"'plugins=[{name}.py]' model.attention={name} variant={name}"
+    if ATTENTION.get(like).refusal("self", Causal(), "none"):
+        plugin += " model.mask=none"
     run = f"runs/{recipe.stem}/{name}/seed0"
     return {
         "check it": f"attnkit check {name}.py",

@@ -14,8 +14,18 @@ from attnkit.attention import kernels
 from attnkit.attention.base import Attention, ScoreAttention
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
 
-BFLOAT16_TOLERANCE = 0.04
-"""Largest error in bfloat16, whose numbers are 2^-8 apart, as a share of the largest number."""
+BFLOAT16_TOLERANCE = 0.06
+"""Largest error of an output in bfloat16, whose numbers are 2^-8 apart, as a share of its length.
+Gradients may be four times as far off: a norm makes the rounding of heads that nearly cancel large.
+"""
+
+SMALL_GRADIENT = 0.05
+"""A gradient shorter than this part of the longest one is measured by that."""
+
+LONG = 300
+"""Tokens over which a sum in bfloat16 would lose its small terms: the next number after 256 is
+258.
+"""
 
 
 def _wave(output: Tensor) -> Tensor:
@@ -73,7 +83,10 @@ def training_mode_computes_the_same(case: Case) -> None:
 
 
 def bfloat16_stays_near_float32(case: Case) -> None:
-    """Under autocast to bfloat16, output and gradients stay near those of float32."""
+    """Under autocast to bfloat16, output and gradients stay near those of float32; so does the
+    output of a long sequence, and that of weights which are bfloat16 themselves. Where a mechanism
+    is not `smooth` a rounded score may jump, so gradients are only finite, and outputs less near.
+    """
     attention = case.build()
     context = case.context.clone().requires_grad_()
     x = context if case.role == "self" else case.x
@@ -85,11 +98,39 @@ def bfloat16_stays_near_float32(case: Case) -> None:
     exact = _results(run, inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = _results(run, inputs)
-    for i, (computed, expected) in enumerate(zip(rough, exact, strict=True)):
+    for computed in rough:
         demand(bool(computed.isfinite().all()), "NaN or infinity in bfloat16")
-        error = float((computed.float() - expected).norm() / expected.norm().clamp(min=1e-3))
+    largest = max(float(gradient.norm()) for gradient in exact[1:])
+    # a gradient that is nothing beside the others may be nothing but rounding
+    floors = [1e-3, *[SMALL_GRADIENT * largest] * (len(exact) - 1)]
+    compared = list(zip(rough, exact, floors, strict=True))
+    for i, (computed, expected, floor) in enumerate(compared if case.mechanism.smooth else []):
+        error = float((computed.float() - expected).norm() / expected.norm().clamp(min=floor))
         what = "output" if i == 0 else "a gradient"
-        demand(error < BFLOAT16_TOLERANCE, f"{what} is {error:.0%} off in bfloat16, by its length")
+        tolerance = BFLOAT16_TOLERANCE if i == 0 else 4 * BFLOAT16_TOLERANCE
+        demand(error < tolerance, f"{what} is {error:.0%} off in bfloat16, by its length")
+    _long_in_bfloat16(case.resized(B=1, T=LONG), autocast=True)
+    _long_in_bfloat16(case.resized(B=1, T=LONG), autocast=False)
+
+
+@torch.no_grad()
+def _long_in_bfloat16(case: Case, *, autocast: bool) -> None:
+    """Sums over many keys must not be kept in eight bits."""
+    attention, x, context = case.build(), case.x, case.context
+    exact = case.run(attention)
+    if not autocast:
+        attention, x, context = attention.bfloat16(), x.bfloat16(), context.bfloat16()
+        x = context if case.role == "self" else x
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        rough = attention(x, context, case.mask)
+    demand(rough.dtype == torch.bfloat16, f"{rough.dtype} comes out where bfloat16 computes")
+    error = float((rough.float() - exact).norm() / exact.norm().clamp(min=1e-3))
+    tolerance = BFLOAT16_TOLERANCE if case.mechanism.smooth else 3 * BFLOAT16_TOLERANCE
+    demand(
+        error < tolerance,
+        f"the output over {case.S} keys is {error:.0%} off "
+        f"{'under autocast to' if autocast else 'with weights in'} bfloat16, by its length",
+    )
 
 
 def compiled_equals_eager(case: Case) -> None:

@@ -13,7 +13,14 @@ from attnkit.cli.app import Debug, RunArgument, app, guarded
 @app.command()
 def attention(
     run: RunArgument,
-    text: Annotated[str, typer.Option(help="What the model reads.", show_default=False)],
+    text: Annotated[
+        str,
+        typer.Option(
+            help="What the model reads; a translation run takes 'sentence' or "
+            "'sentence ||| translation'.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
         list[Path] | None,
         typer.Option(

@@ -24,7 +24,7 @@ def new(
         for file in write(name, like, Path()):
             typer.echo(f"wrote {file}")
         typer.echo()
-        for purpose, command in next_commands(name).items():
+        for purpose, command in next_commands(name, like).items():
             typer.echo(f"{purpose:<12}{command}")
 
     guarded(act, debug)

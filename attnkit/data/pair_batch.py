@@ -12,8 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnkit.data.tokenizer_base import Tokenizer
+
 IGNORED = -100
 """Target that no loss counts: torch's own default."""
+
+ROW_NOTE = "a decoder's row belongs to the token that it predicts"
+"""What a viewer of a decoder's maps should know."""
 
 
 class TranslationBatch(NamedTuple):
@@ -38,6 +43,44 @@ class TranslationBatch(NamedTuple):
     predicted: Tensor
     num_tokens: int
     weight: float = 1.0
+
+
+class PairTexts(NamedTuple):
+    """The token texts of one pair, as they stand along the axes of a map.
+
+    Attributes:
+        source: what the encoder reads.
+        reads: what the decoder reads.
+        predicts: what it is to predict; the rows of its maps.
+    """
+
+    source: list[str]
+    reads: list[str]
+    predicts: list[str]
+
+    @property
+    def by_site(self) -> dict[str, tuple[list[str], list[str]]]:
+        """The texts of both axes at each place where a model attends."""
+        return {
+            "encoder.self": (self.source, self.source),
+            "decoder.self": (self.predicts, self.reads),
+            "decoder.cross": (self.predicts, self.source),
+        }
+
+
+def pair_texts(batch: TranslationBatch, tokenizers: tuple[Tokenizer, Tokenizer]) -> PairTexts:
+    """The token texts of a batch of one pair.
+
+    Args:
+        batch: one pair, without padding.
+        tokenizers: of source and target.
+    """
+    source, target = tokenizers
+    return PairTexts(
+        [source.token_text(token) for token in batch.source[0].tolist()],
+        [target.token_text(token) for token in batch.target[0].tolist()],
+        [target.token_text(token) for token in batch.predicted[0].tolist()],
+    )
 
 
 def padded(rows: Sequence[np.ndarray], end: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 
 from attnkit.data.alignments import gold_of, words
 from attnkit.data.errors import DataError
-from attnkit.data.pair_batch import IGNORED, TranslationBatch
+from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, pair_texts
 from attnkit.data.pair_batches import PairTrainBatches, PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
@@ -341,23 +341,15 @@ class TranslationTask(Task):
 
     def _probe(self, name: str, store: PairStore, i: int) -> Probe:
         batch = store.batch(torch.tensor([i]).numpy())
-        sides = zip(
-            (batch.source[0].tolist(), batch.target[0].tolist(), batch.predicted[0].tolist()),
-            (self.data.tokenizers[0], *[self.data.tokenizers[1]] * 2),
-            strict=True,
-        )
-        source, reads, predicts = (
-            [tokenizer.token_text(token) for token in tokens] for tokens, tokenizer in sides
-        )
-        pair = store.pairs[i]
+        texts, pair = pair_texts(batch, self.data.tokenizers), store.pairs[i]
         return Probe(
             name,
             (batch.source, batch.source_keep, batch.target),
-            predicts,
-            source,
+            texts.predicts,
+            texts.source,
             f"{pair.source}\n{pair.target}",
-            note="a decoder's row belongs to the token that it predicts",
-            site_tokens={"encoder.self": (source, source), "decoder.self": (predicts, reads)},
+            note=ROW_NOTE,
+            site_tokens=texts.by_site,
         )
 
     def sample(self, final: bool = False) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -259,6 +260,34 @@ def test_the_picture_of_a_sentence(result, tmp_path):
     assert picture.size[1] > 4 * 28
     assert len(set(picture.convert("RGB").get_flattened_data())) > 6
     assert (tmp_path / "map.svg").read_text().count("<rect") == 1 + 4 * 4
+
+
+def test_the_attention_of_a_sentence_and_its_translation(result, tmp_path):
+    """Encoder, decoder and cross-attention; translated by the run, or as given."""
+    ended = invoke("attention", result.directory, "--text", "a b c", "--out", tmp_path / "own.npz")
+    assert ended.exit_code == 0, ended.output
+    assert "translated: c b a" in ended.stderr
+    own = np.load(tmp_path / "own.npz")
+    sites = {"encoder.self", "decoder.self", "decoder.cross"}
+    assert {name.split("/")[0] for name in own} == sites
+    translator = load_translator(result.directory)
+    weights, queries, keys = translator.cross_map("a b c", "c b a", translator.place(0, 1))
+    assert np.array_equal(own["decoder.cross/L0"][1], weights)
+    assert own["decoder.cross/query_tokens"].tolist() == queries
+    assert own["decoder.cross/key_tokens"].tolist() == keys
+
+    given = invoke(
+        *("attention", result.directory, "--text", "a b ||| a b c", "--out", tmp_path / "map.png")
+    )
+    assert given.exit_code == 0, given.output
+    pictures = {f"map-{site}.png" for site in sites}
+    assert {file.name for file in tmp_path.glob("*.png")} == pictures
+    again = invoke("attention", result.directory, "--text", "a b", "--out", tmp_path / "map.png")
+    assert again.exit_code == 2
+    assert "map-decoder.cross.png exists already" in again.stderr
+    half = invoke("attention", result.directory, "--text", "a |||", "--out", tmp_path / "x.png")
+    assert half.exit_code == 2
+    assert "`sentence ||| translation`" in half.stderr
 
 
 def test_evaluate_scores_own_splits_and_files_with_gold(result, tmp_path):

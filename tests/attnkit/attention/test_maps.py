@@ -1,5 +1,7 @@
 """Maps taken from anybody's own model."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from attnkit.attention.base import build_attention
 from attnkit.attention.maps import attention_map, attention_maps
 from attnkit.masks import Causal, Padding
+from attnkit.models.language_model import LanguageModel
 
 
 class Reader(nn.Module):
@@ -44,6 +47,34 @@ def test_one_map_for_each_mechanism_that_was_called(reader):
     assert maps[0].allowed.tril().equal(maps[0].allowed)
     assert maps[1].allowed.all()
     torch.testing.assert_close(maps[0].weights.sum(-1), torch.ones(3, 2, 5))
+
+
+class Named(NamedTuple):
+    """A batch as a task has it: more than the model asks for."""
+
+    story: torch.Tensor
+    targets: torch.Tensor
+    x: torch.Tensor
+
+
+@pytest.mark.parametrize("form", ["tuple", "list", "mapping", "named tuple"])
+def test_a_batch_is_handed_to_the_model_in_its_own_form(reader, form):
+    x, story = torch.randn(1, 5, 8), torch.randn(1, 6, 8)
+    batch = {
+        "tuple": (x, story),
+        "list": [x, story],
+        "mapping": {"story": story, "x": x, "labels": None},
+        "named tuple": Named(story, x, x),
+    }[form]
+    expected = attention_maps(reader, lambda: reader(x, story))
+    for taken, known in zip(attention_maps(reader, batch), expected, strict=True):
+        assert torch.equal(taken.weights, known.weights)
+
+
+def test_one_tensor_is_a_batch():
+    model = LanguageModel(9, dim=16, num_layers=2, max_seq_len=8)
+    maps = attention_maps(model, torch.randint(9, (2, 6)))
+    assert [tuple(m.weights.shape) for m in maps] == [(2, 4, 6, 6)] * 2
 
 
 def test_maps_are_those_that_the_forward_pass_uses(reader):

@@ -1,5 +1,7 @@
 """attnkit new: what it writes is a sound mechanism, with a test that says so."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,8 @@ def call(*arguments):
 
 @pytest.mark.parametrize("like", ATTENTION.names())
 def test_what_it_writes_loads_and_overrides_one_step(like):
-    assert call("new", "my_attention", "--like", like).exit_code == 0
+    ended = call("new", "my_attention", "--like", like)
+    assert ended.exit_code == 0
     code = Path("my_attention.py").read_text()
     assert len(code.splitlines()) <= 25
     assert all(len(line) <= 100 for line in code.splitlines())
@@ -33,6 +36,10 @@ def test_what_it_writes_loads_and_overrides_one_step(like):
     build_attention({"name": "my_attention", "sharpness": 3.0}, 16)
     laws = [law for law in LAWS if law.quick]
     assert not check(ATTENTION.get("my_attention"), masks=CAUSAL, laws=laws).broken
+    (run,) = re.findall(r"attnkit (run .*)", ended.stdout)
+    planned = call(*shlex.split(run), "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert "my_attention" in planned.stdout
 
 
 def test_it_names_three_commands():

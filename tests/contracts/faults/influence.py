@@ -212,3 +212,56 @@ class FavoursTheFirstKey(MultiHead):
         own = 1.0 * (key == 0).expand(*query.shape[:-1], key.shape[-1]).unsqueeze(-3)
         given = super().bias(query, key)
         return own if given is None else own + given
+
+
+class TakesEqualLengthsForItself(MultiHead):
+    """Tells cross- from self-attention by the lengths, and is wrong where they are the same."""
+
+    caught_by = ("cross_attention_reads_the_context_and_only_it",)
+
+    def forward(self, x, context, mask=None, cache=None):
+        return super().forward(x, x if x.shape == context.shape else context, mask, cache)
+
+
+class TakesValuesFromTheQueries(MultiHead):
+    """Cross-attention whose keys are the context's, and whose values are its own."""
+
+    caught_by = ("cross_attention_reads_the_context_and_only_it",)
+
+    def forward(self, x, context, mask=None, cache=None):
+        if context is x or cache is not None:
+            return super().forward(x, context, mask, cache)
+        q, (k, _) = self.project_query(x), self.project_context(context)
+        repeated = x[:, torch.arange(context.shape[1]) % x.shape[1]]
+        return self.merge(self.mix(q, k, self.project_context(repeated)[1], mask), x)
+
+
+class ComparesDocumentsOneOff(MultiHead):
+    """Looks up the document of the key before the key."""
+
+    caught_by = ("documents_do_not_see_each_other", "every_allowed_key_has_influence")
+
+    def mix(self, q, k, v, mask):
+        parts = [
+            Document(part.documents.roll(1, dims=1), part.documents)
+            if isinstance(part, Document) and q.shape[2] == k.shape[2]
+            else part
+            for part in mask.parts()
+        ]
+        mask = NoMask()
+        for part in parts:
+            mask = mask & part
+        return super().mix(q, k, v, mask)
+
+
+class MasksTheBiasInTheirPlace(MultiHead):
+    """Masks the position's bias, and adds scores that nothing has masked."""
+
+    caught_by = ("forbidden_keys_have_no_influence",)
+
+    def mix(self, q, k, v, mask):
+        allowed = mask.dense(q.shape[2], k.shape[2])
+        places = torch.arange(k.shape[2])
+        bias = self.bias(places[-q.shape[2] :, None], places[None])
+        added = 0.0 if bias is None else bias.masked_fill(~allowed, 0.0)
+        return (self.scores(q, k) + added).softmax(dim=-1) @ v

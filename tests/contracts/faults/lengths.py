@@ -2,11 +2,13 @@
 
 import math
 
+import torch
 from torch.nn import functional as F
 
+from attnkit.attention.cache import KeyValueCache
 from attnkit.attention.linear import Linear
 from attnkit.attention.multi_head import MultiHead
-from attnkit.masks import Causal, NoMask
+from attnkit.masks import Causal, NoMask, SlidingWindow
 
 
 class CacheIsOnePositionLate(MultiHead):
@@ -148,3 +150,81 @@ class SqueezesTheBatch(MultiHead):
 
     def merge(self, heads, x):
         return super().merge(heads, x).squeeze(0)
+
+
+class FlipsItsSlopesInDecoding(MultiHead):
+    """A position's bias with the wrong sign where there are fewer queries than keys."""
+
+    caught_by = (
+        "decoding_token_by_token_equals_the_full_pass",
+        "fewer_queries_than_keys_stand_at_the_end",
+    )
+
+    def bias(self, query, key):
+        bias = super().bias(query, key)
+        return -bias if bias is not None and query.numel() < key.numel() else bias
+
+
+class TurnsOldKeysAgain(MultiHead):
+    """Rotates keys that come out of the cache, which were rotated when they went in."""
+
+    caught_by = ("decoding_token_by_token_equals_the_full_pass",)
+
+    def decode(self, q, k, v, mask, cache):
+        k, v = cache.append(k, v)
+        return self.mix(q, self.place(q, k)[1], v, mask)
+
+
+class WidensItsWindowInDecoding(MultiHead):
+    """A window of W + 1 keys, only where there are fewer queries than keys."""
+
+    caught_by = (
+        "decoding_token_by_token_equals_the_full_pass",
+        "fewer_queries_than_keys_stand_at_the_end",
+    )
+
+    def mix(self, q, k, v, mask):
+        if isinstance(mask, SlidingWindow) and q.shape[2] < k.shape[2]:
+            mask = SlidingWindow(window=mask.window + 1, centered=mask.centered)
+        return super().mix(q, k, v, mask)
+
+
+class KeepsOneStateForAll(Linear):
+    """The state lives in the module: the next sequence goes on where the last one ended."""
+
+    caught_by = ("decoding_in_chunks_equals_the_full_pass",)
+
+    def decode(self, q, k, v, mask, cache):
+        cache.state = getattr(self, "last", None)
+        heads = super().decode(q, k, v, mask, cache)
+        self.last = cache.state
+        return heads
+
+
+class ForgetsTheStateBetweenChunks(Linear):
+    """Right for as many tokens as one chunk holds."""
+
+    caught_by = ("decoding_far_into_a_sequence_equals_the_full_pass",)
+
+    def mix(self, q, k, v, mask):
+        if q.shape[2] != k.shape[2] or mask.ahead != 0:
+            return super().mix(q, k, v, mask)
+        if any(part.batch_size > 1 for part in mask.parts()):
+            return super().mix(q, k, v, mask)
+        chunks = zip(q.split(64, 2), k.split(64, 2), v.split(64, 2), strict=True)
+        return torch.cat([Linear.mix(self, *chunk, mask) for chunk in chunks], dim=2)
+
+
+class _SlotCache(KeyValueCache):
+    def select(self, rows):
+        """Takes the hypotheses for the same ones in the same order."""
+        super().select(rows.sort().values)
+
+
+class SortsItsHypotheses(MultiHead):
+    """A cache that mixes up the rows that beam search chose."""
+
+    caught_by = ("rows_of_a_cache_go_on_alone",)
+
+    def new_cache(self):
+        return _SlotCache()

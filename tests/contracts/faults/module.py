@@ -154,3 +154,69 @@ class GrowsWhenCalled(MultiHead):
         if not hasattr(self, "late"):
             self.late = nn.Parameter(torch.ones(()))
         return super().scores(q, k) * self.late
+
+
+class DropsTheSameForAll(MultiHead):
+    """One dropout mask serves the whole batch."""
+
+    caught_by = ("dropout_keeps_the_mean",)
+
+    def mix(self, q, k, v, mask):
+        weights = self.weights(q, k, mask)
+        if self.training:
+            weights = weights * F.dropout(torch.ones_like(weights[:1]), self.dropout)
+        return weights @ v
+
+
+class ForgetsToScaleWhatRemains(MultiHead):
+    """Zeros some weights, and does not make the others larger."""
+
+    caught_by = ("dropout_keeps_the_mean",)
+
+    def mix(self, q, k, v, mask):
+        weights = self.weights(q, k, mask)
+        if self.training:
+            weights = weights * (torch.rand_like(weights) >= self.dropout)
+        return weights @ v
+
+
+class ExponentiatesWithoutCare(MultiHead):
+    """A softmax of one's own that does not subtract the largest score."""
+
+    caught_by = ("tokens_of_any_size_give_finite_numbers",)
+
+    def normalize(self, scores, allowed):
+        weights = scores.exp() if allowed is None else scores.exp() * allowed
+        return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+
+
+class DividesByItsLength(MultiHead):
+    """Queries of length 1, where a query of zeros has none."""
+
+    caught_by = ("tokens_of_any_size_give_finite_numbers",)
+
+    def project_query(self, x):
+        q = super().project_query(x)
+        return q / q.norm(dim=-1, keepdim=True)
+
+
+class KeepsTheFirstMask(MultiHead):
+    """Writes the mask out once for each pair of lengths, though padding differs in each batch."""
+
+    caught_by = ("a_call_leaves_nothing_behind",)
+
+    def mix(self, q, k, v, mask):
+        lengths = q.shape[2], k.shape[2]
+        if getattr(self, "lengths", None) != lengths:
+            self.lengths, self.allowed = lengths, mask.dense(*lengths)
+        return self.normalize(self.scores(q, k), self.allowed).masked_fill(~self.allowed, 0.0) @ v
+
+
+class KeepsItsLastMap(MultiHead):
+    """A map as an attribute, for somebody to look at: it keeps the whole graph alive."""
+
+    caught_by = ("a_call_leaves_nothing_behind",)
+
+    def weights(self, q, k, mask):
+        self.last_map = super().weights(q, k, mask)
+        return self.last_map

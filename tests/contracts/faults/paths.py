@@ -3,7 +3,10 @@
 import torch
 from torch.nn import functional as F
 
+from attnkit.attention.grouped_query import GroupedQuery
+from attnkit.attention.linear import Linear
 from attnkit.attention.multi_head import MultiHead
+from attnkit.masks import Causal
 
 
 class ForgetsTheScaleInOnePath(MultiHead):
@@ -70,3 +73,62 @@ class WritesItsMaskOnTheCPU(MultiHead):
     def mix(self, q, k, v, mask):
         allowed = mask.dense(q.shape[2], k.shape[2])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+
+
+class ScalesByTheModelsWidth(MultiHead):
+    """The fused call divides by the root of the model's width, not of a head's."""
+
+    caught_by = ("fast_path_equals_the_reference", "map_reproduces_the_output")
+
+    def mix(self, q, k, v, mask):
+        allowed = mask.dense(q.shape[2], k.shape[2])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=self.dim**-0.5)
+
+
+class TilesItsGroups(GroupedQuery):
+    """Heads 0 and 2 share keys, where the fused kernel lets 0 and 1."""
+
+    caught_by = ("fast_path_equals_the_reference", "map_reproduces_the_output")
+
+    def share_heads(self, heads):
+        return heads.repeat(1, self.num_heads // self.num_kv_heads, 1, 1)
+
+
+class SumsInBfloat16(Linear):
+    """A running sum in the type of the values: eight bits lose the small terms."""
+
+    caught_by = ("bfloat16_stays_near_float32",)
+
+    def mix(self, q, k, v, mask):
+        if v.dtype != torch.bfloat16 or not isinstance(mask, Causal):
+            return super().mix(q, k, v, mask)
+        with torch.autocast("cpu", enabled=False):
+            q, k = F.elu(q.to(v.dtype)) + 1, F.elu(k.to(v.dtype)) + 1
+            sums, total, rows = 0.0, 0.0, []
+            for t in range(q.shape[2]):
+                sums, total = sums + k[:, :, t, :, None] * v[:, :, t, None], total + k[:, :, t]
+                row = (q[:, :, t, None] @ sums)[:, :, 0] / (q[:, :, t] * total).sum(-1, True)
+                rows.append(row)
+        return torch.stack(rows, dim=2)
+
+
+class NormalisesOverTheBatchInTraining(MultiHead):
+    """Statistics of the batch while it trains, running ones afterwards."""
+
+    caught_by = ("training_mode_computes_the_same",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.norm = torch.nn.BatchNorm1d(dim)
+
+    def merge(self, heads, x):
+        return self.norm(super().merge(heads, x).transpose(1, 2)).transpose(1, 2)
+
+
+class UnderstatesItsMemory(MultiHead):
+    """Forms the map in a `mix` of its own and still declares what a fused kernel would keep."""
+
+    caught_by = ("memory_grows_as_declared",)
+
+    def mix(self, q, k, v, mask):
+        return self.weights(q, k, mask) @ v

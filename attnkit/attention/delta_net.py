@@ -1,0 +1,90 @@
+"""DeltaNet. Yang et al. 2024, arXiv:2406.06484, sections 2 and 3.
+
+    S_t = S_{t-1} + k_t (b_t (v_t - k_tᵀ S_{t-1}))ᵀ,    head_t = q_t S_t,    b_t = sigmoid(x_t w_h)
+    output = rms_norm(head) W_o                          q, k: silu, then brought to length 1
+
+Linear attention that corrects itself: what the state already answers to a key is taken away before
+the new value is written. Within a chunk the corrections u solve a triangular system,
+(I + tril(b k kᵀ, -1)) u = b (v - k S), which is the paper's parallel form. The paper's short
+convolutions are left out.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnkit.attention.base import HeadNorm
+from attnkit.attention.recurrent import Recurrent, in_chunks, joined, real_keys
+from attnkit.masks import Mask
+from attnkit.registry import ATTENTION
+
+CHUNK = 32
+"""Tokens that are computed at once while training."""
+
+
+@ATTENTION.register("delta_net")
+class DeltaNet(Recurrent):
+    """A state that is corrected towards each new value instead of piling them up.
+
+    Args:
+        num_heads: number H of heads.
+        head_dim: width D of a head; None: `dim / num_heads`.
+        bias: add a bias vector to the four projections.
+    """
+
+    roles = frozenset(("self",))
+    causal_only = True
+    knows_order = True
+    formula = "S_t = S_{t-1} + β_t k_t (v_t - k_tᵀ S_{t-1})ᵀ,  head = q_t S_t, normalised"
+    paper = "Yang et al. 2024, arXiv:2406.06484, section 3"
+
+    def __init__(
+        self, dim: int, *, num_heads: int = 4, head_dim: int | None = None, bias: bool = False
+    ) -> None:
+        super().__init__(dim, num_heads=num_heads, head_dim=head_dim, bias=bias)
+        self.write = nn.Linear(dim, num_heads, bias=False)
+        self.norm = HeadNorm(self.head_dim)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """Queries of length 1: (B, H, T, D)."""
+        return F.normalize(F.silu(super().project_query(x)), dim=-1)
+
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of length 1, which carry the strength b of their correction: (B, H, S, D + 1)."""
+        k, v = super().project_context(context)
+        k = F.normalize(F.silu(k), dim=-1)
+        strength = self.write(context).sigmoid().transpose(1, 2).unsqueeze(-1)
+        return torch.cat((k, strength.to(k.dtype)), dim=-1), v
+
+    def advance(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What queries read from the corrected state (B, H, T, D), and the state (B, H, D, D)."""
+        k, strength = k[..., :-1], k[..., -1:]
+        real = real_keys(mask, k)
+        strength = strength if real is None else strength * real
+        now = k.new_zeros(*k.shape[:2], k.shape[3], v.shape[3]) if state is None else state
+        num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
+        chunks = in_chunks(CHUNK, num_queries, q, k, v, strength)
+        outputs = []
+        for q_n, k_n, v_n, b_n in zip(*(heads.unbind(2) for heads in chunks), strict=True):
+            ahead = b_n * (k_n @ k_n.transpose(-2, -1)).tril(-1)
+            written: Tensor = torch.linalg.solve_triangular(
+                ahead, b_n * (v_n - k_n @ now), upper=False, unitriangular=True
+            )
+            within = (q_n @ k_n.transpose(-2, -1)).tril()
+            outputs.append(q_n @ now + within @ written)
+            now = now + k_n.transpose(-2, -1) @ written
+        return joined(outputs, length, num_queries), now
+
+    def merge(self, heads: Tensor, x: Tensor) -> Tensor:
+        """Brings each head to one size and projects them."""
+        return super().merge(self.norm(heads), x)
+
+    def mixing_flops(self, num_tokens: int, pairs: int) -> int:
+        """State read twice and updated, 2 D^2 each, a token and head: the recurrent form."""
+        return 6 * num_tokens * self.num_heads * self.head_dim**2
+
+    def cache_elements(self, num_tokens: int) -> int:
+        """The state, whatever the length."""
+        return self.num_heads * self.head_dim**2

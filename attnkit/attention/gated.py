@@ -1,0 +1,28 @@
+"""Gated attention. Qiu et al. 2025, arXiv:2505.06708, section 2.2 (the gate at G1).
+
+    head_h = sigmoid(x W_g)_h * softmax(q_h k_hᵀ / sqrt(D)) v_h
+
+Only what comes after the mixing differs, so fused kernels still fit.
+"""
+
+from torch import Tensor, nn
+
+from attnkit.attention.multi_head import MultiHead
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("gated")
+class Gated(MultiHead):
+    """Multi-head attention whose every output feature can be shut by the token that asked."""
+
+    formula = "sigmoid(x W_g)_h ⊙ softmax(q_h k_hᵀ / √D) v_h"
+    paper = "Qiu et al. 2025, arXiv:2505.06708, section 2.2"
+
+    def __init__(self, dim: int, **options) -> None:
+        super().__init__(dim, **options)
+        self.gate = nn.Linear(dim, self.num_heads * self.head_dim, bias=False)
+
+    def merge(self, heads: Tensor, x: Tensor) -> Tensor:
+        """Shuts each feature of each head as far as x says, then projects them: (B, T, C)."""
+        gate = self.gate(x).sigmoid().unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return super().merge(heads * gate, x)

@@ -1,0 +1,120 @@
+"""Multi-head latent attention. DeepSeek-AI 2024, arXiv:2405.04434, section 2.1.
+
+    c = rms_norm(W_c context)       (B, S, R), one latent vector a token for all heads
+    k_h = [U_h c; W_r context]      v_h = V_h c
+    head_h = softmax(q_h k_hᵀ / sqrt(D + D_r)) v_h
+
+Keys and values of all heads are made from c, so c and the D_r features that are turned to positions
+are all that a cache holds. They are never made: q_h U_h is the query of c itself, and V_h comes
+after the mixing, so all heads ask one set of keys, which is the values too, and fused kernels fit.
+The paper's low rank of queries, which saves activations alone, is left out.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention.base import HeadNorm, ScoreAttention
+from attnkit.attention.cache import Cache, StateCache
+from attnkit.masks import Mask
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("multi_head_latent")
+class MultiHeadLatent(ScoreAttention):
+    """Many heads over one small latent vector a token: the cache of a few heads, the freedom of
+    many.
+
+    Args:
+        num_heads: number H of heads.
+        latent_dim: width R of the latent vector; None: twice the width of a head.
+        rotary_dim: features D_r of query and key that are turned to positions; None: half the width
+            of a head.
+        head_dim: width D of a head; None: `dim / num_heads`.
+        dropout: share of attention weights that training drops.
+    """
+
+    formula = "softmax([q_h U_h; q_r] [c; k_r]ᵀ / √(D + D_r)) c V_h,  c = rms_norm(W_c x)"
+    paper = "DeepSeek-AI 2024, arXiv:2405.04434, section 2.1"
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 4,
+        latent_dim: int | None = None,
+        rotary_dim: int | None = None,
+        head_dim: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            dim, num_heads=num_heads, num_kv_heads=1, head_dim=head_dim, dropout=dropout
+        )
+        self.latent_dim = 2 * self.head_dim if latent_dim is None else latent_dim
+        self.rotary_dim = max(2, self.head_dim // 4 * 2) if rotary_dim is None else rotary_dim
+        if self.latent_dim < 1 or self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ValueError(
+                f"latent_dim {self.latent_dim} must be at least 1, and rotary_dim "
+                f"{self.rotary_dim} even and at least 2"
+            )
+        self.scale = (self.head_dim + self.rotary_dim) ** -0.5
+        self.query = nn.Linear(dim, num_heads * (self.head_dim + self.rotary_dim), bias=False)
+        self.key = nn.Linear(dim, self.rotary_dim, bias=False)
+        self.value = nn.Linear(dim, self.latent_dim, bias=False)
+        self.norm = HeadNorm(self.latent_dim)
+        up = num_heads, self.head_dim, self.latent_dim
+        self.up_key = nn.Parameter(torch.randn(up) * self.latent_dim**-0.5)
+        self.up_value = nn.Parameter(torch.randn(up) * self.latent_dim**-0.5)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """What each token asks the latent vectors, and in the last features the positions: (B, H,
+        T, R + D_r).
+        """
+        q = super().project_query(x)
+        own, turned = q[..., : self.head_dim], q[..., self.head_dim :]
+        return torch.cat((own @ self.up_key.to(q.dtype), turned), dim=-1)
+
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """One key for all heads, (B, 1, S, R + D_r), which is the value too."""
+        turned = self.key(context)
+        k = torch.cat((self.norm(self.value(context)).to(turned.dtype), turned), dim=-1)
+        return k.unsqueeze(1), k.unsqueeze(1)
+
+    def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
+        """Turns the last D_r features to positions."""
+        latent = self.latent_dim
+        turned_q, turned_k = super().place(q[..., latent:], k[..., latent:], seen)
+        return (
+            torch.cat((q[..., :latent], turned_q), dim=-1),
+            torch.cat((k[..., :latent], turned_k), dim=-1),
+        )
+
+    def merge(self, heads: Tensor, x: Tensor) -> Tensor:
+        """Makes values of mixed latent vectors, (B, H, T, R + D_r) -> (B, H, T, D), and projects
+        them.
+        """
+        values = heads[..., : self.latent_dim] @ self.up_value.mT.to(heads.dtype)
+        return super().merge(values, x)
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
+        """Adds the new latent vectors to the cache and mixes over all of them."""
+        assert isinstance(cache, StateCache)
+        new = k.shape[2]
+        k = k if cache.state is None else torch.cat((cache.state, k), dim=2)
+        cache.update(k, new)
+        return self.mix(q, k, k, mask)
+
+    def new_cache(self) -> Cache:
+        """Latent vectors and turned keys, (B, 1, S, R + D_r)."""
+        return StateCache()
+
+    def projection_flops(self) -> int:
+        """The linear layers, and both ways between heads and latent vectors."""
+        return super().projection_flops() + 2 * (self.up_key.numel() + self.up_value.numel())
+
+    def mixing_flops(self, num_tokens: int, pairs: int) -> int:
+        """Scores and mixing over R + D_r features: 4 (R + D_r) a pair and head."""
+        return 4 * pairs * self.num_heads * (self.latent_dim + self.rotary_dim)
+
+    def cache_elements(self, num_tokens: int) -> int:
+        """A latent vector and the turned features, once for all heads."""
+        return num_tokens * (self.latent_dim + self.rotary_dim)

@@ -1,0 +1,70 @@
+"""Retention. Sun et al. 2023, arXiv:2307.08621, section 2.
+
+    S_t = gamma_h S_{t-1} + k_t v_tᵀ,    head_t = q_t S_t / sqrt(D),    gamma_h = 1 - 2^(-5 - h)
+    output = (swish(x W_g) * rms_norm(head)) W_o
+
+Linear attention that fades at a fixed rate, another one in each head. The paper turns queries and
+keys to positions: `position: rotary`. Its group norm is here the norm of each head.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnkit.attention.base import HeadNorm
+from attnkit.attention.recurrent import Recurrent, decayed_sums, real_keys
+from attnkit.masks import Mask
+from attnkit.registry import ATTENTION
+
+CHUNK = 64
+"""Tokens that are computed at once while training."""
+
+
+@ATTENTION.register("retention")
+class Retention(Recurrent):
+    """A state that fades at a rate of each head's own, read through a gate.
+
+    Args:
+        num_heads: number H of heads.
+        head_dim: width D of a head; None: `dim / num_heads`.
+        bias: add a bias vector to the four projections.
+    """
+
+    roles = frozenset(("self",))
+    causal_only = True
+    knows_order = True
+    formula = "(q_h k_hᵀ / √D ⊙ g_h^(i-j)) v_h, normalised and gated,  g_h = 1 - 2^(-5-h)"
+    paper = "Sun et al. 2023, arXiv:2307.08621, section 2"
+
+    def __init__(
+        self, dim: int, *, num_heads: int = 4, head_dim: int | None = None, bias: bool = False
+    ) -> None:
+        super().__init__(dim, num_heads=num_heads, head_dim=head_dim, bias=bias)
+        self.gate = nn.Linear(dim, num_heads * self.head_dim, bias=False)
+        self.norm = HeadNorm(self.head_dim)
+
+    def advance(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Sums that fade with the distance (B, H, T, D), and the state (B, H, D, D)."""
+        head = torch.arange(self.num_heads, device=q.device, dtype=q.dtype).view(-1, 1, 1)
+        log_decay = torch.log1p(-torch.exp2(-5 - head)).expand(*k.shape[:3], 1)
+        real = real_keys(mask, k)
+        if real is not None:
+            k, log_decay = k * real, log_decay * real
+        if state is None:
+            state = k.new_zeros(*k.shape[:2], self.head_dim, self.head_dim)
+        return decayed_sums(q * self.scale, k, v, log_decay, state, CHUNK)
+
+    def merge(self, heads: Tensor, x: Tensor) -> Tensor:
+        """Brings each head to one size and lets x choose from it."""
+        gate = F.silu(self.gate(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return super().merge(self.norm(heads) * gate, x)
+
+    def mixing_flops(self, num_tokens: int, pairs: int) -> int:
+        """State update and read, 2 D^2 each, and D^2 for the decay, a token and head."""
+        return 5 * num_tokens * self.num_heads * self.head_dim**2
+
+    def cache_elements(self, num_tokens: int) -> int:
+        """The state, whatever the length."""
+        return self.num_heads * self.head_dim**2

@@ -1,0 +1,37 @@
+"""Explicit sparse attention. Zhao et al. 2019, arXiv:1912.11637, section 2.
+
+weights = softmax of the k largest scores of each query, the others left out
+"""
+
+from torch import Tensor
+
+from attnkit.attention.multi_head import MultiHead
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("top_k")
+class TopK(MultiHead):
+    """Each query attends to the few keys that match it best.
+
+    Args:
+        num_kept: number k of keys that a query keeps, of those that the mask allows; all of them
+            where there are no more.
+    """
+
+    smooth = False
+    formula = "softmax(the k largest of q_h k_hᵀ / √D) v_h"
+    paper = "Zhao et al. 2019, arXiv:1912.11637, section 2"
+
+    def __init__(self, dim: int, *, num_kept: int = 8, **options) -> None:
+        super().__init__(dim, **options)
+        if num_kept < 1:
+            raise ValueError(f"num_kept must be at least 1, got {num_kept}")
+        self.num_kept = num_kept
+
+    def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
+        """Softmax over the largest scores that are allowed; equal ones are kept together."""
+        open_scores = scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
+        count = min(self.num_kept, scores.shape[-1])
+        least = open_scores.topk(count, dim=-1).values[..., -1:]
+        kept = open_scores >= least
+        return super().normalize(scores, kept if allowed is None else kept & allowed)
