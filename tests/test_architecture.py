@@ -180,10 +180,10 @@ def test_a_registered_name_is_its_files_name(registry, name):
 
 @pytest.mark.parametrize("name", ATTENTION.names())
 def test_a_mechanism_imports_no_mechanism_but_its_parent(name):
-    """Template, kernels and caches are shared; another mechanism is not."""
+    """Templates, kernels and caches are shared; another mechanism is not."""
     mechanism = ATTENTION.get(name)
     parents = {parent.__module__ for parent in mechanism.__bases__}
-    shared = {f"attnkit.attention.{module}" for module in ("base", "cache", "kernels")}
+    shared = {f"attnkit.attention.{module}" for module in ("base", "recurrent", "cache", "kernels")}
     tree = ast.parse(Path(inspect.getfile(mechanism)).read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     siblings = {module for module in imported if module and module.startswith("attnkit.attention")}

@@ -22,9 +22,10 @@ class Additive(MultiHead):
 
     def __init__(self, dim: int, **options) -> None:
         super().__init__(dim, **options)
-        self.match = nn.Parameter(torch.randn(self.num_heads, 1, self.head_dim, 1) * self.scale)
+        self.match = nn.Parameter(torch.randn(self.num_heads * self.head_dim) * self.scale)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """w . tanh(q + k) of every pair: (B, H, T, S)."""
         hidden = (q.unsqueeze(3) + self.share_heads(k).unsqueeze(2)).tanh()  # (B, H, T, S, D)
-        return (hidden @ self.match.to(hidden.dtype)).squeeze(-1)
+        match = self.match.to(hidden.dtype).view(self.num_heads, 1, -1, 1)
+        return (hidden @ match).squeeze(-1)

@@ -404,9 +404,9 @@ class HeadNorm(nn.RMSNorm):
     under autocast heads come in another.
     """
 
-    def forward(self, heads: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return super().forward(heads.to(self.weight.dtype))
+        return super().forward(x.to(self.weight.dtype))
 
 
 def keys_seen(scores: Tensor, allowed: Tensor | None) -> Tensor:

@@ -43,12 +43,12 @@ class Differential(MultiHead):
         half = self.head_dim // 2
         self.lambda_init = lambda_init
         self.scale = half**-0.5
-        self.mixers = nn.Parameter(0.1 * torch.randn(2, 2, half))  # a1, b1; a2, b2
+        self.mixers = nn.Parameter(0.1 * torch.randn(4 * half))  # a1, b1, a2, b2
         self.norm = HeadNorm(self.head_dim)
 
     def taken_away(self) -> Tensor:
         """lambda, a scalar."""
-        first, second = self.mixers.prod(dim=1).sum(dim=-1).exp()
+        first, second = self.mixers.view(2, 2, -1).prod(dim=1).sum(dim=-1).exp()
         return first - second + self.lambda_init
 
     def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:

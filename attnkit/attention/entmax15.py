@@ -1,4 +1,4 @@
-"""1.5-entmax. Peters, Niculae and Martins 2019, arXiv:1905.05702, section 3 and algorithm 2.
+"""1.5-entmax. Peters et al. 2019, arXiv:1905.05702, section 3 and algorithm 2.
 
     weights = relu(z / 2 - tau)^2, with tau such that they sum to 1        z = q kᵀ / sqrt(D)
 

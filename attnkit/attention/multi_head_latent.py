@@ -61,7 +61,7 @@ class MultiHeadLatent(ScoreAttention):
         self.key = nn.Linear(dim, self.rotary_dim, bias=False)
         self.value = nn.Linear(dim, self.latent_dim, bias=False)
         self.norm = HeadNorm(self.latent_dim)
-        up = num_heads, self.head_dim, self.latent_dim
+        up = num_heads * self.head_dim, self.latent_dim
         self.up_key = nn.Parameter(torch.randn(up) * self.latent_dim**-0.5)
         self.up_value = nn.Parameter(torch.randn(up) * self.latent_dim**-0.5)
 
@@ -71,7 +71,8 @@ class MultiHeadLatent(ScoreAttention):
         """
         q = super().project_query(x)
         own, turned = q[..., : self.head_dim], q[..., self.head_dim :]
-        return torch.cat((own @ self.up_key.to(q.dtype), turned), dim=-1)
+        up = self.up_key.to(q.dtype).unflatten(0, (self.num_heads, -1))  # (H, D, R)
+        return torch.cat((own @ up, turned), dim=-1)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """One key for all heads, (B, 1, S, R + D_r), which is the value too."""
@@ -92,8 +93,8 @@ class MultiHeadLatent(ScoreAttention):
         """Makes values of mixed latent vectors, (B, H, T, R + D_r) -> (B, H, T, D), and projects
         them.
         """
-        values = heads[..., : self.latent_dim] @ self.up_value.mT.to(heads.dtype)
-        return super().merge(values, x)
+        up = self.up_value.to(heads.dtype).unflatten(0, (self.num_heads, -1))  # (H, D, R)
+        return super().merge(heads[..., : self.latent_dim] @ up.mT, x)
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
         """Adds the new latent vectors to the cache and mixes over all of them."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnkit.attention.base import Attention, Role
 from attnkit.checks.seats import MaskCase
-from attnkit.masks import Mask
+from attnkit.masks import Mask, build_mask
 from attnkit.registry import ATTENTION, POSITIONS
 
 NOISE = 0.2
@@ -74,6 +74,13 @@ class Case:
     def refusal(self) -> str | None:
         """Why the mechanism says that it cannot sit here; None: it can."""
         return self.mechanism.refusal(self.role, self.mask, self.position)
+
+    def first_served(self, *masks: str) -> str:
+        """The first of these masks that the mechanism does not refuse; the last if it does."""
+        for name in masks:
+            if self.mechanism.refusal(self.role, build_mask(name), self.position) is None:
+                return name
+        return masks[-1]
 
     def resized(self, **sizes: int) -> Case:
         """The same with other sizes, built anew."""

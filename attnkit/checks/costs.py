@@ -103,7 +103,7 @@ def parameters_are_counted(case: Case) -> None:
     if name not in ATTENTION.names() or case.position != "none":
         return
     nothing = Spec("none")
-    mask = Spec("causal") if case.mechanism.causal_only else nothing
+    mask = Spec(case.first_served("none", "causal"))
     with torch.device("meta"):
         model = LanguageModel(
             7,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnkit.checks.case import Case, demand, demand_close, require
-from attnkit.masks import Causal, NoMask, Padding
+from attnkit.masks import Causal, Padding, build_mask
 
 
 @torch.no_grad()
@@ -168,7 +168,7 @@ def outputs_do_not_depend_on_the_length(case: Case) -> None:
 
 def any_batch_size_and_length_works(case: Case) -> None:
     """One sequence of one token, odd lengths, and a batch: each sequence comes out as if alone."""
-    mask = Causal() if case.mechanism.causal_only else NoMask()
+    mask = build_mask(case.first_served("none", "causal"))
     for batch_size, length in ((1, 1), (2, 1), (1, 3), (3, 17)):
         sized = case.resized(B=batch_size, T=length)
         context = sized.context

@@ -43,7 +43,9 @@ def training_step_stays_on_its_device(case: Case) -> None:
         plugins = [inspect.getfile(case.mechanism) if is_file else home]
     spec = {"name": name, **case.options}
     try:
-        outcome = outcomes({"step": {"attention": spec, "position": case.position}}, plugins)
+        mask = case.first_served("causal", "none")
+        step = {"attention": spec, "mask": mask, "position": case.position}
+        outcome = outcomes({"step": step}, plugins)
     except NoFakeDevice as error:
         require(False, str(error))
         return

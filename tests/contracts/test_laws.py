@@ -71,7 +71,14 @@ def test_there_are_faults_enough():
 
 WINDOW = {"name": "sliding_window", "window": 4}
 VARIANTS = {
-    **{name: {"attention": name, "position": "none"} for name in ATTENTION.names()},
+    **{
+        name: {
+            "attention": name,
+            "position": "none",
+            "mask": cases(ATTENTION.get(name))[0].first_served("causal", "none"),
+        }
+        for name in ATTENTION.names()
+    },
     "rotary": {"position": "rotary"},
     "sinusoidal": {"position": "sinusoidal"},
     "relative_bias": {"position": "relative_bias"},

@@ -68,7 +68,7 @@ def test_additive_compares_by_a_hidden_layer(inputs):
         for t in range(T):
             for s in range(S):
                 hidden = torch.tanh(q[:, h, t] + k[:, h, s])
-                scores[:, h, t, s] = hidden @ attention.match[h, 0, :, 0]
+                scores[:, h, t, s] = hidden @ attention.match[h * D : (h + 1) * D]
     assert_gives(attention, *inputs, joined(softmax(scores) @ v, attention))
 
 
@@ -145,7 +145,7 @@ def test_differential_takes_a_second_map_away(inputs):
     q, k, v = projected(attention, *inputs)
     first = softmax(q[..., ::2] @ k[..., ::2].mT / (D / 2) ** 0.5)
     second = softmax(q[..., 1::2] @ k[..., 1::2].mT / (D / 2) ** 0.5)
-    (a1, b1), (a2, b2) = attention.mixers
+    (a1, b1), (a2, b2) = attention.mixers.view(2, 2, D // 2)
     away = (a1 @ b1).exp() - (a2 @ b2).exp() + 0.6
     heads = normalised((first - away * second) @ v, attention.norm) * (1 - 0.6)
     assert_gives(attention, *inputs, joined(heads, attention))
@@ -311,10 +311,9 @@ def test_latent_attention_makes_all_heads_of_one_vector(inputs):
     q = split(x, attention.query)  # (B, H, T, D + 2)
     latent = normalised(context @ attention.value.weight.T, attention.norm)
     turned = context @ attention.key.weight.T
-    k = torch.stack(
-        [torch.cat((latent @ attention.up_key[h].T, turned), dim=-1) for h in range(H)], dim=1
-    )
-    v = torch.stack([latent @ attention.up_value[h].T for h in range(H)], dim=1)
+    up_key, up_value = (up.view(H, D, 6) for up in (attention.up_key, attention.up_value))
+    k = torch.stack([torch.cat((latent @ up_key[h].T, turned), dim=-1) for h in range(H)], dim=1)
+    v = torch.stack([latent @ up_value[h].T for h in range(H)], dim=1)
     heads = softmax(q @ k.mT / (D + 2) ** 0.5) @ v
     assert_gives(attention, *inputs, joined(heads, attention))
 

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 
+from attnkit.masks import Causal
 from attnkit.models.language_model import LanguageModel
 from attnkit.registry import ATTENTION, OPTIMIZERS, POSITIONS
 from attnkit.tasks.optimizers import AdamWRecipe, JointOptimizer, MuonRecipe
@@ -25,7 +26,7 @@ def names_of(parameters, model):
 @pytest.mark.parametrize("position", POSITIONS.names())
 @pytest.mark.parametrize("mechanism", ATTENTION.names())
 def test_each_parameter_once_and_weight_decay_on_matrices_alone(optimizer, position, mechanism):
-    if ATTENTION.get(mechanism).refusal("self", built().mask, position):
+    if ATTENTION.get(mechanism).refusal("self", Causal(), position):
         return
     model = built(attention=mechanism, position=position, bias=True, tied_embeddings=False)
     spec = {"name": optimizer, "weight_decay": 0.1}
