@@ -15,6 +15,7 @@ CAUSAL = [
     for name in ATTENTION.names()
     if ATTENTION.get(name).refusal("self", Causal(), "none") is None
 ]
+HYBRIDS = [["multi_head_latent", "delta_net"], ["linear", "forgetting"]]  # all kinds of cache
 
 
 def drawn(count=2000, **options):
@@ -81,7 +82,7 @@ def without_cache(model, monkeypatch, **options):
         return generated(model, **options)
 
 
-@pytest.mark.parametrize("mechanism", CAUSAL)
+@pytest.mark.parametrize("mechanism", [*CAUSAL, *HYBRIDS], ids=str)
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 5, "seed": 3}])
 def test_the_cache_changes_no_token(mechanism, options, monkeypatch):
     model = shaken(attention=mechanism)

@@ -88,7 +88,7 @@ def served():
 @torch.no_grad()
 def test_decoding_from_the_caches_equals_the_full_pass(position):
     names = served()
-    assert {"multi_head", "linear", "grouped_query"} <= set(names)
+    assert {"multi_head", "linear", "grouped_query", "multi_head_latent"} <= set(names)
     source, keep, target = inputs()
     for name in names:
         try:

@@ -28,6 +28,7 @@ CAUSAL = [
     for name in ATTENTION.names()
     if ATTENTION.get(name).refusal("self", Causal(), "none") is None
 ]
+HYBRIDS = [["multi_head_latent", "delta_net"], ["linear", "forgetting"]]  # all kinds of cache
 
 
 def built(mask, num_layers=2, **options):
@@ -49,7 +50,7 @@ def test_the_measurement_agrees_with_the_mask(name):
         assert declared[found.moved_output]
 
 
-@pytest.mark.parametrize("mechanism", CAUSAL)
+@pytest.mark.parametrize("mechanism", [*CAUSAL, *HYBRIDS], ids=str)
 def test_no_mechanism_leaks_under_a_causal_mask(mechanism):
     found = measure_later_influence(built("causal", attention=mechanism, position="none"))
     assert (found.change, found.num_moved) == (0, 0)
