@@ -73,7 +73,9 @@ class Attention(nn.Module, ABC):
     """False where `mix` does more to the values than to weigh them: its map is then a Jacobian."""
 
     smooth: ClassVar[bool] = True
-    """False where its output or its gradient jumps as a score passes a threshold."""
+    """False where its output or its gradient jumps: as a score passes a threshold, or as a signed
+    sum that is brought to one size passes zero.
+    """
 
     causal_only: ClassVar[bool] = False
     """True where it has no meaning for a query to see later keys."""
@@ -402,7 +404,13 @@ class ScoreAttention(Attention):
 class HeadNorm(nn.RMSNorm):
     """Brings each head to one size, with a gain for each feature; in the type of the gain, since
     under autocast heads come in another.
+
+    Args:
+        head_dim: width D of a head.
     """
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__(head_dim, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

@@ -34,6 +34,7 @@ class DeltaNet(Recurrent):
 
     roles = frozenset(("self",))
     causal_only = True
+    smooth = False
     knows_order = True
     formula = "S_t = S_{t-1} + β_t k_t (v_t - k_tᵀ S_{t-1})ᵀ,  head = q_t S_t, normalised"
     paper = "Yang et al. 2024, arXiv:2406.06484, section 3"

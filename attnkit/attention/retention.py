@@ -32,6 +32,7 @@ class Retention(Recurrent):
 
     roles = frozenset(("self",))
     causal_only = True
+    smooth = False
     knows_order = True
     formula = "(q_h k_hᵀ / √D ⊙ g_h^(i-j)) v_h, normalised and gated,  g_h = 1 - 2^(-5-h)"
     paper = "Sun et al. 2023, arXiv:2307.08621, section 2"

@@ -16,7 +16,8 @@ from attnkit.checks.case import Broken, Case, demand, demand_close, require
 
 BFLOAT16_TOLERANCE = 0.06
 """Largest error of an output in bfloat16, whose numbers are 2^-8 apart, as a share of its length.
-Gradients may be four times as far off: a norm makes the rounding of heads that nearly cancel large.
+Gradients, and outputs that are not smooth, may be four times as far off: a norm makes the rounding
+of heads that nearly cancel out large.
 """
 
 SMALL_GRADIENT = 0.05
@@ -125,7 +126,7 @@ def _long_in_bfloat16(case: Case, *, autocast: bool) -> None:
         rough = attention(x, context, case.mask)
     demand(rough.dtype == torch.bfloat16, f"{rough.dtype} comes out where bfloat16 computes")
     error = float((rough.float() - exact).norm() / exact.norm().clamp(min=1e-3))
-    tolerance = BFLOAT16_TOLERANCE if case.mechanism.smooth else 3 * BFLOAT16_TOLERANCE
+    tolerance = BFLOAT16_TOLERANCE if case.mechanism.smooth else 4 * BFLOAT16_TOLERANCE
     demand(
         error < tolerance,
         f"the output over {case.S} keys is {error:.0%} off "
