@@ -138,6 +138,7 @@ def _show_name(registry: Registry[Any], name: str) -> None:
 
 def _show_mechanism(cls: Any) -> None:
     masks = "any" if cls.mask_names is None else ", ".join(sorted(cls.mask_names))
+    masks += " that shows no later token" * (cls.causal_only and cls.mask_names is None)
     places = ", ".join(sorted(kind.replace("_", " ") for kind in cls.position_kinds))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for label, text in (
@@ -237,7 +238,8 @@ def _show_kernels(name: str) -> None:
         console.print(Text(f"  its own: {inspect.getdoc(type(attention).mix)}"))
         return
     lengths = (64, 512, 4096)
-    masks: tuple[Mask, ...] = (NoMask(), Causal(), SlidingWindow(window=64))
+    known: tuple[Mask, ...] = (NoMask(), Causal(), SlidingWindow(window=64))
+    masks = [mask for mask in known if attention.refusal("self", mask, "none") is None]
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     table.add_column("mask")
     reasons: dict[str, None] = {}

@@ -29,7 +29,8 @@ def test_the_numbers_are_the_models_own_maps(small_run, tmp_path):
     for i, own in enumerate(attention_maps(run.model, tokens)):
         assert np.array_equal(saved[f"self/L{i}"], own.weights[0].numpy())
     assert len(saved["self/query_tokens"]) == tokens.shape[1]
-    assert Image.open(files[1]).width > 100
+    with Image.open(files[1]) as picture:
+        assert picture.width > 100
     assert "Attention: " in files[2].read_text(encoding="utf-8")
 
 
