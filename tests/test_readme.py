@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attnkit import build_attention
-from attnkit.registry import load_plugin
+from attnkit.registry import ATTENTION, load_plugin
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +23,11 @@ def run(code: str) -> dict:
     names: dict = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), names)
     return names
+
+
+def test_every_mechanism_is_named():
+    table = README.partition("what they have in common")[2].partition("## ")[0]
+    assert sorted(re.findall("`(.+?)`", table)) == ATTENTION.names()
 
 
 def test_every_example_is_tested():
