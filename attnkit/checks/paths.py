@@ -110,8 +110,9 @@ def bfloat16_stays_near_float32(case: Case) -> None:
         what = "output" if i == 0 else "a gradient"
         tolerance = BFLOAT16_TOLERANCE if i == 0 else 4 * BFLOAT16_TOLERANCE
         demand(error < tolerance, f"{what} is {error:.0%} off in bfloat16, by its length")
-    _long_in_bfloat16(case.resized(B=1, T=LONG), autocast=True)
-    _long_in_bfloat16(case.resized(B=1, T=LONG), autocast=False)
+    if case.position == "none":  # long sums are the same wherever tokens stand
+        _long_in_bfloat16(case.resized(B=1, T=LONG), autocast=True)
+        _long_in_bfloat16(case.resized(B=1, T=LONG), autocast=False)
 
 
 @torch.no_grad()
