@@ -1,6 +1,7 @@
 """Which computation runs, and why. All of them compute `weights @ v` of a `ScoreAttention`.
 
 reference   softmax(q kᵀ) v written out: the truth, for any mechanism; memory grows with T x S
+explicit    the same products, with a backward pass written by hand (bfloat16 on a CPU, short)
 sdpa        torch's fused scaled_dot_product_attention: memory grows with T
 windowed    sdpa over chunks of queries, each with the few keys that its window reaches
 flex        FlexAttention, compiled for the mask and the bias (GPU)
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from attnkit.masks import Causal, Mask, NoMask, name_of
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("attnkit")
 
-Kernel = Literal["reference", "sdpa", "windowed", "flex"]
+Kernel = Literal["reference", "explicit", "sdpa", "windowed", "flex"]
 
 EXPLICIT_BF16_KEYS = 256
 """On a CPU in bfloat16, sdpa's backward is slower than the written-out products up to about this
@@ -62,8 +64,12 @@ def choose(
             "reference", f"{type(attention).__name__} computes its own {' and '.join(own)}"
         )
     if device.type == "cpu" and dtype == torch.bfloat16 and num_keys <= EXPLICIT_BF16_KEYS:
+        dropping = attention.training and attention.dropout > 0
+        # A compiler joins the reference's steps itself.
+        plain = not (dropping or attention.has_bias() or torch.compiler.is_compiling())
         return Choice(
-            "reference", f"bfloat16 on a CPU: faster than sdpa up to {EXPLICIT_BF16_KEYS} keys"
+            "explicit" if plain else "reference",
+            f"bfloat16 on a CPU: faster than sdpa up to {EXPLICIT_BF16_KEYS} keys",
         )
     if num_queries == num_keys and mask.back is not None and mask.ahead is not None:
         reach = mask.back + mask.ahead + 1
@@ -113,7 +119,7 @@ def attend(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: Mas
         q.to(v.dtype),
         k.to(v.dtype),
     )  # norms of queries and keys leave bfloat16; fused kernels want one dtype
-    run = {"sdpa": sdpa, "windowed": windowed, "flex": flex}[choice.kernel]
+    run = {"explicit": explicit, "sdpa": sdpa, "windowed": windowed, "flex": flex}[choice.kernel]
     return run(attention, q, k, v, mask)
 
 
@@ -138,6 +144,90 @@ def reference(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: 
     if attention.training and attention.dropout > 0:
         weights = F.dropout(weights, attention.dropout)
     return weights.to(v.dtype) @ attention.share_heads(v)
+
+
+def explicit(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """The standard equation in half the calls that automatic differentiation takes; without bias
+    and dropout.
+    """
+    forbidden = None
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if not isinstance(mask, NoMask):
+        forbidden = _forbidden(mask, num_queries, num_keys, q.device, q.dtype)
+    k, v = attention.share_heads(k), attention.share_heads(v)
+    empty_rows = not (isinstance(mask, NoMask) or mask.has_no_empty_row(num_queries, num_keys))
+    return _Explicit.apply(q, k, v, forbidden, attention.scale, empty_rows)
+
+
+@functools.lru_cache(maxsize=8)  # all layers of a forward pass share one mask
+def _forbidden(
+    mask: Mask, num_queries: int, num_keys: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """What is added to the scores, (B or 1, 1, T, S): 0, or where nothing is allowed a number that
+    no score outweighs.
+    """
+    allowed = mask.dense(num_queries, num_keys, device)
+    added = torch.zeros_like(allowed, dtype=dtype)
+    return added.masked_fill_(~allowed, torch.finfo(dtype).min / 2)
+
+
+class _Explicit(torch.autograd.Function):
+    """weights = softmax(scale q kᵀ + forbidden); output = weights v.
+
+    With dO the gradient by the output and W the weights, row by row:
+
+        dV = Wᵀ dO              dW = dO Vᵀ              dS = W (dW - sum(W dW))
+        dQ = scale dS K         dK = scale dSᵀ Q
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        forbidden: Tensor | None,
+        scale: float,
+        empty_rows: bool,
+    ) -> Tensor:
+        (B, H, T, _), S = q.shape, k.shape[2]
+        q, k, v = (heads.flatten(0, 1) for heads in (q, k, v))  # (B H, tokens, D)
+        if forbidden is None:
+            scores = _scaled_product(q, k.transpose(1, 2), scale)
+        else:
+            added = forbidden.expand(B, H, T, S).flatten(0, 1)
+            scores = torch.baddbmm(added, q, k.transpose(1, 2), alpha=scale)
+        weights = scores.softmax(dim=-1)
+        if empty_rows:
+            assert forbidden is not None
+            nothing = (forbidden < 0).expand(B, H, T, S).flatten(0, 1)
+            weights = weights.masked_fill(nothing, 0.0)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale = scale
+        return torch.bmm(weights, v).unflatten(0, (B, H))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        d_output = gradients[0].flatten(0, 1)
+        d_weights = torch.bmm(d_output, v.transpose(1, 2))
+        d_scores = torch._softmax_backward_data(  # pyright: ignore[reportPrivateImportUsage]
+            d_weights, weights, -1, weights.dtype
+        )
+        d_q = _scaled_product(d_scores, k, ctx.scale)
+        d_k = _scaled_product(d_scores.transpose(1, 2), q, ctx.scale)
+        d_v = torch.bmm(weights.transpose(1, 2), d_output)
+        shape = gradients[0].shape[:2]
+        return (*(d.unflatten(0, shape) for d in (d_q, d_k, d_v)), None, None, None)
+
+
+def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale left @ right for batches of matrices, in one call."""
+    unused = left.new_empty(())  # beta = 0: what it holds is not read
+    return torch.baddbmm(unused, left, right, beta=0, alpha=scale)
 
 
 def sdpa(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:

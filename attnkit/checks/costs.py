@@ -78,7 +78,7 @@ def _bytes_kept(case: Case) -> int:
 @contextmanager
 def _unfused() -> Iterator[None]:
     """All kernels are the reference, whose products torch can count."""
-    fused = {name: getattr(kernels, name) for name in ("sdpa", "windowed")}
+    fused = {name: getattr(kernels, name) for name in ("explicit", "sdpa", "windowed")}
     for name in fused:
         setattr(kernels, name, kernels.reference)
     try:

@@ -51,14 +51,16 @@ def _paths(case: Case) -> dict[str, Callable[..., Tensor]]:
     if own_mix or attention.overridden_steps():
         return {"mix": lambda q, k, v: attention.mix(q, k, v, mask)}
     paths = {"sdpa": lambda q, k, v: kernels.sdpa(attention, q, k, v, mask)}
+    if not attention.has_bias():
+        paths["explicit"] = lambda q, k, v: kernels.explicit(attention, q, k, v, mask)
     if case.role == "self" and mask.back is not None and mask.ahead is not None:
         paths["windowed"] = lambda q, k, v: kernels.windowed(attention, q, k, v, mask)
     return paths
 
 
 def fast_path_equals_the_reference(case: Case) -> None:
-    """Fused and windowed kernels give the numbers and the gradients of the written-out equation,
-    `weights @ v`, and so does a `mix` of one's own.
+    """Fused, explicit and windowed kernels give the numbers and the gradients of the written-out
+    equation, `weights @ v`, and so does a `mix` of one's own.
     """
     require(issubclass(case.mechanism, ScoreAttention), "it has one path, which is its own")
     attention = case.attention

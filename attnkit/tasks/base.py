@@ -27,6 +27,9 @@ from attnkit.tensorboard.logger import RunLogger
 
 log = logging.getLogger("attnkit")
 
+_CLIP_MARGIN = 1e-6
+"""torch adds this to the norm that it divides by, so that it shrinks gradients of norm `limit`."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -265,17 +268,21 @@ class Task(L.LightningModule, ABC):
         """Clips by the norm of all gradients, and keeps that norm; skips what is no finite number.
 
         Lightning's own clipping refuses bfloat16 with a fused optimizer, though bfloat16 needs no
-        gradient scaling.
+        gradient scaling; and torch's multiplies all gradients by one where there is nothing to
+        clip, half a millisecond a step of a small model.
 
         Raises:
             DivergedError: if loss or gradient hold NaN or infinity, and no more may be skipped.
         """
-        limit = float("inf") if self.gradient_clip is None else self.gradient_clip
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.gradient_norm = nn.utils.clip_grad_norm_(parameters, limit)
-        self.is_skipped = self._is_unusable(self.gradient_norm)
+        norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        self.gradient_norm = norm
+        self.is_skipped = self._is_unusable(norm)
         self._step_loss = None
         if not self.is_skipped:
+            limit = self.gradient_clip
+            if limit is not None and bool(norm > limit - _CLIP_MARGIN):
+                nn.utils.clip_grads_with_norm_(parameters, limit, norm)
             return
         step = self.global_step + 1
         if self.num_skipped >= self.max_skipped:

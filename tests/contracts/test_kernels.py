@@ -9,7 +9,7 @@ import torch
 
 from attnkit.attention import kernels
 from attnkit.attention.base import ScoreAttention, build_attention
-from attnkit.masks import Padding, SlidingWindow, build_mask
+from attnkit.masks import NoMask, Padding, SlidingWindow, build_mask
 from attnkit.registry import ATTENTION, POSITIONS
 
 POSITION_CASES = ["none", *(n for n in POSITIONS.names() if POSITIONS.get(n).acts_on == "scores")]
@@ -96,6 +96,41 @@ def test_windowed_serves_padding_and_documents(name, position):
     for window in ("causal", "centered"):
         mask = build_mask([WINDOWS[window], "document"]).bind(documents=documents) & Padding(keep)
         assert_equals_reference(kernels.windowed, attention, mask, 70)
+
+
+EXPLICIT_MASKS = {
+    "none": NoMask(),
+    "causal": build_mask("causal"),
+    "documents": build_mask(["causal", "document"]).bind(
+        documents=torch.arange(24).expand(1, 24) // 10
+    ),
+    "padding": Padding(torch.arange(24).expand(2, 24) > torch.tensor([[5], [-1]])),
+    "rows with nothing": Padding(torch.arange(24).expand(2, 24) > torch.tensor([[30], [5]])),
+}
+
+
+@pytest.mark.parametrize("mask", EXPLICIT_MASKS.values(), ids=EXPLICIT_MASKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", FUSED)
+def test_explicit_equals_the_reference(name, dtype, mask):
+    """The backward pass that is written by hand gives what automatic differentiation gives, also
+    for shared heads and for rows in which nothing is allowed.
+    """
+    tolerance = 2e-5 if dtype == torch.float32 else 0.03
+    assert_equals_reference(
+        kernels.explicit, mechanism(name, "none"), mask, 24, tolerance=tolerance, dtype=dtype
+    )
+
+
+def test_explicit_serves_queries_that_stand_at_the_end():
+    """Fewer queries than keys, as in decoding."""
+    attention = mechanism("grouped_query", "none")
+    q, k, v = (h.detach() for h in inputs(attention, 24))
+    for num_queries in (1, 7):
+        some = attention, q[:, :, -num_queries:], k, v, build_mask("causal")
+        torch.testing.assert_close(
+            kernels.explicit(*some), kernels.reference(*some), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("position", POSITION_CASES)

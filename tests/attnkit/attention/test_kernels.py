@@ -24,7 +24,8 @@ TABLE = [
     ("qk_norm", "none", 64, 64, Causal(), CPU, fp32, "sdpa", "plain causal"),
     ("sigmoid", "none", 64, 64, Causal(), CPU, fp32, "reference", "Sigmoid computes its own norm"),
     ("talking_heads", "none", 64, 64, Causal(), GPU, fp32, "reference", "scores and weights"),
-    ("multi_head", "none", 256, 256, Causal(), CPU, bf16, "reference", "bfloat16 on a CPU"),
+    ("multi_head", "none", 256, 256, Causal(), CPU, bf16, "explicit", "bfloat16 on a CPU"),
+    ("multi_head", "alibi", 64, 64, Causal(), CPU, bf16, "reference", "bfloat16 on a CPU"),
     ("multi_head", "none", 257, 257, Causal(), CPU, bf16, "sdpa", "plain causal"),
     ("multi_head", "none", 64, 64, Causal(), GPU, bf16, "sdpa", "plain causal"),
     ("multi_head", "none", 63, 63, WINDOW, CPU, fp32, "sdpa", "fused"),
@@ -70,6 +71,28 @@ class OwnBias(MultiHead):
         return own if inherited is None else own + inherited
 
 
+def test_dropout_keeps_training_off_the_explicit_kernel():
+    attention = build_attention({"name": "multi_head", "dropout": 0.1}, 32)
+    arguments = (attention, 64, 64, Causal(), CPU, bf16)
+    assert kernels.choose(*arguments).kernel == "reference"
+    attention.eval()
+    assert kernels.choose(*arguments).kernel == "explicit"
+
+
+def test_what_the_explicit_kernel_computes_can_be_compiled():
+    """In bfloat16, in one graph, near the numbers of plain Python."""
+    attention = build_attention("multi_head", 32)
+    x = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for run in (attention, compiled):
+        with torch.autocast("cpu", dtype=bf16):
+            output = run(x, x, Causal())
+        gradients.append(torch.autograd.grad(output.float().sin().sum(), x)[0])
+    torch._dynamo.reset()
+    torch.testing.assert_close(gradients[1], gradients[0], atol=0.02, rtol=0.02)
+
+
 @pytest.mark.parametrize("position", [None, "alibi"])
 def test_a_mechanisms_own_bias_keeps_it_off_flex(position):
     """FlexAttention takes the position's score_mod alone: a mechanism's own bias would be lost."""
@@ -94,7 +117,7 @@ def test_every_kernel_is_reached_by_its_name(monkeypatch):
     x = torch.randn(1, 70, 32)
     attention = build_attention("multi_head", 32)
     q, (k, v) = attention.project_query(x), attention.project_context(x)
-    for kernel in ("reference", "sdpa", "windowed", "flex"):
+    for kernel in ("reference", "explicit", "sdpa", "windowed", "flex"):
         monkeypatch.setattr(kernels, "choose", lambda *_, kernel=kernel: kernels.Choice(kernel, ""))
         with monkeypatch.context() as patch:
             patch.setattr(kernels, kernel, lambda *_, kernel=kernel: kernel)
