@@ -222,3 +222,25 @@ def test_a_sample_leaves_the_model_in_training(make_task):
     task.train()
     assert task.sample() == task.sample()
     assert task.model.training
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 2.0, None])
+def test_gradients_are_clipped_as_torch_clips_them(make_task, share):
+    """With a limit below their norm, at it, above it, and without one."""
+    task = make_task()
+    optimizer = task.configure_optimizers()
+    parameters = list(task.model.parameters())
+    task.loss(task.data.train_batch(0)).backward()
+    before = [p.grad.clone() for p in parameters]
+    norm = torch.cat([g.flatten() for g in before]).norm()
+    task.gradient_clip = None if share is None else share * float(norm)
+
+    task.configure_gradient_clipping(optimizer)
+    clipped = [p.grad for p in parameters]
+    torch.testing.assert_close(task.gradient_norm, norm)
+    for parameter, gradient in zip(parameters, before, strict=True):
+        parameter.grad = gradient
+    limit = math.inf if share is None else task.gradient_clip
+    torch.nn.utils.clip_grad_norm_(parameters, limit)
+    for ours, parameter in zip(clipped, parameters, strict=True):
+        assert torch.equal(ours, parameter.grad)
