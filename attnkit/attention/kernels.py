@@ -147,8 +147,8 @@ def reference(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: 
 
 
 def explicit(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-    """The standard equation in half the calls that automatic differentiation takes; without bias
-    and dropout.
+    """The standard equation in fewer calls than automatic differentiation takes; without bias and
+    dropout.
     """
     forbidden = None
     num_queries, num_keys = q.shape[2], k.shape[2]

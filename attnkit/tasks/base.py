@@ -269,7 +269,7 @@ class Task(L.LightningModule, ABC):
 
         Lightning's own clipping refuses bfloat16 with a fused optimizer, though bfloat16 needs no
         gradient scaling; and torch's multiplies all gradients by one where there is nothing to
-        clip, half a millisecond a step of a small model.
+        clip.
 
         Raises:
             DivergedError: if loss or gradient hold NaN or infinity, and no more may be skipped.
