@@ -55,7 +55,7 @@ def _keep_freed_memory(num_bytes: int) -> None:
     its heap, where it is glibc; does nothing elsewhere.
 
     At first glibc does so beyond 128 KiB, and the system gives each page back as a page fault: 500
-    to 800 a step of a small model, 1 to 3 ms of 30. With time it learns a threshold of up to 64
+    to 800 a step of a small model, 1 ms of system time. With time it learns a threshold of up to 64
     MiB, so that is what to leave behind.
     """
     if platform.libc_ver()[0] != "glibc":
