@@ -75,10 +75,13 @@ def translate(
 
         if sentences and file is not None:
             _refuse("give sentences or --file, not both")
-        if attention is not None and (file is not None or not sentences or len(sentences) != 1):
-            _refuse("--attention draws one sentence; give exactly one as an argument")
-        if attention is not None and attention.suffix.lower() not in (".png", ".svg"):
-            _refuse(f"--attention {attention}: the name must end in .png or .svg")
+        if attention is not None:
+            if file is not None or not sentences or len(sentences) != 1 or not sentences[0].strip():
+                _refuse("--attention draws one sentence; give exactly one as an argument")
+            if attention.suffix.lower() not in (".png", ".svg"):
+                _refuse(f"--attention {attention}: the name must end in .png or .svg")
+            if not attention.parent.is_dir():
+                _refuse(f"--attention {attention}: there is no folder {attention.parent}")
         if beam is not None and n_best > beam:
             _refuse(f"--n-best {n_best} is more than --beam {beam}")
         translator = load_translator(run, None if weights is None else weights.value)

@@ -350,6 +350,8 @@ def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
             "layer must be from 0",
         ),
         (["translate", result.directory, "a", "--attention", "x.jpg"], "must end in .png or .svg"),
+        (["translate", result.directory, " ", "--attention", "x.png"], "exactly one as an argum"),
+        (["translate", result.directory, "a", "--attention", "nowhere/x.png"], "no folder nowhere"),
         (["evaluate", result.directory, "--data", "nowhere"], "there is no split `nowhere`"),
     ):
         said = invoke(*arguments)
