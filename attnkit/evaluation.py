@@ -201,17 +201,23 @@ def evaluate(
 def show(found: Evaluation) -> None:
     """Prints the numbers of a test set with their signatures."""
     table = numbers_table(f"{found.name}, {found.count:,} sentences")
-    table.add_row("BLEU", f"{found.scores.bleu:.2f}", found.scores.signatures["bleu"])
+    signatures = [("BLEU", found.scores.signatures["bleu"])]
+    table.add_row("BLEU", f"{found.scores.bleu:.2f}", "cased, tokenised by 13a")
     if found.moses is not None:
-        table.add_row("BLEU, Moses", f"{found.moses[0]:.2f}", f"{found.moses[1]} (Moses-tokenised)")
-    table.add_row("chrF", f"{found.scores.chrf:.2f}", found.scores.signatures["chrf"])
+        signatures.append(("BLEU, Moses", found.moses[1]))
+        table.add_row("BLEU, Moses", f"{found.moses[0]:.2f}", "lowercased, Moses-tokenised")
+    signatures.append(("chrF", found.scores.signatures["chrf"]))
+    table.add_row("chrF", f"{found.scores.chrf:.2f}", "")
     table.add_row("exact match", f"{found.scores.exact_match:.1f} %", "")
     table.add_row("loss", f"{found.loss:.4f}", "nats a target token, teacher-forced")
     console.print(table)
+    for name, signature in signatures:  # whole lines: they are there to be copied
+        console.print(f"{name}: {signature}", highlight=False, markup=False, soft_wrap=True)
     if found.alignments:
         place = alignment.best_place(found.alignments)
         console.print(
             f"alignment error rate {found.alignments[place].error_rate:.3f}: {place}, the best of "
-            "these; rows predict their token, or (for comparison) read it"
+            "these; rows predict their token, or (for comparison) read it",
+            soft_wrap=True,
         )
         console.print(alignment.table(found.alignments), markup=False)

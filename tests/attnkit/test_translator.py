@@ -294,6 +294,7 @@ def test_evaluate_scores_own_splits_and_files_with_gold(result, tmp_path):
     said = invoke("evaluate", result.directory)
     assert said.exit_code == 0, said.output
     assert f"{result.metrics['bleu_test']:.2f}" in said.stdout
+    assert f"BLEU: {result.record['signatures']['bleu']}" in said.stdout.splitlines()
     (tmp_path / "s").write_text("a b c\nd e f\n")
     (tmp_path / "t").write_text("c b a\nf e d\n")
     (tmp_path / "gold").write_text("1-3 2-2 3-1\n1-3 2-2 3-1\n")
