@@ -29,7 +29,7 @@ from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
 from attnkit.tasks.translating import translate_ids
 from attnkit.tasks.translation_scores import Scores, score
-from attnkit.tasks.weight_history import FOLDER, WeightHistory, average
+from attnkit.tasks.weight_history import WeightHistory, average, write_average
 from attnkit.tensorboard.logger import RunLogger
 
 SAMPLE_SENTENCES = 5
@@ -40,9 +40,6 @@ ALIGNED_SENTENCES = 100
 
 HYPOTHESES = "hypotheses"
 """Folder in a run's directory with the translations of each test set."""
-
-AVERAGED = "averaged.ckpt"
-"""Checkpoint with the mean of the last weights, where a recipe asks for one."""
 
 
 class TranslationTask(Task):
@@ -270,9 +267,7 @@ class TranslationTask(Task):
         self.model.load_state_dict(weights)
         self._found["averaged_steps"] = steps
         if self.trainer.is_global_zero:
-            state = {f"model.{name}": tensor for name, tensor in weights.items()}
-            file = checkpoints / FOLDER / AVERAGED
-            torch.save({"state_dict": state, "averaged_steps": steps}, file)
+            write_average(checkpoints, weights, steps)
 
     def introduce(self, logger: RunLogger) -> None:
         """Says what the numbers are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,6 +14,9 @@ from attnkit.tensorboard.logger import RunLogger
 
 FOLDER = "weights"
 """Below the folder of the checkpoints."""
+
+AVERAGED = "averaged.ckpt"
+"""In it, the mean of the last weights, once training is over."""
 
 
 class WeightHistory(L.Callback):
@@ -32,8 +36,11 @@ class WeightHistory(L.Callback):
         self.validate_every = validate_every
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Removes what an earlier life of the run wrote about steps that are now to come."""
+        """Removes what an earlier life of the run wrote about steps that are now to come, and the
+        mean that it ended with.
+        """
         if trainer.is_global_zero:
+            (_folder(trainer) / AVERAGED).unlink(missing_ok=True)
             for step, file in _files(_folder(trainer)):
                 if step > trainer.global_step:
                     file.unlink()
@@ -48,9 +55,7 @@ class WeightHistory(L.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         model = pl_module.model
         assert isinstance(model, nn.Module)
-        part = folder / "being-written"
-        torch.save(model.state_dict(), part)
-        part.replace(folder / f"step-{trainer.global_step}.pt")
+        _save(model.state_dict(), folder / f"step-{trainer.global_step}.pt")
         for _, file in _files(folder)[: -self.count]:
             file.unlink()
 
@@ -77,6 +82,19 @@ def average(folder: Path) -> tuple[dict[str, Tensor], list[int]] | None:
             else:
                 mean[name] = tensor
     return {name: t.to(dtypes[name]) for name, t in mean.items()}, [step for step, _ in files]
+
+
+def write_average(folder: Path, weights: dict[str, Tensor], steps: list[int]) -> None:
+    """Writes what `average` found beside what it was made of, as a checkpoint of a task."""
+    state = {f"model.{name}": tensor for name, tensor in weights.items()}
+    _save({"state_dict": state, "averaged_steps": steps}, folder / FOLDER / AVERAGED)
+
+
+def _save(content: dict[str, Any], file: Path) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    part = file.with_name("being-written")
+    torch.save(content, part)
+    part.replace(file)
 
 
 def _folder(trainer: L.Trainer) -> Path:

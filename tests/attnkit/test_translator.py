@@ -209,7 +209,17 @@ def test_a_run_that_was_stopped_comes_to_the_same_bleu(tmp_path, monkeypatch):
         patch.setattr(Task, "on_before_backward", stop)
         with pytest.raises(SystemExit):
             experiment.run(recipes[1])
+    averaged = recipes[1].run_dir / "checkpoints" / "weights" / "averaged.ckpt"
+    averaged.write_bytes(b"of an end that was not the last")
+    left = []
+
+    def look(self, loss):
+        plain(self, loss)
+        left.append(averaged.exists())
+
+    monkeypatch.setattr(Task, "on_before_backward", look)
     again = experiment.run(recipes[1], resume="yes")
+    assert left == [False] * 3
     assert again.metrics == whole.metrics
     assert again.record["averaged_steps"] == whole.record["averaged_steps"] == [6, 8, 10, 12]
     curves = [
