@@ -48,20 +48,20 @@ TEMPLATES: dict[str, dict[Language, str]] = {
     },
     "will": {
         "en": "The:who.the {who} will:do.aux {do} {in} at:at {clock}.",
-        "de": "{who} wird:do.aux {in} um:at {clock} Uhr {do}.",
+        "de": "{who} wird:do.aux {in} um:at {clock} Uhr:half.word {do}.",
         "ko": "{who} {in} {clock}에:at {do}.",
         "fr": "{who} {do} {in} à:at {clock}.",
     },
     "far": {
-        "en": "It is:is {count} {unit} from:from the:a.the {a} to:to the:b.the {b}.",
-        "de": "Es sind:is {count} {unit} von:from {a} zu:to {b}.",
+        "en": "It:it is:is {count} {unit} from:from the:a.the {a} to:to the:b.the {b}.",
+        "de": "Es:it sind:is {count} {unit} von:from {a} zu:to {b}.",
         "ko": "{a}에서:from {b}까지:to {count}{unit}입니다:is.",
-        "fr": "Il y a:is {count} {unit} entre:from {a} et:to {b}.",
+        "fr": "Il:it y:is a:is {count} {unit} entre:from {a} et:to {b}.",
     },
     "cost": {
         "en": "The:what.the {what} weighs:weigh {count} {unit} and:and costs:cost {money}.",
         "de": "{what} wiegt:weigh {count} {unit} und:and kostet:cost {money}.",
-        "ko": "{what} 무게가:weigh {count}{unit}이고:and 가격은:cost {money}입니다.",
+        "ko": "{what} 무게가:weigh {count}{unit}이고:and 가격은:cost {money}입니다:cost.",
         "fr": "{what} pèse:weigh {count} {unit} et:and coûte:cost {money}.",
     },
 }
@@ -122,7 +122,7 @@ CURRENCIES = ("EUR", "USD", "JPY", "GBP", "CHF", "SEK", "KRW", "CAD")
 PERIODS = ("hour", "day", "week")
 
 FUNCTION_WORDS = frozenset(
-    ("of", "on", "for", "at", "from", "to", "ago", "in", "is", "and", "stop")
+    ("of", "on", "for", "at", "from", "to", "ago", "in", "it", "is", "and", "colon", "stop")
 )
 """Keys of words whose counterparts are possible links, not sure ones."""
 
@@ -285,14 +285,17 @@ def _date(iso: str, language: Language) -> list[Piece]:
 
     day = date.fromisoformat(iso)
     keys = {"M": "month", "d": "day", "y": "year"}
-    pieces = []
+    pieces, last = [], ""
     for kind, value in tokenize_pattern(get_date_format("long", locale=language).pattern):
         if kind == "chars":
-            pieces.append(Piece(_plain(str(value))))
+            mark, space = _plain(str(value)).strip(), " " * str(value)[-1].isspace()
+            # `3.` and `1967년` are numbers with what belongs to them; an English comma is alone.
+            pieces += [Piece(mark, None if language == "en" else f"{last}.mark"), Piece(space)]
         else:
             symbol, width = str(value[0]), int(value[1])
             said = format_date(day, symbol * width, locale=language)
-            pieces.append(Piece(_plain(said), keys[symbol]))
+            last = keys[symbol]
+            pieces.append(Piece(_plain(said), last))
     return pieces
 
 
@@ -301,21 +304,21 @@ def _clock(iso: str, language: Language) -> list[Piece]:
     from babel.dates import get_period_names
 
     moment = time.fromisoformat(iso)
-    minute = Piece(f"{moment.minute:02}", "minute")
+    colon, minute = Piece(":", "colon"), Piece(f"{moment.minute:02}", "minute")
     hour12 = str((moment.hour - 1) % 12 + 1)
     period = "am" if moment.hour < 12 else "pm"
     if language == "en":
         return [
             Piece(hour12, "hour"),
-            Piece(":"),
+            colon,
             minute,
             Piece(" "),
             Piece(period.upper(), "half"),
         ]
     if language == "ko":  # the names of AM and PM are Latin letters there; people say these
         name = get_period_names("wide", locale="ko")["morning2" if period == "am" else "afternoon1"]
-        return [Piece(name, "half"), Piece(" "), Piece(hour12, "hour"), Piece(":"), minute]
-    return [Piece(f"{moment.hour:02}", "hour"), Piece(":"), minute]
+        return [Piece(name, "half"), Piece(" "), Piece(hour12, "hour"), colon, minute]
+    return [Piece(f"{moment.hour:02}", "hour"), colon, minute]
 
 
 def _plain(text: str) -> str:
