@@ -23,7 +23,9 @@ Row = Literal["predicting", "input"]
 ROWS: tuple[Row, ...] = ("predicting", "input")
 
 MEAN = -1
-"""In place of a head's number: the mean over the heads of a layer."""
+"""In place of a head's number: the mean over the heads of a layer; in place of a layer's too: over
+the heads of all layers, which often share the work.
+"""
 
 
 class Place(NamedTuple):
@@ -34,6 +36,8 @@ class Place(NamedTuple):
     row: Row
 
     def __str__(self) -> str:
+        if self.layer == MEAN:
+            return "mean of all layers and heads"
         head = "mean of heads" if self.head == MEAN else f"head {self.head}"
         return f"layer {self.layer}, {head}"
 
@@ -82,19 +86,19 @@ def cross_links(
     to_word = np.eye(nothing + 1)[column]  # (S, W + 1)
     _, first = token_words(target.offsets[:room], sentence.target_words)
     starts = [(word, token) for word, token in enumerate(first) if token is not None]
+    maps = {(layer, head): m for layer, heads in enumerate(layers) for head, m in enumerate(heads)}
+    maps |= {(layer, MEAN): heads.mean(axis=0) for layer, heads in enumerate(layers)}
+    maps[MEAN, MEAN] = np.mean([maps[layer, MEAN] for layer in range(len(layers))], axis=0)
     links: dict[Place, set[Link]] = {}
-    for layer, weights in enumerate(layers):
-        by_word = np.concatenate((weights, weights.mean(axis=0, keepdims=True))) @ to_word
-        pointed = by_word.argmax(axis=-1)  # (H + 1, T)
-        for number, heads in enumerate(pointed):
-            head = MEAN if number == len(weights) else number
-            for row in ROWS:
-                shift = 0 if row == "predicting" else 1
-                links[Place(layer, head, row)] = {
-                    (int(heads[token + shift]), word)
-                    for word, token in starts
-                    if heads[token + shift] != nothing
-                }
+    for (layer, head), weights in maps.items():
+        pointed = (weights @ to_word).argmax(axis=-1)  # (T,)
+        for row in ROWS:
+            shift = 0 if row == "predicting" else 1
+            links[Place(layer, head, row)] = {
+                (int(pointed[token + shift]), word)
+                for word, token in starts
+                if pointed[token + shift] != nothing
+            }
     return links
 
 
@@ -121,9 +125,9 @@ def table(scores: dict[Place, AlignmentScore]) -> str:
     lines = ["layer  head   AER, precision (predicting row)   AER, precision (input row)"]
     for place in _places(scores):
         predicting, reading = (scores[place._replace(row=row)] for row in ROWS)
-        head = "mean" if place.head == MEAN else str(place.head)
+        layer, head = ("mean" if n == MEAN else n for n in (place.layer, place.head))
         lines.append(
-            f"{place.layer:>5}  {head:>4}   {predicting.error_rate:.3f}  "
+            f"{layer:>5}  {head:>4}   {predicting.error_rate:.3f}  "
             f"{predicting.precision:.3f}                     {reading.error_rate:.3f}  "
             f"{reading.precision:.3f}"
         )

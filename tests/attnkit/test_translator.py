@@ -313,6 +313,9 @@ def test_evaluate_scores_own_splits_and_files_with_gold(result, tmp_path):
     said = invoke(*command, "--gold-index", 1, "--output", tmp_path / "out")
     assert said.exit_code == 0, said.output
     assert "alignment error rate 0." in said.stdout
+    rows = [line.split() for line in said.stdout.splitlines()]
+    places = [row[:2] for row in rows if row[1:2] in (["mean"], ["0"], ["1"])]
+    assert places == [["mean", "mean"], ["0", "mean"], ["0", "0"], ["0", "1"]]
     assert len((tmp_path / "out" / "t.txt").read_text().splitlines()) == 2
     for extra, message in (([], "--gold-index 0, or 1"), (["--gold-index", 0], "point beyond")):
         said = invoke(*command, *extra)
