@@ -15,7 +15,7 @@ from attnkit.ablation.launchers.base import Launcher
 from attnkit.ablation.launchers.local import Local
 from attnkit.ablation.match import matched
 from attnkit.ablation.plan import Plan, read_plan
-from attnkit.ablation.preview import show_plan
+from attnkit.ablation.preview import show_plan, side_effect_lines
 from attnkit.ablation.progress import Progress
 from attnkit.ablation.study import Study, check_parts
 from attnkit.ablation.timing import Timing, measure
@@ -51,6 +51,8 @@ def conduct(recipe: Recipe) -> tuple[Path, list[Failure]]:
         study.write()
         failures: list[Failure] = []
         progress = Progress(METRIC, "tuning ")
+        for line in side_effect_lines(study.plan):
+            progress.say(line)
         tried = candidates(study)
         if tried:
             lost = Launch(launcher, progress).run([candidate.trial for candidate in tried])

@@ -16,6 +16,7 @@ from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
 from attnkit.recipe.layers import read_changes
 from attnkit.recipe.source import Node, plain, read_value
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
+from attnkit.resume import differences
 
 Changes = Mapping[KeyPath, Node | Mark]
 """Key -> its value in a variant; or, of a key that it removes, where that is written."""
@@ -147,6 +148,25 @@ def read_plan(recipe: Recipe) -> Plan:
     if problems:
         raise RecipeError(problems)
     return plan
+
+
+def side_effects(plan: Plan) -> dict[str, list[str]]:
+    """Variant -> `key: before -> now`, for keys that differ from the recipe's though the variant
+    names them not: the options of one mechanism mean nothing to another, which takes its defaults.
+    """
+    written = plan.recipe_of(Variant(BASE, {})).to_dict()
+    found: dict[str, list[str]] = {}
+    for variant in plan.variants:
+        named = [dotted(path) for path in variant.all_changes]
+        changes = differences(written, plan.recipe_of(variant).to_dict())
+        found[variant.name] = [
+            change
+            for key, change in changes.items()
+            if not any(f"{key}.".startswith(f"{name}.") for name in named)
+            and not change.startswith(f"{key}: nothing ")
+            and not change.endswith("-> nothing")
+        ]
+    return {name: changes for name, changes in found.items() if changes}
 
 
 def _faults(plan: Plan) -> Iterator[Problem]:

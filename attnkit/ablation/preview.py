@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attnkit.ablation.plan import Changes, as_overrides
+from attnkit.ablation.plan import Changes, Plan, as_overrides, side_effects
 from attnkit.ablation.study import Study
 from attnkit.ablation.timing import Timing
 from attnkit.ablation.trial import Trial
@@ -60,9 +60,19 @@ def show_plan(
     for variant in plan.variants:
         if words := _words(variant.changes, variant.matched):
             console.print(f"{variant.name}: {words}", markup=False)
+    for line in side_effect_lines(plan):
+        console.print(line, markup=False)
     console.print()
     for line in _notes(study, trials, tuning, timings, workers):
         console.print(line, markup=False)
+
+
+def side_effect_lines(plan: Plan) -> list[str]:
+    """What a reader of the variants' keys would not expect."""
+    return [
+        f"{name}: by that also {', '.join(changes)}; name the key to have it as you want"
+        for name, changes in side_effects(plan).items()
+    ]
 
 
 def _words(changes: Changes, matched: Changes) -> str:
@@ -101,11 +111,12 @@ def _notes(
             for name, trial in runs
             if not trial.is_finished
         ]
-        total = max([sum(times) / workers, *times])
-        notes.append(
-            f"about {_clock(total)} with {workers} at a time: some steps of each variant were "
-            "timed here, and validations counted; maps, samples and beam search were not"
-        )
+        if times:
+            total = max([sum(times) / workers, *times])
+            notes.append(
+                f"about {_clock(total)} with {workers} at a time: some steps of each variant were "
+                "timed here, and validations counted; maps, samples and beam search were not"
+            )
     return notes
 
 

@@ -7,6 +7,7 @@ from attnkit.ablation.plan import (
     load_study,
     plain_changes,
     read_plan,
+    side_effects,
     split_alternatives,
 )
 from attnkit.recipe import RecipeError, load_recipe
@@ -109,6 +110,20 @@ def test_changes_are_written_as_overrides(load):
         load(variants={"v": {"model.attention": {"name": "linear"}, "~optimizer.lr": None}})
     ).variants
     assert as_overrides(variant.changes) == ["model.attention={name: linear}", "~optimizer.lr"]
+
+
+def test_what_a_variant_changes_without_saying_so_is_told(load):
+    """Another mechanism takes its own defaults, and not the options of the one that it replaces."""
+    plan = read_plan(
+        load(
+            variants={
+                "same": {"model.attention.name": "multi_head"},
+                "linear": {"model.attention.name": "linear"},
+                "said": {"model.attention": {"name": "linear", "num_heads": 8}},
+            }
+        )
+    )
+    assert side_effects(plan) == {"linear": ["model.attention.num_heads: 2 -> 4"]}
 
 
 def test_every_fault_of_every_variant_is_told_with_its_place(load):
