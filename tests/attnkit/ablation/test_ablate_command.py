@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attnkit.ablation import timing
-from attnkit.ablation.conduct import prepared
+from attnkit.ablation.conduct import conduct, prepared
 from attnkit.ablation.launch import Launch, StudyStopped
 from attnkit.ablation.launchers.base import Ended
 from attnkit.ablation.launchers.local import Local
@@ -21,6 +21,7 @@ from attnkit.ablation.progress import Progress
 from attnkit.ablation.timing import Timing, measure, time_recipe
 from attnkit.ablation.tuning import candidates
 from attnkit.cli.main import app
+from attnkit.recipe import load_recipe
 
 
 def call(*arguments):
@@ -163,39 +164,43 @@ model: {max_seq_len: 16, dim: 16, num_layers: 1, attention: {name: multi_head, n
 trainer: {max_steps: 300, batch_size: 4, precision: 32, accelerator: cpu}
 validation: {every_n_steps: 50, max_tokens: 64}
 logging: {every_n_steps: 10, attention_maps: 0, samples: 0}
-ablation: {variants: {one: {}, two: {model.mlp: relu}}, workers: 2}
+ablation:
+  variants: {one: {}, two: {model.mlp: relu}}
+  workers: 2
+  launcher: {name: local, threads: 1}
 """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_study_that_was_stopped_goes_on_to_the_same_end(number, tmp_path, text_file):
-    """With real processes: the launcher is killed, or interrupted, while its trials train."""
+def test_a_study_that_was_stopped_goes_on_to_the_same_end(number, tmp_path, text_file, launcher):
+    """With real processes: the launcher is killed, or interrupted, while its trials train. A study
+    that nobody disturbed runs in this process.
+    """
     file = tmp_path / "killed.yaml"
     file.write_text(RECIPE.replace("TEXT", str(text_file)))
-    command = [sys.executable, "-m", "attnkit", "ablate", str(file)]
 
     def losses(folder):
         found = sorted((tmp_path / folder / "killed").glob("*/seed0/result.json"))
         return {p.parts[-3]: json.loads(p.read_text())["metrics"]["loss"].hex() for p in found}
 
-    def start(folder):
+    def start():
+        command = [sys.executable, "-m", "attnkit", "ablate", str(file)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [*command, f"runs_dir={folder}"], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True
-        )
+        return subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
 
-    with start("once") as undisturbed, start("runs") as launched:
+    with start() as launched:
         begun = tmp_path / "runs/killed/one/seed0/checkpoints/manifest.json"
         while not begun.exists() and launched.poll() is None:
             time.sleep(0.02)
         launched.send_signal(number)
         _, said = launched.communicate()
-        undisturbed.communicate()
     assert launched.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[number], said
     assert len(losses("runs")) < 2
-    with start("runs") as again:
+    with start() as again:
         _, said = again.communicate()
     assert again.returncode == 0, said
+    conduct(load_recipe(file, [f"runs_dir={tmp_path / 'once'}"]))
     assert losses("runs") == losses("once")
     assert len(losses("runs")) == 2
