@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from attnkit import run_directory
 from attnkit.assembly.by_task import build_data, build_model, build_task
@@ -269,7 +270,7 @@ def build_trainer(
         return L.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
-            strategy=options.strategy,
+            strategy=build_strategy(options.strategy),
             precision=resolve_precision(options.precision, options.accelerator),
             max_steps=options.max_steps,
             accumulate_grad_batches=options.accumulate,
@@ -291,6 +292,11 @@ def build_trainer(
             f"trainer: accelerator {options.accelerator}, devices {options.devices} and strategy "
             f"{options.strategy} do not work here: {error}"
         ) from error
+
+
+def build_strategy(name: str) -> str | Strategy:
+    """Lightning's strategy; ddp without a copy of every gradient in each step."""
+    return DDPStrategy(gradient_as_bucket_view=True) if name == "ddp" else name
 
 
 def on_slurm() -> bool:

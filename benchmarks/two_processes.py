@@ -2,8 +2,12 @@
 
     ATTNKIT_DATA=... python benchmarks/two_processes.py
 
-Real commands, in turn (A B A B ...); tokens a second as the runs themselves count them, validation
-left out. It needs two idle cores: what else runs takes from the two processes first.
+Real commands, in turn (A B C A B C ...); tokens a second as the runs themselves count them,
+validation left out. It needs two idle cores: what else runs takes from the two processes first.
+
+What two processes could reach if they had nothing to tell each other is measured too: two runs at
+the same time, each with half the batch. What is missing to twice the speed there is the machine's
+(memory, caches) and what a step costs whatever its batch; the rest is what talking costs.
 """
 
 from __future__ import annotations
@@ -17,46 +21,65 @@ import sys
 import tempfile
 from pathlib import Path
 
+from attnkit.recipe import load_recipe
+
 RECIPES = Path(__file__).parents[1] / "recipes" / "language_modeling"
 
 
-def tokens_per_second(recipe: Path, steps: int, devices: int) -> float:
-    """Trains in processes of their own; reads the speed from the result."""
+def tokens_per_second(recipe: Path, steps: int, *runs: list[str]) -> float:
+    """Trains in processes of their own, all runs at the same time; sums up what the results say.
+
+    Args:
+        recipe: of all runs.
+        steps: of each.
+        *runs: the overrides of each.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [
-            f"trainer.devices={devices}",
-            f"trainer.strategy={'ddp' if devices > 1 else 'auto'}",
+        common = [
             "trainer.accelerator=cpu",
             f"trainer.max_steps={steps}",
             f"validation.every_n_steps={steps}",
             f"runs_dir={folder}",
-            "variant=speed",
         ]
-        subprocess.run(
-            [sys.executable, "-m", "attnkit", "run", recipe, *overrides],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-        (result,) = Path(folder).rglob("result.json")
-        return json.loads(result.read_text())["tokens_per_second"]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "attnkit", "run", recipe, *common, *run, f"variant={n}"],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+            )
+            for n, run in enumerate(runs)
+        ]
+        codes = [process.wait() for process in processes]
+        if any(codes):
+            raise RuntimeError("a run has failed; see above")
+        results = [json.loads(path.read_text()) for path in Path(folder).rglob("result.json")]
+        return sum(result["tokens_per_second"] for result in results)
 
 
 def main() -> None:
-    """Prints the ratio of each pair and their median."""
+    """Prints the speeds of each round and the medians of their ratios."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--recipe", type=Path, default=RECIPES / "shakespeare_char.yaml")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    ratios = []
-    for pair in range(given.pairs):
-        one, two = (tokens_per_second(given.recipe, given.steps, n) for n in (1, 2))
+    half = f"trainer.batch_size={load_recipe(given.recipe).trainer.batch_size // 2}"
+    together = ["trainer.devices=2", "trainer.strategy=ddp"]
+    ratios, bounds = [], []
+    for number in range(given.rounds):
+        one, apart, two = (
+            tokens_per_second(given.recipe, given.steps, *runs)
+            for runs in ([[]], [[half], [half]], [together])
+        )
         ratios.append(two / one)
-        print(f"pair {pair}: one {one:,.0f}, two {two:,.0f} tokens/s, ratio {two / one:.2f}")
-    print(f"median ratio {statistics.median(ratios):.2f}, {given.steps} steps")
+        bounds.append(apart / one)
+        print(f"round {number}: one {one:,.0f}, two apart {apart:,.0f}, two {two:,.0f} tokens/s")
+    print(
+        f"median ratio {statistics.median(ratios):.2f}, of two that do not talk "
+        f"{statistics.median(bounds):.2f}; {given.steps} steps"
+    )
 
 
 if __name__ == "__main__":

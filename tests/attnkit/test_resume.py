@@ -444,8 +444,10 @@ def call(command, folder, *arguments, **environment):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(small, tmp_path):
-    """Two go on as two exactly, here started by torchrun; and as one, with the same data."""
+def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(small, tmp_path, at_batch):
+    """Two go on as two exactly, here started by torchrun; as one, and one as two, with the same
+    data.
+    """
     (tmp_path / "weak.py").write_text(WEAK)
     keys = ["trainer.max_steps=9", "checkpoint.every_n_steps=2", "logging.every_n_steps=3"]
     two = ["trainer.devices=2", "trainer.strategy=ddp"]
@@ -483,6 +485,15 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(small, 
     recipe = load_recipe(as_one / "recipe.yaml", ["trainer.devices=1", "trainer.strategy=auto"])
     experiment.run(recipe, directory=as_one, resume="yes")
     assert all(map(nearly_equal, trained(as_one), trained(directory)))
+
+    as_two = small(*keys, "variant=as_two")
+    at_batch(5, crash)
+    with pytest.raises(ZeroDivisionError):
+        experiment.run(as_two)
+    resumed = call(ALONE, tmp_path, "resume", str(as_two.run_dir), *two)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "after step 4" in resumed.stderr
+    assert all(map(nearly_equal, trained(as_two.run_dir), trained(directory)))
 
 
 def nearly_equal(a, b):
