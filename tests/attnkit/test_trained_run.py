@@ -287,3 +287,7 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
     save_file({"weight": torch.ones(2)}, file)
     with pytest.raises(CheckpointError, match="was not exported by attnkit: it holds no recipe"):
         load_run(file)
+    outside = {"attnkit/file/../outside": "written by a stranger"}
+    save_file({"weight": torch.ones(2)}, file, outside)
+    with pytest.raises(CheckpointError, match=r"not exported by attnkit: it names \.\./outside"):
+        load_run(file)
