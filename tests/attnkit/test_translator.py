@@ -277,7 +277,8 @@ def test_the_attention_of_a_sentence_and_its_translation(result, tmp_path):
     ended = invoke("attention", result.directory, "--text", "a b c", "--out", tmp_path / "own.npz")
     assert ended.exit_code == 0, ended.output
     assert "translated: c b a" in ended.stderr
-    own = np.load(tmp_path / "own.npz")
+    with np.load(tmp_path / "own.npz") as saved:
+        own = dict(saved)
     sites = {"encoder.self", "decoder.self", "decoder.cross"}
     assert {name.split("/")[0] for name in own} == sites
     translator = load_translator(result.directory)

@@ -25,10 +25,10 @@ def test_the_numbers_are_the_models_own_maps(small_run, tmp_path):
     assert ended.stdout.split("\n")[:3] == [f"wrote {file}" for file in files]
     run = load_run(small_run.directory)
     tokens = torch.tensor([run.tokenizer.encode(TEXT).ids])
-    saved = np.load(files[0])
-    for i, own in enumerate(attention_maps(run.model, tokens)):
-        assert np.array_equal(saved[f"self/L{i}"], own.weights[0].numpy())
-    assert len(saved["self/query_tokens"]) == tokens.shape[1]
+    with np.load(files[0]) as saved:
+        for i, own in enumerate(attention_maps(run.model, tokens)):
+            assert np.array_equal(saved[f"self/L{i}"], own.weights[0].numpy())
+        assert len(saved["self/query_tokens"]) == tokens.shape[1]
     with Image.open(files[1]) as picture:
         assert picture.width > 100
     assert "Attention: " in files[2].read_text(encoding="utf-8")
@@ -40,7 +40,8 @@ def test_a_long_text_is_cut_and_an_unknown_letter_told(small_run, tmp_path):
     longest = load_run(small_run.directory).model.max_seq_len
     assert f"the model reads the first {longest}" in ended.stderr
     assert "vocabulary lacks '♞'" in ended.stderr
-    assert np.load(tmp_path / "maps.npz")["self/L0"].shape[-1] == longest
+    with np.load(tmp_path / "maps.npz") as saved:
+        assert saved["self/L0"].shape[-1] == longest
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,13 @@ def test_batch_n_is_a_function_of_seed_and_n(data):
     assert not np.array_equal(one.members(0), prepared(seed=1).train_batches(0, 9).members(0))
 
 
-@pytest.mark.parametrize("world_size", [2, 5])
+@pytest.mark.parametrize("world_size", [2, 8])
 def test_processes_share_a_batch_and_their_losses_weigh_what_they_hold(data, world_size):
     """Their mean is that of the whole batch, also where there are fewer pairs than processes."""
     whole = data.train_batches(0, 200)
     shares = [data.train_batches(0, 200, rank, world_size) for rank in range(world_size)]
     smallest = min(range(whole.num_per_epoch), key=lambda n: len(whole.members(n)))
-    assert len(whole.members(smallest)) < 5
+    assert len(whole.members(smallest)) < 8
     for n in (3, smallest):
         parts = [share[n] for share in shares]
         counted = [part for part in parts if part.weight]
