@@ -1,7 +1,7 @@
 """Two promises about studies: the cores are kept busy, and nothing is lost when one is killed.
 
-    python benchmarks/ablation.py busy --folder /tmp/busy
-    python benchmarks/ablation.py kill --kills 10 --folder /tmp/killed
+    python benchmarks/ablation.py busy --folder FOLDER
+    python benchmarks/ablation.py kill --kills 10 --folder FOLDER
 
 `busy` runs a study of twelve trials with two workers. Its whole time, from the command to its end,
 is compared with the sum of the trials' own times divided by two: once with their processes' times,

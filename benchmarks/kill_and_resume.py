@@ -1,6 +1,6 @@
 """Kills runs with SIGKILL at random moments, resumes them, and compares with runs never killed.
 
-    python benchmarks/kill_and_resume.py --kills 100 --folders /tmp/here /dev/shm/there
+    python benchmarks/kill_and_resume.py --kills 100 --folders HERE ON_ANOTHER_FILE_SYSTEM
 
 Each trial is `attnkit run RECIPE --resume auto` in a process of its own, killed at a moment drawn
 uniformly from the whole run: loading data, training, validation, writing checkpoints, the end.

@@ -30,5 +30,18 @@ def build_task(recipe: Recipe, model: nn.Module, data: Any) -> Task:
     return _assembly(recipe).build_task(recipe, model, data)
 
 
+def options_of_every_task(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says that every task takes, see `tasks/base.py`."""
+    trainer = recipe.trainer
+    return {
+        "max_steps": trainer.max_steps,
+        "accumulate": trainer.accumulate,
+        "num_workers": trainer.num_workers,
+        "seed": recipe.seed,
+        "gradient_clip": trainer.gradient_clip,
+        "compile_model": trainer.compile,
+    }
+
+
 def _assembly(recipe: Recipe) -> Any:
     return importlib.import_module(f"attnkit.assembly.{recipe.task}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from attnkit.assembly.by_task import options_of_every_task
 from attnkit.data.synthetic_data import SyntheticData
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe
@@ -42,10 +43,5 @@ def build_task(recipe: Recipe, model: LanguageModel, data: SyntheticData) -> Syn
         data,
         OPTIMIZERS.build(recipe.optimizer),
         SCHEDULES.build(recipe.schedule),
-        max_steps=recipe.trainer.max_steps,
-        accumulate=recipe.trainer.accumulate,
-        num_workers=recipe.trainer.num_workers,
-        seed=recipe.seed,
-        gradient_clip=recipe.trainer.gradient_clip,
-        compile_model=recipe.trainer.compile,
+        **options_of_every_task(recipe),
     )

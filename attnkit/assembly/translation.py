@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from attnkit.assembly.by_task import options_of_every_task
 from attnkit.data.translation import TranslationData
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
@@ -48,7 +49,6 @@ def build_task(recipe: Recipe, model: EncoderDecoder, data: TranslationData) -> 
         data,
         OPTIMIZERS.build(recipe.optimizer),
         SCHEDULES.build(recipe.schedule),
-        max_steps=recipe.trainer.max_steps,
         validate_every=recipe.validate_every,
         label_smoothing=options.label_smoothing,
         search=Search(beam=options.beam, length_penalty=options.length_penalty),
@@ -56,9 +56,5 @@ def build_task(recipe: Recipe, model: EncoderDecoder, data: TranslationData) -> 
         decode_sentences=options.decode_sentences,
         average_last=options.average,
         num_probes=options.probes,
-        accumulate=recipe.trainer.accumulate,
-        num_workers=recipe.trainer.num_workers,
-        seed=recipe.seed,
-        gradient_clip=recipe.trainer.gradient_clip,
-        compile_model=recipe.trainer.compile,
+        **options_of_every_task(recipe),
     )

@@ -51,12 +51,7 @@ class LanguageModelingTask(Task):
         data: prepared data.
         optimizer: makes the optimizer.
         schedule: the learning rate's shape.
-        max_steps: optimizer steps of the whole run.
-        accumulate: batches an optimizer step.
-        num_workers: processes that load batches.
-        seed: of the run.
-        gradient_clip: largest norm of the gradient; None: no limit.
-        compile_model: run the model through `torch.compile`.
+        options: as for every task.
     """
 
     model: LanguageModel
@@ -67,25 +62,9 @@ class LanguageModelingTask(Task):
         data: LanguageModelingData,
         optimizer: OptimizerRecipe,
         schedule: Schedule,
-        *,
-        max_steps: int,
-        accumulate: int = 1,
-        num_workers: int = 0,
-        seed: int = 0,
-        gradient_clip: float | None = 1.0,
-        compile_model: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            model,
-            optimizer,
-            schedule,
-            max_steps=max_steps,
-            accumulate=accumulate,
-            num_workers=num_workers,
-            seed=seed,
-            gradient_clip=gradient_clip,
-            compile_model=compile_model,
-        )
+        super().__init__(model, optimizer, schedule, **options)
         self.data = data
         leaks = sees_later_tokens(model.mask, model.max_seq_len, len(model.layers))
         self.loss_is_honest = not bool(leaks[:-1].all()) or len(leaks) == 1

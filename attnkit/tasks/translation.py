@@ -50,7 +50,6 @@ class TranslationTask(Task):
         data: prepared data.
         optimizer: makes the optimizer.
         schedule: the learning rate's shape.
-        max_steps: optimizer steps of the whole run.
         validate_every: steps between validations.
         label_smoothing: share of each target's probability that is spread over the vocabulary.
         search: the search at the end; None: its defaults.
@@ -59,11 +58,7 @@ class TranslationTask(Task):
         decode_sentences: how many sentences.
         average_last: how many of the last weights are averaged in the end; 0: none.
         num_probes: sentence pairs whose attention is drawn.
-        accumulate: batches an optimizer step.
-        num_workers: processes that load batches.
-        seed: of the run.
-        gradient_clip: largest norm of the gradient; None: no limit.
-        compile_model: run the model through `torch.compile`.
+        options: as for every task.
     """
 
     model: EncoderDecoder
@@ -75,7 +70,6 @@ class TranslationTask(Task):
         optimizer: OptimizerRecipe,
         schedule: Schedule,
         *,
-        max_steps: int,
         validate_every: int,
         label_smoothing: float = 0.1,
         search: Search | None = None,
@@ -83,23 +77,9 @@ class TranslationTask(Task):
         decode_sentences: int = 200,
         average_last: int = 0,
         num_probes: int = 2,
-        accumulate: int = 1,
-        num_workers: int = 0,
-        seed: int = 0,
-        gradient_clip: float | None = 1.0,
-        compile_model: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            model,
-            optimizer,
-            schedule,
-            max_steps=max_steps,
-            accumulate=accumulate,
-            num_workers=num_workers,
-            seed=seed,
-            gradient_clip=gradient_clip,
-            compile_model=compile_model,
-        )
+        super().__init__(model, optimizer, schedule, **options)
         self.data = data
         self.validate_every = validate_every
         self.label_smoothing = label_smoothing
