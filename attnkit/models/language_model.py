@@ -18,6 +18,7 @@ from attnkit.models.layers import MLP, Layer, MLPName, NormName, build_norm
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
 
+EMBEDDING_STD = 0.02  # as in GPT-2
 SpecLike = Spec | str | Mapping[str, Any]
 
 
@@ -102,6 +103,10 @@ class LanguageModel(nn.Module):
         self.position: EmbeddingPosition | None = None
         if POSITIONS.get(position.name).acts_on == "embeddings":
             self.position = POSITIONS.build(position, dim, max_seq_len)
+        # What is trained finds its own size. What is fixed, sines say, would drown tokens that
+        # start fifty times smaller: it gets the size that they start with.
+        fixed = self.position is not None and not any(True for _ in self.position.parameters())
+        self.position_size = EMBEDDING_STD if fixed else 1.0
         self.dropout = nn.Dropout(dropout)
         if mlp_dim is None:
             mlp_dim = 4 * dim if mlp != "swiglu" else 8 * math.ceil(dim / 3)
@@ -121,21 +126,21 @@ class LanguageModel(nn.Module):
         self._initialise(init_std, zero_init)
 
     def _initialise(self, init_std: float | None, zero_init: bool) -> None:
-        """Normal with a mean of 0. Matrices inside the layers: see `init_std`. Embeddings and head:
-        0.02, as in GPT-2; a branch's last matrix: that over sqrt(2 layers), or zero.
+        """Normal with a mean of 0. Matrices inside the layers: see `init_std`. Embeddings and
+        head: `EMBEDDING_STD`; a branch's last matrix: that over sqrt(2 layers), or zero.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and name.startswith("layers."):
                 nn.init.normal_(module.weight, std=init_std or module.in_features**-0.5)
             elif isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=EMBEDDING_STD)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         last = [layer.attention.output.weight for layer in self.layers]
         last += [layer.mlp.down.weight for layer in self.layers if layer.mlp is not None]
         for weight in last:
             nn.init.normal_(
-                weight, std=0.0 if zero_init else 0.02 / math.sqrt(2 * len(self.layers))
+                weight, std=0.0 if zero_init else EMBEDDING_STD / math.sqrt(2 * len(self.layers))
             )
         if zero_init:
             nn.init.zeros_(self.head.weight)
@@ -158,7 +163,7 @@ class LanguageModel(nn.Module):
         x = self.embedding(tokens)
         if self.position is not None:
             positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
-            x = x + self.position(positions).to(x.dtype)
+            x = x + self.position(positions).to(x.dtype) * self.position_size
         x = self.dropout(x)
         mask = self.mask.bind(documents=documents)
         for i, layer in enumerate(self.layers):

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 class EmbeddingPosition(nn.Module, ABC):
     """A position encoding that is added to the token embeddings.
 
+    One without parameters gives entries in [-1, 1]; a model scales them to the size that its token
+    embeddings start with, so that neither drowns the other.
+
     Args:
         dim: width C of the model.
         max_seq_len: longest sequence that the model is built for.

@@ -40,6 +40,18 @@ def test_no_layers_are_a_bigram_model(tokens):
     )
 
 
+@pytest.mark.parametrize("position", ["sinusoidal", "learned"])
+def test_positions_do_not_drown_tokens_at_the_start(position, tokens):
+    """Sines of unit size would: tokens start fifty times smaller."""
+    seen = []
+    model = built(position=position)
+    model.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(tokens)
+    words = model.embedding(tokens)
+    places = seen[0] - words
+    assert 0.5 < places.std() / words.std() < 2
+
+
 def test_without_an_mlp_attention_stands_alone(tokens):
     model = shaken(mlp="none")
     assert all(layer.mlp is None and layer.mlp_norm is None for layer in model.layers)
