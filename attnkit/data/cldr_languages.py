@@ -35,37 +35,81 @@ Meaning = Mapping[str, str | int]
 
 TEMPLATES: dict[str, dict[Language, str]] = {
     "lose": {
-        "en": "The:who.the {who} {act} {count} {unit} of:of {what} {ago}.",
-        "de": "{who} hat:act.aux {ago} {count} {unit} {what} {act}.",
-        "ko": "{who} {ago}에 {what} {count}{unit} {act}.",
-        "fr": "{who} a:act.aux {act} {count} {unit} de:of {what} {ago}.",
+        "en": "The:who.the {who} {act} {count} {unit} of:of {what} {when}{mark}",
+        "de": "{who} {aux} {when} {count} {unit} {what} {act}{mark}",
+        "ko": "{who} {when} {what} {count}{unit} {act}{mark}",
+        "fr": "{who} {aux} {act} {count} {unit} de:of {what} {when}{mark}",
     },
     "pay": {
-        "en": "The:who.the {who} paid:pay {money} for:for the:thing.the {thing} on:on {date}.",
-        "de": "{who} hat:pay.aux am:on {date} {money} für:for {thing} bezahlt:pay.",
-        "ko": "{who} {date}에:on {thing} 값으로:for {money} 지불했습니다:pay.",
-        "fr": "{who} a:pay.aux payé:pay {money} pour:for {thing} le:on {date}.",
+        "en": "The:who.the {who} {act} {money} {place} the:thing.the {thing} {on} {date}{mark}",
+        "de": "{who} {aux} {on} {date} {money} {place} {thing} {act}{mark}",
+        "ko": "{who} {date}{on} {thing} {place} {money} {act}{mark}",
+        "fr": "{who} {aux} {act} {money} {place} {thing} {on} {date}{mark}",
     },
     "will": {
-        "en": "The:who.the {who} will:do.aux {do} {in} at:at {clock}.",
-        "de": "{who} wird:do.aux {in} um:at {clock} Uhr:half.word {do}.",
-        "ko": "{who} {in} {clock}에:at {do}.",
-        "fr": "{who} {do} {in} à:at {clock}.",
+        "en": "The:who.the {who} {modal} {do} {when} {at} {clock}{mark}",
+        "de": "{who} {modal} {when} {at} {clock} Uhr:half.word {do}{mark}",
+        "ko": "{who} {when} {clock}{at} {do} {modal}{mark}",
+        "fr": "{who} {modal} {do} {when} {at} {clock}{mark}",
     },
     "far": {
-        "en": "It:it is:is {count} {unit} from:from the:a.the {a} to:to the:b.the {b}.",
-        "de": "Es:it sind:is {count} {unit} von:from {a} zu:to {b}.",
-        "ko": "{a}에서:from {b}까지:to {count}{unit}입니다:is.",
-        "fr": "Il:it y:is a:is {count} {unit} entre:from {a} et:to {b}.",
+        "en": "It:it {is} {count} {unit} from:from the:a.the {a} to:to the:b.the {b}{mark}",
+        "de": "Es:it {is} {count} {unit} von:from {a} zu:to {b}{mark}",
+        "ko": "{a}에서:from {b}까지:to {count}{unit}{is}{mark}",
+        "fr": "Il:it y:is {is} {count} {unit} entre:from {a} et:to {b}{mark}",
     },
     "cost": {
-        "en": "The:what.the {what} weighs:weigh {count} {unit} and:and costs:cost {money}.",
-        "de": "{what} wiegt:weigh {count} {unit} und:and kostet:cost {money}.",
-        "ko": "{what} 무게가:weigh {count}{unit}이고:and 가격은:cost {money}입니다:cost.",
-        "fr": "{what} pèse:weigh {count} {unit} et:and coûte:cost {money}.",
+        "en": "The:what.the {what} {weigh} {count} {unit} {and} {cost} {money}{mark}",
+        "de": "{what} {weigh} {count} {unit}{and} {cost} {money}{mark}",
+        "ko": "{what} 무게가:weigh.word {count}{unit}{weigh}{and} "
+        "가격은:cost.word {money}{cost}{mark}",
+        "fr": "{what} {weigh} {count} {unit} {and} {cost} {money}{mark}",
     },
 }
 """`{slot}` is filled in; `word:key` is a word that carries a part of the meaning itself."""
+
+CHOICES: dict[str, dict[str, tuple[str, str, str, str]]] = {
+    "aux": {"": ("", "hat", "", "a"), "had": ("had", "hatte", "", "avait")},
+    "when": {  # `ago` and `in` are CLDR's
+        "ago": ("", "", "", ""),
+        "in": ("", "", "", ""),
+        "after": ("after", "nach", "후에", "après"),
+        "within": ("within", "binnen", "안에", "en"),
+    },
+    "on": {
+        "on": ("on", "am", "에", "le"),
+        "before": ("before", "vor dem", " 전에", "avant le"),
+        "after": ("after", "nach dem", " 후에", "après le"),
+    },
+    "at": {
+        "at": ("at", "um", "에", "à"),
+        "before": ("before", "vor", " 전에", "avant"),
+    },
+    "place": {
+        "for": ("for", "für", "값으로", "pour"),
+        "behind": ("behind", "hinter", "뒤에서", "derrière"),
+        "under": ("under", "unter", "아래에서", "sous"),
+    },
+    "modal": {
+        "will": ("will", "wird", "것입니다", "va"),
+        "must": ("must", "muss", "합니다", "doit"),
+        "can": ("can", "kann", "수 있습니다", "peut"),
+    },
+    "is": {"now": ("is", "sind", "입니다", "a"), "then": ("was", "waren", "이었습니다", "avait")},
+    "weigh": {
+        "now": ("weighs", "wiegt", "이", "pèse"),
+        "then": ("weighed", "wog", "이었", "pesait"),
+    },
+    "cost": {
+        "now": ("costs", "kostet", "입니다", "coûte"),
+        "then": ("cost", "kostete", "이었습니다", "coûtait"),
+    },
+    "and": {"and": ("and", " und", "고", "et"), "but": ("but", ", aber", "지만", "mais")},
+    "mark": {".": (".", ".", ".", "."), "!": ("!", "!", "!", " !")},
+}
+"""Small words, each of which the template leaves open, so that none can be written without a look
+at its counterpart: English, German, Korean, French.
+"""
 
 WHO = {  # English, German with article, Korean, French with article
     "doctor": ("doctor", "der Arzt", "의사", "le médecin"),
@@ -99,20 +143,33 @@ THING = {  # German: accusative, dative; Korean; French
     "mill": ("mill", "die Mühle", "der Mühle", "방앗간", "le moulin"),
     "castle": ("castle", "das Schloss", "dem Schloss", "성", "le château"),
 }
-ACT = {
-    "lost": ("lost", "verloren", "잃어버렸습니다", "perdu"),
-    "bought": ("bought", "gekauft", "샀습니다", "acheté"),
-    "sold": ("sold", "verkauft", "팔았습니다", "vendu"),
-    "found": ("found", "gefunden", "찾았습니다", "trouvé"),
-    "hidden": ("hid", "versteckt", "숨겼습니다", "caché"),
+ACT = {  # English past and participle, German and French participles, Korean past
+    "lost": ("lost", "lost", "verloren", "잃어버렸습니다", "perdu"),
+    "bought": ("bought", "bought", "gekauft", "샀습니다", "acheté"),
+    "sold": ("sold", "sold", "verkauft", "팔았습니다", "vendu"),
+    "found": ("found", "found", "gefunden", "찾았습니다", "trouvé"),
+    "hid": ("hid", "hidden", "versteckt", "숨겼습니다", "caché"),
+    "paid": ("paid", "paid", "bezahlt", "지불했습니다", "payé"),
+    "offered": ("offered", "offered", "geboten", "제안했습니다", "offert"),
+    "received": ("received", "received", "bekommen", "받았습니다", "reçu"),
+    "saved": ("saved", "saved", "gespart", "모았습니다", "économisé"),
 }
-DO = {
-    "sleep": ("sleep", "schlafen", "잘 것입니다", "dormira"),
-    "come": ("come", "kommen", "올 것입니다", "viendra"),
-    "leave": ("leave", "abreisen", "떠날 것입니다", "partira"),
-    "work": ("work", "arbeiten", "일할 것입니다", "travaillera"),
-    "sing": ("sing", "singen", "노래할 것입니다", "chantera"),
+ACTS = {
+    "lose": ("lost", "bought", "sold", "found", "hid"),
+    "pay": ("paid", "offered", "received", "saved", "found", "hid"),
 }
+"""Which of them a template takes."""
+
+DO = {  # Korean: before `것입니다` and `수 있습니다`, before `합니다`
+    "sleep": ("sleep", "schlafen", "잘", "자야", "dormir"),
+    "come": ("come", "kommen", "올", "와야", "venir"),
+    "leave": ("leave", "abreisen", "떠날", "떠나야", "partir"),
+    "work": ("work", "arbeiten", "일할", "일해야", "travailler"),
+    "sing": ("sing", "singen", "노래할", "노래해야", "chanter"),
+}
+WHENS = {"lose": ("ago", "after", "within"), "will": ("in", "after")}
+"""Which relative times a template takes."""
+
 AMOUNTS = (
     "volume-gallon", "volume-liter", "volume-barrel", "mass-kilogram", "mass-gram", "mass-pound"
 )  # fmt: skip
@@ -122,7 +179,7 @@ CURRENCIES = ("EUR", "USD", "JPY", "GBP", "CHF", "SEK", "KRW", "CAD")
 PERIODS = ("hour", "day", "week")
 
 FUNCTION_WORDS = frozenset(
-    ("of", "on", "for", "at", "from", "to", "ago", "in", "it", "is", "and", "colon", "stop")
+    ("of", "on", "place", "at", "from", "to", "when", "it", "is", "and", "colon", "mark")
 )
 """Keys of words whose counterparts are possible links, not sure ones."""
 
@@ -133,8 +190,8 @@ CONTRACTIONS = {
 }
 """German prepositions that take the article behind them in: what is left of each."""
 
-_PART = re.compile(r"\{\w+\}|[^\s{}:]+:[\w.]+?(?=[\s{]|\.$)|\s+|[^\s{}]+")
-"""A slot, a word with its key, spaces, or a word without one."""
+_PART = re.compile(r"\{\w+\}|[^\s{}:]+:[\w.]+|\s+")
+"""A slot, a word with its key, or spaces."""
 
 _COLUMN = {"en": 0, "de": 1, "ko": 2, "fr": 3}
 
@@ -152,17 +209,16 @@ def say(template: str, meaning: Meaning, language: Language, prefix: str = "") -
     for part in _PART.findall(TEMPLATES[template][language]):
         if part.startswith("{"):
             pieces += _slot(template, part[1:-1], meaning, language)
-        elif ":" in part:
-            pieces.append(Piece(*part.split(":")))
-        elif part == ".":
-            pieces.append(Piece(".", "stop"))
         else:
-            pieces.append(Piece(part))
+            pieces.append(Piece(*part.split(":")))  # spaces have no key
+    pieces = [piece for piece in pieces if piece.text]
     if language == "de":
         pieces = _contracted(pieces)
+    if language == "ko":
+        pieces = _fused(pieces)
     first = pieces[0]
     pieces[0] = Piece(first.text[:1].upper() + first.text[1:], first.key)
-    return [Piece(text, None if key is None else prefix + key) for text, key in pieces if text]
+    return [Piece(text, None if key is None else prefix + key) for text, key in pieces]
 
 
 def _contracted(pieces: list[Piece]) -> list[Piece]:
@@ -178,6 +234,17 @@ def _contracted(pieces: list[Piece]) -> list[Piece]:
     return found
 
 
+def _fused(pieces: list[Piece]) -> list[Piece]:
+    """Makes `였` of `이었` behind a vowel, as Korean does."""
+    found: list[Piece] = []
+    for piece in pieces:
+        text = piece.text
+        if text.startswith("이었") and not _ends_in_consonant(found[-1].text):
+            text = text.replace("이었", "였", 1)
+        found.append(Piece(text, piece.key))
+    return found
+
+
 def _slot(template: str, slot: str, meaning: Meaning, language: Language) -> list[Piece]:
     value = meaning[slot]
     if slot == "count":
@@ -188,22 +255,49 @@ def _slot(template: str, slot: str, meaning: Meaning, language: Language) -> lis
         return [Piece(unit, "unit"), Piece(particle)]
     if slot == "money":
         return _money(template, meaning, language)
-    if slot in ("ago", "in"):
-        return _relative(slot, int(meaning["span"]), str(value), language)
+    if slot == "when":
+        return _relative(str(value), int(meaning["span"]), str(meaning["period"]), language)
+    if slot in CHOICES:
+        key = "act.aux" if slot == "aux" else slot
+        return _small_words(CHOICES[slot][str(value)][_COLUMN[language]], key)
+    if slot == "act":
+        return _act(ACT[str(value)], meaning["aux"] == "had", language)
+    if slot == "do":
+        column = {"en": 0, "de": 1, "ko": 3 if meaning["modal"] == "must" else 2, "fr": 4}[language]
+        return [Piece(DO[str(value)][column], slot)]
     if slot == "date":
         return _date(str(value), language)
     if slot == "clock":
         return _clock(str(value), language)
-    return _word(template, slot, str(value), language)
+    return _noun(template, slot, meaning, language)
 
 
-def _word(template: str, slot: str, value: str, language: Language) -> list[Piece]:
-    """A word from the tables, with its article or particle as the template needs it."""
-    if slot in ("act", "do"):
-        return [Piece({"act": ACT, "do": DO}[slot][value][_COLUMN[language]], slot)]
+def _small_words(text: str, key: str) -> list[Piece]:
+    """Words and marks, all with one key, and what stands between them."""
+    found = re.findall(r"\s+|\w+|[^\w\s]", text)
+    return [Piece(part, None if part.isspace() else key) for part in found]
+
+
+def _act(
+    forms: tuple[str, str, str, str, str], is_earlier: bool, language: Language
+) -> list[Piece]:
+    """A verb in the past, or in the past before it; German and French say which by `{aux}`."""
+    past, participle, german, korean, french = forms
+    if language == "en":
+        aux = [Piece("had", "act.aux"), Piece(" ")] if is_earlier else []
+        return [*aux, Piece(participle if is_earlier else past, "act")]
+    if language == "ko":
+        return [Piece(korean.replace("습니다", "었습니다") if is_earlier else korean, "act")]
+    return [Piece(german if language == "de" else french, "act")]
+
+
+def _noun(template: str, slot: str, meaning: Meaning, language: Language) -> list[Piece]:
+    """A noun from the tables, with its article or particle as the template needs it."""
+    value = str(meaning[slot])
     if slot in ("thing", "a", "b"):
         row = THING[value]
-        column = {"en": 0, "de": 1 if slot == "thing" else 2, "ko": 3, "fr": 4}[language]
+        is_accusative = slot == "thing" and meaning["place"] == "for"
+        column = {"en": 0, "de": 1 if is_accusative else 2, "ko": 3, "fr": 4}[language]
     else:
         row = (WHO if slot == "who" else WHAT)[value]
         column = _COLUMN[language]
@@ -257,14 +351,16 @@ def _money(template: str, meaning: Meaning, language: Language) -> list[Piece]:
 
 
 @cache
-def _relative(slot: str, span: int, period: str, language: Language) -> list[Piece]:
-    """`3 weeks ago`, `in 3 weeks`: CLDR's words before and behind the number."""
+def _relative(when: str, span: int, period: str, language: Language) -> list[Piece]:
+    """`3 weeks ago`, `in 3 weeks`: CLDR's words before and behind the number; `after 3 weeks` and
+    `within 3 weeks`: ours, with CLDR's unit.
+    """
     from babel.dates import format_timedelta
 
     delta = timedelta(**{f"{period}s": span})
     said = _plain(
         format_timedelta(
-            -delta if slot == "ago" else delta,
+            -delta if when == "ago" else delta,
             granularity=period,  # pyright: ignore[reportArgumentType]
             threshold=10_000,
             add_direction=True,
@@ -272,11 +368,16 @@ def _relative(slot: str, span: int, period: str, language: Language) -> list[Pie
         )
     )
     before, number, behind = said.partition(str(span))
-    unit, gap, direction = behind.strip().partition(" ")
+    unit, _, direction = behind.strip().partition(" ")
+    word = CHOICES["when"][when][_COLUMN[language]]
+    if word:
+        before, direction = ("", word) if language == "ko" else (word, "")
+    elif (when, language) == ("ago", "ko"):
+        direction += "에"  # CLDR's `3주 전` stands alone; in a sentence it takes a particle
     space = " " if behind.startswith(" ") else ""
-    pieces = [Piece(before.strip(), slot), Piece(" " if before else "")]
+    pieces = [*_small_words(before.strip(), "when"), Piece(" " if before else "")]
     pieces += [Piece(number, "span"), Piece(space), Piece(unit, "period")]
-    return [*pieces, Piece(gap), Piece(direction, slot)]
+    return [*pieces, Piece(" " if direction else ""), *_small_words(direction, "when")]
 
 
 @cache

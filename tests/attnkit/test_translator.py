@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.data.pairs.base import Pair
-from attnkit.recipe import RecipeError, recipe_from_dict
+from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks.base import Task
 from attnkit.tasks.translation_scores import moses_lowercased_bleu, moses_tokenizer, score
@@ -26,6 +27,7 @@ from attnkit.tensorboard.map_format import decode
 from attnkit.trained_run import load_run
 from attnkit.translator import load_translator
 
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "translation" / "quickstart.yaml"
 HEADS = {"num_layers": 1, "attention": {"name": "multi_head", "num_heads": 2}}
 KEYS = {
     "name": "backwards",
@@ -82,6 +84,18 @@ def test_it_learns_to_copy_backwards_and_where_to_look(result):
     assert result.metrics["alignment_error_rate_input_row_test"] > 0.6
     assert result.record["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
     assert json.loads((result.directory / "result.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_the_quickstart_trained_briefly_translates_and_knows_what_from(tmp_path):
+    """A fifth of its steps; seeds 0 to 3 came to 57 to 65 %, with an error rate of 0.18 to 0.24."""
+    keys = ["trainer.max_steps=200", "trainer.precision=32", "trainer.accelerator=cpu",
+            "schedule.warmup_steps=20", "validation.every_n_steps=200", "data.num_train=6000",
+            "data.num_val=40", "logging.attention_maps=1", "logging.samples=1",
+            f"runs_dir={tmp_path}"]  # fmt: skip
+    metrics = experiment.run(load_recipe(QUICKSTART, keys)).metrics
+    assert metrics["exact_match_test"] >= 40
+    assert metrics["alignment_error_rate_predicting_row_test"] < 0.35
 
 
 def test_hypotheses_lie_in_the_run_and_agree_with_sacrebleus_own_command(result, tmp_path):

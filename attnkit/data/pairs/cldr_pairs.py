@@ -21,7 +21,7 @@ NAMES = {"de": "German", "ko": "Korean", "fr": "French"}
 
 HARD = ("test_numbers", "test_length")
 
-VERSION = "2"
+VERSION = "3"
 """Of the sentences: another one where the templates, the words or the drawing change."""
 
 
@@ -134,7 +134,7 @@ def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, said.Mea
     slots: dict[str, str | int] = {
         "who": draw.choice(list(said.WHO)),
         "what": draw.choice(list(said.WHAT)),
-        "act": draw.choice(list(said.ACT)),
+        "act": draw.choice(said.ACTS.get(template, ("",))),
         "do": draw.choice(list(said.DO)),
         "thing": first,
         "a": first,
@@ -144,10 +144,12 @@ def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, said.Mea
         "price": number(),
         "money": draw.choice(said.CURRENCIES),
         "span": draw.randint(2, 30),
+        "period": draw.choice(said.PERIODS),
         "date": day.isoformat(),
         "clock": f"{draw.randint(0, 23):02}:{draw.randint(0, 59):02}",
     }
-    slots["ago"] = slots["in"] = draw.choice(said.PERIODS)
+    slots |= {slot: draw.choice(list(words)) for slot, words in said.CHOICES.items()}
+    slots["when"] = draw.choice(said.WHENS.get(template, ("",)))
     return template, slots
 
 
