@@ -1,8 +1,9 @@
 """Training speed of the kit against a plain PyTorch loop over the same model and the same batches.
 
-Both train in one process, in turn (A B A B ...), so that a busy machine slows both alike; what
-counts is the ratio of each pair, and their median. The kit runs with all its logging on: curves,
-maps, samples, checkpoints, validation (whose time is not counted, since the plain loop has none).
+They train in turn (A B A B ...), so that a busy machine slows both alike, each time in a process of
+its own, so that neither inherits what the other did to the memory allocator; what counts is the
+ratio of each pair, and their median. The kit runs with all its logging on: curves, maps, samples,
+checkpoints, validation (whose time is not counted, since the plain loop has none).
 
     ATTNKIT_DATA=... python benchmarks/training_speed.py --precision 32 --threads 2
     ATTNKIT_DATA=... python benchmarks/training_speed.py --precision auto --threads 1
@@ -11,9 +12,11 @@ maps, samples, checkpoints, validation (whose time is not counted, since the pla
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,8 +29,9 @@ from attnkit.registry import OPTIMIZERS, SCHEDULES
 RECIPES = Path(__file__).parents[1] / "recipes" / "language_modeling"
 
 
-def plain_loop(recipe: Recipe, steps: int) -> float:
+def plain_loop(recipe: Recipe) -> float:
     """Tokens a second of the loop that anyone would write, in float32."""
+    steps = recipe.trainer.max_steps
     data = experiment.build_data(recipe)
     data.prepare()
     model = experiment.build_model(recipe, data.tokenizer.vocab_size)
@@ -52,7 +56,14 @@ def plain_loop(recipe: Recipe, steps: int) -> float:
 
 def kit(recipe: Recipe) -> float:
     """Tokens a second of `attnkit run`, its logging included."""
-    return experiment.run(recipe, overwrite=True).record["tokens_per_second"]
+    return experiment.run(recipe).record["tokens_per_second"]
+
+
+def in_own_process(train: Callable[[Recipe], float], recipe: Recipe, threads: int) -> float:
+    """What `train` returns in a fresh process with that many threads."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, torch.set_num_threads, (threads,)) as pool:
+        return pool.apply(train, (recipe,))
 
 
 def main() -> None:
@@ -63,31 +74,26 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=RECIPES / "shakespeare_char.yaml")
     parser.add_argument("--precision", default="32", help="of the kit; the plain loop is float32")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=7)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--pairs", type=int, default=5)
+    given = parser.parse_args()
     ratios = []
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = load_recipe(
-            arguments.recipe,
-            [
+    for pair in range(given.pairs):
+        with tempfile.TemporaryDirectory() as folder:
+            changes = [
                 f"runs_dir={folder}",
-                f"trainer.precision={arguments.precision}",
-                f"trainer.max_steps={arguments.steps}",
-                "variant=speed",
-            ],
-        )
-        plain_loop(recipe, 20)  # warm-up
-        for pair in range(arguments.pairs):
-            plain, ours = plain_loop(recipe, arguments.steps), kit(recipe)
-            ratios.append(ours / plain)
-            print(f"pair {pair}: plain {plain:,.0f}, kit {ours:,.0f} tokens/s", end=", ")
-            print(f"ratio {ours / plain:.3f}")
+                f"trainer.precision={given.precision}",
+                f"trainer.max_steps={given.steps}",
+            ]
+            recipe = load_recipe(given.recipe, changes)
+            plain, ours = (in_own_process(f, recipe, given.threads) for f in (plain_loop, kit))
+        ratios.append(ours / plain)
+        print(f"pair {pair}: plain {plain:,.0f}, kit {ours:,.0f} tokens/s", end=", ")
+        print(f"ratio {ours / plain:.3f}", flush=True)
     print(
         f"median ratio {statistics.median(ratios):.3f} "
         f"(min {min(ratios):.3f}, max {max(ratios):.3f}), "
-        f"precision {arguments.precision}, {arguments.threads} threads, {arguments.steps} steps"
+        f"precision {given.precision}, {given.threads} threads, {given.steps} steps"
     )
 
 
