@@ -1,12 +1,49 @@
-"""In which order a DataLoader takes batches, and which part of one a process gets."""
+"""Which batch belongs to which step, in which order a DataLoader takes them, and which part of one
+a process gets.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import TypeVar
 
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 from attnkit.data.errors import DataError
+
+Batch = TypeVar("Batch", covariant=True)
+
+
+class StepBatches(Dataset[Batch], ABC):
+    """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
+
+    Args:
+        start: first step.
+        stop: the step behind the last.
+    """
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start = start
+        self.stop = stop
+
+    @abstractmethod
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step: a function of the run's seed and of the step alone."""
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> Batch:
+        """Returns the batch of step `start + index`.
+
+        Raises:
+            IndexError: if there is none.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} batches, no number {index}")
+        return self.batch(self.start + index)
 
 
 class BatchesFrom(Sampler[int]):

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from attnkit.data.errors import DataError
+from attnkit.data.order import StepBatches
 from attnkit.data.pair_batch import TranslationBatch
 from attnkit.data.pair_store import PairStore
 
@@ -15,7 +16,7 @@ SOURCE_STEP = 3
 """Source lengths that differ by less share a bucket, so that their pairs can change places."""
 
 
-class PairTrainBatches(Dataset[TranslationBatch]):
+class PairTrainBatches(StepBatches[TranslationBatch]):
     """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
 
     Pairs are ordered by target length and, within it, by source length in steps of three; batches
@@ -46,10 +47,9 @@ class PairTrainBatches(Dataset[TranslationBatch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        super().__init__(start, stop)
         self.store = store
         self.seed = seed
-        self.start = start
-        self.stop = stop
         self.rank = rank
         self.world_size = world_size
         self._target, self._source = bucket_lengths(store)
@@ -61,15 +61,9 @@ class PairTrainBatches(Dataset[TranslationBatch]):
         """Batches that an epoch has."""
         return len(self.bounds) - 1
 
-    def __len__(self) -> int:
-        """Number of steps."""
-        return self.stop - self.start
-
-    def __getitem__(self, index: int) -> TranslationBatch:
-        """Returns batch `start + index`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} batches, no number {index}")
-        members = self.members(self.start + index)
+    def batch(self, step: int) -> TranslationBatch:
+        """Returns this process's part of a step's batch."""
+        members = self.members(step)
         if self.world_size == 1:
             return self.store.batch(members)
         mine = members[self.rank :: self.world_size]

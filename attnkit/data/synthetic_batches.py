@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from attnkit.data.errors import DataError
 from attnkit.data.numbers import Numbers
-from attnkit.data.order import share_of
+from attnkit.data.order import StepBatches, share_of
 from attnkit.data.synthetic.base import SyntheticSource
 
 Split = Literal["train", "val", "test"]
@@ -46,7 +46,7 @@ class SyntheticBatch(NamedTuple):
     targets: Tensor
 
 
-class SyntheticTrainBatches(Dataset[SyntheticBatch]):
+class SyntheticTrainBatches(StepBatches[SyntheticBatch]):
     """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
 
     All sequences of a batch have one length; which, the step decides.
@@ -75,22 +75,15 @@ class SyntheticTrainBatches(Dataset[SyntheticBatch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        super().__init__(start, stop)
         self.source = source
         self.seed = seed
         self.batch_size = batch_size
-        self.start = start
-        self.stop = stop
         self._mine = share_of(batch_size, rank, world_size)
 
-    def __len__(self) -> int:
-        """Number of steps."""
-        return self.stop - self.start
-
-    def __getitem__(self, index: int) -> SyntheticBatch:
-        """Returns the batch of step `start + index`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} batches, no number {index}")
-        numbers = Numbers(self.seed, self.start + index)
+    def batch(self, step: int) -> SyntheticBatch:
+        """Returns this process's part of a step's batch."""
+        numbers = Numbers(self.seed, step)
         lengths = self.source.train_lengths
         length = lengths[int(numbers.below(len(lengths), 1)[0])]
         drawn = draw_split(self.source, "train", numbers, self.batch_size, length)

@@ -6,11 +6,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from attnkit.data.batch import LanguageBatch, language_batch
-from attnkit.data.order import share_of
+from attnkit.data.order import StepBatches, share_of
 from attnkit.data.token_store import TokenStore
 
 
-class TrainBatches(Dataset[LanguageBatch]):
+class TrainBatches(StepBatches[LanguageBatch]):
     """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
 
     Windows begin at places drawn uniformly, with repetition, from the whole training stream. The
@@ -47,26 +47,19 @@ class TrainBatches(Dataset[LanguageBatch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        super().__init__(start, stop)
         self.store = store
         self.seed = seed
         self.batch_size = batch_size
         self.max_seq_len = max_seq_len
         self.end_of_document_id = end_of_document_id
-        self.start = start
-        self.stop = stop
         self._mine = share_of(batch_size, rank, world_size)
 
-    def __len__(self) -> int:
-        """Number of steps."""
-        return self.stop - self.start
-
-    def __getitem__(self, index: int) -> LanguageBatch:
-        """Returns the batch of step `start + index`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} batches, no number {index}")
+    def batch(self, step: int) -> LanguageBatch:
+        """Returns this process's part of a step's batch."""
         return language_batch(
             self.store.tokens,
-            self.window_starts(self.start + index)[self._mine],
+            self.window_starts(step)[self._mine],
             self.max_seq_len,
             self.end_of_document_id,
         )
