@@ -5,7 +5,7 @@ runs/<recipe>/<variant>/seed<k>/
     environment.json   versions, machine, data
     tokenizer.json     the vocabulary
     events.out...      what TensorBoard shows
-    checkpoints/       best.ckpt, last.ckpt, previous.ckpt, manifest.json; weights/averaged.ckpt
+    checkpoints/       best.ckpt, last.ckpt, previous.ckpt, manifests; weights/averaged.ckpt
     hypotheses/        translations of each test set, of a translation run
     result.json        final numbers; written last, so its presence means that the run ended well
     .lock              held while a process trains here

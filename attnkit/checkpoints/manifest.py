@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from attnkit.checkpoints.errors import CheckpointError
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+COPY = "manifest.copy.json"
+"""Read where the disk has damaged the other, which would take all checkpoints with it."""
+
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +38,39 @@ class Saved:
 
 
 def manifest_text(files: Mapping[str, list[Saved]]) -> str:
-    """The manifest as JSON.
+    """The manifest as JSON, with a hash over its own entries.
 
     Args:
         files: file name -> what it may hold: one checkpoint, or while it is being replaced two.
     """
     entries = [{"file": name, **asdict(saved)} for name in sorted(files) for saved in files[name]]
-    return json.dumps({"format": _FORMAT, "checkpoints": entries}, indent=2) + "\n"
+    content = {"format": _FORMAT, "sha256": _digest(entries), "checkpoints": entries}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _digest(entries: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def read_manifest(directory: Path) -> dict[str, list[Saved]]:
     """File name -> what it may hold; empty if there is no manifest.
 
     Raises:
-        CheckpointError: if the manifest cannot be read or is none.
+        CheckpointError: if neither the manifest nor its copy can be read.
     """
-    path = directory / MANIFEST
+    try:
+        return _read(directory / MANIFEST)
+    except CheckpointError as error:
+        try:
+            copy = _read(directory / COPY)
+        except CheckpointError:
+            copy = {}
+        if not copy:
+            raise error from None
+        return copy
+
+
+def _read(path: Path) -> dict[str, list[Saved]]:
     files: dict[str, list[Saved]] = {}
     try:
         content = json.loads(path.read_bytes())
@@ -57,6 +79,8 @@ def read_manifest(directory: Path) -> dict[str, list[Saved]]:
                 f"{path} has format {content['format']}, and this version of attnkit reads "
                 f"{_FORMAT}; take the version that wrote it"
             )
+        if content["sha256"] != _digest(content["checkpoints"]):
+            raise ValueError("the entries are not what was written")
         for entry in content["checkpoints"]:
             name = entry.pop("file")
             files.setdefault(name, []).append(Saved(**entry))

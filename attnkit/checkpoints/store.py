@@ -5,7 +5,7 @@ checkpoints/
     previous.ckpt        the one before it: what is left if the disk damages the newest
     best.ckpt            lowest validation loss
     step-00000500.ckpt   the second best and so on, and every Nth, where the recipe asks for them
-    manifest.json        sha256, step and loss of each file
+    manifest.json        sha256, step and loss of each file; manifest.copy.json is the same
 
 A checkpoint is written once, to a temporary file in the same directory, and brought to the disk;
 then the manifest learns its hash, beside those that the files still have; then it gets its names,
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnkit.checkpoints.errors import CheckpointError
-from attnkit.checkpoints.manifest import MANIFEST, Saved, manifest_text, read_manifest
+from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -210,12 +210,14 @@ class CheckpointStore:
             raise self._failure(max(one.step for one in self._files.values()), error) from error
 
     def _write_manifest(self, files: Mapping[str, list[Saved]]) -> None:
-        part = self.directory / f".{MANIFEST}{_PART}"
-        try:
-            _write(part, manifest_text(files).encode())
-            os.replace(part, self.directory / MANIFEST)
-        finally:
-            _remove(part)
+        content = manifest_text(files).encode()
+        for name in (COPY, MANIFEST):
+            part = self.directory / f".{name}{_PART}"
+            try:
+                _write(part, content)
+                os.replace(part, self.directory / name)
+            finally:
+                _remove(part)
 
     def _linked(self, path: Path, name: str) -> Path:
         """A second name, still a temporary one, for the content of a file."""

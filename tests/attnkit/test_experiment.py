@@ -106,7 +106,7 @@ def test_the_directory_holds_what_its_description_names(real_run):
         "recipe.yaml", "environment.json", "tokenizer.json", "checkpoints", "result.json"
     }  # fmt: skip
     assert {path.name for path in (real_run.directory / "checkpoints").iterdir()} == {
-        "best.ckpt", "last.ckpt", "manifest.json", "previous.ckpt"
+        "best.ckpt", "last.ckpt", "previous.ckpt", "manifest.json", "manifest.copy.json"
     }  # fmt: skip
     assert len(event_files(real_run.directory)) == 1
 

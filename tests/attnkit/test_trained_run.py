@@ -2,11 +2,11 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import pickle
 import shutil
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from attnkit import experiment
 from attnkit.checkpoints.errors import CheckpointError
+from attnkit.checkpoints.manifest import manifest_text, read_manifest
 from attnkit.data.errors import DataError
 from attnkit.recipe import RecipeError
 from attnkit.tasks.language_modeling import FINAL_SAMPLE_TOKENS
@@ -34,11 +35,10 @@ def last(directory):
 def vouch_for(path):
     """Has the manifest say that a file is what was written, as somebody with bad intent would."""
     manifest = path.with_name("manifest.json")
-    content = json.loads(manifest.read_text())
-    for entry in content["checkpoints"]:
-        if entry["file"] == path.name:
-            entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest.write_text(json.dumps(content))
+    files = read_manifest(path.parent)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    files[path.name] = [replace(saved, sha256=digest) for saved in files[path.name]]
+    manifest.write_text(manifest_text(files))
 
 
 def test_the_loaded_model_is_the_trained_one(real_run):

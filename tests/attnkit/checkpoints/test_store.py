@@ -12,7 +12,7 @@ import pytest
 
 from attnkit.checkpoints import store as module
 from attnkit.checkpoints.errors import CheckpointError
-from attnkit.checkpoints.manifest import MANIFEST, Saved, read_manifest
+from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, read_manifest
 from attnkit.checkpoints.store import CheckpointStore, Kept
 
 
@@ -148,14 +148,24 @@ def test_the_newest_is_the_newest_that_verifies(store):
     [
         ("", "is damaged, and without it no checkpoint can be trusted"),
         ("[]", "is damaged"),
-        ('{"format": 1, "checkpoints": [{"file": "last.ckpt"}]}', "is damaged"),
-        ('{"format": 7}', "has format 7, and this version of attnkit reads 1"),
+        ('{"format": 2, "checkpoints": [{"file": "last.ckpt"}]}', "is damaged"),
+        ('{"format": 7}', "has format 7, and this version of attnkit reads 2"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(store, text, message):
     (store.directory / MANIFEST).write_text(text)
-    with pytest.raises(CheckpointError, match=message):
+    (store.directory / COPY).write_text(text)
+    with pytest.raises(CheckpointError, match=f"{MANIFEST} {message}"):
         store.newest()
+
+
+@pytest.mark.parametrize("name", [MANIFEST, COPY])
+def test_no_flipped_bit_of_a_manifest_costs_a_checkpoint(store, name):
+    file = store.directory / name
+    content, written = file.read_bytes(), read_manifest(store.directory)
+    for place in range(len(content)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert read_manifest(store.directory) == written
 
 
 def test_nothing_was_saved_yet(tmp_path):
@@ -230,7 +240,7 @@ def test_what_does_not_verify_is_removed_when_the_run_goes_on(store):
     again = CheckpointStore(store.directory)
     again.take_over()
     assert {path.name for path in store.directory.iterdir()} == {
-        "previous.ckpt", "best.ckpt", MANIFEST
+        "previous.ckpt", "best.ckpt", MANIFEST, COPY
     }  # fmt: skip
     assert again.steps() == [2, 3]
 
