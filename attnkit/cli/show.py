@@ -20,9 +20,9 @@ def list_names(
     """List mechanisms, masks, positions, data, tokenizers, optimizers and recipes, a line each."""
 
     def act() -> None:
-        from attnkit import report
+        from attnkit import description
 
-        report.show_names(recipes)
+        description.show_names(recipes)
 
     guarded(act, debug)
 
@@ -43,8 +43,8 @@ def show(
     """
 
     def act() -> None:
-        from attnkit import report
+        from attnkit import description
 
-        report.show(what, overrides or [], plugin or [])
+        description.show(what, overrides or [], plugin or [])
 
     guarded(act, debug)

@@ -113,3 +113,10 @@ def real_run(made_once: Callable) -> experiment.Result:
         return experiment.run(recipe_from_dict({**keys, "runs_dir": str(folder)}))
 
     return made_once("real", train)
+
+
+@pytest.fixture
+def read(capsys, monkeypatch):
+    """What was printed, on a terminal wide enough for no line to be broken."""
+    monkeypatch.setenv("COLUMNS", "400")
+    return lambda: capsys.readouterr().out

@@ -161,7 +161,7 @@ WITHOUT_LIGHTNING = f"""
 import sys
 from attnkit.cli.main import app
 from attnkit.recipe import load_recipe
-from attnkit.report import REGISTRIES
+from attnkit.description import REGISTRIES
 names = sorted({{name for registry in REGISTRIES for name in registry.names()}})
 commands = [["--help"], ["list"], ["show", {QUICKSTART!r}], *(["show", name] for name in names)]
 commands += [["run", {QUICKSTART!r}, "--dry-run"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attnkit import experiment, registry, report
+from attnkit import description, experiment, registry
 from attnkit.checks.at_start import LawBrokenError
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.trained_run import load_run
@@ -59,8 +59,8 @@ def _folder(tmp_path, monkeypatch):
     Path("text.txt").write_text("the cat sat on the mat.\n" * 40)
     Path("recipe.yaml").write_text(RECIPE)
     Path("my_attention.py").write_text(COSINE)
-    report.show_names(tmp_path)  # everything that comes with the kit is registered now
-    before = {kind: dict(kind._classes) for kind in report.REGISTRIES}
+    description.show_names(tmp_path)  # everything that comes with the kit is registered now
+    before = {kind: dict(kind._classes) for kind in description.REGISTRIES}
     modules = set(sys.modules)
     yield
     for kind, classes in before.items():

@@ -1,0 +1,318 @@
+"""What `attnkit list` and `attnkit show` say: all names, a mechanism, what a recipe costs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import yaml
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from attnkit.registry import (
+    ATTENTION,
+    LAUNCHERS,
+    MASKS,
+    OPTIMIZERS,
+    PAIRS,
+    POSITIONS,
+    REQUIRED,
+    SCHEDULES,
+    SOURCES,
+    SYNTHETIC,
+    TOKENIZERS,
+    Option,
+    Registry,
+    RegistryError,
+    Spec,
+    installed_plugin_failures,
+    load_plugin,
+    suggest,
+)
+from attnkit.report import console
+
+if TYPE_CHECKING:
+    from attnkit.masks import Mask
+    from attnkit.recipe import Recipe
+
+REGISTRIES: tuple[Registry[Any], ...] = (
+    ATTENTION,
+    MASKS,
+    POSITIONS,
+    SOURCES,
+    PAIRS,
+    SYNTHETIC,
+    TOKENIZERS,
+    OPTIMIZERS,
+    SCHEDULES,
+    LAUNCHERS,
+)
+
+
+def show_names(recipes: Path) -> None:
+    """Prints all registered names with their first line, and the recipes in a folder with their
+    first comment.
+    """
+    for registry in REGISTRIES:
+        table = _table(registry.kind)
+        for name in registry.names():
+            table.add_row(name, Text(registry.summary(name)))
+        console.print(table)
+    for failure in installed_plugin_failures():
+        console.print(failure, markup=False)
+    files = sorted(recipes.rglob("*.yaml"))
+    table = _table("recipe")
+    for file in files:
+        table.add_row(escape(str(file)), Text(_first_comment(file)))
+    if files:
+        console.print(table)
+    else:
+        console.print(f"no recipes under {recipes}/", markup=False)
+
+
+def _table(title: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, show_header=False
+    )
+    table.add_column(style="cyan", no_wrap=True, min_width=18)
+    table.add_column()
+    return table
+
+
+def _first_comment(file: Path) -> str:
+    """The comment at the head of a recipe, up to the end of its first sentence."""
+    words = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        words.append(line.lstrip("# "))
+    sentence, stop, _ = " ".join(words).partition(". ")
+    return sentence.rstrip(".") + ("." if stop else "")
+
+
+def show(what: str, overrides: Sequence[str], plugins: Sequence[str]) -> None:
+    """Prints what a name is or what a recipe costs.
+
+    Raises:
+        RegistryError: if it is neither.
+        RecipeError: if the recipe has faults.
+    """
+    if what.endswith((".yaml", ".yml")):
+        show_recipe(Path(what), overrides)
+        return
+    for plugin in plugins:
+        load_plugin(plugin, Path())
+    found = [registry for registry in REGISTRIES if what in registry.names()]
+    if not found:
+        known = [name for registry in REGISTRIES for name in registry.names()]
+        message = (
+            f"nothing is called `{what}`{suggest(what, known)} "
+            "(`attnkit list` shows all names; a recipe's name ends in .yaml)"
+        )
+        raise RegistryError("\n".join([message, *installed_plugin_failures()]))
+    for registry in found:
+        _show_name(registry, what)
+
+
+def _show_name(registry: Registry[Any], name: str) -> None:
+    cls = registry.get(name)
+    doc = (inspect.getdoc(cls) or "").partition("\nArgs:")[0].strip()
+    console.print(f"[bold cyan]{name}[/]  [dim]{registry.kind}, {cls.__module__}[/]")
+    console.print(Text(doc))
+    if registry is ATTENTION:
+        _show_mechanism(cls)
+    if registry is MASKS:
+        _show_mask(name)
+    _show_options(registry.options(name))
+    if registry is ATTENTION:
+        _show_kernels(name)
+    console.print()
+
+
+def _show_mechanism(cls: Any) -> None:
+    masks = "any" if cls.mask_names is None else ", ".join(sorted(cls.mask_names))
+    masks += " that shows no later token" * (cls.causal_only and cls.mask_names is None)
+    places = ", ".join(sorted(kind.replace("_", " ") for kind in cls.position_kinds))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for label, text in (
+        ("formula", cls.formula),
+        ("paper", cls.paper),
+        ("serves", ", ".join(f"{role}-attention" for role in sorted(cls.roles, reverse=True))),
+        ("masks", masks),
+        ("positions", f"acting on {places}"),
+        ("map rows", cls.map_rows),
+        ("memory", f"grows with {'the square of ' * (cls.memory_order() == 2)}the length"),
+    ):
+        table.add_row(Text(label, style="dim"), Text(text or "not stated"))
+    console.print(table)
+
+
+def _show_mask(name: str) -> None:
+    """Draws the mask over twelve tokens: a row a query, a column a key."""
+    import torch
+
+    from attnkit.masks import build_mask
+
+    example: dict[str, Any] = {"name": name}
+    if name in ("all_of", "any_of"):
+        example["masks"] = ["causal", {"name": "prefix", "length": 4}]
+    if name == "sliding_window":
+        example["window"] = 4
+    mask = build_mask(example).bind(documents=torch.tensor([[0] * 5 + [1] * 7]))
+    allowed = mask.dense(12, 12)[0, 0].expand(12, 12)
+    options = ", ".join(f"{key}={value}" for key, value in example.items() if key != "name")
+    console.print(
+        f"[dim]rows ask (query), columns answer (key){'; ' + options if options else ''}[/]"
+    )
+    for row in allowed.tolist():
+        console.print("  " + " ".join("■" if cell else "·" for cell in row))
+
+
+def _show_options(options: dict[str, Option]) -> None:
+    if not options:
+        console.print("[dim]no options[/]")
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    for column in ("option", "type", "default", "what it is"):
+        table.add_column(column)
+    for option in options.values():
+        default = "required" if option.default is REQUIRED else _yaml_word(option.default)
+        table.add_row(option.name, Text(type_words(option.annotation)), default, Text(option.help))
+    console.print(table)
+
+
+def type_words(annotation: Any) -> str:
+    """A type annotation in a recipe writer's words."""
+    metadata = getattr(annotation, "__metadata__", ())
+    for registry in metadata:
+        if isinstance(registry, Registry):
+            return f"{registry.kind}, or a list of them"
+    if metadata:
+        return type_words(get_args(annotation)[0])
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    if annotation in words:
+        return words[annotation]
+    if annotation is type(None):
+        return "null"
+    arguments = get_args(annotation)
+    if not arguments:
+        return getattr(annotation, "__name__", str(annotation))
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    words_of_arguments = list(dict.fromkeys(map(type_words, arguments)))
+    if origin in (list, tuple):
+        return f"{origin.__name__} of {', '.join(words_of_arguments)}"
+    return " or ".join(words_of_arguments)
+
+
+def _yaml_word(value: Any) -> str:
+    if isinstance(value, Spec):
+        value = value.name
+    if isinstance(value, tuple):
+        value = list(value)
+    return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+
+
+def _show_kernels(name: str) -> None:
+    """Which computation would run on this machine, for some masks and lengths, and why."""
+    import torch
+
+    from attnkit.attention.base import ScoreAttention, build_attention
+    from attnkit.attention.kernels import choose
+    from attnkit.hardware import default_device, device_name, has_fast_bfloat16
+    from attnkit.masks import Causal, NoMask, SlidingWindow
+
+    device = default_device()
+    dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+    attention = build_attention(name, 128)
+    console.print(f"[bold]kernels here[/] [dim]({device_name(device)}, {dtype}, training)[/]")
+    if not isinstance(attention, ScoreAttention):
+        console.print(Text(f"  its own: {inspect.getdoc(type(attention).mix)}"))
+        return
+    lengths = (64, 512, 4096)
+    known: tuple[Mask, ...] = (NoMask(), Causal(), SlidingWindow(window=64))
+    masks = [mask for mask in known if attention.refusal("self", mask, "none") is None]
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("mask")
+    reasons: dict[str, None] = {}
+    for length in lengths:
+        table.add_column(f"{length} tokens")
+    for mask in masks:
+        choices = [choose(attention, n, n, mask, device, dtype) for n in lengths]
+        label = f"{MASKS.name_of(type(mask))}{' (64)' if isinstance(mask, SlidingWindow) else ''}"
+        table.add_row(label, *(choice.kernel for choice in choices))
+        reasons |= dict.fromkeys(f"{choice.kernel}: {choice.why}" for choice in choices)
+    console.print(table)
+    for reason in reasons:
+        console.print(Text(f"  {reason}"))
+
+
+def show_recipe(path: Path, overrides: Sequence[str]) -> None:
+    """Prints parameters by part, training FLOPs and cache bytes; builds on the meta device, reads
+    no data.
+    """
+    import torch
+
+    from attnkit.models.accounting import cache_bytes, flops_per_token, parameter_counts
+    from attnkit.models.shapes_only import shapes_only
+    from attnkit.recipe import load_recipe
+    from attnkit.recipe.recipe import model_class
+
+    recipe = load_recipe(path, overrides)
+    vocab_size, from_where = _vocabulary(recipe)
+    with shapes_only():
+        model = model_class(recipe.task)(vocab_size, **recipe.model)
+    parts = parameter_counts(model)
+    attention = sum(parts[part] for part in ("query", "key", "value", "output"))
+    total = sum(parts.values())
+    console.print(f"[bold cyan]{recipe.name}[/]  [dim]{escape(str(path))}[/]")
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("parameters")
+    table.add_column("", justify="right")
+    table.add_column("share", justify="right")
+    for part, count in parts.items():
+        if count:
+            table.add_row(part, f"{count:,}", f"{count / total:.1%}")
+    table.add_section()
+    table.add_row("query + key + value + output", f"{attention:,}", f"{attention / total:.1%}")
+    table.add_row("all", f"{total:,}", "")
+    console.print(table)
+    flops = flops_per_token(model)
+    length = model.max_seq_len
+    console.print(f"vocabulary              {vocab_size:,} ({from_where})")
+    console.print(f"training FLOPs a token  {flops.training:,.0f}")
+    for name in ("projections", "mixing", "mlp", "head"):
+        console.print(f"  {name:<22}{3 * getattr(flops, name):,.0f}")
+    trainer = recipe.trainer
+    batch = trainer.batch_size * length
+    if recipe.task == "translation":
+        batch = trainer.batch_tokens
+    total_flops = flops.training * trainer.max_steps * batch * trainer.accumulate
+    console.print(f"training FLOPs in all   {total_flops:.3g} ({trainer.max_steps:,} steps)")
+    per_token = cache_bytes(model, 2, torch.float32) - cache_bytes(model, 1, torch.float32)
+    console.print(
+        f"cache a token           {per_token:,} bytes in float32, {per_token // 2:,} in bfloat16 "
+        f"({cache_bytes(model, length, torch.float32):,} and "
+        f"{cache_bytes(model, length, torch.bfloat16):,} at {length:,} tokens)"
+    )
+
+
+def _vocabulary(recipe: Recipe) -> tuple[int, str]:
+    """The size of a vocabulary that has not been made yet: its limit, or a guess that is called
+    one.
+    """
+    if recipe.task == "synthetic":
+        return len(SYNTHETIC.build(recipe.data).symbols), "of the task"
+    tokenizer = recipe.tokenizer
+    options = TOKENIZERS.options(tokenizer.name)
+    for key in ("vocab_size", "max_vocab"):
+        if key in options:
+            return tokenizer.options.get(key, options[key].default), f"tokenizer.{key}"
+    if tokenizer.name == "byte":
+        return 257, "256 bytes and the end of a document"
+    return 100, "assumed: the data decides it"

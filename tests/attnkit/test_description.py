@@ -1,0 +1,168 @@
+"""What `list` and `show` say."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import torch
+
+from attnkit import description
+from attnkit.masks import build_mask
+from attnkit.models.language_model import LanguageModel
+from attnkit.recipe import RecipeError, load_recipe
+from attnkit.registry import ATTENTION, MASKS, POSITIONS, REQUIRED, RegistryError, Spec
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+QUICKSTART = RECIPES / "language_modeling/quickstart.yaml"
+
+
+def numbers(text, label):
+    """The numbers in the first line that begins with a label."""
+    line = next(line for line in text.splitlines() if line.strip().startswith(label))
+    words = line.strip().removeprefix(label).replace(",", "").replace("%", "").split()
+    return [float(word) for word in words if word.replace(".", "").isdigit()]
+
+
+# Names
+
+
+def test_every_name_is_listed_with_what_it_is(read):
+    description.show_names(RECIPES)
+    lines = [" ".join(line.split()) for line in read().splitlines()]
+    for registry in description.REGISTRIES:
+        assert registry.kind in lines
+        for name in registry.names():
+            assert f"{name} {registry.summary(name)}" in lines
+            assert registry.summary(name).endswith((".", "`."))
+
+
+def test_recipes_are_listed_with_their_first_sentence(read, tmp_path):
+    folder = tmp_path / "[red]"
+    folder.mkdir()
+    (folder / "one.yaml").write_text(
+        "# A recipe\n# of two lines. And a second sentence.\nname: x\n"
+    )
+    (folder / "two.yaml").write_text("name: x\n")
+    description.show_names(tmp_path)
+    lines = [" ".join(line.split()) for line in read().splitlines()]
+    assert f"{folder / 'one.yaml'} A recipe of two lines." in lines
+    assert f"{folder / 'two.yaml'}" in lines
+
+
+def test_a_folder_without_recipes_is_named(read, tmp_path):
+    description.show_names(tmp_path)
+    assert f"no recipes under {tmp_path}/" in read()
+
+
+@pytest.mark.parametrize("name", ATTENTION.names())
+def test_a_mechanism_is_shown_with_formula_paper_options_and_kernels(name, read):
+    description.show(name, [], [])
+    shown = read()
+    mechanism = ATTENTION.get(name)
+    assert mechanism.formula in shown
+    assert mechanism.paper in shown
+    assert mechanism.map_rows in shown
+    assert "kernels here" in shown
+    for option in ATTENTION.options(name).values():
+        (line,) = (line for line in shown.splitlines() if line.split()[:1] == [option.name])
+        assert option.help in line
+        if option.default is REQUIRED:
+            assert "required" in line
+
+
+def test_a_mask_is_drawn_as_it_acts(read):
+    description.show("sliding_window", [], [])
+    drawn = [line.split() for line in read().splitlines() if set(line.split()) <= {"■", "·"}]
+    cells = torch.tensor([[cell == "■" for cell in row] for row in drawn if row])
+    expected = build_mask({"name": "sliding_window", "window": 4}).dense(12, 12)[0, 0]
+    assert torch.equal(cells, expected)
+
+
+@pytest.mark.parametrize("name", MASKS.names())
+def test_every_mask_can_be_drawn(name, read):
+    description.show(name, [], [])
+    assert read().count("■") >= 12
+
+
+def test_a_name_of_two_kinds_is_shown_twice(read):
+    description.show("none", [], [])
+    shown = read()
+    assert "mask, attnkit.masks" in shown
+    assert f"position encoding, {POSITIONS.get('none').__module__}" in shown
+
+
+def test_a_plugin_can_be_shown(read, tmp_path):
+    plugin = tmp_path / "shown_plugin.py"
+    plugin.write_text(
+        "from attnkit import ATTENTION\n"
+        "from attnkit.attention.multi_head import MultiHead\n\n\n"
+        "@ATTENTION.register('shown_plugin')\n"
+        "class Shown(MultiHead):\n"
+        "    '''Shows itself.'''\n\n"
+        "    formula = 'a = b'\n"
+    )
+    try:
+        description.show("shown_plugin", [], [str(plugin)])
+        shown = read()
+        assert "Shows itself." in shown
+        assert "a = b" in shown
+        assert "num_heads" in shown
+    finally:
+        ATTENTION._classes.pop("shown_plugin")
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(RegistryError, match=r"`rotery`; did you mean `rotary`\? \(`attnkit list`"):
+        description.show("rotery", [], [])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (int, "whole number"),
+        (float | None, "number or null"),
+        (bool, "true or false"),
+        (str | list[str], "text or list of text"),
+        (tuple[float, float], "tuple of number"),
+        (Literal["a", 3], "a | 3"),
+        (Annotated[Spec, MASKS], "mask, or a list of them"),
+        (Annotated[int, "at least 1"], "whole number"),
+    ],
+)
+def test_types_are_told_in_words(annotation, words):
+    assert description.type_words(annotation) == words
+
+
+# Recipes
+
+
+def test_the_parameters_of_a_recipe_are_those_of_its_model(read):
+    description.show_recipe(QUICKSTART, ["tokenizer=byte", "model.dim=64"])
+    shown = read()
+    recipe = load_recipe(QUICKSTART, ["tokenizer=byte", "model.dim=64"])
+    model = LanguageModel(257, **recipe.model)
+    assert numbers(shown, "all") == [sum(p.numel() for p in model.parameters())]
+    assert numbers(shown, "query + key + value + output")[0] == 4 * 4 * 64 * 64
+    assert numbers(shown, "vocabulary")[0] == 257
+    assert numbers(shown, "cache a token")[:2] == [4 * 2 * 64 * 4, 4 * 2 * 64 * 2]
+    parts = ("projections", "mixing", "mlp", "head")
+    lines = shown[shown.index("training FLOPs a token") :]
+    assert sum(numbers(lines, part)[0] for part in parts) == numbers(lines, "training FLOPs a")[0]
+
+
+def test_gpt3_on_paper(read):
+    description.show_recipe(RECIPES / "language_modeling/gpt3.yaml", [])
+    shown = read()
+    assert numbers(shown, "query + key + value + output")[0] == 57_982_058_496
+    assert numbers(shown, "all")[0] == pytest.approx(175e9, rel=0.003)
+
+
+def test_a_model_without_attention_has_no_cache(read):
+    description.show_recipe(QUICKSTART, ["model.num_layers=0"])
+    assert "cache a token           0 bytes" in read()
+
+
+def test_a_recipe_with_faults_is_not_shown(read):
+    with pytest.raises(RecipeError, match=r"model.dims: unknown key"):
+        description.show_recipe(QUICKSTART, ["model.dims=3"])
+    assert read() == ""
