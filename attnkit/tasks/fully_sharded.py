@@ -19,8 +19,8 @@ class FullySharded(ModelParallelStrategy):
     """FSDP2 over all processes; `Task.configure_model` shards the model.
 
     Its checkpoints are those of one process: whole weights and states by number of the parameter,
-    in one file that the first process writes and all read. Lightning's own go past `CheckpointIO`
-    when they are read, and lose a state that is no tensor of a parameter.
+    in one file that the first process writes and all read. Lightning's way to read goes past
+    `CheckpointIO`, and so past the check of what is read.
     """
 
     def __init__(self) -> None:
