@@ -43,6 +43,7 @@ from attnkit.resume import (
     tell,
 )
 from attnkit.tasks.base import Probe, Task
+from attnkit.tasks.fully_sharded import FullySharded
 from attnkit.tensorboard.logger import RunLogger
 
 
@@ -277,6 +278,8 @@ def build_trainer(
             val_check_interval=validate_every * options.accumulate,  # counted in batches
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
+            # What fsdp gathers in inference mode, training could not use.
+            inference_mode=options.strategy != "fsdp",
             log_every_n_steps=recipe.logging.every_n_steps,
             logger=logger,
             callbacks=callbacks,
@@ -295,7 +298,9 @@ def build_trainer(
 
 
 def build_strategy(name: str) -> str | Strategy:
-    """Lightning's strategy; ddp without a copy of every gradient in each step."""
+    """Lightning's strategy; ddp without a copy of every gradient in each step, fsdp as FSDP2."""
+    if name == "fsdp":
+        return FullySharded()
     return DDPStrategy(gradient_as_bucket_view=True) if name == "ddp" else name
 
 

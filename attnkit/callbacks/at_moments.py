@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -73,6 +74,10 @@ class AtMoments(L.Callback):
         step = trainer.global_step
         every = self.every_n_steps
         is_moment = step in self._moments or (every is not None and step % every == 0)
-        if is_moment and step > self._written and trainer.is_global_zero:
-            self._written = step
-            self.write(trainer, module, step)
+        if not is_moment or step <= self._written:
+            return
+        self._written = step
+        # All processes come here: where they share the weights out, each must give its own.
+        with getattr(module, "whole_weights", nullcontext)():
+            if trainer.is_global_zero:
+                self.write(trainer, module, step)

@@ -15,6 +15,7 @@ from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.lightning_io import NOTES, StoredCheckpoints
 from attnkit.checkpoints.store import LAST
 from attnkit.divergence import DivergedError
+from attnkit.models.sharding import own_share
 from attnkit.tensorboard.logger import RunLogger
 
 
@@ -100,8 +101,9 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if step == self._saved:
             return
-        module = trainer.lightning_module
-        if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+        parameters = trainer.lightning_module.parameters()
+        finite = all(bool(own_share(parameter).isfinite().all()) for parameter in parameters)
+        if not trainer.strategy.reduce_boolean_decision(finite):
             raise DivergedError(step, "the weights hold")
         self._saved = step
         trainer.save_checkpoint(self.io.store.directory / LAST)

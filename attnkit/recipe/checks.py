@@ -59,6 +59,36 @@ def check_devices(trainer: Any, root: Node, problems: list[Problem]) -> None:
         problems.append(Problem(_mark_of(root, path), dotted(path), message))
 
 
+def check_strategy(
+    trainer: TrainerOptions,
+    model_class: type,
+    options: Mapping[str, Any],
+    root: Node,
+    problems: list[Problem],
+) -> None:
+    """What fsdp shares out over the processes can be cut."""
+    path = ("trainer", "strategy")
+    message = None
+    if trainer.strategy == "fsdp":
+        from attnkit.models.shapes_only import shapes_only
+
+        with shapes_only():
+            named = model_class(vocab_size=256, **options).named_parameters()
+        numbers = [name for name, parameter in named if parameter.dim() == 0]
+        if numbers:
+            message = (
+                f"fsdp cannot share out {numbers[0]}, a single number; make it a vector of one "
+                "element where it is defined, or take ddp"
+            )
+    elif trainer.strategy.startswith("fsdp"):
+        message = (
+            f"{trainer.strategy} is Lightning's FSDP1, whose weights have lost the shapes by which "
+            "optimizers and the clipping of gradients go; take fsdp"
+        )
+    if message is not None:
+        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+
+
 def check_length(
     model: Mapping[str, Any], longest: int, root: Node, problems: list[Problem]
 ) -> None:

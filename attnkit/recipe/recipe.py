@@ -23,6 +23,7 @@ from attnkit.recipe.checks import (
     check_length,
     check_model,
     check_named,
+    check_strategy,
     check_task,
     load_plugins,
 )
@@ -279,6 +280,8 @@ def _checked(root: Node, problems: list[Problem]) -> dict[str, Any]:
         check_devices(values["trainer"], root, problems)
     if "task" not in unsound:
         check_task(task, values, root, problems)
+    if not problems:
+        check_strategy(values["trainer"], model, values["model"], root, problems)
     if task == "synthetic" and not {"model", "data"} & unsound and not problems:
         check_length(values["model"], SYNTHETIC.build(values["data"]).longest, root, problems)
     return values

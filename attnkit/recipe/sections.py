@@ -23,7 +23,8 @@ class TrainerOptions:
         compile: compile the model (torch.compile).
         accelerator: `auto`, `cpu`, `gpu` or another accelerator that Lightning knows.
         devices: number of devices, or `auto` for all.
-        strategy: `auto`, `ddp`, `fsdp` or another strategy that Lightning knows.
+        strategy: `auto`; `ddp`: each device holds all weights; `fsdp`: each holds a share of
+            weights, gradients and the optimizer's state; or another that Lightning knows.
         num_workers: processes that prepare batches; 0: the training process itself.
         max_time: seconds after which training stops, with a checkpoint; null: no limit.
         on_nan: what to do with a step whose loss or gradient is no finite number: `stop`, or

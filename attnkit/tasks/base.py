@@ -7,13 +7,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from attnkit.attention.base import Attention
 from attnkit.data.order import BatchesFrom
 from attnkit.divergence import DivergedError
+from attnkit.models.sharding import shard, whole, whole_copy
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
 from attnkit.tensorboard.logger import RunLogger
@@ -99,7 +102,8 @@ class Task(L.LightningModule, ABC):
         compile_model: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.compile_model = compile_model
+        self._take(model)
         self.optimizer_recipe = optimizer
         self.schedule = schedule
         self.max_steps = max_steps
@@ -107,9 +111,7 @@ class Task(L.LightningModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.gradient_clip = gradient_clip
-        # Kept outside the module tree: its parameters are the model's, and hooks on the plain model
-        # must keep working.
-        self._run: list[Callable[..., Any]] = [torch.compile(model) if compile_model else model]
+        self._plain: list[nn.Module] = []  # outside the module tree; while the model is sharded
         self.gradient_norm: Tensor | None = None
         self.num_skipped = 0
         self.is_skipped = False
@@ -128,6 +130,34 @@ class Task(L.LightningModule, ABC):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def _take(self, model: nn.Module) -> None:
+        self.model = model
+        # Kept outside the module tree: its parameters are the model's, and hooks on the plain model
+        # must keep working.
+        self._run: list[Callable[..., Any]] = [
+            torch.compile(model) if self.compile_model else model
+        ]
+
+    def configure_model(self) -> None:
+        """Shares the weights out before training, if the strategy is made for it."""
+        mesh = self.device_mesh
+        if mesh is not None and self.trainer.state.fn == TrainerFn.FITTING and not self._plain:
+            self._plain = [shard(self.model, mesh["data_parallel"])]
+
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Inside, `model` has whole weights on each process, also where training shares them out:
+        what runs it in another way than `forward` needs them. All processes must enter together;
+        what one of them does inside waits for no other.
+        """
+        model = self.model
+        if self._plain:
+            self.model = whole_copy(model, self._plain[0])
+        try:
+            yield
+        finally:
+            self.model = model
 
     def run_model(self, *args: Any) -> Any:
         """Calls the model, compiled if the recipe says so."""
@@ -192,12 +222,14 @@ class Task(L.LightningModule, ABC):
 
     def begin_final(self, directory: Path) -> None:
         """Is called when training is over: the validation that follows gives the final numbers, on
-        the whole split.
+        the whole split. From here on each process has whole weights.
 
         Args:
             directory: where the run lies.
         """
         self.whole_split = True
+        if self._plain:
+            self._take(whole_copy(self.model, self._plain.pop()))
 
     def findings(self) -> dict[str, Any]:
         """What `result.json` holds of this task, besides metrics and costs."""
@@ -275,7 +307,7 @@ class Task(L.LightningModule, ABC):
             DivergedError: if loss or gradient hold NaN or infinity, and no more may be skipped.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        norm = whole(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
         self.gradient_norm = norm
         self.is_skipped = self._is_unusable(norm)
         self._step_loss = None

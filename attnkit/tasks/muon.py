@@ -43,6 +43,9 @@ class StackedMuon(Muon):
         return loss
 
     def _step_stack(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        # Here, since it loads much that checking a recipe does not need.
+        from attnkit.models.sharding import shared_like, whole
+
         gradients = [p.grad for p in parameters if p.grad is not None]
         momenta = [self._momentum(p) for p in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
@@ -50,7 +53,7 @@ class StackedMuon(Muon):
         if group["nesterov"]:
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
         directions = orthogonalised(
-            torch.stack(list(updates)),
+            whole(torch.stack(list(updates))),
             group["ns_steps"],
             group["ns_coefficients"],
             group["eps"],
@@ -58,7 +61,8 @@ class StackedMuon(Muon):
         rows, columns = parameters[0].shape
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         rate = group["lr"] * math.sqrt(max(1, rows / columns))
-        torch._foreach_add_(parameters, list(directions.unbind()), alpha=-rate)
+        shares = [shared_like(d, p) for d, p in zip(directions, parameters, strict=True)]
+        torch._foreach_add_(parameters, shares, alpha=-rate)
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

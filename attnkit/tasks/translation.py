@@ -145,7 +145,8 @@ class TranslationTask(Task):
             metrics["final/loss"] = metrics.pop("final/val")
             metrics |= self._final_metrics()
         elif self._is_time_to_decode():
-            metrics |= self._interim_metrics()
+            with self.whole_weights():
+                metrics |= self._interim_metrics()
         # Lightning would write them a step too early: it counts the step when validation is over.
         self.log_dict(metrics, logger=False)
         for logger in self.loggers:

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from attnkit.models.sharding import whole_state
 from attnkit.tensorboard.logger import RunLogger
 
 FOLDER = "weights"
@@ -47,15 +48,16 @@ class WeightHistory(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the weights, if the run is still training and this validation was due."""
-        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+        if trainer.state.fn != "fit" or trainer.global_step % self.validate_every:
             return
-        if trainer.global_step % self.validate_every:
+        model = pl_module.model
+        assert isinstance(model, nn.Module)
+        weights = whole_state(model.state_dict(keep_vars=True), keep=trainer.is_global_zero)
+        if not trainer.is_global_zero:
             return
         folder = _folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        model = pl_module.model
-        assert isinstance(model, nn.Module)
-        _save(model.state_dict(), folder / f"step-{trainer.global_step}.pt")
+        _save(weights, folder / f"step-{trainer.global_step}.pt")
         for _, file in _files(folder)[: -self.count]:
             file.unlink()
 

@@ -25,6 +25,7 @@ from attnkit.resume import differences
 from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.tasks.base import Task
 from attnkit.tasks.language_modeling import LanguageModelingTask
+from attnkit.tasks.translation import TranslationTask
 from attnkit.tensorboard.event_files import event_files
 
 EVERYTHING = {"scalars": 0, "images": 0, "tensors": 0}
@@ -302,14 +303,14 @@ def test_time_that_is_up_stops_with_a_checkpoint_and_a_result(small):
 def spoil(monkeypatch):
     """`spoil(2, 5)`: the losses of these batches are no numbers."""
 
-    def arrange(*batches):
-        plain = LanguageModelingTask.training_step
+    def arrange(*batches, task=LanguageModelingTask):
+        plain = task.training_step
 
         def step(self, batch, batch_idx):
             loss = plain(self, batch, batch_idx)
             return loss * float("nan") if batch_idx in batches else loss
 
-        monkeypatch.setattr(LanguageModelingTask, "training_step", step)
+        monkeypatch.setattr(task, "training_step", step)
 
     return arrange
 
@@ -420,11 +421,27 @@ plain = Task.on_before_backward
 def on_before_backward(self, loss):
     plain(self, loss)
     if f"{self.global_rank}/{self.trainer.global_step}" == os.environ.get("DIES_AT"):
-        os.kill(os.getpid(), signal.SIGKILL)
+        del os.environ["DIES_AT"]
+        os.kill(os.getpid(), int(os.environ.get("DIES_OF", signal.SIGKILL)))
 
 Task.on_before_backward = on_before_backward
 """
-"""A plugin: a process of a run dies in a certain step, if the environment says so."""
+"""A plugin: a process of a run dies in a certain step, or hears a signal, if the environment says
+so.
+"""
+
+SPOILT = """
+from attnkit.tasks.translation import TranslationTask
+
+plain_step = TranslationTask.training_step
+
+def training_step(self, batch, batch_idx):
+    loss = plain_step(self, batch, batch_idx)
+    return loss * float("nan") if self.global_rank == 0 and batch_idx == 3 else loss
+
+TranslationTask.training_step = training_step
+"""
+"""A plugin: in the second step a loss of the first process is no number."""
 
 ALONE = [sys.executable, "-m", "attnkit"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "attnkit"]
@@ -444,16 +461,20 @@ def call(command, folder, *arguments, **environment):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(small, tmp_path, at_batch):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
+    small, tmp_path, at_batch, strategy
+):
     """Two go on as two exactly, here started by torchrun; as one, and one as two, with the same
     data.
     """
     (tmp_path / "weak.py").write_text(WEAK)
     keys = ["trainer.max_steps=9", "checkpoint.every_n_steps=2", "logging.every_n_steps=3"]
-    two = ["trainer.devices=2", "trainer.strategy=ddp"]
+    two = ["trainer.devices=2", f"trainer.strategy={strategy}"]
     alone = experiment.run(small(*keys, "variant=alone"))
     (tmp_path / "two.yaml").write_text(small(*keys, *two, "variant=two").to_yaml())
-    command = ["run", "two.yaml", "plugins=[weak.py]", "logging.attention_maps=2"]
+    command = ["run", "two.yaml", "plugins=[weak.py]"]
+    command += ["logging.attention_maps=2", "logging.samples=2"]
 
     whole = call(ALONE, tmp_path, *command, "variant=whole")
     assert whole.returncode == 0, whole.stderr
@@ -463,7 +484,7 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(small, 
     directory = runs / "whole" / "seed0"
     assert len(event_files(directory)) == 1
     one, both = (left_by(path)[0] for path in (alone.directory, directory))
-    for tag in ("loss/train", "loss/val", "final/loss"):
+    for tag in ("loss/train", "loss/val", "final/loss", "optimizer/gradient_norm"):
         for (step, loss), (same_step, other) in zip(one[tag], both[tag], strict=True):
             assert step == same_step
             assert float.fromhex(loss) == pytest.approx(float.fromhex(other), rel=1e-4)
@@ -494,6 +515,45 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(small, 
     assert resumed.returncode == 0, resumed.stderr
     assert "after step 4" in resumed.stderr
     assert all(map(nearly_equal, trained(as_two.run_dir), trained(directory)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_translation_in_shares_hears_a_signal_and_ends_as_one_process_does(
+    small, tmp_path, spoil
+):
+    """One process of two hears SIGTERM; before, the other had a loss that was no number."""
+    (tmp_path / "weak.py").write_text(WEAK + SPOILT)
+    keys = ["trainer.accumulate=2", "trainer.gradient_clip=0.1", "trainer.on_nan=skip"]
+    keys += ["model.dropout=0", "translation.average=2", "logging.samples=2", "trainer.max_steps=9"]
+    two = ["trainer.devices=2", "trainer.strategy=fsdp", "variant=two"]
+    (tmp_path / "two.yaml").write_text(small(*keys, *two, task="translation").to_yaml())
+    alone = small(*keys, "variant=alone", task="translation")
+    command = ["run", "two.yaml", "plugins=[weak.py]", "variant=two"]
+
+    stopped = call(ALONE, tmp_path, *command, DIES_AT="1/4", DIES_OF=str(int(signal.SIGTERM)))
+    assert stopped.returncode == 143, stopped.stderr
+    assert "the last checkpoint is of step 5" in stopped.stderr
+    directory = alone.run_dir.parents[1] / "two" / "seed0"
+    resumed = call(ALONE, tmp_path, "resume", str(directory))
+    assert resumed.returncode == 0, resumed.stderr
+
+    spoil(3, task=TranslationTask)
+    one = experiment.run(alone)
+    record = json.loads((directory / "result.json").read_text())
+    assert record["skipped_steps"] == one.record["skipped_steps"] == 1
+    assert record["averaged_steps"] == one.record["averaged_steps"] == [6, 9]
+    assert record["parameters_by_part"] == one.record["parameters_by_part"]
+    assert record["metrics"]["loss"] == pytest.approx(one.metrics["loss"], rel=1e-4)
+    curves, moments, files = left_by(directory)
+    expected, same_moments, same_files = left_by(one.directory)
+    assert (curves.keys(), moments, files) == (expected.keys(), same_moments, same_files)
+    for (step, norm), (same_step, other) in zip(
+        curves["optimizer/gradient_norm"], expected["optimizer/gradient_norm"], strict=True
+    ):
+        assert step == same_step
+        assert float.fromhex(norm) == pytest.approx(float.fromhex(other), rel=1e-3, nan_ok=True)
+    assert all(map(nearly_equal, trained(directory), trained(one.directory)))
 
 
 def nearly_equal(a, b):

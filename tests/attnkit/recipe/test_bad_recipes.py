@@ -155,6 +155,10 @@ LINES = [
         "trainer: {batch_size: 12, devices: 5}",
         "bad.yaml:2:23: trainer.batch_size: 12 sequences cannot be shared evenly by 5 devices",
     ),
+    (
+        "trainer: {strategy: fsdp_cpu_offload}",
+        "bad.yaml:2:21: trainer.strategy: fsdp_cpu_offload is Lightning's FSDP1, whose weights",
+    ),
     # YAML's traps
     (
         "trainer: {compile: no}",

@@ -377,6 +377,35 @@ def test_a_plugin_named_by_an_override_is_relative_to_the_working_directory():
     assert recipe.model["attention"].name == "test_recipe_heads"
 
 
+SINGLE_NUMBER = """
+import torch
+from attnkit.attention.multi_head import MultiHead
+from attnkit.registry import ATTENTION
+
+@ATTENTION.register("test_recipe_gain")
+class Gain(MultiHead):
+    '''Heads.'''
+    def __init__(self, dim: int, *, num_heads: int = 4):
+        super().__init__(dim, num_heads=num_heads)
+        self.gain = torch.nn.Parameter(torch.tensor(1.0))
+"""
+
+
+def test_what_fsdp_cannot_share_out_is_refused_by_its_name():
+    write("gain.py", SINGLE_NUMBER)
+    write(
+        "a.yaml",
+        "plugins: gain.py\nmodel: {attention: test_recipe_gain}\ntrainer: {strategy: fsdp}\n",
+    )
+    with pytest.raises(RecipeError) as refused:
+        load_recipe("a.yaml")
+    assert str(refused.value).startswith(
+        "a.yaml:3:21: trainer.strategy: fsdp cannot share out layers.0.attention.gain, a single "
+        "number; make it a vector of one element where it is defined, or take ddp"
+    )
+    assert load_recipe("a.yaml", ["trainer.strategy=ddp"]).trainer.strategy == "ddp"
+
+
 # Scalars and annotations
 
 
