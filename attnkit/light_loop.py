@@ -38,16 +38,20 @@ def long_lived_memory() -> Iterator[None]:
 
     What exists at the beginning is left out of garbage collection: the modules of torch and
     Lightning are half a million objects, and looking through them takes a fifth of a second each
-    time. And what a step frees is kept for the next one, see `_keep_freed_memory`.
+    time. Who has frozen them already, as the command line has, keeps them so: nobody can thaw but
+    all. And what a step frees is kept for the next one, see `_keep_freed_memory`.
     """
+    is_frozen = gc.get_freeze_count() > 0
     gc.collect()
-    gc.freeze()
+    if not is_frozen:
+        gc.freeze()
     _keep_freed_memory(1024 * MIB)
     try:
         yield
     finally:
         _keep_freed_memory(64 * MIB)
-        gc.unfreeze()
+        if not is_frozen:
+            gc.unfreeze()
 
 
 def _keep_freed_memory(num_bytes: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, Overrides, app, guarded
+from attnkit.cli.app import Debug, Overrides, app, guarded, quick_imports
 
 
 @app.command("list")
@@ -20,7 +20,8 @@ def list_names(
     """List mechanisms, masks, positions, data, tokenizers, optimizers and recipes, a line each."""
 
     def act() -> None:
-        from attnkit import report
+        with quick_imports():
+            from attnkit import report
 
         report.show_names(recipes)
 
@@ -43,7 +44,8 @@ def show(
     """
 
     def act() -> None:
-        from attnkit import report
+        with quick_imports():
+            from attnkit import report
 
         report.show(what, overrides or [], plugin or [])
 

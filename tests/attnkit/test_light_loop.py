@@ -3,6 +3,7 @@
 import gc
 import platform
 import resource
+import weakref
 
 import pytest
 import torch
@@ -10,11 +11,33 @@ import torch
 from attnkit import light_loop
 
 
+@pytest.fixture
+def _thawed():
+    """As in a process that has frozen nothing; the tests' own has, see `conftest.py`."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("_thawed")
 def test_garbage_collection_leaves_out_what_was_there_before():
-    frozen = gc.get_freeze_count()
     with light_loop.long_lived_memory():
-        assert gc.get_freeze_count() > frozen + 10_000
+        assert gc.get_freeze_count() > 10_000
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("_thawed")
+def test_what_was_frozen_before_stays_frozen_and_garbage_does_not():
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    cycle = [torch.ones(1)]
+    cycle.append(cycle)
+    gone = weakref.ref(cycle[0])
+    del cycle
+    with light_loop.long_lived_memory():
+        assert gone() is None
+        assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() == frozen
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc's malloc")
