@@ -2,6 +2,7 @@
 they take.
 """
 
+import gc
 import os
 import pickle
 import signal
@@ -16,6 +17,7 @@ from filelock import FileLock
 MOST_PROCESSES = 4
 """Each imports torch and Lightning, which takes seconds and most of a gigabyte."""
 
+gc.disable()  # until all tests are found: what is made until then stays
 torch.set_num_threads(1)  # small tensors: more cost time, and sums depend on their number
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that tests start
 os.environ.pop("COLUMNS", None)  # xdist gives its processes one
@@ -31,6 +33,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     # Each begins with a part of the files, whose fixtures it then makes alone, and helps out later.
     config.option.dist = "worksteal"
     return min(cores, MOST_PROCESSES)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves modules and tests out of garbage collection: each run that a test makes would look
+    through these million objects.
+    """
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
