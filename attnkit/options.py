@@ -84,7 +84,7 @@ def options_of(cls: type) -> dict[str, Option]:
         if init is None:
             continue
         declared, passes_on = _declared(owner)
-        defaults = inspect.unwrap(init).__kwdefaults__ or {}
+        defaults = getattr(inspect.unwrap(init), "__kwdefaults__", None) or {}
         for name, (annotation, help_text) in declared.items():
             if name not in found:
                 found[name] = Option(name, annotation, defaults.get(name, REQUIRED), help_text)

@@ -15,8 +15,8 @@ from attnkit.cli.app import (
     RecipeArgument,
     app,
     guarded,
-    quick_imports,
 )
+from attnkit.garbage import quick_imports
 
 if TYPE_CHECKING:
     from attnkit.recipe import Recipe

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,19 +47,6 @@ Overrides = Annotated[
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-@contextmanager
-def quick_imports() -> Iterator[None]:
-    """Inside, modules are imported without garbage collection, which finds nothing in them and
-    takes a sixth of the time; afterwards they stay out of it, for they live as long as the process.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.freeze()
 
 
 def guarded(act: Callable[[], Any], debug: bool) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, app, guarded, quick_imports
+from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.garbage import quick_imports
 
 
 @app.command()

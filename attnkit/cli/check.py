@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from attnkit.cli.app import FAILED, Debug, app, guarded, quick_imports
+from attnkit.cli.app import FAILED, Debug, app, guarded
+from attnkit.garbage import quick_imports
 
 if TYPE_CHECKING:
     from attnkit.checks.card import Card

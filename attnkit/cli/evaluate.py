@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, app, guarded, quick_imports
+from attnkit.cli.app import Debug, RunArgument, app, guarded
 from attnkit.cli.translate import WeightsOption
+from attnkit.garbage import quick_imports
 
 
 class Form(StrEnum):

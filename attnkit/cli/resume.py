@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from attnkit.cli.app import Debug, Overrides, RunArgument, app, guarded, quick_imports
+from attnkit.cli.app import Debug, Overrides, RunArgument, app, guarded
 from attnkit.cli.run import AllowChanges, train
+from attnkit.garbage import quick_imports
 
 
 @app.command()

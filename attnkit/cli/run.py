@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from attnkit.cli.app import Debug, Overrides, RecipeArgument, app, guarded, quick_imports
+from attnkit.cli.app import Debug, Overrides, RecipeArgument, app, guarded
+from attnkit.garbage import quick_imports
 
 if TYPE_CHECKING:
     from attnkit.recipe import Recipe

@@ -10,7 +10,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, app, guarded, quick_imports
+from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.garbage import quick_imports
 
 
 class Weights(StrEnum):
