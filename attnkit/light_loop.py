@@ -5,12 +5,13 @@ hundredths of a second, so that a millisecond of the loop's own is worth saving.
 from __future__ import annotations
 
 import ctypes
-import gc
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from lightning.pytorch.profilers import PassThroughProfiler
+
+from attnkit.garbage import frozen
 
 
 class NoProfiler(PassThroughProfiler):
@@ -34,20 +35,16 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h, see mall
 
 @contextmanager
 def long_lived_memory() -> Iterator[None]:
-    """Inside, memory is looked through and handed back less often.
-
-    What exists at the beginning is left out of garbage collection: the modules of torch and
-    Lightning are half a million objects, and looking through them takes a fifth of a second each
-    time. And what a step frees is kept for the next one, see `_keep_freed_memory`.
+    """Inside, memory is looked through and handed back less often: what exists at the beginning is
+    left out of garbage collection, and what a step frees is kept for the next one, see
+    `_keep_freed_memory`.
     """
-    gc.collect()
-    gc.freeze()
-    _keep_freed_memory(1024 * MIB)
-    try:
-        yield
-    finally:
-        _keep_freed_memory(64 * MIB)
-        gc.unfreeze()
+    with frozen():
+        _keep_freed_memory(1024 * MIB)
+        try:
+            yield
+        finally:
+            _keep_freed_memory(64 * MIB)
 
 
 def _keep_freed_memory(num_bytes: int) -> None:

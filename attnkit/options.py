@@ -7,6 +7,7 @@ defaults the defaults, and the `Args:` section of the docstring the help. Nothin
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
 import typing
@@ -82,28 +83,38 @@ def options_of(cls: type) -> dict[str, Option]:
         init = owner.__dict__.get("__init__")
         if init is None:
             continue
-        parameters = inspect.signature(init).parameters.values()
-        try:
-            annotations = typing.get_type_hints(init, include_extras=True)
-        except NameError as error:
-            raise RegistryError(
-                f"an option of {owner.__module__}.{owner.__qualname__} has the type "
-                f"`{error.name}`, which is not imported at run time; move its import out of "
-                "`if TYPE_CHECKING`"
-            ) from error
-        helps = _argument_help(owner)
-        for parameter in parameters:
-            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in found:
-                required = parameter.default is parameter.empty
-                found[parameter.name] = Option(
-                    name=parameter.name,
-                    annotation=annotations.get(parameter.name, Any),
-                    default=REQUIRED if required else parameter.default,
-                    help=helps.get(parameter.name, ""),
-                )
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        declared, passes_on = _declared(owner)
+        defaults = getattr(inspect.unwrap(init), "__kwdefaults__", None) or {}
+        for name, (annotation, help_text) in declared.items():
+            if name not in found:
+                found[name] = Option(name, annotation, defaults.get(name, REQUIRED), help_text)
+        if not passes_on:
             break
     return found
+
+
+@functools.cache  # each mask and each layer that is built asks
+def _declared(owner: type) -> tuple[dict[str, tuple[Any, str]], bool]:
+    """What the `__init__` of a class itself declares: name -> annotation and help; and whether it
+    passes on further options.
+    """
+    init = owner.__dict__["__init__"]
+    parameters = inspect.signature(init).parameters.values()
+    try:
+        annotations = typing.get_type_hints(init, include_extras=True)
+    except NameError as error:
+        raise RegistryError(
+            f"an option of {owner.__module__}.{owner.__qualname__} has the type "
+            f"`{error.name}`, which is not imported at run time; move its import out of "
+            "`if TYPE_CHECKING`"
+        ) from error
+    helps = _argument_help(owner)
+    declared = {
+        parameter.name: (annotations.get(parameter.name, Any), helps.get(parameter.name, ""))
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return declared, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _argument_help(cls: type) -> dict[str, str]:

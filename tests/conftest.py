@@ -2,6 +2,7 @@
 they take.
 """
 
+import gc
 import os
 import pickle
 import signal
@@ -13,9 +14,12 @@ import pytest
 import torch
 from filelock import FileLock
 
+from attnkit.garbage import freeze
+
 MOST_PROCESSES = 4
 """Each imports torch and Lightning, which takes seconds and most of a gigabyte."""
 
+gc.disable()  # until all tests are found: what is made until then stays
 torch.set_num_threads(1)  # small tensors: more cost time, and sums depend on their number
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that tests start
 os.environ.pop("COLUMNS", None)  # xdist gives its processes one
@@ -31,6 +35,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     # Each begins with a part of the files, whose fixtures it then makes alone, and helps out later.
     config.option.dist = "worksteal"
     return min(cores, MOST_PROCESSES)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves modules and tests out of garbage collection: each run that a test makes would look
+    through these million objects.
+    """
+    gc.enable()
+    freeze()
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +69,16 @@ def shared_cache(shared_folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNKIT_CACHE", str(shared_folder / "cache"))
         yield shared_folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def short_samples() -> Iterator[None]:
+    """Runs end with a text of 80 tokens instead of 300, which is half of what a small run takes."""
+    from attnkit.tasks import language_modeling  # loads Lightning: only for those who train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_modeling, "FINAL_SAMPLE_TOKENS", 80)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,8 @@ class Case:
     def build(self, **options: Any) -> Attention:
         """The mechanism in evaluation mode, with noise on all parameters."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            # `torch.manual_seed` would note a traceback for each kind of device that is not in use.
+            torch.default_generator.manual_seed(self.seed)
             attention = self.mechanism(self.C, **{**self.options, **options})
             if POSITIONS.get(self.position).acts_on != "embeddings":
                 attention.with_position(self.position)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.garbage import quick_imports
 
 
 @app.command()
@@ -40,7 +41,8 @@ def attention(
     """Write a trained model's exact attention on a text: a page, a picture, or numbers."""
 
     def act() -> None:
-        from attnkit.attention_page.export import export
+        with quick_imports():
+            from attnkit.attention_page.export import export
 
         outs = out or [Path("attention.html")]
         done = export(run, text, outs, best=best, overwrite=overwrite)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.garbage import quick_imports
 
 
 @app.command()
@@ -31,8 +32,9 @@ def export(
     """
 
     def act() -> None:
-        from attnkit.recipe import load_recipe
-        from attnkit.run_directory import recipe_of
+        with quick_imports():
+            from attnkit.recipe import load_recipe
+            from attnkit.run_directory import recipe_of
 
         if load_recipe(recipe_of(run)).task == "translation":
             from attnkit.translator import export_translator as export_it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attnkit.cli.app import Debug, Overrides, RunArgument, app, guarded
 from attnkit.cli.run import AllowChanges, train
+from attnkit.garbage import quick_imports
 
 
 @app.command()
@@ -21,8 +22,9 @@ def resume(
     def act() -> None:
         from dataclasses import replace
 
-        from attnkit.recipe import load_recipe
-        from attnkit.run_directory import recipe_of
+        with quick_imports():
+            from attnkit.recipe import load_recipe
+            from attnkit.run_directory import recipe_of
 
         path = recipe_of(run)
         before = load_recipe(path)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, Overrides, app, guarded
+from attnkit.garbage import quick_imports
 
 
 @app.command("list")
@@ -20,7 +21,8 @@ def list_names(
     """List mechanisms, masks, positions, data, tokenizers, optimizers and recipes, a line each."""
 
     def act() -> None:
-        from attnkit import description
+        with quick_imports():
+            from attnkit import description
 
         description.show_names(recipes)
 
@@ -43,7 +45,8 @@ def show(
     """
 
     def act() -> None:
-        from attnkit import description
+        with quick_imports():
+            from attnkit import description
 
         description.show(what, overrides or [], plugin or [])
 

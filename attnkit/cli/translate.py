@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.garbage import quick_imports
 
 
 class Weights(StrEnum):
@@ -71,7 +72,8 @@ def translate(
     """
 
     def act() -> None:
-        from attnkit.translator import load_translator
+        with quick_imports():
+            from attnkit.translator import load_translator
 
         if sentences and file is not None:
             _refuse("give sentences or --file, not both")

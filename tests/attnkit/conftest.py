@@ -67,7 +67,7 @@ def small_keys(text_file: Path) -> dict:
 
 
 @pytest.fixture
-def small(small_keys: dict, tmp_path: Path) -> Callable[..., Recipe]:
+def small(short_samples, small_keys: dict, tmp_path: Path) -> Callable[..., Recipe]:
     """`small("model.dim=32")`: the small recipe, whose runs go to the test's own folder; with
     `task="translation"` that of another task.
     """
@@ -80,14 +80,16 @@ def small(small_keys: dict, tmp_path: Path) -> Callable[..., Recipe]:
 
 
 @pytest.fixture(scope="session")
-def small_run(small_keys: dict, tmp_path_factory: pytest.TempPathFactory) -> experiment.Result:
+def small_run(
+    short_samples, small_keys: dict, tmp_path_factory: pytest.TempPathFactory
+) -> experiment.Result:
     """A finished run of the small recipe; to be read, not to be changed."""
     keys = {**small_keys, "runs_dir": str(tmp_path_factory.mktemp("small"))}
     return experiment.run(recipe_from_dict(keys))
 
 
 @pytest.fixture(scope="session")
-def real_run(made_once: Callable) -> experiment.Result:
+def real_run(short_samples, made_once: Callable) -> experiment.Result:
     """300 steps on real text, with all that is logged by default: the quickstart with two layers
     of width 64. To be read, not to be changed.
     """

@@ -18,7 +18,7 @@ from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.manifest import manifest_text, read_manifest
 from attnkit.data.errors import DataError
 from attnkit.recipe import RecipeError
-from attnkit.tasks.language_modeling import FINAL_SAMPLE_TOKENS
+from attnkit.tasks import language_modeling
 from attnkit.trained_run import export_run, load_run
 
 
@@ -81,7 +81,8 @@ def test_a_text_may_be_longer_than_the_context(small_run):
 
 def test_the_final_sample_comes_from_the_last_checkpoint(small_run):
     run = load_run(small_run.directory)
-    text = run.generate("\n", FINAL_SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
+    length = language_modeling.FINAL_SAMPLE_TOKENS
+    text = run.generate("\n", length, temperature=0.8, top_k=50, seed=0)
     assert text == small_run.sample
 
 

@@ -79,7 +79,7 @@ def test_it_builds(path):
 
 
 @every_recipe
-def test_it_takes_two_steps(path, tmp_path):
+def test_it_takes_two_steps(path, tmp_path, short_samples):
     """With everything that it writes, in small, on a text of a few lines: no download, and no
     validation over megabytes.
     """
