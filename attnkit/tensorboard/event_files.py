@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,3 +40,12 @@ def cut_back(directory: Path, point: ResumePoint) -> None:
             file.unlink()
         elif file.stat().st_size > length:
             os.truncate(file, length)
+
+
+def wait_for_a_later_name(directory: Path) -> None:
+    """Returns when an event file that is made now comes behind those that are there: TensorBoard
+    reads them in the order of their names, and they are named by the second.
+    """
+    stamps = {file.name.split(".")[3] for file in event_files(directory)}
+    while f"{int(time.time()):010}" in stamps:
+        time.sleep(0.05)

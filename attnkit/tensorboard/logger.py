@@ -18,7 +18,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from attnkit.tensorboard import summaries
 from attnkit.tensorboard.attention_record import AttentionRecord
-from attnkit.tensorboard.event_files import ResumePoint, cut_back, event_files
+from attnkit.tensorboard.event_files import (
+    ResumePoint,
+    cut_back,
+    event_files,
+    wait_for_a_later_name,
+)
 from attnkit.tensorboard.map_format import encode
 from attnkit.tensorboard.tolerant_records import make_tolerant
 
@@ -106,6 +111,7 @@ class RunLogger(TensorBoardLogger):
     def _open(self) -> SummaryWriter:
         if self.resume is not None:
             cut_back(self.directory, self.resume)
+            wait_for_a_later_name(self.directory)
         elif files := event_files(self.directory):
             raise FileExistsError(
                 f"{files[0]} exists: one directory, one run. Choose another directory, remove the "

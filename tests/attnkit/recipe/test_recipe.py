@@ -356,7 +356,8 @@ def test_a_recipe_from_python_values():
 @pytest.fixture(autouse=True)
 def _forget_plugins():
     yield
-    ATTENTION._classes.pop("test_recipe_heads", None)
+    for name in ("test_recipe_heads", "test_recipe_gain"):
+        ATTENTION._classes.pop(name, None)
     for name in [name for name in sys.modules if name.startswith("attnkit_plugin_")]:
         del sys.modules[name]
 

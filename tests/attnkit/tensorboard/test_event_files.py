@@ -1,4 +1,5 @@
 import struct
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -6,7 +7,12 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from attnkit.tensorboard import summaries
-from attnkit.tensorboard.event_files import ResumePoint, cut_back, event_files
+from attnkit.tensorboard.event_files import (
+    ResumePoint,
+    cut_back,
+    event_files,
+    wait_for_a_later_name,
+)
 
 
 @pytest.fixture
@@ -78,3 +84,16 @@ def test_other_files_and_folders_below_are_no_event_files(written):
     (directory / "below").mkdir()
     (directory / "below" / "events.out.tfevents.1").touch()
     assert event_files(directory) == [written]
+
+
+def test_files_of_one_second_would_not_come_in_order(tmp_path):
+    """The tenth writer of a process has a name before the ninth's."""
+    now = f"{int(time.time()):010}"
+    first = tmp_path / f"events.out.tfevents.{now}.host.1.9"
+    first.touch()
+    (tmp_path / "events.out.tfevents.of_somebody_else").touch()
+    wait_for_a_later_name(tmp_path)
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("loss/train", 1.0, 0)
+    assert event_files(tmp_path)[0] == first
+    assert len(event_files(tmp_path)) == 3
