@@ -1,6 +1,6 @@
 """Throughput of two processes with a thread each, against one process with one thread.
 
-    ATTNKIT_DATA=... python benchmarks/two_processes.py
+    ATTNKIT_DATA=... python benchmarks/two_processes.py trainer.precision=32
 
 Real commands, in turn (A B C A B C ...); tokens a second as the runs themselves count them,
 validation left out. It needs two idle cores: what else runs takes from the two processes first.
@@ -43,7 +43,7 @@ def tokens_per_second(recipe: Path, steps: int, *runs: list[str]) -> float:
         ]
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "attnkit", "run", recipe, *common, *run, f"variant={n}"],
+                [sys.executable, "-m", "attnkit", "run", recipe, *common, *run, f"variant=run{n}"],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=subprocess.DEVNULL,
             )
@@ -61,17 +61,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("overrides", nargs="*", help="key=value, for all runs")
     parser.add_argument("--recipe", type=Path, default=RECIPES / "shakespeare_char.yaml")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    half = f"trainer.batch_size={load_recipe(given.recipe).trainer.batch_size // 2}"
-    together = ["trainer.devices=2", "trainer.strategy=ddp"]
+    batch_size = load_recipe(given.recipe, given.overrides).trainer.batch_size
+    others = [word for word in given.overrides if not word.startswith("trainer.batch_size=")]
+    whole, half = ([*others, f"trainer.batch_size={n}"] for n in (batch_size, batch_size // 2))
+    together = [*whole, "trainer.devices=2", "trainer.strategy=ddp"]
     ratios, bounds = [], []
     for number in range(given.rounds):
         one, apart, two = (
             tokens_per_second(given.recipe, given.steps, *runs)
-            for runs in ([[]], [[half], [half]], [together])
+            for runs in ([whole], [half, half], [together])
         )
         ratios.append(two / one)
         bounds.append(apart / one)
