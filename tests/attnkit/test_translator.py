@@ -88,13 +88,15 @@ def test_it_learns_to_copy_backwards_and_where_to_look(result):
 
 @pytest.mark.slow
 def test_the_quickstart_trained_briefly_translates_and_knows_what_from(tmp_path):
-    """A fifth of its steps; seeds 0 to 3 came to 57 to 65 %, with an error rate of 0.18 to 0.24."""
+    """A fifth of its steps, with smaller batches; seeds 0 and 1 came to 43 %, and to error rates of
+    0.25 and 0.26.
+    """
     keys = ["trainer.max_steps=200", "trainer.precision=32", "trainer.accelerator=cpu",
-            "schedule.warmup_steps=20", "validation.every_n_steps=200", "data.num_train=6000",
-            "data.num_val=40", "logging.attention_maps=1", "logging.samples=1",
-            f"runs_dir={tmp_path}"]  # fmt: skip
+            "trainer.batch_tokens=640", "schedule.warmup_steps=20", "validation.every_n_steps=200",
+            "data.num_train=2500", "data.num_val=30", "logging.attention_maps=1",
+            "logging.samples=1", f"runs_dir={tmp_path}"]  # fmt: skip
     metrics = experiment.run(load_recipe(QUICKSTART, keys)).metrics
-    assert metrics["exact_match_test"] >= 40
+    assert metrics["exact_match_test"] >= 25
     assert metrics["alignment_error_rate_predicting_row_test"] < 0.35
 
 

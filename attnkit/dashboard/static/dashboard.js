@@ -7,7 +7,7 @@ import { Catalogue } from "./catalogue.js";
 import { element, setText } from "./element.js";
 import { isShown, onHashChange, onReload, readHash, writeHash } from "./host.js";
 import { Keyboard } from "./keyboard.js";
-import { fromHash, toHash } from "./link.js";
+import { fromHash, ownPart, toHash } from "./link.js";
 import { select } from "./selection.js";
 import { Sidebar } from "./sidebar.js";
 import { Stage } from "./stage.js";
@@ -20,6 +20,7 @@ const LINK_DELAY = 150;
 
 export class Dashboard {
   #linking = 0;
+  #read = ownPart(readHash()); // our part of the address, as it was last read or written
   #told = null;
 
   constructor() {
@@ -47,12 +48,7 @@ export class Dashboard {
   async start() {
     this.state.listen((values) => this.update(values));
     window.addEventListener("themechange", () => this.repaint());
-    onHashChange(() => {
-      clearTimeout(this.#linking);
-      if (readHash() !== toHash(this.state.values) && readHash().includes("p.attention.")) {
-        this.state.replace(fromHash(readHash()));
-      }
-    });
+    onHashChange(() => this.#follow());
     onReload(() => this.reload());
     await this.#poll();
     this.state.refresh();
@@ -96,11 +92,27 @@ export class Dashboard {
     if (news.length) this.announcer.say(news.join(", "));
   }
 
+  // Takes the state that an address holds.
+  #follow() {
+    clearTimeout(this.#linking);
+    const hash = readHash();
+    this.#read = ownPart(hash);
+    if (this.#read && hash !== toHash(this.state.values)) this.state.replace(fromHash(hash));
+  }
+
   // Keeps the address up to date, unless another tab of TensorBoard has it now. A little late: a
-  // change of address costs TensorBoard more than drawing a step costs us.
+  // change of address costs TensorBoard more than drawing a step costs us. Where somebody has just
+  // followed a link, of which the browser has still to tell, it is read, not written over.
   #link() {
-    const tab = readHash().split("&")[0];
-    if (tab === "" || tab === "attention") writeHash(toHash(this.state.values));
+    const hash = readHash();
+    const tab = hash.split("&")[0];
+    if (tab !== "" && tab !== "attention") return;
+    if (ownPart(hash) && ownPart(hash) !== this.#read) {
+      this.#follow();
+      return;
+    }
+    writeHash(toHash(this.state.values));
+    this.#read = ownPart(readHash());
   }
 
   repaint() {

@@ -25,6 +25,14 @@ export function toHash(values) {
   return parts.join("&");
 }
 
+// The part of an address that is ours; "" if there is none.
+export function ownPart(hash) {
+  return hash
+    .split("&")
+    .filter((part) => part.startsWith(PREFIX))
+    .join("&");
+}
+
 // Reads what it knows and leaves out what makes no sense: anybody may write an address.
 export function fromHash(hash) {
   const values = {};

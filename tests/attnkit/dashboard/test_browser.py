@@ -563,6 +563,22 @@ def test_a_deep_link_reproduces_the_view(page):
     assert page(".panel .step").text_content() == "step 0"
 
 
+def test_a_link_that_is_followed_while_the_address_is_due_is_not_written_over(page):
+    """The address is written a little after each choice; a link may come in between, and the
+    browser tells of it only later.
+    """
+    page.open(run="hybrid/seed0", layer=0)
+    page(".stage").evaluate(
+        """() => {
+            document.dispatchEvent(new KeyboardEvent("keydown", {key: "h", bubbles: true}));
+            const hash = "#attention&p.attention.run=hybrid%2Fseed0&p.attention.layer=1";
+            window.parent.history.replaceState(null, "", hash);  // tells nobody, not even later
+        }"""
+    )
+    page.settled()
+    assert page.link()["layer"] == ["1"]
+
+
 def test_nonsense_in_an_address_is_left_out(page):
     page.open(run=["two_heads/seed0", "nowhere"], layer="x", head=10**14, view="no", scale="%E0%A4")
     assert page(".panel").count() == 1
