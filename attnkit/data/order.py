@@ -1,9 +1,11 @@
-"""Which batch belongs to which step, in which order a DataLoader takes them, and which part of one
-a process gets.
+"""Which batch belongs to which step, in which order a DataLoader takes them, which part of one a
+process gets, and when one that loads them ends.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TypeVar
@@ -83,3 +85,13 @@ def share_of(batch_size: int, rank: int, world_size: int) -> slice:
         )
     share = batch_size // world_size
     return slice(rank * share, (rank + 1) * share)
+
+
+def end_without_parent(number: int) -> None:
+    """Ends the process that loads batches (`number` is torch's for it) if who forked it was killed
+    meanwhile: torch begins only later to watch for that, and would let it wait for ever.
+    """
+    parent = multiprocessing.parent_process()
+    is_fork = multiprocessing.get_start_method() == "fork"  # otherwise others may start it
+    if is_fork and parent is not None and os.getppid() != parent.pid:
+        os._exit(1)

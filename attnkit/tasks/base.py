@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from attnkit.attention.base import Attention
-from attnkit.data.order import BatchesFrom
+from attnkit.data.order import BatchesFrom, end_without_parent
 from attnkit.divergence import DivergedError
 from attnkit.models.sharding import shard, whole, whole_copy
 from attnkit.tasks.optimizers import OptimizerRecipe
@@ -192,6 +192,7 @@ class Task(L.LightningModule, ABC):
             **options,
             batch_size=None,
             num_workers=self.num_workers,
+            worker_init_fn=end_without_parent,
             pin_memory=self.device.type == "cuda",
             persistent_workers=False,
         )
