@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from attnkit.data import cldr_languages as said
+from attnkit.data import cldr_words as words
 from attnkit.data.errors import DataError
 from attnkit.data.pairs.base import Pair, PairSource, SpanLink, SplitByText, sha256_of_texts
 from attnkit.registry import PAIRS
@@ -126,30 +127,30 @@ def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, said.Mea
         length = draw.randint(*digits)
         return draw.randint(max(2, 10 ** (length - 1)), 10**length - 1)
 
-    template = draw.choice(list(said.TEMPLATES))
-    units = {"lose": said.AMOUNTS, "far": said.LENGTHS}.get(template, said.MASSES)
-    first, second = draw.sample(list(said.THING), 2)
+    template = draw.choice(list(words.TEMPLATES))
+    units = {"lose": words.AMOUNTS, "far": words.LENGTHS}.get(template, words.MASSES)
+    first, second = draw.sample(list(words.THING), 2)
     # In the past, as the verb says.
     day = date(draw.randint(1900, 2020), draw.randint(1, 12), draw.randint(2, 28))
     slots: dict[str, str | int] = {
-        "who": draw.choice(list(said.WHO)),
-        "what": draw.choice(list(said.WHAT)),
-        "act": draw.choice(said.ACTS.get(template, ("",))),
-        "do": draw.choice(list(said.DO)),
+        "who": draw.choice(list(words.WHO)),
+        "what": draw.choice(list(words.WHAT)),
+        "act": draw.choice(words.ACTS.get(template, ("",))),
+        "do": draw.choice(list(words.DO)),
         "thing": first,
         "a": first,
         "b": second,
         "count": number(),
         "unit": draw.choice(units),
         "price": number(),
-        "money": draw.choice(said.CURRENCIES),
+        "money": draw.choice(words.CURRENCIES),
         "span": draw.randint(2, 30),
-        "period": draw.choice(said.PERIODS),
+        "period": draw.choice(words.PERIODS),
         "date": day.isoformat(),
         "clock": f"{draw.randint(0, 23):02}:{draw.randint(0, 59):02}",
     }
-    slots |= {slot: draw.choice(list(words)) for slot, words in said.CHOICES.items()}
-    slots["when"] = draw.choice(said.WHENS.get(template, ("",)))
+    slots |= {slot: draw.choice(list(choices)) for slot, choices in words.CHOICES.items()}
+    slots["when"] = draw.choice(words.WHENS.get(template, ("",)))
     return template, slots
 
 
@@ -172,7 +173,7 @@ def _places(pieces: list[said.Piece]) -> dict[str, list[_Place]]:
     for text, key in pieces:
         if key is not None:
             clause, name, *rest = key.split(".")
-            content = not rest and name not in said.FUNCTION_WORDS
+            content = not rest and name not in words.FUNCTION_WORDS
             places.setdefault(f"{clause}.{name}", []).append(_Place(at, text, content))
         at += len(text)
     return places
