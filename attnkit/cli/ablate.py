@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnkit.cli.app import (
-    FAILED,
-    INTERRUPTED,
-    Debug,
-    Overrides,
-    RecipeArgument,
-    app,
-    guarded,
-)
+from attnkit.cli.app import FAILED, INTERRUPTED, Debug, Overrides, RecipeArgument, app, guarded
 from attnkit.garbage import quick_imports
 
 if TYPE_CHECKING:

@@ -122,3 +122,15 @@ def read(capsys, monkeypatch):
     """What was printed, on a terminal wide enough for no line to be broken."""
     monkeypatch.setenv("COLUMNS", "400")
     return lambda: capsys.readouterr().out
+
+
+@pytest.fixture
+def numbers():
+    """`numbers(text, label)`: the numbers in the first line that begins with a label."""
+
+    def find(text: str, label: str) -> list[float]:
+        line = next(line for line in text.splitlines() if line.strip().startswith(label))
+        words = line.strip().removeprefix(label).replace(",", "").replace("%", "").split()
+        return [float(word) for word in words if word.replace(".", "").isdigit()]
+
+    return find

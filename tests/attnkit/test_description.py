@@ -16,13 +16,6 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 QUICKSTART = RECIPES / "language_modeling/quickstart.yaml"
 
 
-def numbers(text, label):
-    """The numbers in the first line that begins with a label."""
-    line = next(line for line in text.splitlines() if line.strip().startswith(label))
-    words = line.strip().removeprefix(label).replace(",", "").replace("%", "").split()
-    return [float(word) for word in words if word.replace(".", "").isdigit()]
-
-
 # Names
 
 
@@ -136,7 +129,7 @@ def test_types_are_told_in_words(annotation, words):
 # Recipes
 
 
-def test_the_parameters_of_a_recipe_are_those_of_its_model(read):
+def test_the_parameters_of_a_recipe_are_those_of_its_model(read, numbers):
     description.show_recipe(QUICKSTART, ["tokenizer=byte", "model.dim=64"])
     shown = read()
     recipe = load_recipe(QUICKSTART, ["tokenizer=byte", "model.dim=64"])
@@ -150,7 +143,7 @@ def test_the_parameters_of_a_recipe_are_those_of_its_model(read):
     assert sum(numbers(lines, part)[0] for part in parts) == numbers(lines, "training FLOPs a")[0]
 
 
-def test_gpt3_on_paper(read):
+def test_gpt3_on_paper(read, numbers):
     description.show_recipe(RECIPES / "language_modeling/gpt3.yaml", [])
     shown = read()
     assert numbers(shown, "query + key + value + output")[0] == 57_982_058_496

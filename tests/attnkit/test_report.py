@@ -6,14 +6,7 @@ from pathlib import Path
 from attnkit import report
 
 
-def numbers(text, label):
-    """The numbers in the first line that begins with a label."""
-    line = next(line for line in text.splitlines() if line.strip().startswith(label))
-    words = line.strip().removeprefix(label).replace(",", "").replace("%", "").split()
-    return [float(word) for word in words if word.replace(".", "").isdigit()]
-
-
-def test_an_honest_result(read, small_run):
+def test_an_honest_result(read, numbers, small_run):
     report.show_result(small_run)
     shown = read()
     assert numbers(shown, "loss, nats a token") == [round(small_run.metrics["loss"], 4)]
