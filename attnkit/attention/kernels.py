@@ -195,9 +195,10 @@ class _Explicit(torch.autograd.Function):
         if forbidden is None:
             scores = _scaled_product(q, k.transpose(1, 2), scale)
         else:
-            added = forbidden.expand(B, H, T, S).flatten(0, 1)
+            shared = forbidden.shape[0] == 1
+            added = forbidden[0] if shared else forbidden.expand(B, H, T, S).flatten(0, 1)
             scores = torch.baddbmm(added, q, k.transpose(1, 2), alpha=scale)
-        weights = scores.softmax(dim=-1)
+        weights = torch.softmax(scores, dim=-1, out=scores)
         if empty_rows:
             assert forbidden is not None
             nothing = (forbidden < 0).expand(B, H, T, S).flatten(0, 1)
@@ -215,7 +216,7 @@ class _Explicit(torch.autograd.Function):
         d_output = gradients[0].flatten(0, 1)
         d_weights = torch.bmm(d_output, v.transpose(1, 2))
         d_scores = torch._softmax_backward_data(  # pyright: ignore[reportPrivateImportUsage]
-            d_weights, weights, -1, weights.dtype
+            d_weights, weights, -1, weights.dtype, grad_input=d_weights
         )
         d_q = _scaled_product(d_scores, k, ctx.scale)
         d_k = _scaled_product(d_scores.transpose(1, 2), q, ctx.scale)

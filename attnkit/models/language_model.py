@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnkit.attention.base import build_attention
 from attnkit.masks import build_mask
 from attnkit.models.cache import ModelCache
-from attnkit.models.layers import MLP, Layer, MLPName, NormName, build_norm
+from attnkit.models.layers import MLP, Layer, MLPName, NormName, as_residual, build_norm
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
 
@@ -164,7 +164,7 @@ class LanguageModel(nn.Module):
         if self.position is not None:
             positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
             x = x + self.position(positions).to(x.dtype) * self.position_size
-        x = self.dropout(x)
+        x = as_residual(self.dropout(x))
         mask = self.mask.bind(documents=documents)
         for i, layer in enumerate(self.layers):
             x = layer(x, mask, None if cache is None else cache.layers[i])

@@ -188,6 +188,22 @@ def test_a_model_computes_in_the_dtype_of_its_weights(position, dtype, tokens):
     torch.testing.assert_close(logits.to(torch.float32), exact, atol=0.5, rtol=0.1)
 
 
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm", "none"])
+def test_under_autocast_on_a_cpu_layers_add_to_a_sum_in_bfloat16(norm, tokens, recwarn):
+    """And what comes out is near that of float32; without a warning of torch's."""
+    torch.manual_seed(0)
+    model = LanguageModel(11, max_seq_len=16, dim=16, num_layers=3, norm=norm)
+    kept = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda _module, _given, x: kept.append(x.dtype))
+    exact = model(tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(tokens)
+    assert kept == [torch.float32] * 3 + [torch.bfloat16] * 3
+    assert (logits - exact).norm() < 0.02 * exact.norm()
+    assert not recwarn.list
+
+
 def test_decoding_within_documents_equals_the_full_pass(tokens):
     model = shaken(mask=["causal", "document"])
     documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 2 + [1] * 6 + [2] * 4])
