@@ -6,6 +6,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from attnkit.data.batch import LanguageBatch, language_batch
+from attnkit.data.numbers import Numbers
 from attnkit.data.order import StepBatches, share_of
 from attnkit.data.token_store import TokenStore
 
@@ -14,10 +15,9 @@ class TrainBatches(StepBatches[LanguageBatch]):
     """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
 
     Windows begin at places drawn uniformly, with repetition, from the whole training stream. The
-    places of step n come from a counter-based generator (Philox, Salmon et al. 2011) keyed by
-    (seed, n), so that they depend neither on what was drawn before nor on who draws:
-    `DataLoader(batches, batch_size=None, num_workers=k)` gives the same for every k, and a resumed
-    run goes on where it was.
+    places of step n are `Numbers` of the keys (seed, n), so that they depend neither on what was
+    drawn before nor on who draws: `DataLoader(batches, batch_size=None, num_workers=k)` gives the
+    same for every k, and a resumed run goes on where it was.
 
     Args:
         store: the training split.
@@ -54,6 +54,7 @@ class TrainBatches(StepBatches[LanguageBatch]):
         self.max_seq_len = max_seq_len
         self.end_of_document_id = end_of_document_id
         self._mine = share_of(batch_size, rank, world_size)
+        self._numbers = Numbers(seed, start)
 
     def batch(self, step: int) -> LanguageBatch:
         """Returns this process's part of a step's batch."""
@@ -67,10 +68,7 @@ class TrainBatches(StepBatches[LanguageBatch]):
     def window_starts(self, step: int) -> np.ndarray:
         """Returns the (batch_size,) places at which the windows of the global batch begin."""
         places = self.store.counts.tokens - self.max_seq_len
-        # Raw numbers, because numpy keeps those the same for ever, and its distributions not. With
-        # 64 bits the remainder's bias is far below anything measurable.
-        raw = np.random.Philox(key=[self.seed, step]).random_raw(self.batch_size)
-        return (raw % np.uint64(places)).astype(np.int64)
+        return self._numbers.begin(self.seed, step).below(places, self.batch_size)
 
 
 class ValBatches(Dataset[LanguageBatch]):

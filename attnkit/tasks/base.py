@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -292,6 +293,14 @@ class Task(L.LightningModule, ABC):
         loss = loss.detach()
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Lets go of the gradients. So does `optimizer.zero_grad()`, which can do more: 0.1 ms
+        longer, 1 % of a small model's step.
+        """
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -310,11 +319,13 @@ class Task(L.LightningModule, ABC):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = whole(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
         self.gradient_norm = norm
-        self.is_skipped = self._is_unusable(norm)
+        read = [norm] if self._step_loss is None else [norm, self._step_loss]
         self._step_loss = None
+        length, *losses = torch.stack([x.float() for x in read]).tolist()  # a GPU waits but once
+        self.is_skipped = self._is_unusable(length, *losses)
         if not self.is_skipped:
             limit = self.gradient_clip
-            if limit is not None and bool(norm > limit - _CLIP_MARGIN):
+            if limit is not None and length > limit - _CLIP_MARGIN:
                 nn.utils.clip_grads_with_norm_(parameters, limit, norm)
             return
         step = self.global_step + 1
@@ -327,16 +338,18 @@ class Task(L.LightningModule, ABC):
             self.num_skipped,
             self.max_skipped,
         )
-        optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is left alone
+        # A parameter without a gradient is left alone.
+        self.optimizer_zero_grad(self.current_epoch, self.trainer.global_step, optimizer)
 
-    def _is_unusable(self, norm: Tensor) -> bool:
-        """True if the step must not be taken; the same on all processes."""
-        unusable = ~norm.isfinite()
-        if self._step_loss is not None:
-            unusable = unusable | ~self._step_loss.isfinite()
+    def _is_unusable(self, *numbers: float) -> bool:
+        """True if the step must not be taken, since not all are finite; the same on all
+        processes.
+        """
+        unusable = not all(map(math.isfinite, numbers))
         if self.max_skipped and self.trainer.world_size > 1:
-            unusable = self.trainer.strategy.reduce(unusable.float(), reduce_op="max")
-        return bool(unusable)
+            here = torch.tensor(float(unusable), device=self.device)
+            return bool(self.trainer.strategy.reduce(here, reduce_op="max"))
+        return unusable
 
 
 def batch_seed(seed: int, rank: int, batch: int) -> int:
