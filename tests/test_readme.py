@@ -60,8 +60,11 @@ def test_the_callback_in_somebody_elses_module(tmp_path, monkeypatch):
 
 
 def test_a_whole_run(tmp_path, monkeypatch, capsys):
-    recipe = str(ROOT / "recipes/language_modeling/quickstart.yaml")
-    code = example("load_run").replace("recipes/language_modeling/quickstart.yaml", recipe)
+    """In small; what the recipe itself says is tried in `contracts/test_recipes.py`."""
+    recipe = tmp_path / "small.yaml"
+    quickstart = ROOT / "recipes/language_modeling/quickstart.yaml"
+    recipe.write_text(f"extends: {quickstart}\nmodel: {{dim: 32, num_layers: 1}}\n")
+    code = example("load_run").replace("recipes/language_modeling/quickstart.yaml", str(recipe))
     monkeypatch.chdir(tmp_path)
     names = run(code)
     assert names["result"].record["steps"] == 20

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from attnkit.endings import OutOfMemoryError
 from attnkit.recipe import load_recipe
 from attnkit.resume import differences
 from attnkit.run_directory import FinishedError, RunDirectoryError
+from attnkit.tasks import language_modeling
 from attnkit.tasks.base import Task
 from attnkit.tasks.language_modeling import LanguageModelingTask
 from attnkit.tasks.translation import TranslationTask
@@ -591,11 +593,19 @@ def test_under_slurm_a_run_stops_and_resumes_like_any_other(small, at_batch, mon
 @pytest.mark.timeout(400)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_dozen_runs_that_are_killed_anywhere_end_as_if_they_had_not_been(tmp_path, monkeypatch):
-    """The benchmark's own trials, whose forks have imported everything already."""
+    """The benchmark's own trials, whose forks have imported everything already. Texts are short:
+    half of the kills would fall into their making, where nothing is written.
+    """
+    monkeypatch.setattr(language_modeling, "SAMPLE_TOKENS", 20)
+    monkeypatch.setattr(language_modeling, "FINAL_SAMPLE_TOKENS", 20)
     script = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
     spec = importlib.util.spec_from_file_location("kill_and_resume", script)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # where its dataclass looks itself up
     spec.loader.exec_module(module)
+    watched, held = os.pipe()  # held open by all forks, and theirs
     outcome = module.trials(12, [tmp_path], ["workers", "accumulate"], seed=0, steps=20)
     assert (outcome.kills, outcome.failures) == (12, [])
+    os.close(held)
+    assert select.select([watched], [], [], 30)[0], "a process has outlived its run"
+    os.close(watched)
