@@ -81,6 +81,15 @@ def short_samples() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def tiny_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of 20 tokens while a run trains and 40 at its end, where nobody looks at them."""
+    from attnkit.tasks import language_modeling  # loads Lightning: only for those who train
+
+    monkeypatch.setattr(language_modeling, "SAMPLE_TOKENS", 20)
+    monkeypatch.setattr(language_modeling, "FINAL_SAMPLE_TOKENS", 40)
+
+
 @pytest.fixture(scope="session")
 def made_once(shared_folder: Path) -> Callable[[str, Callable[[Path], Any]], Any]:
     """`made_once("name", make)`: what `make` returned when it was called with a new folder, by the

@@ -401,9 +401,18 @@ class ScoreAttention(Attention):
         return 2 * num_tokens * self.num_kv_heads * self.head_dim
 
 
-class HeadNorm(nn.RMSNorm):
-    """Brings each head to one size, with a gain for each feature; in the type of the gain, since
-    under autocast heads come in another.
+class RMSNorm(nn.RMSNorm):
+    """torch's, in the type of its gain, which differs from that of what comes in under autocast:
+    it has no kernel for two types, and warns of that. `LayerNorm` has one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return super().forward(x.to(self.weight.dtype))
+
+
+class HeadNorm(RMSNorm):
+    """Brings each head to one size, with a gain for each feature.
 
     Args:
         head_dim: width D of a head.
@@ -411,10 +420,6 @@ class HeadNorm(nn.RMSNorm):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__(head_dim, eps=1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        return super().forward(x.to(self.weight.dtype))
 
 
 def keys_seen(scores: Tensor, allowed: Tensor | None) -> Tensor:

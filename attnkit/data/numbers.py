@@ -32,23 +32,24 @@ class Numbers:
         self._generator.state = self._state
         return self
 
-    def _raw(self, shape: tuple[int, ...]) -> np.ndarray:
+    def bits(self, *shape: int) -> np.ndarray:
+        """Returns 64 random bits each, uint64, of a shape."""
         return self._generator.random_raw(math.prod(shape)).reshape(shape)
 
     def below(self, limit: int, *shape: int) -> np.ndarray:
         """Returns integers from 0 to `limit - 1`, int64, of a shape."""
         # With 64 bits the remainder's bias is far below anything measurable.
-        return (self._raw(shape) % np.uint64(limit)).astype(np.int64)
+        return (self.bits(*shape) % np.uint64(limit)).astype(np.int64)
 
     def odd(self, *shape: int) -> np.ndarray:
         """Returns odd numbers of 64 bits, uint64, of a shape."""
-        return self._raw(shape) | np.uint64(1)
+        return self.bits(*shape) | np.uint64(1)
 
     def distinct(self, limit: int, rows: int, count: int) -> np.ndarray:
         """Returns (rows, count) integers from 0 to `limit - 1`; those of a row differ, and stand in
         random order.
         """
-        return _smallest(self._raw((rows, limit)), count)
+        return _smallest(self.bits(rows, limit), count)
 
     def weighted(self, weights: np.ndarray, rows: int, count: int) -> np.ndarray:
         """Returns (rows, count) distinct places in `weights`, drawn one after the other with
@@ -56,7 +57,7 @@ class Numbers:
 
         Exponential times with these rates arrive in such an order (Efraimidis and Spirakis 2006).
         """
-        uniform = ((self._raw((rows, len(weights))) >> np.uint64(11)) + 1) * 2.0**-53
+        uniform = ((self.bits(rows, len(weights)) >> np.uint64(11)) + 1) * 2.0**-53
         return _smallest(-np.log(uniform) / weights, count)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from attnkit.data.errors import DataError
+from attnkit.data.numbers import Numbers
 from attnkit.data.order import StepBatches
 from attnkit.data.pair_batch import TranslationBatch
 from attnkit.data.pair_store import PairStore
@@ -83,11 +84,10 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
 
     def shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the pairs and the batches of an epoch, each in its order there."""
-        # Raw numbers, because numpy keeps those the same for ever, and its distributions not.
-        draw = np.random.Philox(key=[self.seed, epoch])
-        ties = draw.random_raw(len(self._order))
+        numbers = Numbers(self.seed, epoch)
+        ties = numbers.bits(len(self._order))
         order = np.lexsort((ties, self._source, self._target))
-        return order, np.argsort(draw.random_raw(self.num_per_epoch), kind="stable")
+        return order, np.argsort(numbers.bits(self.num_per_epoch), kind="stable")
 
 
 @lru_cache(maxsize=4)  # a step asks for the epoch that it is in, again and again

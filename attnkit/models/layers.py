@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnkit.attention.base import Attention
+from attnkit.attention.base import Attention, RMSNorm
 from attnkit.attention.cache import Cache
 from attnkit.masks import Mask
 
@@ -32,17 +32,6 @@ def build_norm(name: NormName, dim: int, *, bias: bool = False) -> nn.Module:
     if name == "layer_norm":
         return nn.LayerNorm(dim, bias=bias)
     return RMSNorm(dim) if name == "rms_norm" else nn.Identity()
-
-
-class RMSNorm(nn.RMSNorm):
-    """torch's, in the type of its gain: it has no kernel for two types, and warns of that.
-
-    `LayerNorm` has one.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        return super().forward(x.to(self.weight.dtype))
 
 
 class MLP(nn.Module):

@@ -319,13 +319,13 @@ class Task(L.LightningModule, ABC):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = whole(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
         self.gradient_norm = norm
-        read = [norm] if self._step_loss is None else [norm, self._step_loss]
+        watched = [norm] if self._step_loss is None else [norm, self._step_loss]
         self._step_loss = None
-        length, *losses = torch.stack([x.float() for x in read]).tolist()  # a GPU waits but once
-        self.is_skipped = self._is_unusable(length, *losses)
+        numbers = torch.stack([x.float() for x in watched]).tolist()  # a GPU waits but once
+        self.is_skipped = self._is_unusable(numbers)
         if not self.is_skipped:
             limit = self.gradient_clip
-            if limit is not None and length > limit - _CLIP_MARGIN:
+            if limit is not None and numbers[0] > limit - _CLIP_MARGIN:
                 nn.utils.clip_grads_with_norm_(parameters, limit, norm)
             return
         step = self.global_step + 1
@@ -338,10 +338,9 @@ class Task(L.LightningModule, ABC):
             self.num_skipped,
             self.max_skipped,
         )
-        # A parameter without a gradient is left alone.
-        self.optimizer_zero_grad(self.current_epoch, self.trainer.global_step, optimizer)
+        optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is left alone
 
-    def _is_unusable(self, *numbers: float) -> bool:
+    def _is_unusable(self, numbers: list[float]) -> bool:
         """True if the step must not be taken, since not all are finite; the same on all
         processes.
         """

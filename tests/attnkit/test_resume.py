@@ -24,7 +24,6 @@ from attnkit.endings import OutOfMemoryError
 from attnkit.recipe import load_recipe
 from attnkit.resume import differences
 from attnkit.run_directory import FinishedError, RunDirectoryError
-from attnkit.tasks import language_modeling
 from attnkit.tasks.base import Task
 from attnkit.tasks.language_modeling import LanguageModelingTask
 from attnkit.tasks.translation import TranslationTask
@@ -592,12 +591,12 @@ def test_under_slurm_a_run_stops_and_resumes_like_any_other(small, at_batch, mon
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_dozen_runs_that_are_killed_anywhere_end_as_if_they_had_not_been(tmp_path, monkeypatch):
+def test_a_dozen_runs_that_are_killed_anywhere_end_as_if_they_had_not_been(
+    tmp_path, monkeypatch, tiny_samples
+):
     """The benchmark's own trials, whose forks have imported everything already. Texts are short:
     half of the kills would fall into their making, where nothing is written.
     """
-    monkeypatch.setattr(language_modeling, "SAMPLE_TOKENS", 20)
-    monkeypatch.setattr(language_modeling, "FINAL_SAMPLE_TOKENS", 20)
     script = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
     spec = importlib.util.spec_from_file_location("kill_and_resume", script)
     module = importlib.util.module_from_spec(spec)

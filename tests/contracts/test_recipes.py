@@ -13,7 +13,6 @@ from attnkit.models.accounting import parameter_counts
 from attnkit.recipe import load_recipe
 from attnkit.recipe.recipe import model_class
 from attnkit.registry import TOKENIZERS
-from attnkit.tasks import language_modeling
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
@@ -80,12 +79,10 @@ def test_it_builds(path):
 
 
 @every_recipe
-def test_it_takes_two_steps(path, tmp_path, monkeypatch):
+def test_it_takes_two_steps(path, tmp_path, tiny_samples):
     """With everything that it writes, in small, on a text of a few lines: no download, and no
     validation over megabytes.
     """
-    monkeypatch.setattr(language_modeling, "SAMPLE_TOKENS", 20)
-    monkeypatch.setattr(language_modeling, "FINAL_SAMPLE_TOKENS", 40)
     recipe = load_recipe(path)
     if sum(parameter.numel() for parameter in on_paper(recipe).parameters()) > TOO_LARGE:
         pytest.skip("too large to be trained here")
