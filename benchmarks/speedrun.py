@@ -40,7 +40,7 @@ def main() -> None:
             common = [f"runs_dir={Path(folder).as_posix()}", f"seed={seed}"]
             baseline = load_recipe(RECIPES / "shakespeare_char.yaml", [*common, "variant=plain"])
             tokens = 2000 * baseline.trainer.batch_size * baseline.model["max_seq_len"]
-            plain_seconds = tokens / plain_loop(baseline)
+            plain_seconds = tokens / plain_loop(baseline, fused=True)
             print(f"seed {seed}: plain loop {plain_seconds:.1f} s for 2,000 steps")
             for name, overrides in (("quarter", []), ("whole", LONG)):
                 recipe = load_recipe(
