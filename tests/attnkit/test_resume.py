@@ -7,6 +7,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -412,6 +413,49 @@ def test_a_full_disk_stops_training_with_one_message(small, monkeypatch):
 
 # Several processes
 
+
+@pytest.fixture
+def kill_and_resume(monkeypatch):
+    """The benchmark as a module: it forks, instead of importing everything for each process."""
+    script = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
+    spec = importlib.util.spec_from_file_location("kill_and_resume", script)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where its dataclass looks itself up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def in_two(kill_and_resume, tmp_path):
+    """`in_two("resume", directory)`: what torchrun does with two processes, in forks; returns what
+    they said, process by process.
+    """
+
+    def run(*arguments):
+        logs = [tmp_path / f"said-by-{rank}" for rank in range(2)]
+        with socket.create_server(("localhost", 0)) as free:
+            port = free.getsockname()[1]
+        children = []
+        for rank, log in enumerate(logs):
+            log.unlink(missing_ok=True)
+            variables = {
+                "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "localhost", "MASTER_PORT": port,
+                "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0,
+                "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2,
+            }  # fmt: skip
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(tmp_path)
+                for name, value in variables.items():
+                    patch.setenv(name, str(value))
+                children.append(kill_and_resume.forked(arguments, log))
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        said = [log.read_text() for log in logs]
+        assert codes == [0, 0], "\n".join(said)
+        return said
+
+    return run
+
+
 WEAK = """
 import os, signal
 from attnkit.tasks.base import Task
@@ -462,12 +506,13 @@ def call(command, folder, *arguments, **environment):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
-    small, tmp_path, at_batch, strategy
+    small, tmp_path, at_batch, in_two, strategy
 ):
     """Two go on as two exactly, here started by torchrun; as one, and one as two, with the same
-    data.
+    data. Lightning itself starts those of which one is killed.
     """
     (tmp_path / "weak.py").write_text(WEAK)
     keys = ["trainer.max_steps=9", "checkpoint.every_n_steps=2", "logging.every_n_steps=3"]
@@ -477,10 +522,9 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
     command = ["run", "two.yaml", "plugins=[weak.py]"]
     command += ["logging.attention_maps=2", "logging.samples=2"]
 
-    whole = call(ALONE, tmp_path, *command, "variant=whole")
-    assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("whole validation split") == 1
-    assert "sync_dist" not in whole.stderr
+    said = "".join(in_two(*command, "variant=whole"))
+    assert said.count("whole validation split") == 1
+    assert "sync_dist" not in said
     runs = alone.directory.parents[1]
     directory = runs / "whole" / "seed0"
     assert len(event_files(directory)) == 1
@@ -512,16 +556,17 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
     at_batch(5, crash)
     with pytest.raises(ZeroDivisionError):
         experiment.run(as_two)
-    resumed = call(ALONE, tmp_path, "resume", str(as_two.run_dir), *two)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "after step 4" in resumed.stderr
+    in_two("resume", str(as_two.run_dir), *two)
+    environment = json.loads((as_two.run_dir / "environment.json").read_text())
+    assert [resumed["step"] for resumed in environment["resumed"]] == [4]
     assert all(map(nearly_equal, trained(as_two.run_dir), trained(directory)))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_translation_in_shares_hears_a_signal_and_ends_as_one_process_does(
-    small, tmp_path, spoil
+    small, tmp_path, in_two, spoil
 ):
     """One process of two hears SIGTERM; before, the other had a loss that was no number."""
     (tmp_path / "weak.py").write_text(WEAK + SPOILT)
@@ -536,8 +581,7 @@ def test_a_translation_in_shares_hears_a_signal_and_ends_as_one_process_does(
     assert stopped.returncode == 143, stopped.stderr
     assert "the last checkpoint is of step 5" in stopped.stderr
     directory = alone.run_dir.parents[1] / "two" / "seed0"
-    resumed = call(ALONE, tmp_path, "resume", str(directory))
-    assert resumed.returncode == 0, resumed.stderr
+    in_two("resume", str(directory))
 
     spoil(3, task=TranslationTask)
     one = experiment.run(alone)
@@ -592,18 +636,13 @@ def test_under_slurm_a_run_stops_and_resumes_like_any_other(small, at_batch, mon
 @pytest.mark.timeout(400)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_dozen_runs_that_are_killed_anywhere_end_as_if_they_had_not_been(
-    tmp_path, monkeypatch, tiny_samples
+    tmp_path, kill_and_resume, tiny_samples
 ):
     """The benchmark's own trials, whose forks have imported everything already. Texts are short:
     half of the kills would fall into their making, where nothing is written.
     """
-    script = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
-    spec = importlib.util.spec_from_file_location("kill_and_resume", script)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where its dataclass looks itself up
-    spec.loader.exec_module(module)
     watched, held = os.pipe()  # held open by all forks, and theirs
-    outcome = module.trials(12, [tmp_path], ["workers", "accumulate"], seed=0, steps=20)
+    outcome = kill_and_resume.trials(12, [tmp_path], ["workers", "accumulate"], seed=0, steps=20)
     assert (outcome.kills, outcome.failures) == (12, [])
     os.close(held)
     assert select.select([watched], [], [], 30)[0], "a process has outlived its run"
