@@ -4,8 +4,8 @@
 
 Each trial is `attnkit run RECIPE --resume auto` in a process of its own, killed at a moment drawn
 uniformly from the whole run: loading data, training, validation, writing checkpoints, the end.
-Every third one is killed a second time while it resumes. The process is a fork of one that has
-imported everything, which saves four seconds of imports a trial; what it runs is the real command.
+Every third one is killed a second time while it resumes. The process is a fork of one that has run
+such a command, which saves four seconds of imports a trial; what it runs is the real command.
 
 A resumed run must equal its twin that was never killed: every curve to the last bit, weights and
 optimizer by hash, every step of every tag in the event files once, and no file more.
@@ -27,6 +27,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,16 @@ def tensors_hash(state: Any) -> str:
     return digest.hexdigest()
 
 
+def run_here(arguments: Sequence[str], log: Path) -> None:
+    """Runs `attnkit ARGUMENTS` in this process, which imports whatever such a run imports, and
+    prepares its data.
+    """
+    from attnkit.cli.main import app
+
+    with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
+        app(list(arguments), standalone_mode=False)
+
+
 def run_to_the_end(arguments: Sequence[str], log: Path) -> float:
     """Runs a command; returns its seconds.
 
@@ -218,11 +229,7 @@ def trials(
     """
     import torch
 
-    import attnkit.experiment
-    import attnkit.report  # noqa: F401
-
     torch.set_num_threads(1)  # before any fork: a pool of threads does not survive one
-    gc.freeze()  # what the forks share need not be looked through in each
     drawn, outcome = random.Random(seed), Outcome()
     work = Path(tempfile.mkdtemp(prefix="kill_and_resume"))
     text = work / "animals.txt"
@@ -235,8 +242,9 @@ def trials(
         for name in variants:
             arguments = ["run", str(recipe), *VARIANTS[name], f"variant={name}"]
             arguments.append(f"runs_dir={work / 'whole'}")
-            if not expected:  # the first one prepares the data, too
-                run_to_the_end(arguments, work / "log")
+            if not expected:
+                run_here(arguments, work / "log")
+                gc.freeze()  # what the forks share need not be looked through in each
             seconds = run_to_the_end([*arguments, "--overwrite"], work / "log")
             left = what_it_left(work / "whole" / "killed" / name / "seed0")
             expected[name] = left, seconds

@@ -76,18 +76,20 @@ class CldrPairs(PairSource):
         draw = random.Random(f"{self.data_seed} {split}")
         seen: set[str] = set()
         while len(seen) < wanted:
-            pair = self._pair(draw, split)
-            if pair.source in seen or (split not in HARD and self._deal(pair.source) != split):
+            clauses = self._clauses(draw, split)
+            source = self._text(clauses, "en")
+            sentence = _joined(source)
+            # Most are drawn in vain, where the split is a small one: the rest comes after this.
+            if sentence in seen or (split not in HARD and self._deal(sentence) != split):
                 continue
-            seen.add(pair.source)
-            yield pair
+            seen.add(sentence)
+            target = self._text(clauses, self.target)
+            yield Pair(sentence, _joined(target), _links(source, target))
 
-    def _pair(self, draw: random.Random, split: str) -> Pair:
+    def _clauses(self, draw: random.Random, split: str) -> list[tuple[str, said.Meaning]]:
         digits = (4, 5) if split == "test_numbers" else (1, 3)
         count = 3 if split == "test_length" else (1 if draw.random() < 0.85 else 2)
-        clauses = [meaning(draw, digits) for _ in range(count)]
-        source, target = (self._text(clauses, language) for language in ("en", self.target))
-        return Pair(_joined(source), _joined(target), _links(source, target))
+        return [meaning(draw, digits) for _ in range(count)]
 
     def _text(self, clauses: list[tuple[str, said.Meaning]], language: str) -> list[said.Piece]:
         pieces: list[said.Piece] = []
