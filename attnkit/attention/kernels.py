@@ -281,46 +281,73 @@ def windowed(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: M
     """
     assert mask.back is not None
     assert mask.ahead is not None
-    num_tokens = q.shape[2]
+    (B, H, num_tokens, _) = q.shape
     chunk = -(-max(mask.back, mask.ahead, 1) // 16) * 16  # a multiple that vector units like
     num_chunks = -(-num_tokens // chunk)
-    neighbours = (*([-1] if mask.back else []), 0, *([1] if mask.ahead else []))
+    before, after = (chunk if mask.back else 0), (chunk if mask.ahead else 0)
+    missing = num_chunks * chunk - num_tokens
 
-    def chunks(heads: Tensor) -> Tensor:  # (B, H, T, D) -> (B, n, H, chunk, D)
-        padded = F.pad(heads, (0, 0, 0, num_chunks * chunk - num_tokens))
-        return padded.unflatten(2, (num_chunks, chunk)).transpose(1, 2)
+    # Chunks stand where sdpa has heads, and heads in its batch: so chunks are views.
+    def chunks(heads: Tensor) -> Tensor:  # (B, H, T, D) -> (B H, n, chunk, D)
+        return _extended(heads, 0, missing).flatten(0, 1).unflatten(1, (num_chunks, chunk))
 
-    def with_neighbours(heads: Tensor) -> Tensor:  # (B, n, H, chunk, D) -> (B, n, H, reach, D)
+    def with_neighbours(heads: Tensor) -> Tensor:  # (B, H, T, D) -> (B H, n, reach, D)
         # Beyond both ends stand zeros; the rule below never allows them, since their positions do
         # not exist.
-        ring = F.pad(heads, (0, 0, 0, 0, 0, 0, 1, 1))
-        return torch.cat(
-            [ring[:, 1 + shift : 1 + shift + num_chunks] for shift in neighbours], dim=3
-        )
+        ring = _extended(attention.share_heads(heads), before, missing + after)
+        return _Overlapping.apply(ring.flatten(0, 1), before + chunk + after, chunk)
 
     start = torch.arange(num_chunks, device=q.device).view(-1, 1) * chunk
     query = start + torch.arange(chunk, device=q.device)  # (n, chunk)
-    key = torch.cat([query + shift * chunk for shift in neighbours], dim=1)  # (n, reach)
+    key = start + torch.arange(-before, chunk + after, device=q.device)  # (n, reach)
     exists = (key >= 0) & (key < num_tokens)
     batch = torch.arange(mask.batch_size, device=q.device).view(-1, 1, 1, 1)
     inside = key.clamp(0, num_tokens - 1)
     allowed = mask.allowed(batch, query.clamp(max=num_tokens - 1)[:, :, None], inside[:, None, :])
-    allowed = (allowed & exists[:, None, :]).unsqueeze(-3)  # ([B,] n, 1, chunk, reach)
+    allowed = (allowed & exists[:, None, :]).view(-1, 1, *exists.shape[:1], chunk, exists.shape[1])
 
     bias = attention.bias(query[:, :, None], key[:, None, :])  # (n, H, chunk, reach) or None
-    joined = _joined(bias, allowed, q.dtype)
-    assert joined is not None
-    B = q.shape[0]
-    joined = joined.expand(B, *joined.shape[-4:]).flatten(0, 1)
+    joined = _joined(None if bias is None else bias.transpose(0, 1), allowed, q.dtype)
+    assert joined is not None  # (1 or B, 1 or H, n, chunk, reach)
+    if joined.shape[:2] != (1, 1):
+        joined = joined.expand(B, H, *joined.shape[2:])
     heads = _fused(
-        attention,
-        chunks(q).flatten(0, 1),
-        with_neighbours(chunks(k)).flatten(0, 1),
-        with_neighbours(chunks(v)).flatten(0, 1),
-        joined,
-    )  # (B n, H, chunk, D)
-    heads = heads.unflatten(0, (B, num_chunks)).transpose(1, 2).flatten(2, 3)
-    return heads[:, :, :num_tokens]
+        attention, chunks(q), with_neighbours(k), with_neighbours(v), joined.flatten(0, 1)
+    )  # (B H, n, chunk, D)
+    return heads.flatten(1, 2).unflatten(0, (B, H))[:, :, :num_tokens]
+
+
+def _extended(heads: Tensor, before: int, after: int) -> Tensor:
+    """Zeros before and after the tokens of (B, H, T, D)."""
+    if not before and not after:
+        return heads
+    (B, H, _, D) = heads.shape
+    return torch.cat([heads.new_zeros(B, H, before, D), heads, heads.new_zeros(B, H, after, D)], 2)
+
+
+class _Overlapping(torch.autograd.Function):
+    """All windows of `size` tokens that begin at a multiple of `step`, which divides `size`, as a
+    view: (N, T, D) -> (N, n, size, D). torch's own `unfold` has a slow backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, size: int, step: int) -> Tensor:
+        ctx.step = step
+        return tokens.unfold(1, size, step).transpose(2, 3)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        parts = gradients[0].unflatten(2, (-1, ctx.step))  # (N, n, parts, step, D)
+        N, n, num_parts, step, D = parts.shape
+        d_tokens = parts.new_empty(N, n + num_parts - 1, step, D)
+        d_tokens[:, :n] = parts[:, :, 0]
+        d_tokens[:, n:] = 0
+        for part in range(1, num_parts):
+            d_tokens[:, part : part + n] += parts[:, :, part]
+        return d_tokens.flatten(1, 2), None, None
 
 
 def flex(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
