@@ -285,6 +285,7 @@ def windowed(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: M
     chunk = -(-max(mask.back, mask.ahead, 1) // 16) * 16  # a multiple that vector units like
     num_chunks = -(-num_tokens // chunk)
     before, after = (chunk if mask.back else 0), (chunk if mask.ahead else 0)
+    reach = before + chunk + after
     missing = num_chunks * chunk - num_tokens
 
     # Chunks stand where sdpa has heads, and heads in its batch: so chunks are views.
@@ -295,7 +296,7 @@ def windowed(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: M
         # Beyond both ends stand zeros; the rule below never allows them, since their positions do
         # not exist.
         ring = _extended(attention.share_heads(heads), before, missing + after)
-        return _Overlapping.apply(ring.flatten(0, 1), before + chunk + after, chunk)
+        return _Overlapping.apply(ring.flatten(0, 1), reach, chunk)
 
     start = torch.arange(num_chunks, device=q.device).view(-1, 1) * chunk
     query = start + torch.arange(chunk, device=q.device)  # (n, chunk)
@@ -304,7 +305,7 @@ def windowed(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: M
     batch = torch.arange(mask.batch_size, device=q.device).view(-1, 1, 1, 1)
     inside = key.clamp(0, num_tokens - 1)
     allowed = mask.allowed(batch, query.clamp(max=num_tokens - 1)[:, :, None], inside[:, None, :])
-    allowed = (allowed & exists[:, None, :]).view(-1, 1, *exists.shape[:1], chunk, exists.shape[1])
+    allowed = (allowed & exists[:, None, :]).view(-1, 1, num_chunks, chunk, reach)
 
     bias = attention.bias(query[:, :, None], key[:, None, :])  # (n, H, chunk, reach) or None
     joined = _joined(None if bias is None else bias.transpose(0, 1), allowed, q.dtype)
