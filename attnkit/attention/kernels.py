@@ -281,22 +281,29 @@ def windowed(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: M
     """
     assert mask.back is not None
     assert mask.ahead is not None
-    (B, H, num_tokens, _) = q.shape
+    B, H, num_tokens, _ = q.shape
     chunk = -(-max(mask.back, mask.ahead, 1) // 16) * 16  # a multiple that vector units like
     num_chunks = -(-num_tokens // chunk)
     before, after = (chunk if mask.back else 0), (chunk if mask.ahead else 0)
     reach = before + chunk + after
     missing = num_chunks * chunk - num_tokens
 
-    # Chunks stand where sdpa has heads, and heads in its batch: so chunks are views.
-    def chunks(heads: Tensor) -> Tensor:  # (B, H, T, D) -> (B H, n, chunk, D)
-        return _extended(heads, 0, missing).flatten(0, 1).unflatten(1, (num_chunks, chunk))
+    # Chunks stand where sdpa has heads, and heads in its batch: so chunks are views. Of the G heads
+    # that share keys and values, the chunks follow one another as if they were one.
+    group = H // k.shape[1]
 
-    def with_neighbours(heads: Tensor) -> Tensor:  # (B, H, T, D) -> (B H, n, reach, D)
+    def by_group(of_heads: Tensor) -> Tensor:  # (N G, n, chunk, X) -> (N, n, G chunk, X)
+        return of_heads.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
+
+    def chunks(heads: Tensor) -> Tensor:  # (B, H, T, D) -> (B H, n, chunk, D)
+        padded = F.pad(heads, (0, 0, 0, missing)) if missing else heads
+        return padded.flatten(0, 1).unflatten(1, (num_chunks, chunk))
+
+    def with_neighbours(heads: Tensor) -> Tensor:  # (B, H_kv, T, D) -> (B H_kv, n, reach, D)
         # Beyond both ends stand zeros; the rule below never allows them, since their positions do
         # not exist.
-        ring = _extended(attention.share_heads(heads), before, missing + after)
-        return _Overlapping.apply(ring.flatten(0, 1), reach, chunk)
+        padded = F.pad(heads, (0, 0, before, missing + after))
+        return _Overlapping.apply(padded.flatten(0, 1), reach, chunk)
 
     start = torch.arange(num_chunks, device=q.device).view(-1, 1) * chunk
     query = start + torch.arange(chunk, device=q.device)  # (n, chunk)
@@ -310,20 +317,17 @@ def windowed(attention: ScoreAttention, q: Tensor, k: Tensor, v: Tensor, mask: M
     bias = attention.bias(query[:, :, None], key[:, None, :])  # (n, H, chunk, reach) or None
     joined = _joined(None if bias is None else bias.transpose(0, 1), allowed, q.dtype)
     assert joined is not None  # (1 or B, 1 or H, n, chunk, reach)
-    if joined.shape[:2] != (1, 1):
-        joined = joined.expand(B, H, *joined.shape[2:])
+    alike = joined.shape[:2] == (1, 1)  # for all examples and heads
+    joined = joined.expand(*((1, group) if alike else (B, H)), *joined.shape[2:]).flatten(0, 1)
     heads = _fused(
-        attention, chunks(q), with_neighbours(k), with_neighbours(v), joined.flatten(0, 1)
-    )  # (B H, n, chunk, D)
-    return heads.flatten(1, 2).unflatten(0, (B, H))[:, :, :num_tokens]
-
-
-def _extended(heads: Tensor, before: int, after: int) -> Tensor:
-    """Zeros before and after the tokens of (B, H, T, D)."""
-    if not before and not after:
-        return heads
-    (B, H, _, D) = heads.shape
-    return torch.cat([heads.new_zeros(B, H, before, D), heads, heads.new_zeros(B, H, after, D)], 2)
+        attention,
+        by_group(chunks(q)),
+        with_neighbours(k),
+        with_neighbours(v),
+        by_group(joined),
+    )  # (B H_kv, n, G chunk, D)
+    heads = heads.unflatten(2, (group, chunk)).transpose(1, 2).flatten(2, 3)
+    return heads.flatten(0, 1).unflatten(0, (B, H))[:, :, :num_tokens]
 
 
 class _Overlapping(torch.autograd.Function):

@@ -511,8 +511,8 @@ def call(command, folder, *arguments, **environment):
 def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
     small, tmp_path, at_batch, in_two, strategy
 ):
-    """Two go on as two exactly, here started by torchrun; as one, and one as two, with the same
-    data. Lightning itself starts those of which one is killed.
+    """Two go on as two exactly, started by torchrun or by Lightning itself; as one, and one as two,
+    with the same data.
     """
     (tmp_path / "weak.py").write_text(WEAK)
     keys = ["trainer.max_steps=9", "checkpoint.every_n_steps=2", "logging.every_n_steps=3"]
@@ -544,7 +544,8 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
     )
     as_one = shutil.copytree(runs / "killed", runs / "as_one") / "seed0"
 
-    resumed = call(TORCHRUN, tmp_path, "resume", str(runs / "killed" / "seed0"))
+    started = {"ddp": TORCHRUN, "fsdp": ALONE}[strategy]
+    resumed = call(started, tmp_path, "resume", str(runs / "killed" / "seed0"))
     assert resumed.returncode == 0, resumed.stderr
     assert_equal(runs / "killed" / "seed0", directory)
 
