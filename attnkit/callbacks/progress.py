@@ -68,7 +68,9 @@ class TrainingProgress(L.Callback):
             return
         if trainer.is_global_zero and trainer.global_step > self._first_step:
             self._shown = now
-            self._show(trainer, float(outputs["loss"]) * trainer.accumulate_grad_batches)
+            weight = float(getattr(pl_module, "batch_weight", 1.0))
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+            self._show(trainer, loss / weight if weight else loss)
 
     def _show(self, trainer: L.Trainer, loss: float) -> None:
         step = trainer.global_step

@@ -7,10 +7,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
 
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from attnkit.data.errors import DataError
 
@@ -70,6 +71,35 @@ class BatchesFrom(Sampler[int]):
     def __len__(self) -> int:
         """Number of batches of the whole run."""
         return self.stop
+
+
+class StepsAhead:
+    """The batches of a loader, in order; those of one step are loaded together and shown before the
+    first of them is handed out, while they still lie on the host.
+
+    Args:
+        loader: of batches.
+        batches_per_step: how many of them an optimizer step takes.
+        look: is shown the list of a step's batches.
+    """
+
+    def __init__(
+        self, loader: DataLoader[Any], batches_per_step: int, look: Callable[[list[Any]], None]
+    ) -> None:
+        self.loader = loader
+        self.batches_per_step = batches_per_step
+        self.look = look
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields the batches."""
+        batches = iter(self.loader)
+        while step := list(islice(batches, self.batches_per_step)):
+            self.look(step)
+            yield from step
 
 
 def share_of(batch_size: int, rank: int, world_size: int) -> slice:

@@ -32,9 +32,7 @@ class TranslationBatch(NamedTuple):
         source_keep: (B, S) boolean, True where a token is real.
         target: (B, T) int64, what the decoder reads.
         predicted: (B, T) int64, what it is to predict; -100 where it is padding.
-        num_tokens: how many targets are real.
-        weight: what the mean loss of this batch counts for, where it is one process's part of a
-            larger one: its share of all real targets, times the number of processes.
+        num_tokens: how many targets are real, and this process's to learn from.
     """
 
     source: Tensor
@@ -42,7 +40,6 @@ class TranslationBatch(NamedTuple):
     target: Tensor
     predicted: Tensor
     num_tokens: int
-    weight: float = 1.0
 
 
 class PairTexts(NamedTuple):

@@ -34,7 +34,7 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
         stop: the batch behind the last.
         rank: number of this process.
         world_size: number of processes, each of which takes every `world_size`-th pair of a batch;
-            one for which nothing is left takes a pair that counts for nothing.
+            one for which nothing is left takes a pair that counts for no token.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
         if self.world_size == 1:
             return self.store.batch(members)
         mine = members[self.rank :: self.world_size]
-        batch = self.store.batch(mine if len(mine) else members[:1])
-        share = self._target[mine].sum() / self._target[members].sum()
-        return batch._replace(weight=float(share) * self.world_size)
+        if len(mine):
+            return self.store.batch(mine)
+        return self.store.batch(members[:1])._replace(num_tokens=0)
 
     def members(self, number: int) -> np.ndarray:
         """Returns the pairs of the global batch, numbered as in the store."""

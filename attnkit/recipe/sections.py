@@ -17,7 +17,7 @@ class TrainerOptions:
         max_steps: optimizer steps.
         batch_size: sequences of a batch, over all devices; of no use in translation.
         batch_tokens: translation only: most tokens of either side of a batch, padding included.
-        accumulate: batches of which one optimizer step takes the mean gradient.
+        accumulate: batches an optimizer step, whose gradient is the mean over all their targets.
         gradient_clip: greatest norm of the gradient; null: no limit.
         precision: `32`, `bf16`, or `auto`: bf16 where the hardware computes it fast.
         compile: compile the model (torch.compile).

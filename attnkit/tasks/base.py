@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from attnkit.attention.base import Attention
-from attnkit.data.order import BatchesFrom, end_without_parent
+from attnkit.data.order import BatchesFrom, StepsAhead, end_without_parent
 from attnkit.divergence import DivergedError
 from attnkit.models.sharding import shard, whole, whole_copy
 from attnkit.tasks.optimizers import OptimizerRecipe
@@ -61,6 +62,9 @@ class Probe:
 class Task(L.LightningModule, ABC):
     """A model with its loss and its optimizer.
 
+    A step minimizes the mean over its targets: where it takes several batches, of this process and
+    of others, each counts for as many as it has, `num_targets`.
+
     Nothing is logged from `training_step`: a `self.log` there costs 0.4 ms a call even in steps
     that write nothing. Callbacks read `gradient_norm` when they need it.
 
@@ -80,6 +84,9 @@ class Task(L.LightningModule, ABC):
         compile_model: run the model through `torch.compile`.
 
     Attributes:
+        equal_batches: every batch of a run has as many targets, so that none is weighed.
+        batch_weight: what the mean loss of the batch under way counts for in its step; 1 where all
+            count alike.
         max_skipped: how many steps may be skipped; 0: none.
         num_skipped: how many were.
         is_skipped: the last step was.
@@ -87,6 +94,7 @@ class Task(L.LightningModule, ABC):
         batch_shape: of the first tensor of the batch under way, for messages.
     """
 
+    equal_batches: bool = False
     max_skipped: int = 0
 
     def __init__(
@@ -120,6 +128,8 @@ class Task(L.LightningModule, ABC):
         self._step_loss: Tensor | None = None
         self.group_options: list[dict[str, Any]] = []
         self.whole_split = False
+        self.batch_weight: float | Tensor = 1.0
+        self._batch_weights: deque[float | Tensor] = deque()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute; the name of the running hook by a shorter way.
@@ -178,10 +188,40 @@ class Task(L.LightningModule, ABC):
     def val_batches(self) -> Dataset[Any]:
         """Fixed batches over a part of the validation split; all of it if `whole_split` is set."""
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader | StepsAhead:
         """The training batches from the one on at which this process begins, or goes on."""
         first, stop = (n * self.accumulate for n in (self.trainer.global_step, self.max_steps))
-        return self._loader(self.train_batches(stop), sampler=BatchesFrom(first, stop))
+        loader = self._loader(self.train_batches(stop), sampler=BatchesFrom(first, stop))
+        if self.equal_batches or self.accumulate * self.trainer.world_size == 1:
+            return loader
+        self._batch_weights.clear()
+        return StepsAhead(loader, self.accumulate, self._weigh)
+
+    def _weigh(self, step: list[Any]) -> None:
+        """Notes what each batch of a step counts for: its share of the targets of all batches, on
+        all processes, times the number of batches. Counts are of the host; only where processes
+        share a step are they summed on the device, for which nothing waits.
+        """
+        counts = [self.num_targets(batch) for batch in step]
+        total: int | Tensor = max(sum(counts), 1)
+        if (processes := self.trainer.world_size) > 1:
+            here = torch.full((), float(sum(counts)), device=self.device)
+            total = self.trainer.strategy.reduce(here, reduce_op="sum").clamp(min=1.0)
+        self._batch_weights += [count * len(step) * processes / total for count in counts]
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """Mean loss over the targets of a batch."""
+
+    def training_loss(self, batch: Any) -> Tensor:
+        """The same as it is minimized. Default: `loss`."""
+        return self.loss(batch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The training loss of one batch, for as much as it counts in its step."""
+        loss = self.training_loss(batch)
+        weight = self.batch_weight
+        return loss if isinstance(weight, float) and weight == 1.0 else loss * weight
 
     def val_dataloader(self) -> DataLoader:
         """The validation batches."""
@@ -200,7 +240,13 @@ class Task(L.LightningModule, ABC):
 
     @abstractmethod
     def num_tokens(self, batch: Any) -> int:
-        """Tokens of a batch that are predicted: what tokens per second counts."""
+        """Tokens of a batch: what tokens per second counts."""
+
+    def num_targets(self, batch: Any) -> int:
+        """Targets over which `loss` takes the mean; the batch is on the host. Default:
+        `num_tokens`.
+        """
+        return self.num_tokens(batch)
 
     @abstractmethod
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
@@ -276,6 +322,8 @@ class Task(L.LightningModule, ABC):
         """Sets the learning rate, and seeds dropout from (seed, rank, batch number) so that a
         resumed run repeats it.
         """
+        if self._batch_weights:
+            self.batch_weight = self._batch_weights.popleft()
         seed = batch_seed(self.seed, self.global_rank, batch_idx)
         # Not torch.manual_seed: without a GPU it keeps a stack trace of every call, 1 ms each.
         torch.default_generator.manual_seed(seed)

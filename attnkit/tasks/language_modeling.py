@@ -55,6 +55,7 @@ class LanguageModelingTask(Task):
     """
 
     model: LanguageModel
+    equal_batches = True
 
     def __init__(
         self,
@@ -109,10 +110,6 @@ class LanguageModelingTask(Task):
         if self._scored is not None:
             logits, targets = logits[:, self._scored], targets[:, self._scored]
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-    def training_step(self, batch: LanguageBatch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
-        return self.loss(batch)
 
     def validation_step(self, batch: LanguageBatch, batch_idx: int) -> None:
         """Adds one batch to the mean, weighted by its tokens."""

@@ -66,10 +66,6 @@ class SyntheticTask(Task):
     def _logits(self, tokens: Tensor) -> Tensor:
         return self.run_model(tokens, torch.zeros_like(tokens))  # a sequence is one document
 
-    def training_step(self, batch: SyntheticBatch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
-        return self.loss(batch)
-
     def validation_step(self, batch: SyntheticBatch, batch_idx: int) -> None:
         """Adds one batch to the sums of its length."""
         logits = self._logits(batch.tokens)
@@ -116,6 +112,10 @@ class SyntheticTask(Task):
     def num_tokens(self, batch: SyntheticBatch) -> int:
         """B x T: all that are read, since each costs as much whether something is asked or not."""
         return batch.tokens.numel()
+
+    def num_targets(self, batch: SyntheticBatch) -> int:
+        """The answers."""
+        return int((batch.targets != IGNORED).sum())
 
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
         """The first validation sequence, or the tokens that are given; as a whole, however many

@@ -113,11 +113,9 @@ class TranslationTask(Task):
             label_smoothing=smoothing,
         )
 
-    def training_step(self, batch: TranslationBatch, batch_idx: int) -> Tensor:
-        """The loss of one batch, weighted so that the mean over all processes is that over all
-        tokens.
-        """
-        return self.loss(batch, self.label_smoothing) * batch.weight
+    def training_loss(self, batch: TranslationBatch) -> Tensor:
+        """The loss with label smoothing."""
+        return self.loss(batch, self.label_smoothing)
 
     def validation_step(self, batch: TranslationBatch, batch_idx: int) -> None:
         """Adds one batch to the means, weighted by its tokens."""

@@ -75,12 +75,13 @@ def test_processes_share_a_batch_and_their_losses_weigh_what_they_hold(data, wor
     assert len(whole.members(smallest)) < 8
     for n in (3, smallest):
         parts = [share[n] for share in shares]
-        counted = [part for part in parts if part.weight]
+        counted = [part for part in parts if part.num_tokens]
         pairs = [len(part.source) for part in counted]
         assert sum(pairs) == len(whole[n].source)
         assert max(pairs) - min(pairs) <= 1
-        assert sum(part.weight for part in parts) == pytest.approx(world_size)
-        mean = sum(part.weight * mean_target(part) for part in parts) / world_size
+        total = sum(part.num_tokens for part in parts)
+        assert total == whole[n].num_tokens
+        mean = sum(part.num_tokens * mean_target(part) for part in parts) / total
         assert mean == pytest.approx(mean_target(whole[n]))
 
 
