@@ -220,15 +220,13 @@ def _yaml_word(value: Any) -> str:
 
 def _show_kernels(name: str) -> None:
     """Which computation would run on this machine, for some masks and lengths, and why."""
-    import torch
-
     from attnkit.attention.base import ScoreAttention, build_attention
     from attnkit.attention.kernels import choose
-    from attnkit.hardware import default_device, device_name, has_fast_bfloat16
+    from attnkit.hardware import default_device, device_name, fast_dtype
     from attnkit.masks import Causal, NoMask, SlidingWindow
 
     device = default_device()
-    dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+    dtype = fast_dtype(device)
     attention = build_attention(name, 128)
     console.print(f"[bold]kernels here[/] [dim]({device_name(device)}, {dtype}, training)[/]")
     if not isinstance(attention, ScoreAttention):

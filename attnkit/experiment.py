@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -29,7 +30,7 @@ from attnkit.checkpoints.lightning_io import StoredCheckpoints
 from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.endings import plain_endings
-from attnkit.hardware import HardwareError, device_name, has_fast_bfloat16, peak_memory_bytes
+from attnkit.hardware import HardwareError, device_name, fast_dtype, peak_memory_bytes
 from attnkit.light_loop import NoProfiler, long_lived_memory
 from attnkit.models.accounting import costs
 from attnkit.recipe import Problem, Recipe, RecipeError
@@ -45,6 +46,8 @@ from attnkit.resume import (
 from attnkit.tasks.base import Probe, Task
 from attnkit.tasks.fully_sharded import FullySharded
 from attnkit.tensorboard.logger import RunLogger
+
+log = logging.getLogger("attnkit")
 
 
 @dataclass(frozen=True)
@@ -313,9 +316,14 @@ def resolve_precision(precision: str | int, accelerator: str) -> Any:
     """Lightning's word for a recipe's precision; `auto` takes bfloat16 where the hardware computes
     it fast.
     """
-    if precision == "auto":
-        precision = "bf16" if has_fast_bfloat16(accelerator) else 32
-    return "bf16-mixed" if precision == "bf16" else "32-true"
+    is_fast = fast_dtype(accelerator) == torch.bfloat16
+    if precision == "bf16" and not is_fast:
+        log.warning(
+            "trainer.precision=bf16: this machine has no fast bfloat16, so that a step takes "
+            "longer than with 32, which `auto` would take"
+        )
+    half = precision == "bf16" or (precision == "auto" and is_fast)
+    return "bf16-mixed" if half else "32-true"
 
 
 def quiet_lightning() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 
@@ -12,14 +13,50 @@ class HardwareError(Exception):
     """A recipe asks for an accelerator, devices or a strategy that this machine lacks."""
 
 
-def has_fast_bfloat16(accelerator: str = "auto") -> bool:
-    """True on NVIDIA GPUs from Ampere on, and on CPUs with instructions for bfloat16 products."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_capability()[0] >= 8
-    if accelerator not in ("auto", "cpu"):
+_ISA_WITHOUT_BFLOAT16 = {
+    "SSE41",
+    "AVX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX2_VNNI_2",
+    "AVX512_CORE",
+    "AVX512_CORE_VNNI",
+}
+"""Values of oneDNN's `ONEDNN_MAX_CPU_ISA` below its first with bfloat16 products."""
+
+
+def fast_dtype(device: torch.device | str = "auto") -> torch.dtype:
+    """The number type whose matrix products are fastest: bfloat16 where the hardware has units for
+    it (NVIDIA GPUs from Ampere on, some CPUs), else float32. Elsewhere torch emulates bfloat16,
+    which takes many times as long as float32.
+
+    Args:
+        device: a device, or the name of an accelerator as a recipe has it.
+    """
+    kind = device if isinstance(device, str) else device.type
+    if kind == "auto":
+        kind = default_device().type
+    if kind in ("cuda", "gpu"):
+        fast = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    else:
+        fast = kind == "cpu" and _cpu_has_bfloat16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """True if the CPU has bfloat16 units, and torch and oneDNN may use them: both take a limit from
+    the environment (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`).
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False  # only oneDNN has products that use these units
+    limits = (os.environ.get(f"{prefix}_MAX_CPU_ISA", "") for prefix in ("ONEDNN", "DNNL"))
+    if any(limit.upper() in _ISA_WITHOUT_BFLOAT16 for limit in limits):
         return False
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    units = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if units.get("bf16"):  # ARM
+        return True
+    is_x86 = units.get("avx512_bf16") or units.get("amx_bf16")
+    return bool(is_x86) and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def default_device() -> torch.device:

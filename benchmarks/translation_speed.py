@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from attnkit import experiment
 from attnkit.data.pair_batch import IGNORED
-from attnkit.hardware import has_fast_bfloat16
+from attnkit.hardware import fast_dtype
 from attnkit.models.beam_search import Search
 from attnkit.recipe import load_recipe
 from attnkit.tasks.translating import translate_ids
@@ -89,12 +89,13 @@ def train(recipe, rounds: int, steps: int) -> None:
         print(f"{name:<15}{count:,} parameters")
     print(f"padding        {padding_share(batches):.1%} of the tokens of an epoch")
     speeds: dict[str, list[float]] = {name: [] for name in models}
+    is_fast = fast_dtype("cpu") == torch.bfloat16
     for turn in range(rounds):
         found = [batches[turn * steps + i] for i in range(steps)]
         for name, model in models.items():
             started = time.process_time()
             for batch in found:
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_fast_bfloat16()):
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_fast):
                     logits = model(batch.source, batch.source_keep, batch.target)
                     loss = F.cross_entropy(
                         logits.flatten(0, 1).float(),

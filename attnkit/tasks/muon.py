@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 from torch.optim import Muon
 
+from attnkit.hardware import fast_dtype
+
 
 class StackedMuon(Muon):
     """Muon (Jordan 2024): steps along the nearest orthogonal matrix to the momentum.
 
-    Options, state and results are those of `torch.optim.Muon`, up to rounding in bfloat16, with its
-    `original` adjustment of the learning rate: times sqrt(max(1, rows / columns)).
+    Options, state and results are those of `torch.optim.Muon`, up to rounding, with its `original`
+    adjustment of the learning rate: times sqrt(max(1, rows / columns)). The iteration computes in
+    the number type that is fastest here, see `fast_dtype`.
     """
 
     @torch.no_grad()
@@ -52,8 +55,9 @@ class StackedMuon(Muon):
         updates: Sequence[Tensor] = momenta
         if group["nesterov"]:
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        stack = whole(torch.stack(list(updates)))
         directions = orthogonalised(
-            whole(torch.stack(list(updates))),
+            stack.to(fast_dtype(stack.device)),
             group["ns_steps"],
             group["ns_coefficients"],
             group["eps"],
@@ -74,7 +78,7 @@ class StackedMuon(Muon):
 def orthogonalised(
     matrices: Tensor, steps: int, coefficients: tuple[float, float, float], eps: float
 ) -> Tensor:
-    """The nearest orthogonal matrices, roughly: quintic Newton-Schulz iteration in bfloat16.
+    """The nearest orthogonal matrices, roughly: quintic Newton-Schulz iteration.
 
     X <- a X + (b A + c A A) X with A = X Xᵀ, which drives all singular values toward 1.
 
@@ -85,12 +89,11 @@ def orthogonalised(
         eps: least norm to divide by.
 
     Returns:
-        (N, rows, columns), bfloat16.
+        (N, rows, columns), in the type of `matrices`.
     """
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16()
-    x = x.mT if tall else x  # A is then the smaller square
+    x = matrices.mT if tall else matrices  # A is then the smaller square
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         square = x @ x.mT
