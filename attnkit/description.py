@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from attnkit.recipe.shipped import located, shipped_recipes
 from attnkit.registry import (
     ATTENTION,
     LAUNCHERS,
@@ -39,39 +40,65 @@ if TYPE_CHECKING:
     from attnkit.masks import Mask
     from attnkit.recipe import Recipe
 
-REGISTRIES: tuple[Registry[Any], ...] = (
-    ATTENTION,
-    MASKS,
-    POSITIONS,
-    SOURCES,
-    PAIRS,
-    SYNTHETIC,
-    TOKENIZERS,
-    OPTIMIZERS,
-    SCHEDULES,
-    LAUNCHERS,
-)
+KINDS: dict[str, tuple[Registry[Any], ...]] = {
+    "attention": (ATTENTION,),
+    "masks": (MASKS,),
+    "positions": (POSITIONS,),
+    "data": (SOURCES, PAIRS, SYNTHETIC),
+    "tokenizers": (TOKENIZERS,),
+    "optimizers": (OPTIMIZERS,),
+    "schedules": (SCHEDULES,),
+    "launchers": (LAUNCHERS,),
+    "recipes": (),
+}
+"""What `attnkit list` takes, and what it lists then."""
+
+REGISTRIES: tuple[Registry[Any], ...] = tuple(one for kind in KINDS.values() for one in kind)
 
 
-def show_names(recipes: Path) -> None:
-    """Prints all registered names with their first line, and the recipes in a folder with their
-    first comment.
+def show_names(kind: str | None = None, recipes: Path | None = None) -> None:
+    """Prints names with their first line.
+
+    Args:
+        kind: one of `KINDS`, in the singular or the plural; None: all of them.
+        recipes: folder whose recipes are listed; None: those that come with the kit.
+
+    Raises:
+        RegistryError: if there is no such kind.
     """
-    for registry in REGISTRIES:
+    kinds = KINDS if kind is None else {_kind(kind): KINDS[_kind(kind)]}
+    for registry in (one for registries in kinds.values() for one in registries):
         table = _table(registry.kind)
         for name in registry.names():
             table.add_row(name, Text(registry.summary(name)))
         console.print(table)
     for failure in installed_plugin_failures():
         console.print(failure, markup=False)
-    files = sorted(recipes.rglob("*.yaml"))
+    if "recipes" in kinds:
+        _show_recipes(recipes)
+
+
+def _kind(word: str) -> str:
+    words = {name: name for name in KINDS} | {name.removesuffix("s"): name for name in KINDS}
+    if word not in words:
+        raise RegistryError(
+            f"there is no kind `{word}`{suggest(word, words)} (known: {', '.join(KINDS)})"
+        )
+    return words[word]
+
+
+def _show_recipes(folder: Path | None) -> None:
+    if folder is None:
+        files = shipped_recipes()
+    else:
+        files = {str(file): file for file in sorted(folder.rglob("*.yaml"))}
     table = _table("recipe")
-    for file in files:
-        table.add_row(escape(str(file)), Text(_first_comment(file)))
+    for name, file in files.items():
+        table.add_row(escape(name), Text(_first_comment(file)))
     if files:
         console.print(table)
     else:
-        console.print(f"no recipes under {recipes}/", markup=False)
+        console.print(f"no recipes under {folder}/", markup=False)
 
 
 def _table(title: str) -> Table:
@@ -107,15 +134,24 @@ def show(what: str, overrides: Sequence[str], plugins: Sequence[str]) -> None:
     for plugin in plugins:
         load_plugin(plugin, Path())
     found = [registry for registry in REGISTRIES if what in registry.names()]
+    recipe = located(Path(what))
+    is_recipe = recipe.is_file()
+    if is_recipe and not found:
+        show_recipe(recipe, overrides)
+        return
     if not found:
         known = [name for registry in REGISTRIES for name in registry.names()]
+        known += [file.stem for file in shipped_recipes().values()]
         message = (
             f"nothing is called `{what}`{suggest(what, known)} "
-            "(`attnkit list` shows all names; a recipe's name ends in .yaml)"
+            "(`attnkit list` shows all names; the name of a recipe of your own ends in .yaml)"
         )
         raise RegistryError("\n".join([message, *installed_plugin_failures()]))
     for registry in found:
         _show_name(registry, what)
+    if is_recipe:
+        name = next((name for name, file in shipped_recipes().items() if file == recipe), what)
+        console.print(f"a recipe has this name too: attnkit show {name}", markup=False)
 
 
 def _show_name(registry: Registry[Any], name: str) -> None:

@@ -105,16 +105,11 @@ def _formula(inherited: str, own_scores: bool) -> str:
 
 def next_commands(name: str, like: str) -> dict[str, str]:
     """What to type next, by what it is good for."""
-    recipe = Path("recipes/language_modeling/quickstart.yaml")
-    if not recipe.is_file():
-        beside = Path(__file__).parents[2] / recipe  # a checkout, seen from elsewhere
-        recipe = beside if beside.is_file() else Path("RECIPE.yaml")
     plugin = f"'plugins=[{name}.py]' model.attention={name} variant={name}"
     if ATTENTION.get(like).refusal("self", Causal(), "none"):
         plugin += " model.mask=none"
-    run = f"runs/{recipe.stem}/{name}/seed0"
     return {
         "check it": f"attnkit check {name}.py",
-        "run it": f"attnkit run {recipe} {plugin}",
-        "look at it": f"attnkit attention {run} --text 'Return the name.'",
+        "run it": f"attnkit run quickstart {plugin}",
+        "look at it": f"attnkit attention runs/quickstart/{name}/seed0 --text 'Return the name.'",
     }

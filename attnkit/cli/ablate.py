@@ -49,7 +49,7 @@ def ablate(
     `ablation`, whose other keys can be set like any: 'ablation.tune={optimizer.lr: [1e-3, 3e-3]}'.
     The same command again does what is missing.
 
-    Example: attnkit ablate recipes/language_modeling/quickstart.yaml
+    Example: attnkit ablate quickstart
         model.attention.name=multi_head,linear --seeds 3 --workers 2
     """
     flags = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,30 @@ from attnkit.run_directory import is_first_process
 
 app = typer.Typer(
     name="attnkit",
-    help="Experiments with attention: train recipes, look at the maps, compare mechanisms.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"attnkit {importlib.metadata.version('attnkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Experiments with attention: train recipes, look at the maps, compare mechanisms."""
+
 
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
 
@@ -36,7 +54,13 @@ _TO_BE_MENDED = {
     "LauncherError",
 }
 
-RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file (YAML).", show_default=False)]
+RecipeArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A recipe file (YAML), or the name of one that `attnkit recipes` lists.",
+        show_default=False,
+    ),
+]
 RunArgument = Annotated[
     Path, typer.Argument(help="A run's directory: runs/NAME/VARIANT/seedK.", show_default=False)
 ]

@@ -66,8 +66,7 @@ def run(
 ) -> None:
     """Train what a recipe describes.
 
-    Example: attnkit run recipes/language_modeling/quickstart.yaml model.attention.name=linear
-        seed=1
+    Example: attnkit run quickstart model.attention.name=linear seed=1
     """
 
     if overwrite and resume:

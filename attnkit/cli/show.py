@@ -11,20 +11,40 @@ from attnkit.cli.app import Debug, Overrides, app, guarded
 from attnkit.garbage import quick_imports
 
 
+def _kinds(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    from attnkit.description import KINDS
+
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
 @app.command("list")
 def list_names(
-    recipes: Annotated[Path, typer.Option(help="Folder whose recipes are listed.")] = Path(
-        "recipes"
-    ),
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="Only these: attention, masks, positions, data, tokenizers, optimizers, "
+            "schedules, launchers or recipes.",
+            show_default=False,
+            autocompletion=_kinds,
+        ),
+    ] = None,
+    recipes: Annotated[
+        Path | None,
+        typer.Option(help="Folder whose recipes are listed. Default: those of attnkit."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """List mechanisms, masks, positions, data, tokenizers, optimizers and recipes, a line each."""
+    """List mechanisms, masks, positions, data, tokenizers, optimizers and recipes, a line each.
+
+    Example: attnkit list masks
+    """
 
     def act() -> None:
         with quick_imports():
             from attnkit import description
 
-        description.show_names(recipes)
+        description.show_names(kind, recipes)
 
     guarded(act, debug)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError, dotted
+from attnkit.recipe.shipped import located
 from attnkit.recipe.source import UNREADABLE, Node, read_file, read_value
 from attnkit.registry import suggest
 
@@ -146,9 +147,10 @@ class _Files:
         for entry in extends.value if isinstance(extends.value, list) else [extends]:
             if not isinstance(entry.value, str):
                 raise self._failure(entry, "expected the name of a recipe file, or a list of them")
-            path = below[-1].parent / entry.value
+            beside = below[-1].parent / entry.value
+            path = beside if beside.is_file() else located(Path(entry.value))
             if not path.is_file():
-                raise self._failure(entry, f"there is no recipe file {path}")
+                raise self._failure(entry, f"there is no recipe file {beside}")
             if path.resolve() in [other.resolve() for other in below]:
                 circle = " -> ".join(other.name for other in (*below, path))
                 raise self._failure(entry, f"recipes extend each other in a circle: {circle}")

@@ -1,6 +1,6 @@
 """A recipe: everything that decides a run, read from YAML, checked, with every default filled in.
 
-    recipe = load_recipe("recipes/language_modeling/quickstart.yaml", ["model.dim=64"])
+    recipe = load_recipe("quickstart", ["model.dim=64"])
     recipe.run_dir          # runs/quickstart/dim-64/seed0
 
 The keys are the fields of `RecipeKeys` and of the sections below; what a name such as `adamw` takes
@@ -39,6 +39,7 @@ from attnkit.recipe.sections import (
     TranslationOptions,
     ValidationOptions,
 )
+from attnkit.recipe.shipped import located
 from attnkit.recipe.source import Node, node_of
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
 from attnkit.recipe.writing import plain_types, to_yaml
@@ -198,18 +199,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe file, what it extends, and overrides.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of one that comes with the kit (`quickstart`).
         overrides: `key=value` (the value is YAML) or `~key`, which removes a key.
 
     Raises:
         RecipeError: with every problem of the recipe.
     """
     problems: list[Problem] = []
+    path = located(Path(path))
     try:
-        root = read_layers(Path(path), problems)
+        root = read_layers(path, problems)
     except RecipeError as error:
         raise RecipeError([*problems, *error.problems]) from None
-    return _recipe(root, overrides, Path(path), problems)
+    return _recipe(root, overrides, path, problems)
 
 
 def recipe_from_dict(keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

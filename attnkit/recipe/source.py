@@ -18,7 +18,8 @@ import yaml
 
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError, dotted
 from attnkit.recipe.scalars import ScalarTrap, read_plain
-from attnkit.registry import Spec
+from attnkit.recipe.shipped import shipped_recipes
+from attnkit.registry import Spec, suggest
 
 _MAX_BYTES = 200_000
 _MAX_NODES = 10_000
@@ -135,7 +136,9 @@ def _missing(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
     near = sorted(other.name for other in path.parent.glob("*.yaml"))[:8]
-    return "there is no such file" + (f"; the folder has {', '.join(near)}" if near else "")
+    told = "there is no such file" + (f"; the folder has {', '.join(near)}" if near else "")
+    stems = [file.stem for file in shipped_recipes().values()]
+    return told + suggest(path.stem, stems) + " (`attnkit recipes` lists those of attnkit)"
 
 
 def _compose(

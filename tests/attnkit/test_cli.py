@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,8 @@ def test_the_surface_is_what_was_agreed_on():
         ],
         "export": ["--best", "--debug", "--overwrite", "file", "run"],
         "resume": ["--allow-changes", "--debug", "overrides", "run"],
-        "list": ["--debug", "--recipes"],
+        "list": ["--debug", "--recipes", "kind"],
+        "recipes": ["--debug", "--to", "name"],
         "show": ["--debug", "--plugin", "overrides", "what"],
         "generate": [
             "--best",
@@ -149,6 +151,62 @@ def test_every_command_explains_itself(command):
         ended = call(*command, flag)
         assert ended.exit_code == 0
         assert "Usage:" in ended.stdout
+
+
+def test_the_version_is_shown():
+    ended = call("--version")
+    assert (ended.exit_code, ended.stdout) == (0, f"attnkit {version('attnkit')}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("attnkit gen", ["generate"]),
+        ("attnkit list m", ["masks"]),
+        ("attnkit recipes par", ["parity"]),
+    ],
+)
+def test_a_shell_completes(words, completed, monkeypatch):
+    """`attnkit --install-completion` has the shell ask like this."""
+    monkeypatch.setenv("_ATTNKIT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    ended = CliRunner().invoke(app, [], prog_name="attnkit")
+    assert ended.stdout.split() == completed
+
+
+def test_a_list_of_one_kind_has_no_other():
+    everything = call("list").stdout
+    for kind in ("masks", "mask"):
+        ended = call("list", kind)
+        assert ended.exit_code == 0
+        assert "sliding_window" in ended.stdout
+        assert not {"multi_head", "rotary", "quickstart"} & set(ended.stdout.split())
+        assert len(ended.stdout) < len(everything) / 5
+    assert "language_modeling/quickstart" in call("list", "recipes").stdout
+    said = complaint("list", "maks")
+    assert said.startswith("there is no kind `maks`; did you mean `masks`? (known: attention, ")
+
+
+def test_the_recipes_are_listed_printed_and_copied():
+    assert "translation/cldr_en_de " in call("recipes").stdout
+    assert call("recipes", "quickstart").stdout == Path(QUICKSTART).read_text()
+    ended = call("recipes", "unmasked", "--to", "mine")
+    assert ended.stdout.split() == [
+        *("wrote", "mine/language_modeling/unmasked.yaml"),
+        *("wrote", "mine/language_modeling/quickstart.yaml"),
+    ]
+    assert "exists already" in complaint("recipes", "unmasked", "--to", "mine")
+    assert complaint("recipes", "quikstart").startswith(
+        "no recipe that comes with attnkit is called `quikstart`; did you mean `quickstart`?"
+    )
+
+
+def test_a_recipe_is_shown_by_its_name():
+    assert call("show", "quickstart").stdout == call("show", QUICKSTART).stdout
+    shown = call("show", "parity").stdout  # a task, and a recipe of it
+    assert shown.endswith("a recipe has this name too: attnkit show synthetic/parity\n")
+    assert "training FLOPs a token" in call("show", "synthetic/parity").stdout
 
 
 def test_without_a_command_the_help_is_shown():

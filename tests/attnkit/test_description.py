@@ -20,7 +20,7 @@ QUICKSTART = RECIPES / "language_modeling/quickstart.yaml"
 
 
 def test_every_name_is_listed_with_what_it_is(read):
-    description.show_names(RECIPES)
+    description.show_names()
     lines = [" ".join(line.split()) for line in read().splitlines()]
     for registry in description.REGISTRIES:
         assert registry.kind in lines
@@ -36,14 +36,14 @@ def test_recipes_are_listed_with_their_first_sentence(read, tmp_path):
         "# A recipe\n# of two lines. And a second sentence.\nname: x\n"
     )
     (folder / "two.yaml").write_text("name: x\n")
-    description.show_names(tmp_path)
+    description.show_names(recipes=tmp_path)
     lines = [" ".join(line.split()) for line in read().splitlines()]
     assert f"{folder / 'one.yaml'} A recipe of two lines." in lines
     assert f"{folder / 'two.yaml'}" in lines
 
 
 def test_a_folder_without_recipes_is_named(read, tmp_path):
-    description.show_names(tmp_path)
+    description.show_names(recipes=tmp_path)
     assert f"no recipes under {tmp_path}/" in read()
 
 

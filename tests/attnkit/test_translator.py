@@ -27,7 +27,7 @@ from attnkit.tensorboard.map_format import decode
 from attnkit.trained_run import load_run
 from attnkit.translator import load_translator
 
-QUICKSTART = Path(__file__).parents[2] / "recipes" / "translation" / "quickstart.yaml"
+MADE_PAIRS = Path(__file__).parents[2] / "recipes" / "translation" / "cldr_en_de.yaml"
 HEADS = {"num_layers": 1, "attention": {"name": "multi_head", "num_heads": 2}}
 KEYS = {
     "name": "backwards",
@@ -87,7 +87,7 @@ def test_it_learns_to_copy_backwards_and_where_to_look(result):
 
 
 @pytest.mark.slow
-def test_the_quickstart_trained_briefly_translates_and_knows_what_from(tmp_path):
+def test_the_made_pairs_trained_briefly_translate_and_knows_what_from(tmp_path):
     """A fifth of its steps, with smaller batches; seeds 0 and 1 came to 43 %, and to error rates of
     0.25 and 0.26.
     """
@@ -95,7 +95,7 @@ def test_the_quickstart_trained_briefly_translates_and_knows_what_from(tmp_path)
             "trainer.batch_tokens=640", "schedule.warmup_steps=20", "validation.every_n_steps=200",
             "data.num_train=2500", "data.num_val=30", "logging.attention_maps=1",
             "logging.samples=1", f"runs_dir={tmp_path}"]  # fmt: skip
-    metrics = experiment.run(load_recipe(QUICKSTART, keys)).metrics
+    metrics = experiment.run(load_recipe(MADE_PAIRS, keys)).metrics
     assert metrics["exact_match_test"] >= 25
     assert metrics["alignment_error_rate_predicting_row_test"] < 0.35
 

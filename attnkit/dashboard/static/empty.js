@@ -8,7 +8,7 @@ export function emptyState(catalogue, selection) {
     return words(
       "No runs here yet",
       "TensorBoard finds no event files in its log directory. Train something:",
-      "attnkit run recipes/language_modeling/quickstart.yaml",
+      "attnkit run quickstart",
       "This page looks again every ten seconds.",
     );
   }

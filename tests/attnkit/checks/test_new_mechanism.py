@@ -48,7 +48,10 @@ def test_it_names_three_commands():
     assert lines[:2] == ["wrote my_attention.py", "wrote test_my_attention.py"]
     assert [line.split()[0] for line in lines[3:]] == ["check", "run", "look"]
     assert "attnkit check my_attention.py" in lines[3]
-    assert "quickstart.yaml 'plugins=[my_attention.py]' model.attention=my_attention" in lines[4]
+    assert (
+        "attnkit run quickstart 'plugins=[my_attention.py]' model.attention=my_attention"
+        in lines[4]
+    )
     assert "attnkit attention runs/quickstart/my_attention/seed0 --text" in lines[5]
 
 

@@ -1,0 +1,54 @@
+"""attnkit recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnkit.cli.app import Debug, app, guarded
+from attnkit.garbage import quick_imports
+
+
+def _names(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    from attnkit.recipe.shipped import shipped_recipes
+
+    return [file.stem for file in shipped_recipes().values() if file.stem.startswith(incomplete)]
+
+
+@app.command()
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this one.", show_default=False, autocompletion=_names),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Copy it, with what it extends, into a folder; without NAME: all of them.",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the recipes that come with attnkit; print one, or copy them to change them.
+
+    Example: attnkit recipes quickstart --to my_recipes
+    """
+
+    def act() -> None:
+        with quick_imports():
+            from attnkit import description
+            from attnkit.recipe import shipped
+
+        if to is not None:
+            for file in shipped.copy_recipes(name, to):
+                typer.echo(f"wrote {file}")
+        elif name is not None:
+            typer.echo(shipped.shipped_recipe(name).read_text(encoding="utf-8"), nl=False)
+        else:
+            description.show_names("recipes")
+
+    guarded(act, debug)
