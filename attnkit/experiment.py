@@ -116,7 +116,8 @@ def run(
     if start.checkpoint is not None:
         check_data(directory, environment["data"])
     task = build_task(recipe, model, data)
-    task.max_skipped = recipe.trainer.max_skipped if recipe.trainer.on_nan == "skip" else 0
+    if recipe.trainer.on_nan == "skip":
+        task.bad_steps.max_skipped = recipe.trainer.max_skipped
     task.examine()
     probes = task.probes(recipe.logging.probe_tokens, recipe.logging.probe)
     logger = RunLogger(directory, trial_id=recipe.variant, resume=start.point)
@@ -160,7 +161,7 @@ def run(
         "metrics": metrics,
         "validation_part": recipe.validation.part,
         **task.findings(),
-        "skipped_steps": task.num_skipped,
+        "skipped_steps": task.bad_steps.num_skipped,
         "seconds": curves.wall_seconds,
         "tokens": curves.num_tokens,
         "tokens_per_second": curves.tokens_per_second,

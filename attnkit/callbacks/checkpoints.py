@@ -101,6 +101,8 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if step == self._saved:
             return
+        if (bad_steps := getattr(trainer.lightning_module, "bad_steps", None)) is not None:
+            bad_steps.read()
         parameters = trainer.lightning_module.parameters()
         finite = all(bool(own_share(parameter).isfinite().all()) for parameter in parameters)
         if not trainer.strategy.reduce_boolean_decision(finite):

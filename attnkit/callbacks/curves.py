@@ -21,19 +21,24 @@ class TrainingCurves(L.Callback):
 
     `loss/train` is the mean over the steps since the last point, and over all processes. Tokens
     per second counts training alone: time in validation is left out. A step that the task skipped
-    (`Task.is_skipped`) counts as time and tokens, and not in the loss.
+    (`Task.is_skipped`) counts as time and tokens, and not in the loss. Nothing is read from the
+    device between two points.
 
     Args:
         every_n_steps: optimizer steps between points.
+
+    Attributes:
+        loss: of the last point, nats a token; None before the first.
     """
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
+        self.loss: float | None = None
         self.num_tokens = 0
         self.seconds = 0.0
-        self._step_sum: Tensor | float = 0.0  # of the step under way
+        self._step_sum: Any = 0.0  # of the step under way
         self._loss_sum: Tensor | float = 0.0
-        self._steps = 0
+        self._steps: Tensor | int = 0
         self._window_tokens = 0
         self._window_seconds = 0.0
         self._mark = 0.0
@@ -67,7 +72,7 @@ class TrainingCurves(L.Callback):
             "num_tokens": self.num_tokens,
             "seconds": self.seconds,
             "loss_sums": torch.stack(sums).cpu(),
-            "steps": self._steps,
+            "steps": int(self._steps),
             "window_tokens": self._window_tokens,
             "window_seconds": self._window_seconds,
             "wall_seconds": self.wall_seconds,
@@ -127,7 +132,11 @@ class TrainingCurves(L.Callback):
         if step == self._counted:
             return
         self._counted = step
-        if not getattr(pl_module, "is_skipped", False):
+        skipped = getattr(pl_module, "is_skipped", False)
+        if isinstance(skipped, Tensor):  # known to the device alone
+            self._loss_sum = self._loss_sum + self._step_sum.masked_fill(skipped, 0.0)
+            self._steps = self._steps + ~skipped
+        elif not skipped:
             self._loss_sum = self._loss_sum + self._step_sum
             self._steps += 1
         self._step_sum = 0.0
@@ -135,15 +144,18 @@ class TrainingCurves(L.Callback):
             self._write(trainer, pl_module, step)
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        # The loss comes first: reading it waits for the GPU, so that the time that follows is that
-        # of work done.
+        # First, since it waits for the GPU: the time that follows is then that of work done.
+        if (bad_steps := getattr(module, "bad_steps", None)) is not None:
+            bad_steps.read()
         loss_sum = trainer.strategy.reduce(torch.as_tensor(self._loss_sum), reduce_op="mean")
-        loss = float(loss_sum) / self._steps if self._steps else None
+        steps = int(self._steps)
+        loss = float(loss_sum) / steps if steps else None
         if loss is not None and not math.isfinite(loss):
             raise DivergedError(step, "the training loss is")
         self._count_time()
         self.num_tokens += self._window_tokens
         self.seconds += self._window_seconds
+        self.loss = loss if loss is not None else self.loss
         points = {} if loss is None else {"loss/train": loss}
         points |= {
             "optimizer/learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],

@@ -33,6 +33,7 @@ class TrainingProgress(L.Callback):
         self.label = label
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
+        self._val: float | None = None
         self._shown = 0.0
         self._started = 0.0
         self._first_step = 0
@@ -68,15 +69,26 @@ class TrainingProgress(L.Callback):
             return
         if trainer.is_global_zero and trainer.global_step > self._first_step:
             self._shown = now
-            weight = float(getattr(pl_module, "batch_weight", 1.0))
-            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-            self._show(trainer, loss / weight if weight else loss)
+            loss = outputs["loss"]
+            if loss.device.type == "cpu":
+                weight = float(getattr(pl_module, "batch_weight", 1.0))
+                shown = float(loss) * trainer.accumulate_grad_batches
+                self._show(trainer, shown / weight if weight else shown)
+            else:  # a GPU would have to finish all work first: the last point must do
+                self._show(trainer, self.curves.loss)
 
-    def _show(self, trainer: L.Trainer, loss: float) -> None:
-        step = trainer.global_step
-        words = [f"{step:,}/{trainer.max_steps:,}", f"loss {loss:.3f}"]
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes the validation loss: here nothing is under way on the device."""
         if (val := trainer.callback_metrics.get("loss/val")) is not None:
-            words.append(f"val {float(val):.3f}")
+            self._val = float(val)
+
+    def _show(self, trainer: L.Trainer, loss: float | None) -> None:
+        step = trainer.global_step
+        words = [f"{step:,}/{trainer.max_steps:,}"]
+        if loss is not None:
+            words.append(f"loss {loss:.3f}")
+        if self._val is not None:
+            words.append(f"val {self._val:.3f}")
         if self.curves.tokens_per_second:
             words.append(f"{self.curves.tokens_per_second:,.0f} tokens/s")
         elapsed = time.monotonic() - self._started

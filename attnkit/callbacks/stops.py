@@ -45,6 +45,7 @@ class Stops(L.Callback):
         self._deadline = float("inf")
         self._training = False
         self._before: dict[int, Any] = {}
+        self._coming: tuple[torch.Tensor, torch.cuda.Event] | None = None
 
     def raise_if_signalled(self) -> None:
         """Ends the run after training, if a signal ended that.
@@ -83,13 +84,27 @@ class Stops(L.Callback):
             return
         reason = self._received or (_TIME_IS_UP if time.monotonic() >= self._deadline else 0)
         if trainer.world_size > 1:
-            everybodys = torch.tensor(reason, device=pl_module.device)
-            torch.distributed.all_reduce(everybodys, torch.distributed.ReduceOp.MAX)
-            reason = int(everybodys)
+            reason = self._everybodys(reason, pl_module.device)
         if reason:
             self.time_is_up = reason == _TIME_IS_UP
             self.signal = None if self.time_is_up else reason
             trainer.should_stop = True
+
+    def _everybodys(self, reason: int, device: torch.device) -> int:
+        """The strongest reason of all processes. On a GPU that of the step before, which has come
+        over meanwhile: for that of this step the host would have to wait.
+        """
+        strongest = torch.full((), reason, device=device)
+        torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX)
+        if device.type != "cuda":
+            return int(strongest)
+        before, arrived = self._coming, torch.cuda.Event()
+        self._coming = (strongest.to("cpu", non_blocking=True), arrived)
+        arrived.record()
+        if before is None:
+            return 0
+        before[1].synchronize()
+        return int(before[0])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on a signal stops at once."""

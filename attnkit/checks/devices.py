@@ -23,6 +23,8 @@ from torch.nn import functional as F
 from attnkit.checks.case import Case, demand, require
 from attnkit.models.language_model import LanguageModel
 from attnkit.registry import ATTENTION, RegistryError, load_plugin
+from attnkit.tasks.bad_steps import BadSteps
+from attnkit.tasks.optimizers import MuonRecipe
 
 SIZES = {"max_seq_len": 24, "dim": 16, "num_layers": 1, "tied_embeddings": False}
 
@@ -116,10 +118,12 @@ def train_one_step(options: Mapping[str, Any]) -> None:
         with torch.device("fakegpu"):
             tokens, targets = torch.randint(11, (2, 24)), torch.randint(11, (2, 24))
             documents = torch.zeros(2, 24, dtype=torch.long)
-        optimizer = torch.optim.AdamW(model.parameters())
+        optimizer, bad_steps = MuonRecipe().build(model), BadSteps()  # with AdamW for what is left
         logits = model(tokens, documents)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        bad_steps.leave_out(1, ~(loss + norm).isfinite(), optimizer)
         optimizer.step()
         assert loss.device.type == "fakegpu"
         assert all(p.grad is None or p.grad.device.type == "fakegpu" for p in model.parameters())

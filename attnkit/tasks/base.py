@@ -5,7 +5,6 @@ repeats.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from abc import ABC, abstractmethod
 from collections import deque
@@ -24,13 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from attnkit.attention.base import Attention
 from attnkit.data.order import BatchesFrom, StepsAhead, end_without_parent
-from attnkit.divergence import DivergedError
 from attnkit.models.sharding import shard, whole, whole_copy
+from attnkit.tasks.bad_steps import BadSteps, can_leave_out
+from attnkit.tasks.muon import StackedMuon
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
 from attnkit.tensorboard.logger import RunLogger
-
-log = logging.getLogger("attnkit")
 
 _CLIP_MARGIN = 1e-6
 """torch adds this to the norm that it divides by, so that it shrinks gradients of norm `limit`."""
@@ -68,9 +66,10 @@ class Task(L.LightningModule, ABC):
     Nothing is logged from `training_step`: a `self.log` there costs 0.4 ms a call even in steps
     that write nothing. Callbacks read `gradient_norm` when they need it.
 
-    A step whose loss or gradient is no finite number ends training, before the weights are touched;
-    or it is skipped, up to `max_skipped` times: the weights and the optimizer stay as they were,
-    and the next step takes the next batches.
+    A step whose loss or gradient is not finite ends training, before the weights are touched; or it
+    is skipped, up to `bad_steps.max_skipped` times: weights and optimizer stay as they were, and
+    the next step takes the next batches. On a GPU training ends where the host next reads a number;
+    until then the weights stay as they were before that step.
 
     Args:
         model: the network.
@@ -87,15 +86,13 @@ class Task(L.LightningModule, ABC):
         equal_batches: every batch of a run has as many targets, so that none is weighed.
         batch_weight: what the mean loss of the batch under way counts for in its step; 1 where all
             count alike.
-        max_skipped: how many steps may be skipped; 0: none.
-        num_skipped: how many were.
-        is_skipped: the last step was.
+        bad_steps: which steps were skipped, and how many may be.
+        is_skipped: the last step was; a tensor where only the device knows.
         group_options: the optimizer's options by parameter group, as the recipe has them.
         batch_shape: of the first tensor of the batch under way, for messages.
     """
 
     equal_batches: bool = False
-    max_skipped: int = 0
 
     def __init__(
         self,
@@ -122,8 +119,8 @@ class Task(L.LightningModule, ABC):
         self.gradient_clip = gradient_clip
         self._plain: list[nn.Module] = []  # outside the module tree; while the model is sharded
         self.gradient_norm: Tensor | None = None
-        self.num_skipped = 0
-        self.is_skipped = False
+        self.bad_steps = BadSteps()
+        self.is_skipped: bool | Tensor = False
         self.batch_shape: tuple[int, ...] = ()
         self._step_loss: Tensor | None = None
         self.group_options: list[dict[str, Any]] = []
@@ -293,6 +290,9 @@ class Task(L.LightningModule, ABC):
     def configure_optimizers(self) -> Optimizer:
         """One optimizer; the learning rate is set before each step by `on_train_batch_start`."""
         optimizer = self.optimizer_recipe.build(self.model)
+        for part in getattr(optimizer, "parts", [optimizer]):
+            if isinstance(part, StackedMuon):
+                part.compiled = self.compile_model
         for group in optimizer.param_groups:
             group["highest_lr"] = group["lr"]
         self.group_options = [
@@ -312,11 +312,11 @@ class Task(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the count of skipped steps."""
-        checkpoint["num_skipped"] = self.num_skipped
+        checkpoint["num_skipped"] = self.bad_steps.num_skipped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
-        self.num_skipped = checkpoint["num_skipped"]
+        self.bad_steps.num_skipped = checkpoint["num_skipped"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Sets the learning rate, and seeds dropout from (seed, rank, batch number) so that a
@@ -355,7 +355,7 @@ class Task(L.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the norm of all gradients, and keeps that norm; skips what is no finite number.
+        """Clips by the norm of all gradients, and keeps that norm; skips what is not finite.
 
         Lightning's own clipping refuses bfloat16 with a fused optimizer, though bfloat16 needs no
         gradient scaling; and torch's multiplies all gradients by one where there is nothing to
@@ -369,34 +369,36 @@ class Task(L.LightningModule, ABC):
         self.gradient_norm = norm
         watched = [norm] if self._step_loss is None else [norm, self._step_loss]
         self._step_loss = None
-        numbers = torch.stack([x.float() for x in watched]).tolist()  # a GPU waits but once
-        self.is_skipped = self._is_unusable(numbers)
-        if not self.is_skipped:
-            limit = self.gradient_clip
-            if limit is not None and numbers[0] > limit - _CLIP_MARGIN:
+        numbers = torch.stack([x.float() for x in watched])
+        limit, step = self.gradient_clip, self.global_step + 1
+        if not self.waits_each_step and can_leave_out(optimizer):
+            if limit is not None:
                 nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+            is_bad = self._agreed(~numbers.isfinite().all())
+            self.is_skipped = self.bad_steps.leave_out(step, is_bad, optimizer)
             return
-        step = self.global_step + 1
-        if self.num_skipped >= self.max_skipped:
-            raise DivergedError(step, "the loss or its gradient holds")
-        self.num_skipped += 1
-        log.warning(
-            "step %s: the loss or its gradient holds NaN or infinity; skipped (%s of at most %s)",
-            f"{step:,}",
-            self.num_skipped,
-            self.max_skipped,
-        )
-        optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is left alone
+        here = numbers.tolist()
+        self.is_skipped = not all(map(math.isfinite, here))
+        if self.bad_steps.max_skipped:
+            self.is_skipped = bool(self._agreed(torch.tensor(self.is_skipped, device=norm.device)))
+        if self.is_skipped:
+            self.bad_steps.skip(step)
+            optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is left alone
+        elif limit is not None and here[0] > limit - _CLIP_MARGIN:
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
-    def _is_unusable(self, numbers: list[float]) -> bool:
-        """True if the step must not be taken, since not all are finite; the same on all
-        processes.
-        """
-        unusable = not all(map(math.isfinite, numbers))
-        if self.max_skipped and self.trainer.world_size > 1:
-            here = torch.tensor(float(unusable), device=self.device)
-            return bool(self.trainer.strategy.reduce(here, reduce_op="max"))
-        return unusable
+    @property
+    def waits_each_step(self) -> bool:
+        """True where the host reads loss and norm in each step: on a CPU, where that is free."""
+        return self.device.type == "cpu"
+
+    def _agreed(self, is_bad: Tensor) -> Tensor:
+        """() boolean: true on any process."""
+        if self.trainer.world_size == 1:
+            return is_bad
+        anywhere = is_bad.float()
+        torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)
+        return anywhere > 0
 
 
 def batch_seed(seed: int, rank: int, batch: int) -> int:

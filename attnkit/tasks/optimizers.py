@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from attnkit.registry import OPTIMIZERS
+from attnkit.tasks.bad_steps import can_leave_out
 from attnkit.tasks.muon import StackedMuon
 
 
@@ -128,10 +129,14 @@ class JointOptimizer(Optimizer):
     single one.
     """
 
+    found_inf: Tensor | None = None
+    """1 where the step is to be left out, see `bad_steps.can_leave_out`."""
+
     def __init__(self, parts: list[Optimizer]) -> None:
         groups = [group for part in parts for group in part.param_groups]
         super().__init__([{"params": group["params"]} for group in groups], defaults={})
         self.parts = parts
+        self._step_supports_amp_scaling = all(map(can_leave_out, parts))
         self._share_groups()
 
     def _share_groups(self) -> None:
@@ -145,6 +150,7 @@ class JointOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self.parts:
+            part.found_inf = self.found_inf  # pyright: ignore[reportAttributeAccessIssue]
             part.step()
         return loss
 

@@ -48,6 +48,7 @@ def test_a_log_gets_a_line_now_and_then(stage, capsys):
 def test_the_last_step_is_always_told_and_the_validation_loss_is_there(stage, capsys):
     stage.callback.on_train_start(stage.trainer, MODULE)
     stage.trainer.callback_metrics["loss/val"] = torch.tensor(2.5)
+    stage.callback.on_validation_end(stage.trainer, MODULE)
     stage.step(2.0, 1.0, count=1000)
     assert capsys.readouterr().err == (
         "name/variant  1,000/1,000  loss 2.000  val 2.500  1,234 tokens/s  0:00:00 left\n"

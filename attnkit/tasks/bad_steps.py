@@ -1,0 +1,90 @@
+"""Steps that must not be taken, because their loss or gradient is not finite."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from attnkit.divergence import DivergedError
+
+log = logging.getLogger("attnkit")
+
+
+class BadSteps:
+    """Counts bad steps, and ends training at the first one that may not be skipped.
+
+    Reading a number from a GPU waits for all work before it. So there the optimizer itself leaves
+    the step out (`leave_out`), the counts stay on the device, and `read` looks at them where the
+    host waits anyway. After a bad step that may not be skipped all further ones are left out too,
+    so that the weights are still what they were when it is told.
+
+    Attributes:
+        max_skipped: how many steps may be skipped; 0: none.
+        num_skipped: how many were, as far as the host knows.
+    """
+
+    def __init__(self) -> None:
+        self.max_skipped = 0
+        self.num_skipped = 0
+        self._count: Tensor | None = None  # bad steps so far, on the device
+        self._steps: Tensor | None = None  # (max_skipped + 1,) their numbers; 0: not yet
+
+    def skip(self, step: int) -> None:
+        """Counts a bad step that the host has seen.
+
+        Raises:
+            DivergedError: if no more may be skipped.
+        """
+        if self.num_skipped >= self.max_skipped:
+            raise DivergedError(step, "the loss or its gradient holds")
+        self.num_skipped += 1
+        log.warning(
+            "step %s: the loss or its gradient holds NaN or infinity; skipped (%s of at most %s)",
+            f"{step:,}",
+            self.num_skipped,
+            self.max_skipped,
+        )
+
+    def leave_out(self, step: int, is_bad: Tensor, optimizer: Optimizer) -> Tensor:
+        """Has an optimizer that `can_leave_out` do nothing if the step is bad; nothing waits.
+
+        Args:
+            step: its number, from 1.
+            is_bad: () boolean, the same on all processes.
+            optimizer: what is about to step.
+
+        Returns:
+            () boolean: the step is left out.
+        """
+        if self._count is None or self._steps is None:
+            device = is_bad.device
+            self._count = torch.full((), self.num_skipped, dtype=torch.int64, device=device)
+            self._steps = torch.zeros(self.max_skipped + 1, dtype=torch.int64, device=device)
+            self._places = torch.arange(self.max_skipped + 1, device=device)
+        self._steps.masked_fill_((self._places == self._count) & is_bad, step)
+        self._count += is_bad
+        left_out = is_bad | (self._count > self.max_skipped)
+        optimizer.found_inf = left_out.float()  # pyright: ignore[reportAttributeAccessIssue]
+        return left_out
+
+    def read(self) -> None:
+        """Waits for the device, and tells what happened there since the last time.
+
+        Raises:
+            DivergedError: if a bad step may not be skipped; it names the step.
+        """
+        if self._steps is None:
+            return
+        for step in self._steps.tolist()[self.num_skipped :]:
+            if step:
+                self.skip(step)
+
+
+def can_leave_out(optimizer: Optimizer) -> bool:
+    """True if an optimizer's step does nothing where its `found_inf` is 1: torch's protocol for
+    scaled gradients, which its fused optimizers follow.
+    """
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
