@@ -60,17 +60,34 @@ def _write(buffer: Tensor | None, new: Tensor, start: int) -> Tensor:
     return buffer
 
 
+State = Tensor | dict[str, Tensor]
+"""What a mechanism carries from token to token: one tensor, or several by name, each with the batch
+as its first axis.
+"""
+
+
 class StateCache(Cache):
     """A state of fixed size, however many tokens were seen."""
 
     def __init__(self) -> None:
-        self.state: Tensor | None = None
+        self.state: State | None = None
 
-    def update(self, state: Tensor, num_tokens: int) -> None:
+    def update(self, state: State, num_tokens: int) -> None:
         """Replaces the state by the one after `num_tokens` more tokens."""
         self.state = state
         self.length += num_tokens
 
+    def tensors(self) -> list[Tensor]:
+        """The tensors of the state."""
+        if isinstance(self.state, dict):
+            return list(self.state.values())
+        return [] if self.state is None else [self.state]
+
     def num_bytes(self) -> int:
         """Bytes of the state."""
-        return 0 if self.state is None else self.state.numel() * self.state.element_size()
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
+
+    def select(self, rows: Tensor) -> None:
+        if isinstance(self.state, dict):
+            self.state = {name: t.index_select(0, rows) for name, t in self.state.items()}
+        super().select(rows)

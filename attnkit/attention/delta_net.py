@@ -14,36 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.base import HeadNorm
-from attnkit.attention.recurrent import Recurrent, in_chunks, joined, real_keys
+from attnkit.attention.cache import State
+from attnkit.attention.recurrent import Recurrent, in_chunks, joined, real_keys, states_before
 from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
-CHUNK = 32
-"""Tokens that are computed at once while training."""
+CHUNK = 64
+"""Tokens between two states."""
 
 
 @ATTENTION.register("delta_net")
 class DeltaNet(Recurrent):
-    """A state that is corrected towards each new value instead of piling them up.
+    """A state that is corrected towards each new value instead of piling them up."""
 
-    Args:
-        num_heads: number H of heads.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        bias: add a bias vector to the four projections.
-    """
-
-    roles = frozenset(("self",))
-    causal_only = True
     smooth = False
-    knows_order = True
     formula = "S_t = S_{t-1} + β_t k_t (v_t - k_tᵀ S_{t-1})ᵀ,  head = q_t S_t, normalised"
     paper = "Yang et al. 2024, arXiv:2406.06484, section 3"
 
-    def __init__(
-        self, dim: int, *, num_heads: int = 4, head_dim: int | None = None, bias: bool = False
-    ) -> None:
-        super().__init__(dim, num_heads=num_heads, head_dim=head_dim, bias=bias)
-        self.write = nn.Linear(dim, num_heads, bias=False)
+    def __init__(self, dim: int, **options) -> None:
+        super().__init__(dim, **options)
+        self.write = nn.Linear(dim, self.num_heads, bias=False)
         self.norm = HeadNorm(self.head_dim)
 
     def project_query(self, x: Tensor) -> Tensor:
@@ -58,25 +48,29 @@ class DeltaNet(Recurrent):
         return torch.cat((k, strength.to(k.dtype)), dim=-1), v
 
     def advance(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
+    ) -> tuple[Tensor, State]:
         """What queries read from the corrected state (B, H, T, D), and the state (B, H, D, D)."""
+        assert not isinstance(state, dict)
         k, strength = k[..., :-1], k[..., -1:]
         real = real_keys(mask, k)
         strength = strength if real is None else strength * real
-        now = k.new_zeros(*k.shape[:2], k.shape[3], v.shape[3]) if state is None else state
         num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
-        chunks = in_chunks(CHUNK, num_queries, q, k, v, strength)
-        outputs = []
-        for q_n, k_n, v_n, b_n in zip(*(heads.unbind(2) for heads in chunks), strict=True):
-            ahead = b_n * (k_n @ k_n.transpose(-2, -1)).tril(-1)
-            written: Tensor = torch.linalg.solve_triangular(
-                ahead, b_n * (v_n - k_n @ now), upper=False, unitriangular=True
-            )
-            within = (q_n @ k_n.transpose(-2, -1)).tril()
-            outputs.append(q_n @ now + within @ written)
-            now = now + k_n.transpose(-2, -1) @ written
-        return joined(outputs, length, num_queries), now
+        q, k, v, strength = in_chunks(CHUNK, num_queries, q, k, v, strength)
+        ahead = (strength * (k @ k.transpose(-2, -1))).tril(-1)
+        solved = torch.linalg.solve_triangular(
+            ahead, strength * torch.cat((v, k), dim=-1), upper=False, unitriangular=True
+        )
+        # A chunk writes kᵀ (new - known S): it turns the state S into (I - kᵀ known) S + kᵀ new.
+        new, known = solved.split((v.shape[-1], k.shape[-1]), dim=-1)
+        identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
+        before = states_before(
+            identity - k.transpose(-2, -1) @ known, k.transpose(-2, -1) @ new, state
+        )
+        written = new - known @ before
+        sums = q @ before + (q @ k.transpose(-2, -1)).tril() @ written
+        last = before[:, :, -1] + k[:, :, -1].transpose(-2, -1) @ written[:, :, -1]
+        return joined(sums, length, num_queries), last
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
         """Brings each head to one size and projects them."""
@@ -85,7 +79,3 @@ class DeltaNet(Recurrent):
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
         """State read twice and updated, 2 D^2 each, a token and head: the recurrent form."""
         return 6 * num_tokens * self.num_heads * self.head_dim**2
-
-    def cache_elements(self, num_tokens: int) -> int:
-        """The state, whatever the length."""
-        return self.num_heads * self.head_dim**2

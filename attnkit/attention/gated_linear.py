@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnkit.attention.cache import State
 from attnkit.attention.recurrent import decayed_sums, real_keys
 from attnkit.attention.retention import Retention
 from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
-CHUNK = 16
-"""Tokens that are computed at once while training; each chunk takes CHUNK^2 D numbers."""
+CHUNK = 64
+"""Tokens between two states."""
 
 RANK, TEMPERATURE = 16, 16
 """Of the decay: the rank of its projection, and the root that keeps it near 1 (the paper's tau)."""
@@ -44,11 +45,10 @@ class GatedLinear(Retention):
         return torch.cat((k, log_decay.to(k.dtype)), dim=-1), v
 
     def advance(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
+    ) -> tuple[Tensor, State]:
         """Sums that fade as the tokens say (B, H, T, D), and the state (B, H, D, D)."""
+        assert not isinstance(state, dict)
         real = real_keys(mask, k)
         k, log_decay = (k if real is None else k * real).chunk(2, dim=-1)
-        if state is None:
-            state = k.new_zeros(*k.shape[:2], self.head_dim, self.head_dim)
         return decayed_sums(q * self.scale, k, v, log_decay, state, CHUNK)

@@ -4,94 +4,90 @@
     f(k_j),   f = elu + 1
 
 No map is formed: the sums S and z are all that is kept of the past, so time grows with the length
-and the state for decoding does not grow at all. z is carried as one more column of S, for a value
-that is always 1.
+and the state for decoding does not grow at all.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnkit.attention.recurrent import Recurrent, real_keys
+from attnkit.attention.cache import State
+from attnkit.attention.recurrent import Recurrent, in_chunks, joined, real_keys, states_before
 from attnkit.masks import Causal, Mask
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
-"""Tokens that are computed as one small map while training; the state is carried from chunk to
-chunk.
-"""
+"""Tokens between two states."""
 
 
 @ATTENTION.register("linear")
 class Linear(Recurrent):
     """Attention without a softmax, as a running sum: linear time, and a state of fixed size for
-    decoding.
-
-    Args:
-        num_heads: number H of heads.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        bias: add a bias vector to the four projections.
+    decoding. Another feature map of queries and keys makes another mechanism: override `features`.
     """
 
+    roles = frozenset(("self", "cross"))
     mask_names = frozenset(("none", "causal", "padding"))
+    causal_only = False
+    knows_order = False
     map_rows = "sum to 1"
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f = elu + 1"
     paper = "Katharopoulos et al. 2020, arXiv:2006.16236, section 3"
 
-    def __init__(
-        self, dim: int, *, num_heads: int = 4, head_dim: int | None = None, bias: bool = False
-    ) -> None:
-        super().__init__(dim, num_heads=num_heads, head_dim=head_dim, bias=bias)
+    def features(self, x: Tensor) -> Tensor:
+        """f, of queries or keys: (B, H, N, D) -> (B, H, N, F), at least 0. F may be any width."""
+        return F.elu(x) + 1
 
     def advance(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The normalised sums over the keys that each query may see (B, H, T, D), and the state (B,
-        H, D, D + 1) after the last key: S, and z as its last column.
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
+    ) -> tuple[Tensor, State]:
+        """The normalised sums over the keys that each query may see (B, H, T, D), and after the
+        last key the sums S (B, H, F, D) and their total z (B, H, F, 1).
         """
-        q, k = F.elu(q) + 1, F.elu(k) + 1
-        v = F.pad(v, (0, 1), value=1.0)
+        q, k = self.features(q), self.features(k)
         real = real_keys(mask, k)
         k = k if real is None else k * real
-        if state is None:
-            state = k.new_zeros(q.shape[0], self.num_heads, k.shape[-1], v.shape[-1])
+        assert not isinstance(state, Tensor)
+        sums, total = (None, None) if state is None else (state["sums"], state["total"])
         if any(isinstance(part, Causal) for part in mask.parts()):
-            sums, state = _causal_sums(q, k, v, state)
+            read, sums, weight, total = _causal_sums(q, k, v, sums, total)
         else:
-            state = state + k.transpose(-2, -1) @ v
-            sums = q @ state
-        total = sums[..., -1:]
-        return sums[..., :-1] / torch.where(total > 0, total, 1.0), state  # nothing allowed: 0 / 1
+            seen, seen_total = _summed(k, v)
+            sums = seen if sums is None else sums + seen
+            total = seen_total if total is None else total + seen_total
+            read, weight = q @ sums, q @ total
+        heads = read / torch.where(weight > 0, weight, 1.0)  # nothing allowed: 0 / 1
+        return heads, {"sums": sums, "total": total}
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """State update and read, 2 D (D + 1) each, a token and head: the recurrent form."""
-        return 4 * num_tokens * self.num_heads * self.head_dim * (self.head_dim + 1)
+        """For each token, head and feature: 2 D to add to S, 2 D to read it, 2 to read z."""
+        with torch.no_grad():
+            num_features = self.features(self.output.weight.new_zeros(1, 1, 1, self.head_dim))
+        width = num_features.shape[-1]
+        return num_tokens * self.num_heads * width * (4 * self.head_dim + 2)
 
-    def cache_elements(self, num_tokens: int) -> int:
-        """The state, whatever the length."""
-        return self.num_heads * self.head_dim * (self.head_dim + 1)
+
+def _summed(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of k vᵀ (..., F, D) and of k (..., F, 1) over tokens."""
+    return k.transpose(-2, -1) @ v, k.sum(dim=-2).unsqueeze(-1)
 
 
-def _causal_sums(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over earlier keys, chunk by chunk; the last query stands at the last key.
+def _causal_sums(
+    q: Tensor, k: Tensor, v: Tensor, sums: Tensor | None, total: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums over earlier keys; the last query stands at the last key.
 
     Returns:
-        q_i S_i (B, H, T, D + 1), and the state after the last key (B, H, D, D + 1).
+        q_i S_i (B, H, T, D), the last S, q_i z_i (B, H, T, 1), the last z.
     """
-    num_queries, num_keys = q.shape[2], k.shape[2]
-    if num_queries < num_keys:  # keys before the first query are seen by all
-        head = num_keys - num_queries
-        state = state + k[:, :, :head].transpose(-2, -1) @ v[:, :, :head]
-        k, v = k[:, :, head:], v[:, :, head:]
-    lead = max(num_queries - num_keys, 0)  # queries before the first key see only the state
-    k, v = F.pad(k, (0, 0, lead, 0)), F.pad(v, (0, 0, lead, 0))
-
-    chunk = min(CHUNK, num_queries)  # decoding one token must not cost 64
-    tail = -num_queries % chunk
-    q, k, v = (F.pad(heads, (0, 0, 0, tail)).unflatten(2, (-1, chunk)) for heads in (q, k, v))
-    added = k.transpose(-2, -1) @ v  # (B, H, n, D, D + 1)
-    after = added.cumsum(dim=2) + state.unsqueeze(2)
-    before = torch.cat((state.unsqueeze(2), after[:, :, :-1]), dim=2)
+    num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
+    q, k, v = in_chunks(CHUNK, num_queries, q, k, v)
     within = (q @ k.transpose(-2, -1)).tril()  # (B, H, n, chunk, chunk)
-    sums = q @ before + within @ v
-    return sums.flatten(2, 3)[:, :, :num_queries], after[:, :, -1]
+    found = []
+    for added, start, near in zip(
+        _summed(k, v), (sums, total), (within @ v, within.sum(dim=-1, keepdim=True)), strict=True
+    ):
+        before = states_before(None, added, start)
+        found.append(joined(near + q @ before, length, num_queries))
+        found.append(before[:, :, -1] + added[:, :, -1])
+    return tuple(found)

@@ -1,36 +1,61 @@
 """The template of mechanisms that carry a state from token to token and form no map.
 
-A state S (B, H, D, E) takes up each key and value, and each query reads it; decoding keeps the
-state and nothing else. Subclasses say how a whole sequence is run through a state, `advance`.
+A state takes up each key and value, and each query reads it; decoding keeps the state and nothing
+else. Subclasses say how a whole sequence is run through a state, `advance`. The functions below the
+template compute that in chunks of tokens, all chunks at once: the products within chunks are
+batched, and the states between them come out of one scan, `states_before`, in log2(chunks) steps.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from attnkit.attention.base import Attention
-from attnkit.attention.cache import Cache, StateCache
-from attnkit.masks import Mask, Padding
+from attnkit.attention.cache import Cache, State, StateCache
+from attnkit.masks import Causal, Mask, Padding
 
 
 class Recurrent(Attention):
-    """Attention by a state of fixed size. It is computed in float32 at least: sums over a whole
-    sequence would lose their small terms in bfloat16.
+    """Attention by a state of fixed size. States and sums are float32 at least: a sum over a whole
+    sequence would lose its small terms in bfloat16. Products follow autocast, but on a CPU, where
+    bfloat16 gains nothing here.
+
+    Args:
+        num_heads: number H of heads.
+        head_dim: width D of a head; None: `dim / num_heads`.
+        dropout: share of values that training hides from the state, for each head by itself.
+        bias: add a bias vector to the four projections.
     """
 
+    roles = frozenset(("self",))
     mask_names = frozenset(("causal", "padding"))
     position_kinds = frozenset(("embeddings", "queries_and_keys"))
+    causal_only = True
+    knows_order = True
     cache_dtype = torch.float32
     map_rows = "signed"
 
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 4,
+        head_dim: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(dim, num_heads=num_heads, head_dim=head_dim, dropout=dropout, bias=bias)
+
     @abstractmethod
     def advance(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
+    ) -> tuple[Tensor, State]:
         """Runs tokens through the state.
 
         Args:
@@ -41,7 +66,8 @@ class Recurrent(Attention):
             state: after the tokens before these; None: there are none.
 
         Returns:
-            Heads (B, H, T, D), and the state after the last key.
+            Heads (B, H, T, D), and the state after the last key: a tensor, or several by name, each
+            with the batch as its first axis.
         """
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
@@ -59,13 +85,38 @@ class Recurrent(Attention):
         """A state, whatever the length."""
         return StateCache()
 
+    def mixing_flops(self, num_tokens: int, pairs: int) -> int:
+        """As counted while one token is decoded: the recurrent form, less than chunks take."""
+        with FlopCounterMode(display=False) as counter:
+            self._decode_one()
+        return num_tokens * max(counter.get_total_flops() - self.projection_flops(), 0)
+
+    def cache_elements(self, num_tokens: int) -> int:
+        """The state, whatever the length."""
+        return sum(tensor.numel() for tensor in self._decode_one().tensors())
+
+    @torch.no_grad()
+    def _decode_one(self) -> StateCache:
+        """The cache after one token, which is nothing."""
+        cache = self.new_cache()
+        assert isinstance(cache, StateCache)
+        token = self.output.weight.new_zeros(1, 1, self.dim)
+        self.forward(token, token, Causal(), cache)
+        return cache
+
     def _advance(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        exact = torch.promote_types(v.dtype, torch.float32)
-        with torch.autocast(q.device.type, enabled=False):
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
+    ) -> tuple[Tensor, State]:
+        dtype, device = v.dtype, q.device.type
+        exact = torch.promote_types(dtype, torch.float32)
+        if self.training and self.dropout > 0:
+            # What a token hands over is hidden from all later queries at once: the mean and the
+            # variance of what each query reads are those that dropping weights would give.
+            v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
+        products = device != "cpu" and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=products):
             heads, state = self.advance(q.to(exact), k.to(exact), v.to(exact), mask, state)
-        return heads.to(v.dtype), state
+        return heads.to(dtype), state
 
 
 def real_keys(mask: Mask, k: Tensor) -> Tensor | None:
@@ -81,24 +132,82 @@ def real_keys(mask: Mask, k: Tensor) -> Tensor | None:
 
 def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
     """Brings queries, keys, ... to one length, each standing at the end, and cuts them: (B, H, L,
-    X) -> (B, H, n, chunk, X) each. Zeros fill up the front, and the last chunk.
+    X) -> (B, H, n, chunk, X) each. Zeros fill up the front, and the last chunk. A chunk is a power
+    of two, and no longer than few tokens need: decoding one must not cost a whole chunk.
     """
-    length = max(head.shape[2] for head in heads)
-    chunk = min(chunk, num_queries)  # decoding one token must not cost a whole chunk
-    tail = -length % chunk
-    return [
-        F.pad(head, (0, 0, length - head.shape[2], tail)).unflatten(2, (-1, chunk))
-        for head in heads
-    ]
+    length = max(num_queries, *(head.shape[2] for head in heads))
+    size = 1
+    while size < min(chunk, length):
+        size *= 2
+    tail = -length % size
+    chunks = []
+    for head in heads:
+        front = length - head.shape[2]
+        # One layout for all the products that follow, which would each make their own.
+        head = F.pad(head, (0, 0, front, tail)) if front or tail else head.contiguous()
+        chunks.append(head.unflatten(2, (-1, size)))
+    return chunks
 
 
-def joined(chunks: list[Tensor], length: int, num_queries: int) -> Tensor:
-    """Takes `in_chunks` back for the queries: n of (B, H, chunk, X) -> (B, H, T, X)."""
-    return torch.cat(chunks, dim=2)[:, :, :length][:, :, -num_queries:]
+def joined(chunks: Tensor | list[Tensor], length: int, num_queries: int) -> Tensor:
+    """Takes `in_chunks` back for the queries: (B, H, n, chunk, X), or n of (B, H, chunk, X) -> (B,
+    H, T, X).
+    """
+    heads = torch.cat(chunks, dim=2) if isinstance(chunks, list) else chunks.flatten(2, 3)
+    return heads[:, :, length - num_queries : length]
+
+
+def states_before(fade: Tensor | None, added: Tensor, state: Tensor | None) -> Tensor:
+    """The state before each chunk: S_{n+1} = A_n S_n + B_n, for all n at once.
+
+    Args:
+        fade: A. (B, H, n, D or 1, 1) fades each row of the state; (B, H, n, D, D) is multiplied
+            with it; the batch may be 1. None: all stays.
+        added: B, (B, H, n, D, E).
+        state: S_0, (B, H, D, E); None: nothing.
+
+    Returns:
+        (B, H, n, D, E)
+    """
+    exact = torch.promote_types(added.dtype, torch.float32)
+    start = torch.zeros_like(added[:, :, :1]) if state is None else state.unsqueeze(2)
+    chain = torch.cat((start, added[:, :, :-1]), dim=2).to(exact)
+    if fade is None:
+        return chain.cumsum(dim=2)
+    with torch.autocast(added.device.type, enabled=False):
+        return _scanned(fade[:, :, :-1].to(exact), chain)
+
+
+def _scanned(fade: Tensor, added: Tensor) -> Tensor:
+    """S_0 = B_0, S_{i+1} = A_i S_i + B_{i+1}: pairs of steps become one step, and so on.
+
+    Args:
+        fade: A, (B, H, n - 1, D or 1, 1 or D)
+        added: B, (B, H, n, D, E)
+    """
+    count = added.shape[2]
+    if count == 1:
+        return added
+    inside, between = fade[:, :, 0::2], fade[:, :, 1::2]  # 0 to 1, 2 to 3, ...; 1 to 2, 3 to 4, ...
+    even, odd = added[:, :, 0::2], added[:, :, 1::2]
+    num_pairs = count // 2
+    odd = _scanned(
+        _applied(inside[:, :, 1:], between[:, :, : num_pairs - 1]),
+        _applied(inside, even[:, :, :num_pairs]) + odd,
+    )
+    later = _applied(between, odd[:, :, : between.shape[2]]) + even[:, :, 1:]
+    even = torch.cat((even[:, :, :1], later), dim=2)
+    pairs = torch.stack((even[:, :, :num_pairs], odd), dim=3).flatten(2, 3)
+    return pairs if count % 2 == 0 else torch.cat((pairs, even[:, :, num_pairs:]), dim=2)
+
+
+def _applied(fade: Tensor, state: Tensor) -> Tensor:
+    """A S, where A may stand for a diagonal."""
+    return fade * state if fade.shape[-1] == 1 else fade @ state
 
 
 def decayed_sums(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, chunk: int
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Runs tokens through a state that fades: S_t = exp(g_t) S_{t-1} + k_t v_tᵀ, o_t = q_t S_t.
 
@@ -106,26 +215,63 @@ def decayed_sums(
         q: (B, H, T, D)
         k: (B, H, S, D)
         v: (B, H, S, E)
-        log_decay: (B, H, S, D or 1), g: at most 0.
-        state: (B, H, D, E)
-        chunk: tokens that are computed at once; with D decays it takes chunk^2 D numbers for each.
+        log_decay: (B, H, S, D or 1), g: at most 0; the batch may be 1.
+        state: (B, H, D, E); None: nothing.
+        chunk: tokens between two states.
 
     Returns:
         (B, H, T, E), and the state after the last key.
     """
     num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
-    chunks = in_chunks(chunk, num_queries, q, k, v, log_decay)
-    earlier = torch.ones(chunks[0].shape[3], chunks[0].shape[3], device=q.device).tril() > 0
-    outputs = []
-    for q_n, k_n, v_n, g_n in zip(*(heads.unbind(2) for heads in chunks), strict=True):
-        faded = g_n.cumsum(dim=2)  # (B, H, c, D or 1): since the chunk began
-        between = faded.unsqueeze(3) - faded.unsqueeze(2)  # (B, H, c, c, D or 1)
-        between = between.masked_fill(~earlier[..., None], float("-inf")).exp()
-        if between.shape[-1] == 1:
-            within = (q_n @ k_n.transpose(-2, -1)) * between.squeeze(-1)
-        else:
-            within = torch.einsum("bhid,bhjd,bhijd->bhij", q_n, k_n, between)
-        outputs.append((q_n * faded.exp()) @ state + within @ v_n)
-        rest = (faded[:, :, -1:] - faded).exp()  # from each token to the end of the chunk
-        state = faded[:, :, -1, :, None].exp() * state + (k_n * rest).transpose(-2, -1) @ v_n
-    return joined(outputs, length, num_queries), state
+    # Beyond the smallest number all is 0; sums of larger ones would only lose the digits of others.
+    log_decay = log_decay.clamp(min=math.log(torch.finfo(log_decay.dtype).tiny))
+    q, k, v, log_decay = in_chunks(chunk, num_queries, q, k, v, log_decay)
+    faded = log_decay.cumsum(dim=3)  # (B, H, n, chunk, D or 1): since the chunk began
+    end = faded[:, :, :, -1:]
+    fade = end.exp().transpose(-2, -1)
+    added = (k * (end - faded).exp()).transpose(-2, -1) @ v  # (B, H, n, D, E)
+    before = states_before(fade, added, state)
+    last = fade[:, :, -1] * before[:, :, -1] + added[:, :, -1]
+    within = _evenly_faded if faded.shape[-1] == 1 else _faded_by_feature
+    sums = within(q, k, v, faded) + (q * faded.exp()) @ before
+    return joined(sums, length, num_queries), last
+
+
+def _evenly_faded(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
+    """What queries read from earlier tokens of their own chunk, where all features fade alike:
+    `faded` (B, H, n, chunk, 1) -> (B, H, n, chunk, E).
+    """
+    later = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool, device=q.device).triu(1)
+    between = (faded - faded.transpose(-2, -1)).masked_fill(later, float("-inf")).exp()
+    return ((q @ k.transpose(-2, -1)) * between) @ v
+
+
+ONE_BY_ONE = 4
+"""Tokens whose products are written out, feature by feature, where each feature fades by itself."""
+
+
+def _faded_by_feature(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
+    """As `_evenly_faded`, where each feature fades at its own rate: `faded` (B, H, n, chunk, D).
+
+    The later half of a chunk reads the earlier half as a product of q exp(g_i - m) and k exp(m -
+    g_j), with m what had faded at the end of the earlier half: both exponents are at most 0. Each
+    half is cut in halves again, until few tokens are left.
+    """
+    size = min(ONE_BY_ONE, q.shape[3])
+    q, k, v, faded = (heads.unflatten(3, (-1, size)) for heads in (q, k, v, faded))
+    later = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
+    between = faded.unsqueeze(-2) - faded.unsqueeze(-3)  # (B, H, n, m, size, size, D)
+    between = between.masked_fill(later.unsqueeze(-1), float("-inf")).exp()
+    near = (q.unsqueeze(-2) * k.unsqueeze(-3) * between).sum(dim=-1)
+    sums = near @ v  # (B, H, n, m, size, E)
+    while sums.shape[3] > 1:
+        earlier, later_half = (
+            [heads[:, :, :, half::2] for heads in (q, k, v, faded)] for half in (0, 1)
+        )
+        middle = earlier[3][..., -1:, :]
+        asked = later_half[0] * (later_half[3] - middle).exp()
+        offered = earlier[1] * (middle - earlier[3]).exp()
+        read = (asked @ offered.transpose(-2, -1)) @ earlier[2]
+        sums = torch.cat((sums[:, :, :, 0::2], sums[:, :, :, 1::2] + read), dim=-2)
+        q, k, v, faded = (heads.unflatten(3, (-1, 2)).flatten(4, 5) for heads in (q, k, v, faded))
+    return sums.squeeze(3)

@@ -12,49 +12,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.base import HeadNorm
+from attnkit.attention.cache import State
 from attnkit.attention.recurrent import Recurrent, decayed_sums, real_keys
 from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
-"""Tokens that are computed at once while training."""
+"""Tokens between two states."""
 
 
 @ATTENTION.register("retention")
 class Retention(Recurrent):
-    """A state that fades at a rate of each head's own, read through a gate.
+    """A state that fades at a rate of each head's own, read through a gate."""
 
-    Args:
-        num_heads: number H of heads.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        bias: add a bias vector to the four projections.
-    """
-
-    roles = frozenset(("self",))
-    causal_only = True
     smooth = False
-    knows_order = True
     formula = "(q_h k_hᵀ / √D ⊙ g_h^(i-j)) v_h, normalised and gated,  g_h = 1 - 2^(-5-h)"
     paper = "Sun et al. 2023, arXiv:2307.08621, section 2"
 
-    def __init__(
-        self, dim: int, *, num_heads: int = 4, head_dim: int | None = None, bias: bool = False
-    ) -> None:
-        super().__init__(dim, num_heads=num_heads, head_dim=head_dim, bias=bias)
-        self.gate = nn.Linear(dim, num_heads * self.head_dim, bias=False)
+    def __init__(self, dim: int, **options) -> None:
+        super().__init__(dim, **options)
+        self.gate = nn.Linear(dim, self.num_heads * self.head_dim, bias=False)
         self.norm = HeadNorm(self.head_dim)
 
     def advance(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
+    ) -> tuple[Tensor, State]:
         """Sums that fade with the distance (B, H, T, D), and the state (B, H, D, D)."""
+        assert not isinstance(state, dict)
         head = torch.arange(self.num_heads, device=q.device, dtype=q.dtype).view(-1, 1, 1)
-        log_decay = torch.log1p(-torch.exp2(-5 - head)).expand(*k.shape[:3], 1)
+        log_decay = torch.log1p(-torch.exp2(-5 - head)).expand(1, -1, k.shape[2], 1)
         real = real_keys(mask, k)
         if real is not None:
             k, log_decay = k * real, log_decay * real
-        if state is None:
-            state = k.new_zeros(*k.shape[:2], self.head_dim, self.head_dim)
         return decayed_sums(q * self.scale, k, v, log_decay, state, CHUNK)
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
@@ -65,7 +54,3 @@ class Retention(Recurrent):
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
         """State update and read, 2 D^2 each, and D^2 for the decay, a token and head."""
         return 5 * num_tokens * self.num_heads * self.head_dim**2
-
-    def cache_elements(self, num_tokens: int) -> int:
-        """The state, whatever the length."""
-        return self.num_heads * self.head_dim**2
