@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from attnkit import run_directory
+from attnkit.attention.maps import attention_maps
+from attnkit.attention_page.text_maps import TextMaps
 from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.exported import SUFFIX, read_export, write_export
 from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.checkpoints.store import CheckpointStore
+from attnkit.data.errors import DataError
 from attnkit.data.symbols import Symbols
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.models.decoding import generate
@@ -24,21 +28,87 @@ from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe, load_recipe
 from attnkit.registry import SYNTHETIC
 from attnkit.run_directory import RunDirectoryError
+from attnkit.tensorboard.records import mechanisms_of, records_of
+from attnkit.tensorboard.scalars import Scalars, read_scalars
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """What a run left behind.
+class Trained:
+    """What every finished run gives, whatever its task.
 
     Attributes:
         recipe: the resolved recipe.
+        origin: the run's directory, or the `.safetensors` file that was made of it.
+    """
+
+    recipe: Recipe
+    origin: Path
+
+    @property
+    def title(self) -> str:
+        """Recipe, variant and seed, for titles."""
+        return f"{self.recipe.name} / {self.recipe.variant} / seed{self.recipe.seed}"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What `result.json` holds: the final metrics, costs, and what the task found.
+
+        Raises:
+            RunDirectoryError: if the run has not finished, or is an exported file.
+        """
+        try:
+            return json.loads((self.origin / run_directory.RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(
+                f"{self.origin} has no readable {run_directory.RESULT}; it holds one once the run "
+                "has finished"
+            ) from error
+
+    @property
+    def curves(self) -> dict[str, Scalars]:
+        """Tag -> `steps` (N,) and `values` (N,) of every scalar that was logged."""
+        return read_scalars(self.origin) if self.origin.is_dir() else {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.title}, task {self.recipe.task}, from {self.origin}>"
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedRun(Trained):
+    """What a language-modeling or synthetic run left behind.
+
+    Attributes:
         tokenizer: the run's own vocabulary.
         model: with the trained weights, in evaluation mode, on the CPU.
     """
 
-    recipe: Recipe
     tokenizer: Tokenizer | Symbols
     model: LanguageModel
+
+    def attention(self, text: str) -> TextMaps:
+        """The exact maps of every layer and head on a text.
+
+        Raises:
+            DataError: if the text has no token, or of a synthetic task an unknown one.
+            RunDirectoryError: if the model has no layers.
+        """
+        if not self.model.layers:
+            raise RunDirectoryError("this run has no layers, so it has no attention to show")
+        notes = []
+        if unknown := self.unknown_in(text):
+            notes.append(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}")
+        ids = self.tokenizer.encode(text).ids
+        if not ids:
+            raise DataError("--text is empty; give it at least one character")
+        longest = self.model.max_seq_len
+        if len(ids) > longest:
+            notes.append(f"{len(ids)} tokens; the model reads the first {longest}")
+            ids = ids[:longest]
+        tokens = torch.tensor([ids])
+        maps = attention_maps(self.model, (tokens, torch.zeros_like(tokens)))
+        words = [self.tokenizer.token_text(i) for i in ids]
+        records = records_of(maps, words, words, example="text")
+        return TextMaps(records, self.title, mechanisms_of(maps), notes)
 
     def unknown_in(self, prompt: str) -> list[str]:
         """What of a prompt the vocabulary lacks, each once; the model reads it as
@@ -186,7 +256,7 @@ def _loaded(directory: Path, weights: dict[str, Tensor], origin: Path) -> Traine
         tokenizer = load_tokenizer(directory)
     model = LanguageModel(tokenizer.vocab_size, **recipe.model)
     fill(model, weights, origin)
-    return TrainedRun(recipe, tokenizer, model.eval())
+    return TrainedRun(recipe, origin, tokenizer, model.eval())
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from attnkit import run_directory
 from attnkit.attention.maps import attention_maps
+from attnkit.attention_page.text_maps import TextMaps
 from attnkit.checkpoints.exported import SUFFIX
 from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.data.alignments import words
-from attnkit.data.pair_batch import IGNORED, pair_texts
+from attnkit.data.errors import DataError
+from attnkit.data.pair_batch import IGNORED, ROW_NOTE, pair_texts
 from attnkit.data.pair_batches import PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
@@ -24,11 +26,21 @@ from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.data.translation import load_vocabularies
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
-from attnkit.recipe import Recipe, load_recipe
+from attnkit.recipe import load_recipe
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks import cross_alignment as alignment
 from attnkit.tasks.translating import translate_ids
-from attnkit.trained_run import fill, model_weights, pack, read_weights, unpacked
+from attnkit.tensorboard.records import mechanisms_of, records_of
+from attnkit.trained_run import (
+    Trained,
+    TrainedRun,
+    fill,
+    load_run,
+    model_weights,
+    pack,
+    read_weights,
+    unpacked,
+)
 
 TOGETHER = 256
 """Lines that are translated at once, the longest beside each other; what follows waits for them."""
@@ -68,17 +80,15 @@ class Line:
     warnings: list[str]
 
 
-@dataclass(frozen=True)
-class Translator:
+@dataclass(frozen=True, repr=False)
+class Translator(Trained):
     """What a translation run left behind.
 
     Attributes:
-        recipe: the resolved recipe.
         tokenizers: of source and target.
         model: with the trained weights, in evaluation mode, on the CPU.
     """
 
-    recipe: Recipe
     tokenizers: tuple[Tokenizer, Tokenizer]
     model: EncoderDecoder
 
@@ -168,6 +178,36 @@ class Translator:
         weights = heads.mean(dim=0) if place.head == alignment.MEAN else heads[place.head]
         texts = pair_texts(batch, self.tokenizers)
         return weights.numpy(), texts.predicts, texts.source
+
+    def attention(self, text: str) -> TextMaps:
+        """The exact maps of encoder, decoder, and from one to the other.
+
+        Args:
+            text: a sentence, which the run translates; or `sentence ||| translation`.
+
+        Raises:
+            DataError: if a side is empty.
+        """
+        source, bar, target = (part.strip() for part in text.partition("|||"))
+        if not source or (bar and not target):
+            raise DataError("--text needs a sentence, or `sentence ||| translation`")
+        notes = []
+        if not bar:
+            (line,) = self.translate([source])
+            target = line.translations[0].text
+            notes = [*line.warnings, f"translated: {target}"]
+        batch = self.store([Pair(source, target)]).batch(np.array([0]))
+        texts = pair_texts(batch, self.tokenizers)
+        maps = attention_maps(self.model, batch)
+        records = records_of(
+            maps,
+            texts.predicts,
+            texts.source,
+            example="text",
+            note=ROW_NOTE,
+            site_tokens=texts.by_site,
+        )
+        return TextMaps(records, self.title, mechanisms_of(maps), notes)
 
     def place(self, layer: int | None = None, head: int | None = None) -> alignment.Place:
         """Where alignments are read: by default the mean of the heads of the last layer but one,
@@ -297,4 +337,19 @@ def _loaded(directory: Path, weights: dict[str, torch.Tensor], origin: Path) -> 
     sizes = [tokenizers[1].vocab_size, *([tokenizers[0].vocab_size] if separate else [])]
     model = EncoderDecoder(*sizes, **recipe.model)
     fill(model, weights, origin)
-    return Translator(recipe, tokenizers, model.eval())
+    return Translator(recipe, origin, tokenizers, model.eval())
+
+
+def load_any(directory: str | Path, *, best: bool = False) -> TrainedRun | Translator:
+    """Loads a finished run of any task; see `load_run` and `load_translator`.
+
+    Args:
+        directory: of the run, or a `.safetensors` file.
+        best: take the checkpoint with the lowest validation loss.
+    """
+    directory = Path(directory)
+    if directory.is_dir() and (
+        load_recipe(run_directory.recipe_of(directory)).task == "translation"
+    ):
+        return load_translator(directory, "best" if best else None)
+    return load_run(directory, best=best)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from attnkit.attention.base import Attention, Role, ScoreAttention
 from attnkit.masks import Mask, NoMask
+from attnkit.registry import ATTENTION
 
 TakenFrom = Literal["weights", "one-hot values", "Jacobian"]
 
@@ -39,6 +40,7 @@ class AttentionMap:
         rows: what a row is.
         taken_from: the mechanism's own weights; its answers to one-hot values; or, where it is not
             linear in its values, its Jacobian.
+        mechanism: its registered name.
     """
 
     name: str
@@ -47,6 +49,7 @@ class AttentionMap:
     role: Role
     rows: Literal["sum to 1", "unnormalised", "signed"]
     taken_from: TakenFrom = "weights"
+    mechanism: str = ""
 
 
 @torch.no_grad()
@@ -152,6 +155,7 @@ def attention_maps(model: nn.Module, batch: Any) -> list[AttentionMap]:
             role="self" if context is x else "cross",
             rows=module.map_rows if module.linear_in_values else "signed",
             taken_from=taken_from(module),
+            mechanism=ATTENTION.name_of(type(module)),
         )
 
     hooks = [module.register_forward_pre_hook(take, with_kwargs=True) for module in names]

@@ -14,8 +14,8 @@ for (const site of data.sites) {
 
 const site = () => data.sites[state.site];
 const layer = () => site().layers[state.layer];
-const shown = (token) => token.replaceAll(" ", "\u00b7").replaceAll("\n", "\u23ce")
-  .replaceAll("\t", "\u21e5").replace(/[\u0000-\u001f\u007f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+const shown = (token) => token.replaceAll(" ", "\u2423").replaceAll("\n", "\\n")
+  .replaceAll("\t", "\\t").replace(/[\u0000-\u001f\u007f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 const token = (text) => (text === "" ? "\u2205" : shown(text));
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -261,7 +261,8 @@ function key() {
     context.fillStyle = `#${ramp[Math.floor(x / 160 * ramp.length)]}`;
     context.fillRect(x, 0, 1, 10);
   }
-  const size = state.scale === "row" ? "the row's largest" : "the map's largest";
+  const size = state.scale === "row"
+    ? "the row's largest (an even row is all bright)" : "the map's largest";
   at("low").textContent = signed ? `minus ${size}` : "0";
   const masks = layer().a !== null && layer().a.includes(0);
   at("high").textContent = masks ? `${size}; flat grey: masked out` : size;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,11 +25,26 @@ def attention(
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A file: .html (a page), .png, .npz (numbers); may be repeated. "
-            "Default: attention.html.",
+            help="A file: .html (a page), .png, .svg, .pdf (a figure), .npz (numbers); may be "
+            "repeated. Default: attention.html.",
             show_default=False,
         ),
     ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="Of a figure: one layer, from 0. Default: all.", show_default=False),
+    ] = None,
+    head: Annotated[
+        int | None,
+        typer.Option(help="Of a figure: one head, from 0. Default: all.", show_default=False),
+    ] = None,
+    scale: Annotated[
+        Literal["row", "map", "one"],
+        typer.Option(
+            help="Of a figure: the brightest colour is the largest weight of the row, of the map, "
+            "or 1."
+        ),
+    ] = "row",
     best: Annotated[
         bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
     ] = False,
@@ -38,17 +53,25 @@ def attention(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a trained model's exact attention on a text: a page, a picture, or numbers."""
+    """Write a trained model's exact attention on a text: a page, a figure, or numbers."""
 
     def act() -> None:
         with quick_imports():
-            from attnkit.attention_page.export import export
+            from attnkit.attention_page.text_maps import SUFFIXES
+            from attnkit.data.cache import check_outs
+            from attnkit.data.errors import DataError
+            from attnkit.translator import load_any
 
         outs = out or [Path("attention.html")]
-        done = export(run, text, outs, best=best, overwrite=overwrite)
-        for note in done.notes:
+        check_outs(outs, SUFFIXES, overwrite=overwrite)
+        maps = load_any(run, best=best).attention(text)
+        for note in maps.notes:
             typer.echo(note, err=True)
-        for file in done.files:
+        try:
+            files = maps.save(*outs, layer=layer, head=head, scale=scale, overwrite=overwrite)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        for file in files:
             typer.echo(f"wrote {file}")
 
     guarded(act, debug)

@@ -60,7 +60,7 @@ def translate(
     attention: Annotated[
         Path | None,
         typer.Option(
-            "--attention", help="Draw the cross-attention of the one sentence (.png or .svg)."
+            "--attention", help="Draw the cross-attention of the one sentence (.png, .svg, .pdf)."
         ),
     ] = None,
     weights: WeightsOption = None,
@@ -80,8 +80,8 @@ def translate(
         if attention is not None:
             if file is not None or not sentences or len(sentences) != 1 or not sentences[0].strip():
                 _refuse("--attention draws one sentence; give exactly one as an argument")
-            if attention.suffix.lower() not in (".png", ".svg"):
-                _refuse(f"--attention {attention}: the name must end in .png or .svg")
+            if attention.suffix.lower() not in (".png", ".svg", ".pdf"):
+                _refuse(f"--attention {attention}: the name must end in .png, .svg or .pdf")
             if not attention.parent.is_dir():
                 _refuse(f"--attention {attention}: there is no folder {attention.parent}")
         if beam is not None and n_best > beam:
@@ -116,14 +116,19 @@ def translate(
 
 def _draw(translator: Any, line: Any, place: Any, path: Path) -> None:
     """Draws the cross-attention of a line and its best translation."""
-    from attnkit.tensorboard.token_map import draw_token_map
+    from attnkit.attention_page.figure import Panel, draw_file
+    from attnkit.tensorboard.attention_record import layer_map
 
     weights, queries, keys = translator.cross_map(
         line.source.strip(), line.translations[0].text, place
     )
-    title = f"cross-attention, {place}: what each target token was made from"
+    row = [Panel(layer_map(f"L{place.layer}", weights[None]), 0)]
+    subtitle = f"cross-attention, {place}: what each target token was made from"
     try:
-        draw_token_map(weights, queries, keys, title, path)
+        content = draw_file(
+            path.suffix, [row], queries, keys, title=translator.title, subtitle=subtitle
+        )
+        path.write_bytes(content)
     except (ValueError, OSError) as error:
         _refuse(str(error))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import textwrap
 import zlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,9 @@ MAX_MAP_PIXELS = 256
 
 SHEET_PIXELS = 1600
 """Sheets of many heads use smaller maps, to stay about this wide."""
+
+Scale = Literal["row", "map", "one"]
+"""What the brightest colour stands for: the row's largest weight, the map's largest, or 1."""
 
 _TEXT_ZOOM = 2
 _LINE = (font.GLYPH_HEIGHT + 1) * _TEXT_ZOOM
@@ -79,18 +82,26 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def colour(
-    weights: np.ndarray, allowed: np.ndarray | None = None, signed: bool = False
+    weights: np.ndarray,
+    allowed: np.ndarray | None = None,
+    signed: bool = False,
+    scale: Scale = "row",
 ) -> np.ndarray:
-    """Turns weights (..., Q, K) into palette indices; each row is scaled by its own largest size.
+    """Turns weights (..., Q, K) into palette indices.
 
     Args:
         weights: floats; without `signed`, what is below zero counts as zero.
         allowed: booleans that broadcast to the weights; the rest gets `palettes.MASKED`.
         signed: use the diverging scale, with zero in its middle.
+        scale: the weight that gets the brightest colour: the largest of its row, the largest of its
+            map, or 1.
     """
-    peaks = abs(weights).max(axis=-1, keepdims=True)
-    # A row of zeros has no largest weight; any divisor leaves it at zero.
-    shares = weights / np.where(peaks > 0, peaks, 1)
+    if scale == "one":
+        shares = np.clip(weights, -1, 1)
+    else:
+        peaks = abs(weights).max(axis=-1 if scale == "row" else (-2, -1), keepdims=True)
+        # Where all weights are zero there is no largest; any divisor leaves them at zero.
+        shares = weights / np.where(peaks > 0, peaks, 1)
     if signed:
         indices = np.rint(DIVERGING_ZERO + DIVERGING_REACH * shares).astype(np.uint8)
     else:
@@ -166,7 +177,8 @@ def _key(record: AttentionRecord) -> list[tuple[np.ndarray, str]]:
     norms = {layer.norm for layer in record.layers}
     key = []
     if norms != {"signed"}:
-        key.append((np.arange(SEQUENTIAL_LEVELS), "0 to the row's largest"))
+        words = "0 to the row's largest (an even row is all bright)"
+        key.append((np.arange(SEQUENTIAL_LEVELS), words))
     if "signed" in norms:
         reach = np.arange(-DIVERGING_REACH, DIVERGING_REACH)
         key.append((DIVERGING_ZERO + reach, "signed: below 0, above"))

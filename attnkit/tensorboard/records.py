@@ -43,6 +43,14 @@ def records_of(
     ]
 
 
+def mechanisms_of(maps: Iterable[AttentionMap]) -> dict[str, str]:
+    """Site -> the names of its mechanisms, each once."""
+    return {
+        site: ", ".join(dict.fromkeys(m.mechanism for m in of_site))
+        for site, of_site in _by_site(maps)
+    }
+
+
 def _record(
     site: str,
     maps: list[AttentionMap],

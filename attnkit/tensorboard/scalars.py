@@ -41,7 +41,7 @@ class Scalars:
     values: np.ndarray
 
 
-def read_scalars(directory: Path, tags: Collection[str]) -> dict[str, Scalars]:
+def read_scalars(directory: Path, tags: Collection[str] | None = None) -> dict[str, Scalars]:
     """Returns tag -> points, of those tags that the event files of a run hold.
 
     A step that was written twice counts as it was written last. A record that a killed process
@@ -49,7 +49,7 @@ def read_scalars(directory: Path, tags: Collection[str]) -> dict[str, Scalars]:
 
     Args:
         directory: the run.
-        tags: of at most `MAX_TAG_BYTES` each.
+        tags: of at most `MAX_TAG_BYTES` each; None: all.
 
     Raises:
         OSError: if a file cannot be read.
@@ -64,12 +64,16 @@ def read_scalars(directory: Path, tags: Collection[str]) -> dict[str, Scalars]:
     return {tag.decode(): _in_order(found) for tag, found in points.items()}
 
 
-def _scalar_of(tags: Collection[str]) -> re.Pattern[bytes]:
-    """Matches an event with a scalar of one of the tags: groups step, tag and value.
+def _scalar_of(tags: Collection[str] | None) -> re.Pattern[bytes]:
+    """Matches an event with a scalar of one of the tags, or of any: groups step, tag and value.
 
     The first byte of each field is its number and kind; a step of 0 is not written at all.
     """
-    names = b"|".join(re.escape(bytes([len(tag.encode())]) + tag.encode()) for tag in sorted(tags))
+    if tags is None:
+        names = rb"[\x01-\x7f][^\x00-\x1f]+?"
+    else:
+        encoded = [tag.encode() for tag in sorted(tags)]
+        names = b"|".join(re.escape(bytes([len(tag)]) + tag) for tag in encoded)
     pattern = (
         rb"\x09.{8}(?:\x10(" + _VARINT + rb"))?"  # wall_time, step
         rb"\x2a" + _VARINT + rb"\x0a" + _VARINT + rb"\x0a(" + names + rb")\x15(.{4})"

@@ -380,7 +380,10 @@ def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
             ["translate", result.directory, "a", "--layer", 3, "--alignments"],
             "layer must be from 0",
         ),
-        (["translate", result.directory, "a", "--attention", "x.jpg"], "must end in .png or .svg"),
+        (
+            ["translate", result.directory, "a", "--attention", "x.jpg"],
+            "must end in .png, .svg or .pdf",
+        ),
         (["translate", result.directory, " ", "--attention", "x.png"], "exactly one as an argum"),
         (["translate", result.directory, "a", "--attention", "nowhere/x.png"], "no folder nowhere"),
         (["evaluate", result.directory, "--data", "nowhere"], "there is no split `nowhere`"),

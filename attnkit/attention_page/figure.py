@@ -1,0 +1,262 @@
+"""Attention maps as a figure for a document: tokens along the axes, a title, a key to the colours.
+
+TensorBoard's own pictures are drawn by `tensorboard/images.py`, which is fast enough for training.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnkit.attention_page.canvases import (
+    SPACE,
+    Canvas,
+    FigureError,
+    MatplotlibCanvas,
+    PngCanvas,
+    SvgCanvas,
+)
+from attnkit.tensorboard.attention_record import AttentionRecord, LayerMap
+from attnkit.tensorboard.images import Scale, colour
+from attnkit.tensorboard.palettes import (
+    DIVERGING_REACH,
+    DIVERGING_ZERO,
+    MASKED,
+    PALETTE,
+    SEQUENTIAL_LEVELS,
+)
+
+CANVASES: dict[str, type[Canvas]] = {
+    ".png": PngCanvas,
+    ".svg": SvgCanvas,
+    ".pdf": MatplotlibCanvas,
+}
+
+MARGIN, GAP = 16, 14
+TITLE, WORDS = 15, 11
+"""Sizes of letters, in points."""
+
+MIN_CELL_WITH_TOKENS = 5.5
+"""Smaller cells have no room for a token beside each."""
+
+PANEL, ALONE = 150, 560
+"""Points that one of many maps, or a single one, takes at most, unless its cells get too small."""
+
+NORMS = {
+    "rows": "each row sums to 1",
+    "unnormalised": "rows need not sum to 1",
+    "signed": "weights of either sign",
+}
+
+_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map of a figure: the layer's, and which head (None: their mean)."""
+
+    layer: LayerMap
+    head: int | None
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(Q, K)"""
+        return self.layer.weights.mean(0) if self.head is None else self.layer.weights[self.head]
+
+    @property
+    def allowed(self) -> np.ndarray | None:
+        """(Q, K) booleans, or None: everywhere."""
+        allowed = self.layer.allowed
+        if allowed is None or allowed.ndim == 2:
+            return allowed
+        return allowed.any(axis=0) if self.head is None else allowed[self.head]
+
+    @property
+    def name(self) -> str:
+        """What stands above it."""
+        head = "mean of heads" if self.head is None else f"head {self.head}"
+        return f"layer {self.layer.name.removeprefix('L')}, {head}"
+
+
+def visible(token: str) -> str:
+    """A token as a person can read it: a space as `␣`, other invisible letters escaped."""
+    shown = "".join(_visible_letter(letter) for letter in token)
+    return shown or "[]"
+
+
+def _visible_letter(letter: str) -> str:
+    if letter == " ":
+        return SPACE
+    if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"):
+        return _ESCAPES.get(letter, f"\\u{ord(letter):04x}")
+    return letter
+
+
+def panels_of(
+    record: AttentionRecord, layer: int | None = None, head: int | None = None
+) -> list[list[Panel]]:
+    """The maps of a figure, in rows: a row a layer, a column a head.
+
+    Args:
+        record: the maps of one site.
+        layer: which layer; None: all.
+        head: which head; None: all.
+
+    Raises:
+        ValueError: if there is no such layer or head.
+    """
+    layers = list(record.layers)
+    if layer is not None:
+        if not 0 <= layer < len(layers):
+            raise ValueError(f"layer must be from 0 to {len(layers) - 1}, got {layer}")
+        layers = [layers[layer]]
+    rows = []
+    for one in layers:
+        count = len(one.weights)
+        if head is not None and not 0 <= head < count:
+            raise ValueError(f"head must be from 0 to {count - 1}, got {head}")
+        rows.append([Panel(one, h) for h in (range(count) if head is None else [head])])
+    return rows
+
+
+def draw(
+    rows: Sequence[Sequence[Panel]],
+    query_tokens: Sequence[str],
+    key_tokens: Sequence[str],
+    *,
+    title: str,
+    subtitle: str = "",
+    scale: Scale = "row",
+    canvas: type[Canvas] = PngCanvas,
+) -> Canvas:
+    """Draws maps of the same tokens: queries down, keys across.
+
+    Args:
+        rows: rows of maps, from `panels_of`.
+        query_tokens: Q texts.
+        key_tokens: K texts.
+        title: stands above in larger letters.
+        subtitle: below it: the run, the mechanism, the site.
+        scale: what the brightest colour means, see `images.colour`.
+        canvas: what is drawn on.
+
+    Raises:
+        FontError: if no font of this machine has all letters.
+        FigureError: if the canvas needs a package that is not installed.
+    """
+    queries, keys = [visible(t) for t in query_tokens], [visible(t) for t in key_tokens]
+    columns = max(len(row) for row in rows)
+    single = columns == len(rows) == 1
+    longest = max(len(queries), len(keys))
+    cell = min(28.0, max((ALONE if single else PANEL) / longest, 2.0))
+    letters = min(WORDS + 2.0, 0.85 * cell) if cell >= MIN_CELL_WITH_TOKENS else 0.0
+    left = MARGIN + letters * max(map(_width, queries)) + (6 if letters else 0)
+    above = letters * max(map(_width, keys)) + (6 if letters else 0)
+    wide, tall = cell * len(keys), cell * len(queries)
+    caption = _caption(rows, scale, bool(letters))
+    width = max(left + columns * (wide + GAP), 460) + MARGIN
+    lines = [*_wrapped(subtitle, width, WORDS), *_wrapped(caption, width, WORDS)]
+    head = MARGIN + 1.6 * TITLE * len(_wrapped(title, width, TITLE))
+    head += 1.5 * WORDS * len(lines) + 2.2 * WORDS
+    down = above + 1.8 * WORDS + tall + GAP
+    words = "".join((title, *lines, *queries, *keys, "0123456789 layerheadmnofks"))
+    sheet = canvas(width, head + len(rows) * down + MARGIN, words)
+
+    y = MARGIN + 0.6 * TITLE
+    for line in _wrapped(title, width, TITLE):
+        sheet.text(MARGIN, y, line, TITLE)
+        y += 1.6 * TITLE
+    for line in lines:
+        sheet.text(MARGIN, y, line, WORDS)
+        y += 1.5 * WORDS
+    _key(sheet, rows, y, scale)
+    for i, row in enumerate(rows):
+        top = head + i * down
+        for j, panel in enumerate(row):
+            x = left + j * (wide + GAP)
+            if not single:
+                sheet.text(x, top + 0.7 * WORDS, panel.name, 0.9 * WORDS)
+            y = top + 1.8 * WORDS + above
+            signed = panel.layer.norm == "signed"
+            indices = colour(panel.weights, panel.allowed, signed, scale)
+            sheet.cells(x, y, PALETTE[indices], (cell, cell))
+            if not letters:
+                continue
+            for k, token in enumerate(keys):
+                sheet.text(x + (k + 0.5) * cell, y - 4, token, letters, up=True)
+            if j == 0:
+                for q, token in enumerate(queries):
+                    sheet.text(x - 5, y + (q + 0.5) * cell, token, letters, "right")
+    return sheet
+
+
+def draw_file(suffix: str, *args, **options) -> bytes:
+    """`draw`, as the bytes of a file that ends in `.png`, `.svg` or `.pdf`."""
+    return draw(*args, **options, canvas=CANVASES[suffix.lower()]).content()
+
+
+def _caption(rows: Sequence[Sequence[Panel]], scale: Scale, with_tokens: bool) -> str:
+    norms = [n for n in NORMS if any(panel.layer.norm == n for row in rows for panel in row)]
+    words = f"Rows are queries, columns are keys; {'; '.join(NORMS[n] for n in norms)}."
+    if scale == "row":
+        words += " Each row is coloured by its own largest weight, so an even row is bright."
+    elif scale == "map":
+        words += " Each map is coloured by its own largest weight."
+    if not with_tokens:
+        words += " Tokens are left out at this size; choose one layer and one head to see them."
+    return words
+
+
+def _key(sheet: Canvas, rows: Sequence[Sequence[Panel]], y: float, scale: Scale) -> None:
+    """The bars of colours, with what their ends mean."""
+    panels = [panel for row in rows for panel in row]
+    largest = {"row": "the row's largest", "map": "the map's largest", "one": "1"}[scale]
+    x = float(MARGIN)
+
+    def words(text: str) -> None:
+        nonlocal x
+        sheet.text(x, y, text, 0.9 * WORDS)
+        x += 0.9 * WORDS * _width(text) + 8
+
+    def bar(indices: np.ndarray, wide: float) -> None:
+        nonlocal x
+        sheet.cells(x, y - 4.5, PALETTE[indices[None]], (wide / len(indices), 9))
+        x += wide + 6
+
+    if any(panel.layer.norm != "signed" for panel in panels):
+        words("0")
+        bar(np.arange(SEQUENTIAL_LEVELS), 100)
+        words(largest)
+    if any(panel.layer.norm == "signed" for panel in panels):
+        words(f"minus {largest}")
+        bar(DIVERGING_ZERO + np.arange(-DIVERGING_REACH, DIVERGING_REACH + 1), 100)
+        words(largest)
+    if any(panel.allowed is not None and not panel.allowed.all() for panel in panels):
+        bar(np.array([MASKED]), 14)
+        words("masked")
+
+
+def _width(words: str) -> float:
+    """About how wide words are, as a multiple of the size of their letters. Nobody knows the font
+    of an SVG; wide letters (Hangul) take the size of the font.
+    """
+    return sum(1.0 if ord(letter) > 0x1100 else 0.62 for letter in words)
+
+
+def _wrapped(words: str, width: float, size: float) -> list[str]:
+    """Words as lines that fit a sheet."""
+    lines: list[str] = []
+    for word in re.split(r"\s+", words.strip()) if words.strip() else []:
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and size * _width(longer) <= width - 2 * MARGIN:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+__all__ = ["CANVASES", "FigureError", "Panel", "draw", "draw_file", "panels_of", "visible"]

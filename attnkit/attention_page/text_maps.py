@@ -1,0 +1,204 @@
+"""The maps of a trained model on a text, as `run.attention("...")` gives them."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attnkit.attention_page.canvases import Canvas, MatplotlibCanvas
+from attnkit.attention_page.figure import CANVASES, draw, panels_of
+from attnkit.attention_page.page import page
+from attnkit.data.cache import atomic_write, check_outs
+from attnkit.tensorboard.attention_record import AttentionRecord
+from attnkit.tensorboard.images import Scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".html", ".png", ".svg", ".pdf", ".npz")
+
+NOTEBOOK_HEIGHT = 820
+"""Pixels of the page inside a notebook."""
+
+
+@dataclass(frozen=True, repr=False)
+class TextMaps:
+    """Exact attention maps of every layer and head, with their tokens.
+
+    A *site* is a place in the model: `self` in a language model; `encoder.self`, `decoder.self` and
+    `decoder.cross` in a translation model. Notebooks show the object as the page that
+    `attnkit attention` writes.
+
+    Attributes:
+        records: one for each site.
+        title: of the page and of figures.
+        mechanisms: site -> names of its mechanisms.
+        notes: what a reader should know, such as that the text was cut.
+    """
+
+    records: Sequence[AttentionRecord]
+    title: str
+    mechanisms: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites."""
+        return [record.site for record in self.records]
+
+    def __getitem__(self, site: str) -> AttentionRecord:
+        """The maps of a site: `query_tokens`, `key_tokens`, and `layers` with `weights` (H, Q, K).
+
+        Raises:
+            KeyError: if there is no such site; names those there are.
+        """
+        for record in self.records:
+            if record.site == site:
+                return record
+        raise KeyError(f"no site {site!r}; this model has {', '.join(self.sites)}")
+
+    def weights(self, layer: int, head: int, site: str | None = None) -> np.ndarray:
+        """One map (Q, K).
+
+        Args:
+            layer: from 0.
+            head: from 0.
+            site: which attention; None: the last, which is the cross-attention of a translation.
+
+        Raises:
+            KeyError: if there is no such site.
+            ValueError: if there is no such layer or head.
+        """
+        return panels_of(self._record(site), layer, head)[0][0].weights
+
+    def plot(
+        self,
+        layer: int | None = None,
+        head: int | None = None,
+        *,
+        site: str | None = None,
+        scale: Scale = "row",
+    ) -> Figure:
+        """A matplotlib figure of the maps of a site.
+
+        Args:
+            layer: which layer; None: all.
+            head: which head; None: all.
+            site: which attention; None: the last.
+            scale: what the brightest colour means: the largest weight of the `row`, of the `map`,
+                or `one`.
+
+        Raises:
+            FigureError: if matplotlib is not installed.
+        """
+        sheet = self._draw(self._record(site), layer, head, scale, MatplotlibCanvas)
+        assert isinstance(sheet, MatplotlibCanvas)
+        return sheet.figure
+
+    def save(
+        self,
+        *paths: str | Path,
+        layer: int | None = None,
+        head: int | None = None,
+        scale: Scale = "row",
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Writes files; the end of a name says what: `.html` a page for a browser, `.png`, `.svg`
+        or `.pdf` a figure, `.npz` numbers. A figure of several sites is one file for each, with
+        the site in its name.
+
+        Args:
+            paths: where to.
+            layer: which layer figures show; None: all.
+            head: which head figures show; None: all.
+            scale: of figures, see `plot`.
+            overwrite: replace files that are there.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            DataError: if a file's kind is unknown, it is there already, or its folder is not.
+            FigureError: if a `.pdf` is asked for without matplotlib.
+            FontError: if no font has the letters of a `.png` or `.pdf`.
+        """
+        outs = [Path(path) for path in paths]
+        check_outs(outs, SUFFIXES, overwrite=overwrite)
+        contents: dict[Path, bytes] = {}
+        for out in outs:
+            if out.suffix == ".html":
+                contents[out] = page(self.records, self.title).encode()
+            elif out.suffix == ".npz":
+                contents[out] = self._numbers()
+            else:
+                several = len(self.records) > 1
+                for record in self.records:
+                    file = out.with_stem(f"{out.stem}-{record.site}") if several else out
+                    sheet = self._draw(record, layer, head, scale, CANVASES[out.suffix])
+                    contents[file] = sheet.content()
+        check_outs(list(contents), SUFFIXES, overwrite=overwrite)  # sites gave names of their own
+        for file, content in contents.items():
+            with atomic_write(file) as opened:
+                opened.write(content)
+        return list(contents)
+
+    def _record(self, site: str | None) -> AttentionRecord:
+        return self.records[-1] if site is None else self[site]
+
+    def _draw(
+        self,
+        record: AttentionRecord,
+        layer: int | None,
+        head: int | None,
+        scale: Scale,
+        canvas: type[Canvas],
+    ) -> Canvas:
+        rows = panels_of(record, layer, head)
+        parts = [self.mechanisms.get(record.site, ""), f"{record.kind}-attention ({record.site})"]
+        if sum(map(len, rows)) == 1:
+            parts.append(rows[0][0].name)
+        subtitle = ", ".join(part for part in parts if part)
+        return draw(
+            rows,
+            record.query_tokens,
+            record.key_tokens,
+            title=self.title,
+            subtitle=f"{subtitle}. {record.note}",
+            scale=scale,
+            canvas=canvas,
+        )
+
+    def _numbers(self) -> bytes:
+        arrays = {}
+        for record in self.records:
+            arrays[f"{record.site}/query_tokens"] = np.array(record.query_tokens)
+            arrays[f"{record.site}/key_tokens"] = np.array(record.key_tokens)
+            for layer in record.layers:
+                arrays[f"{record.site}/{layer.name}"] = layer.weights
+                if layer.allowed is not None:
+                    arrays[f"{record.site}/{layer.name}/allowed"] = layer.allowed
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        return content.getvalue()
+
+    def __repr__(self) -> str:
+        sites = (
+            f"{r.site}: {len(r.layers)} layers of {len(r.layers[0].weights)} heads, "
+            f"{len(r.query_tokens)} x {len(r.key_tokens)} tokens"
+            for r in self.records
+        )
+        return f"<TextMaps of {self.title}; {'; '.join(sites)}>"
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, for Jupyter, Colab and marimo."""
+        content = html.escape(page(self.records, self.title))
+        return (
+            f'<iframe srcdoc="{content}" sandbox="allow-scripts" title="{html.escape(self.title)}" '
+            f'style="width: 100%; height: {NOTEBOOK_HEIGHT}px; border: 0"></iframe>'
+        )
