@@ -256,7 +256,12 @@ def _loaded(directory: Path, weights: dict[str, Tensor], origin: Path) -> Traine
         tokenizer = load_tokenizer(directory)
     model = LanguageModel(tokenizer.vocab_size, **recipe.model)
     fill(model, weights, origin)
-    return TrainedRun(recipe, origin, tokenizer, model.eval())
+    return TrainedRun(recipe, home_of(directory, origin), tokenizer, model.eval())
+
+
+def home_of(directory: Path, origin: Path) -> Path:
+    """What a person named: the exported file that weights came from, or the run's directory."""
+    return origin if origin.suffix == SUFFIX else directory
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:

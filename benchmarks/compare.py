@@ -49,7 +49,7 @@ def make_runs(root: Path) -> int:
     from attnkit.recipe import load_recipe
     from attnkit.tensorboard.logger import RunLogger
 
-    recipe_file = Path(__file__).parents[1] / "recipes/language_modeling/quickstart.yaml"
+    recipe_file = Path(__file__).parents[1] / "recipes/language_modeling/characters.yaml"
     draw = random.Random(0)
     size = 0
     for seed in range(SEEDS):

@@ -59,7 +59,7 @@ def train(count: int) -> list[float]:
     """Final validation losses of `count` seeds."""
     from attnkit import load_recipe, run
 
-    recipe = Path(__file__).parents[1] / "recipes/language_modeling/quickstart.yaml"
+    recipe = Path(__file__).parents[1] / "recipes/language_modeling/characters.yaml"
     with tempfile.TemporaryDirectory() as folder:
         return [
             run(load_recipe(recipe, [*OVERRIDES, f"seed={seed}", f"runs_dir={folder}"])).metrics[

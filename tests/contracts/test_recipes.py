@@ -34,6 +34,7 @@ def test_there_are_recipes():
     names = {path.stem for path in RECIPES}
     assert names >= {
         "quickstart",
+        "characters",
         "shakespeare_char",
         "shakespeare_speedrun",
         "shakespeare_char_gpu",
@@ -170,9 +171,9 @@ def test_the_speedrun_is_of_the_baselines_size():
     assert fast.model["attention"].options["num_heads"] == 4
 
 
-def test_unmasked_differs_from_the_quickstart_in_its_mask_alone():
-    unmasked, quickstart = shipped("unmasked").to_dict(), shipped("quickstart").to_dict()
+def test_unmasked_differs_from_characters_in_its_mask_alone():
+    unmasked, masked = shipped("unmasked").to_dict(), shipped("characters").to_dict()
     assert unmasked["model"].pop("mask") == {"name": "none"}
-    assert quickstart["model"].pop("mask") == {"name": "causal"}
-    assert unmasked.pop("name") != quickstart.pop("name")
-    assert unmasked == quickstart
+    assert masked["model"].pop("mask") == {"name": "causal"}
+    assert unmasked.pop("name") != masked.pop("name")
+    assert unmasked == masked
