@@ -35,6 +35,7 @@ from attnkit.trained_run import (
     Trained,
     TrainedRun,
     fill,
+    home_of,
     load_run,
     model_weights,
     pack,
@@ -337,7 +338,7 @@ def _loaded(directory: Path, weights: dict[str, torch.Tensor], origin: Path) -> 
     sizes = [tokenizers[1].vocab_size, *([tokenizers[0].vocab_size] if separate else [])]
     model = EncoderDecoder(*sizes, **recipe.model)
     fill(model, weights, origin)
-    return Translator(recipe, origin, tokenizers, model.eval())
+    return Translator(recipe, home_of(directory, origin), tokenizers, model.eval())
 
 
 def load_any(directory: str | Path, *, best: bool = False) -> TrainedRun | Translator:

@@ -154,7 +154,7 @@ def _header(record: AttentionRecord, step: int | None, shrink: int, width: int) 
     title = f"{record.site}, {record.example}" + ("" if step is None else f", step {step}")
     reading = (
         f"A row a layer, a column a head; {len(record.query_tokens)} queries down, "
-        f"{len(record.key_tokens)} keys across."
+        f"{len(record.key_tokens)} keys across. An even row is all bright."
     )
     if any(layer.norm == "unnormalised" for layer in record.layers):
         reading += " Rows need not sum to 1."
@@ -177,8 +177,7 @@ def _key(record: AttentionRecord) -> list[tuple[np.ndarray, str]]:
     norms = {layer.norm for layer in record.layers}
     key = []
     if norms != {"signed"}:
-        words = "0 to the row's largest (an even row is all bright)"
-        key.append((np.arange(SEQUENTIAL_LEVELS), words))
+        key.append((np.arange(SEQUENTIAL_LEVELS), "0 to the row's largest"))
     if "signed" in norms:
         reach = np.arange(-DIVERGING_REACH, DIVERGING_REACH)
         key.append((DIVERGING_ZERO + reach, "signed: below 0, above"))

@@ -285,7 +285,9 @@ def test_the_picture_of_a_sentence(result, tmp_path):
     picture = Image.open(tmp_path / "map.png")
     assert picture.size[1] > 4 * 28
     assert len(set(picture.convert("RGB").get_flattened_data())) > 6
-    assert (tmp_path / "map.svg").read_text().count("<rect") == 1 + 4 * 4
+    svg = (tmp_path / "map.svg").read_text()
+    assert [svg.count(f">{word}</text>") for word in "abc"] == [2, 2, 2]
+    assert "backwards / base / seed0" in svg
 
 
 def test_the_attention_of_a_sentence_and_its_translation(result, tmp_path):
