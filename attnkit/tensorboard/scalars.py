@@ -94,7 +94,8 @@ def _collect(
             return
         if found := match(content, start, end):
             step, tag, value = found.groups()
-            points.setdefault(tag[1:], {})[_whole_number(step) if step else 0] = value
+            if tag[0] == len(tag) - 1:  # else these are letters of another field
+                points.setdefault(tag[1:], {})[_whole_number(step) if step else 0] = value
         start = end + _TAIL + _HEAD.size
 
 

@@ -38,7 +38,9 @@ def test_it_agrees_with_tensorboards_own_reader(real_run):
     events = EventAccumulator(str(real_run.directory), size_guidance={"scalars": 0}).Reload()
     tags = events.Tags()["scalars"]
     assert len(tags) > 5
-    found = read_scalars(real_run.directory, tags)
+    found = read_scalars(real_run.directory)
+    assert sorted(found) == sorted(tags)
+    assert read_scalars(real_run.directory, tags[:2]).keys() == set(tags[:2])
     for tag in tags:
         points = events.Scalars(tag)
         assert found[tag].steps.tolist() == [point.step for point in points]
