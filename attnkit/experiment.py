@@ -29,9 +29,9 @@ from attnkit.callbacks.stops import Stops
 from attnkit.checkpoints.lightning_io import StoredCheckpoints
 from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
+from attnkit.cpu.training import KeptMemory
 from attnkit.endings import plain_endings
 from attnkit.hardware import HardwareError, device_name, fast_dtype, peak_memory_bytes
-from attnkit.light_loop import NoProfiler, long_lived_memory
 from attnkit.models.accounting import costs
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.resume import (
@@ -140,8 +140,7 @@ def run(
                 data.save_vocabulary(directory)
                 if start.checkpoint is None:
                     introduce(logger, recipe, task, probes)
-            with long_lived_memory():
-                trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
+            trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
             stops.raise_if_signalled()
             task.begin_final(directory)
             trainer.validate(task, verbose=False)
@@ -242,7 +241,7 @@ def build_trainer(
     stops: Stops,
     store: CheckpointStore,
 ) -> L.Trainer:
-    """Lightning's loop, with nothing in it that slows a step.
+    """Lightning's loop, with what listens to it.
 
     Raises:
         HardwareError: if this machine lacks the accelerator, the devices or the strategy.
@@ -255,7 +254,13 @@ def build_trainer(
     saving = recipe.checkpoint
     periods = [every for every in (saving.every_n_steps, saving.keep_every) if every]
     checkpoints = Checkpoints(io, periods, validate_every=validate_every)
-    callbacks: list[L.Callback] = [curves, TrainingProgress(curves, label), stops, checkpoints]
+    callbacks: list[L.Callback] = [
+        KeptMemory(),
+        curves,
+        TrainingProgress(curves, label),
+        stops,
+        checkpoints,
+    ]
     if recipe.logging.attention_maps:
         callbacks += [
             AttentionMaps(
@@ -288,7 +293,6 @@ def build_trainer(
             logger=logger,
             callbacks=callbacks,
             enable_progress_bar=False,
-            profiler=NoProfiler(),
             enable_model_summary=False,
             use_distributed_sampler=False,
             # Lightning's own requeueing on SLURM would save and resume beside us.

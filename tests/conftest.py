@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from attnkit.garbage import freeze
+from attnkit.cpu.process import available_cores
 
 MOST_PROCESSES = 4
 """Each imports torch and Lightning, which takes seconds and most of a gigabyte."""
@@ -29,8 +29,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's backgro
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes for `-n auto`: the whole suite takes a core each; a few files are faster in one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if config.args != config.getini("testpaths") or not cores or cores == 1:
+    cores = available_cores()
+    if config.args != config.getini("testpaths") or cores == 1:
         return 0
     # Each begins with a part of the files, whose fixtures it then makes alone, and helps out later.
     config.option.dist = "worksteal"
@@ -42,7 +42,7 @@ def pytest_collection_finish() -> None:
     through these million objects.
     """
     gc.enable()
-    freeze()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

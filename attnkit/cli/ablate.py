@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnkit.cli.app import FAILED, INTERRUPTED, Debug, Overrides, RecipeArgument, app, guarded
-from attnkit.garbage import quick_imports
 
 if TYPE_CHECKING:
     from attnkit.recipe import Recipe
@@ -64,9 +63,8 @@ def ablate(
     codes = [0]
 
     def act() -> None:
-        with quick_imports():
-            from attnkit.ablation.conduct import preview
-            from attnkit.ablation.plan import load_study
+        from attnkit.ablation.conduct import preview
+        from attnkit.ablation.plan import load_study
 
         study = load_study(recipe, [*(overrides or []), *given])
         if dry_run:
@@ -85,12 +83,11 @@ def run_study(study: Recipe) -> int:
     Returns:
         The exit code.
     """
-    with quick_imports():
-        from attnkit.ablation.compare import compare_runs
-        from attnkit.ablation.conduct import conduct
-        from attnkit.ablation.launch import StudyStopped
-        from attnkit.ablation.terminal import show_comparison
-        from attnkit.run_directory import RunDirectoryError
+    from attnkit.ablation.compare import compare_runs
+    from attnkit.ablation.conduct import conduct
+    from attnkit.ablation.launch import StudyStopped
+    from attnkit.ablation.terminal import show_comparison
+    from attnkit.run_directory import RunDirectoryError
 
     try:
         directory, failures = conduct(study)

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, app, guarded
-from attnkit.garbage import quick_imports
 
 
 @app.command()
@@ -56,11 +55,10 @@ def attention(
     """Write a trained model's exact attention on a text: a page, a figure, or numbers."""
 
     def act() -> None:
-        with quick_imports():
-            from attnkit.attention_page.text_maps import SUFFIXES
-            from attnkit.data.cache import check_outs
-            from attnkit.data.errors import DataError
-            from attnkit.translator import load_any
+        from attnkit.attention_page.text_maps import SUFFIXES
+        from attnkit.data.cache import check_outs
+        from attnkit.data.errors import DataError
+        from attnkit.translator import load_any
 
         outs = out or [Path("attention.html")]
         check_outs(outs, SUFFIXES, overwrite=overwrite)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from attnkit.cli.app import FAILED, Debug, app, guarded
-from attnkit.garbage import quick_imports
 
 if TYPE_CHECKING:
     from attnkit.checks.card import Card
@@ -49,15 +48,14 @@ def check(
     cards: list[Card] = []
 
     def act() -> None:
-        with quick_imports():
-            import torch
-            import yaml
+        import torch
+        import yaml
 
-            from attnkit.checks.card import check as ask
-            from attnkit.checks.seats import ROLES
-            from attnkit.checks.subjects import masks_of, mechanisms_of, refuse_unseated
-            from attnkit.checks.terminal import CardPrinter, show_matrix
-            from attnkit.registry import ATTENTION, RegistryError
+        from attnkit.checks.card import check as ask
+        from attnkit.checks.seats import ROLES
+        from attnkit.checks.subjects import masks_of, mechanisms_of, refuse_unseated
+        from attnkit.checks.terminal import CardPrinter, show_matrix
+        from attnkit.registry import ATTENTION, RegistryError
 
         if everything == bool(what):
             raise RegistryError("name a mechanism, a plugin file or a module; or give --all")

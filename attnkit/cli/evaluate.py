@@ -10,7 +10,6 @@ import typer
 
 from attnkit.cli.app import Debug, RunArgument, app, guarded
 from attnkit.cli.translate import WeightsOption
-from attnkit.garbage import quick_imports
 
 
 class Form(StrEnum):
@@ -63,10 +62,9 @@ def evaluate(
     """Score a translation run on any data: BLEU, chrF, loss, and alignments where gold is given."""
 
     def act() -> None:
-        with quick_imports():
-            from attnkit import evaluation
-            from attnkit.tasks.translation_scores import moses_tokenizer
-            from attnkit.translator import load_translator
+        from attnkit import evaluation
+        from attnkit.tasks.translation_scores import moses_tokenizer
+        from attnkit.translator import load_translator
 
         # What cannot be is told before anything is translated.
         tokenize = None if moses is None else moses_tokenizer(moses)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, app, guarded
-from attnkit.garbage import quick_imports
 
 
 @app.command()
@@ -32,9 +31,8 @@ def export(
     """
 
     def act() -> None:
-        with quick_imports():
-            from attnkit.recipe import load_recipe
-            from attnkit.run_directory import recipe_of
+        from attnkit.recipe import load_recipe
+        from attnkit.run_directory import recipe_of
 
         if load_recipe(recipe_of(run)).task == "translation":
             from attnkit.translator import export_translator as export_it

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, app, guarded
-from attnkit.garbage import quick_imports
 
 
 def not_empty(value: str) -> str:
@@ -49,8 +48,7 @@ def generate(
     """Let a trained language model go on from a prompt."""
 
     def act() -> None:
-        with quick_imports():
-            from attnkit.trained_run import load_run
+        from attnkit.trained_run import load_run
 
         trained = load_run(run, best=best)
         trained.check_speaks()

@@ -22,8 +22,10 @@ from attnkit.cli import dashboard  # noqa: F401
 
 # isort: on
 from attnkit.cli.app import app
+from attnkit.cpu import process
 
 
 def main() -> None:
     """Entry point of the console script."""
+    process.prepare()
     app()

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, app, guarded
-from attnkit.garbage import quick_imports
 
 
 def _names(incomplete: str) -> list[str]:
@@ -39,9 +38,8 @@ def recipes(
     """
 
     def act() -> None:
-        with quick_imports():
-            from attnkit import description
-            from attnkit.recipe import shipped
+        from attnkit import description
+        from attnkit.recipe import shipped
 
         if to is not None:
             for file in shipped.copy_recipes(name, to):

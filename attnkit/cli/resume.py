@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from attnkit.cli.app import Debug, Overrides, RunArgument, app, guarded
 from attnkit.cli.run import AllowChanges, train
-from attnkit.garbage import quick_imports
 
 
 @app.command()
@@ -22,9 +21,8 @@ def resume(
     def act() -> None:
         from dataclasses import replace
 
-        with quick_imports():
-            from attnkit.recipe import load_recipe
-            from attnkit.run_directory import recipe_of
+        from attnkit.recipe import load_recipe
+        from attnkit.run_directory import recipe_of
 
         path = recipe_of(run)
         before = load_recipe(path)

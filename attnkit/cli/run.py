@@ -9,7 +9,6 @@ import typer
 from typer.core import TyperCommand
 
 from attnkit.cli.app import Debug, Overrides, RecipeArgument, app, guarded
-from attnkit.garbage import quick_imports
 
 if TYPE_CHECKING:
     from attnkit.recipe import Recipe
@@ -73,8 +72,7 @@ def run(
         raise typer.BadParameter("--overwrite and --resume exclude each other")
 
     def act() -> None:
-        with quick_imports():
-            from attnkit.recipe import load_recipe
+        from attnkit.recipe import load_recipe
 
         resolved = load_recipe(recipe, overrides or [])
         if dry_run:
@@ -94,9 +92,8 @@ def run(
 
 def train(recipe: Recipe, **options: Any) -> None:
     """Trains, and shows what became of it; `options` are those of `experiment.run`."""
-    with quick_imports():
-        from attnkit import experiment, report
-        from attnkit.run_directory import FinishedError, is_first_process
+    from attnkit import experiment, report
+    from attnkit.run_directory import FinishedError, is_first_process
 
     try:
         result = experiment.run(recipe, **options)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, Overrides, app, guarded
-from attnkit.garbage import quick_imports
 
 
 def _kinds(incomplete: str) -> list[str]:
@@ -41,8 +40,7 @@ def list_names(
     """
 
     def act() -> None:
-        with quick_imports():
-            from attnkit import description
+        from attnkit import description
 
         description.show_names(kind, recipes)
 
@@ -65,8 +63,7 @@ def show(
     """
 
     def act() -> None:
-        with quick_imports():
-            from attnkit import description
+        from attnkit import description
 
         description.show(what, overrides or [], plugin or [])
 

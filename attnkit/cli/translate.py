@@ -11,7 +11,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, app, guarded
-from attnkit.garbage import quick_imports
 
 
 class Weights(StrEnum):
@@ -72,8 +71,7 @@ def translate(
     """
 
     def act() -> None:
-        with quick_imports():
-            from attnkit.translator import load_translator
+        from attnkit.translator import load_translator
 
         if sentences and file is not None:
             _refuse("give sentences or --file, not both")

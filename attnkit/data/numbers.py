@@ -20,17 +20,6 @@ class Numbers:
 
     def __init__(self, first: int, second: int) -> None:
         self._generator = np.random.Philox(key=np.array([first, second], dtype=np.uint64))
-        self._state = self._generator.state
-
-    def begin(self, first: int, second: int) -> Numbers:
-        """Goes on as a new one with these keys would; returns itself.
-
-        A new one asks the system for randomness that it then has no use for: 1 % of a small model's
-        training step.
-        """
-        self._state["state"]["key"][:] = first, second
-        self._generator.state = self._state
-        return self
 
     def bits(self, *shape: int) -> np.ndarray:
         """Returns 64 random bits each, uint64, of a shape."""

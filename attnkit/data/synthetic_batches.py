@@ -80,11 +80,10 @@ class SyntheticTrainBatches(StepBatches[SyntheticBatch]):
         self.seed = seed
         self.batch_size = batch_size
         self._mine = share_of(batch_size, rank, world_size)
-        self._numbers = Numbers(seed, start)
 
     def batch(self, step: int) -> SyntheticBatch:
         """Returns this process's part of a step's batch."""
-        numbers = self._numbers.begin(self.seed, step)
+        numbers = Numbers(self.seed, step)
         lengths = self.source.train_lengths
         length = lengths[int(numbers.below(len(lengths), 1)[0])]
         drawn = draw_split(self.source, "train", numbers, self.batch_size, length)

@@ -54,7 +54,6 @@ class TrainBatches(StepBatches[LanguageBatch]):
         self.max_seq_len = max_seq_len
         self.end_of_document_id = end_of_document_id
         self._mine = share_of(batch_size, rank, world_size)
-        self._numbers = Numbers(seed, start)
 
     def batch(self, step: int) -> LanguageBatch:
         """Returns this process's part of a step's batch."""
@@ -68,7 +67,7 @@ class TrainBatches(StepBatches[LanguageBatch]):
     def window_starts(self, step: int) -> np.ndarray:
         """Returns the (batch_size,) places at which the windows of the global batch begin."""
         places = self.store.counts.tokens - self.max_seq_len
-        return self._numbers.begin(self.seed, step).below(places, self.batch_size)
+        return Numbers(self.seed, step).below(places, self.batch_size)
 
 
 class ValBatches(Dataset[LanguageBatch]):

@@ -128,17 +128,6 @@ class Task(L.LightningModule, ABC):
         self.batch_weight: float | Tensor = 1.0
         self._batch_weights: deque[float | Tensor] = deque()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; the name of the running hook by a shorter way.
-
-        Lightning notes that name 30 times a step, and a module asks each time whether it is a
-        parameter: a tenth of a millisecond a step.
-        """
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     def _take(self, model: nn.Module) -> None:
         self.model = model
         # Kept outside the module tree: its parameters are the model's, and hooks on the plain model
@@ -340,14 +329,6 @@ class Task(L.LightningModule, ABC):
         """Keeps the loss, to be looked at once a step."""
         loss = loss.detach()
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Lets go of the gradients. So does `optimizer.zero_grad()`, which can do more: 0.1 ms
-        longer, 1 % of a small model's step.
-        """
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
 
     def configure_gradient_clipping(
         self,

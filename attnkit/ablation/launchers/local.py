@@ -12,10 +12,10 @@ from attnkit.ablation.launchers.base import (
     Ended,
     Job,
     Launcher,
-    available_cores,
     thread_variables,
 )
 from attnkit.ablation.launchers.process import JobProcess
+from attnkit.cpu.process import available_cores, of_user, threads_of_user
 from attnkit.registry import LAUNCHERS
 
 _POLL = 0.05
@@ -30,7 +30,7 @@ class Local(Launcher):
     """A pool of processes on this machine: without `workers` one a GPU, or one a core.
 
     Args:
-        threads: of each process; null: the cores divided by the workers.
+        threads: of each process; null: `OMP_NUM_THREADS`, or else the cores divided by the workers.
         gpus: of each process, where there are any.
     """
 
@@ -49,7 +49,10 @@ class Local(Launcher):
         self._shares = [devices[i : i + gpus] for i in range(0, len(devices) - gpus + 1, gpus)]
         super().__init__(workers or len(self._shares) or available_cores(), **options)
         self.workers: int
-        self.threads = threads or max(available_cores() // self.workers, 1)
+        self.threads = threads or threads_of_user() or max(available_cores() // self.workers, 1)
+        variables = thread_variables(self.threads)
+        own = {name: value for name in variables if (value := of_user(name))}
+        self._variables = variables if threads else variables | own
         self._waiting: deque[Job] = deque()
         self._running: dict[str, JobProcess] = {}
         self._slots: dict[str, int] = {}
@@ -108,7 +111,7 @@ class Local(Launcher):
         free = [slot for slot in range(self.workers) if slot not in self._slots.values()]
         for slot in free[: len(self._waiting)]:
             job = self._waiting.popleft()
-            environment = thread_variables(self.threads)
+            environment = dict(self._variables)
             if self._shares:
                 share = self._shares[slot % len(self._shares)]
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)

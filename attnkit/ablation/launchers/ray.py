@@ -14,10 +14,10 @@ from attnkit.ablation.launchers.base import (
     Job,
     Launcher,
     LauncherError,
-    available_cores,
     thread_variables,
 )
 from attnkit.ablation.launchers.process import run_to_end
+from attnkit.cpu.process import available_cores
 from attnkit.registry import LAUNCHERS
 
 

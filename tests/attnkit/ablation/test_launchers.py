@@ -81,12 +81,30 @@ def test_no_more_run_than_there_are_workers(local, tmp_path):
     assert max(ends(launcher, 5).values()) == 2
 
 
+THREADS = "import os; exit(int(os.environ['OMP_NUM_THREADS']))"
+
+
 def test_threads_are_divided_among_the_workers(local, tmp_path, monkeypatch):
     monkeypatch.setattr("attnkit.ablation.launchers.local.available_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     launcher = local(2)
-    launcher.start([job(tmp_path, "a", "import os; exit(int(os.environ['OMP_NUM_THREADS']))")])
+    launcher.start([job(tmp_path, "a", THREADS)])
     assert ends(launcher, 1) == {"a": 4}
     assert local().workers == 8
+
+
+def test_threads_of_the_users_environment_stay(local, tmp_path, monkeypatch):
+    monkeypatch.setattr("attnkit.ablation.launchers.local.available_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("RAYON_NUM_THREADS", "5")
+    rayon = THREADS.replace("OMP", "RAYON")
+    launcher = local(2)
+    assert launcher.threads == 3
+    launcher.start([job(tmp_path, "omp", THREADS), job(tmp_path, "rayon", rayon)])
+    assert ends(launcher, 2) == {"omp": 3, "rayon": 5}
+    told = local(2, threads=1)  # the plan says more than the environment
+    told.start([job(tmp_path, "omp", THREADS), job(tmp_path, "rayon", rayon)])
+    assert ends(told, 2) == {"omp": 1, "rayon": 1}
 
 
 def test_gpus_are_shared_out(local, tmp_path, monkeypatch):
@@ -178,8 +196,7 @@ def test_ray_runs_jobs_and_stops_them(tmp_path):
     launcher = LAUNCHERS.build({"name": "ray", "grace": 10}, 2)
     try:
         polite = job(tmp_path, "polite", POLITE)
-        threads = "import os; exit(int(os.environ['OMP_NUM_THREADS']))"
-        launcher.start([job(tmp_path, "threads", threads), job(tmp_path, "bad", "exit(3)"), polite])
+        launcher.start([job(tmp_path, "threads", THREADS), job(tmp_path, "bad", "exit(3)"), polite])
         assert ends(launcher, 2, patience=100) == {"threads": 1, "bad": 3}
         await_words(polite, "began")
         launcher.stop()
@@ -195,8 +212,7 @@ def test_slurm_runs_jobs_and_stops_them(tmp_path):
     pytest.importorskip("submitit")
     launcher = LAUNCHERS.build({"name": "slurm", "cluster": "local", "hours": 0.1}, 2)
     polite = job(tmp_path, "polite", POLITE)
-    threads = "import os; exit(int(os.environ['OMP_NUM_THREADS']))"
-    launcher.start([job(tmp_path, "threads", threads), job(tmp_path, "bad", "exit(3)"), polite])
+    launcher.start([job(tmp_path, "threads", THREADS), job(tmp_path, "bad", "exit(3)"), polite])
     assert ends(launcher, 2, patience=100) == {"threads": 1, "bad": 3}
     await_words(polite, "began")
     launcher.stop()

@@ -9,13 +9,6 @@ def test_the_numbers_stay_the_same_across_versions_of_numpy():
     assert Numbers(3, 4).weighted(np.arange(1.0, 9.0), 2, 3).tolist() == [[3, 0, 5], [5, 4, 6]]
 
 
-def test_beginning_again_is_as_good_as_a_new_generator():
-    numbers = Numbers(9, 9)
-    numbers.below(1000, 3)  # leaves one of a block of four behind
-    for keys in ((3, 4), (2**64 - 1, 0), (3, 4)):
-        assert (numbers.begin(*keys).odd(5) == Numbers(*keys).odd(5)).all()
-
-
 def test_both_keys_count():
     drawn = [Numbers(a, b).below(2**62, 4).tolist() for a in (0, 1) for b in (0, 1)]
     assert len({n for row in drawn for n in row}) == 16
