@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnkit.ablation.compare import compare_runs
-    from attnkit.attention.base import Attention, ScoreAttention, build_attention
+    from attnkit.attention.base import Attention, build_attention
+    from attnkit.attention.kernels.choosing import attend
     from attnkit.attention.maps import AttentionMap, attention_map, attention_maps
+    from attnkit.attention.score_attention import ScoreAttention
     from attnkit.callbacks.attention_maps import AttentionMaps
     from attnkit.experiment import Result, run
     from attnkit.masks import Mask, build_mask
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "attnkit.ablation.compare": ("compare_runs",),
-    "attnkit.attention.base": ("Attention", "ScoreAttention", "build_attention"),
+    "attnkit.attention.base": ("Attention", "build_attention"),
+    "attnkit.attention.kernels.choosing": ("attend",),
     "attnkit.attention.maps": ("AttentionMap", "attention_map", "attention_maps"),
+    "attnkit.attention.score_attention": ("ScoreAttention",),
     "attnkit.callbacks.attention_maps": ("AttentionMaps",),
     "attnkit.experiment": ("Result", "run"),
     "attnkit.masks": ("Mask", "build_mask"),

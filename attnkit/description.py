@@ -256,8 +256,9 @@ def _yaml_word(value: Any) -> str:
 
 def _show_kernels(name: str) -> None:
     """Which computation would run on this machine, for some masks and lengths, and why."""
-    from attnkit.attention.base import ScoreAttention, build_attention
-    from attnkit.attention.kernels import choose
+    from attnkit.attention.base import build_attention
+    from attnkit.attention.kernels import KERNELS, Where, verdicts
+    from attnkit.attention.score_attention import ScoreAttention
     from attnkit.hardware import default_device, device_name, fast_dtype
     from attnkit.masks import Causal, NoMask, SlidingWindow
 
@@ -268,22 +269,31 @@ def _show_kernels(name: str) -> None:
     if not isinstance(attention, ScoreAttention):
         console.print(Text(f"  its own: {inspect.getdoc(type(attention).mix)}"))
         return
+    where = Where(device.type, dtype)
     lengths = (64, 512, 4096)
     known: tuple[Mask, ...] = (NoMask(), Causal(), SlidingWindow(window=64))
     masks = [mask for mask in known if attention.refusal("self", mask, "none") is None]
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     table.add_column("mask")
-    reasons: dict[str, None] = {}
     for length in lengths:
         table.add_column(f"{length} tokens")
+    reasons: dict[str, dict[str, None]] = {}  # of each kernel that was asked, each reason once
     for mask in masks:
-        choices = [choose(attention, n, n, mask, device, dtype) for n in lengths]
+        row = []
+        for length in lengths:
+            asked = list(verdicts(attention.call_of_shape(length, length, mask, dtype), where))
+            row.append(asked[-1][0].name)
+            for kernel, verdict in asked:
+                told = f"{'' if verdict.takes else 'not: '}{verdict.why}"
+                reasons.setdefault(kernel.name, {})[told] = None
         label = f"{MASKS.name_of(type(mask))}{' (64)' if isinstance(mask, SlidingWindow) else ''}"
-        table.add_row(label, *(choice.kernel for choice in choices))
-        reasons |= dict.fromkeys(f"{choice.kernel}: {choice.why}" for choice in choices)
+        table.add_row(label, *row)
     console.print(table)
-    for reason in reasons:
-        console.print(Text(f"  {reason}"))
+    console.print("[dim]asked in this order, the first that takes a call computes it[/]")
+    asked_in_order = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for kernel in (name for name in KERNELS if name in reasons):
+        asked_in_order.add_row(f"  {kernel}", Text("; ".join(reasons[kernel])))
+    console.print(asked_in_order)
 
 
 def show_recipe(path: Path, overrides: Sequence[str]) -> None:

@@ -18,8 +18,7 @@ import time
 
 import torch
 
-from attnkit.attention import kernels
-from attnkit.attention.base import ScoreAttention, build_attention
+from attnkit.attention.kernels import attend, only
 from attnkit.masks import Causal, SlidingWindow
 
 HEADS, WIDTH = 8, 64
@@ -28,16 +27,14 @@ HEADS, WIDTH = 8, 64
 def measure(kernel: str, mask_name: str, tokens: int, threads: int) -> None:
     """Prints seconds (median of three) and the peak memory added, in MiB, as JSON."""
     torch.set_num_threads(threads)
-    attention = build_attention({"name": "multi_head", "num_heads": HEADS}, HEADS * WIDTH)
-    assert isinstance(attention, ScoreAttention)
     mask = Causal() if mask_name == "causal" else SlidingWindow(window=64)
     q, k, v = (torch.randn(1, HEADS, tokens, WIDTH, requires_grad=True) for _ in range(3))
-    run = getattr(kernels, kernel)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = []
     for _ in range(4):
         started = time.perf_counter()
-        run(attention, q, k, v, mask).sum().backward()
+        with only(kernel):
+            attend(q, k, v, mask).sum().backward()
         times.append(time.perf_counter() - started)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(json.dumps({"seconds": statistics.median(times[1:]), "peak_mib": peak}))

@@ -46,8 +46,8 @@ def test_imports_go_downward():
     ("was", "becomes", "expected"),
     [
         (
-            '    "attention",\n    "positions | masks",\n',
-            '    "positions | masks",\n    "attention",\n',
+            '    "attention",\n    "positions | masks | norms",\n',
+            '    "positions | masks | norms",\n    "attention",\n',
             "attnkit.attention is not allowed to import attnkit.masks",
         ),
         ('    "registry",\n', "", "registry"),
@@ -178,12 +178,15 @@ def test_a_registered_name_is_its_files_name(registry, name):
     assert Path(inspect.getfile(registry.get(name))).stem == name
 
 
+SHARED = ("base", "score_attention", "recurrent", "cache", "kernels")
+
+
 @pytest.mark.parametrize("name", ATTENTION.names())
 def test_a_mechanism_imports_no_mechanism_but_its_parent(name):
     """Templates, kernels and caches are shared; another mechanism is not."""
     mechanism = ATTENTION.get(name)
     parents = {parent.__module__ for parent in mechanism.__bases__}
-    shared = {f"attnkit.attention.{module}" for module in ("base", "recurrent", "cache", "kernels")}
+    shared = {f"attnkit.attention.{module}" for module in SHARED}
     tree = ast.parse(Path(inspect.getfile(mechanism)).read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     siblings = {module for module in imported if module and module.startswith("attnkit.attention")}

@@ -1,4 +1,4 @@
-"""The contract of a mechanism, and the template that most mechanisms fill in.
+"""The contract of a mechanism.
 
 Shape letters, everywhere: B batch, T queries, S keys, H heads, D width of a head, C width of the
 model.
@@ -12,29 +12,26 @@ the attention map; the map mixes the values:
     heads = mix(q, k, v)                 (B, H, T, D)     equals weights @ v
     output = merge(heads, x)             (B, T, C)
 
-Override one step and you have a mechanism; `kernels.py` finds the fastest way to compute what is
-left as it was.
+Override one step and you have a mechanism. `score_attention.py` holds the template of those that
+have scores; `kernels/` computes what is left as it was.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention import kernels
-from attnkit.attention.cache import Cache, KeyValueCache
+from attnkit import norms
+from attnkit.attention.cache import Cache
 from attnkit.masks import Mask, NoMask, name_of
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 
 Role = Literal["self", "cross"]
-
-JOINED_UP_TO_DIM = 512
-"""Up to this width, query, key and value are one product where they can be."""
 
 
 class Attention(nn.Module, ABC):
@@ -161,7 +158,7 @@ class Attention(nn.Module, ABC):
             (B, T, C)
         """
         mask = NoMask() if mask is None else mask
-        q, k, v = self._project(x, context)
+        q, (k, v) = self.project_query(x), self.project_context(context)
         q, k = self.place(q, k, seen=0 if cache is None else cache.length)
         heads = self.mix(q, k, v, mask) if cache is None else self.decode(q, k, v, mask, cache)
         return self.merge(heads, x)
@@ -177,27 +174,6 @@ class Attention(nn.Module, ABC):
         k = self.key(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
         v = self.value(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
         return k, v
-
-    def _project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both projections; for narrow self-attention that leaves them as they are, in one product.
-
-        Three small products cost more in calls than in arithmetic: joining them made a training
-        step of width 128 some 6 % faster in bfloat16.
-        """
-        cls, linears = type(self), (self.query, self.key, self.value)
-        own = (
-            cls.project_query is not Attention.project_query
-            or cls.project_context is not Attention.project_context
-            or any(type(linear) is not nn.Linear for linear in linears)
-        )
-        if own or x is not context or self.dim > JOINED_UP_TO_DIM:
-            return self.project_query(x), *self.project_context(context)
-        weight = torch.cat((self.query.weight, self.key.weight, self.value.weight))
-        biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-        heads = nn.functional.linear(x, weight, torch.cat(biases) if biases else None)
-        heads = heads.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
-        return q, k, v
 
     def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
         """Turns queries and keys to their positions, where the position encoding does so.
@@ -295,141 +271,6 @@ class Attention(nn.Module, ABC):
         return None
 
 
-class ScoreAttention(Attention):
-    """Attention by an explicit map: scores, normalised along the keys. The template.
-
-    As long as a subclass leaves `scores`, `normalize` and `weights` as they are here, fused kernels
-    compute `mix`.
-    """
-
-    def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """How well each key answers each query: q kᵀ / sqrt(D), (B, H, T, S)."""
-        return (q * self.scale) @ self.share_heads(k).transpose(-2, -1)
-
-    def bias(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """What is added to the scores because of positions: (..., T, 1), (..., 1, S) -> (..., H, T,
-        S), or None.
-        """
-        return None if self.position is None else self.position.bias(query, key)
-
-    @classmethod
-    def has_own_bias(cls) -> bool:
-        """True if a subclass adds a bias of its own, whatever the position encoding."""
-        return cls.bias is not ScoreAttention.bias
-
-    def has_bias(self) -> bool:
-        """True if `bias` is not None."""
-        if self.has_own_bias():
-            return True
-        return self.position is not None and type(self.position).bias is not AttentionPosition.bias
-
-    def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """Turns scores into weights: softmax over the keys that are allowed.
-
-        Args:
-            scores: (B, H, T, S)
-            allowed: boolean, broadcasts to the scores; None: all keys.
-        """
-        if allowed is not None:
-            # Added, not filled in: a sum needs no work in the backward pass.
-            forbidden = torch.zeros_like(allowed, dtype=scores.dtype)
-            scores = scores + forbidden.masked_fill_(~allowed, torch.finfo(scores.dtype).min / 2)
-        return scores.softmax(dim=-1)
-
-    def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:
-        """The attention map (B, H, T, S): how much each query takes from each key. Nothing where
-        nothing is allowed.
-        """
-        return self.normalize_under(self.biased_scores(q, k), mask)
-
-    def biased_scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Scores, with what positions add: (B, H, T, S)."""
-        scores = self.scores(q, k)
-        bias = self.bias(*kernels.positions(q.shape[2], k.shape[2], q.device))
-        return scores if bias is None else scores + bias
-
-    def normalize_under(self, scores: Tensor, mask: Mask) -> Tensor:
-        """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
-        if isinstance(mask, NoMask):
-            return self.normalize(scores, None)
-        num_queries, num_keys = scores.shape[-2:]
-        allowed = mask.dense(num_queries, num_keys, scores.device)
-        weights = self.normalize(scores, allowed)
-        if mask.has_no_empty_row(num_queries, num_keys):
-            return weights
-        return weights.masked_fill(~allowed, 0.0)
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        """weights @ v by the kernel that `kernels.choose` finds: (B, H, T, D)."""
-        return kernels.attend(self, q, k, v, mask)
-
-    def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
-        """Adds the new keys and values to the cache and mixes over all of them."""
-        assert isinstance(cache, KeyValueCache)
-        k, v = cache.append(k, v)
-        return self.mix(q, k, v, mask)
-
-    def new_cache(self) -> Cache:
-        """Keys and values."""
-        return KeyValueCache()
-
-    def share_heads(self, heads: Tensor) -> Tensor:
-        """Repeats keys or values (B, H_kv, S, D) for the heads that share them: (B, H, S, D)."""
-        if self.num_kv_heads == self.num_heads:
-            return heads
-        return heads.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
-
-    @classmethod
-    def overridden_steps(cls) -> list[str]:
-        """The steps of the map that a subclass computes in its own way; with any of them no fused
-        kernel fits.
-        """
-        steps = ("scores", "normalize", "weights")
-        return [step for step in steps if getattr(cls, step) is not getattr(ScoreAttention, step)]
-
-    @classmethod
-    def memory_order(cls) -> int:
-        """2 where the map is formed: with steps of one's own, or a bias."""
-        return 2 if cls.overridden_steps() or cls.has_own_bias() else 1
-
-    def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """q kᵀ and weights @ v: 4 D a pair and head. The softmax is left out, as is usual."""
-        return 4 * pairs * self.num_heads * self.head_dim
-
-    def cache_elements(self, num_tokens: int) -> int:
-        """Keys and values of all tokens."""
-        return 2 * num_tokens * self.num_kv_heads * self.head_dim
-
-
-class RMSNorm(nn.RMSNorm):
-    """torch's, in the type of its gain, which differs from that of what comes in under autocast:
-    it has no kernel for two types, and warns of that. `LayerNorm` has one.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        return super().forward(x.to(self.weight.dtype))
-
-
-class HeadNorm(RMSNorm):
-    """Brings each head to one size, with a gain for each feature.
-
-    Args:
-        head_dim: width D of a head.
-    """
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__(head_dim, eps=1e-5)
-
-
-def keys_seen(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """How many keys each query may see, 1 at least: broadcasts to (B, H, T, 1)."""
-    if allowed is None:
-        return scores.new_tensor(scores.shape[-1])
-    seen = allowed.expand(*allowed.shape[:-1], scores.shape[-1]).sum(dim=-1, keepdim=True)
-    return seen.clamp(min=1).to(scores.dtype)
-
-
 def build_attention(
     spec: Spec | str | dict, dim: int, *, position: Spec | str = "none"
 ) -> Attention:
@@ -444,3 +285,14 @@ def build_attention(
     if POSITIONS.get(position.name).acts_on != "embeddings":
         attention.with_position(position)
     return attention
+
+
+def __getattr__(name: str) -> Any:
+    """Names that plugins of earlier versions import from here."""
+    if name == "ScoreAttention":
+        from attnkit.attention.score_attention import ScoreAttention
+
+        return ScoreAttention
+    if name in ("HeadNorm", "RMSNorm"):
+        return getattr(norms, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,9 +13,9 @@ which joins feature i and i + D / 2, keeps to one half.
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention.base import HeadNorm
 from attnkit.attention.multi_head import MultiHead
 from attnkit.masks import Mask
+from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
 

@@ -3,7 +3,7 @@
 head_h = softmax(q_h k_gᵀ / sqrt(D)) v_g        with g the group of head h
 """
 
-from attnkit.attention.base import ScoreAttention
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.registry import ATTENTION
 
 

@@ -21,7 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention.base import Attention, Role, ScoreAttention
+from attnkit.attention.base import Attention, Role
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.masks import Mask, NoMask
 from attnkit.registry import ATTENTION
 

@@ -5,7 +5,7 @@ head_h = softmax(q_h k_hᵀ / sqrt(D)) v_h
 output = concat(head_1, ..., head_H) W_o
 """
 
-from attnkit.attention.base import ScoreAttention
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.registry import ATTENTION
 
 

@@ -13,9 +13,10 @@ The paper's low rank of queries, which saves activations alone, is left out.
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention.base import HeadNorm, ScoreAttention
 from attnkit.attention.cache import Cache, StateCache
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.masks import Mask
+from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
 

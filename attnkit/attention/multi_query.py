@@ -3,7 +3,7 @@
 head_h = softmax(q_h kᵀ / sqrt(D)) v            one k and v for all heads
 """
 
-from attnkit.attention.base import ScoreAttention
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.registry import ATTENTION
 
 

@@ -9,8 +9,8 @@ in `sigmoid.py`: the same for a vision encoder, and for a causal model free of w
 import torch
 from torch import Tensor
 
-from attnkit.attention.base import keys_seen
 from attnkit.attention.multi_head import MultiHead
+from attnkit.attention.score_attention import keys_seen
 from attnkit.registry import ATTENTION
 
 

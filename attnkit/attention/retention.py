@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnkit.attention.base import HeadNorm
 from attnkit.attention.cache import State
 from attnkit.attention.recurrent import Recurrent, decayed_sums, real_keys
 from attnkit.masks import Mask
+from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
 CHUNK = 64

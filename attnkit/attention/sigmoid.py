@@ -10,8 +10,8 @@ with a cache gives the same numbers.
 import torch
 from torch import Tensor
 
-from attnkit.attention.base import keys_seen
 from attnkit.attention.multi_head import MultiHead
+from attnkit.attention.score_attention import keys_seen
 from attnkit.registry import ATTENTION
 
 

@@ -4,7 +4,7 @@ section 3.2.1.
 output = softmax(q kᵀ / sqrt(D)) v W_o
 """
 
-from attnkit.attention.base import ScoreAttention
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.registry import ATTENTION
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,7 +25,7 @@ def flops_are_those_that_torch_counts(case: Case) -> None:
     require(bool(case.allowed.all()), "counted without a mask")
     for length in (case.T, 2 * case.T):
         sized = case.resized(T=length)
-        with FlopCounterMode(display=False) as counter, torch.no_grad(), _unfused():
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), kernels.only("reference"):
             sized.run()
         attention = sized.attention
         one = length * attention.projection_flops()
@@ -73,19 +71,6 @@ def _bytes_kept(case: Case) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         case.run(case.build().train())
     return sum(storages.values())
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """All kernels are the reference, whose products torch can count."""
-    fused = {name: getattr(kernels, name) for name in ("explicit", "sdpa", "windowed")}
-    for name in fused:
-        setattr(kernels, name, kernels.reference)
-    try:
-        yield
-    finally:
-        for name, kernel in fused.items():
-            setattr(kernels, name, kernel)
 
 
 def parameters_are_counted(case: Case) -> None:

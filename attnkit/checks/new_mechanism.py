@@ -6,7 +6,7 @@ import keyword
 import re
 from pathlib import Path
 
-from attnkit.attention.base import ScoreAttention
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.masks import Causal
 from attnkit.registry import ATTENTION, RegistryError
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from attnkit.attention import kernels
-from attnkit.attention.base import Attention, ScoreAttention
+from attnkit.attention.base import Attention
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
 
 BFLOAT16_TOLERANCE = 0.06
@@ -19,6 +20,9 @@ BFLOAT16_TOLERANCE = 0.06
 Gradients, and outputs that are not smooth, may be four times as far off: a norm makes the rounding
 of heads that nearly cancel out large.
 """
+
+NOT_COMPARED = ("reference", "flex")
+"""The kernel that others are compared with, and one that has no backward pass on a CPU."""
 
 SMALL_GRADIENT = 0.05
 """A gradient shorter than this part of the longest one is measured by that."""
@@ -50,12 +54,13 @@ def _paths(case: Case) -> dict[str, Callable[..., Tensor]]:
     own_mix = type(attention).mix is not ScoreAttention.mix
     if own_mix or attention.overridden_steps():
         return {"mix": lambda q, k, v: attention.mix(q, k, v, mask)}
-    paths = {"sdpa": lambda q, k, v: kernels.sdpa(attention, q, k, v, mask)}
-    if not attention.has_bias():
-        paths["explicit"] = lambda q, k, v: kernels.explicit(attention, q, k, v, mask)
-    if case.role == "self" and mask.back is not None and mask.ahead is not None:
-        paths["windowed"] = lambda q, k, v: kernels.windowed(attention, q, k, v, mask)
-    return paths
+
+    def by(kernel: kernels.Kernel) -> Callable[..., Tensor]:
+        return lambda q, k, v: kernel(attention.call(q, k, v, mask))
+
+    call = attention.call(*case.heads(), mask)
+    compared = [k for name, k in kernels.KERNELS.items() if name not in NOT_COMPARED]
+    return {kernel.name: by(kernel) for kernel in compared if kernel.refusal(call) is None}
 
 
 def fast_path_equals_the_reference(case: Case) -> None:
@@ -69,7 +74,9 @@ def fast_path_equals_the_reference(case: Case) -> None:
     position = attention.position
     inputs = [*heads, *([] if position is None else position.parameters())]
     q, k, v = heads
-    expected = _results(lambda: kernels.reference(attention, q, k, v, case.mask), inputs)
+    expected = _results(
+        lambda: attention.weights(q, k, case.mask).to(v.dtype) @ attention.share_heads(v), inputs
+    )
     for name, path in _paths(case).items():
         computed = _results(functools.partial(path, *heads), inputs)
         for i, (fast, slow) in enumerate(zip(computed, expected, strict=True)):

@@ -16,7 +16,8 @@ from attnkit.attention.base import Attention, Role, build_attention
 from attnkit.masks import Mask, NoMask, Padding, build_mask, name_of
 from attnkit.models.cache import DecoderCache
 from attnkit.models.language_model import one_per_layer
-from attnkit.models.layers import MLP, DecoderLayer, Layer, MLPName, NormName, build_norm
+from attnkit.models.layers import MLP, DecoderLayer, Layer, MLPName
+from attnkit.norms import NormName, build_norm
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from attnkit.attention.base import build_attention
 from attnkit.masks import build_mask
 from attnkit.models.cache import ModelCache
-from attnkit.models.layers import MLP, Layer, MLPName, NormName, as_residual, build_norm
+from attnkit.models.layers import MLP, Layer, MLPName, as_residual
+from attnkit.norms import NormName, build_norm
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
 

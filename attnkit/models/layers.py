@@ -16,22 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnkit.attention.base import Attention, RMSNorm
+from attnkit.attention.base import Attention
 from attnkit.attention.cache import Cache
 from attnkit.masks import Mask
 
-NormName = Literal["layer_norm", "rms_norm", "none"]
 MLPName = Literal["gelu", "relu", "squared_relu", "swiglu", "none"]
-
-
-def build_norm(name: NormName, dim: int, *, bias: bool = False) -> nn.Module:
-    """Makes a normalisation over the last axis; `none` leaves its input as it is.
-
-    `layer_norm` is arXiv:1607.06450, `rms_norm` arXiv:1910.07467.
-    """
-    if name == "layer_norm":
-        return nn.LayerNorm(dim, bias=bias)
-    return RMSNorm(dim) if name == "rms_norm" else nn.Identity()
 
 
 class MLP(nn.Module):

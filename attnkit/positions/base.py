@@ -76,3 +76,13 @@ class AttentionPosition(nn.Module, ABC):
         such form.
         """
         return None
+
+    @classmethod
+    def has_bias(cls) -> bool:
+        """True if it adds something to the scores."""
+        return cls.bias is not AttentionPosition.bias
+
+    @classmethod
+    def has_score_mod(cls) -> bool:
+        """True if its bias has a form for FlexAttention."""
+        return cls.score_mod is not AttentionPosition.score_mod

@@ -5,12 +5,14 @@ import logging
 import pytest
 import torch
 
+import attnkit
 from attnkit.attention import kernels
 from attnkit.attention.base import build_attention
+from attnkit.attention.kernels import choosing
 from attnkit.attention.multi_head import MultiHead
 from attnkit.masks import Causal, NoMask, Padding, SlidingWindow
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = "cpu", "cuda"
 WINDOW, PADDING = SlidingWindow(window=16), Padding(torch.ones(2, 8, dtype=torch.bool))
 fp32, bf16 = torch.float32, torch.bfloat16
 
@@ -24,7 +26,7 @@ TABLE = [
     ("qk_norm", "none", 64, 64, Causal(), CPU, fp32, "sdpa", "plain causal"),
     ("sigmoid", "none", 64, 64, Causal(), CPU, fp32, "reference", "Sigmoid computes its own norm"),
     ("talking_heads", "none", 64, 64, Causal(), GPU, fp32, "reference", "scores and weights"),
-    ("multi_head", "none", 256, 256, Causal(), CPU, bf16, "explicit", "bfloat16 on a CPU"),
+    ("multi_head", "none", 256, 256, Causal(), CPU, bf16, "cpu_bf16", "bfloat16 on a CPU"),
     ("multi_head", "alibi", 64, 64, Causal(), CPU, bf16, "reference", "bfloat16 on a CPU"),
     ("multi_head", "none", 257, 257, Causal(), CPU, bf16, "sdpa", "plain causal"),
     ("multi_head", "none", 64, 64, Causal(), GPU, bf16, "sdpa", "plain causal"),
@@ -47,18 +49,24 @@ TABLE = [
 )
 def test_the_kernel_and_the_reason(name, position, queries, keys, mask, device, dtype, kernel, why):
     attention = build_attention(name, 32, position=position)
-    choice = kernels.choose(attention, queries, keys, mask, device, dtype)
-    assert choice.kernel == kernel
+    choice = chosen(attention, queries, keys, mask, device, dtype)
+    assert choice.kernel.name == kernel
     assert why in choice.why
+
+
+def chosen(attention, queries, keys, mask, device, dtype):
+    """What would run on a machine with this device."""
+    call = attention.call_of_shape(queries, keys, mask, dtype)
+    return kernels.choose(call, kernels.Where(device, dtype))
 
 
 def test_dropout_keeps_training_off_flex():
     """FlexAttention has no dropout: to choose it would train without, silently."""
     attention = build_attention({"name": "multi_head", "dropout": 0.1}, 32)
     arguments = (attention, 2048, 2048, PADDING, GPU, bf16)
-    assert kernels.choose(*arguments).kernel == "sdpa"
+    assert chosen(*arguments).kernel.name == "sdpa"
     attention.eval()
-    assert kernels.choose(*arguments).kernel == "flex"
+    assert chosen(*arguments).kernel.name == "flex"
 
 
 class OwnBias(MultiHead):
@@ -74,9 +82,9 @@ class OwnBias(MultiHead):
 def test_dropout_keeps_training_off_the_explicit_kernel():
     attention = build_attention({"name": "multi_head", "dropout": 0.1}, 32)
     arguments = (attention, 64, 64, Causal(), CPU, bf16)
-    assert kernels.choose(*arguments).kernel == "reference"
+    assert chosen(*arguments).kernel.name == "reference"
     attention.eval()
-    assert kernels.choose(*arguments).kernel == "explicit"
+    assert chosen(*arguments).kernel.name == "cpu_bf16"
 
 
 def test_what_the_explicit_kernel_computes_can_be_compiled():
@@ -93,6 +101,25 @@ def test_what_the_explicit_kernel_computes_can_be_compiled():
     torch.testing.assert_close(gradients[1], gradients[0], atol=0.02, rtol=0.02)
 
 
+def test_anyones_queries_keys_and_values_are_served():
+    """No mechanism is needed: grouped heads, a mask, a scale and a bias of one's own."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, 70, 8, generator=generator)
+    k, v = torch.randn(2, 2, 2, 70, 8, generator=generator)
+
+    def bias(query, key):
+        return (-0.1 * (query - key).abs()).unsqueeze(-3)
+
+    for mask in (None, Causal(), WINDOW):
+        scores = 0.3 * q @ k.repeat_interleave(2, 1).mT
+        scores = scores + bias(*kernels.positions(70, 70, q.device))
+        if mask is not None:
+            scores = scores.masked_fill(~mask.dense(70, 70), float("-inf"))
+        expected = scores.softmax(-1) @ v.repeat_interleave(2, 1)
+        heads = attnkit.attend(q, k, v, mask, scale=0.3, bias=bias)
+        torch.testing.assert_close(heads, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("position", [None, "alibi"])
 def test_a_mechanisms_own_bias_keeps_it_off_flex(position):
     """FlexAttention takes the position's score_mod alone: a mechanism's own bias would be lost."""
@@ -100,7 +127,7 @@ def test_a_mechanisms_own_bias_keeps_it_off_flex(position):
     if position is not None:
         attention.with_position(position)
     assert attention.has_bias()
-    assert kernels.choose(attention, 2048, 2048, PADDING, GPU, bf16).kernel == "sdpa"
+    assert chosen(attention, 2048, 2048, PADDING, GPU, bf16).kernel.name == "sdpa"
 
 
 @pytest.mark.parametrize("mask", [Causal(), WINDOW, NoMask()])
@@ -108,32 +135,32 @@ def test_a_mechanisms_own_bias_reaches_the_fast_kernels(mask):
     attention = OwnBias(32).with_position("alibi").eval()
     x = torch.randn(2, 70, 32, generator=torch.Generator().manual_seed(0))
     q, (k, v) = attention.project_query(x), attention.project_context(x)
-    expected = kernels.reference(attention, q, k, v, mask)
+    expected = attention.weights(q, k, mask) @ v
     torch.testing.assert_close(attention.mix(q, k, v, mask), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_every_kernel_is_reached_by_its_name(monkeypatch):
-    """What `choose` says is what `attend` runs."""
+def test_what_is_chosen_runs(monkeypatch):
+    """And where one kernel alone is asked for, that one."""
     x = torch.randn(1, 70, 32)
     attention = build_attention("multi_head", 32)
     q, (k, v) = attention.project_query(x), attention.project_context(x)
-    for kernel in ("reference", "explicit", "sdpa", "windowed", "flex"):
-        monkeypatch.setattr(kernels, "choose", lambda *_, kernel=kernel: kernels.Choice(kernel, ""))
-        with monkeypatch.context() as patch:
-            patch.setattr(kernels, kernel, lambda *_, kernel=kernel: kernel)
-            assert kernels.attend(attention, q, k, v, WINDOW) == kernel
+    for name, kernel in kernels.KERNELS.items():
+        monkeypatch.setattr(type(kernel), "__call__", lambda self, call: self.name)
+        with kernels.only(name):
+            assert attention.mix(q, k, v, WINDOW) == name
+    assert attention.mix(q, k, v, WINDOW) == "windowed"
 
 
 def test_a_long_reference_says_once_that_it_is_slow(caplog):
-    kernels._say_slow.cache_clear()
+    choosing._say_slow.cache_clear()
     attention = build_attention({"name": "sigmoid", "num_heads": 1, "head_dim": 2}, 4)
-    x = torch.zeros(1, kernels.LONG_REFERENCE_KEYS, 4)
+    x = torch.zeros(1, choosing.LONG_REFERENCE_KEYS, 4)
     with caplog.at_level(logging.WARNING, "attnkit"):
         for _ in range(2):
             attention(x[:, :1], x, Causal())
         attention(x[:, :1], x[:, 1:], Causal())
     assert len(caplog.records) == 1
-    assert "Sigmoid runs the reference kernel" in caplog.text
+    assert "Sigmoid computes its own normalize" in caplog.text
 
 
 def test_queries_and_keys_in_float32_meet_values_in_bfloat16():

@@ -1,0 +1,126 @@
+"""What a kernel is given, and what a kernel is: pure functions of queries, keys and values.
+
+A kernel knows no mechanism. It gets a `Call`, says whether it can compute it and whether it should
+here, and computes it:
+
+    normalize(scale q kᵀ + bias, mask) v        or        weights(q, k, mask) v
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attnkit.masks import Mask
+
+Bias = Callable[[Tensor, Tensor], Tensor | None]
+"""Positions (..., T, 1) of queries and (..., 1, S) of keys -> (..., H, T, S), added to scores."""
+
+ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor | None]
+"""A bias for one score: score, head, query position, key position -> score."""
+
+Weights = Callable[[Tensor, Tensor, Mask], Tensor]
+"""A map of its own: q (B, H, T, D), k (B, H_kv, S, D), mask -> (B, H, T, S)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attention to compute.
+
+    Attributes:
+        q: queries (B, H, T, D).
+        k: keys (B, H_kv, S, D).
+        v: values (B, H_kv, S, E).
+        mask: which query may look at which key; the last query stands at the last key.
+        scale: factor of q kᵀ.
+        dropout: share of the weights to drop in this call: 0 outside training.
+        bias: what is added to the scores by position, or None.
+        score_mod: the same bias for one score, as FlexAttention takes it; None: there is none.
+        weights: computes the whole map, where it is not the softmax of these scores.
+        why_own: the reason why `weights` is needed, in words.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Mask
+    scale: float
+    dropout: float = 0.0
+    bias: Bias | None = None
+    score_mod: ScoreMod | None = None
+    weights: Weights | None = None
+    why_own: str = "it computes its own weights"
+
+    @property
+    def num_queries(self) -> int:
+        """T."""
+        return self.q.shape[2]
+
+    @property
+    def num_keys(self) -> int:
+        """S."""
+        return self.k.shape[2]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a call runs.
+
+    Attributes:
+        device: type of the device: "cpu", "cuda".
+        dtype: type of the values.
+        compiling: `torch.compile` is tracing.
+    """
+
+    device: str
+    dtype: torch.dtype
+    compiling: bool = False
+
+    @staticmethod
+    def of(call: Call) -> Where:
+        """The place where the call's tensors are."""
+        return Where(call.v.device.type, call.v.dtype, torch.compiler.is_compiling())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a kernel is taken, and the reason in words."""
+
+    takes: bool
+    why: str
+
+
+class Kernel(ABC):
+    """One way to compute a `Call`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def refusal(self, call: Call) -> str | None:
+        """Why it cannot compute this call, wherever that runs; None: it can."""
+
+    @abstractmethod
+    def suits(self, call: Call, where: Where) -> Verdict:
+        """Whether a call that it can compute should run on it here, by measurement."""
+
+    @abstractmethod
+    def __call__(self, call: Call) -> Tensor:
+        """Heads (B, H, T, E)."""
+
+
+def positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Absolute positions of queries (T, 1) and keys (1, S), aligned at the end."""
+    query = torch.arange(num_keys - num_queries, num_keys, device=device)
+    return query.view(-1, 1), torch.arange(num_keys, device=device).view(1, -1)
+
+
+def share_heads(heads: Tensor, num_heads: int) -> Tensor:
+    """Repeats keys or values (B, H_kv, S, D) for the heads that share them: (B, H, S, D)."""
+    if heads.shape[1] == num_heads:
+        return heads
+    return heads.repeat_interleave(num_heads // heads.shape[1], dim=1)

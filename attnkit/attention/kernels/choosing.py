@@ -1,0 +1,124 @@
+"""Which kernel runs, and why: the first of `KERNELS` that can compute a call and pays."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attnkit.attention.kernels.call import Bias, Call, Kernel, ScoreMod, Verdict, Where
+from attnkit.attention.kernels.cpu_bf16 import CpuBf16
+from attnkit.attention.kernels.flex import Flex
+from attnkit.attention.kernels.reference import Reference
+from attnkit.attention.kernels.sdpa import Sdpa
+from attnkit.attention.kernels.windowed import Windowed
+from attnkit.masks import Mask, NoMask
+
+log = logging.getLogger("attnkit")
+
+KERNELS: dict[str, Kernel] = {
+    kernel.name: kernel for kernel in (CpuBf16(), Windowed(), Flex(), Sdpa(), Reference())
+}
+"""By name, in the order in which they are asked."""
+
+_only: Kernel | None = None
+
+LONG_REFERENCE_KEYS = 2048
+"""From here on, running the reference is worth a word: its map takes 16 MiB a head and more."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel and the reason for it."""
+
+    kernel: Kernel
+    why: str
+
+
+def verdicts(call: Call, where: Where) -> Iterator[tuple[Kernel, Verdict]]:
+    """Asks one kernel after the other, up to the first that takes the call."""
+    for kernel in KERNELS.values():
+        refusal = kernel.refusal(call)
+        verdict = kernel.suits(call, where) if refusal is None else Verdict(False, refusal)
+        yield kernel, verdict
+        if verdict.takes:
+            return
+
+
+def choose(call: Call, where: Where | None = None) -> Choice:
+    """Picks the fastest kernel for this call.
+
+    Args:
+        call: what is to be computed; tensors on the meta device will do.
+        where: the machine; None: the one that holds the call's tensors.
+    """
+    if _only is not None:
+        return Choice(_only, "nothing else is asked")
+    where = Where.of(call) if where is None else where
+    *_, (kernel, verdict) = verdicts(call, where)
+    return Choice(kernel, verdict.why)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | None = None,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    bias: Bias | None = None,
+    score_mod: ScoreMod | None = None,
+) -> Tensor:
+    """Softmax attention by the kernel that is fastest for it: softmax(scale q kᵀ + bias) v.
+
+    Args:
+        q: queries (B, H, T, D).
+        k: keys (B, H_kv, S, D), where H is a multiple of H_kv.
+        v: values (B, H_kv, S, E).
+        mask: which query may look at which key; None: all at all. The last query stands at the
+            last key.
+        scale: factor of q kᵀ; None: 1 / sqrt(D).
+        dropout: share of the weights to drop.
+        bias: positions of queries (..., T, 1) and keys (..., 1, S) -> (..., H, T, S), added to the
+            scores.
+        score_mod: the same bias for one score, head, query position and key position. With it,
+            FlexAttention can compute the call.
+
+    Returns:
+        (B, H, T, E)
+    """
+    mask = NoMask() if mask is None else mask
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return run(Call(q.to(v.dtype), k.to(v.dtype), v, mask, scale, dropout, bias, score_mod))
+
+
+def run(call: Call) -> Tensor:
+    """Computes a call by the kernel that `choose` finds: (B, H, T, E)."""
+    choice = choose(call)
+    if choice.kernel.name == "reference" and call.num_keys >= LONG_REFERENCE_KEYS:
+        _say_slow(choice.why)
+    return choice.kernel(call)
+
+
+@contextmanager
+def only(name: str) -> Iterator[None]:
+    """Lets one kernel compute every call, whether or not it pays: for measurements and proofs."""
+    global _only
+    before, _only = _only, KERNELS[name]
+    try:
+        yield
+    finally:
+        _only = before
+
+
+@functools.cache
+def _say_slow(why: str) -> None:
+    log.warning(
+        "The reference kernel runs, whose memory grows with the square of the length: %s", why
+    )

@@ -1,0 +1,157 @@
+"""sdpa over chunks of queries, each over its own chunk of keys and the neighbours that the mask can
+reach. Time and memory grow with T x window instead of T x S.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where
+from attnkit.attention.kernels.sdpa import fused, joined
+from attnkit.masks import Mask
+
+PAYS_FROM = 4
+"""Times the reach from which the chunks are faster than one call with a mask tensor."""
+
+
+class Windowed(Kernel):
+    """For as many queries as keys, and a mask that reaches `back` and `ahead`."""
+
+    name = "windowed"
+
+    def refusal(self, call: Call) -> str | None:
+        """Masks without a window have no chunks."""
+        if call.weights is not None:
+            return call.why_own
+        if call.num_queries != call.num_keys:
+            return "fewer queries than keys"
+        if call.mask.back is None or call.mask.ahead is None:
+            return "the mask has no window"
+        return None
+
+    def suits(self, call: Call, where: Where) -> Verdict:
+        """Where the window is a small part of the keys."""
+        assert call.mask.back is not None
+        assert call.mask.ahead is not None
+        reach = call.mask.back + call.mask.ahead + 1
+        why = f"a query reaches {reach} of {call.num_keys} keys"
+        return Verdict(call.num_keys >= PAYS_FROM * reach, why)
+
+    def __call__(self, call: Call) -> Tensor:
+        """The chunks of all heads in one fused call."""
+        B, H, num_tokens, _ = call.q.shape
+        place = _Places.of(call.mask, num_tokens)
+        group = H // call.k.shape[1]
+
+        # Chunks stand where sdpa has heads, and heads in its batch: so chunks are views. Of the G
+        # heads that share keys and values, the chunks follow one another as if they were one.
+        def by_group(of_heads: Tensor) -> Tensor:  # (N G, n, chunk, X) -> (N, n, G chunk, X)
+            return of_heads.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
+
+        query, key, allowed = place.rule(call.mask, call.q.device)
+        bias = None if call.bias is None else call.bias(query, key)  # (n, H, chunk, reach)
+        added = joined(None if bias is None else bias.transpose(0, 1), allowed, call.q)
+        assert added is not None  # (1 or B, 1 or H, n, chunk, reach)
+        alike = added.shape[:2] == (1, 1)  # for all examples and heads
+        added = added.expand(*((1, group) if alike else (B, H)), *added.shape[2:]).flatten(0, 1)
+        heads = fused(
+            call,
+            by_group(place.chunks(call.q)),
+            place.with_neighbours(call.k),
+            place.with_neighbours(call.v),
+            by_group(added),
+        )  # (B H_kv, n, G chunk, E)
+        heads = heads.unflatten(2, (group, place.chunk)).transpose(1, 2).flatten(2, 3)
+        return heads.flatten(0, 1).unflatten(0, (B, H))[:, :, :num_tokens]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where chunks and their neighbours stand.
+
+    Attributes:
+        num_tokens: T.
+        chunk: queries of a chunk.
+        before: keys before a chunk that its queries may reach.
+        after: keys behind it.
+    """
+
+    num_tokens: int
+    chunk: int
+    before: int
+    after: int
+
+    @staticmethod
+    def of(mask: Mask, num_tokens: int) -> _Places:
+        """Chunks as long as the mask reaches."""
+        assert mask.back is not None
+        assert mask.ahead is not None
+        chunk = -(-max(mask.back, mask.ahead, 1) // 16) * 16  # a multiple that vector units like
+        return _Places(num_tokens, chunk, chunk if mask.back else 0, chunk if mask.ahead else 0)
+
+    @property
+    def num_chunks(self) -> int:
+        """n, the last one filled up."""
+        return -(-self.num_tokens // self.chunk)
+
+    @property
+    def missing(self) -> int:
+        """Tokens that fill up the last chunk."""
+        return self.num_chunks * self.chunk - self.num_tokens
+
+    def chunks(self, heads: Tensor) -> Tensor:
+        """Queries (B, H, T, D) -> (B H, n, chunk, D)."""
+        padded = F.pad(heads, (0, 0, 0, self.missing)) if self.missing else heads
+        return padded.flatten(0, 1).unflatten(1, (self.num_chunks, self.chunk))
+
+    def with_neighbours(self, heads: Tensor) -> Tensor:
+        """Keys or values (B, H_kv, T, D) -> (B H_kv, n, reach, D)."""
+        # Beyond both ends stand zeros; the rule never allows them, since their positions do not
+        # exist.
+        padded = F.pad(heads, (0, 0, self.before, self.missing + self.after))
+        reach = self.before + self.chunk + self.after
+        return _Overlapping.apply(padded.flatten(0, 1), reach, self.chunk)
+
+    def rule(self, mask: Mask, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions of queries (n, chunk, 1) and of keys (n, 1, reach), and which of them the mask
+        allows (B or 1, 1, n, chunk, reach).
+        """
+        start = torch.arange(self.num_chunks, device=device).view(-1, 1, 1) * self.chunk
+        query = start + torch.arange(self.chunk, device=device).view(-1, 1)
+        key = start + torch.arange(-self.before, self.chunk + self.after, device=device)
+        exists = (key >= 0) & (key < self.num_tokens)
+        batch = torch.arange(mask.batch_size, device=device).view(-1, 1, 1, 1)
+        last = self.num_tokens - 1
+        allowed = mask.allowed(batch, query.clamp(max=last), key.clamp(0, last)) & exists
+        return query, key, allowed.view(-1, 1, *allowed.shape[-3:])
+
+
+class _Overlapping(torch.autograd.Function):
+    """All windows of `size` tokens that begin at a multiple of `step`, which divides `size`, as a
+    view: (N, T, D) -> (N, n, size, D). torch's own `unfold` has a slow backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, size: int, step: int) -> Tensor:
+        ctx.step = step
+        return tokens.unfold(1, size, step).transpose(2, 3)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        parts = gradients[0].unflatten(2, (-1, ctx.step))  # (N, n, parts, step, D)
+        N, n, num_parts, step, D = parts.shape
+        d_tokens = parts.new_empty(N, n + num_parts - 1, step, D)
+        d_tokens[:, :n] = parts[:, :, 0]
+        d_tokens[:, n:] = 0
+        for part in range(1, num_parts):
+            d_tokens[:, part : part + n] += parts[:, :, part]
+        return d_tokens.flatten(1, 2), None, None

@@ -1,0 +1,151 @@
+"""The template that most mechanisms fill in: attention by an explicit map.
+
+weights = normalize(scores(q, k) + bias)       (B, H, T, S)
+heads = weights @ v                            (B, H, T, D)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attnkit.attention import kernels
+from attnkit.attention.base import Attention
+from attnkit.attention.cache import Cache, KeyValueCache
+from attnkit.attention.kernels import reference
+from attnkit.attention.kernels.call import share_heads
+from attnkit.masks import Mask
+
+
+class ScoreAttention(Attention):
+    """Attention by an explicit map: scores, normalised along the keys. The template.
+
+    As long as a subclass leaves `scores`, `normalize` and `weights` as they are here, fused kernels
+    compute `mix`.
+    """
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """How well each key answers each query: q kᵀ / sqrt(D), (B, H, T, S)."""
+        return reference.scaled_scores(q, self.share_heads(k), self.scale)
+
+    def bias(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """What is added to the scores because of positions: (..., T, 1), (..., 1, S) -> (..., H, T,
+        S), or None.
+        """
+        return None if self.position is None else self.position.bias(query, key)
+
+    @classmethod
+    def has_own_bias(cls) -> bool:
+        """True if a subclass adds a bias of its own, whatever the position encoding."""
+        return cls.bias is not ScoreAttention.bias
+
+    def has_bias(self) -> bool:
+        """True if `bias` is not None."""
+        if self.has_own_bias():
+            return True
+        return self.position is not None and self.position.has_bias()
+
+    def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
+        """Turns scores into weights: softmax over the keys that are allowed.
+
+        Args:
+            scores: (B, H, T, S)
+            allowed: boolean, broadcasts to the scores; None: all keys.
+        """
+        return reference.softmax(scores, allowed)
+
+    def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:
+        """The attention map (B, H, T, S): how much each query takes from each key. Nothing where
+        nothing is allowed.
+        """
+        return self.normalize_under(self.biased_scores(q, k), mask)
+
+    def biased_scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Scores, with what positions add: (B, H, T, S)."""
+        scores = self.scores(q, k)
+        bias = self.bias(*kernels.positions(q.shape[2], k.shape[2], q.device))
+        return scores if bias is None else scores + bias
+
+    def normalize_under(self, scores: Tensor, mask: Mask) -> Tensor:
+        """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
+        return reference.normalized_under(self.normalize, scores, mask)
+
+    def call(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> kernels.Call:
+        """What a kernel needs to know of this mechanism to compute `weights @ v`."""
+        own = self.overridden_steps()
+        position = self.position
+        score_mod = None
+        if position is not None and not self.has_own_bias() and position.has_score_mod():
+            score_mod = position.score_mod
+        if not own:  # norms of queries and keys leave bfloat16; fused kernels want one type
+            q, k = q.to(v.dtype), k.to(v.dtype)
+        return kernels.Call(
+            q,
+            k,
+            v,
+            mask,
+            scale=self.scale,
+            dropout=self.dropout if self.training else 0.0,
+            bias=self.bias if self.has_bias() else None,
+            score_mod=score_mod,
+            weights=self.weights if own else None,
+            why_own=f"{type(self).__name__} computes its own {' and '.join(own)}",
+        )
+
+    def call_of_shape(
+        self, num_queries: int, num_keys: int, mask: Mask, dtype: torch.dtype
+    ) -> kernels.Call:
+        """A call without numbers, on the meta device, for a question to the kernels."""
+
+        def heads(count: int, tokens: int) -> Tensor:
+            return torch.empty(1, count, tokens, self.head_dim, device="meta", dtype=dtype)
+
+        q, k = heads(self.num_heads, num_queries), heads(self.num_kv_heads, num_keys)
+        return self.call(q, k, k, mask)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """weights @ v by the kernel that `kernels.choose` finds: (B, H, T, D)."""
+        return kernels.run(self.call(q, k, v, mask))
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
+        """Adds the new keys and values to the cache and mixes over all of them."""
+        assert isinstance(cache, KeyValueCache)
+        k, v = cache.append(k, v)
+        return self.mix(q, k, v, mask)
+
+    def new_cache(self) -> Cache:
+        """Keys and values."""
+        return KeyValueCache()
+
+    def share_heads(self, heads: Tensor) -> Tensor:
+        """Repeats keys or values (B, H_kv, S, D) for the heads that share them: (B, H, S, D)."""
+        return share_heads(heads, self.num_heads)
+
+    @classmethod
+    def overridden_steps(cls) -> list[str]:
+        """The steps of the map that a subclass computes in its own way; with any of them no fused
+        kernel fits.
+        """
+        steps = ("scores", "normalize", "weights")
+        return [step for step in steps if getattr(cls, step) is not getattr(ScoreAttention, step)]
+
+    @classmethod
+    def memory_order(cls) -> int:
+        """2 where the map is formed: with steps of one's own, or a bias."""
+        return 2 if cls.overridden_steps() or cls.has_own_bias() else 1
+
+    def mixing_flops(self, num_tokens: int, pairs: int) -> int:
+        """q kᵀ and weights @ v: 4 D a pair and head. The softmax is left out, as is usual."""
+        return 4 * pairs * self.num_heads * self.head_dim
+
+    def cache_elements(self, num_tokens: int) -> int:
+        """Keys and values of all tokens."""
+        return 2 * num_tokens * self.num_kv_heads * self.head_dim
+
+
+def keys_seen(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """How many keys each query may see, 1 at least: broadcasts to (B, H, T, 1)."""
+    if allowed is None:
+        return scores.new_tensor(scores.shape[-1])
+    seen = allowed.expand(*allowed.shape[:-1], scores.shape[-1]).sum(dim=-1, keepdim=True)
+    return seen.clamp(min=1).to(scores.dtype)
