@@ -6,6 +6,8 @@ S keys and values are mixed into R before anybody asks for them, so time grows w
 mixture holds later tokens too, so no mask can make it causal, and none is accepted.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +36,7 @@ class Linformer(Attention):
     position_kinds = frozenset(("embeddings", "queries_and_keys"))
     map_rows = "signed"
     knows_order = True
+    optimizer_roles: ClassVar = {"mix_keys": "matrix", "mix_values": "matrix"}
     formula = "softmax(q_h (E k_h)ᵀ / √D) F v_h,  E, F: (R, S)"
     paper = "Wang et al. 2020, arXiv:2006.04768, section 4"
 

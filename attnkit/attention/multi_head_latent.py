@@ -10,6 +10,8 @@ after the mixing, so all heads ask one set of keys, which is the values too, and
 The paper's low rank of queries, which saves activations alone, is left out.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,7 @@ class MultiHeadLatent(ScoreAttention):
         dropout: share of attention weights that training drops.
     """
 
+    optimizer_roles: ClassVar = {"up_key": "decayed", "up_value": "decayed"}
     formula = "softmax([q_h U_h; q_r] [c; k_r]ᵀ / √(D + D_r)) c V_h,  c = rms_norm(W_c x)"
     paper = "DeepSeek-AI 2024, arXiv:2405.04434, section 2.1"
 

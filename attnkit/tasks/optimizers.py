@@ -1,18 +1,61 @@
-"""Optimizers that a recipe may name. Each decides which parameters it treats how."""
+"""Optimizers that a recipe may name. A parameter's role says how they treat it.
+
+| role | weight decay | Muon | by default |
+|---|---|---|---|
+| `matrix` | yes | yes, inside the layers | weights of `nn.Linear` |
+| `decayed` | yes | no | embeddings of tokens and positions |
+| `plain` | no | no | all else: norms, gains, biases, a mechanism's own parameters |
+
+A module states another role in the class attribute `optimizer_roles`: name -> role.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from attnkit.attention.base import Attention
 from attnkit.registry import OPTIMIZERS
 from attnkit.tasks.bad_steps import can_leave_out
 from attnkit.tasks.muon import StackedMuon
+
+Role = Literal["matrix", "decayed", "plain"]
+
+
+def roles_of(model: nn.Module) -> dict[nn.Parameter, Role]:
+    """The role of each parameter that takes gradients, in the order of the model.
+
+    Raises:
+        ValueError: if `optimizer_roles` of a module names no parameter of it, or no role.
+    """
+    roles: dict[nn.Parameter, Role] = {p: "plain" for p in model.parameters() if p.requires_grad}
+    stated: dict[nn.Parameter, Role] = {}
+    in_attention = {
+        part for m in model.modules() if isinstance(m, Attention) for part in m.modules()
+    }
+    for module in model.modules():
+        default: Role | None = None
+        if isinstance(module, nn.Linear):
+            default = "matrix"
+        elif isinstance(module, nn.Embedding) and module not in in_attention:
+            default = "decayed"
+        if default is not None and module.weight in roles:
+            # A head that shares the embedding's weights is an embedding.
+            roles[module.weight] = "decayed" if roles[module.weight] == "decayed" else default
+        own = dict(module.named_parameters())
+        for name, role in getattr(module, "optimizer_roles", {}).items():
+            if name not in own or role not in get_args(Role):
+                raise ValueError(
+                    f"{type(module).__name__}.optimizer_roles: {name!r}: {role!r} must be one of "
+                    f"its parameters ({', '.join(own)}) and one of {', '.join(get_args(Role))}"
+                )
+            stated[own[name]] = role
+    return {parameter: stated.get(parameter, role) for parameter, role in roles.items()}
 
 
 class OptimizerRecipe(ABC):
@@ -25,8 +68,7 @@ class OptimizerRecipe(ABC):
 
 @OPTIMIZERS.register("adamw")
 class AdamWRecipe(OptimizerRecipe):
-    """AdamW (arXiv:1711.05101), fused; weight decay on matrices only, not on norms, gains and
-    biases.
+    """AdamW (arXiv:1711.05101), fused; weight decay on matrices and embeddings only.
 
     Args:
         lr: highest learning rate.
@@ -50,16 +92,17 @@ class AdamWRecipe(OptimizerRecipe):
         self.eps = eps
 
     def build(self, model: nn.Module) -> Optimizer:
-        """Two groups: matrices with weight decay, all else without."""
-        return self.over([p for p in model.parameters() if p.requires_grad])
+        """Two groups: what decays, and what does not."""
+        return self.over(roles_of(model))
 
-    def over(self, parameters: list[nn.Parameter]) -> Optimizer:
+    def over(self, roles: dict[nn.Parameter, Role]) -> Optimizer:
         """AdamW over some parameters."""
-        matrices = [p for p in parameters if p.dim() >= 2]
-        others = [p for p in parameters if p.dim() < 2]
         groups = [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            {
+                "params": [p for p in roles if roles[p] != "plain"],
+                "weight_decay": self.weight_decay,
+            },
+            {"params": [p for p in roles if roles[p] == "plain"], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
         return AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
@@ -67,7 +110,7 @@ class AdamWRecipe(OptimizerRecipe):
 
 @OPTIMIZERS.register("muon")
 class MuonRecipe(OptimizerRecipe):
-    """Muon (Jordan 2024) on the matrices of the layers, AdamW on embeddings, head, norms and gains.
+    """Muon (Jordan 2024) on the matrices of the layers, AdamW on all else.
 
     Muon steps along the nearest orthogonal matrix to the momentum, so that no direction of a matrix
     dominates.
@@ -101,13 +144,14 @@ class MuonRecipe(OptimizerRecipe):
 
     def build(self, model: nn.Module) -> Optimizer:
         """Both optimizers, as one."""
+        roles = roles_of(model)
         matrices = [
             parameter
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad and parameter.dim() == 2 and "layers." in name
+            if "layers." in name and roles.get(parameter) == "matrix"
         ]
         chosen = set(matrices)
-        others = [p for p in model.parameters() if p.requires_grad and p not in chosen]
+        others = {p: role for p, role in roles.items() if p not in chosen}
         parts: list[Optimizer] = []
         if matrices:
             parts.append(

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import ClassVar
 
 import pytest
 import torch
@@ -25,7 +26,9 @@ def names_of(parameters, model):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 @pytest.mark.parametrize("position", POSITIONS.names())
 @pytest.mark.parametrize("mechanism", ATTENTION.names())
-def test_each_parameter_once_and_weight_decay_on_matrices_alone(optimizer, position, mechanism):
+def test_each_parameter_once_and_weight_decay_on_linears_and_embeddings_alone(
+    optimizer, position, mechanism
+):
     if ATTENTION.get(mechanism).refusal("self", Causal(), position):
         return
     model = built(attention=mechanism, position=position, bias=True, tied_embeddings=False)
@@ -34,8 +37,47 @@ def test_each_parameter_once_and_weight_decay_on_matrices_alone(optimizer, posit
     everything = [parameter for group in groups for parameter in group["params"]]
     assert len(everything) == len({id(p) for p in everything}) == len(list(model.parameters()))
     decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    assert names_of(decayed, model) == names_of(matrices, model)
+    tables = {"attention.position.table.weight"}  # of relative_bias: numbers added to scores
+    expected = {
+        name
+        for name, parameter in model.named_parameters()
+        if name.endswith(".weight")
+        and parameter.dim() == 2
+        and name.partition("layers.")[2][2:] not in tables
+    }
+    own = {"linformer": ("mix_keys", "mix_values"), "multi_head_latent": ("up_key", "up_value")}
+    for layer in (0, 1):
+        expected |= {f"layers.{layer}.attention.{name}" for name in own.get(mechanism, ())}
+    assert names_of(decayed, model) == expected
+
+
+def test_what_starts_as_the_identity_neither_decays_nor_is_orthogonalised():
+    model = built(attention="talking_heads", position="relative_bias")
+    ours = ("before", "after", "table.weight")
+    for recipe in (AdamWRecipe(weight_decay=0.1), MuonRecipe(weight_decay=0.1)):
+        optimizer = recipe.build(model)
+        decayed = [p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]]
+        assert not [name for name in names_of(decayed, model) if name.endswith(ours)]
+    (muon, _) = MuonRecipe().build(model).parts
+    assert not [n for n in names_of(muon.param_groups[0]["params"], model) if n.endswith(ours)]
+
+
+def test_a_module_states_the_role_of_its_own_parameters():
+    class Gated(torch.nn.Module):
+        optimizer_roles: ClassVar = {"mixer": "matrix", "skip.weight": "plain"}
+
+        def __init__(self):
+            super().__init__()
+            self.mixer = torch.nn.Parameter(torch.eye(3))
+            self.skip = torch.nn.Linear(3, 3, bias=False)
+
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([Gated()])})
+    muon, adamw = MuonRecipe().build(model).parts
+    assert names_of(muon.param_groups[0]["params"], model) == {"layers.0.mixer"}
+    assert names_of(adamw.param_groups[0]["params"], model) == {"layers.0.skip.weight"}
+    Gated.optimizer_roles = {"mixr": "matrix"}
+    with pytest.raises(ValueError, match=r"Gated.optimizer_roles: 'mixr'.*mixer, skip.weight"):
+        AdamWRecipe().build(model)
 
 
 def test_gains_and_norms_do_not_decay():
