@@ -185,7 +185,7 @@ def evaluate(
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         name = "".join(c if c.isalnum() or c in "._-" else "_" for c in Path(test_set.name).name)
-        text = "".join(f"{' '.join(line.splitlines())}\n" for line in hypotheses)
+        text = "".join(f"{line}\n" for line in hypotheses)
         (output / f"{name}.txt").write_text(text, encoding="utf-8")
     return Evaluation(
         test_set.name,

@@ -22,7 +22,7 @@ from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.errors import DataError
 from attnkit.data.symbols import Symbols
-from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
+from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer, unknown_in
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import Recipe, load_recipe
@@ -114,13 +114,7 @@ class TrainedRun(Trained):
         """What of a prompt the vocabulary lacks, each once; the model reads it as
         `<|unknown|>`.
         """
-        encoding = self.tokenizer.encode(prompt)
-        unknown = [
-            prompt[start:stop]
-            for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
-            if token == self.tokenizer.unknown_id
-        ]
-        return list(dict.fromkeys(unknown))
+        return unknown_in(self.tokenizer, prompt)
 
     def check_speaks(self) -> None:
         """Makes sure that the run can go on from a text.
@@ -157,6 +151,8 @@ class TrainedRun(Trained):
             ):  # half of a character: wait for the rest
                 yield text[len(told) :]
                 told = text
+        if rest := tokenizer.decode(ids)[len(told) :]:  # half of a character, and no more comes
+            yield rest
 
     def generate(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> str:
         """The text that follows a prompt, as a whole."""

@@ -22,14 +22,14 @@ from attnkit.data.pair_batch import IGNORED, ROW_NOTE, pair_texts
 from attnkit.data.pair_batches import PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
-from attnkit.data.tokenizer_base import Tokenizer
+from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.data.translation import load_vocabularies
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.recipe import load_recipe
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks import cross_alignment as alignment
-from attnkit.tasks.translating import translate_ids
+from attnkit.tasks.translating import decoded_line, translate_ids
 from attnkit.tensorboard.records import mechanisms_of, records_of
 from attnkit.trained_run import (
     Trained,
@@ -135,7 +135,7 @@ class Translator(Trained):
         found = dict(zip(written, best, strict=True))
         for i, line in enumerate(lines):
             translations = [
-                Translation(self.tokenizers[1].decode(one.tokens), one.score, one.ended)
+                Translation(decoded_line(self.tokenizers[1], one), one.score, one.ended)
                 for one in found.get(i, [])
             ]
             yield Line(
@@ -147,16 +147,8 @@ class Translator(Trained):
         found = []
         if num_tokens > room:
             found.append(f"cut: it has {num_tokens} tokens, and the model reads {room} at most")
-        tokenizer = self.tokenizers[0]
-        if tokenizer.unknown_id is not None:
-            encoding = tokenizer.encode(line)
-            unknown = [
-                line[start:stop].strip()
-                for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
-                if token == tokenizer.unknown_id
-            ]
-            if unknown:
-                found.append(f"the vocabulary lacks {', '.join(map(repr, dict.fromkeys(unknown)))}")
+        if unknown := unknown_in(self.tokenizers[0], line):
+            found.append(f"the vocabulary lacks {', '.join(map(repr, unknown))}")
         return found
 
     def links(self, source: str, target: str, place: alignment.Place) -> list[tuple[int, int]]:

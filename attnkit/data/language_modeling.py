@@ -190,3 +190,4 @@ def _counted(source: TextSource, progress: ByteProgress) -> Iterator[str]:
     for piece in source.pieces("train"):
         yield piece.text
         progress.advance(len(piece.text.encode()))
+    progress.finish("choosing its tokens")

@@ -52,6 +52,14 @@ class ByteProgress:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done)
 
+    def finish(self, label: str) -> None:
+        """Says that all bytes are read, and that something of unknown length follows."""
+        self.label = label
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=label, total=None)
+        elif self._announced:
+            Console(stderr=True).print(label, highlight=False)
+
     def _announce(self) -> None:
         self._announced = True
         console = Console(stderr=True)
@@ -60,7 +68,12 @@ class ByteProgress:
                 f"{self.label}: {decimal(self.total)}, this is done once", highlight=False
             )
             return
-        columns = (TextColumn(self.label), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns, console=console, transient=True)
         self._bar.add_task(self.label, total=self.total)
         self._bar.start()

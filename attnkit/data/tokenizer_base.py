@@ -12,13 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from attnkit.data.cache import atomic_write
 from attnkit.data.errors import DataError
 from attnkit.registry import TOKENIZERS, RegistryError
+
+if TYPE_CHECKING:
+    from attnkit.data.symbols import Symbols
 
 END = "<|end|>"
 """How the token between documents is shown; see `Tokenizer.end_of_document_id`."""
@@ -137,6 +140,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return TOKENIZERS.get(kind).from_state(state)
     except RegistryError as error:
         raise DataError(f"{path}: {error}; load the plugin that registers it") from error
+
+
+def unknown_in(tokenizer: Tokenizer | Symbols, text: str) -> list[str]:
+    """What of a text the vocabulary lacks, each once, for a person to read: without the space
+    before it, and what prints nothing as its code point (`U+00A0`).
+    """
+    encoding = tokenizer.encode(text)
+    unknown = [
+        text[start:stop]
+        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        if token == tokenizer.unknown_id
+    ]
+    return list(dict.fromkeys(_readable(part) for part in unknown))
+
+
+def _readable(text: str) -> str:
+    word = text.strip(" ")
+    return "".join(c if word and c.isprintable() else f"U+{ord(c):04X}" for c in word or text)
 
 
 def decode_runs(ids: Iterable[int], end_id: int, decode: Callable[[list[int]], str]) -> str:

@@ -23,7 +23,8 @@ def sample(
     Args:
         logits: scores of the next token.
         generator: source of randomness, on the CPU, so that every device draws the same.
-        temperature: divides the logits; 0 takes the likeliest token.
+        temperature: divides the logits; 0 takes the likeliest token, and so does one so small that
+            nothing else is left.
         top_k: draw among the k likeliest tokens only.
         top_p: draw among the fewest likeliest tokens whose probabilities sum to at least p
             (arXiv:1904.09751).
@@ -31,7 +32,9 @@ def sample(
     logits = logits.detach().float().cpu()
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = (logits / temperature).softmax(dim=-1)
+    # The largest first: nothing overflows but to minus infinity, which has no probability.
+    below = logits - logits.amax(dim=-1, keepdim=True)
+    probabilities = (below / max(temperature, torch.finfo(below.dtype).tiny)).softmax(dim=-1)
     likeliest, tokens = probabilities.sort(dim=-1, descending=True)
     if top_k is not None:
         likeliest[:, top_k:] = 0.0
@@ -74,7 +77,7 @@ def generate(
     """
     if prompt.shape[1] == 0:
         raise ValueError("the prompt is empty; it needs at least one token")
-    if temperature < 0:
+    if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")

@@ -8,11 +8,19 @@ import numpy as np
 import torch
 
 from attnkit.data.pair_batch import padded
+from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.models.beam_search import Hypothesis, Search, beam_search, in_batches
 from attnkit.models.encoder_decoder import EncoderDecoder
 
 BATCH_TOKENS = 2400
 """Source tokens of a batch, padding included, for a beam of one; a wider beam has fewer."""
+
+
+def decoded_line(tokenizer: Tokenizer, hypothesis: Hypothesis) -> str:
+    """The text of a hypothesis as one line: a line break in it becomes a space, or it would be
+    taken for two translations wherever a line is one.
+    """
+    return " ".join(tokenizer.decode(hypothesis.tokens).splitlines())
 
 
 def translate_ids(

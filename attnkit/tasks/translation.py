@@ -27,7 +27,7 @@ from attnkit.tasks import cross_alignment as alignment
 from attnkit.tasks.base import Probe, Task
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
-from attnkit.tasks.translating import translate_ids
+from attnkit.tasks.translating import decoded_line, translate_ids
 from attnkit.tasks.translation_scores import Scores, score
 from attnkit.tasks.weight_history import WeightHistory, average, write_average
 from attnkit.tensorboard.logger import RunLogger
@@ -205,8 +205,7 @@ class TranslationTask(Task):
         self, store: PairStore, chosen: Sequence[int], search: Search
     ) -> tuple[list[str], Scores]:
         best = translate_ids(self.model, [store.sources[i] for i in chosen], store.ends, search)
-        decode = self.data.tokenizers[1].decode
-        hypotheses = [decode(one[0].tokens) for one in best]
+        hypotheses = [decoded_line(self.data.tokenizers[1], one[0]) for one in best]
         return hypotheses, score(hypotheses, [store.pairs[i].target for i in chosen])
 
     def _alignment(
@@ -229,7 +228,7 @@ class TranslationTask(Task):
             return
         folder = self._directory / HYPOTHESES
         folder.mkdir(exist_ok=True)
-        lines = "".join(f"{' '.join(line.splitlines())}\n" for line in hypotheses)
+        lines = "".join(f"{line}\n" for line in hypotheses)
         (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
 
     def begin_final(self, directory: Path) -> None:

@@ -343,7 +343,7 @@ def test_what_the_vocabulary_lacks_is_said(small_run):
         (["runs_dir=a_file"], "a_file is no folder that may be written to; set runs_dir"),
         (["logging.probe=''"], "logging.probe is empty; write a text, or null for validation"),
         (["trainer.strategy=luck"], "trainer: accelerator cpu, devices 1 and strategy luck do not"),
-        (["tokenizer={name: bpe, vocab_size: 3}"], "tokenizer.vocab_size: must be at least 257"),
+        (["tokenizer={name: bpe, vocab_size: 3}"], "tokenizer.vocab_size: must be from 257"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )

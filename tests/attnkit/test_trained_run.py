@@ -104,12 +104,23 @@ def test_an_emoji_is_given_out_whole(small, tmp_path):
     pieces = list(load_run(result.directory).stream("🦊", 12, temperature=0))
     assert "".join(pieces) == "🦊🦊🦊"
     assert [len(piece) for piece in pieces if piece] == [1, 1, 1]
+    cut = list(load_run(result.directory).stream("🦊", 6, temperature=0))
+    assert "".join(cut) == "🦊\N{REPLACEMENT CHARACTER}"  # half of one is not lost
+
+
+def test_a_replacement_character_of_the_text_is_given_out(small, tmp_path):
+    (tmp_path / "odd.txt").write_text("a\ufffd" * 1000, encoding="utf-8")
+    result = experiment.run(small(f"data.files={tmp_path / 'odd.txt'}", "trainer.max_steps=60"))
+    run = load_run(result.directory)
+    texts = [run.generate("a", n, temperature=0) for n in (1, 2, 3)]
+    assert texts == ["\ufffd", "\ufffda", "\ufffda\ufffd"]
 
 
 def test_what_the_vocabulary_lacks_is_found(small_run):
     run = load_run(small_run.directory)
     assert run.unknown_in("the cat") == []
     assert run.unknown_in("Ωthe ΩX") == ["Ω", "X"]
+    assert run.unknown_in("the\u00a0cat\u200b\t") == ["U+00A0", "U+200B", "U+0009"]
 
 
 def test_an_empty_prompt_is_refused(small_run):

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.data.pairs.base import Pair
+from attnkit.data.tokenizers import WordTokenizer
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks.base import Task
@@ -262,6 +263,12 @@ def test_translate_keeps_order_and_takes_everything_in_stride(result, tmp_path):
     assert again.stdout == said.stdout
     alone = invoke("translate", result.directory, "a b c d")
     assert alone.stdout.splitlines() == [answers[0]]
+
+
+def test_a_translation_is_one_line_whatever_the_model_says(result, monkeypatch):
+    monkeypatch.setattr(WordTokenizer, "decode", lambda self, ids: "one\ntwo\r\n")
+    said = invoke("translate", result.directory, "a b", "c")
+    assert said.stdout == "one two\none two\n"
 
 
 def test_n_best_and_alignments(result):

@@ -17,6 +17,7 @@ def test_long_work_says_one_line_in_a_log(
     with ByteProgress("tokenising train", 2_500_000) as bar:
         for _ in range(5):
             bar.advance(500_000)
+        bar.finish("choosing its tokens")
     out, error = capsys.readouterr()
     assert out == ""
-    assert error == "tokenising train: 2.5 MB, this is done once\n"
+    assert error == "tokenising train: 2.5 MB, this is done once\nchoosing its tokens\n"

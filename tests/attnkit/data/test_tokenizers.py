@@ -155,14 +155,26 @@ def test_bpe_learns_no_more_than_it_was_asked_to() -> None:
         tokenizer.token_text(999)
 
 
+@pytest.mark.parametrize("word", ["a" * 3000, " " * 3000, "-_" * 1500, "한국어" * 1000])
+def test_a_word_without_end_is_cut_before_subwords_are_learnt(word: str) -> None:
+    """Uncut, pairs of pairs would grow to a thousand letters, in the square of the time."""
+    tokenizer = BpeTokenizer(vocab_size=1000)
+    tokenizer.train([f"so {word} so"])
+    texts = map(tokenizer.token_text, range(tokenizer.vocab_size - 1))
+    assert 100 < max(map(len, texts)) <= 257  # a space may stand before it
+    assert tokenizer.decode(tokenizer.encode(word).ids) == word
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "bpe", "vocab_size": 256}, "tokenizer.vocab_size must be at least 257.*got 256"),
-        ({"name": "word", "max_vocab": 2}, "tokenizer.max_vocab must be at least 3, got 2"),
+        ({"name": "bpe", "vocab_size": 256}, "tokenizer.vocab_size must be from 257.*got 256"),
+        ({"name": "bpe", "vocab_size": 10**12}, "to 16,777,216, got 1000000000000"),
+        ({"name": "word", "max_vocab": 2}, "tokenizer.max_vocab must be from 3 to .*, got 2"),
+        ({"name": "word", "max_vocab": 2**70}, "to 16,777,216, got 1180591620717411303424"),
     ],
 )
-def test_too_small_a_vocabulary_is_refused(spec: dict[str, object], message: str) -> None:
+def test_too_small_or_large_a_vocabulary_is_refused(spec: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         TOKENIZERS.build(spec)
 
