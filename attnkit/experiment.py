@@ -120,7 +120,7 @@ def run(
         task.bad_steps.max_skipped = recipe.trainer.max_skipped
     task.examine()
     probes = task.probes(recipe.logging.probe_tokens, recipe.logging.probe)
-    logger = RunLogger(directory, trial_id=recipe.variant, resume=start.point)
+    logger = RunLogger(directory, trial_id=f"{recipe.name}/{recipe.variant}", resume=start.point)
     store = CheckpointStore(
         directory / run_directory.CHECKPOINTS,
         Kept(best=recipe.checkpoint.best, every=recipe.checkpoint.keep_every),
@@ -159,10 +159,11 @@ def run(
         "steps": trainer.global_step,
         "metrics": metrics,
         "validation_part": recipe.validation.part,
+        "data": data_read(environment["data"]),
         **task.findings(),
         "skipped_steps": task.bad_steps.num_skipped,
         "seconds": curves.wall_seconds,
-        "tokens": curves.num_tokens,
+        "tokens": curves.total_tokens,
         "tokens_per_second": curves.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(task.device),
         "device": device_name(task.device),
@@ -172,6 +173,13 @@ def run(
     if trainer.is_global_zero:
         run_directory.write_json(directory / run_directory.RESULT, record)
     return Result(directory, metrics, record.get("ngram_floors", {}), record, sample)
+
+
+def data_read(described: dict[str, Any]) -> dict[str, Any]:
+    """Which data a run read: its source, version and digest, as far as it has such."""
+    inner = described["source"]
+    source = inner if isinstance(inner, dict) else described
+    return {key: source[key] for key in ("source", "python", "version", "sha256") if key in source}
 
 
 def check_single(recipe: Recipe) -> None:

@@ -67,6 +67,7 @@ def _text_numbers(result: Result) -> Table:
     )
     table.add_row("bits a byte", f"{result.metrics['bits_per_byte']:.4f}")
     table.add_row("perplexity", f"{result.metrics['perplexity']:.3f}")
+    _add_unknown(table, result)
     for order, floor in result.floors.items():
         better = result.metrics["loss"] < floor
         table.add_row(
@@ -75,12 +76,21 @@ def _text_numbers(result: Result) -> Table:
     return table
 
 
+def _add_unknown(table: Table, result: Result) -> None:
+    """A line for the tokens that the vocabulary does not have, if there are any: a loss counts each
+    as one, whatever it stands for.
+    """
+    if share := result.record["unknown_share"]:
+        table.add_row("unknown tokens", f"{share:.2%}")
+
+
 def _translation_numbers(result: Result) -> Table:
     """The validation loss, then the scores of each test set."""
     table = numbers_table(_validated_on(result))
     metrics = result.metrics
     table.add_row("loss, nats a token", f"{metrics['loss']:.4f}")
     table.add_row("perplexity", f"{metrics['perplexity']:.3f}")
+    _add_unknown(table, result)
     table.add_row("token accuracy", f"{metrics['token_accuracy']:.1%}")
     words = {
         "bleu": ("BLEU", "{:.2f}"),

@@ -8,6 +8,9 @@ from typing import Any
 from attnkit.ablation.plan_file import PlanFile
 from attnkit.ablation.stored_run import StoredRun
 
+LONGEST_WORD = 48
+"""Letters of a name at the most; a digest has 64."""
+
 TOLERANCE = 0.01
 """Counts that differ by at most this share are equal."""
 
@@ -32,6 +35,14 @@ def remarks_of(
         plan: of the study, if it has one.
     """
     remarks = [SEES_ANSWERS] if any(map(sees_what_it_predicts, runs)) else []
+    if shares := {share for run in runs if (share := run.record.get("unknown_share"))}:
+        remarks.append(f"{max(shares):.2%} of its validation tokens are unknown to its vocabulary")
+    remarks += [
+        f"seed {run.name.seed} went on at step {last['step']:,}: its tokens/s is that of what came "
+        "after"
+        for run in runs
+        if (last := next(reversed(run.environment.get("resumed", [])), None))
+    ]
     variant = runs[0].name.variant
     if plan is not None:
         if found := plan.tuned.get(variant):
@@ -71,7 +82,7 @@ def remarks_of(
             remarks.append(
                 f"{what}: {ours:,.0f}, the base {base_has:,.0f} ({_change(ours, base_has)})"
             )
-    remarks += _machine(*pairs[0])
+    remarks += dict.fromkeys(said for run, other in pairs for said in _machine(run, other))
     return tuple(remarks)
 
 
@@ -100,12 +111,24 @@ def _without_places(content: Any) -> Any:
 
 
 def _other_parts(ours: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> list[str]:
-    """Which parts of the data differ, over all pairs."""
-    found: dict[str, None] = {}
+    """Which parts of the data differ, over all pairs, and by which words where there are some."""
+    found: dict[str, str] = {}
     for mine, theirs in zip(ours, base, strict=True):
-        names = [*mine, *(name for name in theirs if name not in mine)]
-        found |= dict.fromkeys(name for name in names if mine.get(name) != theirs.get(name))
-    return list(found)
+        for name in (*mine, *theirs):
+            if (a := mine.get(name)) != (b := theirs.get(name)) and name not in found:
+                found[name] = name + _in_words(a, b)
+    return list(found.values())
+
+
+def _in_words(ours: Any, base: Any) -> str:
+    """The first difference of two descriptions that a person can read: a version, a name."""
+    if isinstance(ours, dict) and isinstance(base, dict):
+        for key, value in ours.items():
+            other = base.get(key)
+            words = isinstance(value, str) and isinstance(other, str)
+            if words and value != other and len(value) <= LONGEST_WORD:
+                return f" ({key} {value}, the base {other})"
+    return ""
 
 
 def _machine(run: StoredRun, base: StoredRun) -> list[str]:

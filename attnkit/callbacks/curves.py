@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -16,13 +16,21 @@ _STATE = "training_curves"
 """Key of a checkpoint under which the sums stand."""
 
 
+class Speed(NamedTuple):
+    """Tokens, and the seconds that they took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
 class TrainingCurves(L.Callback):
     """Writes scalars every few steps, straight to the logger.
 
     `loss/train` is the mean over the steps since the last point, and over all processes. Tokens
-    per second counts training alone: time in validation is left out. A step that the task skipped
-    (`Task.is_skipped`) counts as time and tokens, and not in the loss. Nothing is read from the
-    device between two points.
+    per second counts training alone, without validation, and this session alone: another machine
+    may have done what came before a resumption. A step that the task skipped (`Task.is_skipped`)
+    counts as time and tokens, and not in the loss. Nothing is read from the device between two
+    points.
 
     Args:
         every_n_steps: optimizer steps between points.
@@ -41,6 +49,9 @@ class TrainingCurves(L.Callback):
         self._steps: Tensor | int = 0
         self._window_tokens = 0
         self._window_seconds = 0.0
+        self._session = Speed()
+        self._before = Speed()
+        self._carried = Speed()  # of the window under way, from before this session
         self._mark = 0.0
         self._wall_before = 0.0
         self._wall_start: float | None = None
@@ -48,8 +59,16 @@ class TrainingCurves(L.Callback):
 
     @property
     def tokens_per_second(self) -> float:
-        """Mean over the whole run so far, over all processes."""
-        return self.num_tokens / self.seconds if self.seconds else 0.0
+        """Mean over this session so far, over all processes; that of the session before until this
+        one has a point.
+        """
+        speed = self._session if self._session.seconds else self._before
+        return speed.tokens / speed.seconds if speed.seconds else 0.0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run, those since the last point included."""
+        return self.num_tokens + self._window_tokens
 
     @property
     def wall_seconds(self) -> float:
@@ -75,6 +94,7 @@ class TrainingCurves(L.Callback):
             "steps": int(self._steps),
             "window_tokens": self._window_tokens,
             "window_seconds": self._window_seconds,
+            "session": [*(self._session if self._session.seconds else self._before)],
             "wall_seconds": self.wall_seconds,
         }
 
@@ -90,6 +110,8 @@ class TrainingCurves(L.Callback):
         self._steps = state["steps"]
         self._window_tokens = state["window_tokens"]
         self._window_seconds = state["window_seconds"]
+        self._carried = Speed(self._window_tokens, self._window_seconds)
+        self._before = Speed(*state.get("session", ()))
         self._wall_before = state["wall_seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -100,7 +122,9 @@ class TrainingCurves(L.Callback):
         self._mark = self._wall_start = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops the clock of the whole run."""
+        """Stops the clock of the whole run, and counts what no point holds."""
+        self._count_time()
+        self._session = self._with_window()
         self._wall_before, self._wall_start = self.wall_seconds, None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -143,6 +167,13 @@ class TrainingCurves(L.Callback):
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._write(trainer, pl_module, step)
 
+    def _with_window(self) -> Speed:
+        """This session with what is its own of the window under way."""
+        return Speed(
+            self._session.tokens + self._window_tokens - self._carried.tokens,
+            self._session.seconds + self._window_seconds - self._carried.seconds,
+        )
+
     def _write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
         # First, since it waits for the GPU: the time that follows is then that of work done.
         if (bad_steps := getattr(module, "bad_steps", None)) is not None:
@@ -155,6 +186,7 @@ class TrainingCurves(L.Callback):
         self._count_time()
         self.num_tokens += self._window_tokens
         self.seconds += self._window_seconds
+        self._session, self._carried = self._with_window(), Speed()
         self.loss = loss if loss is not None else self.loss
         points = {} if loss is None else {"loss/train": loss}
         points |= {

@@ -124,14 +124,6 @@ class LanguageModelingData:
         """Writes the tokenizer into a run's directory."""
         self.tokenizer.save(directory)
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Bytes of UTF-8 a token of the validation split.
-
-        Bits per byte = nats per token / (ln 2 * bytes per token).
-        """
-        return self.val_store.counts.bytes / self.val_store.counts.tokens
-
     def floors(self) -> dict[int, float]:
         """Returns order -> validation loss of an n-gram model, in nats per token."""
         return cached_floors(self.train_store, self.val_store, self.tokenizer.vocab_size)

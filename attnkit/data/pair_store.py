@@ -53,6 +53,11 @@ class PairStore:
         """Number of pairs."""
         return len(self.pairs)
 
+    def unknown_share(self, unknown_id: int | None) -> float:
+        """Share of the target tokens that are the vocabulary's `unknown_id`."""
+        unknown = sum(int((row == unknown_id).sum()) for row in self.targets)
+        return 0.0 if unknown_id is None else unknown / int(self.target_lengths.sum())
+
     def batch(self, members: np.ndarray) -> TranslationBatch:
         """Returns some pairs, padded."""
         return translation_batch(

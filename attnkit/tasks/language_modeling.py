@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from attnkit.data.batch import LanguageBatch
 from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
+from attnkit.data.tokenizer_base import UNKNOWN
 from attnkit.data.windows import TrainBatches, ValBatches
 from attnkit.models.decoding import generate
 from attnkit.models.influence import (
@@ -87,6 +88,8 @@ class LanguageModelingTask(Task):
             said = describe_influence(self.influence, admitted(self.model, self.influence))
             log.warning(said)
             logger.fenced("warning", said, 0)
+        if share := self.data.val_store.unknown_share:
+            logger.fenced("unknown", describe_unknown(share), 0)
 
     def conclude(self, logger: RunLogger, step: int) -> None:
         """Draws the floors again, so that each is a line across the chart."""
@@ -101,6 +104,7 @@ class LanguageModelingTask(Task):
             "loss_is_language_modeling": honest,
             "later_influence": vars(self.influence),
             "ngram_floors": self.floors,
+            "unknown_share": self.data.val_store.unknown_share,
         }
 
     def loss(self, batch: LanguageBatch) -> Tensor:
@@ -123,7 +127,7 @@ class LanguageModelingTask(Task):
         self._val_loss.reset()
         metrics = {
             "loss/val": loss,
-            "quality/bits_per_byte": loss / math.log(2) / self.data.bytes_per_token,
+            "quality/bits_per_byte": self.data.val_store.bits_per_byte(loss),
             "quality/perplexity": math.exp(min(loss, 700.0)),
         }
         if self.whole_split:
@@ -185,6 +189,15 @@ class LanguageModelingTask(Task):
         ids = [int(token) for token in drawn]
         self.model.train(training)
         return tokenizer.decode(ids)
+
+
+def describe_unknown(share: float) -> str:
+    """What it means that the vocabulary does not have all of the validation text."""
+    return (
+        f"{share:.2%} of the validation tokens are {UNKNOWN}, one guess each whatever they stand "
+        "for: compare loss and perplexity with those of the same vocabulary alone. Bits a byte "
+        "include the spelling of the unknown words."
+    )
 
 
 def describe_influence(influence: LaterInfluence, is_admitted: bool) -> str:

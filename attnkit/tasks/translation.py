@@ -263,8 +263,11 @@ class TranslationTask(Task):
         logger.fenced("signatures", "\n".join(score(["a"], ["a"]).signatures.values()), 0)
 
     def findings(self) -> dict[str, Any]:
-        """Signatures of the scores, where alignments were read, which weights were averaged."""
-        return dict(self._found)
+        """Signatures of the scores, where alignments were read, which weights were averaged, and
+        the share of the validation split's target tokens that the vocabulary lacks.
+        """
+        unknown_id = self.data.tokenizers[1].unknown_id
+        return {**self._found, "unknown_share": self.data.val_store.unknown_share(unknown_id)}
 
     def train_batches(self, stop: int) -> PairTrainBatches:
         """Pairs of like length."""

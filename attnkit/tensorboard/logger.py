@@ -55,8 +55,8 @@ class RunLogger(TensorBoardLogger):
 
     Args:
         directory: where the event file goes.
-        trial_id: what the runs of one trial, with different seeds, have in common (the variant);
-            TensorBoard shows about the first 15 letters.
+        trial_id: what the runs of one trial, with different seeds, have in common: study and
+            variant. TensorBoard shows about the first 15 letters.
         resume: where a run resumes; what was logged after that is removed, and the run goes on in
             a further event file. Without it, a directory that holds an event file is refused.
     """

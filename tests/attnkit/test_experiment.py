@@ -200,8 +200,8 @@ def test_contact_sheets_can_be_looked_at(shown):
     assert pictures[0].tobytes() != pictures[-1].tobytes()
 
 
-def test_the_hyperparameter_table_has_the_run_with_its_true_status(real_run):
-    root = str(real_run.directory.parents[1])
+def rows_of_hyperparameters(root, metric="final/loss"):
+    """Columns and rows of TensorBoard's table of the runs below a folder."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(root).Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, root)
     context = backend_context.Context(SimpleNamespace(data_provider=provider))
@@ -209,18 +209,33 @@ def test_the_hyperparameter_table_has_the_run_with_its_true_status(real_run):
     metadata = context.hparams_metadata(request, "")
     found = context.experiment_from_metadata(request, "", True, metadata, None)
     columns = {info.name for info in found.hparam_infos}
-    assert {"trainer.gradient_clip", "trainer.max_steps", "tokenizer.name"} <= columns
-    assert not columns & {"seed", "variant", "runs_dir", "trainer.devices", "logging.samples"}
     wanted = api_pb2.ListSessionGroupsRequest(
         start_index=0,
         slice_size=10,
         aggregation_type=api_pb2.AGGREGATION_AVG,
         col_params=[api_pb2.ColParams(hparam=name) for name in columns]
-        + [api_pb2.ColParams(metric=api_pb2.MetricName(group="", tag="final/loss"))],
+        + [api_pb2.ColParams(metric=api_pb2.MetricName(group="", tag=metric))],
         allowed_statuses=[api_pb2.STATUS_SUCCESS],
     )
-    (row,) = list_session_groups.Handler(request, context, "", wanted).run().session_groups
-    assert row.name == "base"
+    handler = list_session_groups.Handler(request, context, "", wanted)
+    return columns, handler.run().session_groups
+
+
+def test_runs_of_two_studies_are_not_averaged(small):
+    """Seeds of one variant are; variants of one name in two studies are not."""
+    for name, seed in (("one", 0), ("one", 1), ("two", 0)):
+        result = experiment.run(
+            small("trainer.max_steps=1", f"name={name}", "variant=base", f"seed={seed}")
+        )
+    _, rows = rows_of_hyperparameters(str(result.directory.parents[2]))
+    assert {row.name: len(row.sessions) for row in rows} == {"one/base": 2, "two/base": 1}
+
+
+def test_the_hyperparameter_table_has_the_run_with_its_true_status(real_run):
+    columns, (row,) = rows_of_hyperparameters(str(real_run.directory.parents[1]))
+    assert {"trainer.gradient_clip", "trainer.max_steps", "tokenizer.name"} <= columns
+    assert not columns & {"seed", "variant", "runs_dir", "trainer.devices", "logging.samples"}
+    assert row.name == "real/base"
     assert row.hparams["model.dim"].number_value == 64
     assert row.hparams["optimizer.lr"].number_value == 5e-3
     metrics = {metric.name.tag: metric.value for metric in row.metric_values}

@@ -197,7 +197,12 @@ function union(a, b) {
 }
 
 function leftOut(one, other, kept) {
-  const all = Math.max(one.layers.length, other.layers.length);
-  if (kept.length === all) return [];
-  return [`${all - kept.length} of ${all} layers left out: other numbers of heads`];
+  const [a, b] = [one.layers.length, other.layers.length];
+  const [common, all] = [Math.min(a, b), Math.max(a, b)];
+  const told = [];
+  if (common < all)
+    told.push(`${all - common} of ${all} layers left out: ${a < b ? "A" : "B"} has only ${common}`);
+  if (kept.length < common)
+    told.push(`${common - kept.length} of ${all} layers left out: other numbers of heads`);
+  return told;
 }

@@ -215,6 +215,27 @@ def test_a_plan_that_cannot_be_used(finished_study, changed, message):
 # Fairness
 
 
+def test_another_python_makes_other_text_and_is_named(make_run, tmp_path):
+    """The docstrings of the standard library are not the same in two versions."""
+    for variant, python in (("base", "3.11.2"), ("newer", "3.12.1")):
+        source = {"source": "docstrings", "python": python, "sha256": python * 13}
+        make_run(variant, 0, data={"source": source, "train": {"tokens": len(python)}})
+    assert rows_of(compare_runs([tmp_path]))["newer"].remarks == (
+        "other data than the base (source (python 3.12.1, the base 3.11.2))",
+    )
+
+
+def test_the_speed_of_a_resumed_run_is_remarked(make_run, tmp_path):
+    make_run("base", 0)
+    directory = make_run("resumed", 0)
+    environment = json.loads((directory / "environment.json").read_text())
+    environment["resumed"] = [{"step": 1000}, {"step": 2000}]
+    (directory / "environment.json").write_text(json.dumps(environment))
+    assert rows_of(compare_runs([tmp_path]))["resumed"].remarks == (
+        "seed 0 went on at step 2,000: its tokens/s is that of what came after",
+    )
+
+
 def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
     for seed in (0, 1):
         make_run("base", seed)
@@ -222,6 +243,7 @@ def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
         make_run("large", seed, parameters=6848 * 2)
         make_run("longer", seed, steps=12, tokens=768 * 2)
         make_run("elsewhere", seed, data={"train": {"tokens": 7}}, device="NVIDIA H100")
+        make_run("unknown", seed, unknown_share=0.605)
         make_run("stopped", seed, status="stopped")
         make_run("half", seed, validation_part="second_half")
     rows = rows_of(compare_runs([tmp_path]))
@@ -234,6 +256,9 @@ def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
     assert rows["elsewhere"].remarks == (
         "other data than the base (train)",
         "device NVIDIA H100 (base cpu): compare neither speed nor memory",
+    )
+    assert rows["unknown"].remarks == (
+        "60.50% of its validation tokens are unknown to its vocabulary",
     )
     assert rows["half"].remarks == (
         "validated on another part of the split: second_half, the base on all",

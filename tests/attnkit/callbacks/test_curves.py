@@ -84,5 +84,39 @@ def test_a_loss_that_is_no_number_stops_training(monkeypatch, loss):
         stage.batch(loss)
 
 
+def test_after_a_resumption_the_speed_is_that_of_the_session_at_hand(monkeypatch):
+    """Before, on a slow machine, a batch took 10 s; now it takes 1 s."""
+    slow = Stage(monkeypatch)
+    for _ in range(3):
+        slow.batch(1.0, seconds=10.0)
+    checkpoint = {}
+    slow.trainer.world_size = 1
+    slow.module.device = "cpu"
+    slow.curves.on_save_checkpoint(slow.trainer, slow.module, checkpoint)
+    assert slow.curves.tokens_per_second == 10.0
+
+    fast = Stage(monkeypatch)
+    fast.trainer.global_rank = 0
+    fast.curves.on_load_checkpoint(fast.trainer, fast.module, checkpoint)
+    fast.module.device = "cpu"
+    fast.trainer.global_step = 3
+    fast.curves.on_train_start(fast.trainer, fast.module)
+    assert fast.curves.tokens_per_second == 10.0  # nothing better is known yet
+    fast.batch(1.0)
+    assert fast.curves.tokens_per_second == 100.0
+    fast.batch(1.0)
+    fast.now += 1000.0
+    assert fast.curves.tokens_per_second == 100.0
+    assert fast.curves.total_tokens == 500
+
+
+def test_tokens_behind_the_last_point_count(monkeypatch):
+    stage = Stage(monkeypatch, every_n_steps=10, max_steps=20)
+    stage.batch(1.0)
+    stage.curves.on_train_end(stage.trainer, stage.module)
+    assert stage.curves.total_tokens == 100
+    assert stage.curves.tokens_per_second == 100.0
+
+
 def test_before_the_first_point_the_speed_is_zero():
     assert TrainingCurves(5).tokens_per_second == 0.0

@@ -72,6 +72,7 @@ def logs(maps_of_real_runs, tmp_path_factory, make_record, logged, write_run) ->
     cross = [make_record(queries=TARGET, keys=SOURCE, site="decoder.cross", seed=s) for s in (0, 1)]
     write_run(root / "translation", [logged(record, i) for i, record in enumerate(cross)])
     write_run(root / "hostile<b>", [logged(make_record(queries=HOSTILE), 0)])
+    write_run(root / "shallow", [logged(make_record((2,)), 0)])
     write_run(root / "signed", [logged(make_record(signed=True), 0)])
     for seed in (0, 1):
         write_run(root / f"deep/long-name-of-a-variant/seed{seed}", [logged(make_record(), 0)])
@@ -497,7 +498,9 @@ def test_what_cannot_be_subtracted_is_told(page):
     page.open(run=["signed", "two_heads/seed0"], view="difference")
     assert "6 query tokens and B 12" in page(".problem").text_content()
     page.open(run=["hybrid/seed0", "two_heads/seed0"], view="difference")
-    assert "1 of 2 layers left out" in page(".facts").text_content()
+    assert "1 of 2 layers left out: other numbers of heads" in page(".facts").text_content()
+    page.open(run=["deep/long-name-of-a-variant/seed0", "shallow"], view="difference")
+    assert "1 of 2 layers left out: B has only 1" in page(".facts").text_content()
 
 
 def test_cross_attention_has_both_texts(page):

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ def test_the_tokens_spell_the_text(source: TextFiles) -> None:
     data = prepared(source, BpeTokenizer(vocab_size=300))
     (text,) = source.documents("val")
     assert data.tokenizer.decode(data.val_store.tokens.tolist()) == text
-    assert data.bytes_per_token == len(text.encode()) / len(data.val_store.tokens)
-    assert data.bytes_per_token > 1.5
+    assert len(text.encode()) / len(data.val_store.tokens) > 1.5
+    assert data.val_store.bits_per_byte(math.log(2)) == pytest.approx(
+        len(data.val_store.tokens) / len(text.encode())
+    )
 
 
 def test_the_batches_are_those_of_the_options(source: TextFiles) -> None:
@@ -140,4 +143,4 @@ def test_tiny_shakespeare_has_nanogpts_counts(shakespeare_root: str) -> None:
     assert data.train_store.counts.tokens == 1_003_854
     assert data.val_store.counts.tokens == 111_540
     assert data.tokenizer.vocab_size == 65 + 2
-    assert data.bytes_per_token == 1.0
+    assert data.val_store.bits_per_byte(math.log(2)) == 1.0

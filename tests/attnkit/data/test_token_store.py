@@ -1,5 +1,7 @@
 import hashlib
+import math
 import pickle
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,7 @@ from attnkit.data import token_store as module
 from attnkit.data.errors import DataError
 from attnkit.data.sources.base import Piece, TextSource
 from attnkit.data.token_store import TokenStore, token_store
-from attnkit.data.tokenizers import ByteTokenizer, CharTokenizer
+from attnkit.data.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer
 
 
 class Documents(TextSource):
@@ -140,17 +142,51 @@ def test_a_crash_between_the_two_files_counts_as_not_done(
     assert source.reads == 2
 
 
-@pytest.mark.parametrize("damage", ["short", "absent", "counts"])
+@pytest.mark.parametrize("damage", ["short", "absent", "counts", "changed"])
 def test_a_damaged_store_is_an_error_with_the_remedy(damage: str) -> None:
     store = token_store(Documents("abc"), ByteTokenizer(), "train")
     if damage == "short":
         store.path.write_bytes(b"ab")
+    elif damage == "changed":  # of the right size
+        store.path.write_bytes(store.path.read_bytes()[::-1])
     elif damage == "absent":
         store.path.unlink()
     else:
         store.path.with_suffix(".json").write_text('{"tokens": 3}')
     with pytest.raises(DataError, match=r"train\.(bin|json) is .*; delete .*, it is made again"):
         token_store(Documents("abc"), ByteTokenizer(), "train")
+
+
+def test_a_large_store_is_looked_at_here_and_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAMPLES", 3)
+    monkeypatch.setattr(module, "SAMPLE_BYTES", 4)
+    store = token_store(Documents("x" * 1000), ByteTokenizer(), "train")
+    whole = store.path.read_bytes()
+    for place in (0, len(whole) // 2, len(whole) - 1):
+        store.path.write_bytes(whole[:place] + b"?" + whole[place + 1 :])
+        with pytest.raises(DataError, match="its digest differs"):
+            token_store(Documents("x" * 1000), ByteTokenizer(), "train")
+
+
+def test_unknown_words_are_charged_for_their_spelling() -> None:
+    """The fewer words a vocabulary knows, the more bits a byte takes, though a loss of zero."""
+    source = Documents("the cat sees the dog", "the fox likes the cat")
+    found = []
+    for size in (3, 4, 20):
+        tokenizer = WordTokenizer(max_vocab=size)
+        tokenizer.train(source.documents("train"))
+        store = token_store(source, tokenizer, "train")
+        known = {tokenizer.token_text(i) for i in range(tokenizer.vocab_size - 2)}
+        words = [word for text in source.texts for word in re.findall(r" ?\w+", text)]
+        unknown = [word for word in words if word not in known]
+        assert store.counts.unknown == len(unknown)
+        assert store.unknown_bytes == sum(map(len, unknown))
+        assert store.unknown_share == len(unknown) / store.counts.tokens
+        spelt = sum(len(word) + 1 for word in unknown) * math.log2(257)
+        assert store.bits_per_byte(0.0) == pytest.approx(spelt / store.counts.bytes)
+        found.append(store.bits_per_byte(0.0))
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == 0.0
 
 
 def test_a_worker_gets_the_path_and_not_the_tokens() -> None:
