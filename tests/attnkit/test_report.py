@@ -29,6 +29,15 @@ def test_a_result_that_saw_the_future(read, small_run):
     assert "0.12 standard deviations" in shown
 
 
+def test_unknown_tokens_stand_beside_the_loss(read, small_run):
+    report.show_result(small_run)
+    assert "unknown tokens" not in read()
+    record = {**small_run.record, "unknown_share": 0.6049}
+    report.show_result(dataclasses.replace(small_run, record=record))
+    (line,) = (line for line in read().splitlines() if "unknown tokens" in line)
+    assert "60.49%" in line
+
+
 def test_brackets_are_letters_like_others(read, small_run):
     sample, folder = "[bold]no[/bold] [/] end", Path("runs/[red]/base/seed0")
     report.show_result(dataclasses.replace(small_run, sample=sample, directory=folder))
