@@ -21,6 +21,7 @@ from attnkit.registry import (
     OPTIMIZERS,
     PAIRS,
     POSITIONS,
+    REGISTRIES,
     REQUIRED,
     SCHEDULES,
     SOURCES,
@@ -52,8 +53,6 @@ KINDS: dict[str, tuple[Registry[Any], ...]] = {
     "recipes": (),
 }
 """What `attnkit list` takes, and what it lists then."""
-
-REGISTRIES: tuple[Registry[Any], ...] = tuple(one for kind in KINDS.values() for one in kind)
 
 
 def show_names(kind: str | None = None, recipes: Path | None = None) -> None:

@@ -33,6 +33,7 @@ from attnkit.cpu.training import KeptMemory
 from attnkit.endings import plain_endings
 from attnkit.hardware import HardwareError, device_name, fast_dtype, peak_memory_bytes
 from attnkit.models.accounting import costs
+from attnkit.plugins import keep, made_with, remember
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.resume import (
     ABOUT_THE_PLACE,
@@ -88,7 +89,8 @@ def run(
         overwrite: replace a run that lies there already.
         resume: go on with the run that lies there (`yes`), or `auto`: if one does.
         allow_changes: go on also if its recipe differs in what matters.
-        check: ask the quick laws about mechanisms that are plugins, before a run's first step.
+        check: ask the quick laws about mechanisms that are plugins, before a run's first step, and
+            again where one changed.
 
     Raises:
         RecipeError: if the recipe describes many runs.
@@ -96,6 +98,7 @@ def run(
         RunDirectoryError: if the directory is taken or in use, or holds nothing to resume.
         CheckpointError: if no checkpoint verifies, or one cannot be written.
         DataError: if the data is missing or bad, or has changed since the run began.
+        ChangedPluginError: if a plugin is not what it was when the run began.
         HardwareError: if this machine lacks what `trainer` asks for.
         OutOfMemoryError: if it lacks memory.
         DivergedError: if loss, gradient or weights are no finite numbers any more.
@@ -104,10 +107,11 @@ def run(
     """
     check_single(recipe)
     directory = recipe.run_dir if directory is None else directory
+    plugins = made_with(recipe.to_dict())
     start = starting_point(
         recipe, directory, overwrite=overwrite, resume=resume, allow_changes=allow_changes
     )
-    if check and start.checkpoint is None:
+    if check and (start.checkpoint is None or start.plugins):
         refuse_broken_plugins(recipe.model)
     data = build_data(recipe)
     data.prepare()
@@ -137,6 +141,8 @@ def run(
             if run_directory.is_first_process():
                 tell(start, directory)
                 take_up(directory, start, recipe, environment, store, overwrite=overwrite)
+                keep(directory, plugins)
+                remember(plugins)
                 data.save_vocabulary(directory)
                 if start.checkpoint is None:
                     introduce(logger, recipe, task, probes)
@@ -234,7 +240,7 @@ def introduce(logger: RunLogger, recipe: Recipe, task: Task, probes: Sequence[Pr
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
     """The keys that a table of runs should compare: what learns what, not where it is written."""
-    hidden = {*ABOUT_THE_PLACE, *WITHOUT_INFLUENCE, "seed", "plugins", "validation"}
+    hidden = {*ABOUT_THE_PLACE, *WITHOUT_INFLUENCE, "seed", "validation"}
     keys = {name: part for name, part in recipe.to_dict().items() if name not in hidden}
     trainer = keys["trainer"].items()
     shown = {name: x for name, x in trainer if f"trainer.{name}" not in hidden}

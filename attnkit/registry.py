@@ -33,6 +33,7 @@ __all__ = [
     "OPTIMIZERS",
     "PAIRS",
     "POSITIONS",
+    "REGISTRIES",
     "REQUIRED",
     "SCHEDULES",
     "SOURCES",
@@ -42,6 +43,8 @@ __all__ = [
     "Registry",
     "RegistryError",
     "Spec",
+    "import_source",
+    "imported_source",
     "load_plugin",
     "options_of",
     "suggest",
@@ -175,7 +178,7 @@ def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
     """Imports a plugin: a file (`my_attention.py`, relative to `folder`) or a module
     (`my_package.attention`).
 
-    A file is imported once a process, however often it is named.
+    A file is imported once a process, however often it is named, and again after it was edited.
 
     Raises:
         RegistryError: if there is no such file or module, or if importing it fails; the message
@@ -189,21 +192,57 @@ def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
     path = (folder or Path()) / name
     if not path.is_file():
         raise RegistryError(f"plugin file {path} does not exist")
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    module_name = f"attnkit_plugin_{path.stem}_{digest}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
+    return import_source(path.read_bytes(), path)
+
+
+_sources: dict[str, bytes] = {}
+"""Module name of a plugin file -> the text that was imported."""
+
+
+def import_source(content: bytes, path: Path, known_as: str | None = None) -> ModuleType:
+    """Imports the text of a plugin file. What was read is what is run: Python's own import would
+    read the file again, or take compiled code that lies beside it.
+
+    Args:
+        content: the text.
+        path: where it lies, for tracebacks.
+        known_as: path of the file that it is a copy of; None: `path`. It replaces what was imported
+            from there.
+
+    Raises:
+        RegistryError: if importing it fails; the message names the line.
+    """
+    module_name = _module_name(known_as or str(path))
+    for name, known in _sources.items():
+        if known == content and name in sys.modules:  # the same code, wherever it lies
+            _sources[module_name] = content
+            return sys.modules[name]
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(module_name)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[module_name]
+        if before is not None:
+            sys.modules[module_name] = before
         raise RegistryError(_import_failure(f"plugin file {path}", error, path)) from error
+    _sources[module_name] = content
     return module
+
+
+def imported_source(path: str) -> bytes | None:
+    """The text of a plugin file as this process imported it; None if it did not."""
+    return _sources.get(_module_name(path))
+
+
+def _module_name(path: str) -> str:
+    resolved = Path(path).resolve()
+    return (
+        f"attnkit_plugin_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
+    )
 
 
 _entry_point_failures: list[str] = []
@@ -256,3 +295,16 @@ TOKENIZERS: Registry[Any] = Registry("tokenizer", "attnkit.data.tokenizers")
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.tasks.optimizers")
 SCHEDULES: Registry[Any] = Registry("learning-rate schedule", "attnkit.tasks.schedules")
 LAUNCHERS: Registry[Any] = Registry("launcher of trials", "attnkit.ablation.launchers")
+
+REGISTRIES: tuple[Registry[Any], ...] = (
+    ATTENTION,
+    MASKS,
+    POSITIONS,
+    SOURCES,
+    PAIRS,
+    SYNTHETIC,
+    TOKENIZERS,
+    OPTIMIZERS,
+    SCHEDULES,
+    LAUNCHERS,
+)

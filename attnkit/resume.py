@@ -7,14 +7,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from attnkit import run_directory
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.errors import DataError
-from attnkit.recipe import Recipe, load_recipe
+from attnkit.plugins import changes, difference, made_with, read_record, refuse_changes
+from attnkit.recipe import Recipe
+from attnkit.recipe.stored import written_recipe
 from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.tensorboard.event_files import ResumePoint
 
@@ -23,8 +25,8 @@ log = logging.getLogger("attnkit")
 Resume = Literal["no", "yes", "auto"]
 """`auto`: resume if there is something to resume, else begin."""
 
-ABOUT_THE_PLACE = ("name", "variant", "runs_dir")
-"""Keys that say where a run lies: it may have been moved."""
+ABOUT_THE_PLACE = ("name", "variant", "runs_dir", "plugins")
+"""Keys that say where a run or its plugins lie: they may have been moved."""
 
 WITHOUT_INFLUENCE = (
     "trainer.max_steps",
@@ -53,11 +55,13 @@ class Start:
         checkpoint: the file to go on from; None: step 0.
         point: for the logger; None: the run is new.
         changes: `key: before -> now`, for what differs from the recipe of the run.
+        plugins: name -> what changed in the code of a plugin.
     """
 
     checkpoint: Path | None = None
     point: ResumePoint | None = None
     changes: tuple[str, ...] = ()
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
 
 def starting_point(
@@ -81,6 +85,7 @@ def starting_point(
         RunDirectoryError: if the directory is taken, or holds nothing to resume, or a run of
             another recipe.
         FinishedError: if there is nothing left to do.
+        ChangedPluginError: if a plugin is not what it was, unless `allow_changes`.
         CheckpointError: if there are checkpoints and none verifies.
         RecipeError: if the recipe in the directory cannot be read.
     """
@@ -95,21 +100,25 @@ def starting_point(
             "runs/NAME/VARIANT/seed0 key=value` (keys on the command line of `attnkit run` name a "
             "variant of their own, unless variant=NAME is among them)"
         )
-    before = load_recipe(run_directory.recipe_of(directory))
-    changes = differences(before.to_dict(), recipe.to_dict())
-    matter = [change for key, change in changes.items() if not has_no_influence(key)]
+    keys = recipe.to_dict()
+    changed = differences(written_recipe(directory).to_dict(), keys)
+    matter = [change for key, change in changed.items() if not has_no_influence(key)]
     if matter and not allow_changes:
         raise RunDirectoryError(
             f"{directory} holds a run of another recipe: {'; '.join(matter)}. Resume it as it was, "
             "or add --allow-changes"
         )
+    code = changes(read_record(directory), made_with(keys))
+    if not allow_changes:
+        refuse_changes(directory, code)
+    said = (*changed.values(), *code.values())
     newest = CheckpointStore(directory / run_directory.CHECKPOINTS).newest()
     steps = 0 if newest is None else newest[1].step
     _check_unfinished(directory, recipe.trainer.max_steps, steps)
     if newest is None:
-        return Start(None, ResumePoint(), tuple(changes.values()))
+        return Start(None, ResumePoint(), said, code)
     path, saved = newest
-    return Start(path, ResumePoint(saved.step, saved.event_bytes), tuple(changes.values()))
+    return Start(path, ResumePoint(saved.step, saved.event_bytes), said, code)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -165,6 +174,9 @@ def tell(start: Start, directory: Path) -> None:
             )
     for change in start.changes:
         log.warning("changed: %s", change)
+    for name in start.plugins:
+        if lines := difference(directory, name, read_record(directory) or []):
+            log.warning("%s", lines)
 
 
 def _check_unfinished(directory: Path, max_steps: int, steps: int) -> None:

@@ -3,6 +3,7 @@
 runs/<recipe>/<variant>/seed<k>/
     recipe.yaml        the resolved recipe: reproduces the run
     environment.json   versions, machine, data
+    plugins.json       digests and packages of its plugins; plugins/ has copies of their files
     tokenizer.json     the vocabulary
     events.out...      what TensorBoard shows
     checkpoints/       best.ckpt, last.ckpt, previous.ckpt, manifests; weights/averaged.ckpt

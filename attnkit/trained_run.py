@@ -23,9 +23,12 @@ from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.errors import DataError
 from attnkit.data.symbols import Symbols
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer, unknown_in
+from attnkit.data.translation import TARGET_FOLDER
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
-from attnkit.recipe import Recipe, load_recipe
+from attnkit.plugins import FOLDER, RECORD, StoredPlugins
+from attnkit.recipe import Recipe
+from attnkit.recipe.stored import stored_recipe
 from attnkit.registry import SYNTHETIC
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tensorboard.records import mechanisms_of, records_of
@@ -159,28 +162,40 @@ class TrainedRun(Trained):
         return "".join(self.stream(prompt, max_new_tokens, **options))
 
 
-def load_run(directory: str | Path, *, best: bool = False) -> TrainedRun:
+def load_run(
+    directory: str | Path, *, best: bool = False, trust_plugins: bool = False
+) -> TrainedRun:
     """Loads a run from its directory, or from the file that `export_run` made of it.
 
     Args:
         directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file.
         best: take the checkpoint with the lowest validation loss, not the last one.
+        trust_plugins: also run plugins that this user has never run, after their digests were
+            logged. Without it, only weights are read from a run that came from elsewhere.
 
     Raises:
         RunDirectoryError: if the directory holds no run.
+        UntrustedPluginError: if its model needs plugins that this user has never run.
         CheckpointError: if its checkpoint is missing, damaged, of another model, or not plain data.
     """
     directory = Path(directory)
     if directory.suffix == SUFFIX:
-        with unpacked(directory) as (folder, weights):
-            return _loaded(folder, weights, directory)
+        with unpacked(directory) as (folder, weights, texts):
+            plugins = StoredPlugins.of_texts(directory, texts, trust=trust_plugins)
+            return _loaded(folder, weights, directory, plugins)
     run_directory.recipe_of(directory)
     path = checkpoint_of(directory, best=best)
-    return _loaded(directory, read_weights(path), path)
+    plugins = StoredPlugins.of_run(directory, trust=trust_plugins)
+    return _loaded(directory, read_weights(path), path, plugins)
 
 
 def export_run(
-    directory: Path, target: Path, *, best: bool = False, overwrite: bool = False
+    directory: Path,
+    target: Path,
+    *,
+    best: bool = False,
+    overwrite: bool = False,
+    trust_plugins: bool = False,
 ) -> TrainedRun:
     """Writes the weights of a run alone, with its recipe and vocabulary, into one file.
 
@@ -189,6 +204,7 @@ def export_run(
         target: the file, which ends in `.safetensors`.
         best: take the checkpoint with the lowest validation loss, not the last one.
         overwrite: replace a file that is there.
+        trust_plugins: as for `load_run`.
 
     Returns:
         What `load_run` will make of the file.
@@ -197,42 +213,50 @@ def export_run(
         RunDirectoryError: if the directory holds no run.
         CheckpointError: if its checkpoint is bad, or the file cannot be written.
     """
-    run = load_run(directory, best=best)
+    run = load_run(directory, best=best, trust_plugins=trust_plugins)
     pack(directory, run.model, target, overwrite=overwrite)
     return run
 
 
 def pack(directory: Path, model: nn.Module, target: Path, *, overwrite: bool) -> None:
-    """Writes a model's weights into one file, with the recipe and the vocabularies of its run.
+    """Writes a model's weights into one file, with the recipe, the vocabularies and the plugins of
+    its run.
 
     Raises:
         CheckpointError: if the file cannot be written.
     """
     files = [run_directory.recipe_of(directory), *sorted(directory.rglob(FILE_NAME))]
+    if (directory / RECORD).is_file():
+        files += [directory / RECORD, *sorted((directory / FOLDER).glob("*.py"))]
     texts = {
-        file.relative_to(directory).as_posix(): file.read_text(encoding="utf-8") for file in files
+        file.relative_to(directory).as_posix(): file.read_bytes().decode("utf-8") for file in files
     }
     write_export(target, model.state_dict(), texts, overwrite=overwrite)
 
 
+UNPACKED = (run_directory.RECIPE, FILE_NAME, f"{TARGET_FOLDER}/{FILE_NAME}")
+"""Texts of an exported file that are written to a folder; no others are."""
+
+
 @contextmanager
-def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
-    """An exported file as a folder that holds what a run's does, while the block lasts, and its
-    weights.
+def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, str]]]:
+    """An exported file as a folder that holds the recipe and the vocabularies, while the block
+    lasts; its weights; and all of its texts.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or not one of attnkit.
     """
     weights, texts = read_export(file)
+    if run_directory.RECIPE not in texts:
+        raise CheckpointError(f"{file} was not exported by attnkit: it holds no recipe")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        for text_name, text in texts.items():
-            path = (folder / text_name).resolve()
-            if not path.is_relative_to(folder):
-                raise CheckpointError(f"{file} was not exported by attnkit: it names {text_name}")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        yield folder, weights
+        for text_name in UNPACKED:
+            if text_name in texts:
+                path = folder / text_name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(texts[text_name].encode())
+        yield folder, weights, texts
 
 
 def checkpoint_of(directory: Path, *, best: bool) -> Path:
@@ -241,9 +265,11 @@ def checkpoint_of(directory: Path, *, best: bool) -> Path:
     return directory / run_directory.CHECKPOINTS / name
 
 
-def _loaded(directory: Path, weights: dict[str, Tensor], origin: Path) -> TrainedRun:
+def _loaded(
+    directory: Path, weights: dict[str, Tensor], origin: Path, plugins: StoredPlugins
+) -> TrainedRun:
     """The run whose recipe and vocabulary lie in a directory; `origin` is named in errors."""
-    recipe = load_recipe(run_directory.recipe_of(directory))
+    recipe = stored_recipe(directory, plugins=plugins)
     if recipe.task == "translation":
         raise RunDirectoryError(f"{origin} is no run of language modeling but one of {recipe.task}")
     if recipe.task == "synthetic":

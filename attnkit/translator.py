@@ -26,7 +26,8 @@ from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.data.translation import load_vocabularies
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
-from attnkit.recipe import load_recipe
+from attnkit.plugins import StoredPlugins
+from attnkit.recipe.stored import stored_recipe, written_recipe
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks import cross_alignment as alignment
 from attnkit.tasks.translating import decoded_line, translate_ids
@@ -258,24 +259,29 @@ def spaced(source: str, target: str) -> alignment.Sentence:
     )
 
 
-def load_translator(directory: str | Path, checkpoint: Checkpoint | None = None) -> Translator:
+def load_translator(
+    directory: str | Path, checkpoint: Checkpoint | None = None, *, trust_plugins: bool = False
+) -> Translator:
     """Loads a translation run from its directory, or from the file that `export_translator` made.
 
     Args:
         directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file.
         checkpoint: which weights; None: the averaged ones if there are any, else the last. A file
             has its own.
+        trust_plugins: as for `load_run`.
 
     Raises:
         RunDirectoryError: if the directory holds no translation run.
+        UntrustedPluginError: if its model needs plugins that this user has never run.
         CheckpointError: if its checkpoint is missing, damaged, of another model or vocabulary, or
             not plain data.
         DataError: if a tokenizer is missing or damaged.
     """
     directory = Path(directory)
     if directory.suffix == SUFFIX:
-        with unpacked(directory) as (folder, weights):
-            return _loaded(folder, weights, directory)
+        with unpacked(directory) as (folder, weights, texts):
+            plugins = StoredPlugins.of_texts(directory, texts, trust=trust_plugins)
+            return _loaded(folder, weights, directory, plugins)
     run_directory.recipe_of(directory)
     folder = directory / run_directory.CHECKPOINTS
     if checkpoint is None:
@@ -290,11 +296,17 @@ def load_translator(directory: str | Path, checkpoint: Checkpoint | None = None)
         weights = model_weights(read_checkpoint(folder / name))
     else:
         weights = read_weights(folder / name)
-    return _loaded(directory, weights, folder / name)
+    plugins = StoredPlugins.of_run(directory, trust=trust_plugins)
+    return _loaded(directory, weights, folder / name, plugins)
 
 
 def export_translator(
-    directory: Path, target: Path, *, best: bool = False, overwrite: bool = False
+    directory: Path,
+    target: Path,
+    *,
+    best: bool = False,
+    overwrite: bool = False,
+    trust_plugins: bool = False,
 ) -> Translator:
     """Writes the weights of a translation run alone, with its recipe and vocabularies, into a file.
 
@@ -304,6 +316,7 @@ def export_translator(
         best: take the checkpoint with the lowest validation loss; else what `load_translator`
             takes by itself.
         overwrite: replace a file that is there.
+        trust_plugins: as for `load_run`.
 
     Returns:
         What `load_translator` will make of the file.
@@ -312,14 +325,17 @@ def export_translator(
         RunDirectoryError: if the directory holds no translation run.
         CheckpointError: if its checkpoint is bad, or the file cannot be written.
     """
-    translator = load_translator(directory, "best" if best else None)
+    checkpoint = "best" if best else None
+    translator = load_translator(directory, checkpoint, trust_plugins=trust_plugins)
     pack(directory, translator.model, target, overwrite=overwrite)
     return translator
 
 
-def _loaded(directory: Path, weights: dict[str, torch.Tensor], origin: Path) -> Translator:
+def _loaded(
+    directory: Path, weights: dict[str, torch.Tensor], origin: Path, plugins: StoredPlugins
+) -> Translator:
     """The run whose recipe and vocabularies lie in a directory; `origin` is named in errors."""
-    recipe = load_recipe(run_directory.recipe_of(directory))
+    recipe = stored_recipe(directory, plugins=plugins)
     if recipe.task != "translation":
         raise RunDirectoryError(
             f"{origin} is no translation run but one of {recipe.task}; `attnkit generate` lets "
@@ -333,16 +349,18 @@ def _loaded(directory: Path, weights: dict[str, torch.Tensor], origin: Path) -> 
     return Translator(recipe, home_of(directory, origin), tokenizers, model.eval())
 
 
-def load_any(directory: str | Path, *, best: bool = False) -> TrainedRun | Translator:
+def load_any(
+    directory: str | Path, *, best: bool = False, trust_plugins: bool = False
+) -> TrainedRun | Translator:
     """Loads a finished run of any task; see `load_run` and `load_translator`.
 
     Args:
         directory: of the run, or a `.safetensors` file.
         best: take the checkpoint with the lowest validation loss.
+        trust_plugins: as for `load_run`.
     """
     directory = Path(directory)
-    if directory.is_dir() and (
-        load_recipe(run_directory.recipe_of(directory)).task == "translation"
-    ):
-        return load_translator(directory, "best" if best else None)
-    return load_run(directory, best=best)
+    if directory.is_dir() and written_recipe(directory).task == "translation":
+        checkpoint = "best" if best else None
+        return load_translator(directory, checkpoint, trust_plugins=trust_plugins)
+    return load_run(directory, best=best, trust_plugins=trust_plugins)

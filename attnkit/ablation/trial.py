@@ -19,7 +19,9 @@ from typing import Any
 
 from attnkit import run_directory
 from attnkit.ablation.launchers.base import Job
-from attnkit.recipe import Recipe, load_recipe
+from attnkit.plugins import changes, made_with, read_record
+from attnkit.recipe import Recipe
+from attnkit.recipe.stored import written_recipe
 from attnkit.resume import differences, has_no_influence
 from attnkit.run_directory import RunDirectoryError
 
@@ -103,9 +105,10 @@ class Trial:
         if not path.is_file():
             run_directory.check_free(self.directory, overwrite=False)
             return
-        if path.read_text(encoding="utf-8") == self.recipe.to_yaml():
-            return
-        matter = recipe_changes(load_recipe(path).to_dict(), self.recipe.to_dict())
+        keys = self.recipe.to_dict()
+        matter = list(changes(read_record(self.directory), made_with(keys)).values())
+        if path.read_text(encoding="utf-8") != self.recipe.to_yaml():
+            matter += recipe_changes(written_recipe(self.directory).to_dict(), keys)
         if matter:
             raise RunDirectoryError(
                 f"{self.directory} holds another run than this study's: {'; '.join(matter)}. "

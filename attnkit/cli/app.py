@@ -70,6 +70,13 @@ Overrides = Annotated[
         metavar="[KEY=VALUE ... ~KEY]", help="Keys to change, or (~) to remove.", show_default=False
     ),
 ]
+TrustPlugins = Annotated[
+    bool,
+    typer.Option(
+        "--trust-plugins",
+        help="Run the plugins of a run or a file from elsewhere, after showing their digests.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

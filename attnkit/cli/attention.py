@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
 
 
 @app.command()
@@ -50,6 +50,7 @@ def attention(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there.")
     ] = False,
+    trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
     """Write a trained model's exact attention on a text: a page, a figure, or numbers."""
@@ -62,7 +63,7 @@ def attention(
 
         outs = out or [Path("attention.html")]
         check_outs(outs, SUFFIXES, overwrite=overwrite)
-        maps = load_any(run, best=best).attention(text)
+        maps = load_any(run, best=best, trust_plugins=trust_plugins).attention(text)
         for note in maps.notes:
             typer.echo(note, err=True)
         try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
 from attnkit.cli.translate import WeightsOption
 
 
@@ -57,6 +57,7 @@ def evaluate(
         Path | None, typer.Option("--output", help="Write the translations into this folder.")
     ] = None,
     weights: WeightsOption = None,
+    trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
     """Score a translation run on any data: BLEU, chrF, loss, and alignments where gold is given."""
@@ -68,7 +69,8 @@ def evaluate(
 
         # What cannot be is told before anything is translated.
         tokenize = None if moses is None else moses_tokenizer(moses)
-        translator = load_translator(run, None if weights is None else weights.value)
+        checkpoint = None if weights is None else weights.value
+        translator = load_translator(run, checkpoint, trust_plugins=trust_plugins)
         search = translator.search(beam=beam, length_penalty=length_penalty)
         sets = evaluation.test_sets(
             translator, data or [], gold, form=gold_form.value, first_index=gold_index

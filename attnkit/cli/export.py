@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
 
 
 @app.command()
@@ -22,6 +22,7 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file that is already there.")
     ] = False,
+    trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
     """Write a trained model's weights alone into one file, with its recipe and vocabulary inside.
@@ -31,15 +32,15 @@ def export(
     """
 
     def act() -> None:
-        from attnkit.recipe import load_recipe
-        from attnkit.run_directory import recipe_of
+        from attnkit.recipe.stored import written_recipe
 
-        if load_recipe(recipe_of(run)).task == "translation":
+        if written_recipe(run).task == "translation":
             from attnkit.translator import export_translator as export_it
         else:
             from attnkit.trained_run import export_run as export_it
 
-        model = export_it(run, file, best=best, overwrite=overwrite).model
+        options = {"best": best, "overwrite": overwrite, "trust_plugins": trust_plugins}
+        model = export_it(run, file, **options).model
         count = sum(parameter.numel() for parameter in model.parameters())
         typer.echo(f"{file}: {count:,} parameters, {file.stat().st_size:,} bytes")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
 
 
 def not_empty(value: str) -> str:
@@ -43,6 +43,7 @@ def generate(
     best: Annotated[
         bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
     ] = False,
+    trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
     """Let a trained language model go on from a prompt."""
@@ -50,7 +51,7 @@ def generate(
     def act() -> None:
         from attnkit.trained_run import load_run
 
-        trained = load_run(run, best=best)
+        trained = load_run(run, best=best, trust_plugins=trust_plugins)
         trained.check_speaks()
         if unknown := trained.unknown_in(prompt):
             typer.echo(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}", err=True)

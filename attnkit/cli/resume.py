@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnkit.cli.app import Debug, Overrides, RunArgument, app, guarded
+from attnkit.cli.app import Debug, Overrides, RunArgument, TrustPlugins, app, guarded
 from attnkit.cli.run import AllowChanges, train
 
 
@@ -11,6 +11,7 @@ def resume(
     run: RunArgument,
     overrides: Overrides = None,
     allow_changes: AllowChanges = False,
+    trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
     """Go on with a run that was stopped or killed, exactly, from its newest good checkpoint.
@@ -21,12 +22,12 @@ def resume(
     def act() -> None:
         from dataclasses import replace
 
-        from attnkit.recipe import load_recipe
-        from attnkit.run_directory import recipe_of
+        from attnkit.recipe.stored import recipe_to_resume, written_recipe
 
-        path = recipe_of(run)
-        before = load_recipe(path)
-        recipe = replace(load_recipe(path, overrides or []), variant=before.variant)
+        recipe = recipe_to_resume(
+            run, overrides or [], trust_plugins=trust_plugins, allow_changes=allow_changes
+        )
+        recipe = replace(recipe, variant=written_recipe(run).variant)
         train(recipe, directory=run, resume="yes", allow_changes=allow_changes)
 
     guarded(act, debug)

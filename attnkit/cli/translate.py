@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, app, guarded
+from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
 
 
 class Weights(StrEnum):
@@ -63,6 +63,7 @@ def translate(
         ),
     ] = None,
     weights: WeightsOption = None,
+    trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
     """Translate sentences, a file or standard input; a line in, a line out, in order.
@@ -84,7 +85,8 @@ def translate(
                 _refuse(f"--attention {attention}: there is no folder {attention.parent}")
         if beam is not None and n_best > beam:
             _refuse(f"--n-best {n_best} is more than --beam {beam}")
-        translator = load_translator(run, None if weights is None else weights.value)
+        checkpoint = None if weights is None else weights.value
+        translator = load_translator(run, checkpoint, trust_plugins=trust_plugins)
         wanted = beam
         if beam is None and n_best > translator.recipe.translation.beam:
             wanted = n_best

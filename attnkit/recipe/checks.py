@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
@@ -16,18 +17,41 @@ from attnkit.recipe.sections import TrainerOptions, TranslationOptions
 from attnkit.recipe.source import Node, node_of
 from attnkit.registry import Registry, RegistryError, Spec, load_plugin
 
+PluginLoader = Callable[[str, Path], bool]
+"""Imports an entry of `plugins`, given the folder that a file is relative to; False: it was left
+out. Raises a RegistryError.
+"""
 
-def load_plugins(root: Node, problems: list[Problem]) -> Node:
-    """Imports what `plugins` names, relative to the file that names it; makes files absolute."""
+
+def import_plugin(name: str, folder: Path) -> bool:
+    """The loader of recipes that a person names: their code is that person's."""
+    load_plugin(name, folder)
+    return True
+
+
+def load_plugins(root: Node, problems: list[Problem], load: PluginLoader) -> tuple[Node, bool]:
+    """Imports what `plugins` names, relative to the file that names it.
+
+    Returns:
+        The recipe with absolute files, and whether all were imported.
+    """
     plugins = root.value.get("plugins")
     if plugins is None or not isinstance(plugins.value, list | str):
-        return root
-    entries = plugins.value if isinstance(plugins.value, list) else [plugins]
-    loaded = [
-        _loaded(entry, f"plugins[{i}]", problems) if isinstance(entry.value, str) else entry
-        for i, entry in enumerate(entries)
-    ]
-    return replace(root, value={**root.value, "plugins": replace(plugins, value=loaded)})
+        return root, True
+    entries, complete = [], True
+    for i, entry in enumerate(plugins.value if isinstance(plugins.value, list) else [plugins]):
+        if not isinstance(entry.value, str):
+            entries.append(entry)
+            continue
+        folder = entry.mark.folder.resolve()
+        try:
+            complete &= load(entry.value, folder)
+        except RegistryError as error:
+            problems.append(Problem(entry.mark, f"plugins[{i}]", str(error)))
+            complete = False
+        is_file = entry.value.endswith(".py")
+        entries.append(node_of((folder / entry.value).resolve(), entry.mark) if is_file else entry)
+    return replace(root, value={**root.value, "plugins": replace(plugins, value=entries)}), complete
 
 
 def check_named(
@@ -126,17 +150,6 @@ def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[
         )
     for path, message in foreign.items():
         problems.append(Problem(_mark_of(root, path), dotted(path), message))
-
-
-def _loaded(entry: Node, key: str, problems: list[Problem]) -> Node:
-    folder = entry.mark.folder.resolve()
-    try:
-        load_plugin(entry.value, folder)
-    except RegistryError as error:
-        problems.append(Problem(entry.mark, key, str(error)))
-    if not entry.value.endswith(".py"):
-        return entry
-    return node_of((folder / entry.value).resolve(), entry.mark)
 
 
 def _try(

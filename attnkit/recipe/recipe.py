@@ -19,12 +19,14 @@ from typing import Annotated, Any, Literal
 
 from attnkit.recipe.annotations import OptionsOf, Range
 from attnkit.recipe.checks import (
+    PluginLoader,
     check_devices,
     check_length,
     check_model,
     check_named,
     check_strategy,
     check_task,
+    import_plugin,
     load_plugins,
 )
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError
@@ -155,10 +157,12 @@ class Recipe(RecipeKeys):
     Attributes:
         path: the file that it was read from; None if made in Python.
         source: the keys as they were written, before interpolation, with their places.
+        loader: what imports its plugins.
     """
 
     path: Path | None = field(default=None, compare=False)
     source: Node = field(compare=False, repr=False)
+    loader: PluginLoader = field(default=import_plugin, compare=False, repr=False)
 
     def with_overrides(self, *overrides: str) -> Recipe:
         """Returns the recipe with `key=value` and `~key` applied to what was written.
@@ -166,7 +170,8 @@ class Recipe(RecipeKeys):
         Raises:
             RecipeError: if the result is not a valid recipe.
         """
-        return _recipe(self._rooted(self.name, self.variant), overrides, self.path, [])
+        root = self._rooted(self.name, self.variant)
+        return _recipe(root, overrides, self.path, [], self.loader)
 
     def changed(
         self,
@@ -187,7 +192,7 @@ class Recipe(RecipeKeys):
         """
         problems: list[Problem] = []
         root = self._rooted(name or self.name, variant or self.variant)
-        return _resolved(change(root, changes, problems), self.path, problems)
+        return _resolved(change(root, changes, problems), self.path, problems, self.loader)
 
     def _rooted(self, name: str, variant: str) -> Node:
         """What was written, and where it is to lie."""
@@ -195,12 +200,16 @@ class Recipe(RecipeKeys):
         return dataclasses.replace(self.source, value={**self.source.value, **written})
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe file, what it extends, and overrides.
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, loader: PluginLoader = import_plugin
+) -> Recipe:
+    """Reads a recipe file, what it extends, and overrides. Imports the plugins that it names: for
+    the recipe of a run or of an exported file, take `stored_recipe`.
 
     Args:
         path: the YAML file, or the name of one that comes with the kit (`quickstart`).
         overrides: `key=value` (the value is YAML) or `~key`, which removes a key.
+        loader: what imports the plugins.
 
     Raises:
         RecipeError: with every problem of the recipe.
@@ -211,7 +220,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         root = read_layers(path, problems)
     except RecipeError as error:
         raise RecipeError([*problems, *error.problems]) from None
-    return _recipe(root, overrides, path, problems)
+    return _recipe(root, overrides, path, problems, loader)
 
 
 def recipe_from_dict(keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -224,7 +233,7 @@ def recipe_from_dict(keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
     Raises:
         RecipeError: with every problem of the recipe.
     """
-    return _recipe(node_of(keys, _PYTHON), overrides, None, [])
+    return _recipe(node_of(keys, _PYTHON), overrides, None, [], import_plugin)
 
 
 _PYTHON = Mark("recipe")
@@ -232,30 +241,38 @@ _NAMED = {"tokenizer": TOKENIZERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULE
 
 
 def _recipe(
-    root: Node, overrides: Sequence[str], path: Path | None, problems: list[Problem]
+    root: Node,
+    overrides: Sequence[str],
+    path: Path | None,
+    problems: list[Problem],
+    loader: PluginLoader,
 ) -> Recipe:
     if path is not None and "name" not in root.value:
         root = _with(root, "name", node_of(path.stem, Mark(str(path))))
     source = apply_overrides(root, overrides, problems)
     counted = () if "variant" in map(override_key, overrides) else overrides
-    return _resolved(source, path, problems, counted)
+    return _resolved(source, path, problems, loader, counted)
 
 
 def _resolved(
-    source: Node, path: Path | None, problems: list[Problem], overrides: Sequence[str] = ()
+    source: Node,
+    path: Path | None,
+    problems: list[Problem],
+    loader: PluginLoader,
+    overrides: Sequence[str] = (),
 ) -> Recipe:
     """The recipe that was written; `overrides` are those that name its variant."""
     resolved = interpolate(source, problems)
     if not problems and overrides:
         resolved = _with_variant(resolved, overrides)
-    resolved = load_plugins(resolved, problems)
-    values = _checked(resolved, problems)
+    resolved, all_names_known = load_plugins(resolved, problems, loader)
+    values = _checked(resolved, problems, all_names_known=all_names_known)
     if problems:
         raise RecipeError(problems)
-    return Recipe(**values, path=path, source=source)
+    return Recipe(**values, path=path, source=source, loader=loader)
 
 
-def _checked(root: Node, problems: list[Problem]) -> dict[str, Any]:
+def _checked(root: Node, problems: list[Problem], *, all_names_known: bool) -> dict[str, Any]:
     task = _task(root)
     model, (sources, default_source) = model_class(task), DATA[task]
     options = options_of(RecipeKeys)
@@ -264,10 +281,9 @@ def _checked(root: Node, problems: list[Problem]) -> dict[str, Any]:
     )
     model_keys = Annotated[dict[str, Any], OptionsOf(model)]
     options["model"] = dataclasses.replace(options["model"], annotation=model_keys)
-    plugins_failed = any(problem.key.startswith("plugins") for problem in problems)
-    checker = Checker(options, root, problems, all_names_known=not plugins_failed)
+    checker = Checker(options, root, problems, all_names_known=all_names_known)
     values = checker.check_all()
-    if plugins_failed:
+    if not all_names_known:
         return values
     unsound = {problem.key.partition(".")[0] for problem in problems}
     if "model" not in unsound:

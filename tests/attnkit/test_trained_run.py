@@ -301,5 +301,5 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
         load_run(file)
     outside = {"attnkit/file/../outside": "written by a stranger"}
     save_file({"weight": torch.ones(2)}, file, outside)
-    with pytest.raises(CheckpointError, match=r"not exported by attnkit: it names \.\./outside"):
+    with pytest.raises(CheckpointError, match="it holds no recipe"):
         load_run(file)
