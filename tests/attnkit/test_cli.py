@@ -76,8 +76,11 @@ def test_the_surface_is_what_was_agreed_on():
         "attention": [
             "--best",
             "--debug",
+            "--head",
+            "--layer",
             "--out",
             "--overwrite",
+            "--scale",
             "--text",
             "--trust-plugins",
             "run",
