@@ -122,10 +122,11 @@ class _Left:
         batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
         shape = self.task.batch_shape
         size = f" of {shape[0]:,} sequences of {shape[1]:,} tokens" if len(shape) > 1 else ""
+        batch_key, length_key = self.task.size_keys
         return (
             f"out of memory in batch {batch:,}{size} (step "
-            f"{self.trainer.global_step + 1:,}): lower trainer.batch_size and raise "
-            "trainer.accumulate by as much, which trains alike, or lower model.max_seq_len; "
+            f"{self.trainer.global_step + 1:,}): lower {batch_key} and raise "
+            f"trainer.accumulate by as much, which trains alike, or lower {length_key}; "
             f"{self._checkpoint()}"
         )
 

@@ -27,7 +27,9 @@ def run(code: str) -> dict:
 
 def test_every_mechanism_is_named():
     table = README.partition("what they have in common")[2].partition("## ")[0]
-    assert sorted(re.findall("`(.+?)`", table)) == ATTENTION.names()
+    # Other tests register mechanisms of their own.
+    shipped = [n for n in ATTENTION.names() if ATTENTION.get(n).__module__.startswith("attnkit.")]
+    assert sorted(re.findall("`(.+?)`", table)) == shipped
 
 
 def test_every_example_is_tested():

@@ -83,6 +83,8 @@ class Task(L.LightningModule, ABC):
         compile_model: run the model through `torch.compile`.
 
     Attributes:
+        size_keys: the recipe's keys that decide how large a batch is and how long its sequences,
+            for messages.
         equal_batches: every batch of a run has as many targets, so that none is weighed.
         batch_weight: what the mean loss of the batch under way counts for in its step; 1 where all
             count alike.
@@ -92,6 +94,7 @@ class Task(L.LightningModule, ABC):
         batch_shape: of the first tensor of the batch under way, for messages.
     """
 
+    size_keys: tuple[str, str] = ("trainer.batch_size", "model.max_seq_len")
     equal_batches: bool = False
 
     def __init__(

@@ -45,6 +45,8 @@ class SyntheticTask(Task):
         options: as for every task.
     """
 
+    size_keys = ("trainer.batch_size", "data.length")
+
     model: LanguageModel
 
     def __init__(

@@ -61,6 +61,8 @@ class TranslationTask(Task):
         options: as for every task.
     """
 
+    size_keys = ("trainer.batch_tokens", "model.max_seq_len")
+
     model: EncoderDecoder
 
     def __init__(

@@ -508,7 +508,7 @@ def test_a_reader_that_has_seen_enough_gets_no_error(small_run):
     process.stdout.close()
     said = process.stderr.read()
     process.stderr.close()
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     assert said == b""
 
 

@@ -320,7 +320,6 @@ def test_bf16_trains_like_float32(small, small_run):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_model_trains_alike(small, small_run):
     compiled = experiment.run(small("trainer.compile=true", "logging.attention_maps=3"))
@@ -412,13 +411,13 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, n
         text=True,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not list(tmp_path.rglob("last.ckpt")):
             assert time.monotonic() < deadline
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
         process.send_signal(number)
-        said, complaint = process.communicate(timeout=30)
+        said, complaint = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == code, complaint

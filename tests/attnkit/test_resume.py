@@ -265,7 +265,7 @@ def test_without_a_good_checkpoint_nothing_is_resumed(stopped):
 
 def test_one_process_at_a_time_trains_in_a_directory(stopped):
     held = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
-    command = [sys.executable, "-c", f"{held}; print('held', flush=True); time.sleep(60)"]
+    command = [sys.executable, "-c", f"{held}; print('held', flush=True); time.sleep(600)"]
     other = subprocess.Popen([*command, stopped.run_dir / ".lock"], stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b"held\n"
@@ -384,6 +384,31 @@ def test_a_lack_of_memory_names_batch_length_and_setting(small, at_batch, error)
         experiment.run(small())
 
 
+@pytest.mark.parametrize(
+    ("task", "overrides", "batch", "length"),
+    [
+        ("language_modeling", [], "trainer.batch_size", "model.max_seq_len"),
+        ("translation", [], "trainer.batch_tokens", "model.max_seq_len"),
+        ("synthetic", ["~tokenizer", "data={name: reverse, length: 8, num_eval: 4}"],
+         "trainer.batch_size", "data.length"),
+    ],
+)  # fmt: skip
+def test_advice_against_a_lack_of_memory_names_keys_that_the_task_reads(
+    small, at_batch, task, overrides, batch, length
+):
+    def fail():
+        raise MemoryError
+
+    recipe = small("trainer.max_steps=3", *overrides, task=task)
+    resolved = recipe.to_dict()
+    for section, key in (batch.split("."), length.split(".")):
+        assert key in resolved[section]
+    at_batch(1, fail)
+    said = rf"lower {batch} and raise trainer.accumulate .* or lower {length}; there is no"
+    with pytest.raises(OutOfMemoryError, match=said):
+        experiment.run(recipe)
+
+
 def test_an_error_of_another_kind_stays_what_it_is(small, at_batch):
     def fail():
         raise RuntimeError("connection closed by peer")  # of one process alone
@@ -500,12 +525,11 @@ def call(command, folder, *arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
@@ -564,7 +588,6 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_translation_in_shares_hears_a_signal_and_ends_as_one_process_does(
     small, tmp_path, in_two, spoil
@@ -634,7 +657,6 @@ def test_under_slurm_a_run_stops_and_resumes_like_any_other(small, at_batch, mon
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_dozen_runs_that_are_killed_anywhere_end_as_if_they_had_not_been(
     tmp_path, kill_and_resume, tiny_samples

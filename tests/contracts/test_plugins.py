@@ -188,7 +188,7 @@ def attnkit(site, *commands):
     """Runs commands one after the other, where the packages of a folder are installed."""
     code = f"import sys; sys.path.insert(0, {str(site)!r})\n{COMMANDS.format(commands=commands)}"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     parts = done.stdout.split("exit code ")
     codes = [int(part.split()[0]) for part in parts[1:]]

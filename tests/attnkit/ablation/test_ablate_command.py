@@ -172,7 +172,6 @@ ablation:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_study_that_was_stopped_goes_on_to_the_same_end(tmp_path, text_file, launcher):
     """With real processes: the launcher is interrupted while its trials train, and then killed. A
     study that nobody disturbed runs in this process.

@@ -133,13 +133,15 @@ def test_a_run_that_is_still_under_way_is_waited_for(load, launcher):
     """A process that an earlier launch left behind holds the lock of its run."""
     recipe = load(variants=TWINS)
     directory = recipe.runs_dir / "study/one/seed0"
+    other = recipe.runs_dir / "study/two/seed0/result.json"
     code = f"""
 import time
 from pathlib import Path
 from attnkit.run_directory import in_use
 with in_use(Path({str(directory)!r})):
     print("held", flush=True)
-    time.sleep(1.5)
+    while not Path({str(other)!r}).exists():
+        time.sleep(0.02)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None

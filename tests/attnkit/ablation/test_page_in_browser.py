@@ -37,6 +37,7 @@ def test_the_page_can_be_read_sorted_and_pointed_at(finished_study, tmp_path):
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         shown = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="dark")
+        shown.set_default_timeout(300_000)  # milliseconds; against hanging alone
         shown.on("console", lambda message: said.append(message.text))
         shown.on("pageerror", lambda error: said.append(str(error)))
         shown.on("dialog", lambda dialog: said.append(dialog.message))

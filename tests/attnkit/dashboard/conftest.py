@@ -104,10 +104,10 @@ class TensorBoard:
 
     def get(self, path: str) -> bytes:
         """What the server answers, relative to its address."""
-        with urllib.request.urlopen(self.address + path, timeout=20) as answer:
+        with urllib.request.urlopen(self.address + path, timeout=300) as answer:
             return answer.read()
 
-    def wait_for(self, path: str, holds: Callable[[bytes], bool], seconds: float = 20) -> bytes:
+    def wait_for(self, path: str, holds: Callable[[bytes], bool], seconds: float = 300) -> bytes:
         """Asks until the answer is as wanted: TensorBoard reads event files in the background."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -123,7 +123,7 @@ class TensorBoard:
     def stop(self) -> None:
         """Ends the process that was started here."""
         self.process.terminate()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=300)
 
 
 @pytest.fixture(scope="session")

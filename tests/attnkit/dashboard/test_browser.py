@@ -109,6 +109,7 @@ class Page:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.page.set_default_timeout(300_000)  # milliseconds; against hanging alone
         self.page.on("console", lambda message: self._hear(message.type, message.text))
         self.page.on("pageerror", lambda error: self._hear("error", str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
@@ -265,7 +266,7 @@ def test_play_goes_through_all_steps_and_stops(page, real):
     page.open(run="two_heads/seed0", step=0)
     page(".play").click()
     page('.play[data-playing="true"]').wait_for()
-    page('.play[data-playing="false"]').wait_for(timeout=10_000)
+    page('.play[data-playing="false"]').wait_for(timeout=300_000)
     assert page(".panel .step").text_content() == f"step {max(real['two_heads'])}"
 
 

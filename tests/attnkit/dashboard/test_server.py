@@ -73,11 +73,11 @@ def test_it_says_where_it_is_and_stops_when_asked(ending, tmp_path, make_record,
         assert first.startswith("attention  http://")
         assert first.strip().endswith("/#attention")
         address = second.removeprefix("all else").strip()
-        with urllib.request.urlopen(f"{address}data/plugin/attention/index", timeout=20) as answer:
+        with urllib.request.urlopen(f"{address}data/plugin/attention/index", timeout=300) as answer:
             assert json.load(answer)["version"] == 1
     finally:
         process.send_signal(ending)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 0
     assert "Traceback" not in errors
 
@@ -86,7 +86,7 @@ def test_a_port_that_is_taken_is_told(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = attnkit(str(tmp_path), "--host", "127.0.0.1", "--port", str(port))
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert f"port {port}" in errors.lower()
     assert "try another --port" in errors

@@ -10,7 +10,6 @@ SCRIPT = Path(__file__).with_name("two_shares.py")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_two_processes_that_share_the_weights_train_as_one_that_holds_them(tmp_path):
     """Every mechanism, AdamW and Muon: norms, steps, the whole copy, saving and loading."""
     command = [sys.executable, "-W", "error::UserWarning", SCRIPT]
