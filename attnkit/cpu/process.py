@@ -17,7 +17,7 @@ _NUM_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SPINS = 1000
 """Turns that a waiting thread takes before it sleeps, some 10 to 50 microseconds: what GNU's OpenMP
 takes when there are more threads than cores. Its default is 300,000, during which other processes
-wait for the core. `benchmarks/busy_machine.py` measures both."""
+wait for the core. `benchmarks/cpu.py waiting` measures them."""
 
 _MAX_YOUNG_OBJECTS = 50_000
 """New objects after which Python looks for garbage. Importing torch and Lightning makes 400,000
