@@ -39,7 +39,8 @@ def run(code, *arguments, cwd):
 @pytest.fixture(scope="module", params=["editable", "whole"])
 def installed(request, tmp_path_factory):
     """How it was installed, and where: what `pip install -e .` and `pip install .` unpack."""
-    pytest.importorskip("hatchling", reason="the build backend is not installed: pip hatchling")
+    for backend in ("hatchling", "editables"):
+        pytest.importorskip(backend, reason=f"{backend}, which builds the package, is missing")
     made, site = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("site")
     name = run(BUILD, ROOT, request.param, made, cwd=made).split()[-1]
     with zipfile.ZipFile(made / name) as wheel:
