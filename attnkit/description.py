@@ -228,7 +228,7 @@ def type_words(annotation: Any) -> str:
             return f"{registry.kind}, or a list of them"
     if metadata:
         return type_words(get_args(annotation)[0])
-    words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
     if annotation in words:
         return words[annotation]
     if annotation is type(None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,16 +106,16 @@ class _Left:
         measured = f", validation loss {float(loss):.4f}" if loss is not None else ""
         return (
             f"at step {self.trainer.global_step:,}{measured}; {self._checkpoint()}. Go on with: "
-            f"attnkit resume {self.directory}"
+            f"{self._resume()}"
         )
 
     def against_divergence(self) -> str:
         """What to try."""
         rate = max(options["lr"] for options in self.task.group_options) / 3
         return (
-            f"{self._checkpoint()}. Lower the learning rate and go on with: attnkit resume "
-            f"{self.directory} optimizer.lr={rate:.2g} --allow-changes; or set "
-            "trainer.gradient_clip, or trainer.on_nan=skip"
+            f"{self._checkpoint()}. Lower the learning rate and go on with: {self._resume()} "
+            f"optimizer.lr={rate:.2g} --allow-changes; or set trainer.gradient_clip, or "
+            "trainer.on_nan=skip"
         )
 
     def against_lack_of_memory(self) -> str:
@@ -135,8 +136,11 @@ class _Left:
         return (
             f"another of the {self.trainer.world_size} processes has ended (killed, or out of "
             f"memory?) at step {self.trainer.global_step:,}; {self._checkpoint()}. Go on with: "
-            f"attnkit resume {self.directory}"
+            f"{self._resume()}"
         )
+
+    def _resume(self) -> str:
+        return f"attnkit resume {shlex.quote(str(self.directory))}"
 
     def _checkpoint(self) -> str:
         steps = self.store.steps()

@@ -5,6 +5,7 @@ result.
 from __future__ import annotations
 
 import logging
+import shlex
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -63,6 +64,7 @@ class Result:
             has none.
         record: all that `result.json` holds.
         sample: what the model says in the end.
+        example: a text of the validation data, to try the model with.
     """
 
     directory: Path
@@ -70,6 +72,7 @@ class Result:
     floors: dict[int, float]
     record: dict[str, Any]
     sample: str
+    example: str
 
 
 def run(
@@ -150,7 +153,7 @@ def run(
             stops.raise_if_signalled()
             task.begin_final(directory)
             trainer.validate(task, verbose=False)
-        sample = task.sample(final=True)
+        sample, example = task.sample(final=True), task.example()
         if trainer.is_global_zero:
             task.conclude(logger, trainer.global_step)
             logger.finalize("success")
@@ -178,7 +181,7 @@ def run(
     }
     if trainer.is_global_zero:
         run_directory.write_json(directory / run_directory.RESULT, record)
-    return Result(directory, metrics, record.get("ngram_floors", {}), record, sample)
+    return Result(directory, metrics, record.get("ngram_floors", {}), record, sample, example)
 
 
 def data_read(described: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def check_single(recipe: Recipe) -> None:
         RecipeError: if it describes a study.
     """
     if recipe.ablation is not None:
-        file = recipe.path or "RECIPE"
+        file = shlex.quote(str(recipe.path or "RECIPE"))
         message = (
             f"this recipe describes a study of many runs; start them with `attnkit ablate {file}`, "
             f"or train what it varies alone with `attnkit run {file} ~ablation`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -37,15 +38,19 @@ def show_result(result: Result) -> None:
         )
     console.print("[bold]sample[/]")
     console.print(Text(result.sample.strip("\n")))
-    root = result.directory.parents[1]
+    directory = shlex.quote(str(result.directory))
+    # A run may have been moved, or be named by less than three parts of its path.
+    root = result.directory.absolute().parents[1]
+    shown = result.directory.parents[1] if len(result.directory.parts) > 2 else root
+    example = shlex.quote(result.example)
     use = {
-        "language_modeling": f"let it talk  attnkit generate {result.directory} --prompt 'The '",
-        "translation": f"translate    attnkit translate {result.directory} 'A sentence.'",
-        "synthetic": f"its maps     attnkit attention {result.directory} --text TOKENS",
+        "language_modeling": f"let it talk  attnkit generate {directory} --prompt {example}",
+        "translation": f"translate    attnkit translate {directory} {example}",
+        "synthetic": f"its maps     attnkit attention {directory} --text {example}",
     }
     for line in (
         f"\nrun          {result.directory}",
-        f"look at it   tensorboard --logdir {root}",
+        f"look at it   tensorboard --logdir {shlex.quote(str(shown))}",
         use[record["task"]],
     ):
         console.print(line, markup=False)

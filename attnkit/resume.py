@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from attnkit import run_directory
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.errors import DataError
@@ -47,6 +49,9 @@ watched it trains, and change what it learns by nothing, or by rounding.
 """
 
 
+_MOST_SHOWN = 8
+
+
 @dataclass(frozen=True)
 class Start:
     """Where a run begins.
@@ -56,12 +61,14 @@ class Start:
         point: for the logger; None: the run is new.
         changes: `key: before -> now`, for what differs from the recipe of the run.
         plugins: name -> what changed in the code of a plugin.
+        replaced: the run that makes room for it, in words; empty: there is none.
     """
 
     checkpoint: Path | None = None
     point: ResumePoint | None = None
     changes: tuple[str, ...] = ()
     plugins: Mapping[str, str] = field(default_factory=dict)
+    replaced: str = ""
 
 
 def starting_point(
@@ -91,9 +98,10 @@ def starting_point(
     """
     is_there = (directory / run_directory.RECIPE).is_file()
     if resume == "no" or (resume == "auto" and not is_there):
+        replaced = check_replaceable(directory, recipe) if is_there else ""
         if run_directory.is_first_process():
             run_directory.check_free(directory, overwrite)
-        return Start()
+        return Start(replaced=replaced)
     if not directory.exists():
         raise RunDirectoryError(
             f"{directory} does not exist; give the directory of a run, as in `attnkit resume "
@@ -119,6 +127,42 @@ def starting_point(
         return Start(None, ResumePoint(), said, code)
     path, saved = newest
     return Start(path, ResumePoint(saved.step, saved.event_bytes), said, code)
+
+
+def check_replaceable(directory: Path, recipe: Recipe) -> str:
+    """Checks that the run in a directory is one of the same recipe: another one is never replaced.
+
+    The stored recipe is read as plain data: nothing that it names is loaded.
+
+    Returns:
+        What would go, and the keys with which it was trained otherwise.
+
+    Raises:
+        RunDirectoryError: if it is of another task, or of a recipe with another name.
+    """
+    try:
+        before = yaml.safe_load((directory / run_directory.RECIPE).read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        before = None
+    if not isinstance(before, dict):
+        return f"{directory}: a run whose recipe cannot be read"
+    try:
+        result = json.loads((directory / run_directory.RESULT).read_bytes())
+    except (OSError, ValueError):
+        result = {}
+    old, new = (before.get("name"), before.get("task")), (recipe.name, recipe.task)
+    if old != new:
+        raise RunDirectoryError(
+            f"{directory} holds a run of another recipe: `{old[0]}` (task {old[1]}), and this one "
+            f"is `{new[0]}` (task {new[1]}). --overwrite replaces no such run; set name=NAME or "
+            "variant=NAME, or remove that folder"
+        )
+    changes = list(differences(before, recipe.to_dict()).values())
+    steps, loss = result.get("steps"), (result.get("metrics") or {}).get("loss")
+    ended = f", {steps:,} steps, loss {loss:.4f}" if steps and loss is not None else ""
+    state = "a finished" if result else "an unfinished"
+    others = f"; its recipe differs: {'; '.join(changes[:_MOST_SHOWN])}" if changes else ""
+    return f"{directory}: {state} run of `{old[0]}` (task {old[1]}){ended}{others}"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -160,6 +204,8 @@ def check_data(directory: Path, described: Mapping[str, Any]) -> None:
 
 def tell(start: Start, directory: Path) -> None:
     """Says where the run goes on, and what was changed."""
+    if start.replaced:
+        log.warning("replacing %s", start.replaced)
     if start.point is None:
         return
     if start.checkpoint is None:

@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ LAST = "last.ckpt"
 AVERAGED = "weights/averaged.ckpt"
 _LOCK = ".lock"
 _PART = ".part"
+_MOST_SHOWN = 12
 
 PACKAGES = (
     "attnkit",
@@ -181,8 +183,8 @@ def write_text(path: Path, content: str) -> None:
         os.replace(part, path)
     except OSError as error:
         raise RunDirectoryError(
-            f"{path} cannot be written: {error.strerror}; mend that, then go on with attnkit "
-            f"resume {path.parent}"
+            f"{path} cannot be written: {error.strerror}; fix that, then go on with attnkit "
+            f"resume {shlex.quote(str(path.parent))}"
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -236,6 +238,24 @@ def resumed(
     return {**before, "resumed": [*before.get("resumed", []), resumption]}
 
 
+def the_run(directory: Path) -> Path:
+    """The run that lies in a directory, or the only one below it; the directory itself where there
+    is none or are several.
+    """
+    below = [] if (directory / RECIPE).is_file() else _runs_below(directory)
+    return below[0] if len(below) == 1 else directory
+
+
+def _runs_below(directory: Path) -> list[Path]:
+    """The runs in the folder of a variant, of a recipe, or of all runs."""
+    found = [
+        path.parent for depth in (1, 2, 3) for path in directory.glob(f"{'*/' * depth}{RECIPE}")
+    ]
+    return sorted(
+        run for run in found if "." not in {p[0] for p in run.relative_to(directory).parts}
+    )
+
+
 def recipe_of(directory: Path) -> Path:
     """The resolved recipe of a run.
 
@@ -247,6 +267,10 @@ def recipe_of(directory: Path) -> Path:
             f"{directory} does not exist; give the directory of a run (runs/...)"
         )
     path = directory / RECIPE
+    if not path.is_file() and (below := _runs_below(directory)):
+        shown = ", ".join(map(str, below[:_MOST_SHOWN]))
+        more = f" and {len(below) - _MOST_SHOWN} more" if len(below) > _MOST_SHOWN else ""
+        raise RunDirectoryError(f"{directory} holds {len(below)} runs; name one: {shown}{more}")
     if not path.is_file():
         raise RunDirectoryError(
             f"{directory} holds no {RECIPE}, so it is no run; a run's directory ends in seed<k>"

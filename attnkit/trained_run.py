@@ -148,7 +148,7 @@ class TrainedRun(Trained):
         options.setdefault("end_token", tokenizer.end_of_document_id)
         for token in generate(self.model, start, max_new_tokens, **options):
             ids.append(int(token))
-            text = tokenizer.decode(ids)
+            text = tokenizer.readable(ids)
             if not text.endswith(
                 "\N{REPLACEMENT CHARACTER}"
             ):  # half of a character: wait for the rest

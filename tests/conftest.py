@@ -27,6 +27,21 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's backgro
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start must hear Ctrl-C
 
 
+WARNINGS = (
+    "error",
+    # TensorBoard's own copy of it, imported with its web server.
+    "ignore:html5lib's sanitizer is deprecated:DeprecationWarning",
+)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Makes warnings errors, from the collection on. In pyproject.toml they would be that already
+    while pytest starts, and any plugin that warns then would stop it.
+    """
+    for line in WARNINGS:
+        session.config.addinivalue_line("filterwarnings", line)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes for `-n auto`: the whole suite takes a core each; a few files are faster in one."""
     cores = available_cores()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from attnkit import build_attention
+from attnkit.recipe import RecipeError, load_recipe
 from attnkit.registry import ATTENTION, load_plugin
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +73,17 @@ def test_a_whole_run(tmp_path, monkeypatch, capsys):
     assert names["result"].record["steps"] == 20
     assert (tmp_path / names["result"].directory / "result.json").is_file()
     assert capsys.readouterr().out
+
+
+def test_the_error_is_the_one_that_is_printed(tmp_path, monkeypatch):
+    (shown,) = re.findall(r"^bad\.yaml:.*$", README, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("extends: quickstart\nmodel:\n  dim: 32\n  num_haeds: 8\n")
+    with pytest.raises(RecipeError) as refused:
+        load_recipe("bad.yaml")
+    begun, dots, rest = shown.partition("...")
+    assert (dots, rest) == ("...", "")
+    assert str(refused.value).startswith(begun)
 
 
 def test_the_plugin(tmp_path):

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def load_stored_run(directory: Path) -> StoredRun:
         UnusableRun: if it is unfinished, damaged, or of another version of attnkit.
     """
     if not (directory / RESULT).is_file():
-        raise UnusableRun(f"unfinished: no {RESULT} (attnkit resume {directory})")
+        raise UnusableRun(f"unfinished: no {RESULT} (attnkit resume {shlex.quote(str(directory))})")
     record = _read_json(directory / RESULT)
     environment = _read_json(directory / ENVIRONMENT)
     recipe = _read_recipe(directory / RECIPE)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attnkit.run_directory import is_first_process
+from attnkit.run_directory import is_first_process, the_run
 
 app = typer.Typer(
     name="attnkit",
@@ -61,8 +61,22 @@ RecipeArgument = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _the_run(path: Path) -> Path:
+    run = the_run(path)
+    if run != path:
+        typer.echo(f"the only run there: {run}", err=True)
+    return run
+
+
 RunArgument = Annotated[
-    Path, typer.Argument(help="A run's directory: runs/NAME/VARIANT/seedK.", show_default=False)
+    Path,
+    typer.Argument(
+        help="A run's directory, runs/NAME/VARIANT/seedK, or one that holds this run alone.",
+        show_default=False,
+        callback=_the_run,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ DATA_VARIABLE = "ATTNKIT_DATA"
 """Environment variable that names a folder with data sets that are already on this machine."""
 
 
-def find_local(root: str | None, names: Iterable[str]) -> Path | None:
+def find_local(root: Path | None, names: Iterable[str]) -> Path | None:
     """Looks for the first of `names` in `root`, then in `$ATTNKIT_DATA`.
 
     Args:
@@ -28,9 +29,10 @@ def find_local(root: str | None, names: Iterable[str]) -> Path | None:
         DataError: if one of the folders is named but does not exist.
     """
     names = list(names)
-    named = {"data.root": root, f"${DATA_VARIABLE}": os.environ.get(DATA_VARIABLE)}
+    elsewhere = os.environ.get(DATA_VARIABLE)
+    named = {"data.root": root, f"${DATA_VARIABLE}": Path(elsewhere) if elsewhere else None}
     for key, value in named.items():
-        if not value:
+        if value is None:
             continue
         folder = Path(value).expanduser()
         if not folder.is_dir():
@@ -39,6 +41,21 @@ def find_local(root: str | None, names: Iterable[str]) -> Path | None:
             if (folder / name).is_file():
                 return folder / name
     return None
+
+
+def matching(pattern: Path) -> list[Path]:
+    """Returns the files that a pattern (`corpus/**/*.txt`) names, in the order of their names.
+
+    What exists as it is written is no pattern: a folder `texts [1]` is that folder.
+    """
+    there = Path(pattern.anchor)
+    parts = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
+    while parts and (there / parts[0]).exists():
+        there /= parts.pop(0)
+    if not parts:
+        return [there] if there.is_file() else []
+    names = sorted(glob.glob(os.path.join(*parts), root_dir=there, recursive=True))
+    return [there / name for name in names if (there / name).is_file()]
 
 
 def download(url: str, sha256: str, name: str, *, place_at: str) -> Path:

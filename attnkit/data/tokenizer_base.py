@@ -29,6 +29,9 @@ END = "<|end|>"
 UNKNOWN = "<|unknown|>"
 """How the token for what is not in the vocabulary is shown; see `Tokenizer.unknown_id`."""
 
+UNREADABLE = "□"
+"""How a person is shown what is not in the vocabulary, in a text that a model wrote."""
+
 FILE_NAME = "tokenizer.json"
 
 
@@ -82,6 +85,17 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of token ids; special tokens appear by their names."""
+
+    def readable(self, ids: Iterable[int]) -> str:
+        """Returns the text of token ids for a person: a blank line between documents, and `□` for
+        what is not in the vocabulary.
+        """
+        special = {self.end_of_document_id: "\n\n", self.unknown_id: UNREADABLE}
+        texts = []
+        for shown, group in groupby(ids, special.get):
+            run = list(group)
+            texts.append(self.decode(run) if shown is None else shown * len(run))
+        return "".join(texts)
 
     @abstractmethod
     def token_text(self, token_id: int) -> str:

@@ -25,7 +25,7 @@ class Mark:
         line: line in the file, from 1; 0 where the origin has no lines.
         column: column in that line, from 1.
         source: the text of that line.
-        folder: what relative plugin files at this place are relative to.
+        folder: what relative paths at this place are looked for in first.
         rank: orders the origins: the recipe's own file, then its parents, then overrides.
     """
 

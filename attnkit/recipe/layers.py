@@ -5,6 +5,7 @@ Nodes keep their marks through all of it, so that a problem is told where it was
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,6 @@ from pathlib import Path
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError, dotted
 from attnkit.recipe.shipped import located
 from attnkit.recipe.source import UNREADABLE, Node, read_file, read_value
-from attnkit.registry import suggest
 
 NOT_INHERITED = ("name", "variant")
 """Keys that a recipe does not take from the one that it extends: they say where the run lies."""
@@ -78,7 +78,7 @@ def change(root: Node, changes: Mapping[KeyPath, Node | Mark], problems: list[Pr
     changed = {path: value for path, value in changes.items() if isinstance(value, Node)}
     for path, mark in changes.items():
         if isinstance(mark, Mark):
-            root = _without(root, path, (), mark, problems)
+            root = _without(root, path, (), mark, problems, _written_keys(root, ()))
     layer: dict[str, Node] = {}
     for path in sorted(changed, key=len):  # a whole section before its keys, however they came
         layer = _merged(layer, _nested(path, changed[path]))
@@ -202,16 +202,33 @@ def _nested(path: KeyPath, value: Node) -> dict[str, Node]:
     return {path[0]: value}
 
 
-def _without(node: Node, path: KeyPath, done: KeyPath, mark: Mark, problems: list[Problem]) -> Node:
+def _written_keys(node: Node, path: KeyPath) -> dict[str, str]:
+    """Each key that is written somewhere -> the same from the top down."""
+    children = node.value if isinstance(node.value, dict) else {}
+    below = [_written_keys(child, (*path, key)) for key, child in children.items()]
+    keys = {key: dotted((*path, key)) for key in children}
+    return {key: whole for keys in (*below[::-1], keys) for key, whole in keys.items()}
+
+
+def _without(
+    node: Node,
+    path: KeyPath,
+    done: KeyPath,
+    mark: Mark,
+    problems: list[Problem],
+    written: Mapping[str, str],
+) -> Node:
     key, rest = path[0], path[1:]
     children = node.value if isinstance(node.value, dict) else {}
     if key not in children:
-        message = f"there is no such key to remove{suggest(key, children)}"
+        near = difflib.get_close_matches(key, [*children, *written], n=1)
+        meant = near[0] if near and near[0] in children else written[near[0]] if near else ""
+        message = f"there is no such key to remove{f'; did you mean `{meant}`?' * bool(near)}"
         problems.append(Problem(mark, dotted((*done, *path)), message))
         return node
     kept = {other: child for other, child in children.items() if other != key}
     if rest:
-        changed = _without(children[key], rest, (*done, key), mark, problems)
+        changed = _without(children[key], rest, (*done, key), mark, problems, written)
         kept = {**children, key: changed}
     return replace(node, value=kept)
 

@@ -32,6 +32,7 @@ from attnkit.recipe.checks import (
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError
 from attnkit.recipe.interpolation import interpolate
 from attnkit.recipe.layers import apply_overrides, change, override_key, read_layers
+from attnkit.recipe.paths import Written, absolute_plugins
 from attnkit.recipe.schema import Checker
 from attnkit.recipe.sections import (
     AblationOptions,
@@ -86,7 +87,8 @@ class RecipeKeys:
         task: what the model learns.
         seed: decides initial weights and batches.
         runs_dir: folder of all runs, relative to the working directory.
-        plugins: Python files, relative to the file that names them, or modules; imported first.
+        plugins: Python files, relative to the recipe that names them, or else to the working
+            directory; or modules. Imported first.
         data: where the text comes from, or which synthetic task.
         tokenizer: how text becomes tokens; a synthetic task has its own.
         target_tokenizer: translation only: how the target does; null: one joint vocabulary.
@@ -104,7 +106,7 @@ class RecipeKeys:
     variant: Annotated[str, FOLDER_NAME] = BASE
     task: Literal["language_modeling", "synthetic", "translation"] = "language_modeling"
     seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 0
-    runs_dir: Path = Path("runs")
+    runs_dir: Annotated[Path, Written()] = Path("runs")
     plugins: tuple[str, ...] = ()
     data: Annotated[Spec, SOURCES] = Spec("stdlib_docs")
     tokenizer: Annotated[Spec, TOKENIZERS] = Spec("char")
@@ -265,6 +267,7 @@ def _resolved(
     resolved = interpolate(source, problems)
     if not problems and overrides:
         resolved = _with_variant(resolved, overrides)
+    resolved = absolute_plugins(resolved)
     resolved, all_names_known = load_plugins(resolved, problems, loader)
     values = _checked(resolved, problems, all_names_known=all_names_known)
     if problems:

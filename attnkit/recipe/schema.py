@@ -9,6 +9,7 @@ options. A value is taken as it is meant or refused: `128` serves where a float 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +18,17 @@ from typing import Any
 
 from attnkit.recipe.annotations import Kind, Pattern, Range, kinds_of, mismatch
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe.paths import Written, found
 from attnkit.recipe.source import UNREADABLE, Node, node_of, plain
 from attnkit.registry import REQUIRED, Option, Registry, RegistryError, Spec, options_of, suggest
 
 _LARGEST = 2**63 - 1
+
+_ALIKE = 0.6
+"""From this ratio of common letters on, a key may have been meant for another."""
+
+_OWN_SECTION = 0.1
+"""How much nearer a key of another section must be than one of the section in which it stands."""
 
 
 @dataclass
@@ -82,7 +90,10 @@ class Checker:
                 fault = limit.fault(value) if isinstance(limit, bounds) else None
                 if fault is not None:
                     return self._refuse(node.mark, path, fault)
-        return Path(value) if kind.type is Path else value
+        if kind.type is not Path:
+            return value
+        is_read = not any(isinstance(item, Written) for item in kind.metadata)
+        return found(value, node.mark, self.root.mark) if is_read else Path(value)
 
     def _list(self, kind: Kind, node: Node, path: KeyPath) -> Any:
         elements = kind.arguments
@@ -158,11 +169,21 @@ class Checker:
         known = f" (known: {', '.join(sorted(options)) or 'none'})"
         if "." in key:
             return f"unknown key; dotted keys are for overrides, nest them in a file{known}"
-        homes = list(_homes(key, self.options, self.root.value, ()))
+        everywhere = list(_all_keys(self.options, self.root.value, ()))
+        homes = [home for name, home in everywhere if name == key]
         if homes:
             places = " or ".join(f"`{home}`" for home in homes[:3])
-            return f"unknown key; it belongs under {places}{known}"
-        return f"unknown key{suggest(key, options)}{known}"
+            place = f"under {places}" if homes[0] else "at the top"
+            return f"unknown key; it belongs {place}{known}"
+
+        def likeness(name: str) -> float:
+            nearness = difflib.SequenceMatcher(None, key, name).ratio()
+            return nearness + _OWN_SECTION * (name in options)
+
+        name, home = max(everywhere, key=lambda one: likeness(one[0]))
+        if name in options or likeness(name) < _ALIKE:
+            return f"unknown key{suggest(key, options)}{known}"
+        return f"unknown key; did you mean `{f'{home}.' * bool(home)}{name}`?{known}"
 
     def _refuse(self, mark: Mark, path: KeyPath, message: str) -> Any:
         self.problems.append(Problem(mark, dotted(path), message))
@@ -185,17 +206,17 @@ def _default_name(option: Option) -> str | None:
     return option.default if named and isinstance(option.default, str) else None
 
 
-def _homes(
-    key: str, options: Mapping[str, Option], given: Mapping[str, Node], path: KeyPath
-) -> Iterator[str]:
-    """Yields the sections that take `key`, among those that this recipe has."""
+def _all_keys(
+    options: Mapping[str, Option], given: Mapping[str, Node], path: KeyPath
+) -> Iterator[tuple[str, str]]:
+    """Yields each key that this recipe can have, with the section that takes it."""
+    for name in options:
+        yield name, dotted(path)
     if len(path) > 2:
         return
     for name, option in options.items():
         inner, node = _section(option, given.get(name))
-        if key in inner:
-            yield dotted((*path, name))
-        yield from _homes(key, inner, node, (*path, name))
+        yield from _all_keys(inner, node, (*path, name))
 
 
 def _section(option: Option, node: Node | None) -> tuple[Mapping[str, Option], Mapping[str, Node]]:

@@ -279,6 +279,12 @@ class Task(L.LightningModule, ABC):
     def sample(self, final: bool = False) -> str:
         """What the model makes of itself, for a person to read."""
 
+    def example(self) -> str:
+        """A text of the validation data that the model can read, for a person to try it with.
+        Default: none.
+        """
+        return ""
+
     def configure_optimizers(self) -> Optimizer:
         """One optimizer; the learning rate is set before each step by `on_train_batch_start`."""
         optimizer = self.optimizer_recipe.build(self.model)

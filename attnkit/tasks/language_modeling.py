@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from attnkit.data.batch import LanguageBatch
 from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
-from attnkit.data.tokenizer_base import UNKNOWN
+from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
 from attnkit.data.windows import TrainBatches, ValBatches
 from attnkit.models.decoding import generate
 from attnkit.models.influence import (
@@ -188,7 +188,14 @@ class LanguageModelingTask(Task):
         self.model.eval()
         ids = [int(token) for token in drawn]
         self.model.train(training)
-        return tokenizer.decode(ids)
+        return tokenizer.readable(ids)
+
+    def example(self) -> str:
+        """The first words of the validation split."""
+        tokens = self.data.val_store.tokens[: self.model.max_seq_len].astype("int64").tolist()
+        text = self.data.tokenizer.readable(tokens)
+        words = [word for word in text.split() if UNREADABLE not in word][:3]
+        return f"{' '.join(words)[:40]} " if words else text[:40]
 
 
 def describe_unknown(share: float) -> str:

@@ -168,6 +168,11 @@ class SyntheticTask(Task):
             shown.append(side_by_side(rows))
         return "\n\n".join(shown)
 
+    def example(self) -> str:
+        """The first sequence of the validation set."""
+        tokens, _ = self.data.val_batches(self.data.source.length).batches[0]
+        return self.data.tokenizer.decode(tokens[0].tolist())
+
     def _words(self, tokens: Tensor, asked: Tensor) -> list[str]:
         """The texts of tokens, where something was asked."""
         pairs = zip(tokens.tolist(), asked.tolist(), strict=True)

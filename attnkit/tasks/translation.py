@@ -20,6 +20,7 @@ from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, pair_te
 from attnkit.data.pair_batches import PairTrainBatches, PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
+from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
 from attnkit.data.translation import TranslationData
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
@@ -33,6 +34,7 @@ from attnkit.tasks.weight_history import WeightHistory, average, write_average
 from attnkit.tensorboard.logger import RunLogger
 
 SAMPLE_SENTENCES = 5
+EXAMPLES = 50
 """Sentences whose translation is shown over time."""
 
 ALIGNED_SENTENCES = 100
@@ -338,10 +340,17 @@ class TranslationTask(Task):
         hypotheses, _ = self._translated(store, chosen, search)
         return "\n\n".join(
             f"source     {store.pairs[i].source}\n"
-            f"model      {hypothesis}\n"
+            f"model      {hypothesis.replace(UNKNOWN, UNREADABLE)}\n"
             f"reference  {store.pairs[i].target}"
             for i, hypothesis in zip(chosen, hypotheses, strict=True)
         )
+
+    def example(self) -> str:
+        """A short sentence of the validation split, of known words where there is one."""
+        store, unknown = self.data.val_store, self.data.tokenizers[0].unknown_id
+        chosen = spread(len(store), EXAMPLES)
+        known = [i for i in chosen if unknown not in store.sources[i].tolist()] or chosen
+        return min((store.pairs[i].source for i in known), key=len)
 
 
 def spread(total: int, wanted: int) -> list[int]:

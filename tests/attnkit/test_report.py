@@ -43,4 +43,4 @@ def test_brackets_are_letters_like_others(read, small_run):
     report.show_result(dataclasses.replace(small_run, sample=sample, directory=folder))
     shown = read()
     assert sample in shown
-    assert f"tensorboard --logdir {folder.parents[1]}" in shown
+    assert "tensorboard --logdir 'runs/[red]'" in shown

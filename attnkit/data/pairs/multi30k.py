@@ -40,7 +40,7 @@ class Multi30k(PairSource):
         swap: translate German into English.
     """
 
-    def __init__(self, *, root: str | None = None, swap: bool = False) -> None:
+    def __init__(self, *, root: Path | None = None, swap: bool = False) -> None:
         self.root = root
         self.swap = swap
         languages = ("English", "German")

@@ -19,7 +19,8 @@ class ParallelFiles(PairSource):
     """Your own line-aligned UTF-8 files, plain or gzipped.
 
     Args:
-        train: the two training files, source first, relative to the working directory.
+        train: the two training files, source first, relative to the recipe, or else to the working
+            directory.
         val: the two validation files.
         test: the two test files; none: no test set.
         source_language: what the source is called.
@@ -29,9 +30,9 @@ class ParallelFiles(PairSource):
     def __init__(
         self,
         *,
-        train: tuple[str, str],
-        val: tuple[str, str],
-        test: tuple[str, str] | None = None,
+        train: tuple[Path, Path],
+        val: tuple[Path, Path],
+        test: tuple[Path, Path] | None = None,
         source_language: str = "source",
         target_language: str = "target",
     ) -> None:

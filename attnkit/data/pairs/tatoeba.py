@@ -32,14 +32,14 @@ class Tatoeba(Tsv):
     def __init__(
         self,
         *,
-        root: str | None = None,
+        root: Path | None = None,
         swap: bool = False,
         val_percent: int = 5,
         test_percent: int = 5,
     ) -> None:
         languages = ("Korean", "English") if swap else ("English", "Korean")
         super().__init__(
-            file=PLACE,
+            file=Path(PLACE),
             swap=swap,
             val_percent=val_percent,
             test_percent=test_percent,

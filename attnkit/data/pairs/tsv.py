@@ -21,7 +21,7 @@ class Tsv(PairSource):
     tested was trained on, in whatever order and however often it stands in the file.
 
     Args:
-        file: the file, plain or gzipped, relative to the working directory.
+        file: the file, plain or gzipped, relative to the recipe, or else to the working directory.
         swap: translate the second column into the first.
         val_percent: hundredths of the sentences for validation.
         test_percent: hundredths of the sentences for the test.
@@ -32,7 +32,7 @@ class Tsv(PairSource):
     def __init__(
         self,
         *,
-        file: str,
+        file: Path,
         swap: bool = False,
         val_percent: int = 5,
         test_percent: int = 5,

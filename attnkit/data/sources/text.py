@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnkit.data.errors import DataError
-from attnkit.data.lookup import sha256_of
+from attnkit.data.lookup import matching, sha256_of
 from attnkit.data.sources.base import Piece, TextSource
 from attnkit.data.text_files import next_break, read_pieces
 from attnkit.registry import SOURCES
@@ -34,8 +33,8 @@ class TextFiles(TextSource):
     (`val_fraction`); a file without line breaks is cut between two characters.
 
     Args:
-        files: paths or patterns (`corpus/**/*.txt`), one or a list, relative to the working
-            directory. A pattern's files are taken in the order of their names.
+        files: paths or patterns (`corpus/**/*.txt`), one or a list, relative to the recipe, or else
+            to the working directory. A pattern's files are taken in the order of their names.
         val_fraction: share of each file's bytes that is validation text, between 0 and 1. Not used
             with `val_files`.
         val_files: paths or patterns of separate validation files; then `files` are training text as
@@ -45,9 +44,9 @@ class TextFiles(TextSource):
     def __init__(
         self,
         *,
-        files: str | list[str],
+        files: Path | list[Path],
         val_fraction: float = 0.1,
-        val_files: str | list[str] | None = None,
+        val_files: Path | list[Path] | None = None,
     ) -> None:
         if not 0.0 < val_fraction < 1.0:
             raise DataError(f"data.val_fraction must lie between 0 and 1, got {val_fraction}")
@@ -128,11 +127,11 @@ class TextFiles(TextSource):
         return next_break(path, int(path.stat().st_size * (1.0 - self.val_fraction)))
 
 
-def _find(patterns: str | list[str], key: str) -> list[Path]:
+def _find(patterns: Path | list[Path], key: str) -> list[Path]:
     """Returns the files that the patterns name, each once, in the patterns' order."""
     found: dict[Path, None] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found.update(dict.fromkeys(_match(pattern, key)))
+    for pattern in patterns if isinstance(patterns, list) else [patterns]:
+        found.update(dict.fromkeys(_match(Path(pattern).expanduser(), key)))
     if not found:
         raise DataError(f"{key} is empty; name at least one text file")
     for path in found:
@@ -141,18 +140,14 @@ def _find(patterns: str | list[str], key: str) -> list[Path]:
     return list(found)
 
 
-def _match(pattern: str, key: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.is_dir():
+def _match(pattern: Path, key: str) -> list[Path]:
+    if pattern.is_dir():
         raise DataError(
-            f"{key}: {path} is a folder; name its files, such as {path / '**' / '*.txt'}"
+            f"{key}: {pattern} is a folder; name its files, such as {pattern / '**' / '*.txt'}"
         )
-    if path.is_file():
-        return [path.resolve()]
-    if not any(mark in pattern for mark in "*?["):
-        raise DataError(f"{key}: {path} does not exist (seen from {Path.cwd()})")
-    matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-    files = [match.resolve() for match in matches if match.is_file()]
+    files = [file.resolve() for file in matching(pattern)]
     if not files:
-        raise DataError(f"{key}: no file matches {pattern} (seen from {Path.cwd()})")
+        is_pattern = any(mark in str(pattern) for mark in "*?[")
+        told = f"no file matches {pattern}" if is_pattern else f"{pattern} does not exist"
+        raise DataError(f"{key}: {told} (seen from {Path.cwd()}, and from the recipe's folder)")
     return files

@@ -32,7 +32,7 @@ class TinyShakespeare(TextSource):
         root: folder to look in first.
     """
 
-    def __init__(self, *, root: str | None = None) -> None:
+    def __init__(self, *, root: Path | None = None) -> None:
         self.root = root
 
     def documents(self, split: str) -> Iterator[str]:

@@ -79,7 +79,7 @@ class WikiText(TextSource):
 
     splits = ("train", "val", "test")
 
-    def __init__(self, *, version: Version = "wikitext-2-raw-v1", root: str | None = None) -> None:
+    def __init__(self, *, version: Version = "wikitext-2-raw-v1", root: Path | None = None) -> None:
         if version not in TRAIN:
             raise DataError(f"data.version must be one of {', '.join(TRAIN)}, got {version!r}")
         self.version = version

@@ -23,6 +23,16 @@ LINES = [
         "trainer: {max_step: 3}",
         "bad.yaml:2:11: trainer.max_step: unknown key; did you mean `max_steps`?",
     ),
+    (
+        "trainer: {num_haeds: 4}",
+        "bad.yaml:2:11: trainer.num_haeds: unknown key; did you mean `model.attention.num_heads`?",
+    ),
+    (
+        "logging: {batch_sise: 4}",
+        "bad.yaml:2:11: logging.batch_sise: unknown key; did you mean `trainer.batch_size`?",
+    ),
+    ("trainer: {sed: 4}", "bad.yaml:2:11: trainer.sed: unknown key; did you mean `seed`?"),
+    ("trainer: {seed: 4}", "bad.yaml:2:11: trainer.seed: unknown key; it belongs at the top"),
     ("lr: 1e-3", "bad.yaml:2:1: lr: unknown key; it belongs under `optimizer` (known: "),
     ("num_heads: 4", "bad.yaml:2:1: num_heads: unknown key; it belongs under `model.attention`"),
     (
@@ -306,6 +316,11 @@ OVERRIDES = [
     (
         "~model.dimm",
         "override ~model.dimm: model.dimm: there is no such key to remove; did you mean `dim`?",
+    ),
+    (
+        "~model.num_haed",
+        "override ~model.num_haed: model.num_haed: there is no such key to remove; did you mean "
+        "`model.attention.num_heads`?",
     ),
     ("~model", "bad.yaml:1:1: model: this required key is missing: options of the task's model"),
     ("~seed=3", "override ~seed=3: ~ removes a key and takes no value; write ~seed or seed=3"),

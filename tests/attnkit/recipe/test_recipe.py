@@ -508,3 +508,86 @@ def test_long_text_is_cut_in_messages():
 def test_a_spec_without_a_registry_is_a_mistake_of_the_class():
     with pytest.raises(TypeError, match=r"write Annotated\[Spec"):
         check(Spec, "causal")
+
+
+# Paths
+
+
+def source_of(recipe):
+    return {key: str(value) for key, value in recipe.data.options.items()}
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A recipe in `there`, while the command stands in `here`."""
+    here, there = tmp_path / "here", tmp_path / "there [1]"
+    for folder in (here, there):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    (there / "r.yaml").write_text("model: {dim: 16}\ndata: {name: text, files: text.txt}\n")
+    return here, there
+
+
+def test_a_path_is_looked_for_beside_the_recipe_and_then_here(folders):
+    here, there = folders
+    assert source_of(load_recipe(there / "r.yaml"))["files"] == "text.txt"  # nowhere
+    (here / "text.txt").write_text("here")
+    assert source_of(load_recipe(there / "r.yaml"))["files"] == str(here / "text.txt")
+    (there / "text.txt").write_text("there")
+    assert source_of(load_recipe(there / "r.yaml"))["files"] == str(there / "text.txt")
+    Path("child.yaml").write_text(f"extends: '{there / 'r.yaml'}'\n")
+    assert source_of(load_recipe("child.yaml"))["files"] == str(there / "text.txt")
+
+
+def test_an_overrides_path_is_looked_for_here_first(folders):
+    here, there = folders
+    (there / "other.txt").write_text("there")
+    changed = load_recipe(there / "r.yaml", ["data.files=other.txt"])
+    assert source_of(changed)["files"] == str(there / "other.txt")
+    (here / "other.txt").write_text("here")
+    changed = load_recipe(there / "r.yaml", ["data.files=other.txt"])
+    assert source_of(changed)["files"] == str(here / "other.txt")
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "keys"),
+    [
+        ("language_modeling", "name: text, files: [a.txt, b*.txt], val_files: c.txt",
+         ["files", "val_files"]),
+        ("language_modeling", "name: tiny_shakespeare, root: data", ["root"]),
+        ("language_modeling", "name: wikitext, root: data", ["root"]),
+        ("translation", "name: multi30k, root: data", ["root"]),
+        ("translation", "name: tatoeba, root: data", ["root"]),
+        ("translation", "name: tsv, file: a.txt", ["file"]),
+        ("translation", "name: parallel_files, train: [a.txt, b1.txt], val: [c.txt, a.txt]",
+         ["train", "val"]),
+    ],
+)  # fmt: skip
+def test_every_path_of_every_source_is_absolute(folders, task, data, keys):
+    _, there = folders
+    for name in ("a.txt", "b1.txt", "c.txt"):
+        (there / name).write_text("x")
+    (there / "data").mkdir()
+    model = "{dim: 16}" if task == "language_modeling" else "{dim: 16, encoder: {}, decoder: {}}"
+    (there / "r.yaml").write_text(f"task: {task}\nmodel: {model}\ndata: {{{data}}}\n")
+    recipe = load_recipe(there / "r.yaml")
+    for key in keys:
+        paths = recipe.data.options[key]
+        for path in paths if isinstance(paths, list | tuple) else [paths]:
+            assert path.parent == there
+    again = there / "resolved.yaml"
+    again.write_text(recipe.to_yaml())
+    assert load_recipe(again) == recipe
+
+
+def test_a_plugin_is_found_where_the_command_stands(folders):
+    here, there = folders
+    (here / "standing_here.py").write_text("")
+    (there / "r.yaml").write_text("model: {dim: 16}\nplugins: [standing_here.py]\n")
+    assert load_recipe(there / "r.yaml").plugins == (str(here / "standing_here.py"),)
+
+
+def test_where_runs_go_is_where_the_command_stands(folders):
+    _, there = folders
+    (there / "runs").mkdir()
+    assert load_recipe(there / "r.yaml").runs_dir == Path("runs")

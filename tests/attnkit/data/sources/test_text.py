@@ -127,3 +127,19 @@ def test_bad_utf8_is_found_by_line_and_byte(folder: Path, line: int, split: str)
 def test_an_unknown_split_is_refused(folder: Path) -> None:
     with pytest.raises(DataError, match=r"no split `test` \(there are: train, val\)"):
         list(TextFiles(files="a.txt").documents("test"))
+
+
+@pytest.mark.parametrize("pattern", ["texts [1]/*.txt", "texts [1]/**/*.txt", "texts [1]/a[b].txt"])
+def test_brackets_in_what_exists_are_letters(pattern, tmp_path):
+    folder = tmp_path / "texts [1]"
+    folder.mkdir()
+    (folder / "a[b].txt").write_text("one\ntwo\n")
+    source = TextFiles(files=tmp_path / pattern)
+    assert source.describe()["files"][0]["path"] == str(folder / "a[b].txt")
+
+
+def test_brackets_in_what_does_not_are_a_pattern(tmp_path):
+    for name in ("ab.txt", "ac.txt", "ad.txt"):
+        (tmp_path / name).write_text("one\ntwo\n")
+    files = TextFiles(files=tmp_path / "a[bd].txt").describe()["files"]
+    assert [Path(file["path"]).name for file in files] == ["ab.txt", "ad.txt"]
