@@ -20,8 +20,6 @@ print("began", flush=True)
 time.sleep(600)
 """
 
-THREADS = "import os; exit(int(os.environ['OMP_NUM_THREADS']))"
-
 DEAF = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -88,18 +86,13 @@ THREADS = "import os; exit(int(os.environ['OMP_NUM_THREADS']))"
 
 def test_threads_are_divided_among_the_workers(local, tmp_path, monkeypatch):
     monkeypatch.setattr("attnkit.ablation.launchers.local.available_cores", lambda: 8)
-<<<<<<< HEAD
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-=======
-    monkeypatch.delenv("OMP_NUM_THREADS")
->>>>>>> bde967f (One rule for every path in a recipe, recorded absolute; nearest keys of the whole recipe; a run of another recipe or task is never replaced; commands to copy are quoted; a folder with one run names it; the user's OMP_NUM_THREADS stands; warnings are errors from the collection on)
     launcher = local(2)
     launcher.start([job(tmp_path, "a", THREADS)])
     assert ends(launcher, 1) == {"a": 4}
     assert local().workers == 8
 
 
-<<<<<<< HEAD
 def test_threads_of_the_users_environment_stay(local, tmp_path, monkeypatch):
     monkeypatch.setattr("attnkit.ablation.launchers.local.available_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -112,18 +105,6 @@ def test_threads_of_the_users_environment_stay(local, tmp_path, monkeypatch):
     told = local(2, threads=1)  # the plan says more than the environment
     told.start([job(tmp_path, "omp", THREADS), job(tmp_path, "rayon", rayon)])
     assert ends(told, 2) == {"omp": 1, "rayon": 1}
-=======
-def test_the_users_number_of_threads_stands(local, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    launcher = local(2)
-    assert "3 CPU thread(s) each" in launcher.describe()
-    mkl = job(tmp_path, "mkl", THREADS.replace("OMP", "MKL"))
-    launcher.start([job(tmp_path, "omp", THREADS), mkl])
-    assert ends(launcher, 2) == {"omp": 3, "mkl": 3}
-    asked_for = local(1, threads=5)
-    asked_for.start([job(tmp_path, "asked for", THREADS)])
-    assert ends(asked_for, 1) == {"asked for": 5}
->>>>>>> bde967f (One rule for every path in a recipe, recorded absolute; nearest keys of the whole recipe; a run of another recipe or task is never replaced; commands to copy are quoted; a folder with one run names it; the user's OMP_NUM_THREADS stands; warnings are errors from the collection on)
 
 
 def test_gpus_are_shared_out(local, tmp_path, monkeypatch):
