@@ -27,8 +27,10 @@ _LARGEST = 2**63 - 1
 _ALIKE = 0.6
 """From this ratio of common letters on, a key may have been meant for another."""
 
-_OWN_SECTION = 0.1
-"""How much nearer a key of another section must be than one of the section in which it stands."""
+_OWN_SECTION = 0.15
+_NESTED_SECTION = 0.1
+"""How much less alike a key may be than one of a section elsewhere: in the section in which the
+unknown key stands, and in those above and below it."""
 
 
 @dataclass
@@ -150,7 +152,7 @@ class Checker:
     ) -> dict[str, Any]:
         for key, child in given.items():
             if key not in options:
-                self._refuse(child.key_mark, (*path, key), self._unknown_key(key, options))
+                self._refuse(child.key_mark, (*path, key), self._unknown_key((*path, key), options))
         values: dict[str, Any] = {}
         for key, option in options.items():
             if key in given:
@@ -165,7 +167,8 @@ class Checker:
             values[key] = self.check(option.annotation, node, (*path, key))
         return values
 
-    def _unknown_key(self, key: str, options: Mapping[str, Option]) -> str:
+    def _unknown_key(self, path: KeyPath, options: Mapping[str, Option]) -> str:
+        key, section = path[-1], dotted(path[:-1])
         known = f" (known: {', '.join(sorted(options)) or 'none'})"
         if "." in key:
             return f"unknown key; dotted keys are for overrides, nest them in a file{known}"
@@ -176,12 +179,14 @@ class Checker:
             place = f"under {places}" if homes[0] else "at the top"
             return f"unknown key; it belongs {place}{known}"
 
-        def likeness(name: str) -> float:
-            nearness = difflib.SequenceMatcher(None, key, name).ratio()
-            return nearness + _OWN_SECTION * (name in options)
+        def likeness(one: tuple[str, str]) -> float:
+            name, home = one
+            nested = any(f"{a}.".startswith(f"{b}.") for a, b in ((home, section), (section, home)))
+            nearness = _OWN_SECTION if home == section else _NESTED_SECTION if nested else 0.0
+            return difflib.SequenceMatcher(None, key, name).ratio() + nearness
 
-        name, home = max(everywhere, key=lambda one: likeness(one[0]))
-        if name in options or likeness(name) < _ALIKE:
+        name, home = max(everywhere, key=likeness)
+        if home == section or likeness((name, home)) < _ALIKE:
             return f"unknown key{suggest(key, options)}{known}"
         return f"unknown key; did you mean `{f'{home}.' * bool(home)}{name}`?{known}"
 

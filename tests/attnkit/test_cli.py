@@ -210,7 +210,7 @@ def test_the_recipes_are_listed_printed_and_copied():
     ended = call("recipes", "unmasked", "--to", "mine")
     assert ended.stdout.split() == [
         *("wrote", "mine/language_modeling/unmasked.yaml"),
-        *("wrote", "mine/language_modeling/quickstart.yaml"),
+        *("wrote", "mine/language_modeling/characters.yaml"),
     ]
     assert "exists already" in complaint("recipes", "unmasked", "--to", "mine")
     assert complaint("recipes", "quikstart").startswith(
