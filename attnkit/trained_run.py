@@ -154,7 +154,7 @@ class TrainedRun(Trained):
             ):  # half of a character: wait for the rest
                 yield text[len(told) :]
                 told = text
-        if rest := tokenizer.decode(ids)[len(told) :]:  # half of a character, and no more comes
+        if rest := tokenizer.readable(ids)[len(told) :]:  # half of a character, and no more comes
             yield rest
 
     def generate(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> str:
