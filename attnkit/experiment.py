@@ -4,6 +4,7 @@ result.
 
 from __future__ import annotations
 
+import functools
 import logging
 import shlex
 import warnings
@@ -22,6 +23,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from attnkit import run_directory
 from attnkit.assembly.by_task import build_data, build_model, build_task
 from attnkit.callbacks.attention_maps import AttentionMaps
+from attnkit.callbacks.certificates import Certificates
 from attnkit.callbacks.checkpoints import Checkpoints
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.progress import TrainingProgress
@@ -134,8 +136,9 @@ def run(
     )
     curves = TrainingCurves(recipe.logging.every_n_steps)
     stops = Stops(recipe.trainer.max_time)
+    certificates = Certificates(functools.partial(run_directory.add_kernels, directory))
     trainer = build_trainer(
-        recipe, probes if task.has_attention else [], logger, curves, stops, store
+        recipe, probes if task.has_attention else [], logger, curves, stops, store, [certificates]
     )
 
     # Whatever can be refused was refused above: nothing half-written is left behind.
@@ -257,6 +260,7 @@ def build_trainer(
     curves: TrainingCurves,
     stops: Stops,
     store: CheckpointStore,
+    more: Sequence[L.Callback] = (),
 ) -> L.Trainer:
     """Lightning's loop, with what listens to it.
 
@@ -277,6 +281,7 @@ def build_trainer(
         TrainingProgress(curves, label),
         stops,
         checkpoints,
+        *more,
     ]
     if recipe.logging.attention_maps:
         callbacks += [

@@ -22,7 +22,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -236,6 +236,12 @@ def resumed(
     if now["packages"] != before["packages"]:
         resumption["packages"] = now["packages"]
     return {**before, "resumed": [*before.get("resumed", []), resumption]}
+
+
+def add_kernels(directory: Path, certificates: Sequence[Mapping[str, Any]]) -> None:
+    """Adds certificates of outside kernels to the record of the machine."""
+    environment = json.loads((directory / ENVIRONMENT).read_bytes())
+    write_json(directory / ENVIRONMENT, {**environment, "kernels": list(certificates)})
 
 
 def the_run(directory: Path) -> Path:

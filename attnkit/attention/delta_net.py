@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.cache import State
+from attnkit.attention.outside import Operation, computed_outside, operation
 from attnkit.attention.recurrent import Recurrent, in_chunks, joined, real_keys, states_before
 from attnkit.masks import Mask
 from attnkit.norms import HeadNorm
@@ -55,22 +56,11 @@ class DeltaNet(Recurrent):
         k, strength = k[..., :-1], k[..., -1:]
         real = real_keys(mask, k)
         strength = strength if real is None else strength * real
-        num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
-        q, k, v, strength = in_chunks(CHUNK, num_queries, q, k, v, strength)
-        ahead = (strength * (k @ k.transpose(-2, -1))).tril(-1)
-        solved = torch.linalg.solve_triangular(
-            ahead, strength * torch.cat((v, k), dim=-1), upper=False, unitriangular=True
-        )
-        # A chunk writes kᵀ (new - known S): it turns the state S into (I - kᵀ known) S + kᵀ new.
-        new, known = solved.split((v.shape[-1], k.shape[-1]), dim=-1)
-        identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-        before = states_before(
-            identity - k.transpose(-2, -1) @ known, k.transpose(-2, -1) @ new, state
-        )
-        written = new - known @ before
-        sums = q @ before + (q @ k.transpose(-2, -1)).tril() @ written
-        last = before[:, :, -1] + k[:, :, -1].transpose(-2, -1) @ written[:, :, -1]
-        return joined(sums, length, num_queries), last
+        if state is None and q.shape[2] == k.shape[2]:
+            computed = computed_outside("corrected_sums", q, k, v, strength)
+            if computed is not None:
+                return computed
+        return corrected_sums(q, k, v, strength, state)
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
         """Brings each head to one size and projects them."""
@@ -79,3 +69,44 @@ class DeltaNet(Recurrent):
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
         """State read twice and updated, 2 D^2 each, a token and head: the recurrent form."""
         return 6 * num_tokens * self.num_heads * self.head_dim**2
+
+
+def corrected_sums(
+    q: Tensor, k: Tensor, v: Tensor, strength: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """S_t = S_{t-1} + b_t k_t (v_t - k_tᵀ S_{t-1})ᵀ, o_t = q_t S_t.
+
+    Args:
+        q: (B, H, T, D)
+        k: (B, H, S, D), of length 1.
+        v: (B, H, S, E)
+        strength: (B, H, S, 1), b: from 0 to 1.
+        state: (B, H, D, E); None: nothing.
+
+    Returns:
+        (B, H, T, E), and the state after the last key.
+    """
+    num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
+    q, k, v, strength = in_chunks(CHUNK, num_queries, q, k, v, strength)
+    ahead = (strength * (k @ k.transpose(-2, -1))).tril(-1)
+    solved = torch.linalg.solve_triangular(
+        ahead, strength * torch.cat((v, k), dim=-1), upper=False, unitriangular=True
+    )
+    # A chunk writes kᵀ (new - known S): it turns the state S into (I - kᵀ known) S + kᵀ new.
+    new, known = solved.split((v.shape[-1], k.shape[-1]), dim=-1)
+    identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
+    before = states_before(identity - k.transpose(-2, -1) @ known, k.transpose(-2, -1) @ new, state)
+    written = new - known @ before
+    sums = q @ before + (q @ k.transpose(-2, -1)).tril() @ written
+    last = before[:, :, -1] + k[:, :, -1].transpose(-2, -1) @ written[:, :, -1]
+    return joined(sums, length, num_queries), last
+
+
+def _sample(
+    widths: tuple[int, ...], sizes: tuple[int, int, int], generator: torch.Generator
+) -> list[Tensor]:
+    q, k, v, strength = (torch.randn(*sizes, width, generator=generator) for width in widths)
+    return [F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, strength.sigmoid()]
+
+
+operation(Operation("corrected_sums", corrected_sums, _sample))

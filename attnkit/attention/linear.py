@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnkit.attention.cache import State
-from attnkit.attention.recurrent import Recurrent, in_chunks, joined, real_keys, states_before
+from attnkit.attention.recurrent import (
+    Recurrent,
+    decayed_sums,
+    in_chunks,
+    joined,
+    real_keys,
+    states_before,
+)
 from attnkit.masks import Causal, Mask
 from attnkit.registry import ATTENTION
 
@@ -50,9 +57,10 @@ class Linear(Recurrent):
         assert not isinstance(state, Tensor)
         sums, total = (None, None) if state is None else (state["sums"], state["total"])
         if any(isinstance(part, Causal) for part in mask.parts()):
-            read, sums, weight, total = _causal_sums(q, k, v, sums, total)
+            read, sums = decayed_sums(q, k, v, None, sums, CHUNK)
+            weight, total = _causal_totals(q, k, total)
         else:
-            seen, seen_total = _summed(k, v)
+            seen, seen_total = k.transpose(-2, -1) @ v, k.sum(dim=-2).unsqueeze(-1)
             sums = seen if sums is None else sums + seen
             total = seen_total if total is None else total + seen_total
             read, weight = q @ sums, q @ total
@@ -67,27 +75,12 @@ class Linear(Recurrent):
         return num_tokens * self.num_heads * width * (4 * self.head_dim + 2)
 
 
-def _summed(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of k vᵀ (..., F, D) and of k (..., F, 1) over tokens."""
-    return k.transpose(-2, -1) @ v, k.sum(dim=-2).unsqueeze(-1)
-
-
-def _causal_sums(
-    q: Tensor, k: Tensor, v: Tensor, sums: Tensor | None, total: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums over earlier keys; the last query stands at the last key.
-
-    Returns:
-        q_i S_i (B, H, T, D), the last S, q_i z_i (B, H, T, 1), the last z.
-    """
+def _causal_totals(q: Tensor, k: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor]:
+    """q_i z_i (B, H, T, 1), and z after the last key; the last query stands at the last key."""
     num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
-    q, k, v = in_chunks(CHUNK, num_queries, q, k, v)
-    within = (q @ k.transpose(-2, -1)).tril()  # (B, H, n, chunk, chunk)
-    found = []
-    for added, start, near in zip(
-        _summed(k, v), (sums, total), (within @ v, within.sum(dim=-1, keepdim=True)), strict=True
-    ):
-        before = states_before(None, added, start)
-        found.append(joined(near + q @ before, length, num_queries))
-        found.append(before[:, :, -1] + added[:, :, -1])
-    return tuple(found)
+    q, k = in_chunks(CHUNK, num_queries, q, k)
+    within = k.cumsum(dim=3)  # (B, H, n, chunk, F)
+    added = within[:, :, :, -1].unsqueeze(-1)
+    before = states_before(None, added, total)
+    weight = (q * (within + before.transpose(-2, -1))).sum(dim=-1, keepdim=True)
+    return joined(weight, length, num_queries), before[:, :, -1] + added[:, :, -1]

@@ -103,6 +103,7 @@ class MultiHeadLatent(ScoreAttention):
     def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
         """Adds the new latent vectors to the cache and mixes over all of them."""
         assert isinstance(cache, StateCache)
+        assert not isinstance(cache.state, dict)
         new = k.shape[2]
         k = k if cache.state is None else torch.cat((cache.state, k), dim=2)
         cache.update(k, new)

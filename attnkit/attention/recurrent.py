@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnkit.attention.base import Attention
 from attnkit.attention.cache import Cache, State, StateCache
+from attnkit.attention.outside import Operation, computed_outside, operation
 from attnkit.masks import Causal, Mask, Padding
 
 
@@ -207,29 +208,54 @@ def _applied(fade: Tensor, state: Tensor) -> Tensor:
 
 
 def decayed_sums(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None, chunk: int
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """Runs tokens through a state that fades: S_t = exp(g_t) S_{t-1} + k_t v_tᵀ, o_t = q_t S_t.
+    """Runs tokens through a state that fades: S_t = exp(g_t) S_{t-1} + k_t v_tᵀ, o_t = q_t S_t. A
+    certified outside kernel may do so.
 
     Args:
         q: (B, H, T, D)
         k: (B, H, S, D)
         v: (B, H, S, E)
-        log_decay: (B, H, S, D or 1), g: at most 0; the batch may be 1.
+        log_decay: (B, H, S, D or 1), g: at most 0; the batch may be 1. None: nothing fades.
         state: (B, H, D, E); None: nothing.
         chunk: tokens between two states.
 
     Returns:
         (B, H, T, E), and the state after the last key.
     """
+    decays = () if log_decay is None else (log_decay,)
+    if state is None and q.shape[2] == k.shape[2]:
+        computed = computed_outside("decayed_sums", q, k, v, *decays)
+        if computed is not None:
+            return computed
+    return _decayed_sums(q, k, v, *decays, state=state, chunk=chunk)
+
+
+def _decayed_sums(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None = None,
+    *,
+    state: Tensor | None = None,
+    chunk: int = 64,
+) -> tuple[Tensor, Tensor]:
     num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
+    if log_decay is None:
+        q, k, v = in_chunks(chunk, num_queries, q, k, v)
+        added = k.transpose(-2, -1) @ v  # (B, H, n, D, E)
+        before = states_before(None, added, state)
+        last = before[:, :, -1] + added[:, :, -1]
+        sums = (q @ k.transpose(-2, -1)).tril() @ v + q @ before
+        return joined(sums, length, num_queries), last
     # Beyond the smallest number all is 0; sums of larger ones would only lose the digits of others.
     log_decay = log_decay.clamp(min=math.log(torch.finfo(log_decay.dtype).tiny))
     q, k, v, log_decay = in_chunks(chunk, num_queries, q, k, v, log_decay)
     faded = log_decay.cumsum(dim=3)  # (B, H, n, chunk, D or 1): since the chunk began
     end = faded[:, :, :, -1:]
     fade = end.exp().transpose(-2, -1)
-    added = (k * (end - faded).exp()).transpose(-2, -1) @ v  # (B, H, n, D, E)
+    added = (k * (end - faded).exp()).transpose(-2, -1) @ v
     before = states_before(fade, added, state)
     last = fade[:, :, -1] * before[:, :, -1] + added[:, :, -1]
     within = _evenly_faded if faded.shape[-1] == 1 else _faded_by_feature
@@ -275,3 +301,14 @@ def _faded_by_feature(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
         sums = torch.cat((sums[:, :, :, 0::2], sums[:, :, :, 1::2] + read), dim=-2)
         q, k, v, faded = (heads.unflatten(3, (-1, 2)).flatten(4, 5) for heads in (q, k, v, faded))
     return sums.squeeze(3)
+
+
+def _sample_decayed(
+    widths: tuple[int, ...], sizes: tuple[int, int, int], generator: torch.Generator
+) -> list[Tensor]:
+    """Queries, keys and values of usual size; decays from weak to strong."""
+    q, k, v, *others = (torch.randn(*sizes, width, generator=generator) for width in widths)
+    return [q / widths[0] ** 0.5, k, v, *(-(2 * other - 3).exp() for other in others)]
+
+
+operation(Operation("decayed_sums", _decayed_sums, _sample_decayed))

@@ -1,0 +1,286 @@
+"""The proof that an outside kernel computes what it should, on this very card.
+
+A kernel's numbers and all its gradients are compared with those of the plain operation in float64,
+at the sizes of the run. Kernels have been shipped whose gradients were wrong on some cards alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention import fla  # noqa: F401  (it registers its kernels)
+from attnkit.attention.base import Attention
+from attnkit.attention.outside import (
+    KERNELS,
+    OPERATIONS,
+    Operation,
+    OutsideKernel,
+    Request,
+    as_a_node,
+    asked,
+    take,
+)
+from attnkit.masks import Causal
+
+log = logging.getLogger("attnkit")
+
+LENGTHS = (1, 63, 200)
+"""Tokens at which kernels are compared beside those of the run; none is a multiple of a block."""
+
+LONGEST = 2048
+"""A run's own length counts up to here."""
+
+FLOORS = {torch.bfloat16: 0.02, torch.float16: 0.005, torch.float32: 0.005}
+"""An error that is always allowed: what rounding the terms of a product gives, once or twice. In
+float32 that is of the products with 10 bits that a GPU's units take.
+"""
+
+TIMES_PLAIN = 4
+"""A larger error is allowed where plain torch in the same dtype errs a quarter as much."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What came out of comparing one kernel.
+
+    Attributes:
+        kernel: its name.
+        version: of its code.
+        operation: what it computes.
+        card: name of the device.
+        torch: version of torch.
+        dtype: of the inputs.
+        widths: last size of each input.
+        lengths: tokens at which it was compared.
+        accepted: whether it may run.
+        errors: for each output and gradient the largest error of a token, as a share of the token's
+            length: of the kernel, and of plain torch in the same dtype.
+        words: the result in one line.
+    """
+
+    kernel: str
+    version: str
+    operation: str
+    card: str
+    torch: str
+    dtype: str
+    widths: tuple[int, ...]
+    lengths: tuple[int, ...]
+    accepted: bool = False
+    errors: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    words: str = ""
+
+    @property
+    def key(self) -> str:
+        """What it holds for, as a file name."""
+        asked_for = dataclasses.replace(self, accepted=False, errors={}, words="")
+        text = json.dumps(dataclasses.asdict(asked_for), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_any_installed() -> bool:
+    """True if there is an outside kernel at all."""
+    return any(kernel.version() is not None for kernel in KERNELS.values())
+
+
+def certify_model(
+    model: nn.Module,
+    num_tokens: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    folder: Path | None,
+) -> list[Certificate]:
+    """Certifies all outside kernels that a model's mechanisms could use, and lets those that pass
+    serve from now on. Without it all is computed in plain torch.
+
+    Args:
+        model: on its device.
+        num_tokens: length of the run's sequences.
+        device: where it trains.
+        dtype: of autocast; None: there is none.
+        folder: where certificates are kept; None: nowhere.
+    """
+    certificates = []
+    for request in _requests(model, device, dtype):
+        for kernel in reversed(KERNELS.values()):
+            if kernel.version() is None or not kernel.serves(request):
+                continue
+            refusal = kernel.refusal(request)
+            if refusal is not None:
+                log.warning("%s: plain torch runs instead", refusal)
+                continue
+            certificate = certify(kernel, request, num_tokens, device, folder)
+            certificates.append(certificate)
+            (log.info if certificate.accepted else log.warning)(certificate.words)
+            if certificate.accepted:
+                take(request, kernel)
+                break
+        else:
+            take(request, None)
+    return certificates
+
+
+@torch.no_grad()
+def _requests(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> list[Request]:
+    """What the mechanisms of a model ask for, found by running each over a few tokens."""
+    found: dict[Request, None] = {}
+    for attention in (module for module in model.modules() if isinstance(module, Attention)):
+        weight = next(attention.parameters())
+        if attention.refusal("self", Causal(), "none"):
+            continue
+        x = torch.zeros(1, 2, attention.dim, device=device, dtype=weight.dtype)
+        autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+        with asked() as requests, autocast, torch.random.fork_rng(devices=[]):
+            attention(x, x, Causal())
+        found.update(dict.fromkeys(requests))
+    return list(found)
+
+
+def certify(
+    kernel: OutsideKernel,
+    request: Request,
+    num_tokens: int,
+    device: torch.device,
+    folder: Path | None = None,
+) -> Certificate:
+    """Compares a kernel with the plain operation: heads, the last state and the gradients by all
+    inputs, at several lengths. A certificate that is in the folder already is returned.
+
+    Args:
+        kernel: it must be installed.
+        request: what it is to serve.
+        num_tokens: length of the run's sequences.
+        device: where.
+        folder: where certificates are kept; None: nowhere.
+    """
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    blank = Certificate(
+        kernel.name,
+        kernel.version() or "",
+        request.operation,
+        card,
+        torch.__version__,
+        str(request.dtype).removeprefix("torch."),
+        request.widths,
+        tuple(sorted({*LENGTHS, min(num_tokens, LONGEST)})),
+    )
+    file = None if folder is None else folder / f"{blank.key}.json"
+    known = None if file is None else _read(file, blank)
+    if known is not None:
+        return known
+    certificate = _compared(blank, kernel, OPERATIONS[request.operation], request, device)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(dataclasses.asdict(certificate), indent=1), encoding="utf-8")
+        part.replace(file)
+    return certificate
+
+
+def _read(file: Path, blank: Certificate) -> Certificate | None:
+    """The certificate in a file; None: there is none, or it cannot be read."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        errors = {
+            name: (float(own), float(plain)) for name, (own, plain) in stored["errors"].items()
+        }
+        return dataclasses.replace(
+            blank, accepted=bool(stored["accepted"]), errors=errors, words=str(stored["words"])
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _compared(
+    blank: Certificate,
+    kernel: OutsideKernel,
+    operation: Operation,
+    request: Request,
+    device: torch.device,
+) -> Certificate:
+    errors: dict[str, tuple[float, float]] = {}
+    about = f"{kernel.name} {blank.version} for {request.operation}, {blank.dtype}, on {blank.card}"
+    for length in blank.lengths:
+        generator = torch.Generator().manual_seed(length)
+        inputs = operation.sample(request.widths, (2, 2, length), generator)
+        inputs = [tensor.to(device) for tensor in inputs]
+        inputs[:3] = [tensor.to(request.dtype) for tensor in inputs[:3]]
+        run = functools.partial(_results, inputs, length)
+        exact = run(lambda *inputs: operation.plain(*(tensor.double() for tensor in inputs)))
+        plain = run(functools.partial(_as_mechanisms_do, operation.plain, request))
+        try:
+            ways = [run(kernel)]
+            if KERNELS.get(kernel.name) is kernel:
+                ways.append(run(functools.partial(as_a_node, kernel)))
+        except Exception as error:  # whatever it is, the plain path goes on
+            words = f"refused: {about}: {type(error).__name__}: {error}".splitlines()[0]
+            return dataclasses.replace(blank, errors=errors, words=f"{words} (T {length})")
+        for name, true in exact.items():
+            pair = max(_error(own[name], true) for own in ways), _error(plain[name], true)
+            errors[name] = max(pair, errors.get(name, pair), key=lambda pair: pair[0])
+    floor = FLOORS.get(request.dtype, 1e-6)
+    wrong = {
+        name: pair
+        for name, pair in errors.items()
+        if not pair[0] <= max(floor, TIMES_PLAIN * pair[1])
+    }
+    told = ", ".join(
+        f"{name} {own:.1e} off (plain torch {plain:.1e})"
+        for name, (own, plain) in (wrong or errors).items()
+    )
+    words = f"{'refused' if wrong else 'certified'}: {about}: {told}"
+    return dataclasses.replace(blank, accepted=not wrong, errors=errors, words=words)
+
+
+def _as_mechanisms_do(
+    plain: Callable[..., tuple[Tensor, Tensor]], request: Request, *inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The plain operation in the dtype of a request."""
+    half = request.dtype != torch.float32
+    with torch.autocast(request.device, dtype=request.dtype if half else None, enabled=half):
+        heads, state = plain(*(tensor.float() for tensor in inputs))
+    return heads.to(request.dtype), state
+
+
+def _results(
+    inputs: Sequence[Tensor], seed: int, run: Callable[..., tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """Outputs, and gradients of a random sum of them, by name."""
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    with torch.enable_grad():
+        outputs = run(*inputs)
+        generator = torch.Generator().manual_seed(seed)
+        total = inputs[0].new_zeros((), dtype=torch.float64)
+        for output in outputs:
+            share = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+            total = total + (output.double() * share.to(output.device)).sum()
+        gradients = torch.autograd.grad(total, inputs)
+    named = dict(zip(("heads", "last state"), outputs, strict=True))
+    names = (f"gradient by {name}" for name in ("q", "k", "v", "what else a key carries"))
+    return {**named, **dict(zip(names, gradients, strict=False))}
+
+
+def _error(computed: Tensor, exact: Tensor) -> float:
+    """The largest distance of one token's numbers, as a share of their length or, where that is
+    more, of the usual length.
+    """
+    if computed.shape != exact.shape:
+        return math.inf
+    away, length = (
+        tensor.detach().transpose(1, 2).flatten(2).norm(dim=-1)
+        for tensor in (computed.double() - exact, exact)
+    )
+    usual = length.square().mean().sqrt()
+    share = away / torch.maximum(length, usual).clamp(min=1e-30)
+    return float(share.nan_to_num(nan=math.inf).max())

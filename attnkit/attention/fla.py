@@ -1,0 +1,125 @@
+"""The kernels of fla-core (flash-linear-attention, MIT), in Triton, for NVIDIA GPUs.
+
+Install them by `pip install 'attnkit[kernels]'`. Their layout is (B, T, H, X).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from attnkit.attention.outside import OutsideKernel, Request, register
+
+PACKAGE, OLDEST = "fla-core", (0, 4)
+
+
+class _Fla(OutsideKernel):
+    """A function of the package."""
+
+    module: ClassVar[str]
+    function: ClassVar[str]
+
+    def version(self) -> str | None:
+        """Of the package."""
+        return installed()
+
+    def refusal(self, request: Request) -> str | None:
+        """A GPU and a version that is known are needed."""
+        version = installed() or "0"
+        if request.device != "cuda":
+            return f"{PACKAGE} {version} is installed, but needs a CUDA device"
+        number = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if number < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            return (
+                f"{PACKAGE} {version} is too old; {oldest} or later is needed: "
+                "pip install -U 'attnkit[kernels]'"
+            )
+        return None
+
+    def call(self, heads: list[Tensor], **options: Any) -> tuple[Tensor, Tensor]:
+        """Calls the function with tensors (B, H, T, X), in its own layout."""
+        function = _function(self.module, self.function)
+        q, k, v = (tensor.transpose(1, 2).contiguous() for tensor in heads)
+        out, state = function(q, k, v, scale=1.0, output_final_state=True, **options)
+        return out.transpose(1, 2), state
+
+
+@functools.cache
+def installed() -> str | None:
+    """The version of the package; None: it is not there."""
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _function(module: str, name: str) -> Callable[..., Any]:
+    return getattr(importlib.import_module(f"fla.ops.{module}"), name)
+
+
+class ChunkSimpleGLA(_Fla):
+    """Sums that do not fade, or whose features fade alike: linear, retention."""
+
+    name = "fla.chunk_simple_gla"
+    module, function = "simple_gla", "chunk_simple_gla"
+
+    def serves(self, request: Request) -> bool:
+        """One decay for all features, or none."""
+        return request.operation == "decayed_sums" and request.widths[3:] in ((), (1,))
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, keys, values and, where they fade, log decays (B, H, T, 1)."""
+        q, k, v, *decay = inputs
+        fading = {"g": _per_token(decay[0], q)} if decay else {}
+        return self.call([q, k, v], **fading)
+
+
+class ChunkGLA(_Fla):
+    """Sums whose features fade each at its own rate: gated_linear."""
+
+    name = "fla.chunk_gla"
+    module, function = "gla", "chunk_gla"
+
+    def serves(self, request: Request) -> bool:
+        """A decay for each feature."""
+        wide = request.widths[3:] == request.widths[1:2] != (1,)
+        return request.operation == "decayed_sums" and wide
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, keys, values, log decays (B, H, T, D)."""
+        q, k, v, decay = inputs
+        decay = decay.float().expand_as(k).transpose(1, 2).contiguous()
+        return self.call([q, k, v], g=decay)
+
+
+class ChunkDeltaRule(_Fla):
+    """Sums that are corrected: delta_net."""
+
+    name = "fla.chunk_delta_rule"
+    module, function = "delta_rule", "chunk_delta_rule"
+
+    def serves(self, request: Request) -> bool:
+        """It has no float32."""
+        return request.operation == "corrected_sums" and request.dtype != torch.float32
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, keys, values, strengths (B, H, T, 1)."""
+        q, k, v, strength = inputs
+        return self.call([q, k, v], beta=_per_token(strength, q, q.dtype))
+
+
+def _per_token(tensor: Tensor, q: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(B or 1, H, T, 1) -> (B, T, H)."""
+    return tensor.to(dtype).expand(*q.shape[:3], 1).squeeze(-1).transpose(1, 2).contiguous()
+
+
+for _kernel in (ChunkSimpleGLA, ChunkGLA, ChunkDeltaRule):
+    register(_kernel())

@@ -1,0 +1,196 @@
+"""Kernels of other packages, or of a plugin, for operations that attnkit computes in plain torch.
+
+An operation asks `computed_outside`. A kernel runs only once it was certified on the card at hand,
+see `certificate.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A computation that an outside kernel may take over: tensors (B, H, T, X) -> heads (B, H, T,
+    E) and the state (B, H, D, E) after them.
+
+    Attributes:
+        name: what a request has.
+        plain: computes it in plain torch, in any dtype.
+        sample: makes its inputs. It gets the widths X of the inputs, B, H, T and a generator, and
+            returns float32 tensors on the CPU, of the kind that a trained mechanism would give.
+    """
+
+    name: str
+    plain: Callable[..., tuple[Tensor, Tensor]]
+    sample: Callable[[tuple[int, ...], tuple[int, int, int], torch.Generator], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a mechanism asks for: one certificate is made for each.
+
+    Attributes:
+        operation: its name.
+        device: type of the device: "cuda".
+        dtype: of queries, keys and values; what else a key carries is float32 at least.
+        widths: last size of each input.
+    """
+
+    operation: str
+    device: str
+    dtype: torch.dtype
+    widths: tuple[int, ...]
+
+
+class OutsideKernel(ABC):
+    """A kernel that attnkit does not bring. A plugin registers its own by `register`."""
+
+    name: ClassVar[str]
+    """Of the package and the function: "fla.chunk_gla"."""
+
+    @abstractmethod
+    def version(self) -> str | None:
+        """Of its code: with another version it is certified again. None: it is not installed, and
+        nothing is said of it.
+        """
+
+    @abstractmethod
+    def serves(self, request: Request) -> bool:
+        """Whether it is a kernel for this operation, with these inputs."""
+
+    @abstractmethod
+    def refusal(self, request: Request) -> str | None:
+        """Why it cannot serve a request on this machine, in words that are told; None: it may."""
+
+    @abstractmethod
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Heads (B, H, T, E) and the last state (B, H, D, E), float32, with gradients. The inputs
+        are those of the operation; queries, keys and values come in the dtype of the request.
+        """
+
+
+OPERATIONS: dict[str, Operation] = {}
+KERNELS: dict[str, OutsideKernel] = {}
+_taken: dict[Request, OutsideKernel] = {}
+_asked: list[Request] | None = None
+_EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
+
+
+def operation(operation: Operation) -> Operation:
+    """Makes an operation known by its name."""
+    return OPERATIONS.setdefault(operation.name, operation)
+
+
+def register(kernel: OutsideKernel) -> OutsideKernel:
+    """Offers a kernel; of several for one operation the last that is certified is taken."""
+    KERNELS[kernel.name] = kernel
+    return kernel
+
+
+def forget() -> None:
+    """Takes back all that was certified: plain torch serves everything again."""
+    _taken.clear()
+
+
+def take(request: Request, kernel: OutsideKernel | None) -> None:
+    """Lets a kernel serve a request from now on; None: plain torch does."""
+    _taken.pop(request, None)
+    if kernel is not None:
+        _taken[request] = kernel
+
+
+@contextmanager
+def asked() -> Iterator[list[Request]]:
+    """Collects what is asked for meanwhile, and lets nothing but plain torch answer."""
+    global _asked
+    before, _asked = _asked, []
+    try:
+        yield _asked
+    finally:
+        _asked = before
+
+
+def computed_outside(operation: str, *inputs: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What a certified kernel makes of the inputs; None: there is none, compute it.
+
+    Args:
+        operation: name of the operation.
+        *inputs: (B, H, T, X) each, in float32 at least; under autocast queries, keys and values are
+            cast.
+    """
+    if _asked is None and not _taken:
+        return None
+    device, dtype = inputs[0].device.type, inputs[0].dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    request = Request(operation, device, dtype, tuple(tensor.shape[-1] for tensor in inputs))
+    if _asked is not None:
+        _asked.append(request)
+        return None
+    kernel = _taken.get(request)
+    if kernel is None:
+        return None
+    inputs = (*(tensor.to(dtype) for tensor in inputs[:3]), *inputs[3:])
+    with torch.autocast(device, enabled=False):
+        return as_a_node(kernel, *inputs) if torch.compiler.is_compiling() else kernel(*inputs)
+
+
+def as_a_node(kernel: OutsideKernel, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Calls a registered kernel as one node of a compiler's graph, which cannot look into it."""
+    return _opaque(kernel.name, list(inputs))
+
+
+@torch.library.custom_op("attnkit::outside", mutates_args=())
+def _opaque(kernel: str, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    heads, state = KERNELS[kernel](*inputs)
+    return heads.contiguous(), state.contiguous()
+
+
+@_opaque.register_fake
+def _(kernel: str, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    k, v = inputs[1], inputs[2]
+    state = k.new_empty(*k.shape[:2], k.shape[-1], v.shape[-1], dtype=_exact(k.dtype))
+    return torch.empty_like(v, memory_format=torch.contiguous_format), state
+
+
+@torch.library.custom_op("attnkit::outside_backward", mutates_args=())
+def _opaque_backward(
+    kernel: str, inputs: list[Tensor], d_heads: Tensor, d_state: Tensor
+) -> list[Tensor]:
+    """Runs the kernel again, since what it keeps for its backward pass cannot leave it."""
+    # Inside of an operator torch records nothing; this puts the state of its outside back.
+    included = torch._C._dispatch_tls_local_include_set()
+    with torch._C._ForceDispatchKeyGuard(included, _EXCLUDED), torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+        outputs = KERNELS[kernel](*inputs)
+        gradients = torch.autograd.grad(outputs, inputs, (d_heads, d_state))
+    return [gradient.contiguous() for gradient in gradients]
+
+
+@_opaque_backward.register_fake
+def _(kernel: str, inputs: list[Tensor], d_heads: Tensor, d_state: Tensor) -> list[Tensor]:
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
+
+
+def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
+    ctx.kernel = inputs[0]
+    ctx.save_for_backward(*inputs[1])
+
+
+def _gradients(ctx: Any, d_heads: Tensor, d_state: Tensor) -> tuple[None, list[Tensor]]:
+    return None, _opaque_backward(ctx.kernel, list(ctx.saved_tensors), d_heads, d_state)
+
+
+_opaque.register_autograd(_gradients, setup_context=_keep)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,40 @@
+"""Before the first step, outside kernels prove themselves on the card that trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+
+from attnkit.attention.certificate import Certificate, certify_model, is_any_installed
+from attnkit.data.cache import cache_folder
+
+
+class Certificates(L.Callback):
+    """Certifies the outside kernels that the model's mechanisms could use, and lets those that pass
+    serve. Parameters that are split over devices (fsdp) train in plain torch.
+
+    Args:
+        keep: gets the certificates, in the first process, if there are any.
+    """
+
+    def __init__(self, keep: Callable[[Sequence[dict[str, Any]]], None]) -> None:
+        self._keep = keep
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        model: Any = pl_module.model
+        split = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+        if split or not is_any_installed():
+            return
+        half = torch.bfloat16 if "bf16" in str(trainer.precision) else None
+        folder = cache_folder("kernels")
+        made = certify_model(model, model.max_seq_len, pl_module.device, half, folder)
+        if made and trainer.is_global_zero:
+            self._keep([_as_json(certificate) for certificate in made])
+
+
+def _as_json(certificate: Certificate) -> dict[str, Any]:
+    return dataclasses.asdict(certificate)
