@@ -2,15 +2,23 @@
 
     score[i, j] = w_h . tanh(q_i + k_j)
 
-The first attention, before dot products: a small network compares query and key. Written out it
-takes T x S x D numbers, so it is for short sequences.
+The first attention, before dot products: a small network compares query and key. Its hidden layer
+has T x S x D numbers; some queries at a time make theirs, and make them again for the gradient, so
+that the map is what memory must hold.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from attnkit.attention.multi_head import MultiHead
 from attnkit.registry import ATTENTION
+
+NUMBERS_AT_ONCE = 2**26
+"""Of the hidden layer; one query's are the least."""
 
 
 @ATTENTION.register("additive")
@@ -26,6 +34,49 @@ class Additive(MultiHead):
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """w . tanh(q + k) of every pair: (B, H, T, S)."""
-        hidden = (q.unsqueeze(3) + self.share_heads(k).unsqueeze(2)).tanh()  # (B, H, T, S, D)
-        match = self.match.to(hidden.dtype).view(self.num_heads, 1, -1, 1)
-        return (hidden @ match).squeeze(-1)
+        k = self.share_heads(k)
+        match = self.match.to(q.dtype).view(self.num_heads, -1)
+        if torch.compiler.is_compiling():  # which joins all this into a kernel without the layer
+            hidden = (q.unsqueeze(3) + k.unsqueeze(2)).tanh()
+            return (hidden * match[:, None, None]).sum(dim=-1)
+        return _Match.apply(q, k, match)
+
+
+class _Match(torch.autograd.Function):
+    """scores[i, j] = w . tanh(q_i + k_j), with h = tanh(q_i + k_j) made twice instead of kept:
+
+    dw = sum_ij dS_ij h        dq_i = sum_j dS_ij w (1 - h^2)        dk_j = sum_i dS_ij w (1 - h^2)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, match: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, match)
+        column = match.view(1, len(match), 1, -1, 1)
+        parts = [(hidden @ column).squeeze(-1) for _, hidden in _hidden(q, k)]
+        return torch.cat(parts, dim=2).to(q.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, match = ctx.saved_tensors
+        exact = torch.promote_types(q.dtype, torch.float32)
+        d_q, d_k = torch.empty_like(q), torch.zeros_like(k, dtype=exact)
+        d_match = torch.zeros_like(match, dtype=exact)
+        for queries, hidden in _hidden(q, k):
+            d_scores = gradients[0][:, :, queries].unsqueeze(-1)
+            d_match += (hidden * d_scores).sum(dim=(0, 2, 3), dtype=exact)
+            slope = hidden.square_().neg_().add_(1)
+            d_hidden = slope.mul_(match[:, None, None]).mul_(d_scores)
+            d_q[:, :, queries] = d_hidden.sum(dim=3)
+            d_k += d_hidden.sum(dim=2, dtype=exact)
+        return d_q, d_k.to(k.dtype), d_match.to(match.dtype)
+
+
+def _hidden(q: Tensor, k: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The hidden layer of some queries after the other: which, and (B, H, some, S, D)."""
+    at_once = max(NUMBERS_AT_ONCE // max(k.numel(), 1), 1)
+    for start in range(0, q.shape[2], at_once):
+        queries = slice(start, start + at_once)
+        yield queries, (q[:, :, queries].unsqueeze(3) + k.unsqueeze(2)).tanh_()

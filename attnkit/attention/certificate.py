@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention import fla  # noqa: F401  (it registers its kernels)
 from attnkit.attention.base import Attention
-from attnkit.attention.outside import (
+from attnkit.attention.kernels import fla  # noqa: F401  (it registers its kernels)
+from attnkit.attention.kernels.outside import (
     KERNELS,
     OPERATIONS,
     Operation,

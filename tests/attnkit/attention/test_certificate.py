@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attnkit.attention import certificate, fla, outside
+from attnkit.attention import certificate
 from attnkit.attention.base import build_attention
 from attnkit.attention.certificate import certify, certify_model
-from attnkit.attention.outside import OPERATIONS, OutsideKernel, Request
+from attnkit.attention.kernels import fla, outside
+from attnkit.attention.kernels.outside import OPERATIONS, OutsideKernel, Request
 from attnkit.callbacks.certificates import Certificates
 from attnkit.masks import Causal
 from attnkit.models.language_model import LanguageModel

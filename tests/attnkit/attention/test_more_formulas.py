@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnkit.attention.base import build_attention
@@ -328,3 +329,29 @@ def test_latent_attention_caches_less_than_one_head_of_each_kind_would():
 def test_latent_attention_names_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="rotary_dim 3 even and at least 2"):
         build_attention({"name": "multi_head_latent", "rotary_dim": 3}, C)
+
+
+@pytest.mark.parametrize("at_once", [1, 700, 2**26])
+def test_additive_makes_its_hidden_layer_some_queries_at_a_time(at_once, monkeypatch):
+    """In training as well: nothing that is made or kept has T x S x D numbers."""
+    monkeypatch.setattr("attnkit.attention.additive.NUMBERS_AT_ONCE", at_once)
+    attention = built("additive")
+    q, k = (torch.randn(B, H, T, D, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    inputs, largest = (q, k, attention.match), 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            made = function(*args, **(kwargs or {}))
+            largest = max(largest, made.numel() if isinstance(made, torch.Tensor) else 0)
+            return made
+
+    gradient = torch.randn(B, H, T, T, dtype=torch.float64)
+    with Sizes():
+        scores = attention.scores(q, k)
+        gradients = torch.autograd.grad(scores, inputs, gradient)
+    hidden = (q.unsqueeze(3) + k.unsqueeze(2)).tanh()
+    expected = (hidden * attention.match.view(H, 1, 1, D)).sum(dim=-1)
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, inputs, gradient))
+    assert largest <= max(at_once, k.numel(), scores.numel())

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attnkit.attention.outside import OutsideKernel, Request, register
+from attnkit.attention.kernels.outside import OutsideKernel, Request, register
 
 PACKAGE, OLDEST = "fla-core", (0, 4)
 

@@ -1,7 +1,7 @@
 """Kernels of other packages, or of a plugin, for operations that attnkit computes in plain torch.
 
 An operation asks `computed_outside`. A kernel runs only once it was certified on the card at hand,
-see `certificate.py`.
+see `attention/certificate.py`.
 """
 
 from __future__ import annotations
