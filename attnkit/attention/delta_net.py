@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from attnkit.attention.cache import State
 from attnkit.attention.kernels.outside import Operation, computed_outside, operation
-from attnkit.attention.recurrent import Recurrent, in_chunks, joined, real_keys, states_before
+from attnkit.attention.recurrent import (
+    Recurrent,
+    in_chunks,
+    joined,
+    longest,
+    real_keys,
+    states_before,
+)
 from attnkit.masks import Mask
 from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
@@ -86,7 +93,7 @@ def corrected_sums(
     Returns:
         (B, H, T, E), and the state after the last key.
     """
-    num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
+    num_queries, length = q.shape[2], longest(q, k)
     q, k, v, strength = in_chunks(CHUNK, num_queries, q, k, v, strength)
     ahead = (strength * (k @ k.transpose(-2, -1))).tril(-1)
     solved = torch.linalg.solve_triangular(

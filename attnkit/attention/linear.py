@@ -17,6 +17,7 @@ from attnkit.attention.recurrent import (
     decayed_sums,
     in_chunks,
     joined,
+    longest,
     real_keys,
     states_before,
 )
@@ -77,7 +78,7 @@ class Linear(Recurrent):
 
 def _causal_totals(q: Tensor, k: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor]:
     """q_i z_i (B, H, T, 1), and z after the last key; the last query stands at the last key."""
-    num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
+    num_queries, length = q.shape[2], longest(q, k)
     q, k = in_chunks(CHUNK, num_queries, q, k)
     within = k.cumsum(dim=3)  # (B, H, n, chunk, F)
     added = within[:, :, :, -1].unsqueeze(-1)

@@ -136,18 +136,32 @@ def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
     X) -> (B, H, n, chunk, X) each. Zeros fill up the front, and the last chunk. A chunk is a power
     of two, and no longer than few tokens need: decoding one must not cost a whole chunk.
     """
-    length = max(num_queries, *(head.shape[2] for head in heads))
+    length = longest(*heads)
+    length = num_queries if num_queries > length else length
+    # Written as comparisons, so that a compiler for lengths that vary fixes the number of chunks,
+    # and nothing else.
     size = 1
-    while size < min(chunk, length):
+    while size < chunk and size < length:
         size *= 2
-    tail = -length % size
+    total = size
+    while total < length:
+        total += size
     chunks = []
     for head in heads:
         front = length - head.shape[2]
         # One layout for all the products that follow, which would each make their own.
-        head = F.pad(head, (0, 0, front, tail)) if front or tail else head.contiguous()
-        chunks.append(head.unflatten(2, (-1, size)))
+        filled = front > 0 or total > length
+        head = F.pad(head, (0, 0, front, total - length)) if filled else head.contiguous()
+        chunks.append(head.unflatten(2, (total // size, size)))
     return chunks
+
+
+def longest(*heads: Tensor) -> int:
+    """The number of tokens of the longest of (B, H, L, X)."""
+    length = heads[0].shape[2]
+    for head in heads[1:]:
+        length = head.shape[2] if head.shape[2] > length else length
+    return length
 
 
 def joined(chunks: Tensor | list[Tensor], length: int, num_queries: int) -> Tensor:
@@ -241,7 +255,7 @@ def _decayed_sums(
     state: Tensor | None = None,
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    num_queries, length = q.shape[2], max(q.shape[2], k.shape[2])
+    num_queries, length = q.shape[2], longest(q, k)
     if log_decay is None:
         q, k, v = in_chunks(chunk, num_queries, q, k, v)
         added = k.transpose(-2, -1) @ v  # (B, H, n, D, E)

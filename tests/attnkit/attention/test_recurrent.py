@@ -140,11 +140,18 @@ def test_products_in_bfloat16_with_sums_in_float32_stay_near(name):
 
 
 @pytest.mark.parametrize("name", ["gated_linear", "delta_net"])
-def test_one_graph_without_a_break(name):
-    attention = built(name)
-    x = torch.randn(2, 130, C)
-    compiled = torch.compile(attention, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, x, Causal()), attention(x, x, Causal()))
+def test_one_graph_serves_all_lengths_of_as_many_chunks(name):
+    attention, graphs = built(name), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(attention, backend=count, fullgraph=True, dynamic=True)
+    for length in (130, 170, 150):
+        x = torch.randn(1, length, C)
+        torch.testing.assert_close(compiled(x, x, Causal()), attention(x, x, Causal()))
+    assert len(graphs) == 1
 
 
 def test_another_feature_map_is_one_method():
