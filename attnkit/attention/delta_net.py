@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.cache import State
-from attnkit.attention.kernels.outside import Operation, computed_outside, operation
+from attnkit.attention.kernels import Operation, computed_outside, operation
 from attnkit.attention.recurrent import (
     Recurrent,
     in_chunks,

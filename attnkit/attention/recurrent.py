@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnkit.attention.base import Attention
 from attnkit.attention.cache import Cache, State, StateCache
-from attnkit.attention.kernels.outside import Operation, computed_outside, operation
+from attnkit.attention.kernels import Operation, computed_outside, operation
 from attnkit.masks import Causal, Mask, Padding
 
 

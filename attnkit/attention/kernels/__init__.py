@@ -6,7 +6,8 @@ sdpa        torch's fused scaled_dot_product_attention: memory grows with T
 windowed    sdpa over chunks of queries, each with the few keys that its window reaches
 flex        FlexAttention, compiled for the mask and the bias (GPU)
 
-`choosing.py` says which one runs, and why.
+`choosing.py` says which one runs, and why. Mechanisms with a state compute operations of their own,
+which kernels of other packages may take over, see `outside.py`.
 """
 
 from attnkit.attention.kernels.call import Call, Kernel, Where, positions
@@ -19,17 +20,31 @@ from attnkit.attention.kernels.choosing import (
     run,
     verdicts,
 )
+from attnkit.attention.kernels.outside import (
+    Operation,
+    OutsideKernel,
+    Request,
+    computed_outside,
+    operation,
+    register,
+)
 
 __all__ = [
     "KERNELS",
     "Call",
     "Choice",
     "Kernel",
+    "Operation",
+    "OutsideKernel",
+    "Request",
     "Where",
     "attend",
     "choose",
+    "computed_outside",
     "only",
+    "operation",
     "positions",
+    "register",
     "run",
     "verdicts",
 ]
