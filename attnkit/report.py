@@ -58,8 +58,12 @@ def show_result(result: Result) -> None:
 
 def _validated_on(result: Result) -> str:
     """Which part of the validation split the numbers are from."""
-    part = result.record["validation_part"]
-    return "whole validation split" if part == "all" else f"{part.replace('_', ' ')} of validation"
+    part, share = result.record["validation_part"], result.record["validation_share"]
+    some = "whole" if share == 1 else f"{share:.1%} of the"
+    if part == "all":
+        return f"{some} validation split"
+    half = f"{part.replace('_', ' ')} of validation"
+    return half if share == 1 else f"{share:.1%} of the {half}"
 
 
 def _text_numbers(result: Result) -> Table:

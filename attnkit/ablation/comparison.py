@@ -133,6 +133,9 @@ class Comparison:
         parts = {run.record.get("validation_part", "all") for row in self.rows for run in row.runs}
         if len(parts) == 1 and (part := parts.pop()) != "all":
             said.append(f"Validation numbers are from the {part.replace('_', ' ')} of the split.")
+        shares = {run.record.get("validation_share", 1) for row in self.rows for run in row.runs}
+        if len(shares) == 1 and (share := shares.pop()) < 1:
+            said.append(f"Validation text is {share:.1%} of what there is, evenly spread.")
         if by:
             said.append(f"Differences are paired by seed ({'; '.join(by)}).")
         if self.num_verdicts:

@@ -88,7 +88,8 @@ def remarks_of(
 
 def _part(run: StoredRun) -> str:
     """The part of the validation split that the final numbers are from."""
-    return str(run.record.get("validation_part", "all"))
+    part, share = run.record.get("validation_part", "all"), run.record.get("validation_share", 1)
+    return str(part) if share == 1 else f"{share:.1%} of {part}"
 
 
 def _change(ours: float, base: float) -> str:

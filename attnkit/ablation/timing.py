@@ -123,7 +123,9 @@ def time_recipe(recipe: Recipe) -> Timing:
             once = data.val_batches(recipe.validation.max_tokens)
             val = _mean_seconds((task.loss(batch) for batch in _round(once, device)), device)
     every = min(recipe.validation.every_n_steps, recipe.trainer.max_steps)
-    return Timing(start, step + len(once) * val / every, len(data.val_batches(None)) * val)
+    return Timing(
+        start, step + len(once) * val / every, len(data.val_batches(data.final_max_tokens)) * val
+    )
 
 
 def _steps(recipe: Recipe, task: Any, optimizer: Any, batches: Any, device: Any) -> Iterator[None]:

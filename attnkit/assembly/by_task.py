@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from attnkit.tasks.base import Task
 
 
+FEWEST_FINAL_TOKENS = 65536
+"""Validation tokens of the final numbers, where there are so many and nothing else was asked for:
+fewer say too little, and so many take seconds.
+"""
+
+
 def build_data(recipe: Recipe) -> Any:
     """The data of the recipe's task; nothing is read yet."""
     return _assembly(recipe).build_data(recipe)
@@ -41,6 +47,25 @@ def options_of_every_task(recipe: Recipe) -> dict[str, Any]:
         "gradient_clip": trainer.gradient_clip,
         "compile_model": trainer.compile,
     }
+
+
+def final_max_tokens(recipe: Recipe, tokens_per_batch: int) -> int | None:
+    """Tokens of the validation split that the final numbers are from at the most; None: all.
+
+    Args:
+        recipe: which may leave it to us, so that it takes less than a tenth of the training.
+        tokens_per_batch: of training.
+    """
+    asked, trainer = recipe.validation.final_max_tokens, recipe.trainer
+    if asked != "auto":
+        return asked
+    if recipe.validation.max_tokens is None:
+        return None
+    trained_on = tokens_per_batch * trainer.accumulate * trainer.max_steps
+    # A token costs a third of what it does in training, forward and backward. A power of two, so
+    # that variants of about the same length are measured on the same text.
+    tenth = 1 << max(3 * trained_on // 10, 1).bit_length() - 1
+    return max(tenth, recipe.validation.max_tokens, FEWEST_FINAL_TOKENS)
 
 
 def _assembly(recipe: Recipe) -> Any:

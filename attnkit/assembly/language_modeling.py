@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from attnkit.assembly.by_task import options_of_every_task
+from attnkit.assembly.by_task import final_max_tokens, options_of_every_task
 from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.masks import build_mask
 from attnkit.models.language_model import LanguageModel
@@ -26,6 +26,9 @@ def build_data(recipe: Recipe) -> LanguageModelingData:
         batch_size=recipe.trainer.batch_size,
         seed=recipe.seed,
         val_max_tokens=recipe.validation.max_tokens,
+        final_max_tokens=final_max_tokens(
+            recipe, recipe.trainer.batch_size * recipe.model["max_seq_len"]
+        ),
         val_part=recipe.validation.part,
         with_documents=build_mask(recipe.model["mask"]).needs_documents,
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from attnkit.assembly.by_task import options_of_every_task
+from attnkit.assembly.by_task import final_max_tokens, options_of_every_task
 from attnkit.data.translation import TranslationData
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
@@ -29,6 +29,7 @@ def build_data(recipe: Recipe) -> TranslationData:
         batch_tokens=recipe.trainer.batch_tokens,
         seed=recipe.seed,
         val_max_tokens=recipe.validation.max_tokens,
+        final_max_tokens=final_max_tokens(recipe, recipe.trainer.batch_tokens),
         val_part=recipe.validation.part,
     )
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -42,6 +43,9 @@ class TrainingProgress(L.Callback):
         """Draws the empty bar."""
         self._started = self._shown = time.monotonic()
         self._first_step = trainer.global_step
+        self._begin(trainer, self.label, trainer.max_steps)
+
+    def _begin(self, trainer: L.Trainer, label: str, total: int) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -51,8 +55,40 @@ class TrainingProgress(L.Callback):
                 auto_refresh=False,
                 expand=True,
             )
-            self._bar.add_task(self.label, total=trainer.max_steps, words="")
+            self._bar.add_task(label, total=total, words="")
             self._bar.start()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins to count the batches of the last evaluation, which may take a while."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._started = self._shown = time.monotonic()
+            self._first_step = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Shows how far the last evaluation is, if the last time is a while ago."""
+        now = time.monotonic()
+        if trainer.state.fn != TrainerFn.VALIDATING or now - self._shown < self._patience:
+            return
+        self._shown, label = now, f"{self.label}, last evaluation"
+        total = int(sum(trainer.num_val_batches))
+        if self._bar is None:
+            self._begin(trainer, label, total)
+        if trainer.is_global_zero:
+            words = [f"{batch_idx + 1:,}/{total:,} batches", self._left(batch_idx + 1, total)]
+            self._tell(label, batch_idx + 1, words)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds between two words about the progress."""
+        return BAR_SECONDS if self.console.is_terminal else LINE_SECONDS
 
     def on_train_batch_end(
         self,
@@ -64,8 +100,7 @@ class TrainingProgress(L.Callback):
     ) -> None:
         """Shows the state, if the last time is a while ago."""
         now = time.monotonic()
-        due = BAR_SECONDS if self._bar is not None else LINE_SECONDS
-        if now - self._shown < due and trainer.global_step < trainer.max_steps:
+        if now - self._shown < self._patience and trainer.global_step < trainer.max_steps:
             return
         if trainer.is_global_zero and trainer.global_step > self._first_step:
             self._shown = now
@@ -91,15 +126,22 @@ class TrainingProgress(L.Callback):
             words.append(f"val {self._val:.3f}")
         if self.curves.tokens_per_second:
             words.append(f"{self.curves.tokens_per_second:,.0f} tokens/s")
+        words.append(self._left(step, trainer.max_steps))
+        self._tell(self.label, step, words)
+
+    def _left(self, done: int, total: int) -> str:
+        """The time that is left, in words."""
         elapsed = time.monotonic() - self._started
-        left = elapsed / (step - self._first_step) * (trainer.max_steps - step)
-        words.append(f"{timedelta(seconds=round(left))} left")
+        left = elapsed / (done - self._first_step) * (total - done)
+        return f"{timedelta(seconds=round(left))} left"
+
+    def _tell(self, label: str, done: int, words: list[str]) -> None:
         if self._bar is None:
-            sys.stderr.write(f"{self.label}  {'  '.join(words)}\n")
+            sys.stderr.write(f"{label}  {'  '.join(words)}\n")
             sys.stderr.flush()
         else:
             self._bar.update(
-                self._bar.task_ids[0], completed=step, words="  ".join(words), refresh=True
+                self._bar.task_ids[0], completed=done, words="  ".join(words), refresh=True
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -33,6 +33,7 @@ class LanguageModelingData:
         seed: of the run, 0 or more.
         val_max_tokens: what the recipe says about validation during training; kept for
             `val_batches(data.val_max_tokens)`.
+        final_max_tokens: the same for the final numbers.
         with_documents: number the documents in every batch, for masks that keep them apart.
         val_part: the half of the validation split that counts as all of it; `all`: both.
 
@@ -54,6 +55,7 @@ class LanguageModelingData:
         seed: int,
         val_max_tokens: int | None,
         with_documents: bool = False,
+        final_max_tokens: int | None = None,
         val_part: Part = "all",
     ) -> None:
         self.source = source
@@ -62,6 +64,7 @@ class LanguageModelingData:
         self.batch_size = batch_size
         self.seed = seed
         self.val_max_tokens = val_max_tokens
+        self.final_max_tokens = final_max_tokens
         self.with_documents = with_documents
         self.val_part: Part = val_part
 
@@ -174,6 +177,11 @@ def trained_tokenizer(source: TextSource, tokenizer: Tokenizer) -> Tokenizer:
         if not path.is_file():
             with ByteProgress(f"training {kind} vocabulary", source.num_bytes("train")) as progress:
                 tokenizer.train(_counted(source, progress))
+            if tokenizer.vocab_size == 0:
+                raise DataError(
+                    "the train split holds no text, so that there is no vocabulary to take from "
+                    "it; give it more text (data)"
+                )
             tokenizer.save(folder)
     return load_tokenizer(folder)
 

@@ -103,6 +103,9 @@ class PairValBatches(Dataset[TranslationBatch]):
         batch_tokens: greatest number of tokens of either side.
         max_tokens: use pairs, evenly spread over the split, until they have this many target
             tokens, one at least; None for all.
+
+    Attributes:
+        share: of the split's pairs that are used.
     """
 
     def __init__(self, store: PairStore, *, batch_tokens: int, max_tokens: int | None) -> None:
@@ -111,6 +114,7 @@ class PairValBatches(Dataset[TranslationBatch]):
         total = int(lengths.sum())
         share = 1.0 if max_tokens is None else min(1.0, max_tokens / total)
         count = max(1, int(len(lengths) * share))
+        self.share = count / len(lengths)
         chosen = np.arange(count) * len(lengths) // count
         order = np.lexsort((store.source_lengths[chosen], lengths[chosen]))
         self.chosen = chosen[order]

@@ -23,6 +23,8 @@ from attnkit.registry import SYNTHETIC
 class SyntheticData:
     """A synthetic task as batches.
 
+    The final numbers are always from whole sets, whose sizes are options of the task.
+
     Args:
         source: the task.
         max_seq_len: longest sequence that the model takes.
@@ -33,6 +35,8 @@ class SyntheticData:
         val_part: what the final numbers are from. `first_half`, by which options are chosen: the
             validation set; else: the test sets, which such a choice has not seen.
     """
+
+    final_max_tokens = None
 
     def __init__(
         self,

@@ -142,18 +142,26 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         content = json.loads(path.read_bytes())
         kind, state = content["kind"], content["state"]
         intact = _digest(kind, state) == content["sha256"]
+        found = TOKENIZERS.get(kind) if intact else None
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}); name the folder of a run"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged or no tokenizer; restore it or train again") from error
-    if not intact:
-        raise DataError(f"{path} is damaged (its sha256 differs); restore it or train again")
-    try:
-        return TOKENIZERS.get(kind).from_state(state)
     except RegistryError as error:
         raise DataError(f"{path}: {error}; load the plugin that registers it") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged or no tokenizer; restore it or train again") from error
+    if found is None:
+        raise DataError(f"{path} is damaged (its sha256 differs); restore it or train again")
+    try:
+        return found.from_state(state)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a library in Rust may panic, which is no Exception
+        raise DataError(
+            f"{path} holds no vocabulary of the {kind} tokenizer ({type(error).__name__}: "
+            f"{str(error)[:200]}); restore it or train again"
+        ) from error
 
 
 def unknown_in(tokenizer: Tokenizer | Symbols, text: str) -> list[str]:

@@ -34,6 +34,7 @@ class TranslationData:
         batch_tokens: most tokens of either side of a batch.
         seed: of the run.
         val_max_tokens: target tokens of the validation split used while training.
+        final_max_tokens: the same for the final loss; None: all.
         val_part: the half of the validation pairs that counts as all of them; `all`: both.
 
     Attributes:
@@ -56,6 +57,7 @@ class TranslationData:
         batch_tokens: int,
         seed: int,
         val_max_tokens: int | None,
+        final_max_tokens: int | None = None,
         val_part: Part = "all",
     ) -> None:
         self.source = source
@@ -66,6 +68,7 @@ class TranslationData:
         self.batch_tokens = batch_tokens
         self.seed = seed
         self.val_max_tokens = val_max_tokens
+        self.final_max_tokens = final_max_tokens
         self.val_part: Part = val_part
         self._tests: dict[str, PairStore] = {}
 

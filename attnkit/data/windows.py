@@ -81,6 +81,9 @@ class ValBatches(Dataset[LanguageBatch]):
         max_seq_len: tokens in a window.
         end_of_document_id: to number documents by, or None.
         max_tokens: use as many windows as fit into this, at least one; None for all.
+
+    Attributes:
+        share: of the split's windows that are used.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class ValBatches(Dataset[LanguageBatch]):
         self.end_of_document_id = end_of_document_id
         windows = (store.counts.tokens - 1) // max_seq_len
         wanted = windows if max_tokens is None else max(1, min(windows, max_tokens // max_seq_len))
+        self.share = wanted / windows
         self.starts = np.arange(wanted) * windows // wanted * max_seq_len
 
     def __len__(self) -> int:

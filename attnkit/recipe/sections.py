@@ -66,11 +66,14 @@ class CheckpointOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationOptions:
-    """How a run validates while it trains; its final number uses the whole validation split.
+    """How a run validates.
 
     Args:
         every_n_steps: optimizer steps between validations.
         max_tokens: tokens of the validation split used while training; null: all.
+        final_max_tokens: tokens of it used for the final numbers; null: all; `auto`: all, if that
+            takes less than a tenth of the training, else an evenly spread part that does, of at
+            least 65,536 and `max_tokens`. A synthetic task always uses its whole sets.
         part: the half of the validation split that counts as all of it; `all`: both. What is
             chosen by one half can be judged by the other. A synthetic task's first half is its
             validation set, and its second half, like `all`, its test sets.
@@ -78,6 +81,7 @@ class ValidationOptions:
 
     every_n_steps: Annotated[int, Range(min=1)] = 250
     max_tokens: Annotated[int, Range(min=1)] | None = 65536
+    final_max_tokens: Annotated[int, Range(min=1)] | Literal["auto"] | None = "auto"
     part: Literal["all", "first_half", "second_half"] = "all"
 
 

@@ -127,7 +127,7 @@ class Task(L.LightningModule, ABC):
         self.batch_shape: tuple[int, ...] = ()
         self._step_loss: Tensor | None = None
         self.group_options: list[dict[str, Any]] = []
-        self.whole_split = False
+        self.is_final = False
         self.batch_weight: float | Tensor = 1.0
         self._batch_weights: deque[float | Tensor] = deque()
 
@@ -175,7 +175,7 @@ class Task(L.LightningModule, ABC):
 
     @abstractmethod
     def val_batches(self) -> Dataset[Any]:
-        """Fixed batches over a part of the validation split; all of it if `whole_split` is set."""
+        """Fixed batches of the validation split; those of the final numbers if `is_final`."""
 
     def train_dataloader(self) -> DataLoader | StepsAhead:
         """The training batches from the one on at which this process begins, or goes on."""
@@ -264,7 +264,7 @@ class Task(L.LightningModule, ABC):
         Args:
             directory: where the run lies.
         """
-        self.whole_split = True
+        self.is_final = True
         if self._plain:
             self._take(whole_copy(self.model, self._plain.pop()))
 

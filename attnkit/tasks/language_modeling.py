@@ -104,6 +104,7 @@ class LanguageModelingTask(Task):
             "loss_is_language_modeling": honest,
             "later_influence": vars(self.influence),
             "ngram_floors": self.floors,
+            "validation_share": self.data.val_batches(self.data.final_max_tokens).share,
             "unknown_share": self.data.val_store.unknown_share,
         }
 
@@ -130,7 +131,7 @@ class LanguageModelingTask(Task):
             "quality/bits_per_byte": self.data.val_store.bits_per_byte(loss),
             "quality/perplexity": math.exp(min(loss, 700.0)),
         }
-        if self.whole_split:
+        if self.is_final:
             metrics = {f"final/{name.partition('/')[2]}": value for name, value in metrics.items()}
             metrics["final/loss"] = metrics.pop("final/val")
         # Lightning would write them a step too early: it counts the step when validation is over.
@@ -144,8 +145,9 @@ class LanguageModelingTask(Task):
         return self.data.train_batches(0, stop, trainer.global_rank, trainer.world_size)
 
     def val_batches(self) -> ValBatches:
-        """Fixed windows spread over the validation split; all of it if `whole_split` is set."""
-        return self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
+        """Fixed windows spread over the validation split."""
+        data = self.data
+        return data.val_batches(data.final_max_tokens if self.is_final else data.val_max_tokens)
 
     def num_tokens(self, batch: LanguageBatch) -> int:
         """B x T."""

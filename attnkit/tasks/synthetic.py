@@ -88,7 +88,7 @@ class SyntheticTask(Task):
         self._sums = {}
         source = self.data.source
         own = found[source.length]
-        if self.whole_split:
+        if self.is_final:
             metrics = {f"final/{name}": value for name, value in own.items()}
             for length in source.test_lengths:
                 metrics[f"final/accuracy_length_{length}"] = found[length]["accuracy"]
@@ -106,8 +106,8 @@ class SyntheticTask(Task):
         return self.data.train_batches(0, stop, trainer.global_rank, trainer.world_size)
 
     def val_batches(self) -> SyntheticEvalBatches:
-        """The validation set; the test sets if `whole_split` is set."""
-        if self.whole_split:
+        """The validation set; the test sets at the end."""
+        if self.is_final:
             return self.data.final_batches()
         return self.data.val_batches(self.data.val_max_tokens)
 

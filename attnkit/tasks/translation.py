@@ -142,7 +142,7 @@ class TranslationTask(Task):
             "quality/token_accuracy": accuracy,
             "quality/perplexity": math.exp(min(loss, 700.0)),
         }
-        if self.whole_split:
+        if self.is_final:
             metrics = {f"final/{name.partition('/')[2]}": value for name, value in metrics.items()}
             metrics["final/loss"] = metrics.pop("final/val")
             metrics |= self._final_metrics()
@@ -267,11 +267,16 @@ class TranslationTask(Task):
         logger.fenced("signatures", "\n".join(score(["a"], ["a"]).signatures.values()), 0)
 
     def findings(self) -> dict[str, Any]:
-        """Signatures of the scores, where alignments were read, which weights were averaged, and
-        the share of the validation split's target tokens that the vocabulary lacks.
+        """Signatures of the scores, where alignments were read, which weights were averaged, the
+        share of the validation split that was used, and that of its target tokens that the
+        vocabulary lacks.
         """
         unknown_id = self.data.tokenizers[1].unknown_id
-        return {**self._found, "unknown_share": self.data.val_store.unknown_share(unknown_id)}
+        return {
+            **self._found,
+            "validation_share": self.data.val_batches(self.data.final_max_tokens).share,
+            "unknown_share": self.data.val_store.unknown_share(unknown_id),
+        }
 
     def train_batches(self, stop: int) -> PairTrainBatches:
         """Pairs of like length."""
@@ -279,8 +284,9 @@ class TranslationTask(Task):
         return self.data.train_batches(0, stop, trainer.global_rank, trainer.world_size)
 
     def val_batches(self) -> PairValBatches:
-        """Fixed pairs spread over the validation split; all of them if `whole_split` is set."""
-        return self.data.val_batches(None if self.whole_split else self.data.val_max_tokens)
+        """Fixed pairs spread over the validation split."""
+        data = self.data
+        return data.val_batches(data.final_max_tokens if self.is_final else data.val_max_tokens)
 
     def num_tokens(self, batch: TranslationBatch) -> int:
         """Real target tokens."""

@@ -221,6 +221,17 @@ def rows_of_hyperparameters(root, metric="final/loss"):
     return columns, handler.run().session_groups
 
 
+def test_final_numbers_of_a_part_say_so(small, small_run):
+    recipe = small("validation.final_max_tokens=512")
+    result = experiment.run(recipe)
+    data = build_data(recipe)
+    data.prepare()
+    windows = (data.val_store.counts.tokens - 1) // 16
+    assert result.record["validation_share"] == (512 // 16) / windows
+    assert small_run.record["validation_share"] == 1
+    assert result.metrics["loss"] != small_run.metrics["loss"]
+
+
 def test_runs_of_two_studies_are_not_averaged(small):
     """Seeds of one variant are; variants of one name in two studies are not."""
     for name, seed in (("one", 0), ("one", 1), ("two", 0)):

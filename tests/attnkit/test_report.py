@@ -29,6 +29,14 @@ def test_a_result_that_saw_the_future(read, small_run):
     assert "0.12 standard deviations" in shown
 
 
+def test_the_part_of_the_split_is_named(read, small_run):
+    report.show_result(small_run)
+    assert "whole validation split" in read()
+    record = {**small_run.record, "validation_share": 0.25}
+    report.show_result(dataclasses.replace(small_run, record=record))
+    assert "25.0% of the validation split" in read()
+
+
 def test_unknown_tokens_stand_beside_the_loss(read, small_run):
     report.show_result(small_run)
     assert "unknown tokens" not in read()

@@ -243,6 +243,7 @@ def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
         make_run("large", seed, parameters=6848 * 2)
         make_run("longer", seed, steps=12, tokens=768 * 2)
         make_run("elsewhere", seed, data={"train": {"tokens": 7}}, device="NVIDIA H100")
+        make_run("part", seed, validation_share=0.25)
         make_run("unknown", seed, unknown_share=0.605)
         make_run("stopped", seed, status="stopped")
         make_run("half", seed, validation_part="second_half")
@@ -256,6 +257,9 @@ def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
     assert rows["elsewhere"].remarks == (
         "other data than the base (train)",
         "device NVIDIA H100 (base cpu): compare neither speed nor memory",
+    )
+    assert rows["part"].remarks == (
+        "validated on another part of the split: 25.0% of all, the base on all",
     )
     assert rows["unknown"].remarks == (
         "60.50% of its validation tokens are unknown to its vocabulary",

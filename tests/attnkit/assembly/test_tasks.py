@@ -28,6 +28,23 @@ def test_a_task_is_a_file_of_its_own(name):
     assert [c for c in defined if c.__module__ == module.__name__]
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ([], 65536),
+        (["validation.max_tokens=99999"], 99999),
+        (["trainer.max_steps=10000"], 262144),  # of 10,000 x 8 x 16 tokens
+        (["trainer.max_steps=5000", "trainer.accumulate=2"], 262144),
+        (["validation.final_max_tokens=100"], 100),
+        (["validation.final_max_tokens=null"], None),
+        (["validation.max_tokens=null"], None),
+    ],
+)
+def test_the_last_evaluation_takes_a_tenth_of_the_training_at_the_most(small, keys, expected):
+    data = experiment.build_data(small(*keys))
+    assert data.final_max_tokens == expected
+
+
 def test_the_recipes_task_decides_what_is_built(small, monkeypatch):
     module = importlib.import_module("attnkit.assembly.language_modeling")
     monkeypatch.setattr(module, "build_data", lambda found: f"data of {found.name}")

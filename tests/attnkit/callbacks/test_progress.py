@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from attnkit.callbacks import progress
@@ -31,7 +32,11 @@ def stage(monkeypatch):
         outputs = {"loss": torch.tensor(loss / 2)}
         callback.on_train_batch_end(trainer, MODULE, outputs, None, 0)
 
-    return SimpleNamespace(callback=callback, trainer=trainer, step=step)
+    def evaluate(batch, seconds):
+        clock.now += seconds
+        callback.on_validation_batch_end(trainer, MODULE, None, None, batch)
+
+    return SimpleNamespace(callback=callback, trainer=trainer, step=step, evaluate=evaluate)
 
 
 def test_a_log_gets_a_line_now_and_then(stage, capsys):
@@ -53,6 +58,22 @@ def test_the_last_step_is_always_told_and_the_validation_loss_is_there(stage, ca
     assert capsys.readouterr().err == (
         "name/variant  1,000/1,000  loss 2.000  val 2.500  1,234 tokens/s  0:00:00 left\n"
     )
+
+
+def test_the_last_evaluation_says_how_far_it_is(stage, capsys):
+    """A large validation split takes minutes after training has said that nothing is left."""
+    stage.trainer.state = SimpleNamespace(fn=TrainerFn.FITTING)
+    stage.trainer.num_val_batches = [400]
+    stage.callback.on_train_start(stage.trainer, MODULE)
+    stage.evaluate(0, LINE_SECONDS)
+    assert capsys.readouterr().err == ""  # of a validation while training nobody hears
+    stage.trainer.state.fn = TrainerFn.VALIDATING
+    stage.callback.on_validation_start(stage.trainer, MODULE)
+    stage.evaluate(0, LINE_SECONDS / 2)
+    stage.evaluate(1, LINE_SECONDS / 2)
+    stage.evaluate(2, LINE_SECONDS / 2)
+    said = capsys.readouterr().err
+    assert said == "name/variant, last evaluation  2/400 batches  0:33:10 left\n"
 
 
 def test_one_process_of_several_speaks(stage, capsys):

@@ -13,8 +13,18 @@ from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.data.sources.text import TextFiles
 from attnkit.data.sources.tiny_shakespeare import TinyShakespeare
 from attnkit.data.tokenizers import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from attnkit.registry import TOKENIZERS
 
 OPTIONS: dict[str, Any] = {"max_seq_len": 16, "batch_size": 4, "seed": 1, "val_max_tokens": 64}
+
+
+@pytest.mark.parametrize("name", ["char", "word", "byte", "bpe"])
+def test_a_text_of_one_byte_is_told_in_one_way(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    source = TextFiles(files=str(tmp_path / "a.txt"))
+    data = LanguageModelingData(source, TOKENIZERS.build(name), **OPTIONS)
+    with pytest.raises(DataError, match=r"the train split h.* give it more text"):
+        data.prepare()
 
 
 @pytest.fixture

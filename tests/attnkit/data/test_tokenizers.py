@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -191,6 +192,9 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         (lambda text: "", "is damaged or no tokenizer"),
         (lambda text: "[1, 2]", "is damaged or no tokenizer"),
         (lambda text: '{"kind": "char"}', "is damaged or no tokenizer"),
+        (lambda text: "[" * 100_000, "is damaged or no tokenizer"),
+        (lambda text: '{"kind": [], "state": {}, "sha256": ""}', "its sha256 differs"),
+        (lambda text: '{"kind": "char", "state": ' + '{"a":' * 900 + "0" + "}" * 901, "damaged"),
         (lambda text: text.replace("Die"[0], "X", 1), "its sha256 differs"),
     ],
 )
@@ -199,6 +203,27 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, damage, message: str) -> Non
     path = tmp_path / "tokenizer.json"
     path.write_text(damage(path.read_text()))
     with pytest.raises(DataError, match=message):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        ("bpe", {"options": {"vocab_size": 300}, "engine": {"model": 1}}),
+        ("bpe", {"options": {"vocab_size": 300}}),
+        ("word", {"options": {"max_vocab": 10**12}, "engine": {}}),
+        ("word", {"options": {"colour": "red"}, "engine": {}}),
+        ("word", []),
+        ("char", {"characters": ["a"]}),
+        ("char", {"characters": "\ud800"}),
+    ],
+)
+def test_a_file_that_holds_no_vocabulary_is_an_error(tmp_path: Path, kind: str, state) -> None:
+    """Whole and with the right digest, as only somebody who means harm would write it."""
+    digest = hashlib.sha256(json.dumps([kind, state], sort_keys=True).encode()).hexdigest()
+    content = {"kind": kind, "state": state, "sha256": digest}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"tokenizer.json holds no vocabulary of the {kind}"):
         load_tokenizer(tmp_path)
 
 
