@@ -28,7 +28,7 @@ from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
 from attnkit.plugins import FOLDER, RECORD, StoredPlugins
 from attnkit.recipe import Recipe
-from attnkit.recipe.stored import stored_recipe
+from attnkit.recipe.stored import stored_recipe, written_recipe
 from attnkit.registry import SYNTHETIC
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tensorboard.records import mechanisms_of, records_of
@@ -160,6 +160,19 @@ class TrainedRun(Trained):
     def generate(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> str:
         """The text that follows a prompt, as a whole."""
         return "".join(self.stream(prompt, max_new_tokens, **options))
+
+
+def task_of(origin: Path) -> str:
+    """The task of a run's directory, or of a `.safetensors` file; nothing of its model is made.
+
+    Raises:
+        RunDirectoryError: if it is no run.
+        CheckpointError: if the file is none of attnkit.
+    """
+    if origin.suffix != SUFFIX:
+        return written_recipe(origin).task
+    with unpacked(origin) as (folder, _, _):
+        return written_recipe(folder).task
 
 
 def load_run(

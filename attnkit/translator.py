@@ -27,7 +27,7 @@ from attnkit.data.translation import load_vocabularies
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.plugins import StoredPlugins
-from attnkit.recipe.stored import stored_recipe, written_recipe
+from attnkit.recipe.stored import stored_recipe
 from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks import cross_alignment as alignment
 from attnkit.tasks.translating import decoded_line, translate_ids
@@ -41,6 +41,7 @@ from attnkit.trained_run import (
     model_weights,
     pack,
     read_weights,
+    task_of,
     unpacked,
 )
 
@@ -360,7 +361,7 @@ def load_any(
         trust_plugins: as for `load_run`.
     """
     directory = Path(directory)
-    if directory.is_dir() and written_recipe(directory).task == "translation":
+    if task_of(directory) == "translation":
         checkpoint = "best" if best else None
         return load_translator(directory, checkpoint, trust_plugins=trust_plugins)
     return load_run(directory, best=best, trust_plugins=trust_plugins)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
-from attnkit.cli.translate import WeightsOption
+from attnkit.cli.translate import Weights, WeightsOption
 
 
 class Form(StrEnum):
@@ -19,6 +19,15 @@ class Form(StrEnum):
     naacl = "naacl"
 
 
+def _check_unused(task: str, options: dict[str, object]) -> None:
+    """Refuses options that mean nothing for a run's task."""
+    from attnkit.data.errors import DataError
+
+    for name, value in options.items():
+        if value is not None:
+            raise DataError(f"{name} means nothing for a run of the task {task}; leave it out")
+
+
 @app.command()
 def evaluate(
     run: RunArgument,
@@ -26,8 +35,18 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--data",
-            help="A split of the run's own data (val, test, ...), or SOURCE,TARGET: two "
-            "line-aligned files. May be given again; default: the run's own test sets.",
+            help="A split of the run's own data (val, test, ...), or a file: text for a language "
+            "model, SOURCE,TARGET (two line-aligned files) for a translation run. May be given "
+            "again; default: the run's own test sets, or validation text.",
+        ),
+    ] = None,
+    length: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--length",
+            min=1,
+            help="Tokens of a window or sequence; may be given again, and be more than in "
+            "training where the positions allow it. Not for translation.",
         ),
     ] = None,
     gold: Annotated[
@@ -60,10 +79,35 @@ def evaluate(
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
-    """Score a translation run on any data: BLEU, chrF, loss, and alignments where gold is given."""
+    """Score a run on any data.
+
+    A language model: loss, bits a byte and perplexity of any text. A synthetic task: right answers.
+    A translation run: BLEU, chrF, loss, and alignments where gold is given.
+    """
+    of_translation = {
+        "--gold": gold,
+        "--gold-index": gold_index,
+        "--beam": beam,
+        "--length-penalty": length_penalty,
+        "--moses": moses,
+        "--output": output,
+        "--weights averaged": weights if weights == Weights.averaged else None,
+    }
 
     def act() -> None:
-        from attnkit import evaluation
+        from attnkit import evaluation, text_evaluation
+        from attnkit.trained_run import load_run, task_of
+
+        task = task_of(run)
+        if task != "translation":
+            _check_unused(task, of_translation)
+            best = weights == Weights.best
+            trained = load_run(run, best=best, trust_plugins=trust_plugins)
+            longest = text_evaluation.trained_on(trained)
+            for found in text_evaluation.measure(trained, data or [], length or []):
+                text_evaluation.show(found, longest)
+            return
+        _check_unused(task, {"--length": length})
         from attnkit.tasks.translation_scores import moses_tokenizer
         from attnkit.translator import load_translator
 

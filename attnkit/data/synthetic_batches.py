@@ -7,16 +7,19 @@ draws of it is thrown away and drawn anew.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from attnkit.data.errors import DataError
 from attnkit.data.numbers import Numbers
 from attnkit.data.order import StepBatches, share_of
+from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import SyntheticSource
 
 Split = Literal["train", "val", "test"]
@@ -162,6 +165,30 @@ def draw_split(
         "and test apart; make them longer (data.length, data.min_length, data.test_lengths) or the "
         "vocabulary larger"
     )
+
+
+def answer_sums(logits: Tensor, targets: Tensor) -> Tensor:
+    """What is known of some sequences' answers, to be added up: loss in nats, right answers,
+    answers, sequences whose answers all are right, sequences.
+
+    Args:
+        logits: (B, T, V), what a model says.
+        targets: (B, T), what it is to say; -100 where nothing is asked.
+    """
+    asked = targets != IGNORED
+    right = (logits.argmax(dim=-1) == targets) & asked
+    whole = (right | ~asked).all(dim=1)
+    loss = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    counts = (loss, right.sum(), asked.sum(), whole.sum(), torch.ones_like(whole).sum())
+    return torch.stack([count.float() for count in counts])
+
+
+def means(sums: Sequence[float]) -> dict[str, float]:
+    """The metrics that sums of `answer_sums` come to."""
+    loss, right, asked, whole, sequences = sums
+    return {"loss": loss / asked, "accuracy": right / asked, "exact_match": whole / sequences}
 
 
 def fingerprints(tokens: np.ndarray) -> np.ndarray:

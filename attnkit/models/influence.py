@@ -80,6 +80,16 @@ def admitted(model: LanguageModel, influence: LaterInfluence) -> bool:
     return influence.num_moved <= int(said.sum())
 
 
+def scored_positions(model: LanguageModel, num_tokens: int) -> tuple[list[int] | None, bool]:
+    """Which predictions of a sequence count in a loss, by the mask's word: those that have not seen
+    the answer. None: all, since none has seen it, or all have; and False if all have.
+    """
+    leaks = sees_later_tokens(model.mask, num_tokens, len(model.layers))
+    is_honest = not bool(leaks[:-1].all()) or num_tokens == 1
+    partial = bool(leaks.any()) and is_honest
+    return torch.nonzero(~leaks).flatten().tolist() if partial else None, is_honest
+
+
 def sees_later_tokens(mask: Mask, num_tokens: int, num_layers: int) -> Tensor:
     """Which positions (T,) may depend on a later token, through any number of the layers, by the
     mask's own word.

@@ -31,6 +31,11 @@ class EmbeddingPosition(nn.Module, ABC):
         self.dim = dim
         self.max_seq_len = max_seq_len
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sequence that it can encode; None: of any."""
+        return None
+
     @abstractmethod
     def forward(self, positions: Tensor) -> Tensor:
         """Encodes absolute positions (T,) as (T, C)."""

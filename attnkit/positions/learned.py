@@ -18,6 +18,11 @@ class Learned(EmbeddingPosition):
         super().__init__(dim, max_seq_len)
         self.table = nn.Embedding(max_seq_len, dim)
 
+    @property
+    def longest(self) -> int:
+        """As many as there are vectors."""
+        return self.max_seq_len
+
     def forward(self, positions: Tensor) -> Tensor:
         """Looks positions (T,) up as (T, C)."""
         return self.table(positions)

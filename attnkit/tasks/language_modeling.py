@@ -21,7 +21,7 @@ from attnkit.models.influence import (
     LaterInfluence,
     admitted,
     measure_later_influence,
-    sees_later_tokens,
+    scored_positions,
 )
 from attnkit.models.language_model import LanguageModel
 from attnkit.tasks.base import Probe, Task
@@ -68,10 +68,7 @@ class LanguageModelingTask(Task):
     ) -> None:
         super().__init__(model, optimizer, schedule, **options)
         self.data = data
-        leaks = sees_later_tokens(model.mask, model.max_seq_len, len(model.layers))
-        self.loss_is_honest = not bool(leaks[:-1].all()) or len(leaks) == 1
-        partial = bool(leaks.any()) and self.loss_is_honest
-        self._scored = torch.nonzero(~leaks).flatten().tolist() if partial else None
+        self._scored, self.loss_is_honest = scored_positions(model, model.max_seq_len)
         self._val_loss = MeanMetric()
         self.floors: dict[int, float] = {}
         self.influence: LaterInfluence | None = None

@@ -14,6 +14,8 @@ from attnkit.data.synthetic_batches import (
     SyntheticBatch,
     SyntheticEvalBatches,
     SyntheticTrainBatches,
+    answer_sums,
+    means,
 )
 from attnkit.data.synthetic_data import SyntheticData
 from attnkit.models.language_model import LanguageModel
@@ -63,20 +65,15 @@ class SyntheticTask(Task):
 
     def loss(self, batch: SyntheticBatch) -> Tensor:
         """Mean cross-entropy of the answers, in nats."""
-        return _cross_entropy(self._logits(batch.tokens), batch.targets)
+        logits = self._logits(batch.tokens).flatten(0, 1).float()
+        return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED)
 
     def _logits(self, tokens: Tensor) -> Tensor:
         return self.run_model(tokens, torch.zeros_like(tokens))  # a sequence is one document
 
     def validation_step(self, batch: SyntheticBatch, batch_idx: int) -> None:
         """Adds one batch to the sums of its length."""
-        logits = self._logits(batch.tokens)
-        asked = batch.targets != IGNORED
-        right = (logits.argmax(dim=-1) == batch.targets) & asked
-        whole = (right | ~asked).all(dim=1)
-        loss = _cross_entropy(logits, batch.targets, reduction="sum")
-        counts = (loss, right.sum(), asked.sum(), whole.sum(), torch.tensor(len(whole)))
-        added = torch.stack([count.double().cpu() for count in counts])
+        added = answer_sums(self._logits(batch.tokens), batch.targets).cpu().double()
         length = batch.tokens.shape[1]
         self._sums[length] = self._sums.get(length, torch.zeros(5).double()) + added
 
@@ -84,7 +81,7 @@ class SyntheticTask(Task):
         """Logs loss, share of right answers, and share of sequences whose answers all are right; at
         the end also the share of right answers for each further length.
         """
-        found = {length: _means(sums.tolist()) for length, sums in self._sums.items()}
+        found = {length: means(sums.tolist()) for length, sums in self._sums.items()}
         self._sums = {}
         source = self.data.source
         own = found[source.length]
@@ -195,19 +192,3 @@ def side_by_side(rows: dict[str, list[str]]) -> str:
                 line = name.ljust(label) + "".join(word.ljust(width) for word in part)
                 lines.append(line.rstrip())
     return "\n".join(lines)
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, **options
-    )
-
-
-def _means(sums: list[float]) -> dict[str, float]:
-    """The metrics of one length."""
-    loss, right, asked, whole, sequences = sums
-    return {
-        "loss": loss / asked,
-        "accuracy": right / asked,
-        "exact_match": whole / sequences,
-    }

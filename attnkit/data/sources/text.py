@@ -127,6 +127,24 @@ class TextFiles(TextSource):
         return next_break(path, int(path.stat().st_size * (1.0 - self.val_fraction)))
 
 
+class OneFile(TextFiles):
+    """One text file as a whole, as the only split, `text`.
+
+    Args:
+        path: the file.
+    """
+
+    splits = ("text",)
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(files=path)
+        self.path = path
+
+    @cached_property
+    def _spans(self) -> dict[str, list[Span]]:
+        return {"text": [Span(path, 0, path.stat().st_size) for path in _find(self.path, "--data")]}
+
+
 def _find(patterns: Path | list[Path], key: str) -> list[Path]:
     """Returns the files that the patterns name, each once, in the patterns' order."""
     found: dict[Path, None] = {}
