@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 class HardwareError(Exception):
@@ -71,9 +75,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory in use so far: allocated on the GPU, or of the whole process."""
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Most memory in use so far: allocated on the GPU, or of the whole process; None where the
+    system does not tell.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -14,7 +14,6 @@ runs/<recipe>/<variant>/seed<k>/
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -23,9 +22,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
@@ -125,8 +129,7 @@ def _make(directory: Path) -> None:
 def in_use(directory: Path) -> Iterator[None]:
     """Keeps every other process from training in a directory.
 
-    The kernel gives the lock back when the process ends, however it ends. It is a POSIX record
-    lock, which worker processes do not inherit: one that outlives its parent holds nothing.
+    The system gives the lock back when the process ends, however it ends.
 
     Raises:
         RunDirectoryError: if another process trains there.
@@ -135,14 +138,45 @@ def in_use(directory: Path) -> Iterator[None]:
         yield
         return
     _make(directory)
-    path = directory / _LOCK
-    with path.open("w") as file:
+    with ExitStack() as held:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(_locked(directory / _LOCK))
         except BlockingIOError as error:
             raise RunDirectoryError(
                 f"another process is training in {directory}; wait for it, or end it first"
             ) from error
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock while the block lasts; the file is gone then.
+
+    On POSIX systems it is a record lock: worker processes do not inherit it, so that one that
+    outlives its parent holds nothing. Windows has none, and there processes inherit no lock.
+
+    Raises:
+        BlockingIOError: if another process holds it.
+    """
+    if fcntl is None:
+        import filelock
+
+        lock = filelock.FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise BlockingIOError(str(error)) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            path.unlink(missing_ok=True)
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
         except OSError:  # a file system without locks
             pass
         try:
@@ -153,8 +187,14 @@ def in_use(directory: Path) -> Iterator[None]:
 
 def is_in_use(directory: Path) -> bool:
     """True while another process trains in a directory."""
+    path = directory / _LOCK
     try:
-        with (directory / _LOCK).open("r+") as file:
+        if fcntl is None:
+            if path.exists():
+                with _locked(path):
+                    pass
+            return False
+        with path.open("r+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

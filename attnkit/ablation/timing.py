@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.ablation.launchers.base import Job, Launcher
+from attnkit.ablation.launchers.process import end_with_parent
 from attnkit.recipe import Recipe
 from attnkit.run_directory import write_json, write_text
 
@@ -198,4 +199,5 @@ def main(out: Path, files: Sequence[Path]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])

@@ -257,6 +257,8 @@ def _remove(path: Path) -> None:
 
 def _sync_folder(directory: Path) -> None:
     """Brings renamed files to the disk, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

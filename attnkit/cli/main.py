@@ -21,6 +21,7 @@ from attnkit.cli import export  # noqa: F401
 from attnkit.cli import dashboard  # noqa: F401
 
 # isort: on
+from attnkit.ablation.launchers.process import end_with_parent
 from attnkit.cli.app import app
 from attnkit.cpu import process
 
@@ -28,4 +29,5 @@ from attnkit.cpu import process
 def main() -> None:
     """Entry point of the console script."""
     process.prepare()
+    end_with_parent()
     app()

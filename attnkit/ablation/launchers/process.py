@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from contextlib import suppress
 
 from attnkit.ablation.launchers.base import Job
 
-_PARENT_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG, prctl(2)."""
+_LIFELINE = "ATTNKIT_ENDS_WITH_STDIN"
+"""Set in the environment of a job, whose standard input is a pipe that its parent holds open."""
 
 
 class JobProcess:
     """A job that runs on this machine.
 
     It is a session of its own, so that Ctrl-C reaches it by way of its launcher alone. Should the
-    launcher be killed, Linux sends it SIGTERM: it saves its state and ends, and does not train on
-    with nobody waiting. That holds for the thread that starts it, which must live as long as it.
+    launcher be killed, the pipe to the job breaks: a job of attnkit hears that (`end_with_parent`),
+    saves its state and ends, and does not train on with nobody waiting.
 
     Args:
         job: what to run.
@@ -33,18 +33,21 @@ class JobProcess:
         with job.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *job.arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=job.folder,
-                env={**os.environ, **environment},
-                start_new_session=True,
-                preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
+                env={**os.environ, **environment, _LIFELINE: "1"},
+                start_new_session=True,  # of no effect on Windows, where a group is the same
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
 
     def code(self) -> int | None:
         """The exit code, minus the number of the signal that killed it; None while it runs."""
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None:
+            self._let_go()
+        return code
 
     def wait(self, seconds: float) -> int | None:
         """As `code`, after waiting for the end for a while."""
@@ -54,28 +57,42 @@ class JobProcess:
 
     def stop(self) -> None:
         """Asks it to save its state and end."""
-        self._process.terminate()
+        if sys.platform == "win32":  # whose `terminate` kills
+            self._let_go()
+        else:
+            self._process.terminate()
 
     def kill(self) -> None:
         """Ends it at once, with the processes that it has started."""
-        if self.code() is None:
-            with suppress(ProcessLookupError):
+        if self.code() is not None:
+            return
+        with suppress(ProcessLookupError):
+            if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+
+    def _let_go(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
 
-def _end_with_parent() -> Callable[[], None]:
-    """What a forked child does before it becomes the job. Found here: between fork and exec a
-    process must not load anything.
+def end_with_parent() -> None:
+    """Has a job end as after SIGTERM when the process that started it is gone, whatever ended that
+    one; what a process of attnkit calls first. Does nothing in a process that is no job.
     """
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
+    if os.environ.pop(_LIFELINE, None) is None:
+        return
 
-    def act() -> None:
-        prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before
-            os._exit(1)
+    def wait() -> None:
+        while os.read(0, 1):  # nobody writes: it returns at the end of the pipe
+            pass
+        if sys.platform == "win32":
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    return act
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
 def run_to_end(job: Job, environment: Mapping[str, str], grace: float) -> int:
