@@ -626,3 +626,18 @@ def test_an_exported_model_speaks(small_run):
     assert "model.safetensors exists; replace it with --overwrite" in complaint(
         "export", small_run.directory, "model.safetensors"
     )
+
+
+def test_a_run_goes_on_from_any_folder(tmp_path, text_file, monkeypatch):
+    """Its data was named relative to where it began; the run is named by one part of a path."""
+    text = Path("text.txt")
+    text.write_text(text_file.read_text())
+    keys = ["trainer.max_steps=1", "variant=base", "runs_dir=runs", f"data.files={text}"]
+    assert call("run", "small.yaml", *keys).exit_code == 0
+    monkeypatch.chdir("runs/small/base")
+    ended = call("resume", "seed0", "trainer.max_steps=2")
+    assert ended.exit_code == 0, ended.output
+    assert json.loads(Path("seed0/result.json").read_text())["steps"] == 2
+    assert load_recipe("seed0/recipe.yaml").data.options["files"] == tmp_path / text
+    look = next(line for line in ended.stdout.splitlines() if line.startswith("look at it"))
+    assert shlex.split(look)[-1] == str(tmp_path / "runs/small")

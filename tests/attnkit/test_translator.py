@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 from typer.testing import CliRunner
 
-from attnkit import experiment
+from attnkit import experiment, report
 from attnkit.cli.main import app
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizers import WordTokenizer
@@ -74,6 +76,17 @@ def result(tmp_path_factory):
 def shown(result):
     everything = {"scalars": 0, "images": 0, "tensors": 0}
     return event_accumulator.EventAccumulator(str(result.directory), everything).Reload()
+
+
+def test_the_hint_of_a_run_is_a_sentence_of_its_data(result, capsys):
+    data = experiment.build_data(recipe_from_dict(KEYS))
+    assert result.example in [pair.source for pair in data.source.pairs("val")]
+    report.show_result(result)
+    (hint,) = re.findall(r"attnkit (translate .*)", capsys.readouterr().out)
+    said = invoke(*shlex.split(hint))
+    assert said.exit_code == 0
+    assert said.stdout.strip()
+    assert said.stderr == ""
 
 
 def test_it_learns_to_copy_backwards_and_where_to_look(result):

@@ -276,3 +276,14 @@ def test_the_saved_file_is_readable_text(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     assert content["kind"] == "char"
     assert "서" in content["state"]["characters"]
+
+
+@pytest.mark.parametrize("name", ["byte", "char", "word", "bpe"])
+def test_a_person_is_shown_no_raw_marks(name):
+    tokenizer = TOKENIZERS.build({"name": name, "vocab_size": 257} if name == "bpe" else name)
+    tokenizer.train(["ab a"])
+    end, unknown = tokenizer.end_of_document_id, tokenizer.unknown_id
+    ids = tokenizer.encode("ab").ids
+    assert tokenizer.readable([*ids, end, *ids]) == "ab\n\nab"
+    if unknown is not None:
+        assert tokenizer.readable([*ids, unknown, unknown, *ids]) == "ab□□ab"
