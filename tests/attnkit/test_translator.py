@@ -102,11 +102,12 @@ def test_it_learns_to_copy_backwards_and_where_to_look(result):
 
 @pytest.mark.slow
 def test_the_made_pairs_trained_briefly_translate_and_knows_what_from(tmp_path):
-    """A fifth of its steps, with smaller batches; seeds 0 and 1 came to 43 %, and to error rates of
-    0.25 and 0.26.
+    """A fifth of its steps, with smaller batches and half the layers; seeds 0 and 1 came to 53 and
+    57 %, and to error rates of 0.22 and 0.20.
     """
-    keys = ["trainer.max_steps=200", "trainer.precision=32", "trainer.accelerator=cpu",
-            "trainer.batch_tokens=640", "schedule.warmup_steps=20", "validation.every_n_steps=200",
+    keys = ["model.encoder.num_layers=1", "model.decoder.num_layers=1", "optimizer.lr=6e-3",
+            "trainer.max_steps=220", "trainer.precision=32", "trainer.accelerator=cpu",
+            "trainer.batch_tokens=640", "schedule.warmup_steps=15", "validation.every_n_steps=220",
             "data.num_train=2500", "data.num_val=30", "logging.attention_maps=1",
             "logging.samples=1", f"runs_dir={tmp_path}"]  # fmt: skip
     metrics = experiment.run(load_recipe(MADE_PAIRS, keys)).metrics
