@@ -8,8 +8,8 @@ import functools
 import logging
 import shlex
 import warnings
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,21 @@ from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.progress import TrainingProgress
 from attnkit.callbacks.samples import Samples
 from attnkit.callbacks.stops import Stops
+from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.lightning_io import StoredCheckpoints
 from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.cpu.training import KeptMemory
 from attnkit.endings import plain_endings
-from attnkit.hardware import HardwareError, device_name, fast_dtype, peak_memory_bytes
+from attnkit.hardware import (
+    HardwareError,
+    device_name,
+    fast_dtype,
+    peak_memory_bytes,
+    physical_memory_bytes,
+)
 from attnkit.models.accounting import costs
+from attnkit.models.shapes_only import shapes_only
 from attnkit.plugins import keep, made_with, remember
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.resume import (
@@ -43,10 +51,13 @@ from attnkit.resume import (
     WITHOUT_INFLUENCE,
     Resume,
     Start,
-    check_data,
+    check_start,
     starting_point,
     tell,
+    tell_surroundings,
 )
+from attnkit.run_directory import RunDirectoryError
+from attnkit.streams import tolerant_streams
 from attnkit.tasks.base import Probe, Task
 from attnkit.tasks.fully_sharded import FullySharded
 from attnkit.tensorboard.logger import RunLogger
@@ -110,20 +121,47 @@ def run(
         KeyboardInterrupt: if it was interrupted; the message says what is left behind.
         SystemExit: if it was terminated, with the code 143.
     """
+    with tolerant_streams():
+        return _run(
+            recipe,
+            recipe.run_dir if directory is None else directory,
+            overwrite=overwrite,
+            resume=resume,
+            allow_changes=allow_changes,
+            check=check,
+        )
+
+
+def _run(
+    recipe: Recipe,
+    directory: Path,
+    *,
+    overwrite: bool,
+    resume: Resume,
+    allow_changes: bool,
+    check: bool,
+) -> Result:
     check_single(recipe)
-    directory = recipe.run_dir if directory is None else directory
     plugins = made_with(recipe.to_dict())
-    start = starting_point(
-        recipe, directory, overwrite=overwrite, resume=resume, allow_changes=allow_changes
-    )
+
+    def starting() -> Start:
+        return starting_point(
+            recipe, directory, overwrite=overwrite, resume=resume, allow_changes=allow_changes
+        )
+
+    start = starting()
     if check and (start.checkpoint is None or start.plugins):
         refuse_broken_plugins(recipe.model)
     data = build_data(recipe)
     data.prepare()
+    check_size(recipe, *data.vocab_sizes)
     model = build_model(recipe, *data.vocab_sizes)
-    environment = {**run_directory.environment(), "data": data.describe()}
-    if start.checkpoint is not None:
-        check_data(directory, environment["data"])
+    environment = {
+        **run_directory.environment(),
+        "threads": torch.get_num_threads(),
+        "data": data.describe(),
+    }
+    check_start(start, directory, environment, model)
     task = build_task(recipe, model, data)
     if recipe.trainer.on_nan == "skip":
         task.bad_steps.max_skipped = recipe.trainer.max_skipped
@@ -145,14 +183,25 @@ def run(
     with run_directory.in_use(directory), closing(logger):
         with plain_endings(trainer, task, store, directory):
             if run_directory.is_first_process():
+                # Another process may have trained here while this one waited for data.
+                if (meanwhile := starting()) != start:
+                    if trainer.world_size > 1:
+                        raise RunDirectoryError(
+                            f"another process has trained in {directory} meanwhile; start again"
+                        )
+                    start = meanwhile
+                    check_start(start, directory, environment, model)
+                    logger.resume = start.point
                 tell(start, directory)
+                tell_surroundings(start, directory, environment)
                 take_up(directory, start, recipe, environment, store, overwrite=overwrite)
                 keep(directory, plugins)
                 remember(plugins)
                 data.save_vocabulary(directory)
                 if start.checkpoint is None:
                     introduce(logger, recipe, task, probes)
-            trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
+            with told_of_restoring(start.checkpoint, stops):
+                trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
             stops.raise_if_signalled()
             task.begin_final(directory)
             trainer.validate(task, verbose=False)
@@ -185,6 +234,42 @@ def run(
     if trainer.is_global_zero:
         run_directory.write_json(directory / run_directory.RESULT, record)
     return Result(directory, metrics, record.get("ngram_floors", {}), record, sample, example)
+
+
+def check_size(recipe: Recipe, *vocab_sizes: int) -> None:
+    """Checks that the weights fit into this machine, before any are made.
+
+    Raises:
+        HardwareError: if they do not.
+    """
+    memory = physical_memory_bytes()
+    with shapes_only():
+        count = sum(p.numel() for p in build_model(recipe, *vocab_sizes).parameters())
+    if memory is not None and 4 * count > memory:
+        raise HardwareError(
+            f"model: {count:,} parameters take {4 * count / 1e9:,.1f} GB in float32, and this "
+            f"machine has {memory / 1e9:,.1f} GB; lower model.dim, model.num_layers or the "
+            "vocabulary"
+        )
+
+
+@contextmanager
+def told_of_restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
+    """Gives whatever goes wrong while a checkpoint is restored one message.
+
+    Raises:
+        CheckpointError: if it does not fit.
+    """
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        if checkpoint is None or stops.has_begun:
+            raise
+        words = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint} does not fit this run: {type(error).__name__}: {words}; restore it, or "
+            "train the run again with --overwrite"
+        ) from error
 
 
 def data_read(described: dict[str, Any]) -> dict[str, Any]:
@@ -223,12 +308,12 @@ def take_up(
     Raises:
         RunDirectoryError: if the directory is taken, or cannot be written.
     """
-    if start.point is None:
-        run_directory.claim(directory, overwrite)
-    run_directory.sweep(directory)
     if start.checkpoint is not None:
         step = start.point.step if start.point else 0
         environment = run_directory.resumed(directory, environment, step, start.changes)
+    if start.point is None:
+        run_directory.claim(directory, overwrite)
+    run_directory.sweep(directory)
     run_directory.write_text(directory / run_directory.RECIPE, recipe.to_yaml())
     run_directory.write_json(directory / run_directory.ENVIRONMENT, environment)
     store.take_over()

@@ -40,7 +40,8 @@ def show_result(result: Result) -> None:
     console.print(Text(result.sample.strip("\n")))
     directory = shlex.quote(str(result.directory))
     # A run may have been moved, or be named by less than three parts of its path.
-    root = result.directory.absolute().parents[1]
+    above = result.directory.absolute().parents
+    root = above[min(1, len(above) - 1)] if above else result.directory
     shown = result.directory.parents[1] if len(result.directory.parts) > 2 else root
     example = shlex.quote(result.example)
     use = {

@@ -9,11 +9,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from attnkit import run_directory
+from attnkit.checkpoints.reading import check_resumable
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.errors import DataError
 from attnkit.plugins import changes, difference, made_with, read_record, refuse_changes
@@ -21,6 +22,9 @@ from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
 from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.tensorboard.event_files import ResumePoint
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger("attnkit")
 
@@ -184,15 +188,9 @@ def check_data(directory: Path, described: Mapping[str, Any]) -> None:
 
     Raises:
         DataError: if it changed; with what differs.
+        RunDirectoryError: if the record of the data is missing or damaged.
     """
-    path = directory / run_directory.ENVIRONMENT
-    try:
-        before = json.loads(path.read_bytes())["data"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} is missing or damaged, so that nobody knows whether the data is still what "
-            "the run began with; restore it, or train the run again with --overwrite"
-        ) from error
+    before = run_directory.read_environment(directory)["data"]
     changed = differences({"data": before}, {"data": json.loads(json.dumps(described))})
     if changed:
         shown = "; ".join(list(changed.values())[:3])
@@ -202,8 +200,23 @@ def check_data(directory: Path, described: Mapping[str, Any]) -> None:
         )
 
 
+def check_start(
+    start: Start, directory: Path, environment: Mapping[str, Any], model: nn.Module
+) -> None:
+    """Checks that a run can go on: with the same data, from a checkpoint that fits.
+
+    Raises:
+        DataError: if the data changed.
+        RunDirectoryError: if the record of the data is missing or damaged.
+        CheckpointError: if the checkpoint cannot be resumed.
+    """
+    if start.checkpoint is not None:
+        check_data(directory, environment["data"])
+        check_resumable(start.checkpoint, model)
+
+
 def tell(start: Start, directory: Path) -> None:
-    """Says where the run goes on, and what was changed."""
+    """Says where the run goes on, what was changed, and what is missing."""
     if start.replaced:
         log.warning("replacing %s", start.replaced)
     if start.point is None:
@@ -218,11 +231,27 @@ def tell(start: Start, directory: Path) -> None:
                 run_directory.LAST,
                 start.checkpoint.name,
             )
+    for name, length in start.point.event_bytes.items():
+        file = directory / name
+        if not file.is_file() or file.stat().st_size < length:
+            log.warning(
+                "%s is missing or cut: the curves and maps in it are lost; training goes on", file
+            )
     for change in start.changes:
         log.warning("changed: %s", change)
     for name in start.plugins:
         if lines := difference(directory, name, read_record(directory) or []):
             log.warning("%s", lines)
+
+
+def tell_surroundings(start: Start, directory: Path, environment: dict[str, Any]) -> None:
+    """Says which versions or numbers of threads changed since the run was last trained."""
+    if start.checkpoint is None:
+        return
+    if changed := run_directory.changed_surroundings(directory, environment):
+        log.warning(
+            "the run goes on, but not to the last bit as it would have: %s", "; ".join(changed)
+        )
 
 
 def _check_unfinished(directory: Path, max_steps: int, steps: int) -> None:

@@ -271,10 +271,10 @@ def resumed(
     directory: Path, now: dict[str, Any], step: int, changes: Sequence[str]
 ) -> dict[str, Any]:
     """The record of the machine, with a line for a resumption: when, by what, and what changed."""
-    before = json.loads((directory / ENVIRONMENT).read_bytes())
+    before = read_environment(directory)
     resumption = {"step": step, "command": now["command"], "changes": list(changes)}
-    if now["packages"] != before["packages"]:
-        resumption["packages"] = now["packages"]
+    last = _last_surroundings(before)
+    resumption |= {key: now[key] for key in _SURROUNDINGS if now.get(key) != last.get(key)}
     return {**before, "resumed": [*before.get("resumed", []), resumption]}
 
 
@@ -300,6 +300,56 @@ def _runs_below(directory: Path) -> list[Path]:
     return sorted(
         run for run in found if "." not in {p[0] for p in run.relative_to(directory).parts}
     )
+
+
+_SURROUNDINGS = ("python", "threads", "packages")
+"""Keys of the environment on which the last bit of a number depends."""
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """What `environment.json` of a run holds.
+
+    Raises:
+        RunDirectoryError: if it is missing or damaged.
+    """
+    path = directory / ENVIRONMENT
+    try:
+        content = json.loads(path.read_bytes())
+        for key, kind in {"packages": dict, "python": str, "data": dict}.items():
+            if not isinstance(content[key], kind):
+                raise ValueError(key)
+        resumed = content.get("resumed", [])
+        if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):
+            raise ValueError("resumed")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunDirectoryError(
+            f"{path} is missing or damaged ({error}), so that nobody knows whether data and "
+            "versions are still those of the run; restore it, or train the run again with "
+            "--overwrite"
+        ) from error
+    return content
+
+
+def _last_surroundings(environment: dict[str, Any]) -> dict[str, Any]:
+    """Versions and threads of the last process that trained."""
+    last = {key: environment.get(key) for key in _SURROUNDINGS}
+    for resumption in environment.get("resumed", []):
+        last |= {key: resumption[key] for key in _SURROUNDINGS if key in resumption}
+    return last
+
+
+def changed_surroundings(directory: Path, now: dict[str, Any]) -> list[str]:
+    """`torch: 2.13.0 -> 2.14.0`, for each version, and the number of threads, that is not what it
+    was where the run was last trained.
+
+    Raises:
+        RunDirectoryError: if `environment.json` is missing or damaged.
+    """
+    before = _last_surroundings(read_environment(directory))
+    pairs = [(key, before[key], now.get(key)) for key in ("python", "threads")]
+    known = before["packages"]
+    pairs += [(name, known.get(name), version) for name, version in now["packages"].items()]
+    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old is not None and old != new]
 
 
 def recipe_of(directory: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.exported import SUFFIX, read_export, write_export
-from attnkit.checkpoints.reading import read_checkpoint
+from attnkit.checkpoints.reading import check_finite, read_checkpoint
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.errors import DataError
 from attnkit.data.symbols import Symbols
@@ -26,6 +26,7 @@ from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer, un
 from attnkit.data.translation import TARGET_FOLDER
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
+from attnkit.models.shapes_only import shapes_only
 from attnkit.plugins import FOLDER, RECORD, StoredPlugins
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import stored_recipe, written_recipe
@@ -289,9 +290,9 @@ def _loaded(
         tokenizer = Symbols(SYNTHETIC.build(recipe.data).symbols)
     else:
         tokenizer = load_tokenizer(directory)
-    model = LanguageModel(tokenizer.vocab_size, **recipe.model)
-    fill(model, weights, origin)
-    return TrainedRun(recipe, home_of(directory, origin), tokenizer, model.eval())
+    size = tokenizer.vocab_size
+    model = filled(lambda: LanguageModel(size, **recipe.model), weights, origin)
+    return TrainedRun(recipe, home_of(directory, origin), tokenizer, model)
 
 
 def home_of(directory: Path, origin: Path) -> Path:
@@ -299,13 +300,17 @@ def home_of(directory: Path, origin: Path) -> Path:
     return origin if origin.suffix == SUFFIX else directory
 
 
-def fill(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:
-    """Puts weights that were read from `origin` into a model.
+def filled(make: Callable[[], nn.Module], weights: dict[str, Tensor], origin: Path) -> Any:
+    """The model that `make` makes, in evaluation mode, with weights that were read from `origin`.
 
     Raises:
-        CheckpointError: if they are those of another model or vocabulary.
+        CheckpointError: if they are those of another model or vocabulary, or not finite.
     """
     try:
+        with shapes_only():  # before memory is taken
+            make().load_state_dict({name: tensor.to("meta") for name, tensor in weights.items()})
+        check_finite(weights, origin)
+        model = make()
         model.load_state_dict(weights)
     except RuntimeError as error:
         _, first, *others = str(error).splitlines()
@@ -313,6 +318,7 @@ def fill(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> None:
         raise CheckpointError(
             f"{origin} does not fit the recipe and the vocabulary beside it: {first.strip()}{more}"
         ) from error
+    return model.eval()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from attnkit.tensorboard.records import mechanisms_of, records_of
 from attnkit.trained_run import (
     Trained,
     TrainedRun,
-    fill,
+    filled,
     home_of,
     load_run,
     model_weights,
@@ -345,9 +345,8 @@ def _loaded(
     separate = recipe.target_tokenizer is not None
     tokenizers = load_vocabularies(directory, separate=separate)
     sizes = [tokenizers[1].vocab_size, *([tokenizers[0].vocab_size] if separate else [])]
-    model = EncoderDecoder(*sizes, **recipe.model)
-    fill(model, weights, origin)
-    return Translator(recipe, home_of(directory, origin), tokenizers, model.eval())
+    model = filled(lambda: EncoderDecoder(*sizes, **recipe.model), weights, origin)
+    return Translator(recipe, home_of(directory, origin), tokenizers, model)
 
 
 def load_any(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -44,8 +45,15 @@ class Checkpoints(Checkpoint):
         self._loss: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Does not save again what a run resumed from."""
+        """Does not save again what a run resumed from, whose states must fit the weights.
+
+        Raises:
+            CheckpointError: if the state of the optimizer is that of other weights.
+        """
         self._saved = trainer.global_step
+        for optimizer in trainer.optimizers:
+            for one in getattr(optimizer, "parts", [optimizer]):
+                _check_states(one)
 
     def on_train_batch_end(
         self,
@@ -109,6 +117,20 @@ class Checkpoints(Checkpoint):
             raise DivergedError(step, "the weights hold")
         self._saved = step
         trainer.save_checkpoint(self.io.store.directory / LAST)
+
+
+def _check_states(optimizer: torch.optim.Optimizer) -> None:
+    """Raises a CheckpointError if a moment has another shape than its weight."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
+                moment = optimizer.state.get(parameter, {}).get(name)
+                if moment is not None and moment.shape != parameter.shape:
+                    raise CheckpointError(
+                        f"the checkpoint does not fit: the optimizer's {name} has the shape "
+                        f"{tuple(moment.shape)} for a weight of {tuple(parameter.shape)}; restore "
+                        "it, or train the run again with --overwrite"
+                    )
 
 
 def after_whole_step(fit_loop: dict[str, Any]) -> dict[str, Any]:

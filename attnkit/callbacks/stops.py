@@ -28,8 +28,8 @@ class Terminated(SystemExit):
 class Stops(L.Callback):
     """Ends training after the step under way: at SIGINT, at SIGTERM, or after `max_time`.
 
-    The first signal lets the step be finished, `Checkpoints` save it, and a last validation say how
-    good it is. A second one, or one outside of training, stops at once.
+    The first signal lets the step be finished and `Checkpoints` save it; a validation comes first
+    only if it is due at that step. A second one, or one outside of training, stops at once.
 
     All processes of a run stop after the same step, also if a signal reached only one of them.
 
@@ -41,6 +41,7 @@ class Stops(L.Callback):
         self.max_time = max_time
         self.signal: int | None = None
         self.time_is_up = False
+        self.has_begun = False
         self._received = 0
         self._deadline = float("inf")
         self._training = False
@@ -59,7 +60,7 @@ class Stops(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listens, and starts the clock."""
-        self._training = True
+        self._training = self.has_begun = True
         self._listen()
         # Lightning's own agreement on SIGTERM, a message a batch, which ours makes needless.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
@@ -89,6 +90,18 @@ class Stops(L.Callback):
             self.time_is_up = reason == _TIME_IS_UP
             self.signal = None if self.time_is_up else reason
             trainer.should_stop = True
+            if self.signal is not None:
+                self._skip_validation(trainer)
+
+    def _skip_validation(self, trainer: L.Trainer) -> None:
+        """Has Lightning not validate, as it would where training stops; but one that is due at this
+        step belongs to the run, which would lack it when it goes on.
+        """
+        batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if batches % int(trainer.val_check_batch or 1):
+            trainer.limit_val_batches = 0
+        elif trainer.is_global_zero:
+            log.warning("validating first, since that is due at this step; once more stops at once")
 
     def _everybodys(self, reason: int, device: torch.device) -> int:
         """The strongest reason of all processes. On a GPU that of the step before, which has come

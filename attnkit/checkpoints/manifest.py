@@ -70,6 +70,23 @@ def read_manifest(directory: Path) -> dict[str, list[Saved]]:
         return copy
 
 
+def _check(name: Any, saved: Saved) -> None:
+    """Raises a ValueError unless an entry is one: names are names, and lead nowhere else."""
+    numbers = [saved.step, saved.num_bytes, *saved.event_bytes.values()]
+    sound = (
+        isinstance(name, str)
+        and Path(name).name == name
+        and not name.startswith(".")
+        and name.endswith(".ckpt")
+        and isinstance(saved.sha256, str)
+        and isinstance(saved.loss, int | float | None)
+        and all(isinstance(number, int) and number >= 0 for number in numbers)
+        and all(Path(file).name == file for file in saved.event_bytes)
+    )
+    if not sound:
+        raise ValueError(f"{str(name)[:80]} is no entry of a checkpoint")
+
+
 def _read(path: Path) -> dict[str, list[Saved]]:
     files: dict[str, list[Saved]] = {}
     try:
@@ -83,7 +100,9 @@ def _read(path: Path) -> dict[str, list[Saved]]:
             raise ValueError("the entries are not what was written")
         for entry in content["checkpoints"]:
             name = entry.pop("file")
-            files.setdefault(name, []).append(Saved(**entry))
+            saved = Saved(**entry)
+            _check(name, saved)
+            files.setdefault(name, []).append(saved)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -94,11 +94,20 @@ def train(recipe: Recipe, **options: Any) -> None:
     """Trains, and shows what became of it; `options` are those of `experiment.run`."""
     from attnkit import experiment, report
     from attnkit.run_directory import FinishedError, is_first_process
+    from attnkit.streams import tolerant_streams
 
-    try:
-        result = experiment.run(recipe, **options)
-    except FinishedError as error:  # nothing to do is no failure: schedulers start jobs again
-        typer.echo(str(error), err=True)
-        return
-    if is_first_process():
-        report.show_result(result)
+    with tolerant_streams():
+        try:
+            result = experiment.run(recipe, **options)
+        except FinishedError as error:  # nothing to do is no failure: schedulers start jobs again
+            typer.echo(str(error), err=True)
+            return
+        if is_first_process():
+            try:
+                report.show_result(result)
+            except Exception as error:  # the run is finished, whatever becomes of its report
+                typer.echo(
+                    f"the run in {result.directory} is finished; its report failed: "
+                    f"{type(error).__name__}: {error}",
+                    err=True,
+                )

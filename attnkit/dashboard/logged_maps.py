@@ -8,16 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from tensorboard import errors
+from tensorboard.backend.event_processing import data_provider as reader
 from tensorboard.data import provider as data_provider
 
 from attnkit.tensorboard.map_header import PLUGIN_NAME, inflate_layer, read_header
-from attnkit.tensorboard.untrusted import require
+from attnkit.tensorboard.untrusted import MapFormatError, require
 
 READERS = 32
 """Blobs that are read at the same time: four records of seven layers."""
 
 ALL_STEPS = 10**6
 """Asking for as many steps as TensorBoard's own hint names would lose some at random."""
+
+
+_tensor_size = reader._tensor_size
+
+
+def _num_blobs(tensor: Any) -> int:
+    """Blobs of a record, for TensorBoard's Python reader: it believes the shape, and one that is
+    wrong ends the list of all maps. Such a record has none here, and says so where it is read.
+    """
+    size = _tensor_size(tensor)
+    return size if 0 <= size <= len(tensor.string_val) else 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class LoggedMaps:
     def __init__(self, provider: Any) -> None:
         # A `tensorboard.data.provider.DataProvider`, whose methods declare no types of results.
         self.provider = provider
+        if isinstance(provider, reader.MultiplexerDataProvider):
+            reader._tensor_size = _num_blobs
         self._known: dict[tuple[str, str, str], Series] = {}
         self._lock = threading.Lock()
         # TensorBoard's data server takes 40 ms for a blob, idle or not: all are asked for at once.
@@ -86,7 +100,10 @@ class LoggedMaps:
         return list(self._readers.map(lambda key: self._blob(context, key), series.keys[step]))
 
     def _blob(self, context: Any, key: str) -> bytes:
-        return self.provider.read_blob(context, blob_key=key)
+        try:
+            return self.provider.read_blob(context, blob_key=key)
+        except (ValueError, TypeError, IndexError) as error:  # TensorBoard's Python reader
+            raise MapFormatError(f"what was logged is damaged: {error}") from error
 
     def _look(
         self, context: Any, experiment: str, chosen: data_provider.RunTagFilter | None
@@ -115,7 +132,7 @@ def _series(data: Any) -> Series:
 
 def _inflated(blobs: list[bytes]) -> list[bytes]:
     """Inflates the layers, and refuses what is no record: the pages rely on the header's sizes."""
-    require(bool(blobs), "a record without blobs has no header")
+    require(bool(blobs), "the record is damaged: it holds no blobs, so it has no header")
     header = read_header(blobs[0])
     layers = len(header.shapes)
     require(len(blobs) == 1 + layers, f"{layers} layers, but {len(blobs) - 1} blobs for them")

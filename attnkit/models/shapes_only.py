@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 
@@ -39,8 +40,32 @@ class _NoDrawing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+MAX_MODULES = 30_000
+"""Beyond any model: about 2,000 layers."""
+
+
+class TooManyModulesError(ValueError):
+    """What is built has more parts than any model."""
+
+
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Modules that are made inside have parameters of the right shapes on the meta device."""
-    with torch.device("meta"), _NoDrawing():
-        yield
+    """Modules that are made inside have parameters of the right shapes on the meta device.
+
+    Raises:
+        TooManyModulesError: if there are more than `MAX_MODULES`, before the rest is made.
+    """
+    count = 0
+
+    def counted(module: nn.Module, name: str, child: nn.Module) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_MODULES:
+            raise TooManyModulesError(f"more than {MAX_MODULES:,} modules, which is no model")
+
+    hook = register_module_module_registration_hook(counted)
+    try:
+        with torch.device("meta"), _NoDrawing():
+            yield
+    finally:
+        hook.remove()

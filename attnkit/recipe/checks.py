@@ -65,13 +65,39 @@ def check_model(
     model_class: type, options: Mapping[str, Any], root: Node, problems: list[Problem]
 ) -> None:
     """Builds the model on the meta device. The vocabulary, which data decides, changes no rule."""
-    from attnkit.models.shapes_only import shapes_only
+    from attnkit.models.shapes_only import TooManyModulesError, shapes_only
+
+    largest, key = _largest(options)
+    if largest > LARGEST_SIZE:
+        path = ("model", *key)
+        message = f"{largest:,} is beyond any model; the limit is {LARGEST_SIZE:,}"
+        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+        return
 
     def build() -> None:
-        with shapes_only():
-            model_class(vocab_size=256, **options)
+        try:
+            with shapes_only():
+                model_class(vocab_size=256, **options)
+        except TooManyModulesError as error:
+            raise ValueError(f"{dotted(key)} {largest:,} makes {error}") from None
 
     _try(build, "model", options, root, problems)
+
+
+LARGEST_SIZE = 2**26
+"""Of a whole number in the section `model`: what is counted is tokens, features, layers, heads."""
+
+
+def _largest(value: Any, path: KeyPath = ()) -> tuple[int, KeyPath]:
+    """The largest whole number in a part of a recipe, and its key."""
+    if isinstance(value, Spec):
+        value = value.options
+    if isinstance(value, list | tuple):
+        value = {f"[{i}]": item for i, item in enumerate(value)}
+    if isinstance(value, Mapping):
+        found = [_largest(item, (*path, str(key))) for key, item in value.items()]
+        return max(found, default=(0, path), key=lambda one: one[0])
+    return (value if isinstance(value, int) else 0), path
 
 
 def check_devices(trainer: Any, root: Node, problems: list[Problem]) -> None:

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from attnkit.recipe.errors import KeyPath, Problem, dotted
+from attnkit.recipe.errors import KeyPath, Problem, RecipeError, dotted
 from attnkit.recipe.source import UNREADABLE, Node, node_of, plain
 
 _REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]]*\}")
@@ -17,19 +17,110 @@ _UNESCAPED = re.compile(r"(?<!\\)(\\\\)*\$\{")
 
 
 def interpolate(root: Node, problems: list[Problem]) -> Node:
-    """Replaces `${section.key}` by what stands there; the values keep the mark of the reference."""
+    """Replaces `${section.key}` by what stands there; the values keep the mark of the reference.
+
+    Raises:
+        RecipeError: if that becomes more than any recipe is.
+    """
     if not _has_reference(root):
         return root
     from omegaconf import OmegaConf
 
     allowed = _refuse_resolvers(root, (), problems)
+    if not _Expansion(allowed, problems).is_small():
+        raise RecipeError(problems)
     config = OmegaConf.create(plain(allowed), flags={"allow_objects": True})
     return _resolved(allowed, config, (), problems)
 
 
 def escape_interpolation(text: str) -> str:
     """Writes text so that a `${` in it is read back as it is."""
-    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
+    return re.sub(r"(?<!\\)(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
+
+
+class _Expansion:
+    """How much a recipe becomes when its references are followed: a chain of texts, each twice in
+    the next, doubles with every link.
+
+    Args:
+        root: the recipe.
+        problems: receives the key at which it becomes too much.
+    """
+
+    def __init__(self, root: Node, problems: list[Problem]) -> None:
+        self._root = root
+        self._problems = problems
+        self._sizes: dict[KeyPath, int] = {}
+
+    def is_small(self) -> bool:
+        """False if a value is too much; that is told."""
+        before = len(self._problems)
+        size = self._size(self._root, ())
+        if size > 10 * MAX_EXPANSION:
+            self._tell(self._root, (), f"${{...}} make {size:,} letters and values, too many")
+        return len(self._problems) == before
+
+    def _size(self, node: Node, path: KeyPath) -> int:
+        """Letters and values that a part of the recipe becomes; what is under way counts nothing:
+        circles are told by OmegaConf.
+        """
+        if path in self._sizes:
+            return self._sizes[path]
+        self._sizes[path] = 0
+        size = 1
+        for key, child in _children(node):
+            size += self._size(child, (*path, key))
+        if isinstance(node.value, str):
+            size += len(node.value)
+            if "${" in node.value:
+                size += self._of_references(node.value, path)
+                reason = "${...} becomes" if size > MAX_EXPANSION else None
+                if len(node.value) > MAX_REFERRING:
+                    reason, size = "a text with ${ has", len(node.value)
+                if reason is not None:
+                    self._tell(node, path, f"{reason} {size:,} letters and values, too many")
+                    size = 1
+        self._sizes[path] = size
+        return size
+
+    def _of_references(self, text: str, path: KeyPath) -> int:
+        size = 0
+        for found in _REFERENCE.finditer(text):
+            target = _target(found[0][2:-1], path)
+            node = self._root
+            for key in target:
+                node = dict(_children(node)).get(key)
+                if node is None:
+                    break
+            else:
+                size += 1 + self._size(node, target)
+        return size
+
+    def _tell(self, node: Node, path: KeyPath, message: str) -> None:
+        self._problems.append(Problem(node.mark, dotted(path), message))
+
+
+MAX_EXPANSION = 100_000
+"""Letters and values that one reference may become."""
+
+MAX_REFERRING = 10_000
+"""Letters of a text with references in it: they are parsed slowly, backslashes above all."""
+
+
+def _children(node: Node) -> list[tuple[str, Node]]:
+    if isinstance(node.value, dict):
+        return list(node.value.items())
+    if isinstance(node.value, list):
+        return [(f"[{i}]", item) for i, item in enumerate(node.value)]
+    return []
+
+
+def _target(reference: str, path: KeyPath) -> KeyPath:
+    """`a.b[0]` as keys from the top; a dot in front means the section around `path`."""
+    name = reference.lstrip(".")
+    dots = len(reference) - len(name)
+    keys = tuple(re.sub(r"\[(\w+)\]", r".[\1]", name).split("."))
+    return (*path[: len(path) - dots], *keys) if dots else keys
 
 
 def _has_reference(node: Node) -> bool:

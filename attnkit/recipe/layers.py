@@ -19,6 +19,7 @@ NOT_INHERITED = ("name", "variant")
 """Keys that a recipe does not take from the one that it extends: they say where the run lies."""
 
 _OVERRIDE_RANK = 1000
+_MOST_PARENTS = 32
 _KEY = re.compile(r"[^\s.=~]+(\.[^\s.=~]+)*")
 
 
@@ -119,9 +120,16 @@ class _Files:
     def __init__(self, problems: list[Problem]) -> None:
         self._problems = problems
         self._read: dict[Path, Node] = {}
+        self._merged: dict[Path, Node] = {}
 
     def read(self, path: Path, below: tuple[Path, ...]) -> Node:
         """Returns a file merged on what it extends; `below` are the files that led here."""
+        resolved = path.resolve()
+        if resolved not in self._merged:  # a file that several extend is merged once
+            self._merged[resolved] = self._on_its_parents(path, below)
+        return self._merged[resolved]
+
+    def _on_its_parents(self, path: Path, below: tuple[Path, ...]) -> Node:
         own = self._own(path)
         if not isinstance(own.value, dict):
             message = "a recipe is a mapping of keys to values, such as `model: {dim: 128}`"
@@ -144,7 +152,11 @@ class _Files:
         if extends is None or extends.value is UNREADABLE:
             return []
         parents: list[Node] = []
-        for entry in extends.value if isinstance(extends.value, list) else [extends]:
+        names = extends.value if isinstance(extends.value, list) else [extends]
+        if len(names) > _MOST_PARENTS or len(below) > _MOST_PARENTS:
+            message = f"more than {_MOST_PARENTS} files, beside or above each other, are no recipe"
+            raise self._failure(extends, message)
+        for entry in names:
             if not isinstance(entry.value, str):
                 raise self._failure(entry, "expected the name of a recipe file, or a list of them")
             beside = below[-1].parent / entry.value

@@ -115,7 +115,8 @@ def _read_text(path: Path, top: Mark) -> str:
         return RecipeError([Problem(replace(top, line=line, column=min(line, 1)), "", message)])
 
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)  # a device has no end
     except IsADirectoryError:
         raise fail("this is a folder; name a recipe file in it") from None
     except FileNotFoundError:
@@ -123,7 +124,7 @@ def _read_text(path: Path, top: Mark) -> str:
     except OSError as error:
         raise fail(f"cannot be read: {error.strerror}") from None
     if len(content) > _MAX_BYTES:
-        raise fail(f"{len(content):,} bytes are no recipe; the limit is {_MAX_BYTES:,}")
+        raise fail(f"more than {_MAX_BYTES:,} bytes are no recipe")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -442,3 +442,11 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, n
     assert last.endswith(f"Go on with: attnkit resume {directory}")
     assert not list(tmp_path.rglob("result.json"))
     assert not list(directory.rglob(".*"))
+
+
+def test_a_model_beyond_this_machine_is_refused_before_it_is_made(small, monkeypatch):
+    monkeypatch.setattr(experiment, "physical_memory_bytes", lambda: 10_000)
+    recipe = small()
+    with pytest.raises(HardwareError, match=r"parameters take .* GB in float32, and this"):
+        experiment.run(recipe)
+    assert not recipe.run_dir.exists()

@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from attnkit import report
 
 
@@ -52,3 +54,9 @@ def test_brackets_are_letters_like_others(read, small_run):
     shown = read()
     assert sample in shown
     assert "tensorboard --logdir 'runs/[red]'" in shown
+
+
+@pytest.mark.parametrize("directory", ["seed0", ".", "/"])
+def test_a_path_may_be_short(read, small_run, directory):
+    report.show_result(dataclasses.replace(small_run, directory=Path(directory)))
+    assert "look at it" in read()

@@ -1,6 +1,9 @@
 """A run that was stopped or has failed goes on exactly; and what may not go on does not."""
 
+import errno
+import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -10,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +21,10 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator
 
 from attnkit import experiment
+from attnkit.callbacks import progress
 from attnkit.checkpoints import store
 from attnkit.checkpoints.errors import CheckpointError
+from attnkit.checkpoints.manifest import COPY, MANIFEST, manifest_text, read_manifest
 from attnkit.data.errors import DataError
 from attnkit.divergence import DivergedError
 from attnkit.endings import OutOfMemoryError
@@ -46,7 +52,12 @@ def left_by(directory):
         if not tag.startswith("speed/")
     }
     steps = {tag: [event.step for event in shown.Tensors(tag)] for tag in shown.Tags()["tensors"]}
-    files = {path.name for path in directory.rglob("*") if "tfevents" not in path.name}
+    own = re.compile("tfevents|plugins")  # named by their time, and by where their files lie
+    files = {
+        path.name
+        for path in directory.rglob("*")
+        if not own.search(str(path.relative_to(directory)))
+    }
     return curves, steps, files
 
 
@@ -275,6 +286,191 @@ def test_one_process_at_a_time_trains_in_a_directory(stopped):
         other.kill()
         other.communicate()
     assert experiment.run(stopped, resume="yes").record["steps"] == 9
+
+
+def test_the_start_is_looked_at_again_once_the_directory_is_ours(stopped, monkeypatch):
+    """Another process trains it to the end while this one waits for its data."""
+    plain, waited = experiment.build_data, []
+
+    def wait(recipe):
+        if not waited:
+            waited.append(True)
+            experiment.run(stopped, resume="yes")
+        return plain(recipe)
+
+    monkeypatch.setattr(experiment, "build_data", wait)
+    with pytest.raises(FinishedError, match="is finished: 9 steps of 9"):
+        experiment.run(stopped, resume="yes")
+    curves, _, _ = left_by(stopped.run_dir)
+    assert [step for step, _ in curves["loss/train"]] == list(range(1, 10))
+    assert (stopped.run_dir / "result.json").is_file()
+
+
+def test_a_run_that_another_process_began_meanwhile_goes_on(small, at_batch, monkeypatch):
+    recipe = small("trainer.max_steps=9", "checkpoint.every_n_steps=2", "variant=base")
+    plain, waited = experiment.build_data, []
+
+    def wait(now):
+        if not waited:
+            waited.append(True)
+            at_batch(4, crash)
+            with pytest.raises(ZeroDivisionError):
+                experiment.run(recipe)
+        return plain(now)
+
+    monkeypatch.setattr(experiment, "build_data", wait)
+    result = experiment.run(recipe, resume="auto")
+    curves, _, _ = left_by(result.directory)
+    assert [step for step, _ in curves["loss/train"]] == list(range(1, 10))
+
+
+def test_a_lost_or_cut_event_file_is_told(stopped, caplog):
+    (file,) = event_files(stopped.run_dir)
+    os.truncate(file, 40)
+    experiment.run(stopped, resume="yes")
+    assert f"{file} is missing or cut: the curves and maps in it are lost" in caplog.text
+
+
+def test_other_versions_and_threads_are_told(stopped, caplog):
+    path = stopped.run_dir / "environment.json"
+    environment = json.loads(path.read_text())
+    assert environment["threads"] == torch.get_num_threads()
+    environment["threads"] = 64
+    environment["packages"]["torch"] = "1.0"
+    path.write_text(json.dumps(environment))
+    result = experiment.run(stopped, resume="yes")
+    now = f"threads: 64 -> {torch.get_num_threads()}; torch: 1.0 -> {torch.__version__}"
+    assert f"not to the last bit as it would have: {now.partition('+')[0]}" in caplog.text
+    (resumed,) = json.loads((result.directory / "environment.json").read_text())["resumed"]
+    assert resumed["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"packages": 1}', "{"])
+def test_a_damaged_environment_is_told_before_anything_is_touched(stopped, content):
+    path = stopped.run_dir / "environment.json"
+    path.write_text(content)
+    before = held_in(stopped.run_dir)
+    with pytest.raises(RunDirectoryError, match=r"environment\.json is missing or damaged"):
+        experiment.run(stopped, resume="yes")
+    assert held_in(stopped.run_dir) == before
+
+
+def held_in(directory):
+    files = (file for file in directory.rglob("*") if file.is_file() and file.name != ".lock")
+    return {file: file.read_bytes() for file in files}
+
+
+def without_optimizer(checkpoint):
+    del checkpoint["optimizer_states"]
+
+
+def not_finite(checkpoint):
+    name = next(name for name in checkpoint["state_dict"] if name.startswith("model."))
+    checkpoint["state_dict"][name].view(-1)[0] = float("nan")
+
+
+def another_shape(checkpoint):
+    name = next(name for name in checkpoint["state_dict"] if name.startswith("model."))
+    checkpoint["state_dict"][name] = torch.zeros(3, 2)
+
+
+def another_lightning(checkpoint):
+    checkpoint["pytorch-lightning_version"] = "1.9.0"
+
+
+def no_loops(checkpoint):
+    del checkpoint["loops"]
+
+
+FAULTS = {
+    without_optimizer: "holds weights without the state of the optimizer",
+    not_finite: "holds weights that are not finite",
+    another_shape: r"has the shape \(3, 2\), and in the model \(",
+    another_lightning: r"written with lightning 1\.9\.0, .*install lightning==1\.9\.0",
+    no_loops: "lacks loops",
+}
+
+
+def rewritten(directory, change):
+    """Changes the newest checkpoint, and has the manifest vouch for it."""
+    for path in sorted((directory / "checkpoints").glob("*.ckpt")):
+        checkpoint = torch.load(path, weights_only=True)
+        change(checkpoint)
+        path.unlink()
+        torch.save(checkpoint, path)
+        files = read_manifest(path.parent)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        files[path.name] = [replace(saved, sha256=digest) for saved in files[path.name]]
+        for name in (MANIFEST, COPY):
+            (path.parent / name).write_text(manifest_text(files))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_checkpoint_that_cannot_be_resumed_is_told_before_anything_is_touched(stopped, fault):
+    rewritten(stopped.run_dir, fault)
+    before = held_in(stopped.run_dir)
+    with pytest.raises(CheckpointError, match=FAULTS[fault]):
+        experiment.run(stopped, resume="yes")
+    assert held_in(stopped.run_dir) == before
+
+
+def misshapen_moment(checkpoint):
+    state = checkpoint["optimizer_states"][0]["state"]
+    state[0]["exp_avg"] = torch.zeros(3, 2)
+
+
+def misshapen_callback(checkpoint):
+    checkpoint["training_curves"] = {"loss_sums": 3}
+
+
+@pytest.mark.parametrize("fault", [misshapen_moment, misshapen_callback])
+def test_states_of_another_shape_are_told(stopped, fault):
+    rewritten(stopped.run_dir, fault)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        experiment.run(stopped, resume="yes")
+
+
+def test_an_interruption_saves_and_does_not_validate(small, at_batch, monkeypatch):
+    validated = []
+    plain = Task.on_validation_start
+
+    def start(self):
+        validated.append(self.trainer.global_step)
+        plain(self)
+
+    monkeypatch.setattr(Task, "on_validation_start", start)
+    at_batch(4, interrupt)
+    recipe = small("trainer.max_steps=9")
+    with pytest.raises(KeyboardInterrupt, match=r"at step 5, .*checkpoint is of step 5"):
+        experiment.run(recipe)
+    assert validated == [3]
+
+
+def test_a_validation_that_is_due_where_training_is_interrupted_is_announced(
+    small, at_batch, caplog
+):
+    at_batch(5, interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"checkpoint is of step 6"):
+        experiment.run(small("trainer.max_steps=9"))
+    assert "validating first, since that is due at this step" in caplog.text
+
+
+class Full(io.StringIO):
+    """A stream on a disk that is full."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stream", [Full(), None], ids=["full", "closed"])
+def test_training_goes_on_where_nothing_can_be_said(small, monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(Task, "on_train_batch_end", lambda *_: sys.stdout.write("a plugin says"))
+    result = experiment.run(small())
+    assert result.record["status"] == "finished"
+    assert sys.stderr is stream
 
 
 def test_differences_are_named_by_their_keys():

@@ -303,3 +303,39 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
     save_file({"weight": torch.ones(2)}, file, outside)
     with pytest.raises(CheckpointError, match="it holds no recipe"):
         load_run(file)
+
+
+def test_weights_that_are_not_finite_are_refused(copy):
+    checkpoint = torch.load(last(copy), weights_only=True)
+    name = next(name for name in checkpoint["state_dict"] if name.startswith("model."))
+    checkpoint["state_dict"][name].view(-1)[0] = float("inf")
+    torch.save(checkpoint, last(copy))
+    vouch_for(last(copy))
+    with pytest.raises(CheckpointError, match=r"weights that are not finite .*: "):
+        load_run(copy)
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(copy):
+    """Zeros shrink a thousandfold: what is small on the disk would take all memory."""
+    path = last(copy)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    vouch_for(path)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or no checkpoint"):
+        load_run(copy)
+
+
+def test_a_model_is_not_made_before_its_sizes_are_those_of_the_weights(small_run, tmp_path):
+    """At this width one matrix takes 64 GB."""
+    file = tmp_path / "model.safetensors"
+    export_run(small_run.directory, file)
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    recipe = header["attnkit/file/recipe.yaml"].replace("dim: 16", "dim: 131072")
+    save_file(tensors, file, {**header, "attnkit/file/recipe.yaml": recipe})
+    with pytest.raises(CheckpointError, match="does not fit the recipe and the vocabulary"):
+        load_run(file)

@@ -5,14 +5,16 @@ import hashlib
 import json
 import os
 import random
+import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from attnkit.checkpoints import store as module
 from attnkit.checkpoints.errors import CheckpointError
-from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, read_manifest
+from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
 from attnkit.checkpoints.store import CheckpointStore, Kept
 
 
@@ -317,3 +319,54 @@ def test_what_the_manifest_says_is_read_back(store):
         loss=1.0,
         event_bytes={"events": 2},
     )
+
+
+# What the manifest may say, and what reaches the disk
+
+
+@pytest.mark.parametrize(
+    "name", ["../precious.ckpt", "/tmp/precious.ckpt", ".hidden.ckpt", "result.json"]
+)
+def test_an_entry_that_is_no_name_removes_nothing(store, name):
+    """A checkpoint that no longer earns its name is removed: that must be one of this folder."""
+    precious = store.directory.parent / "precious.ckpt"
+    precious.write_bytes(content_of(1))
+    files = read_manifest(store.directory)
+    saved = replace(files["last.ckpt"][0], sha256=hashlib.sha256(content_of(1)).hexdigest())
+    for manifest in (MANIFEST, COPY):
+        (store.directory / manifest).write_text(manifest_text({**files, name: [saved]}))
+    again = CheckpointStore(store.directory)
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
+        again.take_over()
+    assert precious.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("step", "4"), ("loss", []), ("event_bytes", {"../x": 1})]
+)
+def test_an_entry_of_other_types_is_told(store, key, value):
+    files = {"last.ckpt": [replace(read_manifest(store.directory)["last.ckpt"][0], **{key: value})]}
+    for manifest in (MANIFEST, COPY):
+        (store.directory / manifest).write_text(manifest_text(files))
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
+        read_manifest(store.directory)
+
+
+def test_the_folder_reaches_the_disk_after_the_last_name(store, monkeypatch):
+    """A rename lives in the folder: without its fsync a power cut gives the old names back."""
+    done = []
+    fsync, rename = os.fsync, os.replace
+
+    def sync(descriptor):
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def move(source, target):
+        done.append("name")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", move)
+    save(store, 5)
+    assert done[-1] == "folder"
+    assert done.index("name") > done.index("file")

@@ -13,6 +13,7 @@ from werkzeug.test import Client
 
 from attnkit.dashboard import pages
 from attnkit.dashboard.loader import AttentionLoader
+from attnkit.tensorboard import summaries
 from attnkit.tensorboard.map_format import decode
 
 PREFIX = "/data/plugin/attention"
@@ -49,6 +50,8 @@ def client(tmp_path_factory, make_record, logged, write_run):
     for name, (change, _) in DAMAGE.items():
         tag, blobs, step = logged(make_record(), 0)
         write_run(root / "damaged" / name, [(tag, change(list(blobs)), step)])
+    for number, (dims, dtype) in enumerate([(10**12, 7), (-3, 7), (3, 7), (2, 99)]):
+        write_shape(root / "shapes" / str(number), dims, dtype)
     flags = program.TensorBoard()
     flags.configure(["", "--logdir", str(root)])
     multiplexer = EventMultiplexer(tensor_size_guidance={"attention": 200})
@@ -59,6 +62,33 @@ def client(tmp_path_factory, make_record, logged, write_run):
         flags.flags, [AttentionLoader()], provider, assets_zip_provider=None
     )
     return Client(app)
+
+
+def write_shape(directory, size, dtype):
+    """Maps at steps 0 and 1; the record of step 0 has another shape than its blobs, or no type."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(directory))
+    for step in (0, 1):
+        summary = summaries.maps("attention/probe/self", [b"{}", b"x"])
+        if step == 0:
+            summary.value[0].tensor.dtype = dtype
+            summary.value[0].tensor.tensor_shape.dim[0].size = size
+        writer.add_event(Event(step=step, wall_time=1.7e9 + step, summary=summary))
+    writer.close()
+
+
+@pytest.mark.parametrize("run", ["shapes/0", "shapes/1", "shapes/2", "shapes/3"])
+def test_a_corrupt_record_stops_neither_the_list_nor_its_neighbours(client, run):
+    tag = "attention/probe/self"
+    index = get(client, "index")
+    assert index.status_code == 200
+    assert index.json["runs"][run][tag]["steps"] == [0, 1]
+    for step in (0, 1):
+        answer = get(client, "record", run=run, tag=tag, step=step)
+        assert answer.status_code == 422
+        assert answer.json["error"]
 
 
 def get(client, route, **query):

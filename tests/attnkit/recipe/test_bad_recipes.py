@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from attnkit.recipe import RecipeError, load_recipe
+from attnkit.recipe import RecipeError, layers, load_recipe
+from attnkit.recipe.interpolation import escape_interpolation
 
 MODEL = "model: {dim: 32, num_layers: 1, attention: {name: multi_head, num_heads: 4}}\n"
 
@@ -242,7 +243,7 @@ MODELS = [
     ("[1]", "bad.yaml:1:8: model: expected a mapping of options, got a list"),
     ("{dims: 3}", "bad.yaml:1:9: model.dims: unknown key; did you mean `dim`?"),
     ("{dim: 0}", "bad.yaml:1:14: model.dim: dim must be at least 1, got 0"),
-    ("{dim: 3000000000000000000}", "bad.yaml:1:1: model: "),
+    ("{dim: 3000000000000000000}", "bad.yaml:1:14: model.dim: 3,000,000,000,000,000,000 is beyond"),
     ("{dropout: 1}", "bad.yaml:1:18: model.dropout: dropout must be in [0, 1), got 1.0"),
     ("{mlp: rello}", "bad.yaml:1:14: model.mlp: expected "),
     (
@@ -398,7 +399,7 @@ def test_override(override, expected):
             b"seed: " + b"[" * 60 + b"]" * 60,
             "bad.yaml:1:47: seed[0][0][0]: nested more than 40 levels",
         ),
-        (b"#" * 300_000, "bad.yaml: 300,000 bytes are no recipe"),
+        (b"#" * 300_000, "bad.yaml: more than 200,000 bytes are no recipe"),
         (b"model: &m {dim: *m}", "bad.yaml:1:"),
     ],
     ids=lambda value: value[:24] if isinstance(value, bytes) else "",
@@ -541,3 +542,55 @@ def test_a_problem_carries_its_place():
     assert (problem.file, problem.line, problem.column) == ("bad.yaml", 2, 1)
     assert (problem.key, problem.source) == ("sede", "sede: 1")
     assert problem.message.startswith("unknown key; did you mean `seed`?")
+
+
+# What would take for ever
+
+
+TINY = "model: {dim: 16, num_layers: 1, attention: {name: multi_head, num_heads: 2}}\n"
+LAUGHS = "".join(f"  x{i}: ${{data.x{i - 1}}}${{data.x{i - 1}}}\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{TINY}data:\n  x0: lol\n{LAUGHS}", r"data\.x12: \$\{\.\.\.\} becomes 110,575 letters"),
+        (
+            TINY.replace("num_layers: 1", "num_layers: 1000000"),
+            r"model\.num_layers: .*1,000,000 makes more than 30,000 modules, which is no model",
+        ),
+        (
+            TINY.replace("dim: 16", "dim: 400000000"),
+            r"model\.dim: 400,000,000 is beyond any model; the limit is 67,108,864",
+        ),
+        (
+            TINY + "logging: {probe: '" + "\\" * 16000 + "${model.dim}'}\n",
+            r"logging\.probe: a text with \$\{ has 16,012 letters",
+        ),
+        (f"{TINY}extends: [{', '.join(['x.yaml'] * 40)}]\n", r"extends: more than 32 files"),
+    ],
+    ids=["laughs", "layers", "width", "backslashes", "parents"],
+)
+def test_what_would_take_for_ever_is_refused(text, expected):
+    write(text)
+    with pytest.raises(RecipeError, match=expected):
+        load_recipe("bad.yaml")
+
+
+def test_a_file_that_many_extend_is_merged_once(monkeypatch):
+    """14 levels of two parents each are 2^14 ways up."""
+    write(TINY, "x14.yaml")
+    for i in range(14):
+        write(f"extends: [x{i + 1}.yaml, x{i + 1}.yaml]\n", f"x{i}.yaml")
+    merged = []
+    plain = layers._merged
+    monkeypatch.setattr(layers, "_merged", lambda *both: merged.append(1) or plain(*both))
+    assert load_recipe("x0.yaml").model["dim"] == 16
+    assert len(merged) < 500
+
+
+def test_backslashes_are_written_in_one_pass():
+    """Of 200,000, trying from each to the last takes minutes."""
+    text = "\\" * 200_000
+    assert escape_interpolation(text) == text
+    assert escape_interpolation("\\\\${a}") == "\\\\\\\\\\${a}"
