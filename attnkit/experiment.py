@@ -224,6 +224,7 @@ def _run(
         **task.findings(),
         "skipped_steps": task.bad_steps.num_skipped,
         "seconds": curves.wall_seconds,
+        "compile_seconds": task.compile_clock.seconds,
         "tokens": curves.total_tokens,
         "tokens_per_second": curves.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(task.device),
@@ -394,8 +395,9 @@ def build_trainer(
             val_check_interval=validate_every * options.accumulate,  # counted in batches
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            # What fsdp gathers in inference mode, training could not use.
-            inference_mode=options.strategy != "fsdp",
+            # Its tensors would be of another kind than those of a validation between steps: a
+            # model would be compiled once more, and training could not use what fsdp gathers.
+            inference_mode=False,
             log_every_n_steps=recipe.logging.every_n_steps,
             logger=logger,
             callbacks=callbacks,

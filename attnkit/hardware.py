@@ -63,6 +63,15 @@ def _cpu_has_bfloat16() -> bool:
     return bool(is_x86) and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
+def compiles(option: str | bool, accelerator: str) -> bool:
+    """True if a run compiles its model; `auto`: on a CUDA device, where the compiler's own time is
+    soon won back.
+    """
+    if isinstance(option, bool):
+        return option
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
 def default_device() -> torch.device:
     """The device on which a run with `accelerator: auto` trains."""
     if torch.cuda.is_available():

@@ -316,8 +316,10 @@ class AllOf(_Combined):
 
     def __init__(self, *, masks: Annotated[Sequence[Mask | Spec], MASKS]) -> None:
         super().__init__(masks)
-        self.back = min((m.back for m in self.masks if m.back is not None), default=None)
-        self.ahead = min((m.ahead for m in self.masks if m.ahead is not None), default=None)
+        backs = [m.back for m in self.masks if m.back is not None]
+        aheads = [m.ahead for m in self.masks if m.ahead is not None]
+        self.back = min(backs) if backs else None
+        self.ahead = min(aheads) if aheads else None
         self.sees_itself = all(mask.sees_itself for mask in self.masks)
 
     def parts(self) -> tuple[Mask, ...]:

@@ -25,6 +25,8 @@ def show_result(result: Result) -> None:
     table.add_row("parameters", f"{record['parameters']:,}")
     table.add_row("steps", f"{record['steps']:,}")
     table.add_row("training time", f"{record['seconds']:.0f} s")
+    if compiling := record.get("compile_seconds"):
+        table.add_row("  of it compiling", f"{compiling:.0f} s")
     table.add_row("tokens a second", f"{record['tokens_per_second']:,.0f}")
     table.add_row("precision, device", f"{record['precision']}, {record['device']}")
     console.print(table)

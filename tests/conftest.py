@@ -3,6 +3,7 @@ they take.
 """
 
 import gc
+import logging
 import os
 import pickle
 import signal
@@ -103,6 +104,30 @@ def tiny_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(language_modeling, "SAMPLE_TOKENS", 20)
     monkeypatch.setattr(language_modeling, "FINAL_SAMPLE_TOKENS", 40)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """What runs with `trainer.compile=true` have compiled: for each graph whether it is one for
+    training. The graphs run as they are; one that cannot be made whole fails the test.
+    """
+    from attnkit.tasks import compiled
+
+    made: list[bool] = []
+
+    def keep(graph: Any, inputs: Any) -> Any:
+        made.append(torch.is_grad_enabled())
+        return graph.forward
+
+    def refuse(self: Any, error: Exception) -> Any:
+        raise error
+
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest keeps it all
+    monkeypatch.setattr(compiled, "BACKEND", keep)
+    monkeypatch.setattr(compiled.Compiled, "_without_what_breaks", refuse)
+    torch._dynamo.reset()
+    yield made
+    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from attnkit.hardware import compiles
 from attnkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def options_of_every_task(recipe: Recipe) -> dict[str, Any]:
         "num_workers": trainer.num_workers,
         "seed": recipe.seed,
         "gradient_clip": trainer.gradient_clip,
-        "compile_model": trainer.compile,
+        "compile_model": compiles(trainer.compile, trainer.accelerator),
     }
 
 

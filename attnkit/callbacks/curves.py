@@ -27,10 +27,10 @@ class TrainingCurves(L.Callback):
     """Writes scalars every few steps, straight to the logger.
 
     `loss/train` is the mean over the steps since the last point, and over all processes. Tokens
-    per second counts training alone, without validation, and this session alone: another machine
-    may have done what came before a resumption. A step that the task skipped (`Task.is_skipped`)
-    counts as time and tokens, and not in the loss. Nothing is read from the device between two
-    points.
+    per second counts training alone, without validation and compilation, and this session alone:
+    another machine may have done what came before a resumption. A step that the task skipped
+    (`Task.is_skipped`) counts as time and tokens, and not in the loss. Nothing is read from the
+    device between two points.
 
     Args:
         every_n_steps: optimizer steps between points.
@@ -56,6 +56,8 @@ class TrainingCurves(L.Callback):
         self._wall_before = 0.0
         self._wall_start: float | None = None
         self._counted = 0
+        self._clock: Any = None  # the task's `CompileClock`
+        self._compiling = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -117,6 +119,8 @@ class TrainingCurves(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self._counted = trainer.global_step
+        self._clock = getattr(pl_module, "compile_clock", None)
+        self._compiling = getattr(self._clock, "seconds", 0.0)
         if isinstance(self._loss_sum, Tensor):
             self._loss_sum = self._loss_sum.to(pl_module.device)
         self._mark = self._wall_start = time.perf_counter()
@@ -129,16 +133,16 @@ class TrainingCurves(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock again."""
-        self._mark = time.perf_counter()
+        self._mark, self._compiling = time.perf_counter(), getattr(self._clock, "seconds", 0.0)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock."""
         self._count_time()
 
     def _count_time(self) -> None:
-        now = time.perf_counter()
-        self._window_seconds += now - self._mark
-        self._mark = now
+        now, compiling = time.perf_counter(), getattr(self._clock, "seconds", 0.0)
+        self._window_seconds += now - self._mark - (compiling - self._compiling)
+        self._mark, self._compiling = now, compiling
 
     def on_train_batch_end(
         self,
@@ -191,7 +195,7 @@ class TrainingCurves(L.Callback):
         points = {} if loss is None else {"loss/train": loss}
         points |= {
             "optimizer/learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],
-            "speed/tokens_per_second": self._window_tokens / self._window_seconds,
+            "speed/tokens_per_second": self._window_tokens / max(self._window_seconds, 1e-9),
         }
         if isinstance(norm := getattr(module, "gradient_norm", None), torch.Tensor):
             points["optimizer/gradient_norm"] = float(norm)

@@ -34,6 +34,7 @@ class TrainingProgress(L.Callback):
         self.label = label
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
+        self._said_compiling = False
         self._val: float | None = None
         self._shown = 0.0
         self._started = 0.0
@@ -44,6 +45,9 @@ class TrainingProgress(L.Callback):
         self._started = self._shown = time.monotonic()
         self._first_step = trainer.global_step
         self._begin(trainer, self.label, trainer.max_steps)
+        clock = getattr(pl_module, "compile_clock", None)
+        if clock is not None and trainer.is_global_zero:
+            clock.tell = self._say_compiling
 
     def _begin(self, trainer: L.Trainer, label: str, total: int) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
@@ -57,6 +61,16 @@ class TrainingProgress(L.Callback):
             )
             self._bar.add_task(label, total=total, words="")
             self._bar.start()
+
+    def _say_compiling(self) -> None:
+        """Says what a first step waits for; in a log once."""
+        words = "compiling the model (trainer.compile), which the first steps wait for"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], words=words, refresh=True)
+        elif not self._said_compiling:
+            sys.stderr.write(f"{self.label}  {words}\n")
+            sys.stderr.flush()
+        self._said_compiling = True
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begins to count the batches of the last evaluation, which may take a while."""

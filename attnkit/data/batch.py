@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class LanguageBatch(NamedTuple):
@@ -28,6 +29,12 @@ class LanguageBatch(NamedTuple):
     tokens: Tensor
     targets: Tensor
     documents: Tensor | None = None
+
+
+def filled_up(rows: Tensor, number: int, value: int = 0) -> Tensor:
+    """A batch (B, T) of at least `number` rows: those that are missing hold `value`."""
+    missing = number - len(rows)
+    return F.pad(rows, (0, 0, 0, missing), value=value) if missing > 0 else rows
 
 
 def language_batch(

@@ -17,6 +17,7 @@ from attnkit.masks import Mask, NoMask, Padding, build_mask, name_of
 from attnkit.models.cache import DecoderCache
 from attnkit.models.language_model import one_per_layer
 from attnkit.models.layers import MLP, DecoderLayer, Layer, MLPName
+from attnkit.models.token_loss import token_loss
 from attnkit.norms import NormName, build_norm
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
@@ -200,20 +201,33 @@ class EncoderDecoder(nn.Module):
         ):
             nn.init.normal_(weight, std=self.dim**-0.5)
 
-    def forward(self, source: Tensor, source_keep: Tensor, target: Tensor) -> Tensor:
-        """Scores every next target token.
+    def forward(
+        self,
+        source: Tensor,
+        source_keep: Tensor,
+        target: Tensor,
+        *,
+        predicted: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Scores every next target token, or says how well they are predicted.
 
         Args:
             source: (B, S) token numbers, padded at the right.
             source_keep: (B, S) boolean, True where a source token is real.
             target: (B, T) token numbers, padded at the right.
+            predicted: (B, T) what is to be predicted, see `token_loss`.
+            label_smoothing: see `token_loss`.
 
         Returns:
-            (B, T, V) logits.
+            (B, T, V) logits; with `predicted`, its mean cross-entropy in nats, ().
         """
         context = self.encode(source, source_keep)
         x = self._embed(self.target_embedding, self.decoder.position, target, 0)
-        return self.head(self.decoder(x, context, Padding(source_keep)))
+        x = self.decoder(x, context, Padding(source_keep))
+        if predicted is None:
+            return self.head(x)
+        return token_loss(x, self.head, predicted, label_smoothing)
 
     def encode(self, source: Tensor, source_keep: Tensor) -> Tensor:
         """Reads the source: (B, S) tokens -> (B, S, C)."""

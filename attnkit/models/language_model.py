@@ -15,6 +15,7 @@ from attnkit.attention.base import build_attention
 from attnkit.masks import build_mask
 from attnkit.models.cache import ModelCache
 from attnkit.models.layers import MLP, Layer, MLPName, as_residual
+from attnkit.models.token_loss import token_loss
 from attnkit.norms import NormName, build_norm
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
@@ -147,18 +148,24 @@ class LanguageModel(nn.Module):
             nn.init.zeros_(self.head.weight)
 
     def forward(
-        self, tokens: Tensor, documents: Tensor | None = None, cache: ModelCache | None = None
+        self,
+        tokens: Tensor,
+        documents: Tensor | None = None,
+        cache: ModelCache | None = None,
+        *,
+        targets: Tensor | None = None,
     ) -> Tensor:
-        """Scores every next token.
+        """Scores every next token, or says how well some are predicted.
 
         Args:
             tokens: (B, T) token numbers; with a cache, the tokens that follow those already seen.
             documents: (B, S) document of each token seen, these included; only the `document` mask
                 reads it.
             cache: memory of earlier calls, from `new_cache`.
+            targets: (B, T) what is to be predicted, see `token_loss`.
 
         Returns:
-            (B, T, V) logits.
+            (B, T, V) logits; with targets, their mean cross-entropy in nats, ().
         """
         seen = 0 if cache is None else cache.length
         x = self.embedding(tokens)
@@ -171,7 +178,8 @@ class LanguageModel(nn.Module):
             x = layer(x, mask, None if cache is None else cache.layers[i])
         if cache is not None:
             cache.length += tokens.shape[1]
-        return self.head(self.norm(x))
+        x = self.norm(x)
+        return self.head(x) if targets is None else token_loss(x, self.head, targets)
 
     def new_cache(self) -> ModelCache:
         """An empty cache for decoding.

@@ -20,7 +20,7 @@ class TrainerOptions:
         accumulate: batches an optimizer step, whose gradient is the mean over all their targets.
         gradient_clip: greatest norm of the gradient; null: no limit.
         precision: `32`, `bf16`, or `auto`: bf16 where the hardware computes it fast.
-        compile: compile the model (torch.compile).
+        compile: compile the model (torch.compile); `auto`: on a CUDA device.
         accelerator: `auto`, `cpu`, `gpu` or another accelerator that Lightning knows.
         devices: number of devices, or `auto` for all.
         strategy: `auto`; `ddp`: each device holds all weights; `fsdp`: each holds a share of
@@ -38,7 +38,7 @@ class TrainerOptions:
     accumulate: Annotated[int, Range(min=1)] = 1
     gradient_clip: Annotated[float, Range(above=0)] | None = 1.0
     precision: Literal["auto", "bf16", 32] = "auto"
-    compile: bool = False
+    compile: Literal["auto"] | bool = "auto"
     accelerator: str = "auto"
     devices: Annotated[int, Range(min=1)] | Literal["auto"] = 1
     strategy: str = "auto"

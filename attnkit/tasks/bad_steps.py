@@ -88,3 +88,12 @@ def can_leave_out(optimizer: Optimizer) -> bool:
     scaled gradients, which its fused optimizers follow.
     """
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def on_any_process(here: Tensor) -> Tensor:
+    """() boolean: true if it is on one of the processes of a run; no host waits for it on a GPU."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return here
+    anywhere = here.float()
+    torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)
+    return anywhere > 0

@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from attnkit.attention.base import Attention
 from attnkit.data.order import BatchesFrom, StepsAhead, end_without_parent
 from attnkit.models.sharding import shard, whole, whole_copy
-from attnkit.tasks.bad_steps import BadSteps, can_leave_out
+from attnkit.tasks.bad_steps import BadSteps, can_leave_out, on_any_process
+from attnkit.tasks.compiled import CompileClock, Compiled
 from attnkit.tasks.muon import StackedMuon
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
@@ -81,6 +82,7 @@ class Task(L.LightningModule, ABC):
         seed: of the run.
         gradient_clip: largest norm of the gradient; None: no limit.
         compile_model: run the model through `torch.compile`.
+        dynamic_shapes: batches differ in their sizes, all of which one compiled model is to serve.
 
     Attributes:
         size_keys: the recipe's keys that decide how large a batch is and how long its sequences,
@@ -109,9 +111,12 @@ class Task(L.LightningModule, ABC):
         seed: int = 0,
         gradient_clip: float | None = 1.0,
         compile_model: bool = False,
+        dynamic_shapes: bool = False,
     ) -> None:
         super().__init__()
         self.compile_model = compile_model
+        self.compile_clock = CompileClock()
+        self.dynamic_shapes = dynamic_shapes
         self._take(model)
         self.optimizer_recipe = optimizer
         self.schedule = schedule
@@ -135,9 +140,8 @@ class Task(L.LightningModule, ABC):
         self.model = model
         # Kept outside the module tree: its parameters are the model's, and hooks on the plain model
         # must keep working.
-        self._run: list[Callable[..., Any]] = [
-            torch.compile(model) if self.compile_model else model
-        ]
+        run = Compiled(model, dynamic=self.dynamic_shapes) if self.compile_model else model
+        self._run: list[Callable[..., Any]] = [run]
 
     def configure_model(self) -> None:
         """Shares the weights out before training, if the strategy is made for it."""
@@ -159,9 +163,19 @@ class Task(L.LightningModule, ABC):
         finally:
             self.model = model
 
-    def run_model(self, *args: Any) -> Any:
+    def setup(self, stage: str) -> None:
+        """Begins to measure how long torch compiles."""
+        if self.compile_model:
+            self.compile_clock.start()
+
+    def teardown(self, stage: str) -> None:
+        """Ends that."""
+        if self.compile_model:
+            self.compile_clock.stop()
+
+    def run_model(self, *args: Any, **options: Any) -> Any:
         """Calls the model, compiled if the recipe says so."""
-        return self._run[0](*args)
+        return self._run[0](*args, **options)
 
     def forward(self, *args: Any) -> Any:
         """Calls the plain model: what maps and samples are taken from."""
@@ -364,13 +378,15 @@ class Task(L.LightningModule, ABC):
         if not self.waits_each_step and can_leave_out(optimizer):
             if limit is not None:
                 nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-            is_bad = self._agreed(~numbers.isfinite().all())
+            is_bad = on_any_process(~numbers.isfinite().all())
             self.is_skipped = self.bad_steps.leave_out(step, is_bad, optimizer)
             return
         here = numbers.tolist()
         self.is_skipped = not all(map(math.isfinite, here))
         if self.bad_steps.max_skipped:
-            self.is_skipped = bool(self._agreed(torch.tensor(self.is_skipped, device=norm.device)))
+            self.is_skipped = bool(
+                on_any_process(torch.tensor(self.is_skipped, device=norm.device))
+            )
         if self.is_skipped:
             self.bad_steps.skip(step)
             optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is left alone
@@ -381,14 +397,6 @@ class Task(L.LightningModule, ABC):
     def waits_each_step(self) -> bool:
         """True where the host reads loss and norm in each step: on a CPU, where that is free."""
         return self.device.type == "cpu"
-
-    def _agreed(self, is_bad: Tensor) -> Tensor:
-        """() boolean: true on any process."""
-        if self.trainer.world_size == 1:
-            return is_bad
-        anywhere = is_bad.float()
-        torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)
-        return anywhere > 0
 
 
 def batch_seed(seed: int, rank: int, batch: int) -> int:

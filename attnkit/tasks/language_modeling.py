@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from attnkit.data.batch import LanguageBatch
+from attnkit.data.batch import LanguageBatch, filled_up
 from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
+from attnkit.data.pair_batch import IGNORED
 from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
 from attnkit.data.windows import TrainBatches, ValBatches
 from attnkit.models.decoding import generate
@@ -56,6 +56,7 @@ class LanguageModelingTask(Task):
     """
 
     model: LanguageModel
+    _unscored: Tensor | None
     equal_batches = True
 
     def __init__(
@@ -68,7 +69,12 @@ class LanguageModelingTask(Task):
     ) -> None:
         super().__init__(model, optimizer, schedule, **options)
         self.data = data
-        self._scored, self.loss_is_honest = scored_positions(model, model.max_seq_len)
+        scored, self.loss_is_honest = scored_positions(model, model.max_seq_len)
+        unscored = None
+        if scored is not None:
+            unscored = torch.ones(model.max_seq_len, dtype=torch.bool)
+            unscored[scored] = False
+        self.register_buffer("_unscored", unscored, persistent=False)
         self._val_loss = MeanMetric()
         self.floors: dict[int, float] = {}
         self.influence: LaterInfluence | None = None
@@ -107,11 +113,14 @@ class LanguageModelingTask(Task):
 
     def loss(self, batch: LanguageBatch) -> Tensor:
         """Mean cross-entropy of the predictions that count, in nats a token."""
-        logits = self.run_model(batch.tokens, batch.documents)
-        targets = batch.targets
-        if self._scored is not None:
-            logits, targets = logits[:, self._scored], targets[:, self._scored]
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        tokens, targets, documents = batch
+        if self._unscored is not None:
+            targets = targets.masked_fill(self._unscored, IGNORED)
+        if self.compile_model:  # compiled for one shape: a last, smaller batch is filled up
+            rows = self.data.batch_size if not self.training else len(tokens)
+            tokens, targets = filled_up(tokens, rows), filled_up(targets, rows, IGNORED)
+            documents = None if documents is None else filled_up(documents, rows)
+        return self.run_model(tokens, documents, targets=targets)
 
     def validation_step(self, batch: LanguageBatch, batch_idx: int) -> None:
         """Adds one batch to the mean, weighted by its tokens."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnkit.data.batch import filled_up
 from attnkit.data.errors import DataError
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic_batches import (
@@ -59,17 +60,24 @@ class SyntheticTask(Task):
         schedule: Schedule,
         **options: Any,
     ) -> None:
-        super().__init__(model, optimizer, schedule, **options)
+        varied = len(data.source.train_lengths) > 1
+        super().__init__(model, optimizer, schedule, dynamic_shapes=varied, **options)
         self.data = data
         self._sums: dict[int, Tensor] = {}
 
     def loss(self, batch: SyntheticBatch) -> Tensor:
         """Mean cross-entropy of the answers, in nats."""
-        logits = self._logits(batch.tokens).flatten(0, 1).float()
-        return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED)
+        # a sequence is one document
+        documents = torch.zeros_like(batch.tokens)
+        return self.run_model(batch.tokens, documents, targets=batch.targets)
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        return self.run_model(tokens, torch.zeros_like(tokens))  # a sequence is one document
+        # Compiled, the model serves what it is trained on: a last, smaller batch is filled up, and
+        # other lengths, which come at the end of a run, go through the plain model.
+        if not self.compile_model or tokens.shape[1] not in self.data.source.train_lengths:
+            return self.model(tokens, torch.zeros_like(tokens))
+        full = filled_up(tokens, self.data.batch_size)
+        return self.run_model(full, torch.zeros_like(full))[: len(tokens)]
 
     def validation_step(self, batch: SyntheticBatch, batch_idx: int) -> None:
         """Adds one batch to the sums of its length."""

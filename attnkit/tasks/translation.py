@@ -83,7 +83,7 @@ class TranslationTask(Task):
         num_probes: int = 2,
         **options: Any,
     ) -> None:
-        super().__init__(model, optimizer, schedule, **options)
+        super().__init__(model, optimizer, schedule, dynamic_shapes=True, **options)
         self.data = data
         self.validate_every = validate_every
         self.label_smoothing = label_smoothing
@@ -103,18 +103,12 @@ class TranslationTask(Task):
 
     def loss(self, batch: TranslationBatch, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy of the real targets, in nats a token."""
-        return self._cross_entropy(self._logits(batch), batch, label_smoothing)
-
-    def _logits(self, batch: TranslationBatch) -> Tensor:
-        return self.run_model(batch.source, batch.source_keep, batch.target)
-
-    @staticmethod
-    def _cross_entropy(logits: Tensor, batch: TranslationBatch, smoothing: float) -> Tensor:
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            batch.predicted.flatten(),
-            ignore_index=IGNORED,
-            label_smoothing=smoothing,
+        return self.run_model(
+            batch.source,
+            batch.source_keep,
+            batch.target,
+            predicted=batch.predicted,
+            label_smoothing=label_smoothing,
         )
 
     def training_loss(self, batch: TranslationBatch) -> Tensor:
@@ -123,11 +117,13 @@ class TranslationTask(Task):
 
     def validation_step(self, batch: TranslationBatch, batch_idx: int) -> None:
         """Adds one batch to the means, weighted by its tokens."""
-        logits = self._logits(batch)
-        real = batch.predicted != IGNORED
-        right = (logits.argmax(dim=-1) == batch.predicted)[real].float().mean()
-        self._val_loss.update(self._cross_entropy(logits, batch, 0.0), batch.num_tokens)
-        self._val_accuracy.update(right, batch.num_tokens)
+        logits = self.run_model(batch.source, batch.source_keep, batch.target)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(), batch.predicted.flatten(), ignore_index=IGNORED
+        )
+        right = (logits.argmax(dim=-1) == batch.predicted).sum()  # none of what is ignored
+        self._val_loss.update(loss, batch.num_tokens)
+        self._val_accuracy.update(right / batch.num_tokens, batch.num_tokens)
 
     def on_validation_epoch_end(self) -> None:
         """Logs loss and accuracy; at intervals, how good translations and alignments are; at the

@@ -79,10 +79,11 @@ def test_it_builds(path):
         assert type(data.tokenizer) is TOKENIZERS.get(recipe.tokenizer.name)
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @every_recipe
-def test_it_takes_two_steps(path, tmp_path, tiny_samples):
+def test_it_takes_two_steps(path, tmp_path, tiny_samples, graphs):
     """With everything that it writes, in small, on a text of a few lines: no download, and no
-    validation over megabytes.
+    validation over megabytes. Compiled, it is one graph to train and one to validate.
     """
     recipe = load_recipe(path)
     if sum(parameter.numel() for parameter in on_paper(recipe).parameters()) > TOO_LARGE:
@@ -110,6 +111,7 @@ def test_it_takes_two_steps(path, tmp_path, tiny_samples):
         "model.dim=48",
         "trainer.max_steps=2",
         "trainer.accelerator=cpu",
+        "trainer.compile=true",
         "validation.max_tokens=64",
         "logging.attention_maps=2",
         "logging.samples=2",
@@ -119,6 +121,7 @@ def test_it_takes_two_steps(path, tmp_path, tiny_samples):
     if recipe.ablation is not None:
         small.append("~ablation")
     result = experiment.run(load_recipe(path, small))
+    assert graphs == [True, False]
     assert result.record["status"] == "finished"
     assert result.record["steps"] == 2
     assert 0 < result.metrics["loss"] < 10

@@ -1,0 +1,156 @@
+"""A model through `torch.compile`: one graph to train, one to evaluate; and how long that takes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention.base import Attention
+
+log = logging.getLogger("attnkit")
+
+BACKEND = "inductor"
+"""What makes code of a graph. Tests count graphs with another, which is quick."""
+
+
+class Compiled:
+    """Calls a model compiled, as one graph. What cannot be one is told once, with the line that
+    breaks it: a mechanism then runs as plain Python between compiled parts; anything else as the
+    whole model.
+
+    Args:
+        model: what to compile; itself it stays plain.
+        dynamic: sizes differ from call to call, so the graph is to serve any.
+    """
+
+    def __init__(self, model: nn.Module, *, dynamic: bool) -> None:
+        self.model = model
+        self._dynamic = dynamic
+        self._call = self._compile(whole=True)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """What `model` returns."""
+        from torch._dynamo.exc import TorchDynamoException
+
+        args = tuple(map(self._ready, args))
+        options = {name: self._ready(value) for name, value in options.items()}
+        try:
+            return self._call(*args, **options)
+        except TorchDynamoException as error:
+            self._call = self._without_what_breaks(error)
+        return self(*args, **options)
+
+    def _ready(self, value: Any) -> Any:
+        """A tensor as the compiler is to see it."""
+        if not isinstance(value, Tensor):
+            return value
+        value = value.clone() if value._is_view() else value  # or its base would be looked at too
+        if self._dynamic:
+            for dim in range(value.dim()):
+                torch._dynamo.maybe_mark_dynamic(value, dim)
+        return value
+
+    def _compile(self, *, whole: bool) -> Callable[..., Any]:
+        # Code of its own: torch counts by it how often something is compiled, and a process may
+        # train many models.
+        code = _call.__code__.replace(co_name=f"call_{id(self)}")
+        call = torch.compile(FunctionType(code, globals()), backend=BACKEND, fullgraph=whole)
+        return partial(call, self.model)
+
+    def _without_what_breaks(self, error: Exception) -> Callable[..., Any]:
+        reason = re.sub(r":\s*\n", ": ", str(error).strip()).partition("\n")[0].rstrip(".")
+        stack = list(getattr(error, "real_stack", None) or ())
+        where = f" at {stack[-1].filename}:{stack[-1].lineno} ({stack[-1].line})" if stack else ""
+        files = {frame.filename for frame in stack}
+        culprits = [
+            module
+            for module in self.model.modules()
+            if isinstance(module, Attention)
+            and inspect.getsourcefile(type(module)) in files
+            and not isinstance(module.forward, _Plain)
+        ]
+        kinds = sorted({type(module).__name__ for module in culprits})
+        log.warning(
+            "the model cannot be compiled as a whole%s: %s. %s as plain Python; set "
+            "trainer.compile=false to be rid of this message",
+            where,
+            reason,
+            f"{', '.join(kinds)} will run" if kinds else "It will run",
+        )
+        if not culprits:
+            return self.model
+        for module in culprits:
+            module.forward = _Plain(module)
+        return self._compile(whole=False)
+
+
+def _call(model: nn.Module, /, *args: Any, **options: Any) -> Any:
+    return model(*args, **options)
+
+
+class _Plain:
+    """The `forward` of a module, left out of every graph."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return _call_plain(self._module, *args, **options)
+
+
+@torch.compiler.disable
+def _call_plain(module: nn.Module, *args: Any, **options: Any) -> Any:
+    return type(module).forward(module, *args, **options)
+
+
+class CompileClock:
+    """Measures how long torch compiles, from `start` to `stop`.
+
+    Attributes:
+        seconds: so far.
+        tell: is called as compiling begins; None: nobody.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.tell: Callable[[], None] | None = None
+        self._began: float | None = None
+
+    def start(self) -> None:
+        """Listens to torch's compiler."""
+        handler = _callbacks().callback_handler
+        handler.register_start_callback(self._on_begin)
+        handler.register_end_callback(self._on_end)
+
+    def stop(self) -> None:
+        """Listens no more."""
+        handler = _callbacks().callback_handler
+        with contextlib.suppress(ValueError):  # torch was reset meanwhile
+            handler.remove_start_callback(self._on_begin)
+            handler.remove_end_callback(self._on_end)
+
+    def _on_begin(self, _: Any) -> None:
+        self._began = time.perf_counter()
+        if self.tell is not None:
+            self.tell()
+
+    def _on_end(self, _: Any) -> None:
+        if self._began is not None:
+            self.seconds += time.perf_counter() - self._began
+            self._began = None
+
+
+def _callbacks() -> ModuleType:
+    from torch._dynamo import callback  # half a second, for runs that compile alone
+
+    return callback
