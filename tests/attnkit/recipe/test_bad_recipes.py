@@ -103,7 +103,7 @@ LINES = [
     ("trainer: fast", "bad.yaml:2:10: trainer: expected a mapping of options, got text 'fast'"),
     (
         "trainer: {compile: 1}",
-        "bad.yaml:2:20: trainer.compile: expected true or false, got the number 1",
+        "bad.yaml:2:20: trainer.compile: expected `auto` or true or false, got the number 1",
     ),
     (
         "trainer: {precision: bf1}",

@@ -74,7 +74,7 @@ def test_what_is_left_out_is_what_leaks(make_task):
                 ((task.model(changed) - base)[0, :j].abs().amax(-1) > 0).nonzero()[:, 0].tolist()
             )
     assert moved == {0, 1, 2, 3}
-    assert set(range(16)) - set(task._scored) == moved
+    assert set(task._unscored.nonzero().flatten().tolist()) == moved
 
 
 def test_a_mask_that_shows_everything_leaves_no_honest_prediction(make_task):
