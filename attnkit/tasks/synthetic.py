@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from attnkit.data.batch import filled_up
 from attnkit.data.errors import DataError
