@@ -366,7 +366,8 @@ def recipe_of(directory: Path) -> Path:
     if not path.is_file() and (below := _runs_below(directory)):
         shown = ", ".join(map(str, below[:_MOST_SHOWN]))
         more = f" and {len(below) - _MOST_SHOWN} more" if len(below) > _MOST_SHOWN else ""
-        raise RunDirectoryError(f"{directory} holds {len(below)} runs; name one: {shown}{more}")
+        count = "a run" if len(below) == 1 else f"{len(below)} runs"
+        raise RunDirectoryError(f"{directory} is above {count}; name one: {shown}{more}")
     if not path.is_file():
         raise RunDirectoryError(
             f"{directory} holds no {RECIPE}, so it is no run; a run's directory ends in seed<k>"

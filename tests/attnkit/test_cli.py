@@ -360,7 +360,7 @@ def test_several_runs_below_a_folder_are_named():
         folder = Path("runs/small", name)
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text("")
-    expected = "runs holds 2 runs; name one: runs/small/base/seed0, runs/small/base/seed1"
+    expected = "runs is above 2 runs; name one: runs/small/base/seed0, runs/small/base/seed1"
     for command in (["generate", "runs"], ["attention", "runs", "--text", "a"], ["resume", "runs"]):
         assert complaint(*command) == expected
 

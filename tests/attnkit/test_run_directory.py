@@ -1,6 +1,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -115,8 +116,11 @@ def test_the_environment_pins_versions_and_names_nobody(monkeypatch):
 def test_the_recipe_of_a_run_is_found(directory):
     make_run(directory, finished=False)
     assert recipe_of(directory).read_text() == "name: name\n"
-    with pytest.raises(RunDirectoryError, match=r"holds no recipe.yaml, so it is no run"):
+    above = f"{directory.parent} is above a run; name one: {directory}"
+    with pytest.raises(RunDirectoryError, match=re.escape(above)):
         recipe_of(directory.parent)
+    with pytest.raises(RunDirectoryError, match=r"holds no recipe.yaml, so it is no run"):
+        recipe_of(directory / "checkpoints")
     shutil.rmtree(directory)
     with pytest.raises(RunDirectoryError, match="does not exist; give the directory of a run"):
         recipe_of(directory)
