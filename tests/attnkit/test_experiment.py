@@ -90,6 +90,9 @@ def test_the_result_says_what_a_comparison_needs(real_run):
         written["tokens"] / written["seconds"], 0.5
     )
     assert written["loss_is_language_modeling"] is True
+    assert written["data"]["source"]
+    assert len(written["data"]["sha256"]) == 64
+    assert written["unknown_share"] == 0
     assert written["later_influence"]["num_moved"] == 0
     assert written["device"] == "cpu"
     assert written["parameters"] == sum(written["parameters_by_part"].values())

@@ -1,4 +1,5 @@
 import ast
+import platform
 import sysconfig
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from attnkit.data.errors import DataError
 from attnkit.data.sources.stdlib_docs import StdlibDocs
+from attnkit.experiment import data_read
 
 LONG = "Says more than eighty characters about what it is for, so that it is worth reading {}."
 
@@ -90,3 +92,12 @@ def test_the_running_library_gives_a_corpus(
     assert 0.08 < source.num_bytes("val") / about["bytes"] < 0.12
     assert not set(source.documents("train")) & set(source.documents("val"))
     assert about["sha256"] == StdlibDocs().fingerprint()
+
+
+def test_a_result_says_which_python_was_read(library: Path) -> None:
+    source = StdlibDocs()
+    assert data_read({"source": source.describe()}) == {
+        "source": "docstrings of the Python standard library",
+        "python": platform.python_version(),
+        "sha256": source.fingerprint(),
+    }
