@@ -20,7 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from attnkit.attention.base import Attention
-from attnkit.attention.kernels import fla  # noqa: F401  (it registers its kernels)
+from attnkit.attention.kernels import KERNELS as SHELF
+from attnkit.attention.kernels import (
+    Call,
+    Kernel,
+    Where,
+    fla,  # noqa: F401  (it registers its kernels)
+)
+from attnkit.attention.kernels.choosing import Seat, seat_of, trust
 from attnkit.attention.kernels.outside import (
     KERNELS,
     OPERATIONS,
@@ -31,7 +38,8 @@ from attnkit.attention.kernels.outside import (
     asked,
     take,
 )
-from attnkit.masks import Causal
+from attnkit.attention.score_attention import ScoreAttention
+from attnkit.masks import Causal, Mask, name_of
 
 log = logging.getLogger("attnkit")
 
@@ -90,8 +98,9 @@ class Certificate:
 
 
 def is_any_installed() -> bool:
-    """True if there is an outside kernel at all."""
-    return any(kernel.version() is not None for kernel in KERNELS.values())
+    """True if there is a kernel to certify at all."""
+    states = any(kernel.version() is not None for kernel in KERNELS.values())
+    return states or torch.cuda.is_available() or any(k.outside for k in SHELF.values())
 
 
 def certify_model(
@@ -111,7 +120,7 @@ def certify_model(
         dtype: of autocast; None: there is none.
         folder: where certificates are kept; None: nowhere.
     """
-    certificates = []
+    certificates = _certify_shelf(model, num_tokens, device, dtype, folder)
     for request in _requests(model, device, dtype):
         for kernel in reversed(KERNELS.values()):
             if kernel.version() is None or not kernel.serves(request):
@@ -147,12 +156,92 @@ def _requests(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
     return list(found)
 
 
+class _OfTheShelf:
+    """A kernel for maps of scores, as one that may be certified: q, k, v -> heads."""
+
+    def __init__(self, kernel: Kernel, call: Call) -> None:
+        self.kernel, self.call = kernel, call
+
+    @property
+    def name(self) -> str:
+        return self.kernel.name
+
+    def version(self) -> str | None:
+        return self.kernel.version
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.kernel(self._with(*inputs)),)
+
+    def operation(self) -> Operation:
+        """What it is compared with: the reference kernel."""
+        return Operation(
+            f"attention under {name_of(self.call.mask)}",
+            lambda *inputs: (SHELF["reference"](self._with(*inputs)),),
+            self._sample,
+        )
+
+    def _with(self, q: Tensor, k: Tensor, v: Tensor) -> Call:
+        return dataclasses.replace(self.call, q=q, k=k, v=v)
+
+    def _sample(
+        self, widths: tuple[int, ...], sizes: tuple[int, int, int], generator: torch.Generator
+    ) -> list[Tensor]:
+        heads = (self.call.q.shape[1], self.call.k.shape[1], self.call.v.shape[1])
+        return [
+            torch.randn(1, count, sizes[2], width, generator=generator)
+            for count, width in zip(heads, widths, strict=True)
+        ]
+
+
+Subject = OutsideKernel | _OfTheShelf
+
+
+def _certify_shelf(
+    model: nn.Module,
+    num_tokens: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    folder: Path | None,
+) -> list[Certificate]:
+    """Certifies FlexAttention and plugins' kernels wherever they would compute the map of a
+    model's self-attention. One that is off is not asked again.
+    """
+    if not isinstance(mask := getattr(model, "mask", None), Mask):
+        return []
+    length = min(num_tokens, LONGEST)
+    mask = mask.bind(documents=torch.arange(length, device=device).mul(3).div(length).long()[None])
+    made: dict[Seat, Certificate] = {}
+    for attention in (module for module in model.modules() if isinstance(module, ScoreAttention)):
+        width = dtype or attention.output.weight.dtype
+        where = Where(device.type, width)
+        call = attention.call_of_shape(length, length, mask, width)
+        call = dataclasses.replace(call, dropout=0.0)
+        for kernel in SHELF.values():
+            seat = seat_of(kernel, call, where)
+            asked_for = kernel.outside or (kernel.name == "flex" and device.type == "cuda")
+            if not asked_for or seat in made or kernel.refusal(call) is not None:
+                continue
+            if not kernel.suits(call, where).takes:
+                continue
+            subject = _OfTheShelf(kernel, call)
+            widths = tuple(heads.shape[-1] for heads in (call.q, call.k, call.v))
+            operation = subject.operation()
+            request = Request(operation.name, device.type, width, widths)
+            found = certify(subject, request, length, device, folder, operation, (length,))
+            made[seat] = found
+            (log.info if found.accepted else log.warning)(found.words)
+            trust(seat, None if found.accepted else found.words)
+    return list(made.values())
+
+
 def certify(
-    kernel: OutsideKernel,
+    kernel: Subject,
     request: Request,
     num_tokens: int,
     device: torch.device,
     folder: Path | None = None,
+    operation: Operation | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Certificate:
     """Compares a kernel with the plain operation: heads, the last state and the gradients by all
     inputs, at several lengths. A certificate that is in the folder already is returned.
@@ -163,6 +252,8 @@ def certify(
         num_tokens: length of the run's sequences.
         device: where.
         folder: where certificates are kept; None: nowhere.
+        operation: what it is compared with; None: the one that the request names.
+        lengths: tokens of each comparison; None: `LENGTHS`, and those of the run.
     """
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     blank = Certificate(
@@ -173,13 +264,14 @@ def certify(
         torch.__version__,
         str(request.dtype).removeprefix("torch."),
         request.widths,
-        tuple(sorted({*LENGTHS, min(num_tokens, LONGEST)})),
+        tuple(lengths or sorted({*LENGTHS, min(num_tokens, LONGEST)})),
     )
     file = None if folder is None else folder / f"{blank.key}.json"
     known = None if file is None else _read(file, blank)
     if known is not None:
         return known
-    certificate = _compared(blank, kernel, OPERATIONS[request.operation], request, device)
+    operation = OPERATIONS[request.operation] if operation is None else operation
+    certificate = _compared(blank, kernel, operation, request, device)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
@@ -204,7 +296,7 @@ def _read(file: Path, blank: Certificate) -> Certificate | None:
 
 def _compared(
     blank: Certificate,
-    kernel: OutsideKernel,
+    kernel: Subject,
     operation: Operation,
     request: Request,
     device: torch.device,
@@ -221,7 +313,7 @@ def _compared(
         plain = run(functools.partial(_as_mechanisms_do, operation.plain, request))
         try:
             ways = [run(kernel)]
-            if KERNELS.get(kernel.name) is kernel:
+            if isinstance(kernel, OutsideKernel) and KERNELS.get(kernel.name) is kernel:
                 ways.append(run(functools.partial(as_a_node, kernel)))
         except Exception as error:  # whatever it is, the plain path goes on
             words = f"refused: {about}: {type(error).__name__}: {error}".splitlines()[0]
@@ -244,17 +336,17 @@ def _compared(
 
 
 def _as_mechanisms_do(
-    plain: Callable[..., tuple[Tensor, Tensor]], request: Request, *inputs: Tensor
-) -> tuple[Tensor, Tensor]:
+    plain: Callable[..., tuple[Tensor, ...]], request: Request, *inputs: Tensor
+) -> tuple[Tensor, ...]:
     """The plain operation in the dtype of a request."""
     half = request.dtype != torch.float32
     with torch.autocast(request.device, dtype=request.dtype if half else None, enabled=half):
-        heads, state = plain(*(tensor.float() for tensor in inputs))
-    return heads.to(request.dtype), state
+        heads, *state = plain(*(tensor.float() for tensor in inputs))
+    return heads.to(request.dtype), *state
 
 
 def _results(
-    inputs: Sequence[Tensor], seed: int, run: Callable[..., tuple[Tensor, Tensor]]
+    inputs: Sequence[Tensor], seed: int, run: Callable[..., tuple[Tensor, ...]]
 ) -> dict[str, Tensor]:
     """Outputs, and gradients of a random sum of them, by name."""
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
@@ -266,7 +358,7 @@ def _results(
             share = torch.randn(output.shape, generator=generator, dtype=torch.float64)
             total = total + (output.double() * share.to(output.device)).sum()
         gradients = torch.autograd.grad(total, inputs)
-    named = dict(zip(("heads", "last state"), outputs, strict=True))
+    named = dict(zip(("heads", "last state"), outputs, strict=False))
     names = (f"gradient by {name}" for name in ("q", "k", "v", "what else a key carries"))
     return {**named, **dict(zip(names, gradients, strict=False))}
 

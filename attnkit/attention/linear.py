@@ -52,7 +52,8 @@ class Linear(Recurrent):
         """The normalised sums over the keys that each query may see (B, H, T, D), and after the
         last key the sums S (B, H, F, D) and their total z (B, H, F, 1).
         """
-        q, k = self.features(q), self.features(k)
+        # The layout that the products want anyway; torch's backward of elu has its own for others.
+        q, k = self.features(q.contiguous()), self.features(k.contiguous())
         real = real_keys(mask, k)
         k = k if real is None else k * real
         assert not isinstance(state, Tensor)

@@ -100,6 +100,14 @@ class Kernel(ABC):
 
     name: ClassVar[str]
 
+    outside: ClassVar[bool] = False
+    """True where the code is a plugin's or another package's: it runs only once it was certified on
+    the card at hand, see `attention/certificate.py`.
+    """
+
+    version: ClassVar[str] = ""
+    """Of code from outside: with another version it is certified again."""
+
     @abstractmethod
     def refusal(self, call: Call) -> str | None:
         """Why it cannot compute this call, wherever that runs; None: it can."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from attnkit.attention.kernels.call import Bias, Call, Kernel, ScoreMod, Verdict, Where
@@ -17,7 +18,7 @@ from attnkit.attention.kernels.flex import Flex
 from attnkit.attention.kernels.reference import Reference
 from attnkit.attention.kernels.sdpa import Sdpa
 from attnkit.attention.kernels.windowed import Windowed
-from attnkit.masks import Mask, NoMask
+from attnkit.masks import Mask, NoMask, name_of
 
 log = logging.getLogger("attnkit")
 
@@ -40,10 +41,51 @@ class Choice:
     why: str
 
 
+def offer(kernel: Kernel) -> Kernel:
+    """Puts a plugin's kernel first on the shelf. Where its `outside` is True, it runs only once it
+    was certified.
+
+    Raises:
+        ValueError: if its name is that of another kernel.
+    """
+    others = {name: known for name, known in KERNELS.items() if type(known) is not type(kernel)}
+    if kernel.name in others:
+        raise ValueError(f"kernel name {kernel.name!r} is taken; choose another one")
+    KERNELS.clear()
+    KERNELS.update({kernel.name: kernel, **others})
+    return kernel
+
+
+Seat = tuple[str, str, torch.dtype, int, str, bool]
+"""Kernel, device, dtype, D, mask, whether there is a bias: one certificate is made for each."""
+
+_certified: dict[Seat, str | None] = {}
+
+
+def seat_of(kernel: Kernel, call: Call, where: Where) -> Seat:
+    """What a certificate for this call holds for."""
+    bias = call.bias is not None
+    return kernel.name, where.device, where.dtype, call.v.shape[-1], name_of(call.mask), bias
+
+
+def trust(seat: Seat, doubt: str | None) -> None:
+    """Takes note of a certificate; a doubt keeps the kernel out of this seat from now on."""
+    _certified[seat] = doubt
+
+
+def _doubt(kernel: Kernel, call: Call, where: Where) -> str | None:
+    """Why a kernel is not to be trusted with a call, though it says that it can compute it."""
+    if not kernel.outside and not _certified:
+        return None
+    seat = seat_of(kernel, call, where)
+    missing = "it was not certified on this machine" if kernel.outside else None
+    return _certified.get(seat, missing)
+
+
 def verdicts(call: Call, where: Where) -> Iterator[tuple[Kernel, Verdict]]:
     """Asks one kernel after the other, up to the first that takes the call."""
     for kernel in KERNELS.values():
-        refusal = kernel.refusal(call)
+        refusal = kernel.refusal(call) or _doubt(kernel, call, where)
         verdict = kernel.suits(call, where) if refusal is None else Verdict(False, refusal)
         yield kernel, verdict
         if verdict.takes:

@@ -29,7 +29,7 @@ class Operation:
     """
 
     name: str
-    plain: Callable[..., tuple[Tensor, Tensor]]
+    plain: Callable[..., tuple[Tensor, ...]]
     sample: Callable[[tuple[int, ...], tuple[int, int, int], torch.Generator], list[Tensor]]
 
 

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attnkit.attention import certificate
+from attnkit.attention import certificate, kernels
 from attnkit.attention.base import build_attention
 from attnkit.attention.certificate import certify, certify_model
-from attnkit.attention.kernels import fla, outside
+from attnkit.attention.kernels import choosing, fla, outside
+from attnkit.attention.kernels.call import Verdict
 from attnkit.attention.kernels.outside import OPERATIONS, OutsideKernel, Request
 from attnkit.callbacks.certificates import Certificates
 from attnkit.masks import Causal
@@ -312,3 +313,66 @@ def test_nothing_is_asked_where_nothing_is_installed(monkeypatch):
     monkeypatch.setattr(certificate, "certify_model", None)
     model = LanguageModel(5, max_seq_len=40, dim=C, num_layers=1, attention="retention")
     Certificates(pytest.fail).on_train_start(None, SimpleNamespace(model=model))
+
+
+class OwnKernel(kernels.Kernel):
+    """A plugin's way to compute maps of scores: the reference, times `factor`."""
+
+    name, outside, version = "own", True, "2"
+
+    def __init__(self, factor):
+        self.factor, self.calls = factor, 0
+
+    def refusal(self, call):
+        return call.why_own if call.weights is not None else None
+
+    def suits(self, call, where):
+        return Verdict(True, "as the plugin says")
+
+    def __call__(self, call):
+        self.calls += 1
+        return kernels.KERNELS["reference"](call) * self.factor
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    """Puts a kernel first on the shelf, for one test alone."""
+    monkeypatch.setattr(choosing, "_certified", {})
+
+    before = dict(kernels.KERNELS)
+    yield kernels.offer
+    kernels.KERNELS.clear()
+    kernels.KERNELS.update(before)
+
+
+def test_a_kernels_name_is_its_own(shelf):
+    first, again = shelf(OwnKernel(1.0)), shelf(OwnKernel(1.0))
+    assert next(iter(kernels.KERNELS.values())) is again is not first
+    again.name = "sdpa"
+    with pytest.raises(ValueError, match="kernel name 'sdpa' is taken"):
+        shelf(again)
+
+
+@pytest.mark.parametrize("mask", ["causal", "sliding_window", ["causal", "document"]])
+@pytest.mark.parametrize("position", ["none", "alibi"])
+@pytest.mark.parametrize(("factor", "accepted"), [(1.0, True), (1.02, False)])
+def test_a_plugins_kernel_on_the_shelf_runs_once_certified(mask, position, factor, accepted, shelf):
+    kernel = shelf(OwnKernel(factor))
+    model = LanguageModel(
+        5, max_seq_len=40, dim=C, num_layers=2, attention="multi_head", mask=mask, position=position
+    )
+    tokens = torch.randint(5, (2, 40))
+    documents = torch.zeros(2, 40, dtype=torch.long)
+    expected = model(tokens, documents=documents)
+    assert kernel.calls == 0
+    call = model.layers[0].attention.call_of_shape(40, 40, Causal(), torch.float32)
+    (first, verdict), *_ = kernels.verdicts(call, kernels.Where("cpu", torch.float32))
+    assert (first.name, verdict.takes) == ("own", False)
+    assert verdict.why == "it was not certified on this machine"
+    (made,) = certify_model(model, 40, CPU, None, None)
+    assert (made.kernel, made.version, made.accepted) == ("own", "2", accepted)
+    assert set(made.errors) == {"heads", "gradient by q", "gradient by k", "gradient by v"}
+    assert accepted or "heads 2.0e-02 off (plain torch " in made.words
+    seen = kernel.calls
+    torch.testing.assert_close(model(tokens, documents=documents), expected)
+    assert kernel.calls == seen + 2 * accepted
