@@ -137,6 +137,7 @@ def test_the_surface_is_what_was_agreed_on():
             "--gold",
             "--gold-form",
             "--gold-index",
+            "--length",
             "--length-penalty",
             "--moses",
             "--output",
