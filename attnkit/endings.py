@@ -13,7 +13,8 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from attnkit.callbacks.stops import Terminated
+from attnkit.callbacks.stops import Stops, Terminated
+from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.divergence import DivergedError
 from attnkit.tasks.base import Task
@@ -82,6 +83,25 @@ def plain_endings(
         if trainer.world_size > 1 and _PEER_GONE.search(f"{type(error).__name__} {error}"):
             raise ProcessLostError(left.without_the_others()) from error
         raise
+
+
+@contextmanager
+def told_of_restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
+    """Gives whatever goes wrong while a checkpoint is restored one message.
+
+    Raises:
+        CheckpointError: if it does not fit.
+    """
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        if checkpoint is None or stops.has_begun:
+            raise
+        words = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint} does not fit this run: {type(error).__name__}: {words}; restore it, or "
+            "train the run again with --overwrite"
+        ) from error
 
 
 class _Left:

@@ -8,8 +8,8 @@ import functools
 import logging
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from attnkit import run_directory
-from attnkit.assembly.by_task import build_data, build_model, build_task
+from attnkit.assembly.by_task import build_data, build_model, build_task, check_size
 from attnkit.callbacks.attention_maps import AttentionMaps
 from attnkit.callbacks.certificates import Certificates
 from attnkit.callbacks.checkpoints import Checkpoints
@@ -29,21 +29,18 @@ from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.progress import TrainingProgress
 from attnkit.callbacks.samples import Samples
 from attnkit.callbacks.stops import Stops
-from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.lightning_io import StoredCheckpoints
 from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.cpu.training import KeptMemory
-from attnkit.endings import plain_endings
+from attnkit.endings import plain_endings, told_of_restoring
 from attnkit.hardware import (
     HardwareError,
     device_name,
     fast_dtype,
     peak_memory_bytes,
-    physical_memory_bytes,
 )
 from attnkit.models.accounting import costs
-from attnkit.models.shapes_only import shapes_only
 from attnkit.plugins import keep, made_with, remember
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.resume import (
@@ -88,6 +85,7 @@ class Result:
     example: str
 
 
+@tolerant_streams()
 def run(
     recipe: Recipe,
     *,
@@ -121,27 +119,8 @@ def run(
         KeyboardInterrupt: if it was interrupted; the message says what is left behind.
         SystemExit: if it was terminated, with the code 143.
     """
-    with tolerant_streams():
-        return _run(
-            recipe,
-            recipe.run_dir if directory is None else directory,
-            overwrite=overwrite,
-            resume=resume,
-            allow_changes=allow_changes,
-            check=check,
-        )
-
-
-def _run(
-    recipe: Recipe,
-    directory: Path,
-    *,
-    overwrite: bool,
-    resume: Resume,
-    allow_changes: bool,
-    check: bool,
-) -> Result:
     check_single(recipe)
+    directory = recipe.run_dir if directory is None else directory
     plugins = made_with(recipe.to_dict())
 
     def starting() -> Start:
@@ -235,42 +214,6 @@ def _run(
     if trainer.is_global_zero:
         run_directory.write_json(directory / run_directory.RESULT, record)
     return Result(directory, metrics, record.get("ngram_floors", {}), record, sample, example)
-
-
-def check_size(recipe: Recipe, *vocab_sizes: int) -> None:
-    """Checks that the weights fit into this machine, before any are made.
-
-    Raises:
-        HardwareError: if they do not.
-    """
-    memory = physical_memory_bytes()
-    with shapes_only():
-        count = sum(p.numel() for p in build_model(recipe, *vocab_sizes).parameters())
-    if memory is not None and 4 * count > memory:
-        raise HardwareError(
-            f"model: {count:,} parameters take {4 * count / 1e9:,.1f} GB in float32, and this "
-            f"machine has {memory / 1e9:,.1f} GB; lower model.dim, model.num_layers or the "
-            "vocabulary"
-        )
-
-
-@contextmanager
-def told_of_restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
-    """Gives whatever goes wrong while a checkpoint is restored one message.
-
-    Raises:
-        CheckpointError: if it does not fit.
-    """
-    try:
-        yield
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        if checkpoint is None or stops.has_begun:
-            raise
-        words = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"{checkpoint} does not fit this run: {type(error).__name__}: {words}; restore it, or "
-            "train the run again with --overwrite"
-        ) from error
 
 
 def data_read(described: dict[str, Any]) -> dict[str, Any]:

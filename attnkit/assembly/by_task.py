@@ -7,7 +7,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from attnkit.hardware import compiles
+from attnkit.hardware import HardwareError, compiles, physical_memory_bytes
+from attnkit.models.shapes_only import shapes_only
 from attnkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,6 +31,23 @@ def build_data(recipe: Recipe) -> Any:
 def build_model(recipe: Recipe, *vocab_sizes: int) -> Any:
     """The model that a recipe describes, with weights drawn from its seed."""
     return _assembly(recipe).build_model(recipe, *vocab_sizes)
+
+
+def check_size(recipe: Recipe, *vocab_sizes: int) -> None:
+    """Checks that the weights fit into this machine, before any are made.
+
+    Raises:
+        HardwareError: if they do not.
+    """
+    memory = physical_memory_bytes()
+    with shapes_only():
+        count = sum(p.numel() for p in build_model(recipe, *vocab_sizes).parameters())
+    if memory is not None and 4 * count > memory:
+        raise HardwareError(
+            f"model: {count:,} parameters take {4 * count / 1e9:,.1f} GB in float32, and this "
+            f"machine has {memory / 1e9:,.1f} GB; lower model.dim, model.num_layers or the "
+            "vocabulary"
+        )
 
 
 def build_task(recipe: Recipe, model: nn.Module, data: Any) -> Task:

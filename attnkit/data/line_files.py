@@ -25,7 +25,7 @@ def read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path} does not exist (seen from {Path.cwd()})")
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -33,6 +33,28 @@ def read_lines(path: Path) -> list[str]:
     if lines and not lines[-1]:
         lines.pop()
     return decoded(str(path), lines)
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a gzipped file; text shrinks to a fifth or so, and nothing honest shrinks a
+    hundredfold.
+
+    Raises:
+        DataError: if it is a bomb.
+    """
+    most = max(100 * path.stat().st_size, _SMALL)
+    with gzip.open(path) as file:
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise DataError(
+            f"{path} unpacks to more than {most:,} bytes, a hundred times its size, which is no "
+            "text; unpack it yourself if it is"
+        )
+    return raw
+
+
+_SMALL = 2**24
+"""Bytes that any file may unpack to."""
 
 
 def decoded(name: str, lines: Sequence[bytes], first_number: int = 1) -> list[str]:

@@ -20,6 +20,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from attnkit import experiment
+from attnkit.assembly import by_task
 from attnkit.data.errors import DataError
 from attnkit.endings import DivergedError
 from attnkit.experiment import build_data, build_model, build_task
@@ -448,7 +449,7 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, n
 
 
 def test_a_model_beyond_this_machine_is_refused_before_it_is_made(small, monkeypatch):
-    monkeypatch.setattr(experiment, "physical_memory_bytes", lambda: 10_000)
+    monkeypatch.setattr(by_task, "physical_memory_bytes", lambda: 10_000)
     recipe = small()
     with pytest.raises(HardwareError, match=r"parameters take .* GB in float32, and this"):
         experiment.run(recipe)

@@ -7,6 +7,7 @@ import pytest
 
 from attnkit.data.alignments import gold_of, project, words
 from attnkit.data.errors import DataError
+from attnkit.data.line_files import read_lines
 from attnkit.data.pairs.cldr_pairs import CldrPairs
 from attnkit.data.pairs.multi30k import Multi30k
 from attnkit.data.pairs.parallel_files import ParallelFiles
@@ -235,3 +236,11 @@ def test_tatoeba_says_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.delenv("ATTNKIT_DATA", raising=False)
     with pytest.raises(DataError, match=r"not on this machine; unpack https.*data.root"):
         list(Tatoeba(root=str(tmp_path)).pairs("train"))
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path):
+    """20 kB that would become 20 MB."""
+    bomb = tmp_path / "bomb.gz"
+    bomb.write_bytes(gzip.compress(b"\n" * 20_000_000))
+    with pytest.raises(DataError, match=r"bomb\.gz unpacks to more than 16,777,216 bytes"):
+        read_lines(bomb)
