@@ -31,6 +31,7 @@ from attnkit.registry import (
     Registry,
     RegistryError,
     Spec,
+    home_of,
     installed_plugin_failures,
     load_plugin,
     suggest,
@@ -156,7 +157,7 @@ def show(what: str, overrides: Sequence[str], plugins: Sequence[str]) -> None:
 def _show_name(registry: Registry[Any], name: str) -> None:
     cls = registry.get(name)
     doc = (inspect.getdoc(cls) or "").partition("\nArgs:")[0].strip()
-    console.print(f"[bold cyan]{name}[/]  [dim]{registry.kind}, {cls.__module__}[/]")
+    console.print(f"[bold cyan]{name}[/]  [dim]{registry.kind}, {escape(home_of(cls))}[/]")
     console.print(Text(doc))
     if registry is ATTENTION:
         _show_mechanism(cls)
@@ -174,8 +175,8 @@ def _show_mechanism(cls: Any) -> None:
     places = ", ".join(sorted(kind.replace("_", " ") for kind in cls.position_kinds))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for label, text in (
-        ("formula", cls.formula),
-        ("paper", cls.paper),
+        ("formula", vars(cls).get("formula")),  # not its parent's: it differs from that
+        ("paper", vars(cls).get("paper")),
         ("serves", ", ".join(f"{role}-attention" for role in sorted(cls.roles, reverse=True))),
         ("masks", masks),
         ("positions", f"acting on {places}"),

@@ -93,6 +93,19 @@ def options_of(cls: type) -> dict[str, Option]:
     return found
 
 
+def positional_option(cls: type, key: str) -> str:
+    """Says how to make an option of a parameter that stands before the `*`; empty: it is none."""
+    for owner in cls.__mro__:
+        init = owner.__dict__.get("__init__")
+        parameter = inspect.signature(init).parameters.get(key) if init else None
+        if parameter is not None and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            return (
+                f"`{key}` of {owner.__name__}.__init__ is positional, and options stand behind a "
+                f"`*`: def __init__(self, dim, *, {key}, ...)"
+            )
+    return ""
+
+
 @functools.cache  # each mask and each layer that is built asks
 def _declared(owner: type) -> tuple[dict[str, tuple[Any, str]], bool]:
     """What the `__init__` of a class itself declares: name -> annotation and help; and whether it

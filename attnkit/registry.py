@@ -24,7 +24,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from attnkit.options import REQUIRED, Option, RegistryError, Spec, options_of, suggest
+from attnkit.options import (
+    REQUIRED,
+    Option,
+    RegistryError,
+    Spec,
+    options_of,
+    positional_option,
+    suggest,
+)
 
 __all__ = [
     "ATTENTION",
@@ -43,6 +51,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "Spec",
+    "home_of",
     "import_source",
     "imported_source",
     "load_plugin",
@@ -146,8 +155,10 @@ class Registry(Generic[T]):
         known = options_of(cls)
         for key in spec.options:
             if key not in known:
+                positional = positional_option(cls, key)
+                why = f"; {positional}" if positional else suggest(key, known)
                 raise RegistryError(
-                    f"{self.kind} `{spec.name}` has no option `{key}`{suggest(key, known)} "
+                    f"{self.kind} `{spec.name}` has no option `{key}`{why} "
                     f"(known: {', '.join(known) or 'none'})"
                 )
         for option in known.values():
@@ -243,6 +254,13 @@ def _module_name(path: str) -> str:
     return (
         f"attnkit_plugin_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
     )
+
+
+def home_of(cls: type) -> str:
+    """Where a class comes from: its module; the file of a plugin that is a file."""
+    if cls.__module__.startswith("attnkit_plugin_"):
+        return inspect.getfile(cls)
+    return "a notebook or script" if cls.__module__ == "__main__" else cls.__module__
 
 
 _entry_point_failures: list[str] = []

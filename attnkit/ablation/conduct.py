@@ -29,11 +29,12 @@ DIVERGED = 3
 """Exit code of a run that left the finite numbers."""
 
 
-def conduct(recipe: Recipe) -> tuple[Path, list[Failure]]:
+def conduct(recipe: Recipe, *, check: bool = True) -> tuple[Path, list[Failure]]:
     """Runs what is missing of a study.
 
     Args:
         recipe: with its section `ablation`.
+        check: refuse plugins that break a law.
 
     Returns:
         The study's folder, and the trials that failed.
@@ -55,13 +56,13 @@ def conduct(recipe: Recipe) -> tuple[Path, list[Failure]]:
             progress.say(line)
         tried = candidates(study)
         if tried:
-            lost = Launch(launcher, progress).run([candidate.trial for candidate in tried])
+            lost = Launch(launcher, progress, check).run([candidate.trial for candidate in tried])
             failures += [failure for failure in lost if failure.code != DIVERGED]
         without = choose(study, tried, progress.say)
         failures += [Failure(name, DIVERGED, "has no candidate with a loss") for name in without]
         study.write()
         trials = [trial for trial in study.trials() if trial.recipe.variant not in without]
-        failures += Launch(launcher, Progress(study.plan.options.metric)).run(trials)
+        failures += Launch(launcher, Progress(study.plan.options.metric), check).run(trials)
     return study.directory, failures
 
 

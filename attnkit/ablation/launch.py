@@ -95,10 +95,12 @@ class Launch:
     Args:
         launcher: starts their processes.
         progress: shows how far they are.
+        check: refuse plugins that break a law.
     """
 
     launcher: Launcher
     progress: Progress
+    check: bool = True
     failures: list[Failure] = field(default_factory=list)
     _waiting: list[Trial] = field(default_factory=list)
     _started: dict[str, Trial] = field(default_factory=dict)
@@ -160,7 +162,7 @@ class Launch:
             if trial not in unfinished:
                 self.progress.ended(trial, None)
         self._started |= {trial.key: trial for trial in unfinished}
-        self.launcher.start([trial.job() for trial in unfinished])
+        self.launcher.start([trial.job(check=self.check) for trial in unfinished])
 
     def _take_leave(self, end: Ended, stopping: bool) -> None:
         trial = self._started.pop(end.key)

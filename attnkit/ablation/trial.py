@@ -85,14 +85,17 @@ class Trial:
         """A number that it came to; NaN where it has none of that name."""
         return float(self.result()["metrics"].get(name, math.nan))
 
-    def job(self) -> Job:
-        """The process that begins it, or goes on with it. Writes its recipe down."""
+    def job(self, *, check: bool = True) -> Job:
+        """The process that begins it, or goes on with it; it refuses plugins that break a law, if
+        `check`. Writes its recipe down.
+        """
         recipe = replace(self.recipe, seed=0)
         self._folder.mkdir(parents=True, exist_ok=True)
         run_directory.write_text(self._recipe_file, recipe.to_yaml())
         seed = f"seed={self.recipe.seed}"
         arguments = ("-P", "-m", "attnkit", "run", str(self._recipe_file), seed)
-        return Job(self.key, (*arguments, "--resume", "auto"), self.log)
+        unchecked = () if check else ("--no-check",)
+        return Job(self.key, (*arguments, "--resume", "auto", *unchecked), self.log)
 
     def check_same(self) -> None:
         """Checks that what lies in its directory, if anything, is this trial.

@@ -26,12 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from attnkit import norms
+from attnkit.attention import counted
 from attnkit.attention.cache import Cache
 from attnkit.masks import Mask, NoMask, name_of
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 
 Role = Literal["self", "cross"]
+
+_NO_CACHE = "write it, or say `has_cache = False`, and all tokens are read anew at each step"
 
 
 class Attention(nn.Module, ABC):
@@ -79,6 +82,12 @@ class Attention(nn.Module, ABC):
 
     knows_order: ClassVar[bool] = False
     """True where the mechanism itself tells positions apart, as a decay or a convolution does."""
+
+    has_cache: ClassVar[bool] = True
+    """False where an output can only be had from all tokens at once, so that nothing can be kept of
+    them: samples and `generate` then read all tokens anew at each step, and `new_cache` and
+    `decode` are not asked for.
+    """
 
     cache_dtype: ClassVar[torch.dtype | None] = None
     """What its cache is kept in; None: as the keys and values come."""
@@ -200,13 +209,26 @@ class Attention(nn.Module, ABC):
         unless `linear_in_values` says otherwise.
         """
 
-    @abstractmethod
+    def reaches(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """A sparsity of its own: which keys each head looks at, of those that the mask allows.
+        `ScoreAttention` forbids the others. None: all keys.
+
+        Args:
+            query: absolute positions (T, 1).
+            key: absolute positions (1, S).
+
+        Returns:
+            (T, S) or (H, T, S) boolean, True where a key is looked at.
+        """
+        return None
+
     def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
         """`mix` for tokens that follow those in the cache, which it updates: (B, H, T, D)."""
+        raise NotImplementedError(f"{type(self).__name__} has no `decode`; {_NO_CACHE}")
 
-    @abstractmethod
     def new_cache(self) -> Cache:
         """An empty cache for decoding."""
+        raise NotImplementedError(f"{type(self).__name__} has no `new_cache`; {_NO_CACHE}")
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
         """Puts the heads side by side and projects them: (B, H, T, D) -> (B, T, C). `x` is there
@@ -219,19 +241,22 @@ class Attention(nn.Module, ABC):
         linears = [module for module in self.modules() if isinstance(module, nn.Linear)]
         return sum(2 * linear.weight.numel() for linear in linears)
 
-    @abstractmethod
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """Floating-point operations between the projections, forward.
+        """Floating-point operations between the projections, forward. Counted on the meta device,
+        unless a class declares them for its own steps.
 
         Args:
             num_tokens: tokens of one sequence.
             pairs: (query, key) pairs that the mask allows; `num_tokens ** 2` for what a dense
                 kernel computes.
         """
+        return counted.counted_mixing_flops(self, num_tokens, pairs)
 
-    @abstractmethod
     def cache_elements(self, num_tokens: int) -> int:
-        """Numbers that the cache holds for one sequence after `num_tokens` tokens."""
+        """Numbers that the cache holds for one sequence after `num_tokens` tokens. Counted on the
+        meta device, unless a class declares them for its own steps.
+        """
+        return counted.counted_cache_elements(self, num_tokens)
 
     @classmethod
     def memory_order(cls) -> int:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 from torch import Tensor
 
 
-class Cache(ABC):
+class Cache:
     """The memory of one attention over one batch of sequences. Made by `Attention.new_cache`."""
 
     length: int = 0
     """Tokens seen so far."""
 
-    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """The tensors that it holds."""
+        return [value for value in vars(self).values() if isinstance(value, Tensor)]
+
     def num_bytes(self) -> int:
-        """Bytes that the tokens seen so far need."""
+        """Bytes that the tokens seen so far need: those of all tensors, unless a cache keeps room
+        for later tokens.
+        """
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
     def select(self, rows: Tensor) -> None:
         """Keeps these rows of the batch, in this order: what beam search does to its hypotheses.
@@ -82,10 +86,6 @@ class StateCache(Cache):
         if isinstance(self.state, dict):
             return list(self.state.values())
         return [] if self.state is None else [self.state]
-
-    def num_bytes(self) -> int:
-        """Bytes of the state."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
     def select(self, rows: Tensor) -> None:
         if isinstance(self.state, dict):

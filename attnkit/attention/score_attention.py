@@ -20,8 +20,8 @@ from attnkit.masks import Mask
 class ScoreAttention(Attention):
     """Attention by an explicit map: scores, normalised along the keys. The template.
 
-    As long as a subclass leaves `scores`, `normalize` and `weights` as they are here, fused kernels
-    compute `mix`.
+    As long as a subclass leaves `scores`, `normalize`, `weights` and `reaches` as they are here,
+    fused kernels compute `mix`.
     """
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
@@ -68,7 +68,12 @@ class ScoreAttention(Attention):
 
     def normalize_under(self, scores: Tensor, mask: Mask) -> Tensor:
         """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
-        return reference.normalized_under(self.normalize, scores, mask)
+        num_queries, num_keys = scores.shape[-2:]
+        reached = self.reaches(*kernels.positions(num_queries, num_keys, scores.device))
+        if reached is None:
+            return reference.normalized_under(self.normalize, scores, mask)
+        allowed = mask.dense(num_queries, num_keys, scores.device) & reached
+        return self.normalize(scores, allowed).masked_fill(~allowed, 0.0)
 
     def call(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> kernels.Call:
         """What a kernel needs to know of this mechanism to compute `weights @ v`."""
@@ -126,7 +131,7 @@ class ScoreAttention(Attention):
         """The steps of the map that a subclass computes in its own way; with any of them no fused
         kernel fits.
         """
-        steps = ("scores", "normalize", "weights")
+        steps = ("scores", "normalize", "weights", "reaches")
         return [step for step in steps if getattr(cls, step) is not getattr(ScoreAttention, step)]
 
     @classmethod

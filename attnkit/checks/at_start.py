@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from attnkit.checks.laws import LAWS
 from attnkit.checks.seats import MaskCase
 from attnkit.masks import build_mask, name_of
 from attnkit.registry import ATTENTION, POSITIONS, Spec
+
+log = logging.getLogger(__name__)
 
 LONGEST = 24
 """Tokens of a case, at the most: the laws take a second or so then."""
@@ -37,6 +40,12 @@ def refuse_broken_plugins(model: Mapping[str, Any]) -> None:
         if mechanism.__module__.startswith("attnkit.") or seat in done:
             continue
         done.add(seat)
+        if mechanism.__module__ == "__main__":
+            log.warning(
+                "%s is registered in a notebook or script, so no other process can load this run; "
+                "put it into a file and name that under `plugins`",
+                spec.name,
+            )
         built = build_mask(mask)
         length = min(max(10, (built.back or 0) + 4), LONGEST)
         cases = [
@@ -44,11 +53,17 @@ def refuse_broken_plugins(model: Mapping[str, Any]) -> None:
         ]
         for law in (law for law in LAWS if law.quick):
             line = judge(law, cases)
+            if line.outcome == "crashed":
+                trace = "".join(f"\n  {frame}" for frame in line.trace)
+                raise LawBrokenError(
+                    f"model.attention: {spec.name} raises {line.words}{trace}\n({line.smallest})"
+                )
             if line.outcome == "broken":
+                remedy = line.remedy and f"{line.remedy}; "
                 raise LawBrokenError(
                     f"model.attention: {spec.name} breaks a law: {law.words}. {line.words}\n"
-                    f"({line.smallest}; `attnkit check` shows all laws; --no-check trains it "
-                    "nonetheless)"
+                    f"({line.smallest}; {remedy}`attnkit check` shows all laws; --no-check trains "
+                    "it nonetheless)"
                 )
 
 

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from attnkit.attention.base import Attention, Role
-from attnkit.checks.case import Broken, Case, DoesNotApply
+from attnkit.checks.blame import first_line, frames_of
+from attnkit.checks.case import FEWER, Broken, Case, DoesNotApply
 from attnkit.checks.laws import LAWS, Law
-from attnkit.checks.seats import ROLES, MaskCase, seats
+from attnkit.checks.seats import ROLES, MaskCase, long_mask_cases, mask_cases, seats
+from attnkit.options import options_of
 from attnkit.registry import ATTENTION
 
-Outcome = Literal["holds", "does not apply", "broken"]
+Outcome = Literal["holds", "does not apply", "broken", "crashed"]
 
-SMALLER = (1, 2, 3, 4, 5, 6, 8)
+SMALLER = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 65, 100)
 """Lengths that are tried, in this order, when a broken law's case is made smaller."""
+
+FEW_MASKS = ("none", "causal", "causal&padding")
+"""Masks under which a law that is not about masks is asked."""
+
+OTHER_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"num_heads": 6},
+    {"head_dim": 12},
+    {"num_kv_heads": 2},
+    {"bias": True},
+)
+"""Options of most mechanisms, each of which a card tries beside the defaults: heads that are no
+power of two, and a width of heads that is not the model's over their number.
+"""
+
+SHORTEST_LONG, LONG, LONGEST = 67, 160, 515
+"""Tokens of long sequences: in all seats; without a position encoding; under few masks."""
+
+MASKS_OF_LONGEST = ("causal", "sliding_window-40", "sliding_window-21-centered")
 
 
 @dataclass(frozen=True)
@@ -26,10 +48,13 @@ class Line:
     Attributes:
         law: its name.
         topic: what it is about.
-        outcome: `holds`: in every case that it speaks about.
+        outcome: `holds`: in every case that it speaks about; `crashed`: the mechanism raised an
+            error that is not the law's.
         cases: how many cases it was asked about, those left out where it does not apply.
-        words: why it does not apply; or the evidence.
+        words: why it does not apply; the evidence; the error; or what else there is to say.
         smallest: the smallest case found that breaks it.
+        remedy: the declaration that would make it legal.
+        trace: of an error: a line for each frame, file, line and code.
     """
 
     law: str
@@ -38,6 +63,8 @@ class Line:
     cases: int = 0
     words: str = ""
     smallest: str = ""
+    remedy: str = ""
+    trace: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,7 @@ class Card:
     Attributes:
         name: of the mechanism.
         num_seats: masks x positions x roles that it does not refuse.
-        lines: one for each law.
+        lines: one for each law; none after an error of the mechanism.
         refused: why seats were refused, each reason once.
     """
 
@@ -58,8 +85,8 @@ class Card:
 
     @property
     def broken(self) -> list[Line]:
-        """The laws that do not hold."""
-        return [line for line in self.lines if line.outcome == "broken"]
+        """The laws that do not hold, and the one at which the mechanism raised an error."""
+        return [line for line in self.lines if line.outcome in ("broken", "crashed")]
 
     def to_dict(self) -> dict[str, Any]:
         """The card as plain data."""
@@ -74,9 +101,12 @@ def check(
     positions: Sequence[str] | None = None,
     roles: Sequence[Role] = ROLES,
     laws: Sequence[Law] = LAWS,
+    thorough: bool = False,
     on_line: Callable[[Line], None] = lambda line: None,
 ) -> Card:
     """Asks every law about a mechanism, in every seat that it does not refuse.
+
+    An error of the mechanism ends the card: what follows would say the same.
 
     Args:
         mechanism: the class.
@@ -85,14 +115,18 @@ def check(
         positions: names; None: all that act inside attention, and none.
         roles: self- and cross-attention.
         laws: which laws.
+        thorough: ask all laws in all cases, long sequences in every seat; takes minutes.
         on_line: called with each line as soon as it is known.
     """
     cases, refused = cases_of(mechanism, options, masks=masks, positions=positions, roles=roles)
-    card = Card(ATTENTION.name_of(mechanism), len(cases), refused=refused)
+    plain = {repr(case.mask_case) + case.position + case.role for case in cases}
+    card = Card(ATTENTION.name_of(mechanism), len(plain), refused=refused)
     for law in laws:
-        line = judge(law, cases)
+        line = judge(law, cases, thorough)
         card.lines.append(line)
         on_line(line)
+        if line.outcome == "crashed":
+            break
     return card
 
 
@@ -104,7 +138,9 @@ def cases_of(
     positions: Sequence[str] | None = None,
     roles: Sequence[Role] = ROLES,
 ) -> tuple[list[Case], list[str]]:
-    """Every seat that a mechanism does not refuse, and the reasons why it refuses others."""
+    """Every seat that a mechanism does not refuse, and the reasons why it refuses others. Some
+    seats come twice: with fewer keys than queries, and with other options.
+    """
     cases, reasons = [], {}
     for mask, position, role in seats(masks, positions, roles):
         case = Case(mechanism, mask, position, role, options or {})
@@ -113,50 +149,120 @@ def cases_of(
             cases.append(case)
         else:
             reasons[refusal] = None
+    few = [c for c in cases if c.role == "cross" and c.mask_case.name in ("none", "padding")]
+    cases += [case.resized(extra=FEWER) for case in few]
+    if options is None and cases:
+        cases += _with_other_options(cases)
     return cases, list(reasons)
 
 
-def judge(law: Law, cases: Sequence[Case]) -> Line:
+def _with_other_options(cases: Sequence[Case]) -> Iterator[Case]:
+    """One case, causal if it can be, with each of `OTHER_OPTIONS` that the mechanism takes."""
+    seat = next((c for c in cases if c.mask_case.name == "causal"), cases[0])
+    known = options_of(seat.mechanism)
+    for options in OTHER_OPTIONS:
+        if not set(options) <= set(known):
+            continue
+        case = Case(seat.mechanism, seat.mask_case, seat.position, seat.role, options)
+        try:
+            case.build()
+        except ValueError:  # its own word: these options do not go together
+            continue
+        yield case
+
+
+def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
     """Asks one law about all cases that it speaks about, until one breaks it."""
     asked, reason = 0, "nothing to ask about: every seat is refused"
-    for case in spoken_about(law, cases):
+    notes: dict[str, None] = {}
+    for case in spoken_about(law, cases, thorough):
         try:
-            law.demand(case)
-            asked += 1
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what they warn of shows in the numbers
+                note = law.demand(case)
         except DoesNotApply as error:
             reason = str(error)
+        except Broken as error:
+            small, evidence = smallest(law, case, str(error))
+            return Line(law.name, law.topic, "broken", asked + 1, evidence, str(small), law.remedy)
         except Exception as error:
-            small, evidence = smallest(law, case, _evidence(error))
-            return Line(law.name, law.topic, "broken", asked + 1, evidence, str(small))
+            trace = frames_of(error, case.mechanism)
+            words = first_line(error)
+            return Line(law.name, law.topic, "crashed", asked + 1, words, str(case), trace=trace)
+        else:
+            asked += 1
+            if note:
+                notes[note] = None
     if asked:
-        return Line(law.name, law.topic, "holds", asked)
+        return Line(law.name, law.topic, "holds", asked, "; ".join(notes))
     return Line(law.name, law.topic, "does not apply", 0, reason)
 
 
-def spoken_about(law: Law, cases: Sequence[Case]) -> list[Case]:
-    """The cases about which a law is asked: all; or, for each position and role, those with no
-    mask, with a causal one, and with padding on top; or a single one, causal if it can be.
+def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> list[Case]:
+    """The cases about which a law is asked: all; for each position and role, those with no mask,
+    with a causal one, and with padding on top, or one of these; long ones; or a single one, causal
+    if it can be.
     """
-    if law.each == "mask":
+    if law.each == "length":
+        return list(_long(cases, thorough))
+    if law.each == "mask" or (thorough and law.each == "position"):
         return list(cases)
-    few = [c for c in cases if c.mask_case.name in ("none", "causal", "causal&padding")]
+    few = [case for case in cases if case.mask_case.name in FEW_MASKS]
     few = few or list(cases[:1])
     if law.each == "position":
         return few
-    return [c for c in few if c.mask_case.name == "causal"][:1] or few[:1]
+    if law.each == "seat":
+        usual = [case for case in few if _is_usual(case, cases)]
+        usual.sort(key=lambda case: case.mask_case.name != "causal")
+        return list({(case.position, case.role): case for case in reversed(usual)}.values())[::-1]
+    return [case for case in few if case.mask_case.name == "causal"][:1] or few[:1]
+
+
+def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
+    """One long sequence for each position and role, under masks of the cases' kinds; without a
+    position encoding, longer ones too.
+    """
+    usual = {case.name for case in mask_cases()}
+    own = {case.mask_case.name: case.mask_case for case in cases}
+    kinds = {mask.kind for mask in own.values()}
+    masks = [mask for mask in long_mask_cases() if mask.kind in kinds]
+    masks += [mask for name, mask in own.items() if name not in usual]
+    found = {(case.role, case.position): case for case in cases if _is_usual(case, cases)}
+    for case in found.values():
+        plain = case.role == "self" and case.position == "none"
+        for mask in masks:
+            lengths = (SHORTEST_LONG, LONG) if plain or thorough else (SHORTEST_LONG,)
+            if thorough or (plain and mask.name in MASKS_OF_LONGEST):
+                lengths = (*lengths, LONGEST)
+            for length in lengths:
+                long = case.resized(B=1, T=length, mask_case=mask)
+                if long.refusal() is None:
+                    yield long
+
+
+def _is_usual(case: Case, cases: Sequence[Case]) -> bool:
+    """True if a case has the options, and the length of the context, of the first one."""
+    return case.options == cases[0].options and case.extra == cases[0].extra
 
 
 def smallest(law: Law, case: Case, evidence: str) -> tuple[Case, str]:
-    """Makes a case that breaks a law smaller, as long as it does: tokens, sequences, width."""
+    """Makes a case that breaks a law smaller, as long as the evidence is of the same kind: tokens,
+    sequences, width.
+    """
     tries: list[dict[str, int]] = [{"T": length} for length in SMALLER if length < case.T]
     for sizes in ([{"B": 1}], tries, [{"C": 8}, {"C": 16}]):
         for size in sizes:
             small = case.resized(**size)
             found = _broken(law, small)
-            if found is not None:
+            if found is not None and _kind(found) == _kind(evidence):
                 case, evidence = small, found
                 break
     return case, evidence
+
+
+def _kind(evidence: str) -> str:
+    """The evidence without its numbers; those in names stay."""
+    return re.sub(r"(?<![\w.])[\d.,]+(e[+-]?\d+)?", "#", evidence)
 
 
 def _broken(law: Law, case: Case) -> str | None:
@@ -166,18 +272,10 @@ def _broken(law: Law, case: Case) -> str | None:
     try:
         law.demand(case)
     except Broken as error:
-        return _evidence(error)
+        return str(error)
     except Exception:
         return None
     return None
-
-
-def _evidence(error: Exception) -> str:
-    """A law's own words, or the error of the mechanism."""
-    if isinstance(error, Broken):
-        return str(error)
-    first = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {first[0]}"
 
 
 @functools.cache

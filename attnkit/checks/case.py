@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnkit.attention.base import Attention, Role
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.seats import MaskCase
 from attnkit.masks import Mask, build_mask
 from attnkit.registry import ATTENTION, POSITIONS
@@ -29,6 +30,15 @@ class DoesNotApply(Exception):
     """A law says nothing about a case; the message is the reason."""
 
 
+BATCHES, LENGTHS = (3, 2, 5, 7), (10, 11, 13, 9, 12, 14, 15)
+"""Sequences and tokens of a case: the first that are no other size of it, so that an axis that is
+taken for another one does not fit.
+"""
+
+MORE, FEWER = 3, -4
+"""Keys that cross-attention has more, or fewer, than queries."""
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A mechanism, where it sits, and how large everything is.
@@ -39,10 +49,11 @@ class Case:
         position: name of a position encoding.
         role: self-attention, or cross-attention over a context of other tokens.
         options: of the mechanism.
-        B: sequences in the batch.
-        T: tokens that ask; in cross-attention the context has three more.
+        B: sequences in the batch; 0: the first of `BATCHES` that no other size is.
+        T: tokens that ask; 0: the first of `LENGTHS` that no other size is.
         C: width of the model; 0: 32, or what the number of heads in `options` divides.
         seed: of weights and tokens.
+        extra: tokens that the context of cross-attention has more.
     """
 
     mechanism: type[Attention]
@@ -50,26 +61,38 @@ class Case:
     position: str = "none"
     role: Role = "self"
     options: Mapping[str, Any] = field(default_factory=dict)
-    B: int = 2
-    T: int = 10
+    B: int = 0
+    T: int = 0
     C: int = 0
     seed: int = 3
+    extra: int = MORE
 
     def __post_init__(self) -> None:
         if not self.C:
             heads = self.options.get("num_heads", 4)
-            object.__setattr__(self, "C", 32 if 32 % (2 * heads) == 0 else 8 * heads)
+            even = isinstance(heads, int) and heads > 0 and 32 % (2 * heads)
+            object.__setattr__(self, "C", 8 * heads if even else 32)
+        if not self.B or not self.T:
+            known = _own_sizes(self.mechanism, self.options, self.C)
+            taken = {1, self.C, *known, self.B, self.T}
+            if not self.B:
+                object.__setattr__(self, "B", next(b for b in BATCHES if b not in taken))
+            taken.add(self.B)
+            if not self.T:
+                free = (t for t in LENGTHS if not {t, t + MORE, t + FEWER} & taken)
+                object.__setattr__(self, "T", next(free, LENGTHS[0]))
 
     def __str__(self) -> str:
         name = ATTENTION.name_of(self.mechanism)
         sizes = f"B={self.B} T={self.T} S={self.S} C={self.C}"
         seat = f"{self.role}-attention, mask {self.mask_case.name}, position {self.position}"
-        return f"{name}: {seat}, {sizes}"
+        options = "".join(f" {key}={value}" for key, value in self.options.items())
+        return f"{name}: {seat}, {sizes}{options}"
 
     @property
     def S(self) -> int:
         """Tokens that answer."""
-        return self.T if self.role == "self" else self.T + 3
+        return self.T if self.role == "self" else max(1, self.T + self.extra)
 
     def refusal(self) -> str | None:
         """Why the mechanism says that it cannot sit here; None: it can."""
@@ -82,9 +105,9 @@ class Case:
                 return name
         return masks[-1]
 
-    def resized(self, **sizes: int) -> Case:
-        """The same with other sizes, built anew."""
-        return replace(self, **sizes)
+    def resized(self, **changes: Any) -> Case:
+        """The same with other sizes, or in another seat, built anew."""
+        return replace(self, **changes)
 
     def build(self, **options: Any) -> Attention:
         """The mechanism in evaluation mode, with noise on all parameters."""
@@ -115,8 +138,7 @@ class Case:
 
     def mask_of_copies(self, count: int) -> Mask:
         """The mask over all keys, for `copies` of the batch."""
-        assert self.B in (1, 2)  # a mask tells every second sequence apart
-        return self.mask if self.B == 1 else self.mask_case.over(count * self.B, self.S)
+        return self.mask_case.over(self.B, self.S, count)
 
     @staticmethod
     def copies(tokens: Tensor, count: int) -> Tensor:
@@ -171,6 +193,22 @@ class Case:
         return measured(self)
 
 
+def _own_sizes(mechanism: type[Attention], options: Mapping[str, Any], dim: int) -> set[int]:
+    """Heads, heads of keys, and a head's width; a mechanism that cannot be built has none."""
+    key = mechanism, repr(sorted(options.items())), dim
+    if key not in _SIZES:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                built = mechanism(dim, **options)
+            _SIZES[key] = {built.num_heads, built.num_kv_heads, built.head_dim}
+        except Exception:  # a law builds it again, and tells
+            return set()
+    return _SIZES[key]
+
+
+_SIZES: dict[tuple[type[Attention], str, int], set[int]] = {}
+
+
 def require(condition: bool, reason: str) -> None:
     """Leaves a law that has nothing to say here.
 
@@ -210,6 +248,8 @@ def demand_close(
         computed.shape == expected.shape,
         lambda: f"{what}: shape {tuple(computed.shape)} instead of {tuple(expected.shape)}",
     )
+    if not expected.numel():
+        return
     demand(bool(computed.isfinite().all()), f"{what}: NaN or infinity")
     error = (computed.double() - expected.double()).abs()
     scale = expected.double().abs()
@@ -217,3 +257,28 @@ def demand_close(
     if float(excess.max()) > 0:
         place = tuple(int(i) for i in torch.unravel_index(excess.argmax(), excess.shape))
         raise Broken(f"{what}: differs by {float(error[place]):.1e} at {list(place)}")
+
+
+LARGEST_FACTOR = 1000.0
+"""Factor that makes tokens larger than any norm would let them be."""
+
+
+def scaled_to_scores(case: Case, attention: Attention, target: float) -> float:
+    """The factor of the tokens with which the largest score is about `target`: a power of 2 up to
+    `LARGEST_FACTOR`, which it is where a mechanism forms no scores.
+    """
+    if not isinstance(attention, ScoreAttention):
+        return LARGEST_FACTOR
+    factor = 1.0
+    with torch.no_grad():
+        while factor < LARGEST_FACTOR:
+            q = attention.project_query(factor * case.x)
+            k, _ = attention.project_context(factor * case.context)
+            try:
+                largest = float(attention.biased_scores(*attention.place(q, k)).abs().max())
+            except RuntimeError:  # its `weights` form scores in a way of their own
+                return LARGEST_FACTOR
+            if not largest < target:
+                return factor
+            factor *= 2
+    return LARGEST_FACTOR

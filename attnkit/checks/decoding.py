@@ -8,8 +8,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from attnkit.attention.counted import cache_elements
 from attnkit.checks.case import Case, demand, demand_close, require
 from attnkit.masks import Causal, Padding, build_mask
+
+_ALL_AT_ONCE = "it reads all tokens at once (has_cache = False)"
 
 
 @torch.no_grad()
@@ -30,6 +33,7 @@ def decoded(case: Case, chunks: Iterable[int]) -> Tensor:
 def _require_decoding(case: Case) -> None:
     require(case.role == "self", "cross-attention decodes nothing")
     require(case.mask.ahead == 0, "the mask lets queries look ahead")
+    require(case.mechanism.has_cache, _ALL_AT_ONCE)
 
 
 def decoding_token_by_token_equals_the_full_pass(case: Case) -> None:
@@ -39,9 +43,11 @@ def decoding_token_by_token_equals_the_full_pass(case: Case) -> None:
 
 
 def decoding_in_chunks_equals_the_full_pass(case: Case) -> None:
-    """The same in chunks of any size: a prompt first, then some tokens, then one."""
+    """The same in chunks of any size: a prompt first, then some tokens, then one; and short chunks
+    before longer ones.
+    """
     _require_decoding(case)
-    for chunks in ([4, 1, 3, case.T], [case.T - 1, 1]):
+    for chunks in ([4, 1, 3, case.T], [case.T - 1, 1], [2, 3, case.T], [1, 2, 4, case.T]):
         if all(chunks):
             demand_close(decoded(case, chunks), case.output, f"decoded in chunks of {chunks}")
 
@@ -84,6 +90,7 @@ def rows_of_a_cache_go_on_alone(case: Case) -> None:
 def fewer_queries_than_keys_stand_at_the_end(case: Case) -> None:
     """Asked by the last tokens alone, the context answers them as in the full pass."""
     require(case.T > 1, "one query alone")
+    require(case.role == "cross" or case.mechanism.has_cache, _ALL_AT_ONCE)
     last = max(1, case.T // 2)
     with torch.no_grad():
         asked = case.attention(case.x[:, -last:], case.context, case.mask)
@@ -138,7 +145,7 @@ def rows_with_nothing_allowed_give_zeros_and_finite_gradients(case: Case) -> Non
 
 def cache_holds_what_is_declared(case: Case) -> None:
     """`cache_elements` counts the numbers that a cache keeps for one sequence, whatever its length,
-    and `cache_dtype` tells their size.
+    and `cache_dtype` tells their size. What is not declared is counted.
     """
     _require_decoding(case)
     size = (case.attention.cache_dtype or torch.float32).itemsize
@@ -146,7 +153,7 @@ def cache_holds_what_is_declared(case: Case) -> None:
         cache = case.attention.new_cache()
         with torch.no_grad():
             case.attention(case.x[:, :length], case.x[:, :length], case.mask_over(length), cache)
-        declared = case.B * case.attention.cache_elements(length) * size
+        declared = case.B * cache_elements(case.attention, length) * size
         held = cache.num_bytes()
         demand(
             held == declared, f"after {length} tokens it holds {held} bytes, declared: {declared}"

@@ -1,4 +1,5 @@
-"""The law of the device: code that would fail on a GPU fails here, without one.
+"""Laws that take a process of their own: code that would fail on a GPU fails here, without one; and
+numbers that hang on a process differ.
 
 A fake device has shapes and places but no numbers, so it finds tensors that were left on the CPU
 and hidden synchronisations. It needs a process of its own: a device is registered once and for all.
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import re
 import subprocess
 import sys
 import traceback
@@ -17,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from attnkit.checks.case import Case, demand, require
+from attnkit.checks.blame import line_in, shorten
+from attnkit.checks.case import Broken, Case, demand_close, require
+from attnkit.checks.seats import MaskCase
 from attnkit.models.language_model import LanguageModel
-from attnkit.registry import ATTENTION, RegistryError, load_plugin
+from attnkit.registry import ATTENTION, RegistryError, Spec, load_plugin
 from attnkit.tasks.bad_steps import BadSteps
 from attnkit.tasks.optimizers import MuonRecipe
 
@@ -36,30 +42,76 @@ class NoFakeDevice(Exception):
 def training_step_stays_on_its_device(case: Case) -> None:
     """A training step on a pretended GPU leaves no tensor on the CPU and waits for nothing."""
     require(case.role == "self", "trained in a language model")
-    name = ATTENTION.name_of(case.mechanism)
-    require(name in ATTENTION.names(), "it is trained under a registered name")
-    home = case.mechanism.__module__
-    plugins = []
-    if not home.startswith("attnkit."):
-        is_file = home.startswith("attnkit_plugin_")
-        plugins = [inspect.getfile(case.mechanism) if is_file else home]
-    spec = {"name": name, **case.options}
     try:
-        mask = case.first_served("causal", "none")
-        step = {"attention": spec, "mask": mask, "position": case.position}
-        outcome = outcomes({"step": step}, plugins)
+        told = _elsewhere(case)["step"].strip()
     except NoFakeDevice as error:
         require(False, str(error))
         return
-    told = outcome["step"].strip().splitlines()
-    demand(not told, told[-1] if told else "")
+    if told:
+        line, where = _error_line(told), line_in(told)
+        raise Broken(f"{line}{where and f', at {where}'}")
+
+
+def another_process_gives_the_same_numbers(case: Case) -> None:
+    """Built under the same seed in another process, whose hash seed is another one, it gives the
+    same output: nothing hangs on the order of a set or on `hash`.
+    """
+    require(case.role == "self", "asked in self-attention")
+    numbers = torch.tensor(_elsewhere(case)["numbers"])
+    what = "output of another process (PYTHONHASHSEED 1 or 2), against this one's"
+    demand_close(numbers.view_as(case.output), case.output, what, atol=1e-6)
+
+
+def _elsewhere(case: Case) -> dict[str, Any]:
+    """What another process makes of a mechanism; one process serves both laws."""
+    key = case.mechanism, repr(sorted(case.options.items())), str(case)
+    if key not in _OUTCOMES:
+        name = ATTENTION.name_of(case.mechanism)
+        require(name in ATTENTION.names(), "it is built by its registered name")
+        home = case.mechanism.__module__
+        require(home != "__main__", "registered in a notebook or script: no other process has it")
+        plugins = []
+        if not home.startswith("attnkit."):
+            is_file = home.startswith("attnkit_plugin_")
+            plugins = [inspect.getfile(case.mechanism) if is_file else home]
+        spec = {"name": name, **case.options}
+        mask = case.first_served("causal", "none")
+        step = {"attention": spec, "mask": mask, "position": case.position}
+        _OUTCOMES[key] = outcomes({"step": step}, plugins, {"numbers": numbers_of(case, name)})
+    return _OUTCOMES[key]
+
+
+def numbers_of(case: Case, name: str) -> dict[str, Any]:
+    """What `outcomes` needs to compute a case's output by the mechanism of this name."""
+    return {
+        "attention": {"name": name, **case.options},
+        "mask": [case.mask_case.name, case.mask_case.spec, case.mask_case.padded],
+        "position": case.position,
+        "sizes": [case.B, case.T, case.C, case.seed],
+    }
+
+
+_OUTCOMES: dict[Any, dict[str, Any]] = {}
+
+
+def _error_line(text: str) -> str:
+    """The error of a traceback in its first line, without the class's module and what torch lists
+    of its dispatcher.
+    """
+    found = re.findall(r"^([\w.]+(?:Error|Exception|Exit)\w*): ?(.*)$", text, re.MULTILINE)
+    if not found:
+        return shorten(text.splitlines()[-1])
+    name, words = found[0]
+    return shorten(f"{name.rpartition('.')[2]}: {words}")
 
 
 def outcomes(
-    models: Mapping[str, Mapping[str, Any]], plugins: Sequence[str] = ()
-) -> dict[str, str]:
+    models: Mapping[str, Mapping[str, Any]],
+    plugins: Sequence[str] = (),
+    numbers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """What became of one training step of each model (options of `LanguageModel`) on a fake device:
-    nothing, or the traceback.
+    nothing, or the traceback; and the outputs of mechanisms, in a process with another hash seed.
 
     Raises:
         NoFakeDevice: if this torch has none.
@@ -69,11 +121,13 @@ def outcomes(
         f"import sys; sys.path[:] = {path!r}\n"
         "from attnkit.checks.devices import main; main(sys.argv[1])"
     )
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps([models, list(plugins)])],
+        [sys.executable, "-c", code, json.dumps([models, list(plugins), numbers or {}])],
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONHASHSEED": seed},
     )
     if done.returncode:
         raise RuntimeError(f"the process with the fake device failed:\n{done.stderr[-2000:]}")
@@ -86,7 +140,11 @@ def outcomes(
 def main(request: str) -> None:
     """In the process of its own: prints the outcomes as JSON."""
     warnings.simplefilter("ignore")
-    models, plugins = json.loads(request)
+    models, plugins, numbers = json.loads(request)
+    torch.set_num_threads(1)
+    for plugin in plugins:
+        load_plugin(plugin)
+    found: dict[str, Any] = {name: _numbers(asked) for name, asked in numbers.items()}
     try:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
     except ImportError as error:
@@ -95,18 +153,50 @@ def main(request: str) -> None:
     _setup_privateuseone_for_python_backend("fakegpu")
     # what autocast asks for
     torch.fakegpu.get_amp_supported_dtype = lambda: [torch.bfloat16]  # pyright: ignore
-    for plugin in plugins:
-        load_plugin(plugin)
-    found = {}
     for name, options in models.items():
         try:
-            train_one_step(options)
+            with _TensorsFromLists():
+                train_one_step(options)
             found[name] = ""
         except RegistryError:
             raise
         except Exception:
-            found[name] = traceback.format_exc(limit=-3)
+            found[name] = traceback.format_exc()
     sys.stdout.write(json.dumps({"outcomes": found}) + "\n")
+
+
+def _numbers(asked: Mapping[str, Any]) -> list[float]:
+    """The output of a mechanism in a seat."""
+    spec = Spec.of(asked["attention"])
+    B, T, C, seed = asked["sizes"]
+    mask = MaskCase(*asked["mask"])
+    case = Case(
+        ATTENTION.get(spec.name), mask, asked["position"], "self", spec.options, B, T, C, seed
+    )
+    return case.output.flatten().tolist()
+
+
+class _TensorsFromLists(TorchFunctionMode):
+    """Lets `torch.tensor([...], device=...)` make a tensor on the fake device, which has no kernel
+    for it: a real one has.
+    """
+
+    makers = frozenset((torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func not in self.makers:
+            return func(*args, **kwargs)
+        of_first = isinstance(args[0], Tensor)
+        device = kwargs.pop("device", args[0].device if of_first else None)
+        if device is None or torch.device(device).type != "fakegpu":
+            return func(*args, **kwargs, **({} if device is None else {"device": device}))
+        if func is Tensor.new_tensor:
+            kwargs.setdefault("dtype", args[0].dtype)
+            args = args[1:]
+        elif of_first:
+            return args[0].to(device, **kwargs)
+        return torch.empty_like(torch.tensor(*args, **kwargs), device=device)
 
 
 def train_one_step(options: Mapping[str, Any]) -> None:

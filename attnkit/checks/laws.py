@@ -7,10 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from attnkit.checks import costs, decoding, devices, influence, maps, module, paths
+from attnkit.checks import (
+    calls,
+    costs,
+    decoding,
+    devices,
+    influence,
+    long,
+    maps,
+    module,
+    paths,
+)
 from attnkit.checks.case import Case
 
-Scope = Literal["mask", "position", "mechanism"]
+Scope = Literal["mask", "position", "seat", "length", "mechanism"]
 
 
 @dataclass(frozen=True)
@@ -21,15 +31,17 @@ class Law:
         demand: breaks (`Broken`) or leaves (`DoesNotApply`) if it must.
         topic: what the law is about; laws of a topic stand together on a card.
         each: how often it is asked: under each mask; once for each position and role, under the
-            first masks that the mechanism serves (`none`, else `causal`, ...); once for each
-            mechanism.
+            few masks that bite alike (`none`, `causal`, padding), or under one of these; about
+            long sequences; once for each mechanism.
         quick: cheap enough, and grave enough, to be asked before a plugin trains.
+        remedy: what a class can declare if it means to do otherwise.
     """
 
-    demand: Callable[[Case], None]
+    demand: Callable[[Case], str | None]
     topic: str
     each: Scope = "mask"
     quick: bool = False
+    remedy: str = ""
 
     @property
     def name(self) -> str:
@@ -47,47 +59,140 @@ class Law:
         return inspect.getdoc(self.demand) or ""
 
 
+RECOMPUTES = (
+    "if an output can only be had from all tokens at once, say `has_cache = False`: samples and "
+    "`generate` then read all of them at each step"
+)
+JACOBIAN = (
+    "if it does more to the values than to weigh them, say `linear_in_values = False`: its map is "
+    "then a Jacobian"
+)
+
 LAWS: tuple[Law, ...] = (
+    Law(calls.inputs_are_left_as_they_were, "calls", "seat", quick=True),
+    Law(calls.same_seed_gives_the_same_numbers, "calls", "seat", quick=True),
+    Law(calls.parameters_lie_in_the_module, "calls", "seat", quick=True),
+    Law(calls.sequences_of_a_batch_come_out_as_if_alone, "calls", "seat", quick=True),
+    Law(calls.a_call_leaves_nothing_behind, "calls", "seat", quick=True),
+    Law(calls.a_training_step_leaves_nothing_behind, "calls", "seat", quick=True),
+    Law(calls.new_weights_take_effect_at_once, "calls", "seat", quick=True),
     Law(influence.later_tokens_have_no_influence, "influence", quick=True),
     Law(influence.padded_keys_have_no_influence, "influence", quick=True),
     Law(influence.nothing_outside_the_window_has_influence, "influence", quick=True),
     Law(influence.documents_do_not_see_each_other, "influence", quick=True),
     Law(influence.forbidden_keys_have_no_influence, "influence", quick=True),
-    Law(influence.every_allowed_key_has_influence, "influence", quick=True),
+    Law(
+        influence.forbidden_keys_have_no_influence_in_bfloat16, "influence", "position", quick=True
+    ),
+    Law(
+        influence.every_allowed_key_has_influence,
+        "influence",
+        quick=True,
+        remedy="if it leaves keys out by design (windows of its own, blocks, strides), let "
+        "`reaches(query, key)` say which ones each head looks at",
+    ),
+    Law(influence.nothing_beyond_its_own_reach_has_influence, "influence", quick=True),
     Law(influence.batch_entries_do_not_see_each_other, "influence", "position", quick=True),
-    Law(influence.cross_attention_reads_the_context_and_only_it, "influence", quick=True),
-    Law(influence.order_of_the_keys_does_not_matter, "influence", "position"),
-    Law(decoding.fewer_queries_than_keys_stand_at_the_end, "lengths", quick=True),
+    Law(
+        influence.cross_attention_reads_the_context_and_only_it,
+        "influence",
+        quick=True,
+        remedy="if it serves self-attention alone, say `roles = frozenset({'self'})`",
+    ),
+    Law(
+        influence.order_of_the_keys_does_not_matter,
+        "influence",
+        "position",
+        remedy="if it knows the order of keys by design, say `knows_order = True`",
+    ),
+    Law(
+        influence.an_accepted_position_has_an_effect,
+        "influence",
+        quick=True,
+        remedy="if it has no place for one, say `position_kinds = frozenset({'embeddings'})`",
+    ),
+    Law(long.long_sequences_obey_the_mask, "lengths", "length", quick=True),
+    Law(long.long_sequences_are_computed_as_short_ones, "lengths", "length", quick=True),
+    Law(
+        long.padding_at_the_end_changes_nothing,
+        "lengths",
+        quick=True,
+        remedy="if it cannot obey padding, name the masks that it can in `mask_names`",
+    ),
+    Law(
+        decoding.fewer_queries_than_keys_stand_at_the_end,
+        "lengths",
+        quick=True,
+        remedy=RECOMPUTES,
+    ),
     Law(decoding.more_queries_than_keys_leave_the_first_rows_empty, "lengths"),
     Law(decoding.rows_with_nothing_allowed_give_zeros_and_finite_gradients, "lengths"),
-    Law(decoding.decoding_token_by_token_equals_the_full_pass, "lengths", quick=True),
-    Law(decoding.decoding_in_chunks_equals_the_full_pass, "lengths", quick=True),
-    Law(decoding.decoding_far_into_a_sequence_equals_the_full_pass, "lengths", "position"),
+    Law(
+        decoding.decoding_token_by_token_equals_the_full_pass,
+        "lengths",
+        quick=True,
+        remedy=RECOMPUTES,
+    ),
+    Law(decoding.decoding_in_chunks_equals_the_full_pass, "lengths", quick=True, remedy=RECOMPUTES),
+    Law(
+        decoding.decoding_far_into_a_sequence_equals_the_full_pass,
+        "lengths",
+        "position",
+        remedy=RECOMPUTES,
+    ),
     Law(decoding.rows_of_a_cache_go_on_alone, "lengths", "position"),
-    Law(decoding.outputs_do_not_depend_on_the_length, "lengths", quick=True),
+    Law(
+        decoding.outputs_do_not_depend_on_the_length,
+        "lengths",
+        quick=True,
+        remedy=RECOMPUTES,
+    ),
     Law(decoding.any_batch_size_and_length_works, "lengths", "position"),
-    Law(maps.values_are_mixed_linearly, "map"),
-    Law(maps.map_reproduces_the_output, "map", quick=True),
+    Law(maps.values_are_mixed_linearly, "map", remedy=JACOBIAN),
+    Law(maps.map_reproduces_the_output, "map", quick=True, remedy=JACOBIAN),
     Law(maps.map_is_zero_where_the_mask_forbids, "map", quick=True),
-    Law(maps.map_rows_are_what_is_declared, "map", quick=True),
+    Law(
+        maps.map_rows_are_what_is_declared,
+        "map",
+        quick=True,
+        remedy='`map_rows` may be "sum to 1", "unnormalised" or "signed"',
+    ),
     Law(maps.map_is_taken_before_dropout, "map", "position"),
-    Law(paths.fast_path_equals_the_reference, "paths"),
+    Law(paths.fast_path_equals_the_reference, "paths", remedy=JACOBIAN),
     Law(paths.training_mode_computes_the_same, "paths"),
-    Law(paths.bfloat16_stays_near_float32, "paths", "position"),
+    Law(
+        paths.bfloat16_stays_near_float32,
+        "paths",
+        "position",
+        remedy="if its output jumps as a score passes a threshold, say `smooth = False`",
+    ),
     Law(paths.compiled_equals_eager, "paths", "mechanism"),
     Law(module.gradients_reach_every_parameter, "module", "position", quick=True),
     Law(module.gradients_agree_with_finite_differences, "module", "position"),
-    Law(module.same_seed_gives_the_same_numbers, "module", "position"),
     Law(module.state_dict_round_trip, "module", "position"),
     Law(module.dropout_acts_in_training_alone, "module", "position"),
-    Law(module.dropout_keeps_the_mean, "module", "position"),
+    Law(module.dropout_drops_the_declared_share, "module"),
     Law(module.tokens_of_any_size_give_finite_numbers, "module", "position"),
-    Law(module.a_call_leaves_nothing_behind, "module", "position"),
-    Law(module.inputs_are_left_as_they_were, "module", "position"),
-    Law(costs.flops_are_those_that_torch_counts, "costs", "position"),
-    Law(costs.memory_grows_as_declared, "costs", "position"),
+    Law(
+        costs.declared_flops_are_right,
+        "costs",
+        "position",
+        remedy="leave out what is wrong of `mixing_flops` and `projection_flops`: what is not "
+        "declared is counted",
+    ),
+    Law(
+        costs.memory_grows_as_declared,
+        "costs",
+        "position",
+        remedy="`memory_order()` may return 1 or 2",
+    ),
     Law(costs.parameters_are_counted, "costs", "position"),
-    Law(decoding.cache_holds_what_is_declared, "costs"),
-    Law(devices.training_step_stays_on_its_device, "devices", "mechanism"),
+    Law(
+        decoding.cache_holds_what_is_declared,
+        "costs",
+        remedy="leave `cache_elements` out: what is not declared is counted",
+    ),
+    Law(devices.training_step_stays_on_its_device, "processes", "mechanism"),
+    Law(devices.another_process_gives_the_same_numbers, "processes", "mechanism"),
 )
-"""Every law of the kit."""
+"""Every law of the kit. Those of the first topic break most others when they are broken."""

@@ -6,6 +6,7 @@ import torch
 
 from attnkit.attention.maps import attention_map
 from attnkit.checks.case import Case, demand, demand_close, require
+from attnkit.checks.influence import reached
 from attnkit.options import options_of
 
 
@@ -62,7 +63,8 @@ def map_rows_are_what_is_declared(case: Case) -> None:
         least = float(weights.min())
         demand(least >= -1e-6, f"declared `{declared}`, and a weight is {least:.1e}")
     if declared == "sum to 1":
-        total = case.allowed.any(dim=-1)[:, None].float().expand(weights.shape[:3])
+        total = (case.allowed[:, None] & reached(case)).any(dim=-1).float()
+        total = total.expand(weights.shape[:3])
         demand_close(weights.sum(dim=-1), total, "sums of the map's rows", atol=1e-5)
 
 

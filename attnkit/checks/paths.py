@@ -13,6 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 from attnkit.attention import kernels
 from attnkit.attention.base import Attention
 from attnkit.attention.score_attention import ScoreAttention
+from attnkit.checks.blame import first_line, line_in
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
 
 BFLOAT16_TOLERANCE = 0.06
@@ -68,6 +69,7 @@ def fast_path_equals_the_reference(case: Case) -> None:
     equation, `weights @ v`, and so does a `mix` of one's own.
     """
     require(issubclass(case.mechanism, ScoreAttention), "it has one path, which is its own")
+    require(case.mechanism.linear_in_values, "declared to do more than `weights @ v`")
     attention = case.attention
     assert isinstance(attention, ScoreAttention)
     heads = [h.detach().requires_grad_() for h in case.heads()]
@@ -86,10 +88,18 @@ def fast_path_equals_the_reference(case: Case) -> None:
 
 
 def training_mode_computes_the_same(case: Case) -> None:
-    """Without dropout, training mode and evaluation mode give the same numbers."""
-    attention = case.build().train()
-    with torch.no_grad():
-        demand_close(case.run(attention), case.output, "output in training mode", atol=1e-6)
+    """Without dropout, training mode and evaluation mode give the same numbers and gradients."""
+    attention = case.build()
+    context = case.context.clone().requires_grad_()
+    x = context if case.role == "self" else case.x
+    inputs = [context, *attention.parameters()]
+    names = ["output", "gradient by the tokens"]
+    names += [f"gradient by {name}" for name, _ in attention.named_parameters()]
+    expected = _results(lambda: attention(x, context, case.mask), inputs)
+    attention.train()
+    computed = _results(lambda: attention(x, context, case.mask), inputs)
+    for name, now, before in zip(names, computed, expected, strict=True):
+        demand_close(now, before, f"{name} in training mode, against evaluation mode", atol=1e-6)
 
 
 def bfloat16_stays_near_float32(case: Case) -> None:
@@ -146,8 +156,8 @@ def _long_in_bfloat16(case: Case, *, autocast: bool) -> None:
 
 def compiled_equals_eager(case: Case) -> None:
     """`torch.compile` captures the mechanism in one graph and differentiates it ahead of time, with
-    the numbers and gradients of plain Python. (Backend `aot_eager`: what a compiler is given is
-    proven, not the code that inductor makes of it.)
+    the numbers and gradients of plain Python. (Backend `aot_eager_decomp_partition`: what inductor
+    is given is proven, not the code that it makes of it.)
     """
     attention = case.build().train()
     context = case.context.clone().requires_grad_()
@@ -164,7 +174,10 @@ def compiled_equals_eager(case: Case) -> None:
         try:
             computed = results_of(compiled)
         except TorchDynamoException as error:
-            raise Broken(f"no single graph: {str(error).strip().splitlines()[0]}") from error
+            line = line_in(str(error))
+            raise Broken(
+                f"no single graph: {first_line(error)}{line and f', at {line}'}"
+            ) from error
         finally:
             torch._dynamo.reset()
     for i, (fast, slow) in enumerate(zip(computed, expected, strict=True)):
@@ -174,4 +187,4 @@ def compiled_equals_eager(case: Case) -> None:
 def _compiled(attention: Attention) -> Callable[..., Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.compile(attention, backend="aot_eager", fullgraph=True)
+        return torch.compile(attention, backend="aot_eager_decomp_partition", fullgraph=True)

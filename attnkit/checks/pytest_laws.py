@@ -41,8 +41,9 @@ def laws_of(
     @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
     def test(law: Law) -> None:
         line = judge(law, cases)
-        if line.outcome == "broken":
-            pytest.fail(f"{law.words}: {line.words}\n{line.smallest}", pytrace=False)
+        if line.outcome in ("broken", "crashed"):
+            told = [f"{law.words}: {line.words}", *line.trace, line.smallest, line.remedy]
+            pytest.fail("\n".join(filter(None, told)), pytrace=False)
         if line.outcome == "does not apply":
             pytest.skip(line.words)
 

@@ -66,12 +66,19 @@ class MaskCase:
     spec: Any
     padded: bool = False
 
-    def over(self, batch_size: int, num_keys: int) -> Mask:
-        """The mask for sequences of this many keys."""
+    def over(self, batch_size: int, num_keys: int, copies: int = 1) -> Mask:
+        """The mask for sequences of this many keys, for `copies` of the batch in a row."""
         mask = build_mask(self.spec)
         if mask.needs_documents:
-            mask = mask.bind(documents=documents(batch_size, num_keys))
-        return mask & Padding(keep(batch_size, num_keys)) if self.padded else mask
+            mask = mask.bind(documents=documents(batch_size, num_keys).repeat(copies, 1))
+        if not self.padded:
+            return mask
+        return mask & Padding(keep(batch_size, num_keys).repeat(copies, 1))
+
+    @property
+    def kind(self) -> str:
+        """The name without options: `sliding_window-3` is a `sliding_window`."""
+        return self.name.partition("-")[0]
 
 
 def mask_cases() -> list[MaskCase]:
@@ -88,6 +95,29 @@ def mask_cases() -> list[MaskCase]:
         MaskCase("padding", [], padded=True),
         MaskCase("causal&padding", ["causal"], padded=True),
         MaskCase("window&document&padding", [window, "document"], padded=True),
+    ]
+
+
+def long_mask_cases() -> list[MaskCase]:
+    """Masks that bite at a hundred tokens: wide windows, odd and even ones, to both sides."""
+    return [
+        MaskCase("none", "none"),
+        MaskCase("causal", "causal"),
+        MaskCase("sliding_window-21", {"name": "sliding_window", "window": 21}),
+        MaskCase("sliding_window-40", {"name": "sliding_window", "window": 40}),
+        MaskCase(
+            "sliding_window-21-centered",
+            {"name": "sliding_window", "window": 21, "centered": True},
+        ),
+        MaskCase(
+            "sliding_window-22-centered",
+            {"name": "sliding_window", "window": 22, "centered": True},
+        ),
+        MaskCase("prefix-19", {"name": "prefix", "length": 19}),
+        MaskCase("dilated-3-9", {"name": "dilated", "dilation": 3, "window": 9}),
+        MaskCase("causal&document", ["causal", "document"]),
+        MaskCase("padding", [], padded=True),
+        MaskCase("causal&padding", ["causal"], padded=True),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from rich import box
@@ -11,12 +12,13 @@ from rich.text import Text
 
 from attnkit.checks.card import Card, Line
 from attnkit.checks.laws import LAWS
-from attnkit.registry import ATTENTION
+from attnkit.registry import ATTENTION, home_of
 
 SIGNS = {
     "holds": ("holds", "green"),
     "does not apply": ("n/a", "dim"),
     "broken": ("BROKEN", "bold red"),
+    "crashed": ("CRASHED", "bold red"),
 }
 WIDEST = max(len(law.words) for law in LAWS)
 
@@ -33,7 +35,7 @@ class CardPrinter:
     def __init__(self, name: str) -> None:
         self.topic = ""
         cls = ATTENTION.get(name)
-        console.print(Text.assemble((name, "bold cyan"), (f"  {cls.__module__}", "dim")))
+        console.print(Text.assemble((name, "bold cyan"), (f"  {home_of(cls)}", "dim")))
 
     def line(self, line: Line) -> None:
         """Prints what became of one law."""
@@ -41,19 +43,33 @@ class CardPrinter:
             self.topic = line.topic
             console.print(Text(line.topic, style="bold"))
         sign, style = SIGNS[line.outcome]
-        words = Text(f"  {sign:<7}", style=style)
+        words = Text(f"  {sign:<8}", style=style)
         words.append(f"{line.law.replace('_', ' '):<{WIDEST + 2}}", style="default not bold")
         if line.outcome == "holds":
             words.append(f"{line.cases} case{'s' * (line.cases != 1)}", style="dim")
+            words.append(f"; {line.words}" * bool(line.words), style="dim")
         elif line.outcome == "does not apply":
             words.append(line.words, style="dim")
         console.print(words)
-        if line.outcome == "broken":
-            console.print(Text(f"{'':9}{line.words}", style="red"))
-            console.print(Text(f"{'':9}smallest case: {line.smallest}"))
+        if line.outcome in ("broken", "crashed"):
+            console.print(Text(f"{'':10}{line.words}", style="red"))
+            for frame in line.trace:
+                console.print(Text(f"{'':10}{frame}"))
+            which = "smallest case" if line.outcome == "broken" else "case"
+            console.print(Text(f"{'':10}{which}: {line.smallest}"))
+        if line.remedy:
+            console.print(Text(f"{'':10}{line.remedy}", style="dim"))
 
     def end(self, card: Card, seconds: float) -> None:
         """Prints what was refused, and the sum."""
+        if card.lines and card.lines[-1].outcome == "crashed":
+            left = len(LAWS) - len(card.lines)
+            told = f"its error ends the card: {left} more laws are asked once that is fixed"
+            console.print(Text(told, style="bold"))
+        first = [line for line in card.broken if line.topic == LAWS[0].topic]
+        if first and len(card.broken) > len(first):
+            named = ", ".join(line.law.replace("_", " ") for line in first)
+            console.print(Text(f"fix first what breaks others: {named}", style="bold"))
         if card.refused:
             console.print(Text("refused by its own word", style="bold"))
         for reason in card.refused:
@@ -65,7 +81,7 @@ def _sum(card: Card, seconds: float) -> str:
     counts = {o: sum(line.outcome == o for line in card.lines) for o in SIGNS}
     told = f"{len(card.lines)} laws in {card.num_seats} seats (mask x position x role): "
     told += f"{counts['holds']} hold, {counts['does not apply']} do not apply, "
-    return told + f"{counts['broken']} broken. {seconds:.1f} s"
+    return told + f"{counts['broken'] + counts['crashed']} broken. {seconds:.1f} s"
 
 
 def show_matrix(cards: Sequence[Card]) -> None:
@@ -74,12 +90,16 @@ def show_matrix(cards: Sequence[Card]) -> None:
     table.add_column("law")
     for card in cards:
         table.add_column(card.name, justify="right")
-    for lines in zip(*(card.lines for card in cards), strict=True):
-        cells = [
-            Text("BROKEN", style="bold red")
-            if line.outcome == "broken"
-            else Text(str(line.cases) if line.outcome == "holds" else "-")
-            for line in lines
-        ]
-        table.add_row(lines[0].law.replace("_", " "), *cells)
+    for lines in itertools.zip_longest(*(card.lines for card in cards)):
+        name = next(line.law for line in lines if line is not None)
+        table.add_row(name.replace("_", " "), *map(_cell, lines))
     console.print(table)
+
+
+def _cell(line: Line | None) -> Text:
+    if line is None:  # an error ended the card before
+        return Text("")
+    if line.outcome in ("broken", "crashed"):
+        sign, style = SIGNS[line.outcome]
+        return Text(sign, style=style)
+    return Text(str(line.cases) if line.outcome == "holds" else "-")

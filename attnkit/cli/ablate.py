@@ -40,6 +40,9 @@ def ablate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and what they cost; start none.")
     ] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Train plugins even if they break a law.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train the variants of a recipe, each with several seeds, and compare them.
@@ -70,15 +73,19 @@ def ablate(
         if dry_run:
             preview(study)
         else:
-            codes.append(run_study(study))
+            codes.append(run_study(study, check=not no_check))
 
     guarded(act, debug)
     if codes[-1]:
         raise typer.Exit(codes[-1])
 
 
-def run_study(study: Recipe) -> int:
+def run_study(study: Recipe, *, check: bool = True) -> int:
     """Runs what is missing of a study, tells what failed, and shows the table of what there is.
+
+    Args:
+        study: a recipe with its section `ablation`.
+        check: refuse plugins that break a law.
 
     Returns:
         The exit code.
@@ -90,7 +97,7 @@ def run_study(study: Recipe) -> int:
     from attnkit.run_directory import RunDirectoryError
 
     try:
-        directory, failures = conduct(study)
+        directory, failures = conduct(study, check=check)
     except StudyStopped as stopped:
         interrupted = stopped.number == signal.SIGINT
         typer.echo(f"{'interrupted' if interrupted else 'terminated'}: {stopped}", err=True)

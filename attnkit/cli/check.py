@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,7 +21,9 @@ def check(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Mechanisms: a name, a plugin file (my_attention.py), a module.",
+            metavar="NAME|FILE|MODULE|KEY=VALUE ...",
+            help="Mechanisms: a name, a plugin file (my_attention.py), a module; and options of "
+            "theirs, num_heads=6.",
             show_default=False,
         ),
     ] = None,
@@ -35,6 +38,9 @@ def check(
         Literal["self", "cross"] | None,
         typer.Option(help="In this role alone.", show_default=False),
     ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="All laws in all seats; takes minutes.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the cards here.", show_default=False)
     ] = None,
@@ -42,7 +48,10 @@ def check(
 ) -> None:
     """Ask every law about a mechanism, under every mask and position, and print its card.
 
-    A law holds, does not apply, or is broken, with the evidence; exit code 1 if one is.
+    A law holds, does not apply, or is broken, with the evidence; exit code 1 if one is, or if the
+    mechanism raises an error.
+
+    Example: attnkit check multi_head num_heads=6 head_dim=12
     """
 
     cards: list[Card] = []
@@ -57,20 +66,30 @@ def check(
         from attnkit.checks.terminal import CardPrinter, show_matrix
         from attnkit.registry import ATTENTION, RegistryError
 
-        if everything == bool(what):
+        subjects = [word for word in what or [] if "=" not in word]
+        if everything == bool(subjects):
             raise RegistryError("name a mechanism, a plugin file or a module; or give --all")
         torch.set_num_threads(1)  # small tensors: more threads cost time
-        names = [name for word in what or [] for name in mechanisms_of(word)] or ATTENTION.names()
+        names = [name for word in subjects for name in mechanisms_of(word)] or ATTENTION.names()
+        given = [word.partition("=") for word in what or [] if "=" in word]
         try:
             masks = masks_of([yaml.safe_load(text) for text in mask or []])
         except yaml.YAMLError as error:
             raise RegistryError(f"--mask: {str(error).splitlines()[0]}") from error
+        chosen = {name: _typed(name, given) for name in names} if given else {}
         roles = ROLES if role is None else (role,)
         if not everything:
             refuse_unseated(names, masks, roles)
         for name in names:
             printer, started = CardPrinter(name), time.monotonic()
-            card = ask(ATTENTION.get(name), masks=masks, roles=roles, on_line=printer.line)
+            card = ask(
+                ATTENTION.get(name),
+                chosen.get(name),
+                masks=masks,
+                roles=roles,
+                thorough=thorough,
+                on_line=printer.line,
+            )
             printer.end(card, time.monotonic() - started)
             cards.append(card)
         if len(cards) > 1:
@@ -82,3 +101,28 @@ def check(
     guarded(act, debug)
     if any(card.broken for card in cards):
         raise typer.Exit(FAILED)
+
+
+def _typed(name: str, given: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """Options of a mechanism as the command line gives them, checked as a recipe's are.
+
+    Raises:
+        RegistryError: if there is no such option, or its value is not what it must be.
+    """
+    import yaml
+
+    from attnkit.recipe.errors import Mark
+    from attnkit.recipe.schema import Checker
+    from attnkit.recipe.source import node_of
+    from attnkit.registry import ATTENTION, RegistryError, Spec
+
+    try:
+        options = {key: yaml.safe_load(value) for key, _, value in given}
+    except yaml.YAMLError as error:
+        raise RegistryError(f"an option: {str(error).splitlines()[0]}") from error
+    node = node_of({"name": name, **options}, Mark("command line"))
+    checker = Checker(ATTENTION.options(name), node)
+    spec = checker.check(Annotated[Spec, ATTENTION], node, (name,))
+    if checker.problems:
+        raise RegistryError("; ".join(f"{p.key}: {p.message}" for p in checker.problems))
+    return {key: spec.options[key] for key in options}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from attnkit.attention.counted import cache_elements, mixing_flops
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.models.language_model import LanguageModel
 
@@ -90,7 +91,7 @@ def flops_per_token(model: Model, num_tokens: int | None = None) -> Flops:
     attentions = [layer.attention for layer in model.layers]
     return Flops(
         projections=sum(attention.projection_flops() for attention in attentions),
-        mixing=sum(attention.mixing_flops(num_tokens, pairs) for attention in attentions)
+        mixing=sum(mixing_flops(attention, num_tokens, pairs) for attention in attentions)
         / num_tokens,
         mlp=sum(2 * _matrix_weights(layer.mlp) for layer in model.layers if layer.mlp is not None),
         head=2 * model.head.weight.numel(),
@@ -102,10 +103,10 @@ def _flops_of_pair(model: EncoderDecoder, num_tokens: int) -> Flops:
     layers = [*model.encoder.layers, *model.decoder.layers]
     cross = [layer.cross_attention for layer in model.decoder.layers]
     pairs = num_tokens * num_tokens
-    mixing = sum(attention.mixing_flops(num_tokens, pairs) for attention in cross)
+    mixing = sum(mixing_flops(attention, num_tokens, pairs) for attention in cross)
     for stack in (model.encoder, model.decoder):
         allowed = stack.mask.pairs(num_tokens)
-        mixing += sum(layer.attention.mixing_flops(num_tokens, allowed) for layer in stack.layers)
+        mixing += sum(mixing_flops(layer.attention, num_tokens, allowed) for layer in stack.layers)
     own = [layer.attention for layer in layers]
     return Flops(
         projections=sum(attention.projection_flops() for attention in (*own, *cross)),
@@ -135,7 +136,7 @@ def cache_bytes(model: Model, num_tokens: int, dtype: torch.dtype) -> int:
         layers = model.layers
     attentions = [layer.attention for layer in layers]
     return of_source + sum(
-        attention.cache_elements(num_tokens) * (attention.cache_dtype or dtype).itemsize
+        cache_elements(attention, num_tokens) * (attention.cache_dtype or dtype).itemsize
         for attention in attentions
     )
 

@@ -42,7 +42,8 @@ class Search:
         length_penalty: alpha; 0: none, more favours longer translations.
         n_best: translations that are returned of each source, at most `beam`.
         max_ratio: a target has at most this many times the tokens of its source, and ten more.
-        cached: keep keys and values; without it each step reads the target afresh.
+        cached: keep keys and values, if the model can; without it each step reads the target
+            afresh.
 
     Raises:
         ValueError: if an option is out of range.
@@ -111,7 +112,7 @@ def beam_search(
     found = [_Found() for _ in range(len(source))]
     steps = (
         _CachedSteps(model, source, source_keep)
-        if search.cached
+        if search.cached and model.can_cache
         else _PlainSteps(model, source, source_keep)
     )
     active = torch.arange(len(source), device=device)

@@ -245,6 +245,11 @@ class EncoderDecoder(nn.Module):
             source_keep=source_keep,
         )
 
+    @property
+    def can_cache(self) -> bool:
+        """True if all of the decoder's mechanisms keep what they computed."""
+        return all(layer.attention.has_cache for layer in self.decoder.layers)
+
     def decode(self, target: Tensor, cache: DecoderCache) -> Tensor:
         """Scores what follows tokens that follow those in the cache.
 

@@ -185,17 +185,21 @@ class LanguageModel(nn.Module):
         """An empty cache for decoding.
 
         Raises:
-            ValueError: if the mask lets tokens see later ones: what was computed for a token would
-                then change.
+            ValueError: if the mask lets tokens see later ones, so that what was computed for a
+                token would change; or if a mechanism has no cache.
         """
-        if not self.can_cache:
+        if self.mask.ahead != 0:
             raise ValueError("a model whose mask shows later tokens cannot decode from a cache")
+        if not self.can_cache:
+            raise ValueError("a mechanism of this model declares that it has no cache")
         return ModelCache([layer.attention.new_cache() for layer in self.layers])
 
     @property
     def can_cache(self) -> bool:
-        """True if no token sees later ones, so that what was computed for it stays true."""
-        return self.mask.ahead == 0
+        """True if no token sees later ones, so that what was computed for it stays true, and all
+        mechanisms keep it.
+        """
+        return self.mask.ahead == 0 and all(layer.attention.has_cache for layer in self.layers)
 
 
 def one_per_layer(attention: SpecLike | Sequence[SpecLike], num_layers: int) -> list[SpecLike]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attnkit.options import positional_option
 from attnkit.recipe.annotations import Kind, Pattern, Range, kinds_of, mismatch
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
 from attnkit.recipe.paths import Written, found
@@ -145,14 +146,24 @@ class Checker:
         except RegistryError as error:
             return self._refuse(children["name"].mark, name_path, str(error))
         given = {key: child for key, child in children.items() if key != "name"}
-        return Spec(name, self._options(given, options, node.key_mark, path))
+        cls = registry.get(name)
+        return Spec(name, self._options(given, options, node.key_mark, path, cls))
 
     def _options(
-        self, given: Mapping[str, Node], options: Mapping[str, Option], mark: Mark, path: KeyPath
+        self,
+        given: Mapping[str, Node],
+        options: Mapping[str, Option],
+        mark: Mark,
+        path: KeyPath,
+        cls: type | None = None,
     ) -> dict[str, Any]:
         for key, child in given.items():
             if key not in options:
-                self._refuse(child.key_mark, (*path, key), self._unknown_key((*path, key), options))
+                message = self._unknown_key((*path, key), options)
+                why = "" if cls is None else positional_option(cls, key)
+                self._refuse(
+                    child.key_mark, (*path, key), f"unknown key; {why}" if why else message
+                )
         values: dict[str, Any] = {}
         for key, option in options.items():
             if key in given:

@@ -1,5 +1,6 @@
 """What `list` and `show` say."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -159,3 +160,29 @@ def test_a_recipe_with_faults_is_not_shown(read):
     with pytest.raises(RecipeError, match=r"model.dims: unknown key"):
         description.show_recipe(QUICKSTART, ["model.dims=3"])
     assert read() == ""
+
+
+PLUGIN = '''\
+from attnkit import ATTENTION
+from attnkit.attention.multi_head import MultiHead
+
+
+@ATTENTION.register("shown_attention")
+class ShownAttention(MultiHead):
+    """Its own."""
+
+    formula = "{formula}"
+'''
+
+
+def test_a_mechanism_is_shown_with_its_file_and_its_own_paper(read, tmp_path, monkeypatch):
+    monkeypatch.setattr(ATTENTION, "_classes", dict(ATTENTION._classes))
+    file = tmp_path / "shown.py"
+    file.write_text(PLUGIN.format(formula="softmax(2 q k) v"))
+    description.show("shown_attention", [], [str(file)])
+    shown = read()
+    assert str(file) in shown.replace("\n", "")
+    assert "attnkit_plugin" not in shown
+    assert "softmax(2 q k) v" in shown
+    assert ATTENTION.get("multi_head").paper not in shown
+    assert re.search(r"paper +not stated", shown)

@@ -264,3 +264,17 @@ def test_the_registry_needs_the_standard_library_alone():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert printed.strip() == "[]"
+
+
+class Positional:
+    def __init__(self, dim, depth=2, *, width=3):
+        self.depth, self.width = depth, width
+
+
+def test_an_option_before_the_star_is_told(tools):
+    tools.register("positional")(Positional)
+    expected = r"`depth` of Positional.__init__ is positional, .*__init__\(self, dim, \*, depth"
+    with pytest.raises(RegistryError, match=expected):
+        tools.build({"name": "positional", "depth": 5}, 8)
+    with pytest.raises(RegistryError, match="did you mean `width`"):
+        tools.build({"name": "positional", "widht": 5}, 8)

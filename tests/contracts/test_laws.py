@@ -5,11 +5,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from attnkit.attention.base import Attention
 from attnkit.checks import LAWS
 from attnkit.checks.card import cases_of, judge, law
-from attnkit.checks.devices import NoFakeDevice, outcomes
+from attnkit.checks.case import demand_close
+from attnkit.checks.devices import NoFakeDevice, numbers_of, outcomes
 from attnkit.registry import ATTENTION, load_plugin
 
 FAULTS = {
@@ -18,8 +20,7 @@ FAULTS = {
     for fault in vars(load_plugin(str(file))).values()
     if isinstance(fault, type) and issubclass(fault, Attention) and "caught_by" in vars(fault)
 }
-ON_A_DEVICE = "training_step_stays_on_its_device"  # a process each: one for all, below
-IN_PROCESS = [law for law in LAWS if law.name != ON_A_DEVICE]
+IN_PROCESS = [law for law in LAWS if law.topic != "processes"]  # others: one for all, below
 
 
 @functools.cache
@@ -45,7 +46,7 @@ def test_it_says_what_it_demands_and_is_broken_by_a_fault(a_law):
 def planted():
     for fault in FAULTS.values():
         for name in fault.caught_by:
-            if name != ON_A_DEVICE:
+            if law(name) in IN_PROCESS:
                 yield pytest.param(fault, name, id=f"{fault.__name__}-{name}")
 
 
@@ -54,6 +55,7 @@ def test_the_law_that_names_a_fault_catches_it(fault, name):
     line = judge(law(name), cases(fault))
     assert line.outcome == "broken", line
     assert line.words
+    assert not line.trace
     assert line.smallest.startswith(f"{fault.__name__}: ")
 
 
@@ -67,7 +69,7 @@ def test_there_are_faults_enough():
     assert set(by_law) <= {law.name for law in LAWS}
 
 
-# On a pretended GPU
+# In another process, on a pretended GPU
 
 WINDOW = {"name": "sliding_window", "window": 4}
 VARIANTS = {
@@ -87,22 +89,48 @@ VARIANTS = {
     "prefix": {"mask": "prefix"},
 }
 PLANTED = """\
+import torch
+
 from attnkit.registry import ATTENTION, load_plugin
 
 FAULTS = load_plugin({file!r})
 ATTENTION.register("planted_cpu_mask")(FAULTS.WritesItsMaskOnTheCPU)
 ATTENTION.register("planted_synchronisation")(FAULTS.DecidesInPython)
+ATTENTION.register("planted_hash")(FAULTS.HangsOnAHash)
+
+
+@ATTENTION.register("makes_a_tensor")
+class MakesATensor(ATTENTION.get("multi_head")):
+
+    def project_query(self, x):
+        q = super().project_query(x)
+        gains = torch.tensor([1.0, 2.0, 1.0, 1.0], device=q.device)
+        return q * gains.view(-1, 1, 1) * q.new_tensor(2)
 """
+NUMBERS = {
+    name: next(c for c in cases(ATTENTION.get(name)) if c.role == "self")
+    for name in ATTENTION.names()
+    if any(c.role == "self" for c in cases(ATTENTION.get(name)))
+}
+
+
+def hashes():
+    return cases(FAULTS["HangsOnAHash"])[0]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What became of one training step of each variant: nothing, or the error."""
+    """What became of one training step of each variant: nothing, or the error; and the numbers of
+    each mechanism.
+    """
     plugin = tmp_path_factory.mktemp("planted") / "planted.py"
     plugin.write_text(PLANTED.format(file=str(Path(__file__).parent / "faults/paths.py")))
-    planted = {n: {"attention": n} for n in ("planted_cpu_mask", "planted_synchronisation")}
+    names = ("planted_cpu_mask", "planted_synchronisation", "makes_a_tensor")
+    planted = {name: {"attention": name} for name in names}
+    hashing = {"numbers of planted_hash": numbers_of(hashes(), "planted_hash")}
+    numbers = {f"numbers of {name}": numbers_of(case, name) for name, case in NUMBERS.items()}
     try:
-        return outcomes(VARIANTS | planted, [str(plugin)])
+        return outcomes(VARIANTS | planted, [str(plugin)], numbers | hashing)
     except NoFakeDevice as error:
         pytest.skip(str(error))
 
@@ -116,3 +144,19 @@ def test_a_training_step_stays_on_its_device(trained, name):
 def test_the_fake_device_catches_what_is_planted(trained):
     assert "on the same device" in trained["planted_cpu_mask"]
     assert "DataDependent" in trained["planted_synchronisation"]
+
+
+def test_a_list_becomes_a_tensor_on_the_device(trained):
+    assert trained["makes_a_tensor"] == ""
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_another_process_computes_the_same(trained, name):
+    expected = NUMBERS[name].output
+    computed = torch.tensor(trained[f"numbers of {name}"]).view_as(expected)
+    demand_close(computed, expected, name, atol=1e-6)
+
+
+def test_another_process_catches_what_hangs_on_a_hash(trained):
+    computed = torch.tensor(trained["numbers of planted_hash"])
+    assert not torch.allclose(computed.view_as(hashes().output), hashes().output, atol=1e-3)

@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from attnkit.ablation.conduct import conduct, prepared
 from attnkit.ablation.timing import Timing
 from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import candidates
+from attnkit.cli.main import app
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.run_directory import RunDirectoryError
 
@@ -234,6 +236,18 @@ def test_what_cannot_be_tuned_is_refused(ablation, override, words, load):
     with pytest.raises(RecipeError, match=words):
         prepared(recipe)
     assert not recipe.runs_dir.exists()
+
+
+def test_a_trial_trains_plugins_that_break_a_law_if_it_is_told_to(load):
+    trial = Trial.of(load().with_overrides("variant=one"), 0)
+    assert "--no-check" in trial.job(check=False).arguments
+    assert "--no-check" not in trial.job().arguments
+
+
+def test_the_command_tells_its_trials_to(study, launcher):
+    ended = CliRunner().invoke(app, ["ablate", str(study(variants={"one": {}})), "--no-check"])
+    assert ended.exit_code == 0, ended.output
+    assert launcher.unchecked == ["one/seed0"]
 
 
 def test_a_trial_says_how_far_it_is(load):

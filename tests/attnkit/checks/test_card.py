@@ -5,13 +5,18 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
+from attnkit.attention.base import Attention
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
-from attnkit.checks.card import law
+from attnkit.checks.card import cases_of, law
 from attnkit.checks.seats import MaskCase
 from attnkit.cli.main import app
+from attnkit.masks import Causal
+from attnkit.registry import ATTENTION
 
 LEAK = '''\
 from attnkit import ATTENTION
@@ -27,6 +32,8 @@ class MyLeak(MultiHead):
         return k, v - v.mean(dim=2, keepdim=True)
 '''
 CAUSAL = [MaskCase("causal", "causal")]
+QUICK = [law for law in LAWS if law.quick]
+LENGTHS = [law for law in LAWS if law.topic == "lengths"]
 FEW = [law for law in LAWS if law.topic in ("influence", "map")]
 
 
@@ -63,9 +70,191 @@ def test_a_broken_law_has_evidence_and_a_smallest_case():
     assert line.smallest == ("MyLeak: self-attention, mask causal, position none, B=1 T=2 S=2 C=8")
 
 
-def test_an_error_of_the_mechanism_breaks_a_law_in_its_own_words():
-    (line,) = check(MyCrash, masks=CAUSAL, laws=[law("state_dict_round_trip")]).lines
-    assert (line.outcome, line.words) == ("broken", "RuntimeError: size mismatch")
+def test_an_error_of_the_mechanism_ends_the_card_at_the_authors_line():
+    card = check(MyCrash, masks=CAUSAL)
+    (line,) = card.lines
+    assert card.broken == [line]
+    assert (line.outcome, line.words) == ("crashed", "RuntimeError: size mismatch")
+    (frame,) = line.trace
+    assert re.fullmatch(r".*/test_card.py:\d+ in merge: raise RuntimeError\(.*", frame)
+
+
+class GivesTheWrongShape(MultiHead):
+    def scores(self, q, k):
+        return super().scores(q, k)[:, :1, :, :-1]
+
+
+def test_an_error_in_the_kit_names_what_the_author_overrides():
+    (line,) = check(GivesTheWrongShape, masks=CAUSAL).lines
+    assert line.outcome == "crashed"
+    assert "look at the shapes that its own scores return" in line.trace[-1]
+
+
+class HasAnIdleGate(MultiHead):
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.gate = nn.Linear(dim, 3)
+
+
+def test_a_smaller_case_keeps_the_evidence():
+    """With one token, no gradient reaches the queries of any mechanism."""
+    (line,) = check(
+        HasAnIdleGate, masks=CAUSAL, laws=[law("gradients_reach_every_parameter")]
+    ).lines
+    assert line.words == "no gradient reaches gate.weight, gate.bias"
+
+
+class CountsTheBatch(MultiHead):
+    def project_context(self, context):
+        k, v = super().project_context(context)
+        return k, v * (1 + torch.arange(len(v)).view(-1, 1, 1, 1))
+
+
+def test_copies_of_a_batch_are_no_leak():
+    """What hangs on the place in the batch is told by that law, and by none about the future."""
+    leaks = [each for each in LAWS if "no_influence" in each.name]
+    assert not check(CountsTheBatch, masks=CAUSAL, laws=leaks).broken
+    (line,) = check(
+        CountsTheBatch, masks=CAUSAL, laws=[law("sequences_of_a_batch_come_out_as_if_alone")]
+    ).lines
+    assert line.words.startswith("sequence 1 in a batch of 2, against the same one alone: differs")
+
+
+def test_every_size_of_a_case_is_another():
+    for mechanism in map(ATTENTION.get, ATTENTION.names()):
+        for case in cases_of(mechanism)[0]:
+            built = case.attention
+            sizes = [case.B, case.T, built.num_heads, built.head_dim, case.C]
+            sizes += [case.S] * (case.role == "cross")
+            if built.num_heads == 1:  # a head is as wide as the model
+                sizes.remove(case.C)
+            assert len(set(sizes)) == len(sizes), case
+
+
+class CountsFromTheLastKey(MultiHead):
+    def bias(self, query, key):
+        return (key % 2 * 1.0).expand(*query.shape[:-1], key.shape[-1]).unsqueeze(-3)
+
+
+def test_a_broken_law_names_what_would_make_it_legal():
+    asked = law("order_of_the_keys_does_not_matter")
+    (line,) = check(CountsFromTheLastKey, masks=[MaskCase("none", "none")], laws=[asked]).lines
+    assert line.outcome == "broken"
+    assert "`knows_order = True`" in line.remedy
+
+
+class WindowsByHead(MultiHead):
+    """Head h looks at the last 2^(h + 1) keys."""
+
+    causal_only = True
+    knows_order = True
+
+    def reaches(self, query, key):
+        widths = 2 ** torch.arange(1, self.num_heads + 1, device=query.device)
+        return query - key < widths.view(-1, 1, 1)
+
+
+def test_a_declared_sparsity_is_what_is_demanded():
+    card = check(WindowsByHead, masks=CAUSAL, positions=["none"], roles=["self"], laws=QUICK)
+    assert not card.broken
+    weights = WindowsByHead(32).weights(*torch.randn(2, 1, 4, 9, 8), Causal())
+    assert (weights[0] > 0).sum(dim=-1)[:, -1].tolist() == [2, 4, 8, 9]
+
+
+def test_an_undeclared_sparsity_is_told_how_to_say_so():
+    class Undeclared(WindowsByHead):
+        def reaches(self, query, key):
+            return None
+
+        def normalize(self, scores, allowed):
+            T, S = scores.shape[-2:]
+            query, key = torch.arange(S - T, S)[:, None], torch.arange(S)
+            near = allowed & WindowsByHead.reaches(self, query, key)
+            return super().normalize(scores, near).masked_fill(~near, 0.0)
+
+    asked = law("every_allowed_key_has_influence")
+    (line,) = check(Undeclared, masks=CAUSAL, positions=["none"], laws=[asked]).lines
+    assert re.match(r"head 0 of output \d never moved when token 0 changed", line.words)
+    assert "`reaches(query, key)`" in line.remedy
+
+
+class ReadsAllAtOnce(MultiHead):
+    """Queries know the mean of all that came before, which no cache keeps."""
+
+    has_cache = False
+    knows_order = True
+
+    def project_query(self, x):
+        counts = torch.arange(1, x.shape[1] + 1, device=x.device).view(1, -1, 1)
+        return super().project_query(x + x.cumsum(dim=1) / counts)
+
+
+def test_what_has_no_cache_is_not_asked_to_decode():
+    card = check(ReadsAllAtOnce, masks=CAUSAL, positions=["none"], roles=["self"], laws=LENGTHS)
+    assert not card.broken
+    told = {line.law: line.words for line in card.lines}
+    for name in ("decoding_in_chunks_equals_the_full_pass", "outputs_do_not_depend_on_the_length"):
+        assert told[name] == "it reads all tokens at once (has_cache = False)"
+    with pytest.raises(NotImplementedError, match="has no `decode`"):
+        Attention.decode(ReadsAllAtOnce(8), *torch.zeros(3, 1, 4, 1, 2), Causal(), None)
+
+
+class ComputesInFloat32(MultiHead):
+    def normalize(self, scores, allowed):
+        return super().normalize(scores.float(), allowed).to(scores.dtype)
+
+
+class ForgetsAFactor(ComputesInFloat32):
+    def scores(self, q, k):
+        return Halved.apply(super().scores(q, k))
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores):
+        return scores.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 0.5 * gradient
+
+
+def test_what_computes_in_float32_is_told_and_compared_there():
+    asked = [law("gradients_agree_with_finite_differences")]
+    (line,) = check(ComputesInFloat32, masks=CAUSAL, laws=asked).lines
+    assert (line.outcome, line.words) == ("holds", "something computes in float32")
+    (line,) = check(ForgetsAFactor, masks=CAUSAL, laws=asked).lines
+    assert line.outcome == "broken"
+    assert line.words.startswith("gradient ")
+
+
+class Taxicab(MultiHead):
+    def scores(self, q, k):
+        return -torch.cdist(q, self.share_heads(k), p=1)
+
+
+class CountsWhatTorchDoesNot(Taxicab):
+    def mixing_flops(self, num_tokens, pairs):
+        return pairs * self.num_heads * (3 * self.head_dim + 2 * self.head_dim)
+
+
+def test_flops_beyond_torchs_count_may_be_declared_or_left_out():
+    asked = [law("declared_flops_are_right")]
+    for mechanism, outcome in ((Taxicab, "does not apply"), (CountsWhatTorchDoesNot, "holds")):
+        (line,) = check(mechanism, masks=[MaskCase("none", "none")], laws=asked).lines
+        assert line.outcome == outcome, line
+
+
+class NormsItsWidestHead(MultiHead):
+    linear_in_values = False
+
+    def mix(self, q, k, v, mask):
+        return super().mix(q, k, v, mask).tanh()
+
+
+def test_a_mix_that_says_that_it_bends_its_values_is_not_held_to_a_sum():
+    (line,) = check(NormsItsWidestHead, laws=[law("fast_path_equals_the_reference")]).lines
+    assert line.outcome == "does not apply"
 
 
 def test_options_and_a_number_of_heads_that_does_not_divide_the_usual_width():
@@ -86,13 +275,34 @@ def test_the_command_prints_each_law_and_writes_json():
     assert {line["outcome"] for line in card["lines"]} == {"holds", "does not apply"}
 
 
+CRASH = LEAK.replace("v - v.mean(dim=2, keepdim=True)", "v @ torch.ones(3)").replace(
+    "from attnkit import", "import torch\n\nfrom attnkit import", 1
+)
+
+
+def test_the_command_shows_an_errors_place_and_nothing_of_torchs():
+    Path("my_leak.py").write_text(CRASH)
+    ended = call("check", "my_leak.py", "--mask", "causal", "--role", "self")
+    assert ended.exit_code == 1, ended.output
+    assert "CRASHED" in ended.stdout
+    assert "my_leak.py:13 in project_context: return k, v @ torch.ones(3)" in ended.stdout
+    assert "more laws are asked once that is fixed" in ended.stdout
+    assert "site-packages" not in ended.stdout
+
+
+def test_the_command_takes_options():
+    Path("my_leak.py").write_text(LEAK)
+    ended = call("check", "my_leak.py", "num_heads=6", "--mask", "causal", "--role", "self")
+    assert "C=48 num_heads=6" in ended.stdout
+
+
 def test_the_command_says_what_is_broken_and_ends_with_1():
     Path("my_leak.py").write_text(LEAK)
     ended = call(
         "check", "my_leak.py", "--mask", "{name: sliding_window, window: 3}", "--role", "cross"
     )
     assert ended.exit_code == 1, ended.output
-    assert "BROKEN later tokens have no influence" in ended.stdout
+    assert re.search("BROKEN +later tokens have no influence", ended.stdout)
     assert re.search(r"output \d moved by .* when token \d changed", ended.stdout)
     assert "smallest case: my_leak: cross-attention, mask sliding_window-3" in ended.stdout
     assert ended.stderr == ""
@@ -106,6 +316,9 @@ def test_the_command_says_what_is_broken_and_ends_with_1():
         (["json"], "json registers no mechanism"),
         ([], "name a mechanism, a plugin file or a module; or give --all"),
         (["linear", "--all"], "or give --all"),
+        (["num_heads=6"], "or give --all"),
+        (["linear", "num_heds=6"], "linear.num_heds: unknown key; did you mean `num_heads`"),
+        (["linear", "num_heads=many"], "linear.num_heads: expected a whole number, got text"),
         (["linear", "--mask", "causl"], "--mask: .*did you mean `causal`"),
         (["linear", "--mask", "{a"], "--mask: "),
         (["linear", "--mask", "prefix"], "nothing to check: linear cannot obey the mask prefix"),

@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnkit.attention import kernels
+from attnkit.attention import counted, kernels
+from attnkit.attention.counted import cache_elements, mixing_flops
+from attnkit.attention.multi_head import MultiHead
+from attnkit.attention.score_attention import ScoreAttention
+from attnkit.checks.card import cases_of
 from attnkit.masks import Causal
 from attnkit.models.accounting import PARTS, cache_bytes, flops_per_token, parameter_counts
 from attnkit.models.language_model import LanguageModel
@@ -94,3 +98,59 @@ def test_cache_bytes_are_those_that_decoding_keeps(mechanism, dtype):
     with torch.no_grad():
         model(torch.zeros(1, 9, dtype=torch.long), cache=cache)
     assert cache.num_bytes() == cache_bytes(model, 9, dtype)
+
+
+def own_attention(name):
+    case = cases_of(ATTENTION.get(name))[0][0]
+    return case.build()
+
+
+@pytest.mark.parametrize("name", ATTENTION.names())
+def test_what_is_declared_is_what_would_be_counted(name):
+    """For all that decodes from keys and values; a state is declared as its recurrence."""
+    attention = own_attention(name)
+    if isinstance(attention, ScoreAttention):
+        pairs = 40 * 40
+        declared = mixing_flops(attention, 40, pairs)
+        assert declared == counted.counted_mixing_flops(attention, 40, pairs)
+    if type(attention).refusal("self", Causal(), "none") is None:
+        assert cache_elements(attention, 9) == counted.counted_cache_elements(attention, 9)
+
+
+class Wider(MultiHead):
+    """Keys that carry a copy of themselves, and scores that read both."""
+
+    def project_context(self, context):
+        k, v = super().project_context(context)
+        return torch.cat((k, k), dim=-1), v
+
+    def weights(self, q, k, mask):
+        return super().weights(q, k[..., : self.head_dim] + k[..., self.head_dim :], mask)
+
+
+class NeedsNumbers(Wider):
+    """Cannot run without numbers."""
+
+    def merge(self, heads, x):
+        assert float(heads.detach().sum()) < 1e9
+        return super().merge(heads, x)
+
+
+@pytest.mark.parametrize("mechanism", [Wider, NeedsNumbers])
+def test_what_a_subclass_changed_is_counted_anew(mechanism):
+    attention = mechanism(16, num_heads=4)
+    assert cache_elements(attention, 100) == 3 * 100 * 16
+    assert mixing_flops(attention, 100, 5050) == 4 * 5050 * 16
+
+
+class SaysSo(Wider):
+    def mixing_flops(self, num_tokens, pairs):
+        return 7
+
+    def cache_elements(self, num_tokens):
+        return 5
+
+
+def test_what_a_class_says_of_its_own_steps_counts():
+    assert mixing_flops(SaysSo(16), 100, 5050) == 7
+    assert cache_elements(SaysSo(16), 100) == 5

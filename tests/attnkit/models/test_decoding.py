@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attnkit.attention.multi_head import MultiHead
 from attnkit.masks import Causal
 from attnkit.models.decoding import generate, sample
 from attnkit.models.language_model import LanguageModel
@@ -149,3 +150,23 @@ def test_a_document_ends_with_its_end_token(monkeypatch):
 def test_options_that_make_no_sense_are_named(prompt, options, message):
     with pytest.raises(ValueError, match=message):
         next(generate(shaken(), prompt, 3, **options))
+
+
+class ReadsAllAtOnce(MultiHead):
+    """Queries know the mean of all tokens, which no cache keeps."""
+
+    has_cache = False
+
+    def project_query(self, x):
+        return super().project_query(x + x.mean(dim=1, keepdim=True))
+
+
+def test_what_has_no_cache_is_read_anew_at_each_step(monkeypatch):
+    monkeypatch.setitem(ATTENTION._classes, "reads_all_at_once", ReadsAllAtOnce)
+    model = shaken(attention=["multi_head", "reads_all_at_once"])
+    assert not model.can_cache
+    tokens = torch.cat((PROMPT, generated(model, temperature=0)), dim=1)
+    for length in range(3, 10):  # each token is what a pass over all before it says
+        assert torch.equal(model(tokens[:, :length])[:, -1].argmax(-1), tokens[:, length])
+    with pytest.raises(ValueError, match="has no cache"):
+        model.new_cache()

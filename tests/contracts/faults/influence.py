@@ -265,3 +265,65 @@ class MasksTheBiasInTheirPlace(MultiHead):
         bias = self.bias(places[-q.shape[2] :, None], places[None])
         added = 0.0 if bias is None else bias.masked_fill(~allowed, 0.0)
         return (self.scores(q, k) + added).softmax(dim=-1) @ v
+
+
+class HidesKeysByAThousand(MultiHead):
+    """In bfloat16 a hidden key loses 1,000, which a large score outweighs."""
+
+    caught_by = ("forbidden_keys_have_no_influence_in_bfloat16",)
+
+    def normalize(self, scores, allowed):
+        if scores.dtype == torch.float32 or allowed is None:
+            return super().normalize(scores, allowed)
+        return (scores - 1000.0 * ~allowed).softmax(dim=-1)
+
+
+class BlindsHeadsBeyondAPowerOfTwo(MultiHead):
+    """A decay by distance, whose slopes leave the table where heads are no power of two."""
+
+    knows_order = True
+    roles = frozenset(("self",))
+    caught_by = ("every_allowed_key_has_influence",)
+
+    def bias(self, query, key):
+        known = 2 ** (self.num_heads.bit_length() - 1)
+        slopes = [0.1 if head < known else 40.0 for head in range(self.num_heads)]
+        own = -torch.tensor(slopes).view(-1, 1, 1) * (query - key).abs().unsqueeze(-3)
+        given = super().bias(query, key)
+        return own if given is None else own + given
+
+
+class ReachesFartherThanItSays(MultiHead):
+    """Declares three keys, and looks at five."""
+
+    knows_order = True
+    roles = frozenset(("self",))
+    caught_by = ("nothing_beyond_its_own_reach_has_influence",)
+
+    def reaches(self, query, key):
+        return (query - key).abs() < 3
+
+    def normalize_under(self, scores, mask):
+        T, S = scores.shape[-2:]
+        query, key = torch.arange(S - T, S)[:, None], torch.arange(S)
+        allowed = mask.dense(T, S) & ((query - key).abs() < 5)
+        return self.normalize(scores, allowed).masked_fill(~allowed, 0.0)
+
+
+class ForgetsTheTemplatesPlace(MultiHead):
+    """Norms queries and keys in `place`, and leaves out what the position does there."""
+
+    caught_by = ("an_accepted_position_has_an_effect",)
+
+    def place(self, q, k, seen=0):
+        return 2 * F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+
+
+class NeedsAsManyKeysAsQueries(MultiHead):
+    """Cross-attention that reads nothing where the context is shorter than what asks."""
+
+    caught_by = ("cross_attention_reads_the_context_and_only_it",)
+
+    def mix(self, q, k, v, mask):
+        mixed = super().mix(q, k, v, mask)
+        return mixed if k.shape[2] >= q.shape[2] else torch.zeros_like(mixed)

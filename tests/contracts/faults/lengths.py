@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from attnkit.attention.cache import KeyValueCache
 from attnkit.attention.linear import Linear
 from attnkit.attention.multi_head import MultiHead
-from attnkit.masks import Causal, NoMask, SlidingWindow
+from attnkit.masks import Causal, NoMask, Padding, SlidingWindow
 
 
 class CacheIsOnePositionLate(MultiHead):
@@ -228,3 +228,73 @@ class SortsItsHypotheses(MultiHead):
 
     def new_cache(self):
         return _SlotCache()
+
+
+class WidensLongWindows(MultiHead):
+    """Beyond 64 tokens a causal window is rounded up to what a block holds."""
+
+    caught_by = ("long_sequences_obey_the_mask",)
+
+    def mix(self, q, k, v, mask):
+        if isinstance(mask, SlidingWindow) and q.shape[2] > 64:
+            mask = SlidingWindow(window=mask.window + 1, centered=mask.centered)
+        return super().mix(q, k, v, mask)
+
+
+class LosesAKeyAtTheEdgeOfAChunk(MultiHead):
+    """Chunks of 48 queries, the first of which does not see the key furthest back."""
+
+    caught_by = ("long_sequences_are_computed_as_short_ones",)
+
+    def weights(self, q, k, mask):
+        weights = super().weights(q, k, mask)
+        T, back = q.shape[2], mask.back
+        if T < 96 or k.shape[2] != T or not back:
+            return weights
+        first = torch.arange(T)[:, None] % 48 == 0
+        last = torch.arange(T)[:, None] - torch.arange(T) == back
+        return weights.masked_fill(first & last, 0.0)
+
+    def mix(self, q, k, v, mask):
+        return self.weights(q, k, mask) @ v
+
+
+class RoundsAnOddLengthDown(MultiHead):
+    """Without a causal mask, long odd sequences lose their last key."""
+
+    caught_by = ("long_sequences_are_computed_as_short_ones",)
+
+    def mix(self, q, k, v, mask):
+        T = q.shape[2]
+        if mask.ahead == 0 or T < 32 or T % 2 == 0 or k.shape[2] != T:
+            return super().mix(q, k, v, mask)
+        even = mask & Padding((torch.arange(T) < T - 1).repeat(q.shape[0], 1))
+        return super().mix(q, k, v, even)
+
+
+class CountsPaddedKeys(MultiHead):
+    """Sharpens by the number of keys, those that fill the batch up included."""
+
+    caught_by = ("padding_at_the_end_changes_nothing",)
+
+    def scores(self, q, k):
+        return super().scores(q, k) * (1 + 0.01 * k.shape[2])
+
+
+class _FirstChunk(KeyValueCache):
+    width = 0
+
+
+class CutsChunksThatAreLongerThanTheFirst(MultiHead):
+    """Room for a chunk is what the first one took; a longer one overwrites its own end."""
+
+    caught_by = ("decoding_in_chunks_equals_the_full_pass",)
+
+    def new_cache(self):
+        return _FirstChunk()
+
+    def decode(self, q, k, v, mask, cache):
+        cache.width = cache.width or k.shape[2]
+        if cache.length and k.shape[2] > cache.width > 1:
+            v = torch.cat((v[:, :, : cache.width], v[:, :, cache.width :].roll(1, dims=2)), dim=2)
+        return super().decode(q, k, v, mask, cache)

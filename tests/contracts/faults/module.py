@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from attnkit.attention.base import ScoreAttention
 from attnkit.attention.multi_head import MultiHead
+from attnkit.masks import Causal
 
 
 class HasAnIdleParameter(MultiHead):
@@ -50,15 +51,6 @@ class HasAWrongBackward(MultiHead):
         return _HalfGradient.apply(super().scores(q, k))
 
 
-class DropsDigits(MultiHead):
-    """Computes in float32 what comes in float64."""
-
-    caught_by = ("gradients_agree_with_finite_differences",)
-
-    def normalize(self, scores, allowed):
-        return super().normalize(scores.float(), allowed).to(scores.dtype)
-
-
 class DropsInEvaluation(MultiHead):
     """`F.dropout` without `training=`."""
 
@@ -77,15 +69,6 @@ class NeverDrops(MultiHead):
         super().__init__(dim, num_heads=num_heads)
 
 
-class DrawsInEveryCall(MultiHead):
-    """Random features that are drawn anew, where they should be drawn once."""
-
-    caught_by = ("same_seed_gives_the_same_numbers",)
-
-    def scores(self, q, k):
-        return super().scores(q, k) + 0.1 * torch.randn(q.shape[1], 1, 1)
-
-
 class KeepsATensorToItself(MultiHead):
     """A random matrix that is neither a parameter nor a buffer, so it is not saved."""
 
@@ -99,35 +82,10 @@ class KeepsATensorToItself(MultiHead):
         return super().project_query(x) @ self.turn.to(x.dtype)
 
 
-class ScalesItsInputInPlace(MultiHead):
-    """`*=` on a tensor that the residual stream still needs."""
-
-    caught_by = ("inputs_are_left_as_they_were",)
-
-    def project_query(self, x):
-        with torch.no_grad():
-            x *= 1.0 + 1e-3
-        return super().project_query(x)
-
-
-class CountsItsCalls(MultiHead):
-    """A buffer that changes with each forward pass, in evaluation too, and changes the output."""
-
-    caught_by = ("inputs_are_left_as_they_were",)
-
-    def __init__(self, dim, **options):
-        super().__init__(dim, **options)
-        self.register_buffer("calls", torch.zeros(()))
-
-    def merge(self, heads, x):
-        self.calls += 1
-        return super().merge(heads, x)
-
-
 class MiscountsFlops(ScoreAttention):
     """Leaves the values out of its count."""
 
-    caught_by = ("flops_are_those_that_torch_counts",)
+    caught_by = ("declared_flops_are_right",)
 
     def __init__(self, dim):
         super().__init__(dim, num_heads=1)
@@ -139,7 +97,7 @@ class MiscountsFlops(ScoreAttention):
 class CountsFlopsLinearly(MultiHead):
     """Claims to be linear in the length."""
 
-    caught_by = ("flops_are_those_that_torch_counts",)
+    caught_by = ("declared_flops_are_right",)
 
     def mixing_flops(self, num_tokens, pairs):
         return 4 * num_tokens * 10 * self.num_heads * self.head_dim
@@ -159,7 +117,7 @@ class GrowsWhenCalled(MultiHead):
 class DropsTheSameForAll(MultiHead):
     """One dropout mask serves the whole batch."""
 
-    caught_by = ("dropout_keeps_the_mean",)
+    caught_by = ("dropout_drops_the_declared_share",)
 
     def mix(self, q, k, v, mask):
         weights = self.weights(q, k, mask)
@@ -171,7 +129,7 @@ class DropsTheSameForAll(MultiHead):
 class ForgetsToScaleWhatRemains(MultiHead):
     """Zeros some weights, and does not make the others larger."""
 
-    caught_by = ("dropout_keeps_the_mean",)
+    caught_by = ("dropout_drops_the_declared_share",)
 
     def mix(self, q, k, v, mask):
         weights = self.weights(q, k, mask)
@@ -200,23 +158,45 @@ class DividesByItsLength(MultiHead):
         return q / q.norm(dim=-1, keepdim=True)
 
 
-class KeepsTheFirstMask(MultiHead):
-    """Writes the mask out once for each pair of lengths, though padding differs in each batch."""
+class MiscountsUnderItsMask(MultiHead):
+    """Serves causal masks alone, and leaves the values out of its count."""
 
-    caught_by = ("a_call_leaves_nothing_behind",)
+    causal_only = True
+    caught_by = ("declared_flops_are_right",)
+
+    def mixing_flops(self, num_tokens, pairs):
+        return super().mixing_flops(num_tokens, pairs) // 2
+
+
+class KeepsWhatItShouldDrop(MultiHead):
+    """Takes the option for the share that stays."""
+
+    caught_by = ("dropout_drops_the_declared_share",)
 
     def mix(self, q, k, v, mask):
-        lengths = q.shape[2], k.shape[2]
-        if getattr(self, "lengths", None) != lengths:
-            self.lengths, self.allowed = lengths, mask.dense(*lengths)
-        return self.normalize(self.scores(q, k), self.allowed).masked_fill(~self.allowed, 0.0) @ v
+        weights = self.weights(q, k, mask)
+        if self.training and self.dropout:
+            weights = F.dropout(weights, 1.0 - self.dropout)
+        return weights @ v
 
 
-class KeepsItsLastMap(MultiHead):
-    """A map as an attribute, for somebody to look at: it keeps the whole graph alive."""
+class ForgetsItsWindowWhereItDrops(MultiHead):
+    """With dropout, training asks for a causal mask, whatever narrower one it was given."""
 
-    caught_by = ("a_call_leaves_nothing_behind",)
+    caught_by = ("dropout_drops_the_declared_share",)
 
     def weights(self, q, k, mask):
-        self.last_map = super().weights(q, k, mask)
-        return self.last_map
+        dropping = self.training and self.dropout and mask.ahead == 0
+        return super().weights(q, k, Causal() if dropping else mask)
+
+
+class OverflowsInBfloat16(MultiHead):
+    """Subtracts the largest score in float32, and trusts in the exponent of bfloat16."""
+
+    caught_by = ("tokens_of_any_size_give_finite_numbers",)
+
+    def normalize(self, scores, allowed):
+        if scores.dtype == torch.float32:
+            return super().normalize(scores, allowed)
+        weights = scores.exp() if allowed is None else scores.exp() * allowed
+        return weights / (weights.sum(dim=-1, keepdim=True) + 1e-9)

@@ -132,3 +132,23 @@ class UnderstatesItsMemory(MultiHead):
 
     def mix(self, q, k, v, mask):
         return self.weights(q, k, mask) @ v
+
+
+class DetachesItsKeysInTraining(MultiHead):
+    """The same numbers in training, and no gradient by the keys."""
+
+    caught_by = ("training_mode_computes_the_same",)
+
+    def mix(self, q, k, v, mask):
+        return super().mix(q, k.detach() if self.training else k, v, mask)
+
+
+class HangsOnAHash(MultiHead):
+    """Orders its heads by `hash`, which each process salts anew."""
+
+    caught_by = ("another_process_gives_the_same_numbers",)
+
+    def project_query(self, x):
+        gains = [1 + hash(f"head {head}") % 1000 / 1000 for head in range(self.num_heads)]
+        q = super().project_query(x)
+        return q * q.new_tensor(gains).view(-1, 1, 1)

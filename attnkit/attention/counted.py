@@ -1,0 +1,135 @@
+"""What a mechanism costs where it does not say so: counted while it runs on the meta device, where
+tensors have shapes and no numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnkit.masks import Causal, NoMask
+
+if TYPE_CHECKING:
+    from attnkit.attention.base import Attention
+
+STEPS = frozenset(
+    (
+        "forward",
+        "project_query",
+        "project_context",
+        "place",
+        "scores",
+        "normalize",
+        "weights",
+        "bias",
+        "mix",
+        "advance",
+        "new_cache",
+        "decode",
+        "merge",
+    )
+)
+"""Methods that compute: a class that overrides one costs something else than its parent."""
+
+SAMPLES = (32, 64)
+"""Tokens that are counted where the meta device cannot run a mechanism."""
+
+
+def says_itself(cls: type, cost: str) -> bool:
+    """True if a class declares a cost (the name of a method) for its own steps: not if a parent
+    does, of which it overrides a step.
+    """
+    for owner in cls.__mro__:
+        if cost in vars(owner):
+            return True
+        if STEPS & vars(owner).keys():
+            return False
+    return False
+
+
+def mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> int:
+    """`attention.mixing_flops` where that is declared; else what is counted."""
+    if says_itself(type(attention), "mixing_flops"):
+        return attention.mixing_flops(num_tokens, pairs)
+    return counted_mixing_flops(attention, num_tokens, pairs)
+
+
+def cache_elements(attention: Attention, num_tokens: int) -> int:
+    """`attention.cache_elements` where that is declared; else what is counted."""
+    if says_itself(type(attention), "cache_elements"):
+        return attention.cache_elements(num_tokens)
+    return counted_cache_elements(attention, num_tokens)
+
+
+def counted_mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> int:
+    """Products that torch counts in a forward pass, without those of `projection_flops`. They are
+    a n + b n² for n tokens, of which `pairs` take the place of n².
+    """
+    lengths = (num_tokens, 2 * num_tokens)
+    try:
+        once, twice = (_flops(_on_meta(attention), n) for n in lengths)
+    except (RuntimeError, NotImplementedError):  # it asks for numbers, or keeps tensors of its own
+        lengths = SAMPLES
+        once, twice = (_flops(attention, n) for n in lengths)
+    n = lengths[0]
+    square = (twice - 2 * once) / (2 * n * n)
+    each = once / n - square * n - attention.projection_flops()
+    return round(each * num_tokens + square * pairs)
+
+
+def counted_cache_elements(attention: Attention, num_tokens: int) -> int:
+    """Numbers that a cache holds for one sequence."""
+    if not attention.has_cache:
+        return 0
+    try:
+        return _held(_on_meta(attention), num_tokens)
+    except (RuntimeError, NotImplementedError):
+        one, two = (_held(attention, n) for n in SAMPLES)
+        return one + (two - one) * (num_tokens - SAMPLES[0]) // (SAMPLES[1] - SAMPLES[0])
+
+
+def _on_meta(attention: Attention) -> Attention:
+    """A copy whose parameters and buffers have no numbers."""
+    empty: dict[int, Any] = {}
+    for parameter in attention.parameters():
+        shape = torch.empty_like(parameter, device="meta", dtype=torch.float32)
+        empty[id(parameter)] = nn.Parameter(shape)
+    for buffer in attention.buffers():
+        empty[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(attention, empty).eval()
+
+
+@torch.no_grad()
+def _flops(attention: Attention, num_tokens: int) -> int:
+    counter = FlopCounterMode(display=False, custom_mapping=_MORE)
+    x = _tokens(attention, num_tokens)
+    mask = Causal() if type(attention).refusal("self", NoMask(), "none") else NoMask()
+    with counter:
+        attention(x, x, mask)
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def _held(attention: Attention, num_tokens: int) -> int:
+    x, cache = _tokens(attention, num_tokens), attention.new_cache()
+    attention(x, x, Causal(), cache)
+    return cache.num_bytes() // (attention.cache_dtype or x.dtype).itemsize
+
+
+def _tokens(attention: Attention, num_tokens: int) -> Tensor:
+    first = next(attention.parameters())
+    return torch.zeros(1, num_tokens, attention.dim, device=first.device, dtype=first.dtype)
+
+
+def _cdist(left: torch.Size, right: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """A difference, its size and a sum for each pair and feature."""
+    return 3 * functools.reduce(int.__mul__, left, 1) * right[-2]
+
+
+_MORE: dict[Any, Callable[..., int]] = {torch.ops.aten._cdist_forward: _cdist}

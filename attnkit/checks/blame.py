@@ -1,0 +1,77 @@
+"""Whose line raised an error: what an author reads of it, without the machinery around."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+
+import torch
+
+KIT = Path(__file__).parents[1]
+_FOREIGN = (
+    Path(torch.__file__).parent,
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")),
+)
+LONGEST = 300
+"""Letters of an error's first line that are shown."""
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line: what follows in torch's errors lists its dispatcher's tables."""
+    lines = str(error).strip().splitlines() or [""]
+    return shorten(f"{type(error).__name__}: {lines[0]}")
+
+
+def shorten(text: str) -> str:
+    """The first letters of a text, with dots where more followed."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def frames_of(error: BaseException, mechanism: type) -> tuple[str, ...]:
+    """The author's frames, outermost first: `file:line in function: code`. Where no line of theirs
+    was running, the kit's last ones, and what the author overrides.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if is_the_authors(f.filename)]
+    if theirs or is_the_kits(inspect.getfile(mechanism)):
+        shown = theirs or [f for f in frames if not _is_foreign(f.filename)][-3:]
+        return tuple(_line(frame) for frame in shown)
+    kits = [f for f in frames if is_the_kits(f.filename)][-1:]
+    own = [name for name, value in vars(mechanism).items() if inspect.isfunction(value)]
+    return (
+        *(_line(frame) for frame in kits),
+        f"the kit stumbled over what {mechanism.__name__} gave it: look at the shapes that its own "
+        f"{', '.join(own) or 'attributes'} return",
+    )
+
+
+def line_in(text: str) -> str:
+    """The author's last line in a traceback that came as text; empty: there is none."""
+    found = re.findall(r'File "(.+?)", line (\d+), in (\w+)(?:\n\s+(.+))?', text)
+    theirs = [frame for frame in found if is_the_authors(frame[0])]
+    if not theirs:
+        return ""
+    file, number, function, code = theirs[-1]
+    return f"{file}:{number} in {function}: {code}".rstrip(": ")
+
+
+def is_the_kits(file: str) -> bool:
+    """True for a file of attnkit."""
+    return KIT in Path(file).resolve().parents
+
+
+def is_the_authors(file: str) -> bool:
+    """True for a file that is neither the kit's, nor torch's, nor Python's."""
+    return not (file.startswith("<") or is_the_kits(file) or _is_foreign(file))
+
+
+def _is_foreign(file: str) -> bool:
+    parents = Path(file).resolve().parents
+    return any(folder.resolve() in parents for folder in _FOREIGN)
+
+
+def _line(frame: traceback.FrameSummary) -> str:
+    return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"

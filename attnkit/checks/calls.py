@@ -1,0 +1,290 @@
+"""Laws about one call after another: nothing is changed, drawn, kept or mixed up. They are asked
+first, since what breaks one of them breaks most others too.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention.base import Attention
+from attnkit.checks.case import Broken, Case, demand, demand_close, require
+from attnkit.checks.seats import documents, keep
+from attnkit.masks import Document, Mask, Padding
+
+Call = Callable[[Attention], Tensor]
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
+
+
+def held(value: Any, path: str, depth: int = 4) -> Iterator[tuple[str, Tensor | nn.Module]]:
+    """Tensors and modules in a value, in lists, dicts and objects too, with their paths."""
+    if isinstance(value, Tensor | nn.Module):
+        yield path, value
+    elif depth == 0 or isinstance(value, type | str | torch.dtype | torch.device):
+        return
+    elif isinstance(value, Mapping):
+        for key, item in list(value.items()):
+            yield from held(item, f"{path}[{key!r}]", depth - 1)
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        for i, item in enumerate(value):
+            yield from held(item, f"{path}[{i}]", depth - 1)
+    elif hasattr(value, "__dict__") and not callable(value):
+        for key, item in list(vars(value).items()):
+            yield from held(item, f"{path}.{key}", depth - 1)
+
+
+def held_outside(attention: Attention) -> Iterator[tuple[str, Tensor | nn.Module]]:
+    """What a mechanism and its parts keep that is neither parameter, buffer nor part."""
+    for name, module in attention.named_modules():
+        for attribute, value in list(vars(module).items()):
+            if attribute not in _OF_TORCH:
+                yield from held(value, f"{name}.{attribute}" if name else attribute)
+
+
+def inputs_are_left_as_they_were(case: Case) -> None:
+    """Neither the tokens, nor the mask, nor the parameters are changed by a forward pass, in
+    evaluation or in training.
+    """
+    attention = case.build()
+    parameters = {name: value.clone() for name, value in attention.state_dict().items()}
+    for training in (False, True):
+        attention.train(training)
+        context = case.context.clone()
+        x = context if case.role == "self" else case.x.clone()
+        mask = case.mask_over(case.S)
+        ends = Padding(keep(case.B, case.S) & keep(case.B, case.S).flip(1))
+        if _served(case, ends):  # the first and the last token are padded somewhere
+            mask = mask & ends
+        in_mask = [(path, t, t.clone()) for path, t in _of_mask(mask)]
+        with torch.no_grad():
+            attention(x, context, mask)
+        when = " in training" * training
+        demand(torch.equal(x, case.x), f"the tokens that ask were changed in place{when}")
+        demand(torch.equal(context, case.context), f"the context was changed in place{when}")
+        for path, now, before in in_mask:
+            demand(torch.equal(now, before), f"the mask's own `{path}` was changed in place{when}")
+        if not training:
+            for name, value in attention.state_dict().items():
+                same = torch.equal(value, parameters[name])
+                demand(same, f"{name} was changed by a forward pass in evaluation mode")
+    for name, value in attention.named_parameters():
+        same = torch.equal(value, parameters[name])
+        demand(same, f"{name} was changed by a forward pass in training")
+
+
+def _of_mask(mask: Mask) -> Iterator[tuple[str, Tensor]]:
+    for part in mask.parts():
+        for path, value in held(vars(part), type(part).__name__):
+            if isinstance(value, Tensor):
+                yield path, value
+
+
+def same_seed_gives_the_same_numbers(case: Case) -> None:
+    """Built twice under one seed, all parameters are equal, and so are two outputs."""
+    one, two = case.build(), case.build()
+    states = one.state_dict(), two.state_dict()
+    demand(states[0].keys() == states[1].keys(), "two builds have other parameters")
+    for name, value in states[0].items():
+        demand(torch.equal(value, states[1][name]), f"{name} differs under the same seed")
+    with torch.no_grad():
+        outputs = case.run(one), case.run(one), case.run(two)
+    demand(torch.equal(outputs[0], outputs[1]), "two calls in evaluation mode give other numbers")
+    demand(torch.equal(outputs[0], outputs[2]), "two builds under one seed give other numbers")
+
+
+BATCHES, ALONE = (2, 3, 5, 9, 17, 33), (0, 1, 2, 4, 8, 16, 32)
+"""Sizes of batches, and the sequences of them that are computed alone too."""
+
+
+@torch.no_grad()
+def sequences_of_a_batch_come_out_as_if_alone(case: Case) -> None:
+    """A sequence gives the same output alone and in a batch of any size, wherever it stands in it,
+    in evaluation and in training.
+    """
+    require(case.mask.batch_size == 1, "the mask tells the sequences apart")
+    many, attention = case.resized(B=BATCHES[-1]), case.build()
+    x, context = many.x, many.context
+    alone = {
+        row: attention(x[row : row + 1], context[row : row + 1], case.mask)[0] for row in ALONE
+    }
+    for training in (False, True):
+        attention.train(training)
+        for size in BATCHES:
+            output = attention(x[:size], context[:size], case.mask)
+            for row in (row for row in ALONE if row < size):
+                when = " in training" * training
+                what = f"sequence {row} in a batch of {size}{when}, against the same one alone"
+                demand_close(output[row], alone[row], what)
+
+
+def a_call_leaves_nothing_behind(case: Case) -> None:
+    """What was computed before changes nothing: after other tokens, lengths, padding and documents
+    and from a cache, a call gives the numbers of a mechanism that was never called.
+    """
+    used = case.build()
+    calls = dict(_calls(case))
+    with torch.no_grad():
+        for call in calls.values():
+            call(used)
+        for words, call in reversed(calls.items()):
+            demand_close(call(used), call(case.build()), f"{words}, called after others", atol=1e-6)
+
+
+def a_training_step_leaves_nothing_behind(case: Case) -> None:
+    """The same in training: outputs and gradients are those of a mechanism that saw no batch
+    before; and no tensor of a graph is kept, by the module or anywhere else.
+    """
+    used = case.build().train()
+    calls = list(_calls(case, training=True))
+    for words, call in [*calls, *calls[:2]]:
+        results = [_step(attention, call) for attention in (used, case.build().train())]
+        for i, (again, first) in enumerate(zip(*results, strict=True)):
+            what = "output" if i == 0 else "a gradient"
+            demand_close(again, first, f"{words}, {what} in training after other batches", 1e-6)
+    _demand_no_graph(case)
+
+
+def _step(attention: Attention, call: Call) -> list[Tensor]:
+    """The output, and the gradients by all parameters that have one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        output = call(attention)
+    wave = torch.arange(output.numel()).view(output.shape).sin()
+    parameters = list(attention.parameters())
+    gradients = torch.autograd.grad(
+        (output * wave).sum(), parameters, allow_unused=True, materialize_grads=True
+    )
+    return [output.detach(), *gradients]
+
+
+def _calls(case: Case, training: bool = False) -> Iterator[tuple[str, Call]]:
+    """Calls that differ in one thing each; masks are made anew in each."""
+
+    def plain(of: Case, mask: Callable[[], Mask]) -> Call:
+        return lambda attention: attention(of.x, of.context, mask())
+
+    other, shorter = case.resized(seed=case.seed + 1), case.resized(T=max(1, case.T - 3))
+    yield "the tokens", plain(case, lambda: case.mask)
+    yield "other tokens", plain(other, lambda: case.mask)
+    for shift in (0, 1):
+        real = keep(case.B, case.S).roll(shift, dims=1)
+        if _served(case, Padding(real)):
+            words = "other padding" if shift else "padding"
+            yield words, plain(case, lambda real=real: case.mask & Padding(real))
+    of_key = documents(case.B, case.S)
+    for numbers, words in ((of_key, "documents"), (of_key // 2, "other documents")):
+        if case.role == "self" and _served(case, Document(numbers)):
+            yield words, plain(case, lambda numbers=numbers: case.mask & Document(numbers))
+    yield "fewer tokens", plain(shorter, lambda: shorter.mask_over(shorter.S))
+    causal = case.role == "self" and case.mask.ahead == 0 and case.mechanism.has_cache
+    if causal and not training:
+        yield (
+            "tokens with a cache",
+            lambda attention: attention(case.x, case.x, case.mask, attention.new_cache()),
+        )
+
+
+def _served(case: Case, mask: Mask) -> bool:
+    return case.mechanism.refusal(case.role, case.mask & mask, case.position) is None
+
+
+def _demand_no_graph(case: Case) -> None:
+    """Two training steps leave nothing behind that holds their graphs, and no growing heap."""
+    attention = case.build().train()
+
+    class Token:  # lives as long as the graph that holds it
+        pass
+
+    def forward() -> weakref.ref[Token]:
+        token = Token()
+        context = (case.context * 1).requires_grad_()
+        context.register_hook(lambda gradient, kept=token: None)
+        through = context * 1
+        attention(through if case.role == "self" else case.x, through, case.mask)
+        return weakref.ref(token)
+
+    counts, graphs = [], []
+    for _ in range(3):
+        graphs.append(forward())
+        kept = list(held_outside(attention))
+        for path, value in kept:
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                raise Broken(
+                    f"{path} keeps the graph of a call; keep `.detach()` of it, or nothing"
+                )
+        counts.append({path for path, _ in kept})
+    grown = counts[2] - counts[1]
+    demand(
+        not grown, lambda: f"each call leaves one more tensor behind: {', '.join(sorted(grown))}"
+    )
+    if any(graph() is not None for graph in graphs):
+        gc.collect()
+    demand(
+        all(graph() is None for graph in graphs),
+        "something outside of the module, say a list in its file, keeps the graph of a call",
+    )
+
+
+@torch.no_grad()
+def new_weights_take_effect_at_once(case: Case) -> None:
+    """After a call, other weights give other numbers: those that are loaded, those that an
+    optimizer writes in their place, and those of another type. Nothing that was computed from the
+    old ones is kept.
+    """
+    attention, other = case.build(), case.resized(seed=case.seed + 1).build()
+    case.run(attention)
+    attention.load_state_dict(other.state_dict())
+    what = "output after a call and `load_state_dict`, against a mechanism with those weights"
+    demand_close(case.run(attention), case.run(other), what, atol=1e-6)
+    fresh = case.build()
+    for old, new in zip(attention.parameters(), fresh.parameters(), strict=True):
+        old.copy_(new)
+    for old, new in zip(attention.buffers(), fresh.buffers(), strict=True):
+        old.copy_(new)
+    what = "output after weights were changed in place, as an optimizer does"
+    demand_close(case.run(attention), case.run(fresh), what, atol=1e-6)
+
+
+def parameters_lie_in_the_module(case: Case) -> None:
+    """Whatever the output can be trained by is a parameter of the module, so that an optimizer sees
+    it and a checkpoint holds it.
+    """
+    attention = case.build()
+    output = case.run(attention)
+    known = {id(parameter) for parameter in attention.parameters()}
+    lost = {id(leaf): leaf for leaf in _leaves(output) if id(leaf) not in known}
+    if not lost:
+        return
+    places = [
+        path
+        for path, value in held_outside(attention)
+        if id(value) in lost
+        or (isinstance(value, nn.Module) and {id(p) for p in value.parameters()} & set(lost))
+    ]
+    where = f"in `{', '.join(places[:3])}`" if places else "in no attribute of it"
+    raise Broken(
+        f"{len(lost)} parameter{'s' * (len(lost) != 1)} outside of the module, {where}: no "
+        "optimizer sees what lies in a plain list, dict or variable, and no checkpoint holds it; "
+        "use nn.ParameterList, nn.ParameterDict or nn.ModuleList"
+    )
+
+
+def _leaves(output: Tensor) -> Iterator[Tensor]:
+    """What a graph takes gradients by."""
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable  # pyright: ignore[reportAttributeAccessIssue]
+        waiting += [before for before, _ in node.next_functions]

@@ -1,0 +1,122 @@
+"""Laws about sequences that are longer than a kernel's chunk, a wide window, or another batch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from attnkit.attention.score_attention import ScoreAttention
+from attnkit.checks.case import Broken, Case, demand_close, require
+from attnkit.checks.decoding import decoded
+from attnkit.checks.influence import ROUNDING
+from attnkit.masks import Padding
+
+ALL_CHANGED, SOME_UP_TO, SOME, FEW = 100, 400, 12, 3
+"""Tokens up to which each of them is changed in turn; of more, some, and of many, few."""
+
+
+@torch.no_grad()
+def long_sequences_obey_the_mask(case: Case) -> None:
+    """Beyond a hundred tokens, and under wide windows, no output moves when a token changes that
+    the mask hides from it.
+    """
+    require(not bool(case.allowed.all()), "the mask forbids nothing here")
+    count = case.S if case.S <= ALL_CHANGED else SOME if case.S <= SOME_UP_TO else FEW
+    changed = torch.linspace(1, case.S - 2, count).long() if count < case.S else torch.arange(count)
+    for group in changed.split(max(1, 300_000 // case.S**2)):
+        context = case.context.repeat(len(group), 1, 1)
+        context[torch.arange(len(group)), group] = 2 * context[0, group].flip(-1)
+        x = case.x.expand(len(group), -1, -1)
+        if case.role == "self":
+            x = context
+        mask = case.mask_of_copies(len(group))
+        moved = (case.attention(x, context, mask) - case.output).abs().amax(dim=-1)  # (n, T)
+        hidden = ~case.allowed[0, :, group].T  # (n, T)
+        if case.role == "self":
+            hidden &= torch.arange(case.T) != group[:, None]  # its own query is its own
+        worst = (moved * hidden).nan_to_num(nan=float("inf"))
+        n, t = divmod(int(worst.argmax()), case.T)
+        if float(worst[n, t]) > ROUNDING and _moves_alone(case, int(group[n]), t):
+            raise Broken(
+                f"output {t} moved by {float(moved[n, t]):.1e} when token {int(group[n])} changed, "
+                f"{_distance(case, t, int(group[n]))}"
+            )
+
+
+def _moves_alone(case: Case, token: int, query: int) -> bool:
+    """True if it moves without copies of the sequence beside it, too."""
+    context = case.context.clone()
+    context[0, token] = 2 * context[0, token].flip(-1)
+    x = context if case.role == "self" else case.x
+    output = case.attention(x, context, case.mask)
+    return float((output - case.output)[0, query].abs().max()) > ROUNDING
+
+
+def _distance(case: Case, query: int, key: int) -> str:
+    away = query + case.S - case.T - key
+    return f"{abs(away)} places {'back' if away >= 0 else 'ahead'}, which the mask hides"
+
+
+@torch.no_grad()
+def long_sequences_are_computed_as_short_ones(case: Case) -> None:
+    """At lengths that no chunk divides, all tokens at once give the numbers of the written-out
+    equation, those of a cache, and those of the last tokens asked alone.
+    """
+    ways = _other_ways(case)
+    require(bool(ways), "it reads all tokens at once (has_cache = False)")
+    for words, compute in ways.items():
+        expected = compute()
+        start = case.T - expected.shape[1]
+        error = (case.output[:, start:] - expected).abs().amax(dim=-1)[0]
+        worst = start + int(error.argmax())
+        what = f"output {worst} of {case.T} tokens at once, against {words}"
+        demand_close(case.output[:, start:], expected, what, atol=5e-5)
+
+
+def _other_ways(case: Case) -> dict[str, Callable[[], Tensor]]:
+    attention, mask = case.attention, case.mask
+    ways: dict[str, Callable[[], Tensor]] = {}
+    template = type(attention).forward is ScoreAttention.forward
+    if isinstance(attention, ScoreAttention) and template and attention.linear_in_values:
+
+        def written_out() -> Tensor:
+            q, k, v = case.heads()
+            weights = attention.weights(q, k, mask).to(v.dtype)
+            return attention.merge(weights @ attention.share_heads(v), case.x)
+
+        ways["the written-out equation"] = written_out
+    if case.role == "self" and mask.ahead == 0 and case.mechanism.has_cache:
+        ways["a cache that is fed 5, 1, 48 and all other tokens"] = lambda: decoded(
+            case, [5, 1, 48, case.T]
+        )
+    for last in (33, 1) if case.role == "cross" or case.mechanism.has_cache else ():
+        ways[f"the last {last} queries alone"] = lambda last=last: attention(
+            case.x[:, -last:], case.context, mask
+        )
+    return ways
+
+
+@torch.no_grad()
+def padding_at_the_end_changes_nothing(case: Case) -> None:
+    """Tokens get the same outputs when their sequence is filled up with padding to the length of a
+    longer one, as each batch of an encoder is.
+    """
+    appended = 5
+    require(case.role == "self" or not case.mechanism.knows_order, "it counts from the last key")
+    require(
+        case.role == "self" or case.mask_case.name in ("none", "padding"),
+        "the mask counts from the last key",
+    )
+    require(not case.mask_case.padded and case.mask.batch_size == 1, "asked without other padding")
+    real = torch.arange(case.S + appended) < case.S
+    mask = case.mask_over(case.S + appended) & Padding(real.repeat(case.B, 1))
+    reason = case.mechanism.refusal(case.role, mask, case.position)
+    require(reason is None, "it does not obey padding")
+    more = case.resized(seed=case.seed + 1).tokens(appended)
+    context = torch.cat((case.context, 3 * more), dim=1)
+    x = context if case.role == "self" else case.x
+    with_padding = case.attention(x, context, mask)[:, : case.T]
+    what = f"output with {appended} padded tokens at the end, against none"
+    demand_close(with_padding, case.output, what)
