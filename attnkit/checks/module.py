@@ -20,7 +20,7 @@ that is taken for its opposite.
 LARGE_SCORE, LARGE_SCORE_BF16 = 1e5, 1e3
 """Scores of tokens that are larger than any norm would let them be."""
 
-STEP, DIRECTIONS = 1e-6, 3
+STEP, DIRECTIONS = 1e-7, 3
 """Finite differences in float64: the step, and how many random directions are tried."""
 
 
