@@ -8,7 +8,6 @@ user has run before: `run` puts a copy of each plugin file into the cache folder
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -35,7 +34,6 @@ log = logging.getLogger("attnkit")
 
 RECORD = "plugins.json"
 FOLDER = "plugins"
-_SHOWN_LINES = 60
 
 
 class UntrustedPluginError(DataError):
@@ -181,19 +179,6 @@ def refuse_changes(directory: Path, changed: Mapping[str, str]) -> None:
         )
 
 
-def difference(directory: Path, name: str, before: Sequence[Plugin]) -> str:
-    """The lines in which a plugin file differs from the copy that a run kept of it."""
-    old = next((plugin for plugin in before if plugin.name == name and plugin.file), None)
-    new = imported_source(name)
-    if old is None or new is None:
-        return ""
-    content = _copy_in(directory, old.file or "") or b""
-    old_lines, new_lines = (text.decode("utf-8", "replace").splitlines() for text in (content, new))
-    lines = list(difflib.unified_diff(old_lines, new_lines, "in the run", name, lineterm="", n=1))
-    more = [f"... {len(lines) - _SHOWN_LINES} more lines"] * (len(lines) > _SHOWN_LINES)
-    return "\n".join([*lines[:_SHOWN_LINES], *more])
-
-
 @dataclass
 class StoredPlugins:
     """Imports the plugins of a stored run or an exported file; `load` is the loader of its recipe.
@@ -220,7 +205,7 @@ class StoredPlugins:
     def of_run(cls, directory: Path, **options: Any) -> StoredPlugins:
         """Those of a run's directory."""
         record = read_record(directory) or []
-        return cls(directory, record, lambda name: _copy_in(directory, name), **options)
+        return cls(directory, record, lambda name: copy_in(directory, name), **options)
 
     @classmethod
     def of_texts(cls, origin: Path, texts: Mapping[str, str], **options: Any) -> StoredPlugins:
@@ -413,7 +398,8 @@ def _remembered(plugin: Plugin, content: bytes) -> Path | None:
     return path
 
 
-def _copy_in(directory: Path, name: str) -> bytes | None:
+def copy_in(directory: Path, name: str) -> bytes | None:
+    """The copy of a plugin file that a run keeps; None if it is missing."""
     try:
         return (directory / FOLDER / name).read_bytes()
     except OSError:

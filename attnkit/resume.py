@@ -4,9 +4,10 @@ since.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,9 +18,10 @@ from attnkit import run_directory
 from attnkit.checkpoints.reading import check_resumable
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.errors import DataError
-from attnkit.plugins import changes, difference, made_with, read_record, refuse_changes
+from attnkit.plugins import Plugin, changes, copy_in, made_with, read_record, refuse_changes
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
+from attnkit.registry import imported_source
 from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.tensorboard.event_files import ResumePoint
 
@@ -240,8 +242,24 @@ def tell(start: Start, directory: Path) -> None:
     for change in start.changes:
         log.warning("changed: %s", change)
     for name in start.plugins:
-        if lines := difference(directory, name, read_record(directory) or []):
+        if lines := _difference(directory, name, read_record(directory) or []):
             log.warning("%s", lines)
+
+
+def _difference(directory: Path, name: str, before: Sequence[Plugin]) -> str:
+    """The lines in which a plugin file differs from the copy that a run kept of it."""
+    old = next((plugin for plugin in before if plugin.name == name and plugin.file), None)
+    new = imported_source(name)
+    if old is None or new is None:
+        return ""
+    content = copy_in(directory, old.file or "") or b""
+    old_lines, new_lines = (text.decode("utf-8", "replace").splitlines() for text in (content, new))
+    lines = list(difflib.unified_diff(old_lines, new_lines, "in the run", name, lineterm="", n=1))
+    more = [f"... {len(lines) - _SHOWN_LINES} more lines"] * (len(lines) > _SHOWN_LINES)
+    return "\n".join([*lines[:_SHOWN_LINES], *more])
+
+
+_SHOWN_LINES = 60
 
 
 def tell_surroundings(start: Start, directory: Path, environment: dict[str, Any]) -> None:
