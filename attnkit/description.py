@@ -257,6 +257,7 @@ def _yaml_word(value: Any) -> str:
 def _show_kernels(name: str) -> None:
     """Which computation would run on this machine, for some masks and lengths, and why."""
     from attnkit.attention.base import build_attention
+    from attnkit.attention.certificate import outlook
     from attnkit.attention.kernels import KERNELS, Where, verdicts
     from attnkit.attention.score_attention import ScoreAttention
     from attnkit.hardware import default_device, device_name, fast_dtype
@@ -268,6 +269,9 @@ def _show_kernels(name: str) -> None:
     console.print(f"[bold]kernels here[/] [dim]({device_name(device)}, {dtype}, training)[/]")
     if not isinstance(attention, ScoreAttention):
         console.print(Text(f"  its own: {inspect.getdoc(type(attention).mix)}"))
+        half = dtype if dtype.itemsize < 4 else None
+        for kernel, prospect in outlook(attention.to(device), device, half).items():
+            console.print(Text(f"  {kernel}  {prospect}"))
         return
     where = Where(device.type, dtype)
     lengths = (64, 512, 4096)

@@ -140,6 +140,21 @@ def certify_model(
     return certificates
 
 
+def outlook(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> dict[str, str]:
+    """What would become of each outside kernel for the states of a model, by its name."""
+    found: dict[str, str] = {}
+    for request in _requests(model, device, dtype):
+        for kernel in (kernel for kernel in KERNELS.values() if kernel.serves(request)):
+            version = kernel.version()
+            if version is None:
+                found[kernel.name] = "not: it is not installed"
+            elif (refusal := kernel.refusal(request)) is not None:
+                found[kernel.name] = f"not: {refusal}"
+            else:
+                found[kernel.name] = f"version {version}, once a run has certified it"
+    return found
+
+
 @torch.no_grad()
 def _requests(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> list[Request]:
     """What the mechanisms of a model ask for, found by running each over a few tokens."""

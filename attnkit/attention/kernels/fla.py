@@ -107,8 +107,15 @@ class ChunkDeltaRule(_Fla):
     module, function = "delta_rule", "chunk_delta_rule"
 
     def serves(self, request: Request) -> bool:
+        """One strength a token."""
+        return request.operation == "corrected_sums"
+
+    def refusal(self, request: Request) -> str | None:
         """It has no float32."""
-        return request.operation == "corrected_sums" and request.dtype != torch.float32
+        refusal = super().refusal(request)
+        if refusal is None and request.dtype == torch.float32:
+            return f"{self.name} has no float32"
+        return refusal
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Queries, keys, values, strengths (B, H, T, 1)."""

@@ -9,7 +9,7 @@ import torch
 
 from attnkit.attention import certificate, kernels
 from attnkit.attention.base import build_attention
-from attnkit.attention.certificate import certify, certify_model
+from attnkit.attention.certificate import certify, certify_model, outlook
 from attnkit.attention.kernels import choosing, fla, outside
 from attnkit.attention.kernels.call import Verdict
 from attnkit.attention.kernels.outside import OPERATIONS, OutsideKernel, Request
@@ -249,10 +249,18 @@ def test_fla_says_what_it_lacks(version, device, says, monkeypatch):
         assert refusal is None if says is None else refusal.startswith(says)
 
 
-@pytest.mark.parametrize("name", ["linear", "retention", "gated_linear"])
+def test_fla_has_no_delta_rule_in_float32(monkeypatch):
+    monkeypatch.setattr(fla, "installed", lambda: "0.6.0")
+    refusal = fla.ChunkDeltaRule().refusal(Request("corrected_sums", "cuda", torch.float32, ()))
+    assert refusal == "fla.chunk_delta_rule has no float32"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_fla_without_a_gpu_is_told_once_a_mechanism_and_plain_torch_runs(name, monkeypatch, caplog):
     monkeypatch.setattr(fla, "installed", lambda: "0.6.0")
     assert certified(built(name)) == []
+    (prospect,) = outlook(built(name), CPU, None).values()
+    assert prospect == "not: fla-core 0.6.0 is installed, but needs a CUDA device"
     assert caplog.messages == [
         "fla-core 0.6.0 is installed, but needs a CUDA device: plain torch runs instead"
     ]
@@ -376,3 +384,20 @@ def test_a_plugins_kernel_on_the_shelf_runs_once_certified(mask, position, facto
     seen = kernel.calls
     torch.testing.assert_close(model(tokens, documents=documents), expected)
     assert kernel.calls == seen + 2 * accepted
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_gpu_fla_is_certified_or_refused_and_the_numbers_hold(name):
+    pytest.importorskip("fla")
+    attention, x = built(name).cuda(), torch.randn(2, 300, C, device="cuda")
+    outside.forget()
+    try:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            expected = attention(x, x, Causal())
+            made = certify_model(attention, 300, x.device, torch.bfloat16, None)
+            assert [one.kernel.split(".")[0] for one in made] == ["fla"] * len(made) != []
+            error = (attention(x, x, Causal()) - expected).norm() / expected.norm()
+        assert error < 0.03, [one.words for one in made]
+    finally:
+        outside.forget()
