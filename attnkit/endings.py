@@ -17,11 +17,13 @@ from attnkit.callbacks.stops import Stops, Terminated
 from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.divergence import DivergedError
+from attnkit.hardware import HardwareError
 from attnkit.tasks.base import Task
 
 log = logging.getLogger("attnkit")
 
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 _PEER_GONE = re.compile(
     "connection (closed|reset)|broken pipe|gloo|nccl|recvbytes|remote process|tcpstore|heartbeat",
     re.IGNORECASE,
@@ -57,6 +59,7 @@ def plain_endings(
         SystemExit: after SIGTERM, with the code 143.
         DivergedError: if loss, gradient or weights left the finite numbers.
         OutOfMemoryError: if a step did not fit.
+        HardwareError: if `trainer.deterministic` is set and a kernel is not.
         ProcessLostError: if another process of the run has gone.
     """
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -80,6 +83,11 @@ def plain_endings(
     except RuntimeError as error:
         if _NO_MEMORY.search(str(error)):
             raise OutOfMemoryError(left.against_lack_of_memory()) from error
+        if found := _NOT_DETERMINISTIC.search(str(error)):
+            raise HardwareError(
+                f"trainer.deterministic: {found[1]} has no deterministic kernel here; take another "
+                "mechanism, mask or position, or set it to false"
+            ) from error
         if trainer.world_size > 1 and _PEER_GONE.search(f"{type(error).__name__} {error}"):
             raise ProcessLostError(left.without_the_others()) from error
         raise

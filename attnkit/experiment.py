@@ -37,6 +37,7 @@ from attnkit.endings import plain_endings, told_of_restoring
 from attnkit.hardware import (
     HardwareError,
     device_name,
+    exactness,
     fast_dtype,
     peak_memory_bytes,
 )
@@ -159,7 +160,10 @@ def run(
     )
 
     # Whatever can be refused was refused above: nothing half-written is left behind.
-    with run_directory.in_use(directory), closing(logger):
+    exact = exactness(
+        deterministic=recipe.trainer.deterministic, tf32=recipe.trainer.precision == "tf32"
+    )
+    with run_directory.in_use(directory), closing(logger), exact:
         with plain_endings(trainer, task, store, directory):
             if run_directory.is_first_process():
                 # Another process may have trained here while this one waited for data.

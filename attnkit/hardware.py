@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -70,6 +72,25 @@ def compiles(option: str | bool, accelerator: str) -> bool:
     if isinstance(option, bool):
         return option
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+@contextmanager
+def exactness(*, deterministic: bool, tf32: bool) -> Iterator[None]:
+    """Inside, torch takes deterministic kernels alone, and rounds float32 products to TF32 on a
+    GPU, where it is asked to.
+    """
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    precision = torch.get_float32_matmul_precision()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as CUDA starts
+        torch.use_deterministic_algorithms(True)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_deterministic)
+        torch.set_float32_matmul_precision(precision)
 
 
 def default_device() -> torch.device:

@@ -19,8 +19,11 @@ class TrainerOptions:
         batch_tokens: translation only: most tokens of either side of a batch, padding included.
         accumulate: batches an optimizer step, whose gradient is the mean over all their targets.
         gradient_clip: greatest norm of the gradient; null: no limit.
-        precision: `32`, `bf16`, or `auto`: bf16 where the hardware computes it fast.
+        precision: `32`, `tf32` (its products rounded to TF32 on a GPU), `bf16`, or `auto`: bf16
+            where the hardware computes it fast.
         compile: compile the model (torch.compile); `auto`: on a CUDA device.
+        deterministic: use kernels alone that give the same sums each time, so that a run on a GPU
+            is repeated to the last bit; where there is none, the run is refused.
         accelerator: `auto`, `cpu`, `gpu` or another accelerator that Lightning knows.
         devices: number of devices, or `auto` for all.
         strategy: `auto`; `ddp`: each device holds all weights; `fsdp`: each holds a share of
@@ -37,8 +40,9 @@ class TrainerOptions:
     batch_tokens: Annotated[int, Range(min=1)] = 2048
     accumulate: Annotated[int, Range(min=1)] = 1
     gradient_clip: Annotated[float, Range(above=0)] | None = 1.0
-    precision: Literal["auto", "bf16", 32] = "auto"
+    precision: Literal["auto", "bf16", "tf32", 32] = "auto"
     compile: Literal["auto"] | bool = "auto"
+    deterministic: bool = False
     accelerator: str = "auto"
     devices: Annotated[int, Range(min=1)] | Literal["auto"] = 1
     strategy: str = "auto"

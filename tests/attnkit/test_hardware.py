@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnkit import experiment
-from attnkit.hardware import fast_dtype
+from attnkit.hardware import exactness, fast_dtype
 from attnkit.registry import OPTIMIZERS
 from attnkit.tasks.muon import StackedMuon
 
@@ -121,3 +121,12 @@ def test_bfloat16_that_is_asked_for_is_given_and_its_price_is_said(small, preten
     result = experiment.run(small("trainer.max_steps=1", "trainer.precision=bf16"))
     assert result.record["precision"] == "bf16-mixed"
     assert "this machine has no fast bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize(("tf32", "expected"), [(True, "high"), (False, "highest")])
+def test_tf32_is_used_where_a_recipe_says_so(monkeypatch, tf32, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.get_float32_matmul_precision()
+    with exactness(deterministic=False, tf32=tf32):
+        assert torch.get_float32_matmul_precision() == expected
+    assert torch.get_float32_matmul_precision() == before

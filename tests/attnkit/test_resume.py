@@ -28,6 +28,7 @@ from attnkit.checkpoints.manifest import COPY, MANIFEST, manifest_text, read_man
 from attnkit.data.errors import DataError
 from attnkit.divergence import DivergedError
 from attnkit.endings import OutOfMemoryError
+from attnkit.hardware import HardwareError
 from attnkit.recipe import load_recipe
 from attnkit.resume import differences
 from attnkit.run_directory import FinishedError, RunDirectoryError
@@ -556,6 +557,19 @@ def test_only_so_many_steps_may_be_skipped(small, spoil):
     spoil(1, 2, 3)
     with pytest.raises(DivergedError, match="at step 4 the loss"):
         experiment.run(small("trainer.on_nan=skip", "trainer.max_skipped=2"))
+
+
+def test_a_kernel_that_is_not_deterministic_is_named(small, at_batch):
+    def fail():
+        assert torch.are_deterministic_algorithms_enabled()
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but")
+
+    at_batch(4, fail)
+    with pytest.raises(
+        HardwareError, match=r"trainer.deterministic: cumsum_cuda_kernel has no det"
+    ):
+        experiment.run(small("trainer.deterministic=true"))
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""What only a GPU can show: `pytest -m gpu -n 0`. Each test says so and is skipped elsewhere."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from attnkit import experiment
+from attnkit.attention.kernels.choosing import only
+from attnkit.callbacks.curves import TrainingCurves
+from attnkit.divergence import DivergedError
+from attnkit.masks import build_mask
+from attnkit.models.decoding import generate
+from attnkit.models.language_model import LanguageModel
+from attnkit.recipe import load_recipe
+from attnkit.registry import ATTENTION
+from attnkit.tasks.base import Task
+from attnkit.tasks.language_modeling import LanguageModelingTask
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore"),  # the compiler's own
+]
+
+MASKS = {
+    "causal": "causal",
+    "window": {"name": "sliding_window", "window": 32},
+    "prefix": {"name": "prefix", "length": 16},
+    "document": ["causal", "document"],
+    "none": "none",
+}
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+GPU = ["trainer.accelerator=gpu", "trainer.precision=auto"]
+
+
+def model_of(name, mask="causal", **options):
+    heads = {"num_heads": 4} if "num_heads" in ATTENTION.options(name) else {}
+    torch.manual_seed(0)
+    return LanguageModel(
+        64, max_seq_len=128, dim=128, num_layers=1, attention={"name": name, **heads}, mask=mask,
+        **options,
+    )  # fmt: skip
+
+
+def loss_and_gradients(model, dtype):
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(64, (2, 128), generator=generator).cuda()
+    documents = (torch.arange(128).cuda() // 50).expand(2, -1)
+    model = copy.deepcopy(model).cuda()
+    model = model.double() if dtype == torch.float64 else model
+    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits = model(tokens, documents)
+    loss = F.cross_entropy(logits.flatten(0, 1).to(torch.float64), tokens.flatten())
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten().double() for p in model.parameters()])
+    return loss.item(), gradient
+
+
+def assert_alike(model):
+    loss, gradient = loss_and_gradients(model, torch.bfloat16)
+    exact, expected = loss_and_gradients(model, torch.float64)
+    assert loss == pytest.approx(exact, rel=0.02)
+    assert F.cosine_similarity(gradient, expected, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("name", ATTENTION.names())
+def test_bfloat16_gives_the_loss_and_gradient_of_float64(name):
+    kind = ATTENTION.get(name)
+    causal = kind.refusal("self", build_mask("causal"), "learned") is None
+    assert_alike(model_of(name, "causal" if causal else "none"))
+
+
+PAIRS = [(kernel, mask) for kernel in ("flex", "sdpa", "reference") for mask in MASKS]
+
+
+@pytest.mark.parametrize(("kernel", "mask"), [("windowed", "window"), *PAIRS])
+def test_every_kernel_obeys_every_mask(kernel, mask):
+    model = model_of("grouped_query", MASKS[mask])
+    exact, expected = loss_and_gradients(model, torch.float64)
+    with only(kernel):
+        loss, gradient = loss_and_gradients(model, torch.bfloat16)
+    assert loss == pytest.approx(exact, rel=0.02)
+    assert F.cosine_similarity(gradient, expected, dim=0) > 0.98
+
+
+def test_a_run_is_compiled_and_learns(small):
+    result = experiment.run(small(*GPU, "trainer.max_steps=40", "optimizer.lr=0.01"))
+    assert result.record["compile_seconds"] > 0
+    assert result.metrics["loss"] < 2.6
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_no_step_waits_for_the_device(small, monkeypatch, optimizer):
+    """Between two points of the curves; torch raises where the host would wait."""
+    plain = TrainingCurves.on_train_batch_end
+
+    def watch(self, trainer, *args):
+        torch.cuda.set_sync_debug_mode("default")
+        plain(self, trainer, *args)
+        quiet = 20 <= trainer.global_step < 29
+        torch.cuda.set_sync_debug_mode("error" if quiet else "default")
+
+    monkeypatch.setattr(TrainingCurves, "on_train_batch_end", watch)
+    keys = ["trainer.max_steps=30", "logging.every_n_steps=10", "validation.every_n_steps=30"]
+    experiment.run(small(*GPU, f"optimizer={{name: {optimizer}, lr: 0.01}}", *keys))
+
+
+def test_a_bad_step_is_left_out_and_named(small, monkeypatch):
+    plain = LanguageModelingTask.training_step
+
+    def spoil(self, batch, batch_idx):
+        loss = plain(self, batch, batch_idx)
+        return loss * float("nan") if batch_idx == 4 else loss
+
+    monkeypatch.setattr(LanguageModelingTask, "training_step", spoil)
+    result = experiment.run(small(*GPU, "trainer.on_nan=skip", "logging.every_n_steps=3"))
+    assert result.record["skipped_steps"] == 1
+    with pytest.raises(DivergedError, match="at step 5 "):
+        experiment.run(small(*GPU, "logging.every_n_steps=6", "seed=1"))
+
+
+def test_what_is_generated_is_what_the_model_would_say_without_a_cache():
+    model = model_of("multi_head", position="rotary").cuda().eval()
+    prompt = torch.randint(64, (3, 10), device="cuda")
+    said = torch.stack(list(generate(model, prompt, 20, temperature=0)), dim=1)
+    text = torch.cat((prompt, said), dim=1)
+    with torch.no_grad():
+        assert torch.equal(model(text)[:, 9:-1].argmax(dim=-1), said)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_takes_two_steps(path, tmp_path, tiny_samples):
+    text = tmp_path / "text.txt"
+    text.write_text("Now is the winter of our discontent.\n" * 60)
+    recipe = load_recipe(path)
+    if recipe.name == "gpt3":
+        pytest.skip("too large")
+    pair = f"[{text}, {text}]"
+    of_task = {
+        "language_modeling": [f"data={{name: text, files: {text}}}", "model.max_seq_len=16"],
+        "translation": [
+            f"data={{name: parallel_files, train: {pair}, val: {pair}}}", "model.max_seq_len=48",
+            "trainer.batch_tokens=96",
+        ],
+        "synthetic": ["data.num_eval=8"],
+    }  # fmt: skip
+    keys = [
+        *of_task[recipe.task], f"runs_dir={tmp_path / 'runs'}", "model.dim=48",
+        "trainer.max_steps=2", "trainer.compile=false", "trainer.accelerator=gpu",
+        "validation.max_tokens=64",
+    ]  # fmt: skip
+    if recipe.task != "translation":
+        keys.append("trainer.batch_size=4")
+    if recipe.tokenizer.name == "bpe":
+        keys.append("tokenizer={name: bpe, vocab_size: 280}")
+    if recipe.ablation is not None:
+        keys.append("~ablation")
+    assert experiment.run(load_recipe(path, keys)).record["steps"] == 2
+
+
+def test_deterministic_runs_resume_to_the_last_bit(small, monkeypatch):
+    keys = [*GPU, "trainer.deterministic=true", "trainer.compile=false"]
+    keys += ["checkpoint.every_n_steps=2", "variant=base"]
+    whole = experiment.run(small(*keys), directory=small().run_dir.with_name("whole"))
+    plain = Task.on_before_backward
+
+    def die(self, loss):
+        if self.global_step == 4:
+            raise KeyboardInterrupt
+        plain(self, loss)
+
+    recipe = small(*keys)
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "on_before_backward", die)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(recipe)
+    again = experiment.run(recipe, resume="yes")
+    assert again.metrics == whole.metrics
