@@ -107,12 +107,12 @@ LINES = [
     ),
     (
         "trainer: {precision: bf1}",
-        "bad.yaml:2:22: trainer.precision: expected `auto`, `bf16` or `32`, got text 'bf1'; "
+        "bad.yaml:2:22: trainer.precision: expected `auto`, `bf16`, `tf32` or `32`, got text 'bf1'; "
         "did you mean `bf16`?",
     ),
     (
         "trainer: {precision: '32'}",
-        "bad.yaml:2:22: trainer.precision: expected `auto`, `bf16` or `32`, got",
+        "bad.yaml:2:22: trainer.precision: expected `auto`, `bf16`, `tf32` or `32`, got",
     ),
     (
         "trainer: {devices: all}",
