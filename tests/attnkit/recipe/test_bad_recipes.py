@@ -107,8 +107,8 @@ LINES = [
     ),
     (
         "trainer: {precision: bf1}",
-        "bad.yaml:2:22: trainer.precision: expected `auto`, `bf16`, `tf32` or `32`, got text 'bf1'; "
-        "did you mean `bf16`?",
+        "bad.yaml:2:22: trainer.precision: expected `auto`, `bf16`, `tf32` or `32`, got text "
+        "'bf1'; did you mean `bf16`?",
     ),
     (
         "trainer: {precision: '32'}",
