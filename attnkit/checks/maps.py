@@ -54,10 +54,10 @@ def map_is_zero_where_the_mask_forbids(case: Case) -> None:
 
 def map_rows_are_what_is_declared(case: Case) -> None:
     """`map_rows`: `sum to 1` means non-negative rows with total 1 (0 where nothing is allowed),
-    `unnormalised` non-negative ones, `signed` anything finite.
+    `unnormalised` non-negative ones, `signed` anything finite, as a Jacobian is.
     """
     weights = _taken(case)
-    declared = case.mechanism.map_rows
+    declared = case.mechanism.map_rows if case.mechanism.linear_in_values else "signed"
     demand(bool(weights.isfinite().all()), "the map holds NaN or infinity")
     if declared != "signed":
         least = float(weights.min())

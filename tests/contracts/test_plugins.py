@@ -59,7 +59,7 @@ def _folder(tmp_path, monkeypatch):
     Path("text.txt").write_text("the cat sat on the mat.\n" * 40)
     Path("recipe.yaml").write_text(RECIPE)
     Path("my_attention.py").write_text(COSINE)
-    description.show_names(tmp_path)  # everything that comes with the kit is registered now
+    description.show_names(recipes=tmp_path)  # everything that comes with the kit is registered now
     before = {kind: dict(kind._classes) for kind in description.REGISTRIES}
     modules = set(sys.modules)
     yield
