@@ -131,7 +131,7 @@ def certify_model(
                 continue
             certificate = certify(kernel, request, num_tokens, device, folder)
             certificates.append(certificate)
-            (log.info if certificate.accepted else log.warning)(certificate.words)
+            log.warning(certificate.words)
             if certificate.accepted:
                 take(request, kernel)
                 break
@@ -244,7 +244,7 @@ def _certify_shelf(
             request = Request(operation.name, device.type, width, widths)
             found = certify(subject, request, length, device, folder, operation, (length,))
             made[seat] = found
-            (log.info if found.accepted else log.warning)(found.words)
+            log.warning(found.words)
             trust(seat, None if found.accepted else found.words)
     return list(made.values())
 

@@ -124,3 +124,13 @@ def test_the_recipe_of_a_run_is_found(directory):
     shutil.rmtree(directory)
     with pytest.raises(RunDirectoryError, match="does not exist; give the directory of a run"):
         recipe_of(directory)
+
+
+def test_certificates_of_kernels_join_the_record_of_the_machine(tmp_path):
+    file = tmp_path / run_directory.ENVIRONMENT
+    run_directory.write_json(file, {"packages": {"torch": "2"}})
+    run_directory.add_kernels(tmp_path, [{"kernel": "fla.chunk_gla", "accepted": True}])
+    assert json.loads(file.read_text()) == {
+        "packages": {"torch": "2"},
+        "kernels": [{"kernel": "fla.chunk_gla", "accepted": True}],
+    }
