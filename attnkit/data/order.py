@@ -4,6 +4,7 @@ process gets, and when one that loads them ends.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 from abc import ABC, abstractmethod
@@ -115,6 +116,13 @@ def share_of(batch_size: int, rank: int, world_size: int) -> slice:
         )
     share = batch_size // world_size
     return slice(rank * share, (rank + 1) * share)
+
+
+def batch_seed(seed: int, rank: int, batch: int) -> int:
+    """A seed for one batch on one process: different for each, the same in every run."""
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed}/{rank}/{batch}".encode(), digest_size=8).digest()
+    )
 
 
 def end_without_parent(number: int) -> None:

@@ -4,7 +4,6 @@ repeats.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections import deque
@@ -22,7 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from attnkit.attention.base import Attention
-from attnkit.data.order import BatchesFrom, StepsAhead, end_without_parent
+from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
 from attnkit.models.sharding import shard, whole, whole_copy
 from attnkit.tasks.bad_steps import BadSteps, can_leave_out, on_any_process
 from attnkit.tasks.compiled import CompileClock, Compiled
@@ -209,7 +208,8 @@ class Task(L.LightningModule, ABC):
         total: int | Tensor = max(sum(counts), 1)
         if (processes := self.trainer.world_size) > 1:
             here = torch.full((), float(sum(counts)), device=self.device)
-            total = self.trainer.strategy.reduce(here, reduce_op="sum").clamp(min=1.0)
+            torch.distributed.all_reduce(here)  # Lightning's waits at a barrier
+            total = here.clamp(min=1.0)
         self._batch_weights += [count * len(step) * processes / total for count in counts]
 
     @abstractmethod
@@ -397,10 +397,3 @@ class Task(L.LightningModule, ABC):
     def waits_each_step(self) -> bool:
         """True where the host reads loss and norm in each step: on a CPU, where that is free."""
         return self.device.type == "cpu"
-
-
-def batch_seed(seed: int, rank: int, batch: int) -> int:
-    """A seed for one batch on one process: different for each, the same in every run."""
-    return int.from_bytes(
-        hashlib.blake2b(f"{seed}/{rank}/{batch}".encode(), digest_size=8).digest()
-    )

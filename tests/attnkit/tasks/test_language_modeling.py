@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from attnkit import experiment
 from attnkit.data.errors import DataError
+from attnkit.data.order import batch_seed
 from attnkit.experiment import build_data, build_model, build_task
 from attnkit.models.influence import LaterInfluence
-from attnkit.tasks.base import batch_seed
 from attnkit.tasks.language_modeling import describe_influence
 from attnkit.trained_run import load_run
 
