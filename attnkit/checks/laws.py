@@ -116,7 +116,6 @@ LAWS: tuple[Law, ...] = (
     Law(
         long.padding_at_the_end_changes_nothing,
         "lengths",
-        quick=True,
         remedy="if it cannot obey padding, name the masks that it can in `mask_names`",
     ),
     Law(
