@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from attnkit.kernel_report import measure_kernels, show_kernels
 from attnkit.recipe.shipped import located, shipped_recipes
 from attnkit.registry import (
     ATTENTION,
@@ -39,7 +40,6 @@ from attnkit.registry import (
 from attnkit.report import console
 
 if TYPE_CHECKING:
-    from attnkit.masks import Mask
     from attnkit.recipe import Recipe
 
 KINDS: dict[str, tuple[Registry[Any], ...]] = {
@@ -121,6 +121,21 @@ def _first_comment(file: Path) -> str:
     return sentence.rstrip(".") + ("." if stop else "")
 
 
+def measure(name: str, tokens: Sequence[int], plugins: Sequence[str]) -> None:
+    """Times the kernels that can compute a mechanism, on this machine, and prints a table.
+
+    Raises:
+        RegistryError: if the name is no mechanism, or a length no length.
+    """
+    for plugin in plugins:
+        load_plugin(plugin, Path())
+    for length in tokens:
+        if length < 1:
+            raise RegistryError(f"--tokens must be at least 1, got {length}")
+    ATTENTION.get(name)
+    measure_kernels(console, name, tokens)
+
+
 def show(what: str, overrides: Sequence[str], plugins: Sequence[str]) -> None:
     """Prints what a name is or what a recipe costs.
 
@@ -165,7 +180,7 @@ def _show_name(registry: Registry[Any], name: str) -> None:
         _show_mask(name)
     _show_options(registry.options(name))
     if registry is ATTENTION:
-        _show_kernels(name)
+        show_kernels(console, name)
     console.print()
 
 
@@ -252,52 +267,6 @@ def _yaml_word(value: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
     return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
-
-
-def _show_kernels(name: str) -> None:
-    """Which computation would run on this machine, for some masks and lengths, and why."""
-    from attnkit.attention.base import build_attention
-    from attnkit.attention.certificate import outlook
-    from attnkit.attention.kernels import KERNELS, Where, verdicts
-    from attnkit.attention.score_attention import ScoreAttention
-    from attnkit.hardware import default_device, device_name, fast_dtype
-    from attnkit.masks import Causal, NoMask, SlidingWindow
-
-    device = default_device()
-    dtype = fast_dtype(device)
-    attention = build_attention(name, 128)
-    console.print(f"[bold]kernels here[/] [dim]({device_name(device)}, {dtype}, training)[/]")
-    if not isinstance(attention, ScoreAttention):
-        console.print(Text(f"  its own: {inspect.getdoc(type(attention).mix)}"))
-        half = dtype if dtype.itemsize < 4 else None
-        for kernel, prospect in outlook(attention.to(device), device, half).items():
-            console.print(Text(f"  {kernel}  {prospect}"))
-        return
-    where = Where(device.type, dtype)
-    lengths = (64, 512, 4096)
-    known: tuple[Mask, ...] = (NoMask(), Causal(), SlidingWindow(window=64))
-    masks = [mask for mask in known if attention.refusal("self", mask, "none") is None]
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    table.add_column("mask")
-    for length in lengths:
-        table.add_column(f"{length} tokens")
-    reasons: dict[str, dict[str, None]] = {}  # of each kernel that was asked, each reason once
-    for mask in masks:
-        row = []
-        for length in lengths:
-            asked = list(verdicts(attention.call_of_shape(length, length, mask, dtype), where))
-            row.append(asked[-1][0].name)
-            for kernel, verdict in asked:
-                told = f"{'' if verdict.takes else 'not: '}{verdict.why}"
-                reasons.setdefault(kernel.name, {})[told] = None
-        label = f"{MASKS.name_of(type(mask))}{' (64)' if isinstance(mask, SlidingWindow) else ''}"
-        table.add_row(label, *row)
-    console.print(table)
-    console.print("[dim]asked in this order, the first that takes a call computes it[/]")
-    asked_in_order = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for kernel in (name for name in KERNELS if name in reasons):
-        asked_in_order.add_row(f"  {kernel}", Text("; ".join(reasons[kernel])))
-    console.print(asked_in_order)
 
 
 def show_recipe(path: Path, overrides: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from attnkit.once import once
 from attnkit.registry import MASKS, Spec
 
 
@@ -76,11 +77,10 @@ class Mask(ABC):
         return (self,)
 
     def dense(self, num_queries: int, num_keys: int, device: torch.device | None = None) -> Tensor:
-        """The mask as a boolean tensor that broadcasts to (B, H, T, S)."""
-        batch = torch.arange(self.batch_size, device=device).view(-1, 1, 1, 1)
-        query = torch.arange(num_keys - num_queries, num_keys, device=device).view(1, 1, -1, 1)
-        key = torch.arange(num_keys, device=device).view(1, 1, 1, -1)
-        return self.allowed(batch, query, key)
+        """The mask as a boolean tensor that broadcasts to (B, H, T, S). Layers of one forward pass
+        share it: copy it before you change it.
+        """
+        return once(_dense, self, num_queries, num_keys, device)
 
     def has_no_empty_row(self, num_queries: int, num_keys: int) -> bool:
         """True if it is certain that each query sees at least one key."""
@@ -109,6 +109,13 @@ class Mask(ABC):
 
     def __or__(self, other: Mask) -> Mask:
         return AnyOf(masks=[self, other])
+
+
+def _dense(mask: Mask, num_queries: int, num_keys: int, device: torch.device | None) -> Tensor:
+    batch = torch.arange(mask.batch_size, device=device).view(-1, 1, 1, 1)
+    query = torch.arange(num_keys - num_queries, num_keys, device=device).view(1, 1, -1, 1)
+    key = torch.arange(num_keys, device=device).view(1, 1, 1, -1)
+    return mask.allowed(batch, query, key)
 
 
 @MASKS.register("none")

@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from attnkit import norms
 from attnkit.attention import counted
 from attnkit.attention.cache import Cache
+from attnkit.cpu import model as cpu
 from attnkit.masks import Mask, NoMask, name_of
+from attnkit.once import once, one_pass
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 
@@ -151,6 +153,7 @@ class Attention(nn.Module, ABC):
         self.position = POSITIONS.build(spec, self.num_heads, self.head_dim)
         return self
 
+    @one_pass
     def forward(
         self, x: Tensor, context: Tensor, mask: Mask | None = None, cache: Cache | None = None
     ) -> Tensor:
@@ -167,7 +170,7 @@ class Attention(nn.Module, ABC):
             (B, T, C)
         """
         mask = NoMask() if mask is None else mask
-        q, (k, v) = self.project_query(x), self.project_context(context)
+        q, k, v = self._project(x, context)
         q, k = self.place(q, k, seen=0 if cache is None else cache.length)
         heads = self.mix(q, k, v, mask) if cache is None else self.decode(q, k, v, mask, cache)
         return self.merge(heads, x)
@@ -184,6 +187,21 @@ class Attention(nn.Module, ABC):
         v = self.value(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
         return k, v
 
+    def _project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both projections; where they are as below and a CPU prefers it, in one product."""
+        cls, together = type(self), None
+        if (
+            x is context
+            and cls.project_query is Attention.project_query
+            and cls.project_context is Attention.project_context
+        ):
+            together = cpu.joined(x, (self.query, self.key, self.value))
+        if together is None:
+            return self.project_query(x), *self.project_context(context)
+        heads = together.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+        return q, k, v
+
     def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
         """Turns queries and keys to their positions, where the position encoding does so.
 
@@ -196,9 +214,11 @@ class Attention(nn.Module, ABC):
         if self.position is None:
             return q, k
         end = seen + k.shape[2]
-        positions = torch.arange(min(end - q.shape[2], seen), end, device=q.device)
-        q = self.position.rotate(q, positions[-q.shape[2] :])
-        features = self.position.rotate(k[..., : self.head_dim], positions[-k.shape[2] :])
+        T, S = q.shape[2], k.shape[2]
+        of_keys = once(_positions, end - S, end, q.device)
+        of_queries = of_keys if T == S else once(_positions, end - T, end, q.device)
+        q = self.position.rotate(q, of_queries)
+        features = self.position.rotate(k[..., : self.head_dim], of_keys)
         if k.shape[-1] == self.head_dim:
             return q, features
         return q, torch.cat((features, k[..., self.head_dim :]), dim=-1)
@@ -294,6 +314,10 @@ class Attention(nn.Module, ABC):
                 "so it has no meaning in cross-attention"
             )
         return None
+
+
+def _positions(start: int, end: int, device: torch.device) -> Tensor:
+    return torch.arange(start, end, device=device)
 
 
 def build_attention(

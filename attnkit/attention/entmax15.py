@@ -16,6 +16,7 @@ from attnkit.registry import ATTENTION
 class Entmax15(Sparsemax):
     """Weights that sum to 1, with exact zeros, less sparse than those of sparsemax."""
 
+    rows_alone = True
     formula = "relu(q_h k_hᵀ / 2√D - τ)² v_h,  τ: weights sum to 1"
     paper = "Peters et al. 2019, arXiv:1905.05702, algorithm 2"
 

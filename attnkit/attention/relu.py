@@ -25,6 +25,7 @@ class Relu(MultiHead):
 
     map_rows = "unnormalised"
     smooth = False
+    rows_alone = True
     formula = "relu(q_h k_hᵀ / √D)^p / n v_h,  n = keys that the query sees"
     paper = "Wortsman et al. 2023, arXiv:2309.08586, section 3"
 

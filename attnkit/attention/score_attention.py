@@ -6,6 +6,8 @@ heads = weights @ v                            (B, H, T, D)
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,8 @@ from attnkit.attention import kernels
 from attnkit.attention.base import Attention
 from attnkit.attention.cache import Cache, KeyValueCache
 from attnkit.attention.kernels import reference
-from attnkit.attention.kernels.call import share_heads
+from attnkit.attention.kernels.bias import Block, block_bias
+from attnkit.attention.kernels.call import DistanceBias, ScoreMod, share_heads
 from attnkit.masks import Mask
 
 
@@ -22,6 +25,11 @@ class ScoreAttention(Attention):
 
     As long as a subclass leaves `scores`, `normalize`, `weights` and `reaches` as they are here,
     fused kernels compute `mix`.
+    """
+
+    rows_alone: ClassVar[bool] = False
+    """True where `scores` and `normalize` compute a row of the map from its own query alone, at any
+    place in the sequence. Long maps are then computed in chunks of queries.
     """
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
@@ -45,6 +53,16 @@ class ScoreAttention(Attention):
             return True
         return self.position is not None and self.position.has_bias()
 
+    def _distance_bias(self) -> DistanceBias | None:
+        """`bias`, where it is the position's own and depends on distances alone."""
+        position = None if self.has_own_bias() else self.position
+        return position.by_distance if position is not None and position.has_distances() else None
+
+    def _score_mod(self) -> ScoreMod | None:
+        """`bias`, where it is the position's own and has a form for FlexAttention."""
+        position = None if self.has_own_bias() else self.position
+        return position.score_mod if position is not None and position.has_score_mod() else None
+
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
         """Turns scores into weights: softmax over the keys that are allowed.
 
@@ -63,8 +81,17 @@ class ScoreAttention(Attention):
     def biased_scores(self, q: Tensor, k: Tensor) -> Tensor:
         """Scores, with what positions add: (B, H, T, S)."""
         scores = self.scores(q, k)
-        bias = self.bias(*kernels.positions(q.shape[2], k.shape[2], q.device))
+        T, S = scores.shape[-2:]
+        own = self.bias if self.has_bias() else None
+        bias = block_bias(own, self._distance_bias(), Block(S - T, T, 0, S), scores.device)
         return scores if bias is None else scores + bias
+
+    def _row_weights(
+        self, q: Tensor, k: Tensor, bias: Tensor | None, allowed: Tensor | None
+    ) -> Tensor:
+        """Some rows of `weights`: (B, H, t, S)."""
+        scores = self.scores(q, k)
+        return self.normalize(scores if bias is None else scores + bias, allowed)
 
     def normalize_under(self, scores: Tensor, mask: Mask) -> Tensor:
         """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
@@ -78,10 +105,6 @@ class ScoreAttention(Attention):
     def call(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> kernels.Call:
         """What a kernel needs to know of this mechanism to compute `weights @ v`."""
         own = self.overridden_steps()
-        position = self.position
-        score_mod = None
-        if position is not None and not self.has_own_bias() and position.has_score_mod():
-            score_mod = position.score_mod
         if not own:  # norms of queries and keys leave bfloat16; fused kernels want one type
             q, k = q.to(v.dtype), k.to(v.dtype)
         return kernels.Call(
@@ -92,8 +115,10 @@ class ScoreAttention(Attention):
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
             bias=self.bias if self.has_bias() else None,
-            score_mod=score_mod,
+            distance_bias=self._distance_bias(),
+            score_mod=self._score_mod(),
             weights=self.weights if own else None,
+            row_weights=self._row_weights if own and self.rows_alone else None,
             why_own=f"{type(self).__name__} computes its own {' and '.join(own)}",
         )
 

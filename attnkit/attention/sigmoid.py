@@ -20,6 +20,7 @@ class Sigmoid(MultiHead):
     """Each key is weighed on its own, without competing for a total of 1."""
 
     map_rows = "unnormalised"
+    rows_alone = True
     formula = "sigmoid(q_h k_hᵀ / √D - log n) v_h,  n = keys that the query sees"
     paper = "Ramapuram et al. 2024, arXiv:2409.04431, section 3"
 

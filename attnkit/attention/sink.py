@@ -24,6 +24,7 @@ class Sink(MultiHead):
     """
 
     map_rows = "unnormalised"
+    rows_alone = True
     formula = "exp(s) / (exp(b_h) + Σ exp(s)) v_h,  s = q_h k_hᵀ / √D"
     paper = "Miller 2023, evanmiller.org; learned: OpenAI 2025, arXiv:2508.10925"
 

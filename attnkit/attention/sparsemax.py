@@ -17,6 +17,7 @@ class Sparsemax(MultiHead):
     """Weights that sum to 1, with exact zeros."""
 
     smooth = False
+    rows_alone = True
     formula = "relu(q_h k_hᵀ / √D - τ) v_h,  τ: weights sum to 1"
     paper = "Martins and Astudillo 2016, arXiv:1602.02068, algorithm 1"
 

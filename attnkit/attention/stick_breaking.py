@@ -24,6 +24,7 @@ class StickBreaking(MultiHead):
     causal_only = True
     knows_order = True
     map_rows = "unnormalised"
+    rows_alone = True
     formula = "b_ij Π_{j<l≤i} (1 - b_il) v_h,  b = sigmoid(q_h k_hᵀ / √D)"
     paper = "Tan et al. 2024, arXiv:2410.17980, section 2"
 

@@ -19,6 +19,7 @@ class TopK(MultiHead):
     """
 
     smooth = False
+    rows_alone = True
     formula = "softmax(the k largest of q_h k_hᵀ / √D) v_h"
     paper = "Zhao et al. 2019, arXiv:1912.11637, section 2"
 

@@ -56,15 +56,39 @@ def show(
     plugin: Annotated[
         list[str] | None, typer.Option(help="A plugin to load first: a file or a module.")
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Time the kernels that can compute the mechanism, forward and backward, on this "
+            "machine.",
+        ),
+    ] = False,
+    tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="A length to measure; may be repeated. Default: 1024 and 4096 on a GPU, 256 and "
+            "1024 on a CPU.",
+            show_default=False,
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Show a mechanism (formula, paper, options, which kernel runs here and why) or what a recipe
     costs.
+
+    Example: attnkit show multi_head --measure --tokens 1024
     """
 
     def act() -> None:
         from attnkit import description
+        from attnkit.registry import RegistryError
 
+        if measure:
+            description.measure(what, tokens or [], plugin or [])
+            return
+        if tokens:
+            raise RegistryError("--tokens names lengths to measure; add --measure")
         description.show(what, overrides or [], plugin or [])
 
     guarded(act, debug)

@@ -19,6 +19,7 @@ from attnkit.models.language_model import one_per_layer
 from attnkit.models.layers import MLP, DecoderLayer, Layer, MLPName
 from attnkit.models.token_loss import token_loss
 from attnkit.norms import NormName, build_norm
+from attnkit.once import one_pass
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
 
@@ -201,6 +202,7 @@ class EncoderDecoder(nn.Module):
         ):
             nn.init.normal_(weight, std=self.dim**-0.5)
 
+    @one_pass
     def forward(
         self,
         source: Tensor,
@@ -229,6 +231,7 @@ class EncoderDecoder(nn.Module):
             return self.head(x)
         return token_loss(x, self.head, predicted, label_smoothing)
 
+    @one_pass
     def encode(self, source: Tensor, source_keep: Tensor) -> Tensor:
         """Reads the source: (B, S) tokens -> (B, S, C)."""
         x = self._embed(self.source_embedding, self.encoder.position, source, 0)
@@ -250,6 +253,7 @@ class EncoderDecoder(nn.Module):
         """True if all of the decoder's mechanisms keep what they computed."""
         return all(layer.attention.has_cache for layer in self.decoder.layers)
 
+    @one_pass
     def decode(self, target: Tensor, cache: DecoderCache) -> Tensor:
         """Scores what follows tokens that follow those in the cache.
 

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from attnkit.attention.base import build_attention
+from attnkit.cpu import model as cpu
 from attnkit.masks import build_mask
 from attnkit.models.cache import ModelCache
-from attnkit.models.layers import MLP, Layer, MLPName, as_residual
+from attnkit.models.layers import MLP, Layer, MLPName
 from attnkit.models.token_loss import token_loss
 from attnkit.norms import NormName, build_norm
+from attnkit.once import one_pass
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
 
@@ -147,6 +149,7 @@ class LanguageModel(nn.Module):
         if zero_init:
             nn.init.zeros_(self.head.weight)
 
+    @one_pass
     def forward(
         self,
         tokens: Tensor,
@@ -172,7 +175,7 @@ class LanguageModel(nn.Module):
         if self.position is not None:
             positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
             x = x + self.position(positions).to(x.dtype) * self.position_size
-        x = as_residual(self.dropout(x))
+        x = cpu.residual(self.dropout(x))
         mask = self.mask.bind(documents=documents)
         for i, layer in enumerate(self.layers):
             x = layer(x, mask, None if cache is None else cache.layers[i])

@@ -38,10 +38,9 @@ class Alibi(AttentionPosition):
         super().__init__(num_heads, head_dim)
         self.register_buffer("slopes", torch.tensor(alibi_slopes(num_heads)), persistent=False)
 
-    def bias(self, query: Tensor, key: Tensor) -> Tensor:
-        """-slope times distance: (..., T, 1) and (..., 1, S) -> (..., H, T, S)."""
-        distance = (query - key).abs().unsqueeze(-3)
-        return -self.slopes.view(-1, 1, 1) * distance
+    def by_distance(self, distance: Tensor) -> Tensor:
+        """-slope times distance."""
+        return -self.slopes.view(-1, 1) * distance.abs()
 
     def score_mod(self, score: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """The same for one score."""

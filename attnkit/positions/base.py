@@ -42,7 +42,8 @@ class EmbeddingPosition(nn.Module, ABC):
 
 
 class AttentionPosition(nn.Module, ABC):
-    """A position encoding that acts where queries meet keys; it overrides `rotate` or `bias`.
+    """A position encoding that acts where queries meet keys; it overrides `rotate`,
+    `by_distance` or `bias`.
 
     It compares positions within one sequence, so it serves self-attention alone.
 
@@ -65,7 +66,7 @@ class AttentionPosition(nn.Module, ABC):
         return heads
 
     def bias(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """What is added to the scores, or None.
+        """What is added to the scores, or None. Where `by_distance` says it, nothing is left to do.
 
         Args:
             query: absolute positions (..., T, 1).
@@ -74,18 +75,38 @@ class AttentionPosition(nn.Module, ABC):
         Returns:
             (..., H, T, S)
         """
-        return None
+        if not self.has_distances():
+            return None
+        distance = key - query
+        return self.by_distance(distance.flatten()).unflatten(-1, distance.shape).movedim(0, -3)
 
-    def score_mod(self, score: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor | None:
-        """`bias` for FlexAttention: one score at one head, query and key position. None: it has no
-        such form.
+    def by_distance(self, distance: Tensor) -> Tensor:
+        """The bias, where it depends on distances alone. A block of T x S then takes T + S - 1
+        numbers and no more.
+
+        Args:
+            distance: (N,) integers, key position minus query position.
+
+        Returns:
+            (H, N)
         """
-        return None
+        raise NotImplementedError
+
+    def score_mod(self, score: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """The bias for FlexAttention: a score at one head, query and key position -> that score
+        with its bias.
+        """
+        raise NotImplementedError
 
     @classmethod
     def has_bias(cls) -> bool:
         """True if it adds something to the scores."""
-        return cls.bias is not AttentionPosition.bias
+        return cls.bias is not AttentionPosition.bias or cls.has_distances()
+
+    @classmethod
+    def has_distances(cls) -> bool:
+        """True if its bias depends on distances alone."""
+        return cls.by_distance is not AttentionPosition.by_distance
 
     @classmethod
     def has_score_mod(cls) -> bool:

@@ -52,6 +52,6 @@ class RelativeBias(AttentionPosition):
         far = (exact + fraction * (side - exact)).long().clamp(max=side - 1)
         return torch.where(distance > 0, side, 0) + torch.where(steps < exact, steps, far)
 
-    def bias(self, query: Tensor, key: Tensor) -> Tensor:
-        """Looked up by distance: (..., T, 1) and (..., 1, S) -> (..., H, T, S)."""
-        return self.table(self.bucket(key - query)).movedim(-1, -3)
+    def by_distance(self, distance: Tensor) -> Tensor:
+        """Looked up in the table."""
+        return self.table(self.bucket(distance)).movedim(-1, 0)

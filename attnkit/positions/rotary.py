@@ -9,6 +9,7 @@ permutation of the features.
 import torch
 from torch import Tensor
 
+from attnkit.once import once
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import POSITIONS
 
@@ -35,8 +36,13 @@ class Rotary(AttentionPosition):
         neighbours apart.
         """
         half = heads.shape[-1] // 2
-        pair = torch.arange(half, device=heads.device, dtype=torch.float32)
-        angle = positions[:, None].float() * self.base ** (-pair / half)  # (T, D/2)
-        cos = torch.cat((angle.cos(), angle.cos()), dim=-1).to(heads.dtype)
-        sin = torch.cat((-angle.sin(), angle.sin()), dim=-1).to(heads.dtype)
+        cos, sin = once(_tables, positions, half, self.base, heads.dtype)
         return torch.addcmul(heads * cos, heads.roll(half, dims=-1), sin)
+
+
+def _tables(positions: Tensor, half: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of all angles: (T, D) each."""
+    pair = torch.arange(half, device=positions.device, dtype=torch.float32)
+    angle = positions[:, None].float() * base ** (-pair / half)  # (T, D/2)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)

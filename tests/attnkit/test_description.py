@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attnkit import description
+from attnkit.attention.kernels import KERNELS
 from attnkit.masks import build_mask
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import RecipeError, load_recipe
@@ -62,6 +63,36 @@ def test_a_mechanism_is_shown_with_formula_paper_options_and_kernels(name, read)
         assert option.help in line
         if option.default is REQUIRED:
             assert "required" in line
+
+
+def test_kernels_are_timed_on_this_machine(read, monkeypatch):
+    """A line for each kernel that can compute a case, in 80 columns; one of each case is chosen."""
+    monkeypatch.setattr(description.console, "width", 80, raising=False)
+    description.measure("multi_head", [32, 130], [])
+    lines = [line.split() for line in read().splitlines() if line.split()[:1] in (["32"], ["130"])]
+    assert all(len(" ".join(line)) <= 80 for line in lines)
+    cases = {}
+    for tokens, *words in lines:
+        kernel = next(word for word in words if word in KERNELS)
+        at = words.index(kernel)
+        milliseconds, mebibytes = map(float, words[at + 1 : at + 3])
+        assert milliseconds > 0
+        assert mebibytes >= 0
+        chosen = words[at + 3 :] == ["chosen"]
+        cases.setdefault((tokens, *words[:at]), []).append((kernel, chosen))
+    assert len(cases) == 2 * 8
+    assert all(sum(chosen for _, chosen in found) == 1 for found in cases.values())
+    window = [kernel for kernel, _ in cases["130", "sliding_window", "64"]]
+    assert {"windowed", "sdpa", "reference"} <= set(window)
+
+
+def test_what_cannot_be_timed_is_told():
+    with pytest.raises(RegistryError, match="linear computes its heads itself"):
+        description.measure("linear", [8], [])
+    with pytest.raises(RegistryError, match="--tokens must be at least 1, got 0"):
+        description.measure("multi_head", [0], [])
+    with pytest.raises(RegistryError, match="mult_head"):
+        description.measure("mult_head", [8], [])
 
 
 def test_a_mask_is_drawn_as_it_acts(read):

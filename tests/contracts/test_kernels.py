@@ -6,9 +6,11 @@ import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attnkit.attention.base import build_attention
-from attnkit.attention.kernels import KERNELS
+from attnkit.attention.kernels import KERNELS, thresholds
+from attnkit.attention.kernels.measuring import LiveTensors
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.masks import NoMask, Padding, SlidingWindow, build_mask
 from attnkit.registry import ATTENTION, POSITIONS
@@ -32,6 +34,10 @@ WINDOWS = {
         "masks": [{"name": "sliding_window", "window": 3}, {"name": "dilated", "window": 5}],
     },
 }
+
+
+def rows_alone(name):
+    return getattr(ATTENTION.get(name), "rows_alone", False)
 
 
 def inputs(attention, T, dtype=torch.float32):
@@ -103,6 +109,63 @@ def test_windowed_serves_padding_and_documents(name, position):
     for window in ("causal", "centered"):
         mask = build_mask([WINDOWS[window], "document"]).bind(documents=documents) & Padding(keep)
         assert_equals_reference("windowed", attention, mask, 70)
+
+
+CHUNKED_MASKS = {
+    "none": NoMask(),
+    "causal": build_mask("causal"),
+    "window": SlidingWindow(window=9),
+    "centered": SlidingWindow(window=20, centered=True),
+    "padding": build_mask("causal") & Padding(torch.arange(70).expand(2, 70) > 5),
+}
+
+
+@pytest.mark.parametrize("position", POSITION_CASES)
+@pytest.mark.parametrize("mask", CHUNKED_MASKS.values(), ids=CHUNKED_MASKS)
+def test_chunked_equals_the_reference(monkeypatch, mask, position):
+    """Chunks of a few queries, each with the keys that it can reach."""
+    monkeypatch.setattr(thresholds, "CHUNK_BYTES", 2**13)
+    attention = mechanism("grouped_query", position)
+    assert_equals_reference("chunked", attention, mask, 70)
+    q, k, v = (h.detach() for h in inputs(attention, 70))
+    with torch.no_grad():
+        some = attention, q[:, :, -33:], k, v, mask
+        torch.testing.assert_close(
+            computed_by("chunked", *some), computed_by("reference", *some), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in ATTENTION.names() if rows_alone(name)])
+@pytest.mark.parametrize("position", ["none", "relative_bias"])
+def test_maps_of_a_mechanisms_own_are_computed_in_chunks(monkeypatch, name, position):
+    monkeypatch.setattr(thresholds, "CHUNK_BYTES", 2**13)
+    assert_equals_reference("chunked", mechanism(name, position), CHUNKED_MASKS["padding"], 70)
+
+
+def test_dropout_in_chunks_is_computed_again_as_it_was(monkeypatch):
+    """The same weights are dropped in the backward pass: the gradient by the values is the map."""
+    monkeypatch.setattr(thresholds, "CHUNK_BYTES", 2**13)
+    attention = mechanism("multi_head", "alibi").train()
+    attention.dropout = 0.5
+    q, k, v = inputs(attention, 40)
+    heads = computed_by("chunked", attention, q, k, v, build_mask("causal"))
+    (gradient,) = torch.autograd.grad(heads.sum(), v)
+    torch.testing.assert_close((gradient * v).sum(), heads.sum(), atol=1e-3, rtol=1e-4)
+
+
+def test_a_learned_bias_over_16384_tokens_takes_less_than_two_gibibytes():
+    """Forward and backward, 16 heads of 64: the whole bias alone would be 8 GiB."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        attention = build_attention(
+            {"name": "multi_head", "num_heads": 16}, 1024, position="relative_bias"
+        )
+        with LiveTensors() as memory:
+            shape = (1, 16, 16384, 64)
+            q, k, v = (
+                torch.empty(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
+            )
+            attention.mix(q, k, v, build_mask("causal")).sum().backward()
+    assert memory.peak < 1.5 * 2**30
 
 
 EXPLICIT_MASKS = {

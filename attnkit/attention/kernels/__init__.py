@@ -4,6 +4,8 @@ reference   softmax(q kᵀ) v written out: the truth, for any mechanism; memory 
 cpu_bf16    the same products, with a backward pass written by hand (bfloat16 on a CPU, short)
 sdpa        torch's fused scaled_dot_product_attention: memory grows with T
 windowed    sdpa over chunks of queries, each with the few keys that its window reaches
+chunked     sdpa over chunks of queries, computed again in the backward pass: for biases and maps of
+            a mechanism's own that would take the square of a long length
 flex        FlexAttention, compiled for the mask and the bias (GPU)
 
 `choosing.py` says which one runs, and why. Mechanisms with a state compute operations of their own,

@@ -17,15 +17,23 @@ import torch
 from torch import Tensor
 
 from attnkit.masks import Mask
+from attnkit.once import once
 
 Bias = Callable[[Tensor, Tensor], Tensor | None]
 """Positions (..., T, 1) of queries and (..., 1, S) of keys -> (..., H, T, S), added to scores."""
 
-ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor | None]
+DistanceBias = Callable[[Tensor], Tensor]
+"""A bias that depends on distances alone: key position minus query position (N,) -> (H, N)."""
+
+ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """A bias for one score: score, head, query position, key position -> score."""
 
 Weights = Callable[[Tensor, Tensor, Mask], Tensor]
 """A map of its own: q (B, H, T, D), k (B, H_kv, S, D), mask -> (B, H, T, S)."""
+
+RowWeights = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+"""Some rows of a map of its own: q (B, H, t, D), k (B, H_kv, S, D), bias (H, t, S) or None, allowed
+(B or 1, 1, t, S) or None -> (B, H, t, S)."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,10 @@ class Call:
         scale: factor of q kᵀ.
         dropout: share of the weights to drop in this call: 0 outside training.
         bias: what is added to the scores by position, or None.
+        distance_bias: the same bias, where it depends on distances alone.
         score_mod: the same bias for one score, as FlexAttention takes it; None: there is none.
         weights: computes the whole map, where it is not the softmax of these scores.
+        row_weights: computes some rows of `weights`, where a row needs its own query alone.
         why_own: the reason why `weights` is needed, in words.
     """
 
@@ -52,9 +62,16 @@ class Call:
     scale: float
     dropout: float = 0.0
     bias: Bias | None = None
+    distance_bias: DistanceBias | None = None
     score_mod: ScoreMod | None = None
     weights: Weights | None = None
+    row_weights: RowWeights | None = None
     why_own: str = "it computes its own weights"
+
+    @property
+    def has_bias(self) -> bool:
+        """True if something is added to the scores."""
+        return self.bias is not None or self.distance_bias is not None
 
     @property
     def num_queries(self) -> int:
@@ -95,6 +112,10 @@ class Verdict:
     why: str
 
 
+class CannotServe(Exception):
+    """A kernel found out, while it ran, that it cannot compute a call. Another one is asked."""
+
+
 class Kernel(ABC):
     """One way to compute a `Call`."""
 
@@ -123,6 +144,10 @@ class Kernel(ABC):
 
 def positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Absolute positions of queries (T, 1) and keys (1, S), aligned at the end."""
+    return once(_positions, num_queries, num_keys, device)
+
+
+def _positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
     query = torch.arange(num_keys - num_queries, num_keys, device=device)
     return query.view(-1, 1), torch.arange(num_keys, device=device).view(1, -1)
 

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnkit.attention.kernels.call import Bias, Call, Kernel, ScoreMod, Verdict, Where
+from attnkit.attention.kernels.call import (
+    Bias,
+    Call,
+    CannotServe,
+    DistanceBias,
+    Kernel,
+    ScoreMod,
+    Verdict,
+    Where,
+)
+from attnkit.attention.kernels.chunked import Chunked
 from attnkit.attention.kernels.cpu_bf16 import CpuBf16
 from attnkit.attention.kernels.flex import Flex
 from attnkit.attention.kernels.reference import Reference
@@ -23,7 +33,8 @@ from attnkit.masks import Mask, NoMask, name_of
 log = logging.getLogger("attnkit")
 
 KERNELS: dict[str, Kernel] = {
-    kernel.name: kernel for kernel in (CpuBf16(), Windowed(), Flex(), Sdpa(), Reference())
+    kernel.name: kernel
+    for kernel in (CpuBf16(), Windowed(), Flex(), Chunked(), Sdpa(), Reference())
 }
 """By name, in the order in which they are asked."""
 
@@ -115,6 +126,7 @@ def attend(
     scale: float | None = None,
     dropout: float = 0.0,
     bias: Bias | None = None,
+    distance_bias: DistanceBias | None = None,
     score_mod: ScoreMod | None = None,
 ) -> Tensor:
     """Softmax attention by the kernel that is fastest for it: softmax(scale q kᵀ + bias) v.
@@ -129,6 +141,8 @@ def attend(
         dropout: share of the weights to drop.
         bias: positions of queries (..., T, 1) and keys (..., 1, S) -> (..., H, T, S), added to the
             scores.
+        distance_bias: the same bias, where it depends on distances alone: key position minus query
+            position (N,) -> (H, N). It takes the place of `bias`.
         score_mod: the same bias for one score, head, query position and key position. With it,
             FlexAttention can compute the call.
 
@@ -137,15 +151,25 @@ def attend(
     """
     mask = NoMask() if mask is None else mask
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return run(Call(q.to(v.dtype), k.to(v.dtype), v, mask, scale, dropout, bias, score_mod))
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    biases = {"bias": bias, "distance_bias": distance_bias, "score_mod": score_mod}
+    return run(Call(q, k, v, mask, scale, dropout, **biases))
 
 
 def run(call: Call) -> Tensor:
-    """Computes a call by the kernel that `choose` finds: (B, H, T, E)."""
+    """Computes a call by the kernel that `choose` finds: (B, H, T, E). If that one fails, a warning
+    says why, once, and another one computes it.
+    """
     choice = choose(call)
     if choice.kernel.name == "reference" and call.num_keys >= LONG_REFERENCE_KEYS:
         _say_slow(choice.why)
-    return choice.kernel(call)
+    try:
+        return choice.kernel(call)
+    except CannotServe as error:  # it refuses such calls from now on
+        if _only is not None:
+            raise
+        log.warning("The %s kernel cannot serve here: %s", choice.kernel.name, error)
+    return run(call)
 
 
 @contextmanager

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from attnkit.attention.kernels import thresholds
 from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where, share_heads
-from attnkit.masks import NoMask
+from attnkit.masks import Mask, NoMask
+from attnkit.once import once
 
-SHORT = 256
-"""Up to this many keys, sdpa's backward in bfloat16 is slower than the written-out products."""
-
+SHORT = thresholds.CPU_BF16_KEYS
 WHY = f"bfloat16 on a CPU: faster than sdpa up to {SHORT} keys"
 
 
@@ -36,7 +36,7 @@ class CpuBf16(Kernel):
         """It has no bias and no dropout."""
         if call.weights is not None:
             return call.why_own
-        if call.bias is not None:
+        if call.has_bias:
             return "it has no place for a bias"
         return "it has no dropout" if call.dropout > 0 else None
 
@@ -53,12 +53,20 @@ class CpuBf16(Kernel):
         q, k, v = call.q, share_heads(call.k, call.q.shape[1]), share_heads(call.v, call.q.shape[1])
         if isinstance(call.mask, NoMask):
             return _Explicit.apply(q, k, v, None, call.scale, False)
-        allowed = call.mask.dense(call.num_queries, call.num_keys, q.device)
-        # A number that no score outweighs: (B or 1, 1, T, S).
-        added = torch.zeros_like(allowed, dtype=q.dtype)
-        added.masked_fill_(~allowed, torch.finfo(q.dtype).min / 2)
+        added = once(_forbidden, call.mask, call.num_queries, call.num_keys, q.device, q.dtype)
         empty_rows = not call.mask.has_no_empty_row(call.num_queries, call.num_keys)
         return _Explicit.apply(q, k, v, added, call.scale, empty_rows)
+
+
+def _forbidden(
+    mask: Mask, num_queries: int, num_keys: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """What is added to the scores, (B or 1, 1, T, S): 0, or where nothing is allowed a number that
+    no score outweighs.
+    """
+    allowed = mask.dense(num_queries, num_keys, device)
+    added = torch.zeros_like(allowed, dtype=dtype)
+    return added.masked_fill_(~allowed, torch.finfo(dtype).min / 2)
 
 
 class _Explicit(torch.autograd.Function):

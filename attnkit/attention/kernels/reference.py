@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnkit.attention.kernels import cpu_bf16
-from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where, positions, share_heads
+from attnkit.attention.kernels.bias import whole_bias
+from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where, share_heads
 from attnkit.masks import Mask, NoMask
 
 
@@ -44,9 +45,8 @@ class Reference(Kernel):
 def standard_weights(call: Call) -> Tensor:
     """softmax(scale q kᵀ + bias): (B, H, T, S)."""
     scores = scaled_scores(call.q, call.k, call.scale)
-    if call.bias is not None:
-        bias = call.bias(*positions(call.num_queries, call.num_keys, scores.device))
-        scores = scores if bias is None else scores + bias
+    bias = whole_bias(call)
+    scores = scores if bias is None else scores + bias
     return normalized_under(softmax, scores, call.mask)
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnkit.attention.kernels import cpu_bf16
-from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where, positions
+from attnkit.attention.kernels.bias import whole_bias
+from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where
 from attnkit.masks import Causal, NoMask
 
 
@@ -33,25 +34,24 @@ class Sdpa(Kernel):
             return fused(call, call.q, call.k, call.v, None, is_causal=True)
         num_queries, num_keys, device = call.num_queries, call.num_keys, call.q.device
         last_sees_all = isinstance(call.mask, Causal) and num_queries == 1
-        allowed = bias = None
+        allowed = None
         if not (isinstance(call.mask, NoMask) or last_sees_all):
             allowed = call.mask.dense(num_queries, num_keys, device)
-        if call.bias is not None:
-            bias = call.bias(*positions(num_queries, num_keys, device))
-        return fused(call, call.q, call.k, call.v, joined(bias, allowed, call.q))
+        bias = whole_bias(call, call.q.dtype)
+        return fused(call, call.q, call.k, call.v, joined(bias, allowed))
 
 
 def is_plain_causal(call: Call) -> bool:
     """True if sdpa's own `is_causal` means our mask: it aligns at the start, we at the end."""
     square = call.num_queries == call.num_keys
-    return square and isinstance(call.mask, Causal) and call.bias is None
+    return square and isinstance(call.mask, Causal) and not call.has_bias
 
 
-def joined(bias: Tensor | None, allowed: Tensor | None, like: Tensor) -> Tensor | None:
+def joined(bias: Tensor | None, allowed: Tensor | None) -> Tensor | None:
     """One mask tensor for sdpa: boolean, or float with -inf where nothing is allowed."""
     if bias is None:
         return allowed
-    bias = bias.to(like.dtype).unsqueeze(0)
+    bias = bias.unsqueeze(0)
     return bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
 
 

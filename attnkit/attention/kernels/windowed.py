@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from attnkit.attention.kernels import thresholds
+from attnkit.attention.kernels.bias import Block, block_bias
 from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where
 from attnkit.attention.kernels.sdpa import fused, joined
 from attnkit.masks import Mask
-
-PAYS_FROM = 4
-"""Times the reach from which the chunks are faster than one call with a mask tensor."""
+from attnkit.once import once
 
 
 class Windowed(Kernel):
@@ -41,7 +41,14 @@ class Windowed(Kernel):
         assert call.mask.ahead is not None
         reach = call.mask.back + call.mask.ahead + 1
         why = f"a query reaches {reach} of {call.num_keys} keys"
-        return Verdict(call.num_keys >= PAYS_FROM * reach, why)
+        if where.device != "cuda":
+            return Verdict(call.num_keys >= thresholds.CPU_WINDOWS * reach, why)
+        least = thresholds.GPU_WINDOW_KEYS
+        if call.has_bias:
+            least = thresholds.GPU_BIASED_WINDOW_KEYS
+        if call.num_keys < least:
+            return Verdict(False, f"shorter than {least} keys")
+        return Verdict(call.num_keys >= thresholds.GPU_WINDOWS * reach, why)
 
     def __call__(self, call: Call) -> Tensor:
         """The chunks of all heads in one fused call."""
@@ -54,9 +61,8 @@ class Windowed(Kernel):
         def by_group(of_heads: Tensor) -> Tensor:  # (N G, n, chunk, X) -> (N, n, G chunk, X)
             return of_heads.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
 
-        query, key, allowed = place.rule(call.mask, call.q.device)
-        bias = None if call.bias is None else call.bias(query, key)  # (n, H, chunk, reach)
-        added = joined(None if bias is None else bias.transpose(0, 1), allowed, call.q)
+        query, key, allowed = once(_rule, call.mask, num_tokens, call.q.device)
+        added = joined(_bias(call, place, query, key), allowed)
         assert added is not None  # (1 or B, 1 or H, n, chunk, reach)
         alike = added.shape[:2] == (1, 1)  # for all examples and heads
         added = added.expand(*((1, group) if alike else (B, H)), *added.shape[2:]).flatten(0, 1)
@@ -118,18 +124,33 @@ class _Places:
         reach = self.before + self.chunk + self.after
         return _Overlapping.apply(padded.flatten(0, 1), reach, self.chunk)
 
-    def rule(self, mask: Mask, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions of queries (n, chunk, 1) and of keys (n, 1, reach), and which of them the mask
-        allows (B or 1, 1, n, chunk, reach).
-        """
-        start = torch.arange(self.num_chunks, device=device).view(-1, 1, 1) * self.chunk
-        query = start + torch.arange(self.chunk, device=device).view(-1, 1)
-        key = start + torch.arange(-self.before, self.chunk + self.after, device=device)
-        exists = (key >= 0) & (key < self.num_tokens)
-        batch = torch.arange(mask.batch_size, device=device).view(-1, 1, 1, 1)
-        last = self.num_tokens - 1
-        allowed = mask.allowed(batch, query.clamp(max=last), key.clamp(0, last)) & exists
-        return query, key, allowed.view(-1, 1, *allowed.shape[-3:])
+
+def _rule(mask: Mask, num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of queries (n, chunk, 1) and of keys (n, 1, reach), and which of them the mask
+    allows (B or 1, 1, n, chunk, reach).
+    """
+    place = _Places.of(mask, num_tokens)
+    start = torch.arange(place.num_chunks, device=device).view(-1, 1, 1) * place.chunk
+    query = start + torch.arange(place.chunk, device=device).view(-1, 1)
+    key = start + torch.arange(-place.before, place.chunk + place.after, device=device)
+    exists = (key >= 0) & (key < num_tokens)
+    batch = torch.arange(mask.batch_size, device=device).view(-1, 1, 1, 1)
+    last = num_tokens - 1
+    allowed = mask.allowed(batch, query.clamp(max=last), key.clamp(0, last)) & exists
+    return query, key, allowed.view(-1, 1, *allowed.shape[-3:])
+
+
+def _bias(call: Call, place: _Places, query: Tensor, key: Tensor) -> Tensor | None:
+    """(H, n, chunk, reach), or (H, 1, chunk, reach) where distances alone decide: all chunks are
+    alike then.
+    """
+    if call.distance_bias is not None:
+        reach = place.before + place.chunk + place.after
+        block = Block(0, place.chunk, -place.before, reach)
+        bias = block_bias(None, call.distance_bias, block, call.q.device, call.q.dtype)
+        return None if bias is None else bias.unsqueeze(1)
+    bias = None if call.bias is None else call.bias(query, key)
+    return None if bias is None else bias.transpose(0, 1).to(call.q.dtype)
 
 
 class _Overlapping(torch.autograd.Function):

@@ -1,0 +1,97 @@
+"""The bias of a block of the map: some queries, some keys, all heads.
+
+Where a bias depends on distances alone, a block of T x S needs only T + S - 1 of them; they are
+computed once and laid out along the diagonals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from attnkit.attention.kernels.call import Bias, Call, DistanceBias
+from attnkit.once import once
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the map: `num_queries` queries from position `first_query` on, `num_keys` keys from
+    `first_key` on.
+    """
+
+    first_query: int
+    num_queries: int
+    first_key: int
+    num_keys: int
+
+
+def block_bias(
+    bias: Bias | None,
+    distance_bias: DistanceBias | None,
+    block: Block,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Tensor | None:
+    """What is added to the scores of a block: (H, T, S), or None.
+
+    Args:
+        bias: computes it from positions.
+        distance_bias: computes it from distances; where there is one, `bias` is not asked.
+        block: which queries and keys.
+        device: where they are.
+        dtype: type to give it in; None: as it is computed.
+    """
+    T, S, query, key = block.num_queries, block.num_keys, block.first_query, block.first_key
+    if distance_bias is not None:
+        nearest = key - query
+        values = distance_bias(once(_range, nearest - T + 1, nearest + S, device))
+        return _Diagonals.apply(values, T, S, dtype or values.dtype)
+    if bias is None:
+        return None
+    queries, keys = once(_range, query, query + T, device), once(_range, key, key + S, device)
+    added = bias(queries.view(-1, 1), keys.view(1, -1))
+    return added if added is None or dtype is None else added.to(dtype)
+
+
+def whole_bias(call: Call, dtype: torch.dtype | None = None) -> Tensor | None:
+    """`block_bias` of all queries and keys of a call."""
+    T, S = call.num_queries, call.num_keys
+    block = Block(S - T, T, 0, S)
+    return block_bias(call.bias, call.distance_bias, block, call.q.device, dtype)
+
+
+def _range(start: int, stop: int, device: torch.device) -> Tensor:
+    return torch.arange(start, stop, device=device)
+
+
+class _Diagonals(torch.autograd.Function):
+    """A number for each diagonal, (H, T + S - 1), becomes a block (H, T, S), with the first number
+    in its lower left corner. The backward pass sums along diagonals, without atomic additions.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, num_rows: int, num_columns: int, dtype: torch.dtype
+    ) -> Tensor:
+        ctx.dtype = values.dtype
+        return values.to(dtype).unfold(-1, num_columns, 1).flip(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        H, T, S = gradients[0].shape
+        # Written in rows of T + S - 1 and read in rows that are one longer, each row stands one
+        # further to the left than the row above it: diagonals become columns.
+        sheared = gradients[0].new_zeros(H, T * (T + S))
+        rows = sheared[:, T - 1 : T - 1 + T * (T + S - 1)].view(H, T, T + S - 1)
+        rows[:, :, :S] = gradients[0]
+        columns = sheared.view(H, T, T + S).sum(
+            1, dtype=torch.promote_types(ctx.dtype, torch.float32)
+        )
+        return columns[:, :-1].to(ctx.dtype), None, None, None
