@@ -7,6 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnkit import once as once_module
+from attnkit.attention import kernels
+from attnkit.attention.kernels import flex
 from attnkit.masks import Mask
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.models.language_model import LanguageModel
@@ -104,6 +106,28 @@ def test_bfloat16_on_a_cpu_writes_a_mask_out_once(rules):
     with torch.autocast("cpu", torch.bfloat16):
         model()(TOKENS)
     assert rules == {"Causal": 1}
+
+
+def test_flex_makes_its_block_mask_once_for_all_layers(monkeypatch):
+    made, create = [], flex._create
+    monkeypatch.setattr(flex, "_create", lambda *given: made.append(given) or create(*given))
+    language_model = model(mask={"name": "prefix", "length": 3}).eval()
+    with kernels.only("flex"), torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+        language_model(TOKENS)
+    assert len(made) == 1
+
+
+def test_flex_and_its_block_mask_are_part_of_a_compiled_model():
+    language_model = model(mask={"name": "prefix", "length": 3}, position="alibi").eval()
+    del language_model.layers[1:]  # one is compiled as many are, and sooner
+    compiled = torch.compile(language_model, backend="eager", fullgraph=True)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        with kernels.only("flex"):
+            logits = compiled(TOKENS)
+        torch.testing.assert_close(logits, language_model(TOKENS))
+    torch._dynamo.reset()
 
 
 def test_a_translation_writes_each_mask_out_once(rules):

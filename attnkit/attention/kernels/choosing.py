@@ -75,8 +75,8 @@ _certified: dict[Seat, str | None] = {}
 
 def seat_of(kernel: Kernel, call: Call, where: Where) -> Seat:
     """What a certificate for this call holds for."""
-    bias = call.bias is not None
-    return kernel.name, where.device, where.dtype, call.v.shape[-1], name_of(call.mask), bias
+    width, mask = call.v.shape[-1], name_of(call.mask)
+    return kernel.name, where.device, where.dtype, width, mask, call.has_bias
 
 
 def trust(seat: Seat, doubt: str | None) -> None:
