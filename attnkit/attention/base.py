@@ -8,19 +8,25 @@ the attention map; the map mixes the values:
 
     q = project_query(x)                 (B, H, T, D)
     k, v = project_context(context)      (B, H, S, D) each
+    q, k = place(q, k)                   turned to their positions
     weights = normalize(scores(q, k))    (B, H, T, S)     the attention map
     heads = mix(q, k, v)                 (B, H, T, D)     equals weights @ v
     output = merge(heads, x)             (B, T, C)
 
-Override one step and you have a mechanism. `score_attention.py` holds the template of those that
-have scores; `kernels/` computes what is left as it was.
+Override one step and you have a mechanism. Three more steps do nothing unless overridden:
+`convolve` lets tokens see the few before them, `carry` keeps more of a token than its key and
+value, `expand` makes keys and values out of something smaller that is cached.
+
+`score_attention.py` holds the template of mechanisms with scores, `recurrent.py` that of mechanisms
+with a state; `kernels/` computes what is left as it was.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +34,7 @@ from torch import Tensor, nn
 from attnkit import norms
 from attnkit.attention import counted
 from attnkit.attention.cache import Cache
+from attnkit.attention.past import Past
 from attnkit.cpu import model as cpu
 from attnkit.masks import Mask, NoMask, name_of
 from attnkit.once import once, one_pass
@@ -94,6 +101,17 @@ class Attention(nn.Module, ABC):
     cache_dtype: ClassVar[torch.dtype | None] = None
     """What its cache is kept in; None: as the keys and values come."""
 
+    projections: ClassVar[frozenset[str]] = frozenset(("query", "key", "value", "output"))
+    """The parts that `__init__` makes; the others are None. Without `query` and `key`, the map asks
+    nothing of the tokens.
+    """
+
+    optimizer_roles: ClassVar[Mapping[str, str]] = {}
+    """Parameter -> how optimizers treat it, where that is not the default: "matrix" decays and is
+    orthogonalised by Muon (weights of `nn.Linear` are), "decayed" decays, "plain" does neither (all
+    other parameters of a mechanism). See `tasks/optimizers.py`.
+    """
+
     formula: ClassVar[str] = ""
     """The equation, in one line."""
 
@@ -131,10 +149,18 @@ class Attention(nn.Module, ABC):
         self.dropout = dropout
         self.scale = 1 / math.sqrt(self.head_dim)
         self.position: AttentionPosition | None = None
-        self.query = nn.Linear(dim, num_heads * self.head_dim, bias=bias)
-        self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
-        self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
-        self.output = nn.Linear(num_heads * self.head_dim, dim, bias=bias)
+        self.layer, self.num_layers = 0, 1
+        inner, shared = num_heads * self.head_dim, num_kv_heads * self.head_dim
+
+        def linear(name: str, inputs: int, outputs: int) -> nn.Linear:
+            made = nn.Linear(inputs, outputs, bias=bias) if name in self.projections else None
+            return made  # pyright: ignore[reportReturnType]
+
+        # Typed as present, as they are in nearly all mechanisms.
+        self.query = linear("query", dim, inner)
+        self.key = linear("key", dim, shared)
+        self.value = linear("value", dim, shared)
+        self.output = linear("output", inner, dim)
 
     def with_position(self, position: Spec | str | dict) -> Attention:
         """Gives the mechanism a position encoding that acts inside attention, sized for its heads;
@@ -153,6 +179,31 @@ class Attention(nn.Module, ABC):
         self.position = POSITIONS.build(spec, self.num_heads, self.head_dim)
         return self
 
+    def at_layer(self, layer: int, num_layers: int) -> Attention:
+        """Tells the mechanism where it sits, as `self.layer` (from 0) and `self.num_layers`; the
+        model calls it when all layers are made. Returns itself.
+        """
+        self.layer, self.num_layers = layer, num_layers
+        return self
+
+    def initialise(self, draw: Callable[[nn.Module], None]) -> None:
+        """Gives parameters the values that training starts from. The model calls it once.
+
+        Default: `draw`, the model's rule, for every `nn.Linear` and `nn.Embedding` that `__init__`
+        left as torch made it. What `__init__` itself has set stays, and so do bare parameters.
+
+        Args:
+            draw: sets the weight, and a bias to 0.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and not set_by_hand(module):
+                draw(module)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+
     @one_pass
     def forward(
         self, x: Tensor, context: Tensor, mask: Mask | None = None, cache: Cache | None = None
@@ -170,20 +221,47 @@ class Attention(nn.Module, ABC):
             (B, T, C)
         """
         mask = NoMask() if mask is None else mask
+        prepared = self.prepare(x, context, mask, cache)
+        return self.merge(self.mixed(prepared, mask, cache), x)
+
+    def prepare(
+        self, x: Tensor, context: Tensor, mask: Mask, cache: Cache | None = None
+    ) -> Prepared:
+        """Everything before the mixing: projects, convolves and places the tokens of a call."""
         q, k, v = self._project(x, context)
+        q, k, v = self.convolve(q, k, v, Past(mask, cache, self))
         q, k = self.place(q, k, seen=0 if cache is None else cache.length)
-        heads = self.mix(q, k, v, mask) if cache is None else self.decode(q, k, v, mask, cache)
-        return self.merge(heads, x)
+        carried = self.carry(q, x)
+        if carried is not None:
+            carried = Past(mask, cache, self).real(carried)
+        return Prepared(q, k, v, carried)
+
+    def mixed(self, prepared: Prepared, mask: Mask, cache: Cache | None = None) -> Tensor:
+        """Mixes what `prepare` gave, with the tokens in the cache if there is one: (B, H, T, D)."""
+        q, k, v, carried = prepared
+        # A mechanism that carries nothing need not know that others do.
+        beside = {} if carried is None else {"carried": carried}
+        if cache is None:
+            return self.mix(q, *self.expand(k, v), mask, **beside)
+        return self.decode(q, k, v, mask, cache, **beside)
 
     def project_query(self, x: Tensor) -> Tensor:
-        """What each token asks: (B, T, C) -> (B, H, T, D)."""
+        """What each token asks: (B, T, C) -> (B, H, T, D), D = 0 without a part `query`."""
+        if self.query is None:
+            return x.new_zeros(x.shape[0], self.num_heads, x.shape[1], 0)
         return self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """What each token offers, and what it hands over: (B, S, C) -> keys and values (B, H_kv, S,
-        D).
+        D). Without a part `key`, keys have no features; without a part `value`, each head hands
+        over its share of the token itself.
         """
-        k = self.key(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
+        if self.key is None:
+            k = context.new_zeros(context.shape[0], self.num_kv_heads, context.shape[1], 0)
+        else:
+            k = self.key(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
+        if self.value is None:
+            return k, context.unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
         v = self.value(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
         return k, v
 
@@ -194,6 +272,7 @@ class Attention(nn.Module, ABC):
             x is context
             and cls.project_query is Attention.project_query
             and cls.project_context is Attention.project_context
+            and self.projections >= {"query", "key", "value"}
         ):
             together = cpu.joined(x, (self.query, self.key, self.value))
         if together is None:
@@ -201,6 +280,41 @@ class Attention(nn.Module, ABC):
         heads = together.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
         return q, k, v
+
+    def convolve(
+        self, q: Tensor, k: Tensor, v: Tensor, past: Past
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Lets queries, keys and values of new tokens see the few tokens before them, in
+        self-attention. Default: leaves them as they are. `ShortConvolution` is the usual part.
+        """
+        return q, k, v
+
+    def carry(self, q: Tensor, x: Tensor) -> Tensor | None:
+        """What later rows need of earlier tokens beside keys and values: earlier queries, say
+        (return `q`), or the tokens themselves. Default: nothing.
+
+        The template caches it, zeroes it where a token is padding, counts it, and gives that of all
+        tokens so far to steps that name a `grid`, as `grid.carried`. Self-attention only.
+
+        Args:
+            q: queries of the new tokens (B, H, T, D), placed.
+            x: the new tokens (B, T, C).
+
+        Returns:
+            (B, H', T, E) for any H' and E, or None.
+        """
+        return None
+
+    @classmethod
+    def looks_back(cls) -> bool:
+        """True if a row needs the tokens before its own: by `convolve` or `carry`."""
+        return cls.convolve is not Attention.convolve or cls.carry is not Attention.carry
+
+    def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Makes keys and values (B, H_kv, S, D) out of what the cache keeps, where that is less:
+        factors, a latent. Default: they are what is kept.
+        """
+        return k, v
 
     def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
         """Turns queries and keys to their positions, where the position encoding does so.
@@ -211,7 +325,7 @@ class Attention(nn.Module, ABC):
                 say a gate, is not turned.
             seen: tokens before them, already in the cache.
         """
-        if self.position is None:
+        if self.position is None or q.shape[-1] == 0 or k.shape[-1] == 0:
             return q, k
         end = seen + k.shape[2]
         T, S = q.shape[2], k.shape[2]
@@ -254,7 +368,8 @@ class Attention(nn.Module, ABC):
         """Puts the heads side by side and projects them: (B, H, T, D) -> (B, T, C). `x` is there
         for gates.
         """
-        return self.output(heads.transpose(1, 2).flatten(-2))
+        joined = heads.transpose(1, 2).flatten(-2)
+        return joined if self.output is None else self.output(joined)
 
     def projection_flops(self) -> int:
         """Floating-point operations of the four projections for one token, forward (2 a weight)."""
@@ -318,6 +433,44 @@ class Attention(nn.Module, ABC):
 
 def _positions(start: int, end: int, device: torch.device) -> Tensor:
     return torch.arange(start, end, device=device)
+
+
+class Prepared(NamedTuple):
+    """What goes into the mixing of one call.
+
+    Attributes:
+        q: queries (B, H, T, D).
+        k: keys (B, H_kv, S, D), as a cache keeps them.
+        v: values (B, H_kv, S, D), as a cache keeps them.
+        carried: (B, H', T, E), see `Attention.carry`.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    carried: Tensor | None
+
+
+def set_by_hand(module: nn.Linear | nn.Embedding) -> bool:
+    """True if somebody has changed a module since torch made it.
+
+    In-place changes are counted by torch; those through `.data` are not, so that values which torch
+    would not draw count too.
+    """
+    parameters = list(module.parameters(recurse=False))
+    if any(p._version != _DRAWN_ONCE for p in parameters):
+        return True
+    if isinstance(module, nn.Embedding) or module.weight.is_meta:
+        return False
+    bound = 1.001 * module.in_features**-0.5
+    return any(
+        bool(p.abs().max() > bound) or (p.numel() > 1 and bool((p == p.flatten()[0]).all()))
+        for p in map(torch.detach, parameters)
+        if p.numel()
+    )
+
+
+_DRAWN_ONCE = nn.Linear(1, 1).weight._version
 
 
 def build_attention(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from typing import Any
+
 from torch import Tensor
 
 
@@ -11,9 +15,14 @@ class Cache:
     length: int = 0
     """Tokens seen so far."""
 
+    @functools.cached_property
+    def tails(self) -> dict[str, Tensor]:
+        """The last tokens that convolutions saw, by the name of the part (B, H, count, D)."""
+        return {}
+
     def tensors(self) -> list[Tensor]:
-        """The tensors that it holds."""
-        return [value for value in vars(self).values() if isinstance(value, Tensor)]
+        """The tensors that it holds, by themselves or in dictionaries."""
+        return list(_tensors_in(vars(self)))
 
     def num_bytes(self) -> int:
         """Bytes that the tokens seen so far need: those of all tensors, unless a cache keeps room
@@ -24,20 +33,28 @@ class Cache:
     def select(self, rows: Tensor) -> None:
         """Keeps these rows of the batch, in this order: what beam search does to its hypotheses.
 
-        Every tensor that a cache holds has the batch as its first axis; a cache for which that is
-        not so overrides this.
+        Every tensor that a cache holds, by itself or in a dictionary, has the batch as its first
+        axis; a cache for which that is not so overrides this.
         """
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value.index_select(0, rows))
+
+        def selected(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: selected(part) for name, part in value.items()}
+            return value.index_select(0, rows) if isinstance(value, Tensor) else value
+
+        for name, value in list(vars(self).items()):
+            setattr(self, name, selected(value))
 
 
 class KeyValueCache(Cache):
-    """Keys and values of all tokens seen, in memory that doubles when it is full."""
+    """Keys and values of all tokens seen, and what a mechanism carries beside them, in memory that
+    doubles when it is full.
+    """
 
     def __init__(self) -> None:
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
+        self._carried: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Adds keys and values (B, H, S, D) of new tokens and returns those of all tokens."""
@@ -46,9 +63,16 @@ class KeyValueCache(Cache):
         self._values = _write(self._values, values, start)
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
+    def carry(self, carried: Tensor) -> Tensor:
+        """Adds what the tokens of the last `append` carry (B, H', S, E); returns that of all."""
+        self._carried = _write(self._carried, carried, self.length - carried.shape[2])
+        return self._carried[:, :, : self.length]
+
     def num_bytes(self) -> int:
-        """Bytes of the keys and values in use (not of the room kept for later ones)."""
-        stored = [t[:, :, : self.length] for t in (self._keys, self._values) if t is not None]
+        """Bytes of what is in use (not of the room kept for later tokens)."""
+        tensors = (self._keys, self._values, self._carried)
+        stored = [t[:, :, : self.length] for t in tensors if t is not None]
+        stored += self.tails.values()
         return sum(t.numel() * t.element_size() for t in stored)
 
 
@@ -81,13 +105,10 @@ class StateCache(Cache):
         self.state = state
         self.length += num_tokens
 
-    def tensors(self) -> list[Tensor]:
-        """The tensors of the state."""
-        if isinstance(self.state, dict):
-            return list(self.state.values())
-        return [] if self.state is None else [self.state]
 
-    def select(self, rows: Tensor) -> None:
-        if isinstance(self.state, dict):
-            self.state = {name: t.index_select(0, rows) for name, t in self.state.items()}
-        super().select(rows)
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors_in(part)

@@ -23,6 +23,9 @@ STEPS = frozenset(
         "forward",
         "project_query",
         "project_context",
+        "convolve",
+        "carry",
+        "expand",
         "place",
         "scores",
         "normalize",
@@ -54,8 +57,11 @@ def says_itself(cls: type, cost: str) -> bool:
 
 
 def mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> int:
-    """`attention.mixing_flops` where that is declared; else what is counted."""
-    if says_itself(type(attention), "mixing_flops"):
+    """`attention.mixing_flops` where that is declared; else what is counted. A mechanism cannot
+    know what a position encoding computes from queries and keys.
+    """
+    adjusted = attention.position is not None and attention.position.sees_content
+    if says_itself(type(attention), "mixing_flops") and not adjusted:
         return attention.mixing_flops(num_tokens, pairs)
     return counted_mixing_flops(attention, num_tokens, pairs)
 

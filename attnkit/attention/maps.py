@@ -70,14 +70,14 @@ def attention_map(
     """
     mask = NoMask() if mask is None else mask
     with _evaluating(attention), torch.autocast(x.device.type, enabled=False):
-        dtype = attention.output.weight.dtype
-        q = attention.project_query(x.to(dtype))
-        k, v = attention.project_context(context.to(dtype))
-        q, k = attention.place(q, k)
+        asking = x.to(attention.dtype)
+        answering = asking if context is x else context.to(attention.dtype)
+        q, k, v, carried = attention.prepare(asking, answering, mask)
+        k, v = attention.expand(k, v)
         source = taken_from(attention)
         if source == "weights":
             assert isinstance(attention, ScoreAttention)
-            return attention.weights(q, k, mask)
+            return attention.map(q, k, mask, carried)
         by = _map_by_one_hot_values if source == "one-hot values" else _map_by_jacobian
         return by(attention, q, k, v, mask)
 

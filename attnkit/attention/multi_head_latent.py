@@ -100,7 +100,15 @@ class MultiHeadLatent(ScoreAttention):
         up = self.up_value.to(heads.dtype).unflatten(0, (self.num_heads, -1))  # (H, D, R)
         return super().merge(heads[..., : self.latent_dim] @ up.mT, x)
 
-    def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
+    def decode(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Mask,
+        cache: Cache,
+        carried: Tensor | None = None,
+    ) -> Tensor:
         """Adds the new latent vectors to the cache and mixes over all of them."""
         assert isinstance(cache, StateCache)
         assert not isinstance(cache.state, dict)

@@ -2,11 +2,17 @@
 
 weights = normalize(scores(q, k) + bias)       (B, H, T, S)
 heads = weights @ v                            (B, H, T, D)
+
+A subclass may give `scores`, `normalize` and `weights` one more parameter, `grid`: positions of
+queries and keys, the mask, and what earlier tokens carry (see `Grid`).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +23,11 @@ from attnkit.attention.cache import Cache, KeyValueCache
 from attnkit.attention.kernels import reference
 from attnkit.attention.kernels.bias import Block, block_bias
 from attnkit.attention.kernels.call import DistanceBias, ScoreMod, share_heads
-from attnkit.masks import Mask
+from attnkit.grid import Grid
+from attnkit.masks import Mask, NoMask
+
+STEPS = ("scores", "normalize", "weights")
+"""The steps of the map."""
 
 
 class ScoreAttention(Attention):
@@ -31,6 +41,15 @@ class ScoreAttention(Attention):
     """True where `scores` and `normalize` compute a row of the map from its own query alone, at any
     place in the sequence. Long maps are then computed in chunks of queries.
     """
+
+    _steps_with_grid: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Looked up here and not in each call: `torch.compile` cannot trace `inspect`.
+        cls._steps_with_grid = frozenset(
+            step for step in STEPS if "grid" in inspect.signature(getattr(cls, step)).parameters
+        )
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """How well each key answers each query: q kᵀ / sqrt(D), (B, H, T, S)."""
@@ -76,15 +95,33 @@ class ScoreAttention(Attention):
         """The attention map (B, H, T, S): how much each query takes from each key. Nothing where
         nothing is allowed.
         """
-        return self.normalize_under(self.biased_scores(q, k), mask)
+        return self.normalize_under(self.biased_scores(q, k, Grid.of(q, k, mask)), mask)
 
-    def biased_scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Scores, with what positions add: (B, H, T, S)."""
-        scores = self.scores(q, k)
-        T, S = scores.shape[-2:]
+    def map(self, q: Tensor, k: Tensor, mask: Mask, carried: Tensor | None = None) -> Tensor:
+        """`weights`, given its grid if it names one: (B, H, T, S)."""
+        weights: Callable[..., Tensor] = self.weights
+        if "weights" in self._steps_with_grid:
+            return weights(q, k, mask, grid=Grid.of(q, k, mask, carried))
+        if carried is None or "weights" in self.overridden_steps():
+            return self.weights(q, k, mask)
+        grid = Grid.of(q, k, mask, carried)
+        return self.normalize_under(self.biased_scores(q, k, grid), grid)
+
+    def biased_scores(self, q: Tensor, k: Tensor, grid: Grid | None = None) -> Tensor:
+        """Scores, with what positions add: (B, H, T, S). Without a grid, there is no mask."""
+        grid = Grid.of(q, k, NoMask()) if grid is None else grid
+        if "scores" in self._steps_with_grid:
+            step: Callable[..., Tensor] = self.scores
+            scores = step(q, k, grid=grid)
+        else:
+            scores = self.scores(q, k)
         own = self.bias if self.has_bias() else None
+        T, S = grid.num_queries, grid.num_keys
         bias = block_bias(own, self._distance_bias(), Block(S - T, T, 0, S), scores.device)
-        return scores if bias is None else scores + bias
+        scores = scores if bias is None else scores + bias
+        if self.position is not None and self.position.sees_content:
+            scores = self.position.adjust(scores, q, k, grid)
+        return scores
 
     def _row_weights(
         self, q: Tensor, k: Tensor, bias: Tensor | None, allowed: Tensor | None
@@ -93,18 +130,32 @@ class ScoreAttention(Attention):
         scores = self.scores(q, k)
         return self.normalize(scores if bias is None else scores + bias, allowed)
 
-    def normalize_under(self, scores: Tensor, mask: Mask) -> Tensor:
+    def normalize_under(self, scores: Tensor, mask: Mask | Grid) -> Tensor:
         """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
+        grid = mask if isinstance(mask, Grid) else None
+        mask = mask.mask if isinstance(mask, Grid) else mask
         num_queries, num_keys = scores.shape[-2:]
+        normalize: Callable[..., Tensor] = self.normalize
+        if "normalize" in self._steps_with_grid:
+            if grid is None:
+                grid = Grid(mask, num_queries, num_keys, scores.device)
+            normalize = functools.partial(normalize, grid=grid)
         reached = self.reaches(*kernels.positions(num_queries, num_keys, scores.device))
         if reached is None:
-            return reference.normalized_under(self.normalize, scores, mask)
+            return reference.normalized_under(normalize, scores, mask)
         allowed = mask.dense(num_queries, num_keys, scores.device) & reached
-        return self.normalize(scores, allowed).masked_fill(~allowed, 0.0)
+        return normalize(scores, allowed).masked_fill(~allowed, 0.0)
 
-    def call(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> kernels.Call:
+    def call(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, carried: Tensor | None = None
+    ) -> kernels.Call:
         """What a kernel needs to know of this mechanism to compute `weights @ v`."""
         own = self.overridden_steps()
+        why_own = f"{type(self).__name__} computes its own {' and '.join(own)}"
+        adjusted = self.position is not None and self.position.sees_content
+        rows_alone = self.rows_alone and not (adjusted or self._steps_with_grid)
+        if adjusted and not own:
+            own, why_own = ["scores"], "the position encoding sees queries and keys"
         if not own:  # norms of queries and keys leave bfloat16; fused kernels want one type
             q, k = q.to(v.dtype), k.to(v.dtype)
         return kernels.Call(
@@ -117,9 +168,9 @@ class ScoreAttention(Attention):
             bias=self.bias if self.has_bias() else None,
             distance_bias=self._distance_bias(),
             score_mod=self._score_mod(),
-            weights=self.weights if own else None,
-            row_weights=self._row_weights if own and self.rows_alone else None,
-            why_own=f"{type(self).__name__} computes its own {' and '.join(own)}",
+            weights=functools.partial(self.map, carried=carried) if own else None,
+            row_weights=self._row_weights if own and rows_alone else None,
+            why_own=why_own,
         )
 
     def call_of_shape(
@@ -133,15 +184,26 @@ class ScoreAttention(Attention):
         q, k = heads(self.num_heads, num_queries), heads(self.num_kv_heads, num_keys)
         return self.call(q, k, k, mask)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, carried: Tensor | None = None
+    ) -> Tensor:
         """weights @ v by the kernel that `kernels.choose` finds: (B, H, T, D)."""
-        return kernels.run(self.call(q, k, v, mask))
+        return kernels.run(self.call(q, k, v, mask, carried))
 
-    def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
+    def decode(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Mask,
+        cache: Cache,
+        carried: Tensor | None = None,
+    ) -> Tensor:
         """Adds the new keys and values to the cache and mixes over all of them."""
         assert isinstance(cache, KeyValueCache)
         k, v = cache.append(k, v)
-        return self.mix(q, k, v, mask)
+        beside = {} if carried is None else {"carried": cache.carry(carried)}
+        return self.mix(q, *self.expand(k, v), mask, **beside)
 
     def new_cache(self) -> Cache:
         """Keys and values."""
@@ -156,7 +218,7 @@ class ScoreAttention(Attention):
         """The steps of the map that a subclass computes in its own way; with any of them no fused
         kernel fits.
         """
-        steps = ("scores", "normalize", "weights", "reaches")
+        steps = (*STEPS, "reaches")
         return [step for step in steps if getattr(cls, step) is not getattr(ScoreAttention, step)]
 
     @classmethod

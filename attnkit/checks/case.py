@@ -13,6 +13,7 @@ from torch import Tensor
 from attnkit.attention.base import Attention, Role
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.seats import MaskCase
+from attnkit.grid import Grid
 from attnkit.masks import Mask, build_mask
 from attnkit.registry import ATTENTION, POSITIONS
 
@@ -178,10 +179,14 @@ class Case:
     def heads(self, attention: Attention | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, placed."""
         attention = attention or self.attention
-        q = attention.project_query(self.x)
-        k, v = attention.project_context(self.context)
-        q, k = attention.place(q, k)
-        return q, k, v
+        q, k, v, _ = attention.prepare(self.x, self.context, self.mask)
+        return q, *attention.expand(k, v)
+
+    def beside(self, attention: Attention | None = None) -> dict[str, Tensor]:
+        """What `mix` wants beside them: `carried`, where the mechanism carries something."""
+        attention = attention or self.attention
+        carried = attention.prepare(self.x, self.context, self.mask).carried
+        return {} if carried is None else {"carried": carried}
 
     @functools.cached_property
     def influences(self) -> dict[str, Tensor]:
@@ -272,10 +277,13 @@ def scaled_to_scores(case: Case, attention: Attention, target: float) -> float:
     factor = 1.0
     with torch.no_grad():
         while factor < LARGEST_FACTOR:
-            q = attention.project_query(factor * case.x)
-            k, _ = attention.project_context(factor * case.context)
+            x = factor * case.x
+            context = x if case.role == "self" else factor * case.context
+            q, k, v, carried = attention.prepare(x, context, case.mask)
+            k, _ = attention.expand(k, v)
+            grid = Grid.of(q, k, case.mask, carried)
             try:
-                largest = float(attention.biased_scores(*attention.place(q, k)).abs().max())
+                largest = float(attention.biased_scores(q, k, grid).abs().max())
             except RuntimeError:  # its `weights` form scores in a way of their own
                 return LARGEST_FACTOR
             if not largest < target:

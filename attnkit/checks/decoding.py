@@ -91,6 +91,7 @@ def fewer_queries_than_keys_stand_at_the_end(case: Case) -> None:
     """Asked by the last tokens alone, the context answers them as in the full pass."""
     require(case.T > 1, "one query alone")
     require(case.role == "cross" or case.mechanism.has_cache, _ALL_AT_ONCE)
+    require(not case.mechanism.looks_back(), "its queries need the tokens before them")
     last = max(1, case.T // 2)
     with torch.no_grad():
         asked = case.attention(case.x[:, -last:], case.context, case.mask)
@@ -101,11 +102,10 @@ def more_queries_than_keys_leave_the_first_rows_empty(case: Case) -> None:
     """Queries that stand before the first key of a causal context find nothing."""
     require(case.mask_case.name == "causal", "a law about the causal mask")
     require(case.T > 2, "too few queries")
+    require(not case.mechanism.looks_back(), "its queries need the tokens before them")
     context, attention = case.context[:, :2], case.attention
     with torch.no_grad():
-        k, v = attention.project_context(context)
-        q, k = attention.place(attention.project_query(case.x), k)
-        heads = attention.mix(q, k, v, Causal())
+        heads = attention.mixed(attention.prepare(case.x, context, Causal()), Causal())
     found = float(heads[:, :, :-2].abs().max())
     demand(found == 0, f"a query before the first key found {found:.1e}")
     demand(
@@ -125,9 +125,8 @@ def rows_with_nothing_allowed_give_zeros_and_finite_gradients(case: Case) -> Non
     attention = case.build()
     context = case.context.clone().requires_grad_()
     x = context if case.role == "self" else case.x
-    k, v = attention.project_context(context)
-    q, k = attention.place(attention.project_query(x), k)
-    heads = attention.mix(q, k, v, mask)
+    prepared = attention.prepare(x, context, mask)
+    heads = attention.mixed(prepared, mask)
     heads.square().sum().backward()
     found = float(heads[0].detach().abs().max())
     demand(found == 0, f"a row with nothing allowed gave {found:.1e}")
@@ -139,7 +138,7 @@ def rows_with_nothing_allowed_give_zeros_and_finite_gradients(case: Case) -> Non
     demand(float(context.grad[0].abs().max()) == 0, "a gradient reaches the padded tokens")
     if case.B > 1:
         with torch.no_grad():
-            alone = attention.mix(q, k, v, case.mask)
+            alone = attention.mixed(prepared, case.mask)
         demand_close(heads[1].detach(), alone[1], "the sequence beside it")
 
 

@@ -67,8 +67,7 @@ def perturbations(case: Case, joined: bool, of_heads: bool = False) -> Tensor:
     x = context if joined else case.copies(case.x, count)
     mask = case.mask_of_copies(count)
     if of_heads:
-        q, (k, v) = attention.project_query(x), attention.project_context(context)
-        output = attention.mix(*attention.place(q, k), v, mask)
+        output = attention.mixed(attention.prepare(x, context, mask), mask)
     else:
         output = attention(x, context, mask)
     output = output.unflatten(0, (count, case.B))

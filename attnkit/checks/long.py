@@ -83,7 +83,7 @@ def _other_ways(case: Case) -> dict[str, Callable[[], Tensor]]:
 
         def written_out() -> Tensor:
             q, k, v = case.heads()
-            weights = attention.weights(q, k, mask).to(v.dtype)
+            weights = attention.map(q, k, mask, **case.beside()).to(v.dtype)
             return attention.merge(weights @ attention.share_heads(v), case.x)
 
         ways["the written-out equation"] = written_out
@@ -91,7 +91,8 @@ def _other_ways(case: Case) -> dict[str, Callable[[], Tensor]]:
         ways["a cache that is fed 5, 1, 48 and all other tokens"] = lambda: decoded(
             case, [5, 1, 48, case.T]
         )
-    for last in (33, 1) if case.role == "cross" or case.mechanism.has_cache else ():
+    alone = case.role == "cross" or (case.mechanism.has_cache and not case.mechanism.looks_back())
+    for last in (33, 1) if alone else ():
         ways[f"the last {last} queries alone"] = lambda last=last: attention(
             case.x[:, -last:], case.context, mask
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from attnkit.attention.maps import attention_map
@@ -23,8 +25,9 @@ def values_are_mixed_linearly(case: Case) -> None:
     attention = case.attention
     q, k, v = case.heads()
     other = v.roll(1, dims=0).flip(2) + 1
-    mixed = attention.mix(q, k, 2 * v - other, case.mask)
-    parts = 2 * attention.mix(q, k, v, case.mask) - attention.mix(q, k, other, case.mask)
+    mix = functools.partial(attention.mix, mask=case.mask, **case.beside())
+    mixed = mix(q, k, 2 * v - other)
+    parts = 2 * mix(q, k, v) - mix(q, k, other)
     demand_close(mixed, parts, "heads of 2 v - w, against those of v and w", atol=5e-5)
 
 

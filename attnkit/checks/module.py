@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -168,15 +170,21 @@ def dropout_drops_the_declared_share(case: Case) -> None:
     require(case.position == "none", "positions drop nothing")
     attention = case.build(dropout=SHARE)
     mask = case.mask_case.over(1, case.S, DRAWS)  # the first sequence, many times
-    q, k, v = (heads[:1].expand(DRAWS, *heads.shape[1:]) for heads in case.heads(attention))
+
+    def many(heads: Tensor) -> Tensor:
+        return heads[:1].expand(DRAWS, *heads.shape[1:])
+
+    q, k, v = map(many, case.heads(attention))
+    beside = {name: many(tensor) for name, tensor in case.beside(attention).items()}
+    mix = functools.partial(attention.mix, q, k, mask=mask, **beside)
     count = min(v.shape[-1], case.S)
     one_hot = torch.zeros_like(v)
     one_hot[:, :, torch.arange(case.S - count, case.S), torch.arange(count)] = 1.0  # the last keys
-    expected = attention.mix(q, k, one_hot, mask)[0, ..., :count]  # (H, T, count)
+    expected = mix(v=one_hot)[0, ..., :count]  # (H, T, count)
     attention.train()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(case.seed)
-        drawn = attention.mix(q, k, one_hot, mask)[..., :count]
+        drawn = mix(v=one_hot)[..., :count]
     forbidden = ~mask.dense(case.T, case.S).expand(DRAWS, 1, case.T, case.S)[..., -count:]
     leak = (drawn.abs() * forbidden).amax(dim=(0, 1))
     demand(

@@ -52,9 +52,10 @@ def _paths(case: Case) -> dict[str, Callable[..., Tensor]]:
     """The ways in which a `ScoreAttention` may be computed here, beside the reference."""
     attention, mask = case.attention, case.mask
     assert isinstance(attention, ScoreAttention)
+    beside = case.beside()
     own_mix = type(attention).mix is not ScoreAttention.mix
     if own_mix or attention.overridden_steps():
-        return {"mix": lambda q, k, v: attention.mix(q, k, v, mask)}
+        return {"mix": functools.partial(attention.mix, mask=mask, **beside)}
 
     def by(kernel: kernels.Kernel) -> Callable[..., Tensor]:
         return lambda q, k, v: kernel(attention.call(q, k, v, mask))
@@ -72,12 +73,14 @@ def fast_path_equals_the_reference(case: Case) -> None:
     require(case.mechanism.linear_in_values, "declared to do more than `weights @ v`")
     attention = case.attention
     assert isinstance(attention, ScoreAttention)
+    beside = case.beside()
     heads = [h.detach().requires_grad_() for h in case.heads()]
     position = attention.position
     inputs = [*heads, *([] if position is None else position.parameters())]
     q, k, v = heads
     expected = _results(
-        lambda: attention.weights(q, k, case.mask).to(v.dtype) @ attention.share_heads(v), inputs
+        lambda: attention.map(q, k, case.mask, **beside).to(v.dtype) @ attention.share_heads(v),
+        inputs,
     )
     for name, path in _paths(case).items():
         computed = _results(functools.partial(path, *heads), inputs)

@@ -16,7 +16,7 @@ from attnkit.attention.base import Attention, Role, build_attention
 from attnkit.masks import Mask, NoMask, Padding, build_mask, name_of
 from attnkit.models.cache import DecoderCache
 from attnkit.models.language_model import one_per_layer
-from attnkit.models.layers import MLP, DecoderLayer, Layer, MLPName
+from attnkit.models.layers import MLP, DecoderLayer, Layer, MLPName, draw_parameters
 from attnkit.models.token_loss import token_loss
 from attnkit.norms import NormName, build_norm
 from attnkit.once import one_pass
@@ -190,11 +190,14 @@ class EncoderDecoder(nn.Module):
         """Matrices as Glorot and Bengio 2010 (uniform); embeddings normal with a deviation of
         1/sqrt(C), so that those that are scaled by sqrt(C) have unit size and logits too.
         """
-        for module in self.modules():
+
+        def draw(module: nn.Linear | nn.Embedding, in_layer: bool) -> None:
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+        draw_parameters(self, draw)
         for weight in (
             self.head.weight,
             self.target_embedding.weight,
@@ -386,7 +389,7 @@ def mechanisms(
     except ValueError as error:
         raise ValueError(f"{part}.{error}") from None
     found = []
-    for spec in specs:
+    for i, spec in enumerate(specs):
         for asked in (mask, Padding(torch.ones(1, 1, dtype=torch.bool))):
             if asked is not mask and part == "decoder":
                 continue  # padding stands behind the target: a causal mask hides it
@@ -394,7 +397,8 @@ def mechanisms(
             if refusal is not None:
                 raise ValueError(f"{part}.attention {refusal}")
         try:
-            found.append(build_attention(spec, dim, position=position))
+            attention = build_attention(spec, dim, position=position)
+            found.append(attention.at_layer(i, num_layers))
         except ValueError as error:
             raise ValueError(f"{part}.attention: {error}") from None
     return found

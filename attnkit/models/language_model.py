@@ -15,7 +15,7 @@ from attnkit.attention.base import build_attention
 from attnkit.cpu import model as cpu
 from attnkit.masks import build_mask
 from attnkit.models.cache import ModelCache
-from attnkit.models.layers import MLP, Layer, MLPName
+from attnkit.models.layers import MLP, Layer, MLPName, draw_parameters
 from attnkit.models.token_loss import token_loss
 from attnkit.norms import NormName, build_norm
 from attnkit.once import one_pass
@@ -123,6 +123,8 @@ class LanguageModel(nn.Module):
             )
             for spec in mechanisms
         )
+        for i, layer in enumerate(self.layers):
+            layer.attention.at_layer(i, num_layers)
         self.norm = build_norm(norm, dim, bias=bias)
         self.head = nn.Linear(dim, vocab_size, bias=False)
         if tied_embeddings:
@@ -133,19 +135,23 @@ class LanguageModel(nn.Module):
         """Normal with a mean of 0. Matrices inside the layers: see `init_std`. Embeddings and
         head: `EMBEDDING_STD`; a branch's last matrix: that over sqrt(2 layers), or zero.
         """
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and name.startswith("layers."):
+
+        def draw(module: nn.Linear | nn.Embedding, in_layer: bool) -> None:
+            if isinstance(module, nn.Linear) and in_layer:
                 nn.init.normal_(module.weight, std=init_std or module.in_features**-0.5)
-            elif isinstance(module, nn.Linear | nn.Embedding):
+            else:
                 nn.init.normal_(module.weight, std=EMBEDDING_STD)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        last = [layer.attention.output.weight for layer in self.layers]
-        last += [layer.mlp.down.weight for layer in self.layers if layer.mlp is not None]
-        for weight in last:
-            nn.init.normal_(
-                weight, std=0.0 if zero_init else EMBEDDING_STD / math.sqrt(2 * len(self.layers))
-            )
+
+        drawn = draw_parameters(self, draw)
+        last = [layer.attention.output for layer in self.layers]
+        last += [layer.mlp.down for layer in self.layers if layer.mlp is not None]
+        for linear in last:
+            # What a mechanism has set since, or never let the rule draw, is its own.
+            if linear is not None and drawn.get(linear.weight) == linear.weight._version:
+                std = 0.0 if zero_init else EMBEDDING_STD / math.sqrt(2 * len(self.layers))
+                nn.init.normal_(linear.weight, std=std)
         if zero_init:
             nn.init.zeros_(self.head.weight)
 

@@ -10,6 +10,7 @@ token is on its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -54,6 +55,38 @@ class MLP(nn.Module):
         elif self.gate is not None:
             hidden = F.silu(self.gate(x)) * hidden
         return self.down(hidden)
+
+
+def draw_parameters(
+    model: nn.Module, draw: Callable[[nn.Linear | nn.Embedding, bool], None]
+) -> dict[Tensor, int]:
+    """Gives all parameters their first values: by the model's rule, and by what each mechanism says
+    of its own (`Attention.initialise`).
+
+    Args:
+        model: a whole model.
+        draw: the rule: what to draw, and whether it lies in a layer.
+
+    Returns:
+        Weight that the rule has drawn -> its version then, which grows when it is changed.
+    """
+    drawn: dict[Tensor, int] = {}
+    seen: set[nn.Module] = set()
+
+    def by_rule(module: nn.Module, in_layer: bool = True) -> None:
+        assert isinstance(module, nn.Linear | nn.Embedding)
+        draw(module, in_layer)
+        drawn[module.weight] = module.weight._version
+
+    for name, module in model.named_modules():
+        if module in seen:
+            continue
+        if isinstance(module, Attention):
+            seen.update(module.modules())
+            module.initialise(by_rule)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            by_rule(module, "layers." in name)
+    return drawn
 
 
 class Layer(nn.Module):
@@ -154,7 +187,7 @@ class DecoderLayer(nn.Module):
         of_source = asking.view(keys.shape[0], -1, asking.shape[-1])  # (B, n T, C)
         cross = self.cross_attention
         q, k = cross.place(cross.project_query(of_source), keys)
-        heads = cross.mix(q, k, values, context_mask)
+        heads = cross.mix(q, *cross.expand(k, values), context_mask)
         x = x + cross.merge(heads, of_source).view_as(x)
         return self._through_mlp(x)
 

@@ -1,8 +1,8 @@
 """The two kinds of position encoding.
 
 One kind is added to the token embeddings, once, at the input (`EmbeddingPosition`). The other acts
-inside each attention, where queries meet keys (`AttentionPosition`): it turns them, or it adds a
-bias to their scores.
+inside each attention, where queries meet keys (`AttentionPosition`): it turns them, it adds a bias
+to their scores, or it computes on from scores, queries and keys.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
+
+from attnkit.grid import Grid
 
 
 class EmbeddingPosition(nn.Module, ABC):
@@ -43,7 +45,7 @@ class EmbeddingPosition(nn.Module, ABC):
 
 class AttentionPosition(nn.Module, ABC):
     """A position encoding that acts where queries meet keys; it overrides `rotate`,
-    `by_distance` or `bias`.
+    `by_distance`, `bias` or `adjust`.
 
     It compares positions within one sequence, so it serves self-attention alone.
 
@@ -53,6 +55,9 @@ class AttentionPosition(nn.Module, ABC):
     """
 
     acts_on: ClassVar[Literal["queries_and_keys", "scores"]]
+
+    sees_content: ClassVar[bool] = False
+    """True where `adjust` computes scores from queries and keys, not from positions alone."""
 
     def __init__(self, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -112,3 +117,17 @@ class AttentionPosition(nn.Module, ABC):
     def has_score_mod(cls) -> bool:
         """True if its bias has a form for FlexAttention."""
         return cls.score_mod is not AttentionPosition.score_mod
+
+    def adjust(self, scores: Tensor, q: Tensor, k: Tensor, grid: Grid) -> Tensor:
+        """Scores as an encoding makes them that `sees_content`.
+
+        Args:
+            scores: (B, H, T, S), before the mask.
+            q: queries (B, H, T, D).
+            k: keys (B, H_kv, S, D).
+            grid: positions and mask.
+
+        Returns:
+            (B, H, T, S)
+        """
+        return scores

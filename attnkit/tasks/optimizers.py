@@ -39,14 +39,14 @@ def roles_of(model: nn.Module) -> dict[nn.Parameter, Role]:
         part for m in model.modules() if isinstance(m, Attention) for part in m.modules()
     }
     for module in model.modules():
-        default: Role | None = None
-        if isinstance(module, nn.Linear):
-            default = "matrix"
+        weight: Any = getattr(module, "weight", None)
+        if weight not in roles:
+            pass
         elif isinstance(module, nn.Embedding) and module not in in_attention:
-            default = "decayed"
-        if default is not None and module.weight in roles:
-            # A head that shares the embedding's weights is an embedding.
-            roles[module.weight] = "decayed" if roles[module.weight] == "decayed" else default
+            roles[weight] = "decayed"
+        # A head that shares the embedding's weights is an embedding.
+        elif isinstance(module, nn.Linear) and roles[weight] != "decayed":
+            roles[weight] = "matrix"
         own = dict(module.named_parameters())
         for name, role in getattr(module, "optimizer_roles", {}).items():
             if name not in own or role not in get_args(Role):
@@ -151,7 +151,7 @@ class MuonRecipe(OptimizerRecipe):
             if "layers." in name and roles.get(parameter) == "matrix"
         ]
         chosen = set(matrices)
-        others = {p: role for p, role in roles.items() if p not in chosen}
+        others: dict[nn.Parameter, Role] = {p: role for p, role in roles.items() if p not in chosen}
         parts: list[Optimizer] = []
         if matrices:
             parts.append(

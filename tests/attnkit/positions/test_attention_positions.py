@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from attnkit.attention.base import build_attention
+from attnkit.grid import Grid
+from attnkit.masks import Causal, NoMask
 from attnkit.positions.alibi import Alibi, alibi_slopes
 from attnkit.positions.relative_bias import RelativeBias
 from attnkit.positions.rotary import Rotary
+from attnkit.registry import POSITIONS
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
@@ -129,3 +132,43 @@ def test_relative_bias_looks_up_its_table():
 def test_relative_bias_refuses_sizes_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         RelativeBias(2, 4, **options)
+
+
+def test_shaw_is_a_vector_for_each_distance():
+    torch.manual_seed(0)
+    position = POSITIONS.build({"name": "shaw", "max_distance": 2}, 3, 4)
+    scores, q = torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 4)
+    grid = Grid(NoMask(), 5, 6, q.device)
+    found = position.adjust(scores, q, torch.empty(2, 3, 6, 4), grid)
+    for h, i, j in ((0, 0, 0), (1, 2, 5), (2, 4, 1), (0, 3, 4)):
+        distance = max(-2, min(2, j - (i + 1)))  # the first query stands at 1
+        vector = position.table[h, :, distance + 2]
+        expected = scores[:, h, i, j] + q[:, h, i] @ vector / 2
+        torch.testing.assert_close(found[:, h, i, j], expected)
+
+
+def test_cope_counts_what_a_query_chooses_to_count():
+    torch.manual_seed(0)
+    position = POSITIONS.build({"name": "cope", "max_position": 3}, 2, 4)
+    scores, q = 2 * torch.randn(1, 2, 6, 6), torch.randn(1, 2, 6, 4)
+    grid = Grid(Causal(), 6, 6, q.device)
+    found = position.adjust(scores, q, torch.empty(1, 2, 6, 4), grid)
+    for h, i, j in ((0, 0, 0), (1, 5, 0), (0, 4, 2), (1, 3, 3)):
+        count = min(3.0, float(scores[0, h, i, j : i + 1].sigmoid().sum()))
+        thinks = q[0, h, i] @ position.table
+        below = int(count)
+        expected = thinks[below]
+        if count > below:
+            expected = expected + (count - below) * (thinks[below + 1] - thinks[below])
+        torch.testing.assert_close(found[0, h, i, j], scores[0, h, i, j] + expected)
+
+
+@pytest.mark.parametrize("name", ["shaw", "cope"])
+@pytest.mark.parametrize("mechanism", ["grouped_query", "sigmoid", "talking_heads"])
+def test_positions_that_see_content_decode_as_they_read(name, mechanism):
+    torch.manual_seed(0)
+    attention = build_attention(mechanism, 16, position=name).double().eval()
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    cache = attention.new_cache()
+    pieces = [attention(piece, piece, Causal(), cache) for piece in x.split((3, 1, 5), dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), attention(x, x, Causal()))

@@ -1,0 +1,115 @@
+"""Convolution over the last few tokens, and what it needs of the tokens before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnkit.attention.cache import Cache
+from attnkit.masks import Document, Mask, Padding
+
+
+@dataclass(frozen=True)
+class Past:
+    """The tokens before the new ones, for the step `convolve`.
+
+    Attributes:
+        mask: of the call; padding and documents are read from it.
+        cache: where the last tokens are kept between calls; None: the call begins a sequence.
+        owner: the mechanism, by whose parts the cache tells one tail from another.
+    """
+
+    mask: Mask
+    cache: Cache | None
+    owner: nn.Module
+
+    def before(self, part: nn.Module, heads: Tensor, count: int) -> Tensor:
+        """New tokens with the `count` tokens before them in front, zeros where there are none; and
+        keeps the last ones for the next call.
+
+        Args:
+            part: the part of the mechanism that asks.
+            heads: (B, H, T, D)
+            count: how many tokens it looks back.
+
+        Returns:
+            (B, H, count + T, D)
+        """
+        if self.cache is None:
+            return F.pad(heads, (0, 0, count, 0))
+        name = next(name for name, module in self.owner.named_modules() if module is part)
+        tail = self.cache.tails.get(name)
+        heads = F.pad(heads, (0, 0, count, 0)) if tail is None else torch.cat((tail, heads), dim=2)
+        self.cache.tails[name] = heads[:, :, heads.shape[2] - count :]
+        return heads
+
+    def real(self, heads: Tensor) -> Tensor:
+        """New tokens (B, H, T, D) with zeros where they are padding."""
+        for part in self.mask.parts():
+            if isinstance(part, Padding):
+                heads = heads * part.keep[:, None, -heads.shape[2] :, None].to(heads.dtype)
+        return heads
+
+    def same_document(self, num_tokens: int, count: int) -> Tensor | None:
+        """Whether each new token and the ones before it belong together: (B, T, count + 1), the
+        token itself last; None: there are no documents.
+        """
+        for part in self.mask.parts():
+            if isinstance(part, Document) and part.documents is not None:
+                documents = F.pad(part.documents, (count, 0), value=-1)[:, -num_tokens - count :]
+                windows = documents.unfold(1, count + 1, 1)
+                return windows == windows[..., -1:]
+        return None
+
+
+class ShortConvolution(nn.Module):
+    """A causal convolution over the last few tokens, for each feature by itself, as Mamba-2
+    (arXiv:2405.21060, section 7) and Gated DeltaNet (arXiv:2412.06464, section 3.3) have it before
+    their states. It never reaches into another document, nor finds anything in padding.
+
+    Use it in the step `convolve`, of self-attention.
+
+    Args:
+        num_heads: number H of heads that it is given.
+        width_of_head: features D of each.
+        width: tokens that it sees, the token itself included.
+        activation: what follows it.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        width_of_head: int,
+        *,
+        width: int = 4,
+        activation: Literal["silu", "none"] = "silu",
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
+        self.activation = activation
+        bound = width**-0.5
+        self.weight = nn.Parameter(
+            torch.empty(num_heads, width_of_head, width).uniform_(-bound, bound)
+        )
+
+    def forward(self, heads: Tensor, past: Past) -> Tensor:
+        """(B, H, T, D) -> (B, H, T, D)."""
+        T, count = heads.shape[2], self.weight.shape[-1] - 1
+        tokens = past.before(self, past.real(heads), count)
+        together = past.same_document(T, count)
+        weight = self.weight.to(heads.dtype)
+        if together is None:
+            features = tokens.transpose(-2, -1).flatten(1, 2)  # (B, H D, count + T)
+            mixed = F.conv1d(features, weight.flatten(0, 1).unsqueeze(1), groups=features.shape[1])
+            # Fused kernels want the features of a token side by side.
+            mixed = mixed.unflatten(1, heads.shape[1::2]).transpose(-2, -1).contiguous()
+        else:
+            windows = tokens.unfold(2, count + 1, 1)  # (B, H, T, D, count + 1)
+            windows = windows * together[:, None, :, None].to(windows.dtype)
+            mixed = (windows * weight.unsqueeze(1)).sum(dim=-1)
+        return F.silu(mixed) if self.activation == "silu" else mixed

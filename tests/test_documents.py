@@ -1,0 +1,93 @@
+"""docs/writing_a_mechanism.md: its examples obey the laws, and its tables are what the code says.
+
+`ATTNKIT_WRITE_DOCS=1 pytest tests/test_documents.py -n 0` writes the tables anew.
+"""
+
+import ast
+import inspect
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from attnkit.attention import base
+from attnkit.checks.card import check
+from attnkit.checks.laws import LAWS
+from attnkit.registry import ATTENTION, load_plugin
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "writing_a_mechanism.md"
+PLUGIN = re.compile(r"<!-- plugin: (\w+)\.py -->\n```python\n(.*?)```", re.S)
+
+
+def text():
+    return DOCUMENT.read_text(encoding="utf-8")
+
+
+def one_line(words):
+    return " ".join(words.split()).replace("|", "\\|")
+
+
+def declarations():
+    """A row for each class attribute of `Attention` that has a docstring."""
+    (cls,) = [
+        node
+        for node in ast.parse(inspect.getsource(base)).body
+        if isinstance(node, ast.ClassDef) and node.name == "Attention"
+    ]
+    yield "| attribute | default | what it says |\n|---|---|---|"
+    for node, after in zip(cls.body, cls.body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
+            default = re.sub(r"frozenset\(\((.*)\)\)", r"{\1}", one_line(ast.unparse(node.value)))
+            words = one_line(inspect.cleandoc(ast.literal_eval(after.value)))
+            yield f"| `{node.target.id}` | `{default}` | {words} |"
+
+
+def laws():
+    """A row for each law."""
+    yield "| law | what it demands | what would make it legal |\n|---|---|---|"
+    for law in LAWS:
+        yield f"| {law.words} | {one_line(law.text)} | {one_line(law.remedy)} |"
+
+
+@pytest.mark.parametrize("part", [declarations, laws])
+def test_the_tables_are_what_the_code_says(part):
+    table = "\n".join(part())
+    begin, end = f"<!-- generated: {part.__name__} -->\n", "\n<!-- end -->"
+    before, _, rest = text().partition(begin)
+    found, _, after = rest.partition(end)
+    if os.environ.get("ATTNKIT_WRITE_DOCS"):
+        DOCUMENT.write_text(before + begin + table + end + after, encoding="utf-8")
+        found = table
+    assert found == table, "write the tables anew, see the head of this file"
+
+
+@pytest.fixture
+def plugins(tmp_path):
+    """The examples, registered as long as the test lasts."""
+    before = dict(ATTENTION._classes)
+    found = PLUGIN.findall(text())
+    for name, code in found:
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+        load_plugin(f"{name}.py", tmp_path)
+    yield [name for name, _ in found]
+    ATTENTION._classes = before
+
+
+def test_the_examples_obey_the_laws_that_a_run_asks(plugins):
+    assert plugins == ["cosine", "distance_bias", "multi_token"]
+    quick = [law for law in LAWS if law.quick]
+    for name in plugins:
+        card = check(ATTENTION.get(name), laws=quick)
+        assert [
+            line for line in card.lines if line.outcome not in ("holds", "does not apply")
+        ] == []
+
+
+@pytest.mark.slow
+def test_the_examples_obey_every_law(plugins):
+    for name in plugins:
+        card = check(ATTENTION.get(name))
+        assert [
+            line for line in card.lines if line.outcome not in ("holds", "does not apply")
+        ] == []
