@@ -64,7 +64,8 @@ class StackedMuon(Muon):
             gradients = gradients.masked_fill(self.found_inf > 0, 0.0)
             taken = 1 - self.found_inf
         momenta = torch.stack(own_momenta).lerp_(gradients, (1 - group["momentum"]) * taken)
-        torch._foreach_copy_(own_momenta, list(momenta.unbind()))
+        for own, momentum in zip(own_momenta, momenta.unbind(), strict=True):
+            own.copy_(momentum)  # a list operation has no rule for weights that are shared out
         updates = gradients.lerp_(momenta, group["momentum"]) if group["nesterov"] else momenta
         rows, columns = parameters[0].shape
         rate = group["lr"] * math.sqrt(max(1, rows / columns))
