@@ -77,7 +77,8 @@ def _text_numbers(result: Result) -> Table:
         "loss, nats a token" if honest else "loss (sees the future)",
         f"{result.metrics['loss']:.4f}",
     )
-    table.add_row("bits a byte", f"{result.metrics['bits_per_byte']:.4f}")
+    if (bits := result.metrics.get("bits_per_byte")) is not None:  # tokens alone have no bytes
+        table.add_row("bits a byte", f"{bits:.4f}")
     table.add_row("perplexity", f"{result.metrics['perplexity']:.3f}")
     _add_unknown(table, result)
     for order, floor in result.floors.items():

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnkit.data.errors import DataError
-from attnkit.data.halves import HalfOfText
-from attnkit.data.sources.base import TextSource
+from attnkit.data.halves import part_of
+from attnkit.data.sources.base import Source
 from attnkit.data.sources.text import OneFile
 from attnkit.data.symbols import Symbols
 from attnkit.data.synthetic.base import SyntheticSource
@@ -125,9 +125,10 @@ def _windows(
             scored, is_masked = scored_positions(run.model, length)
             honest = honest and is_masked
             loss = _loss(run, tokenizer, store, length, scored)
+            bits = store.bits_per_byte(loss)
             found[length] = {
                 "loss": loss,
-                "bits_per_byte": store.bits_per_byte(loss),
+                **({} if bits is None else {"bits_per_byte": bits}),
                 "perplexity": math.exp(min(loss, 700.0)),
             }
         return Measured(name, found, store.unknown_share, honest)
@@ -136,11 +137,10 @@ def _windows(
 
 
 def _store(run: TrainedRun, tokenizer: Tokenizer, name: str) -> TokenStore:
-    source: TextSource = SOURCES.build(run.recipe.data)
+    source: Source = SOURCES.build(run.recipe.data)
     if name in source.splits:
-        part = run.recipe.validation.part
-        half = name == "val" and part != "all"
-        return token_store(HalfOfText(source, part) if half else source, tokenizer, name)
+        part = run.recipe.validation.part if name == "val" else "all"
+        return token_store(part_of(source, part), tokenizer, name)
     path = Path(name).expanduser()
     if not path.is_file():
         raise DataError(

@@ -145,7 +145,7 @@ class TrainedRun(Trained):
         assert not isinstance(tokenizer, Symbols)
         ids: list[int] = []
         told = ""
-        start = torch.tensor([tokenizer.encode(prompt).ids], dtype=torch.long)
+        start = torch.tensor([tokenizer.prompt(prompt)], dtype=torch.long)
         options.setdefault("end_token", tokenizer.end_of_document_id)
         for token in generate(self.model, start, max_new_tokens, **options):
             ids.append(int(token))

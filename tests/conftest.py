@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -85,6 +86,21 @@ def shared_cache(shared_folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNKIT_CACHE", str(shared_folder / "cache"))
         yield shared_folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def write_shard() -> Callable[..., Path]:
+    """`write_shard(path, tokens)` writes tokens as FineWeb is handed on; `version=2` and the like
+    change a number of the header.
+    """
+
+    def write(path: Path, tokens: np.ndarray, **changes: int) -> Path:
+        header = {"magic": 20240520, "version": 1, "count": len(tokens)} | changes
+        first = np.array([*header.values()] + [0] * 253, "<i4")
+        path.write_bytes(first.tobytes() + tokens.astype("<u2").tobytes())
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,24 @@ Shape letters: `B` windows in the batch, `T` tokens in a window.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class Tokens(Protocol):
+    """(N,) token ids: an array, in memory or mapped, or several that are read as one."""
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
+        """The ids at these places, in the shape of `index`."""
+        ...
 
 
 class LanguageBatch(NamedTuple):
@@ -38,12 +50,12 @@ def filled_up(rows: Tensor, number: int, value: int = 0) -> Tensor:
 
 
 def language_batch(
-    stream: np.ndarray, starts: np.ndarray, length: int, end_of_document_id: int | None
+    stream: Tokens, starts: np.ndarray, length: int, end_of_document_id: int | None
 ) -> LanguageBatch:
     """Cuts windows out of a stream of tokens.
 
     Args:
-        stream: (N,) token ids of any integer type, in memory or mapped.
+        stream: (N,) token ids of any integer type.
         starts: (B,) first token of each window; at most `N - length - 1`.
         length: tokens in a window, T.
         end_of_document_id: the token that ends a document, to number the documents by; None leaves

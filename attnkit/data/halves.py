@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from attnkit.data.sources.base import Piece, TextSource
-
-Part = Literal["all", "first_half", "second_half"]
+from attnkit.data.sources.base import Part, Piece, Source, TextSource, TokenSource
 
 T = TypeVar("T")
 
@@ -66,6 +64,16 @@ class HalfOfText(TextSource):
     def describe(self) -> dict[str, Any]:
         """The source, and which half."""
         return {**self.whole.describe(), "part": self.part}
+
+
+def part_of(source: Source, part: Part) -> Source:
+    """The half of a source, or (`all`) the source."""
+    if part == "all":
+        return source
+    if isinstance(source, TokenSource):
+        return source.half(part)
+    assert isinstance(source, TextSource)
+    return HalfOfText(source, part)
 
 
 def half_of(items: Sequence[T], part: Part) -> Sequence[T]:

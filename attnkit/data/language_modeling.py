@@ -12,21 +12,26 @@ from typing import Any
 from attnkit.data.batch import LanguageBatch
 from attnkit.data.cache import cache_folder, locked
 from attnkit.data.errors import DataError
-from attnkit.data.halves import HalfOfText, Part
+from attnkit.data.halves import part_of
 from attnkit.data.ngrams import cached_floors
 from attnkit.data.progress import ByteProgress
-from attnkit.data.sources.base import TextSource
+from attnkit.data.sources.base import Part, Source, TextSource
 from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.data.windows import TrainBatches, ValBatches
 from attnkit.registry import TOKENIZERS
+
+NO_TEXT = (
+    "the data is tokens, not a text that a vocabulary can be made from; set "
+    "tokenizer={name: given, vocab_size: ...}"
+)
 
 
 class LanguageModelingData:
     """A source and a tokenizer as batches. Nothing is read before `prepare`.
 
     Args:
-        source: where the text is from.
+        source: where the text, or its tokens, are from.
         tokenizer: one that is trained already is used as it is; another is trained by `prepare`.
         max_seq_len: tokens in a window.
         batch_size: windows a step over all processes.
@@ -47,7 +52,7 @@ class LanguageModelingData:
 
     def __init__(
         self,
-        source: TextSource,
+        source: Source,
         tokenizer: Tokenizer,
         *,
         max_seq_len: int,
@@ -77,11 +82,11 @@ class LanguageModelingData:
             DataError: if the data is missing or bad, or a split is shorter than one window.
         """
         if self.tokenizer.vocab_size == 0:
+            if not isinstance(self.source, TextSource):
+                raise DataError(f"tokenizer: {NO_TEXT}")
             self.tokenizer = trained_tokenizer(self.source, self.tokenizer)
         self.train_store = self._store("train", self.source)
-        whole = self.val_part == "all"
-        val_source = self.source if whole else HalfOfText(self.source, self.val_part)
-        self.val_store = self._store("val", val_source)
+        self.val_store = self._store("val", part_of(self.source, self.val_part))
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1) -> LanguageBatch:
         """Returns this process's part of the batch of a step."""
@@ -149,7 +154,7 @@ class LanguageModelingData:
     def _document_end(self) -> int | None:
         return self.tokenizer.end_of_document_id if self.with_documents else None
 
-    def _store(self, split: str, source: TextSource) -> TokenStore:
+    def _store(self, split: str, source: Source) -> TokenStore:
         store = token_store(source, self.tokenizer, split)
         needed = self.max_seq_len + 1
         if store.counts.tokens < needed:

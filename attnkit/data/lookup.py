@@ -58,6 +58,40 @@ def matching(pattern: Path) -> list[Path]:
     return [there / name for name in names if (there / name).is_file()]
 
 
+def files_of(patterns: Path | list[Path], key: str, ending: str = ".txt") -> list[Path]:
+    """Returns the files that patterns name, each once, in the patterns' order.
+
+    Args:
+        patterns: paths or patterns.
+        key: the recipe's, for messages.
+        ending: of such files, for messages.
+
+    Raises:
+        DataError: if a pattern names none, or a file is empty.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns if isinstance(patterns, list) else [patterns]:
+        found.update(dict.fromkeys(_files_of_one(Path(pattern).expanduser(), key, ending)))
+    if not found:
+        raise DataError(f"{key} is empty; name at least one file")
+    for path in found:
+        if path.stat().st_size == 0:
+            raise DataError(f"{key}: {path} is empty; leave it out or fill it")
+    return list(found)
+
+
+def _files_of_one(pattern: Path, key: str, ending: str) -> list[Path]:
+    if pattern.is_dir():
+        example = pattern / "**" / f"*{ending}"
+        raise DataError(f"{key}: {pattern} is a folder; name its files, such as {example}")
+    files = [file.resolve() for file in matching(pattern)]
+    if not files:
+        is_pattern = any(mark in str(pattern) for mark in "*?[")
+        told = f"no file matches {pattern}" if is_pattern else f"{pattern} does not exist"
+        raise DataError(f"{key}: {told} (seen from {Path.cwd()}, and from the recipe's folder)")
+    return files
+
+
 def download(url: str, sha256: str, name: str, *, place_at: str) -> Path:
     """Downloads a file into the cache, once.
 

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.halves import Part
 from attnkit.data.numbers import Numbers
+from attnkit.data.sources.base import Part
 from attnkit.data.symbols import Symbols
 from attnkit.data.synthetic.base import SyntheticSource
 from attnkit.data.synthetic_batches import (

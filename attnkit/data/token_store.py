@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from attnkit.data.batch import Tokens
 from attnkit.data.cache import atomic_write, cache_folder, locked
 from attnkit.data.errors import DataError
 from attnkit.data.progress import ByteProgress
-from attnkit.data.sources.base import Piece, TextSource
+from attnkit.data.sources.base import Piece, Source, TextSource, TokenSource
 from attnkit.data.tokenizer_base import Tokenizer
 
 FORMAT = 2
@@ -46,9 +47,9 @@ class TokenCounts:
     Attributes:
         tokens: ids in the stream, the ones between documents included.
         unknown: how many of them stand for what the vocabulary does not have.
-        characters: code points of the text.
-        bytes: bytes of the text in UTF-8.
-        documents: documents of the split.
+        characters: code points of the text; None where there is no text, only its tokens.
+        bytes: bytes of the text in UTF-8; None likewise.
+        documents: documents of the split; None where nobody counted them.
         dtype: numpy's name of the ids' type, `uint16` or `uint32`.
         source: fingerprint of the source.
         tokenizer: fingerprint of the tokenizer.
@@ -56,9 +57,9 @@ class TokenCounts:
 
     tokens: int
     unknown: int
-    characters: int
-    bytes: int
-    documents: int
+    characters: int | None
+    bytes: int | None
+    documents: int | None
     dtype: str
     source: str
     tokenizer: str
@@ -82,7 +83,7 @@ class TokenStore:
     unknown_bytes: int = 0
 
     @cached_property
-    def tokens(self) -> np.ndarray:
+    def tokens(self) -> Tokens:
         """(N,) token ids, read-only, mapped from the file."""
         # A plain view: numpy's own memmap class makes every look-up five times slower.
         return np.memmap(self.path, self.counts.dtype, mode="r").view(np.ndarray)
@@ -100,23 +101,30 @@ class TokenStore:
         """Share of the tokens that stand for what the vocabulary does not have."""
         return self.counts.unknown / self.counts.tokens
 
-    def bits_per_byte(self, loss: float) -> float:
-        """Bits that a byte of the text takes if its tokens take `loss` nats each.
+    def bits_per_byte(self, loss: float) -> float | None:
+        """Bits that a byte of the text takes if its tokens take `loss` nats each; None where there
+        is no text.
 
         What an unknown token stands for is spelt as well, each byte and an end being as likely as
         any: 8.006 bits. Without it a vocabulary would be the better, the fewer words it knew.
         """
+        if self.counts.bytes is None:
+            return None
         spelt = (self.unknown_bytes + self.counts.unknown) * math.log2(SPELLING_SYMBOLS)
         return (loss / math.log(2) * self.counts.tokens + spelt) / self.counts.bytes
 
 
-def token_store(source: TextSource, tokenizer: Tokenizer, split: str) -> TokenStore:
-    """Returns the token stream of a split from the cache; makes it first if it is not there.
+def token_store(source: Source, tokenizer: Tokenizer, split: str) -> TokenStore:
+    """Returns the token stream of a split: of text from the cache, where it is made first if it is
+    not there.
 
     Raises:
         DataError: if the data is missing or bad, the cache is not writable, or a file in it is
             damaged.
     """
+    if isinstance(source, TokenSource):
+        return source.store(split, tokenizer)
+    assert isinstance(source, TextSource)
     key = f"{FORMAT} {source.fingerprint()} {tokenizer.fingerprint()}"
     folder = cache_folder("tokens", hashlib.sha256(key.encode()).hexdigest()[:32])
     path = folder / f"{split}.bin"

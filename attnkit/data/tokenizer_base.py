@@ -1,7 +1,8 @@
 """What a tokenizer is: text to numbers and back, with the place of every token in the text.
 
-All vocabularies end in one special token, `<|end|>`, which stands between documents. No text is
-ever read as it: it has no spelling, so that a document about tokenizers cannot end itself.
+All vocabularies that are made here end in one special token, `<|end|>`, which stands between
+documents; a given one says which it is. No text is ever read as it: it has no spelling, so that a
+document about tokenizers cannot end itself.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Tokenizer(ABC):
     """Text to token ids and back.
 
     A subclass takes its options as keyword-only parameters and repeats in `options` those that its
-    vocabulary depends on. `end_of_document_id` is always the last id. All methods but `train`,
-    `options` and `vocab_size` raise a DataError before there is a vocabulary.
+    vocabulary depends on. All methods but `train`, `options` and `vocab_size` raise a DataError
+    before there is a vocabulary.
     """
 
     @property
@@ -57,7 +58,7 @@ class Tokenizer(ABC):
 
     @property
     def end_of_document_id(self) -> int:
-        """Id of the token that stands between two documents."""
+        """Id of the token that stands between two documents. Default: the last."""
         self.require_vocabulary()
         return self.vocab_size - 1
 
@@ -65,6 +66,11 @@ class Tokenizer(ABC):
     def unknown_id(self) -> int | None:
         """Id for what is not in the vocabulary; None where every text can be spelt."""
         return None
+
+    @property
+    def reads_text(self) -> bool:
+        """False where the words of the vocabulary are not known, only their numbers."""
+        return True
 
     def options(self) -> dict[str, Any]:
         """Returns the options that the vocabulary depends on; a cached one is found by them."""
@@ -81,6 +87,12 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids of each text, without offsets: the fast way, for whole corpora."""
+
+    def prompt(self, text: str) -> list[int]:
+        """Returns the ids of a text to go on from. A line break that no token stands for means the
+        beginning of a document.
+        """
+        return self.encode(text).ids or [self.end_of_document_id] * bool(text)
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:

@@ -1,12 +1,15 @@
-"""The tokenizers: bytes, characters, words, and subwords by byte-pair encoding.
+"""The tokenizers: bytes, characters, words, subwords by byte-pair encoding, and a given one.
 
 The contract and `load_tokenizer` are in `tokenizer_base.py`, and may be imported from here.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -227,6 +230,143 @@ class BpeTokenizer(HuggingFaceTokenizer):
         )
         engine.train_from_iterator(_without_long_words(texts), trainer)
         return engine
+
+
+@TOKENIZERS.register("given")
+class GivenTokenizer(Tokenizer):
+    """A vocabulary that somebody else made, such as GPT-2's; nothing is trained.
+
+    With `file` it reads and writes text. Without one, for data that is tokens already, a token is
+    written as its number: samples and maps show ` 464 3290`, and a prompt is given so.
+
+    Args:
+        vocab_size: tokens that the model has room for; what the vocabulary does not use stays
+            unused. GPT-2 has 50,257.
+        end: the token between documents; GPT-2's `<|endoftext|>` is 50,256.
+        file: `tokenizer.json` of the vocabulary, as the Hugging Face library writes it.
+    """
+
+    def __init__(
+        self, *, vocab_size: int = 50257, end: int = 50256, file: Path | None = None
+    ) -> None:
+        if not 1 <= vocab_size <= LARGEST_VOCABULARY:
+            raise DataError(
+                f"tokenizer.vocab_size must be from 1 to {LARGEST_VOCABULARY:,}, got {vocab_size}"
+            )
+        if not 0 <= end < vocab_size:
+            raise DataError(
+                f"tokenizer.end must be from 0 to {vocab_size - 1}, the last token of "
+                f"tokenizer.vocab_size {vocab_size}, got {end}"
+            )
+        self.size, self.end, self.file = vocab_size, end, file
+
+    @property
+    def vocab_size(self) -> int:
+        """As given."""
+        return self.size
+
+    @property
+    def end_of_document_id(self) -> int:
+        """As given."""
+        return self.end
+
+    @property
+    def reads_text(self) -> bool:
+        """False without a file."""
+        return self.file is not None or self._engine is not None
+
+    def options(self) -> dict[str, Any]:
+        """Returns the size and the end; what the file holds is part of `state`."""
+        return {"vocab_size": self.size, "end": self.end}
+
+    def train(self, texts: Iterable[str]) -> None:
+        """Does nothing: the vocabulary is given."""
+
+    def encode(self, text: str) -> Encoding:
+        """Returns the tokens of a text, or the numbers that it spells.
+
+        Raises:
+            DataError: if there is no file and the text is not made of numbers of tokens.
+        """
+        if self._engine is not None:
+            encoded = self._engine.encode(text, add_special_tokens=False)
+            return Encoding(encoded.ids, encoded.offsets)
+        words = list(re.finditer(r"\s*(\S+)", text))
+        wrong = (w[1] for w in words if not (w[1].isdecimal() and int(w[1]) < self.size))
+        if (word := next(wrong, None)) is not None:
+            raise DataError(
+                f"`{word[:40]}` is no number of a token below {self.size}, and the words of this "
+                "vocabulary are not known; name its tokenizer.json in tokenizer.file"
+            )
+        return Encoding([int(word[1]) for word in words], [word.span() for word in words])
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of each text."""
+        if self._engine is None:
+            return [np.array(self.encode(text).ids, np.int64) for text in texts]
+        encoded = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(one.ids, np.int64) for one in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text, or the numbers, each behind a space."""
+        engine = self._engine
+        if engine is None:
+            return "".join(map(self.token_text, ids))
+        return decode_runs(ids, self.end, lambda run: engine.decode(run, skip_special_tokens=False))
+
+    def token_text(self, token_id: int) -> str:
+        r"""Returns the text of a token, or its number behind a space; part of a character as
+        `\xe4`.
+        """
+        if token_id == self.end:
+            return END
+        symbols = None if self._engine is None else self._engine.id_to_token(token_id)
+        if self._engine is None or symbols is None:
+            return f" {token_id}"
+        text = self._engine.decode([token_id], skip_special_tokens=False)
+        if "\N{REPLACEMENT CHARACTER}" in text and _BYTE_OF_SYMBOL.keys() >= set(symbols):
+            return _spell(bytes(_BYTE_OF_SYMBOL[symbol] for symbol in symbols))
+        return text
+
+    def state(self) -> dict[str, Any]:
+        """Returns the options, and what the file holds."""
+        engine = self._engine
+        held = None if engine is None else json.loads(engine.to_str())
+        return {"options": self.options(), "engine": held}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Makes the tokenizer with this vocabulary; there is no file any more."""
+        tokenizer = cls(**state["options"])
+        if state["engine"] is not None:
+            tokenizer._engine = _text_alone(
+                huggingface.Tokenizer.from_str(json.dumps(state["engine"]))
+            )
+        return tokenizer
+
+    @cached_property
+    def _engine(self) -> huggingface.Tokenizer | None:
+        if self.file is None:
+            return None
+        try:
+            engine = huggingface.Tokenizer.from_file(str(self.file))
+        except Exception as error:  # the library raises nothing more exact
+            raise DataError(
+                f"tokenizer.file: {self.file} cannot be read as a tokenizer.json of the Hugging "
+                f"Face library ({str(error)[:200]}); name another"
+            ) from error
+        if (there := engine.get_vocab_size()) > self.size:
+            raise DataError(
+                f"tokenizer.file: {self.file} has {there} tokens, and tokenizer.vocab_size is "
+                f"{self.size}; set it to {there} or more"
+            )
+        return _text_alone(engine)
+
+
+def _text_alone(engine: huggingface.Tokenizer) -> huggingface.Tokenizer:
+    """The same; no text is read as a special token."""
+    engine.encode_special_tokens = True
+    return engine
 
 
 _LONG_STRETCH = re.compile(rf"\S{{{LONG_WORD}}}|\s{{{LONG_WORD}}}")

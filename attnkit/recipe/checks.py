@@ -15,7 +15,7 @@ from typing import Any
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
 from attnkit.recipe.sections import TrainerOptions, TranslationOptions
 from attnkit.recipe.source import Node, node_of
-from attnkit.registry import Registry, RegistryError, Spec, load_plugin
+from attnkit.registry import SOURCES, TOKENIZERS, Registry, RegistryError, Spec, load_plugin
 
 PluginLoader = Callable[[str, Path], bool]
 """Imports an entry of `plugins`, given the folder that a file is relative to; False: it was left
@@ -165,6 +165,8 @@ def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[
         foreign["translation",] = own
     if task != "translation" and values.get("target_tokenizer") is not None:
         foreign["target_tokenizer",] = own
+    if task == "language_modeling" and not problems:
+        foreign |= _unfit_vocabulary(values["data"], values["tokenizer"])
     if task == "synthetic" and "tokenizer" in root.value:
         foreign["tokenizer",] = "a synthetic task has its own vocabulary; leave this key out"
     model = values.get("model")
@@ -176,6 +178,18 @@ def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[
         )
     for path, message in foreign.items():
         problems.append(Problem(_mark_of(root, path), dotted(path), message))
+
+
+def _unfit_vocabulary(data: Spec, tokenizer: Spec) -> dict[KeyPath, str]:
+    """Text needs a vocabulary that reads it; tokens need one that is there already."""
+    from attnkit.data.language_modeling import NO_TEXT
+    from attnkit.data.sources.base import TokenSource
+
+    made = TOKENIZERS.build(tokenizer)
+    if issubclass(SOURCES.get(data.name), TokenSource):
+        return {} if made.vocab_size else {("tokenizer",): NO_TEXT}
+    needed = "data.{} is text; name the vocabulary's tokenizer.json in tokenizer.file"
+    return {} if made.reads_text else {("tokenizer",): needed.format(data.name)}
 
 
 def _try(

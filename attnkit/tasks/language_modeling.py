@@ -39,6 +39,11 @@ the model's context, where no cache helps.
 FINAL_SAMPLE_TOKENS = 300
 """Length of the sample at the end of a run."""
 
+NUMBERS_ALONE = (
+    "samples and maps show the numbers of tokens: name the vocabulary's tokenizer.json in "
+    "tokenizer.file to see text"
+)
+
 
 class LanguageModelingTask(Task):
     """Mean cross-entropy of the next token, in nats.
@@ -93,6 +98,9 @@ class LanguageModelingTask(Task):
             logger.fenced("warning", said, 0)
         if share := self.data.val_store.unknown_share:
             logger.fenced("unknown", describe_unknown(share), 0)
+        if not self.data.tokenizer.reads_text:
+            log.info(NUMBERS_ALONE)
+            logger.fenced("tokens", NUMBERS_ALONE, 0)
 
     def conclude(self, logger: RunLogger, step: int) -> None:
         """Draws the floors again, so that each is a line across the chart."""
@@ -132,11 +140,10 @@ class LanguageModelingTask(Task):
         """
         loss = float(self._val_loss.compute())
         self._val_loss.reset()
-        metrics = {
-            "loss/val": loss,
-            "quality/bits_per_byte": self.data.val_store.bits_per_byte(loss),
-            "quality/perplexity": math.exp(min(loss, 700.0)),
-        }
+        metrics = {"loss/val": loss}
+        if (bits := self.data.val_store.bits_per_byte(loss)) is not None:
+            metrics["quality/bits_per_byte"] = bits
+        metrics["quality/perplexity"] = math.exp(min(loss, 700.0))
         if self.is_final:
             metrics = {f"final/{name.partition('/')[2]}": value for name, value in metrics.items()}
             metrics["final/loss"] = metrics.pop("final/val")
@@ -188,7 +195,7 @@ class LanguageModelingTask(Task):
     def continue_text(self, prompt: str, max_new_tokens: int, **options: Any) -> str:
         """Text that follows a prompt; `options` are those of `generate`."""
         tokenizer = self.data.tokenizer
-        start = torch.tensor([tokenizer.encode(prompt).ids], device=self.device)
+        start = torch.tensor([tokenizer.prompt(prompt)], device=self.device)
         drawn = generate(
             self.model, start, max_new_tokens, end_token=tokenizer.end_of_document_id, **options
         )

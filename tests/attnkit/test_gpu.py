@@ -132,7 +132,7 @@ def test_what_is_generated_is_what_the_model_would_say_without_a_cache():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_takes_two_steps(path, tmp_path, tiny_samples):
+def test_every_recipe_takes_two_steps(path, tmp_path, tiny_samples, write_shard):
     text = tmp_path / "text.txt"
     text.write_text("Now is the winter of our discontent.\n" * 60)
     recipe = load_recipe(path)
@@ -147,6 +147,11 @@ def test_every_recipe_takes_two_steps(path, tmp_path, tiny_samples):
         ],
         "synthetic": ["data.num_eval=8"],
     }  # fmt: skip
+    if recipe.tokenizer.name == "given":  # the data is tokens, not text
+        shard = write_shard(tmp_path / "tokens.bin", torch.arange(400).numpy() * 121)
+        other = write_shard(tmp_path / "val.bin", torch.arange(400).numpy() * 125)
+        data = f"data={{name: token_shards, train: {shard}, val: {other}}}"
+        of_task[recipe.task] = [data, "model.max_seq_len=16", "trainer.accumulate=2"]
     keys = [
         *of_task[recipe.task], f"runs_dir={tmp_path / 'runs'}", "model.dim=48",
         "trainer.max_steps=2", "trainer.compile=false", "trainer.accelerator=gpu",

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -39,6 +40,7 @@ def test_there_are_recipes():
         "shakespeare_speedrun",
         "shakespeare_char_gpu",
         "wikitext",
+        "gpt2_124m",
         "unmasked",
         "gpt3",
     }
@@ -81,7 +83,7 @@ def test_it_builds(path):
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @every_recipe
-def test_it_takes_two_steps(path, tmp_path, tiny_samples, graphs):
+def test_it_takes_two_steps(path, tmp_path, tiny_samples, graphs, write_shard):
     """With everything that it writes, in small, on a text of a few lines: no download, and no
     validation over megabytes. Compiled, it is one graph to train and one to validate.
     """
@@ -105,6 +107,13 @@ def test_it_takes_two_steps(path, tmp_path, tiny_samples, graphs):
         ],
         "synthetic": ["data.num_eval=8", "trainer.batch_size=4"],
     }
+    if recipe.tokenizer.name == "given":  # the data is tokens, not text
+        shard = write_shard(tmp_path / "tokens.bin", np.arange(400) * 121)
+        write_shard(tmp_path / "val.bin", np.arange(400) * 125)
+        of_task[recipe.task][0] = (
+            f"data={{name: token_shards, train: {shard}, val: {tmp_path}/val.bin}}"
+        )
+        of_task[recipe.task] += ["trainer.accumulate=2"]
     small = [
         *of_task[recipe.task],
         f"runs_dir={tmp_path / 'runs'}",
@@ -124,7 +133,7 @@ def test_it_takes_two_steps(path, tmp_path, tiny_samples, graphs):
     assert graphs == [True, False]
     assert result.record["status"] == "finished"
     assert result.record["steps"] == 2
-    assert 0 < result.metrics["loss"] < 10
+    assert 0 < result.metrics["loss"] < 11  # that of the largest vocabulary is 10.8 untrained
     assert (result.directory / "result.json").is_file()
     if recipe.task == "language_modeling":
         assert result.record["loss_is_language_modeling"] == (recipe.name != "unmasked")
@@ -142,6 +151,18 @@ def test_gpt3_has_the_attention_of_the_paper():
     attention = sum(parts[part] for part in ("query", "key", "value", "output"))
     assert attention == 57_982_058_496
     assert sum(parts.values()) == pytest.approx(175e9, rel=0.003)
+
+
+def test_gpt2_has_the_size_of_the_published_weights():
+    recipe = shipped("gpt2_124m")
+    parts = parameter_counts(on_paper(recipe, vocab_size=50257))
+    assert sum(parts.values()) == 124_439_808
+    vocabulary = recipe.tokenizer.options
+    assert (vocabulary["vocab_size"], vocabulary["end"]) == (50304, 50256)
+    model, trainer = recipe.model, recipe.trainer
+    assert (model["num_layers"], model["dim"], model["max_seq_len"]) == (12, 768, 1024)
+    assert model["attention"].options["num_heads"] == 12
+    assert trainer.batch_size * trainer.accumulate * model["max_seq_len"] == 2**19
 
 
 def test_the_shakespeare_baseline_is_the_one_that_many_know():

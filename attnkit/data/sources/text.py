@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnkit.data.errors import DataError
-from attnkit.data.lookup import matching, sha256_of
+from attnkit.data.lookup import files_of, sha256_of
 from attnkit.data.sources.base import Piece, TextSource
 from attnkit.data.text_files import next_break, read_pieces
 from attnkit.registry import SOURCES
@@ -105,14 +105,14 @@ class TextFiles(TextSource):
 
     @cached_property
     def _spans(self) -> dict[str, list[Span]]:
-        files = _find(self.files, "data.files")
+        files = files_of(self.files, "data.files")
         if self.val_files is None:
             cuts = {path: self._cut(path) for path in files}
             return {
                 "train": [Span(path, 0, cut) for path, cut in cuts.items()],
                 "val": [Span(path, cut, path.stat().st_size) for path, cut in cuts.items()],
             }
-        val_files = _find(self.val_files, "data.val_files")
+        val_files = files_of(self.val_files, "data.val_files")
         for path in val_files:
             if path in files:
                 raise DataError(
@@ -142,30 +142,6 @@ class OneFile(TextFiles):
 
     @cached_property
     def _spans(self) -> dict[str, list[Span]]:
-        return {"text": [Span(path, 0, path.stat().st_size) for path in _find(self.path, "--data")]}
-
-
-def _find(patterns: Path | list[Path], key: str) -> list[Path]:
-    """Returns the files that the patterns name, each once, in the patterns' order."""
-    found: dict[Path, None] = {}
-    for pattern in patterns if isinstance(patterns, list) else [patterns]:
-        found.update(dict.fromkeys(_match(Path(pattern).expanduser(), key)))
-    if not found:
-        raise DataError(f"{key} is empty; name at least one text file")
-    for path in found:
-        if path.stat().st_size == 0:
-            raise DataError(f"{key}: {path} is empty; leave it out or fill it")
-    return list(found)
-
-
-def _match(pattern: Path, key: str) -> list[Path]:
-    if pattern.is_dir():
-        raise DataError(
-            f"{key}: {pattern} is a folder; name its files, such as {pattern / '**' / '*.txt'}"
-        )
-    files = [file.resolve() for file in matching(pattern)]
-    if not files:
-        is_pattern = any(mark in str(pattern) for mark in "*?[")
-        told = f"no file matches {pattern}" if is_pattern else f"{pattern} does not exist"
-        raise DataError(f"{key}: {told} (seen from {Path.cwd()}, and from the recipe's folder)")
-    return files
+        return {
+            "text": [Span(path, 0, path.stat().st_size) for path in files_of(self.path, "--data")]
+        }

@@ -28,7 +28,7 @@ TEXTS = [
     f"a document may say {END} or {UNKNOWN} itself",
 ]
 
-NAMES = TOKENIZERS.names()
+NAMES = sorted({*TOKENIZERS.names()} - {"given"})  # which needs a file; see test_token_shards
 
 
 def trained(name: str) -> Tokenizer:
