@@ -460,7 +460,8 @@ def set_by_hand(module: nn.Linear | nn.Embedding) -> bool:
     parameters = list(module.parameters(recurse=False))
     if any(p._version != _DRAWN_ONCE for p in parameters):
         return True
-    if isinstance(module, nn.Embedding) or module.weight.is_meta:
+    without_numbers = module.weight.is_meta or type(module.weight.detach()) is not Tensor
+    if isinstance(module, nn.Embedding) or without_numbers:
         return False
     bound = 1.001 * module.in_features**-0.5
     return any(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.masks import Mask
+from attnkit.grid import Grid
 from attnkit.registry import ATTENTION
 
 
@@ -36,17 +36,15 @@ class Forgetting(MultiHead):
         log_f = F.logsigmoid(self.gate(context)).transpose(1, 2).unsqueeze(-1)
         return torch.cat((k, log_f.to(k.dtype)), dim=-1), v
 
-    def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Scaled dot products, without the gates: (B, H, T, S)."""
-        return super().scores(q, k[..., :-1])
-
-    def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:
-        """Softmax of the scores and what the gates between key and query leave: (B, H, T, S)."""
-        allowed = mask.dense(q.shape[2], k.shape[2], q.device)
+    def scores(self, q: Tensor, k: Tensor, grid: Grid | None = None) -> Tensor:
+        """Scaled dot products, and what the gates between key and query leave: (B, H, T, S)."""
+        assert grid is not None
         log_f = k[..., -1].to(torch.promote_types(k.dtype, torch.float32)).unsqueeze(2)
-        seen = (log_f * allowed).flip(-1)  # the nearest key first
+        seen = log_f.expand(-1, -1, grid.num_queries, -1)
+        seen = seen if grid.allowed is None else seen * grid.allowed
+        seen = seen.flip(-1)  # the nearest key first
         decay = (seen.cumsum(dim=-1) - seen).flip(-1)
-        return self.normalize_under(self.biased_scores(q, k) + decay, mask)
+        return super().scores(q, k[..., :-1]) + decay
 
     def cache_elements(self, num_tokens: int) -> int:
         """Keys, values and a gate for each head."""

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from attnkit.attention import kernels
-from attnkit.attention.base import Attention
+from attnkit.attention.base import Attention, Role
 from attnkit.attention.cache import Cache, KeyValueCache
 from attnkit.attention.kernels import reference
 from attnkit.attention.kernels.bias import Block, block_bias
 from attnkit.attention.kernels.call import DistanceBias, ScoreMod, share_heads
 from attnkit.grid import Grid
 from attnkit.masks import Mask, NoMask
+from attnkit.registry import ATTENTION, POSITIONS
 
 STEPS = ("scores", "normalize", "weights")
 """The steps of the map."""
@@ -220,6 +221,19 @@ class ScoreAttention(Attention):
         """
         steps = (*STEPS, "reaches")
         return [step for step in steps if getattr(cls, step) is not getattr(ScoreAttention, step)]
+
+    @classmethod
+    def refusal(cls, role: Role, mask: Mask, position: str) -> str | None:
+        """As of every mechanism; a position encoding that sees the mask must be handed it."""
+        sees_mask = getattr(POSITIONS.get(position), "sees_mask", False)
+        alone = "weights" in cls.overridden_steps() and "weights" not in cls._steps_with_grid
+        if sees_mask and alone:
+            return (
+                f"{ATTENTION.name_of(cls)} computes its weights without telling position "
+                f"{position} what the mask allows; give `weights` a parameter `grid` and hand it "
+                "to `biased_scores`"
+            )
+        return super().refusal(role, mask, position)
 
     @classmethod
     def memory_order(cls) -> int:

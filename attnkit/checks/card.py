@@ -25,6 +25,11 @@ SMALLER = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 65, 100)
 FEW_MASKS = ("none", "causal", "causal&padding")
 """Masks under which a law that is not about masks is asked."""
 
+MASKS_OF_POSITIONS = (*FEW_MASKS, "padding", "sliding_window-3", "window&document&padding")
+"""Masks under which a law about masks is asked once more for each position encoding: between them
+they run every kernel. `--thorough` asks under all.
+"""
+
 OTHER_OPTIONS: tuple[dict[str, Any], ...] = (
     {"num_heads": 6},
     {"head_dim": 12},
@@ -199,14 +204,24 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
 
 
 def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> list[Case]:
-    """The cases about which a law is asked: all; for each position and role, those with no mask,
+    """The cases about which a law is asked: every mask without a position encoding, and with each
+    encoding the masks that bite differently there; for each position and role, those with no mask,
     with a causal one, and with padding on top, or one of these; long ones; or a single one, causal
     if it can be.
     """
     if law.each == "length":
         return list(_long(cases, thorough))
-    if law.each == "mask" or (thorough and law.each == "position"):
+    if thorough and law.each in ("mask", "position"):
         return list(cases)
+    if law.each == "mask":
+        without = {(c.mask_case.name, c.role) for c in cases if c.position == "none"}
+        return [
+            case
+            for case in cases
+            if case.position == "none"
+            or case.mask_case.name in MASKS_OF_POSITIONS
+            or (case.mask_case.name, case.role) not in without
+        ]
     few = [case for case in cases if case.mask_case.name in FEW_MASKS]
     few = few or list(cases[:1])
     if law.each == "position":

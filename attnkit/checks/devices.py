@@ -196,7 +196,9 @@ class _TensorsFromLists(TorchFunctionMode):
             args = args[1:]
         elif of_first:
             return args[0].to(device, **kwargs)
-        return torch.empty_like(torch.tensor(*args, **kwargs), device=device)
+        # Not `empty_like`: fake tensors try that on the numbers of a constant.
+        made = torch.tensor(*args, **kwargs)
+        return torch.empty(made.shape, dtype=made.dtype, device=device)
 
 
 def train_one_step(options: Mapping[str, Any]) -> None:

@@ -59,6 +59,9 @@ class AttentionPosition(nn.Module, ABC):
     sees_content: ClassVar[bool] = False
     """True where `adjust` computes scores from queries and keys, not from positions alone."""
 
+    sees_mask: ClassVar[bool] = False
+    """True where `adjust` needs to know what the mask allows."""
+
     def __init__(self, num_heads: int, head_dim: int) -> None:
         super().__init__()
         self.num_heads = num_heads

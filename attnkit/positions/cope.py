@@ -25,6 +25,7 @@ class CoPE(AttentionPosition):
 
     acts_on = "scores"
     sees_content = True
+    sees_mask = True
 
     def __init__(self, num_heads: int, head_dim: int, *, max_position: int = 64) -> None:
         super().__init__(num_heads, head_dim)
