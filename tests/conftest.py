@@ -44,6 +44,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         session.config.addinivalue_line("filterwarnings", line)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Hides the GPU from a test, its fixtures and the commands that it starts: a test means a CPU,
+    unless it is marked `gpu`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("gpu") is None:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setattr(torch.cuda, "device_count", lambda: 0)
+            patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        return (yield)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes for `-n auto`: the whole suite takes a core each; a few files are faster in one."""
     cores = available_cores()

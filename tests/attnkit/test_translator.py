@@ -365,7 +365,7 @@ def test_evaluate_scores_own_splits_and_files_with_gold(result, tmp_path):
 
 def test_bleu_as_older_papers_count_it(result, monkeypatch):
     """Moses keeps `bzw.` together in German alone; a language that it lacks is told."""
-    pytest.importorskip("sacremoses")
+    pytest.importorskip("sacremoses", reason="the extra `moses` is not installed")
     tokenize = moses_tokenizer("de")
     assert tokenize("Ein Hund, bzw. 3.5 Katzen.") == "Ein Hund , bzw. 3.5 Katzen ."
     bleu, signature = moses_lowercased_bleu(

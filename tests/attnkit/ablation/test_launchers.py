@@ -195,7 +195,7 @@ def test_a_launcher_explains_itself(name):
 @pytest.mark.slow
 def test_ray_runs_jobs_and_stops_them(tmp_path):
     """On a real cluster of this machine."""
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
     launcher = LAUNCHERS.build({"name": "ray", "grace": 10}, 2)
     try:
         polite = job(tmp_path, "polite", POLITE)
@@ -212,7 +212,7 @@ def test_ray_runs_jobs_and_stops_them(tmp_path):
 @pytest.mark.slow
 def test_slurm_runs_jobs_and_stops_them(tmp_path):
     """By submitit's own executor for one machine; there is no SLURM here."""
-    pytest.importorskip("submitit")
+    pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
     launcher = LAUNCHERS.build({"name": "slurm", "cluster": "local", "hours": 0.1}, 2)
     polite = job(tmp_path, "polite", POLITE)
     launcher.start([job(tmp_path, "threads", THREADS), job(tmp_path, "bad", "exit(3)"), polite])

@@ -387,7 +387,7 @@ def test_a_plugins_kernel_on_the_shelf_runs_once_certified(mask, position, facto
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_gpu_fla_is_certified_or_refused_and_the_numbers_hold(name):
-    pytest.importorskip("fla")
+    pytest.importorskip("fla", reason="the extra `kernels` is not installed")
     attention, x = built(name).cuda(), torch.randn(2, 300, C, device="cuda")
     outside.forget()
     try:
