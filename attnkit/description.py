@@ -311,6 +311,11 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
         batch = trainer.batch_tokens
     total_flops = flops.training * trainer.max_steps * batch * trainer.accumulate
     console.print(f"training FLOPs in all   {total_flops:.3g} ({trainer.max_steps:,} steps)")
+    rounded = trainer.precision == "tf32"
+    console.print(
+        f"float32 products        {'rounded to TF32 on a GPU' if rounded else 'exact, no TF32'} "
+        f"(trainer.precision {trainer.precision})"
+    )
     per_token = cache_bytes(model, 2, torch.float32) - cache_bytes(model, 1, torch.float32)
     console.print(
         f"cache a token           {per_token:,} bytes in float32, {per_token // 2:,} in bfloat16 "

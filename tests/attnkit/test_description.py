@@ -182,6 +182,20 @@ def test_gpt3_on_paper(read, numbers):
     assert numbers(shown, "all")[0] == pytest.approx(175e9, rel=0.003)
 
 
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("auto", "exact, no TF32"),
+        ("32", "exact, no TF32"),
+        ("bf16", "exact, no TF32"),
+        ("tf32", "rounded to TF32 on a GPU"),
+    ],
+)
+def test_a_recipe_tells_whether_products_are_rounded_to_tf32(read, precision, said):
+    description.show_recipe(QUICKSTART, [f"trainer.precision={precision}"])
+    assert f"float32 products        {said} (trainer.precision {precision})\n" in read()
+
+
 def test_a_model_without_attention_has_no_cache(read):
     description.show_recipe(QUICKSTART, ["model.num_layers=0"])
     assert "cache a token           0 bytes" in read()
