@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnkit.masks import Mask, NoMask
-from attnkit.once import once
+from attnkit.masks import AllOf, Mask, NoMask
+from attnkit.once import positions
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The T queries and S keys of one call. The last query stands at the last key.
+    """The T queries and S keys of one call. The last query stands at the last key, unless the mask
+    says where.
 
     A step of `ScoreAttention` gets one by naming it: `def scores(self, q, k, grid)`.
 
@@ -37,19 +38,19 @@ class Grid:
         return Grid(mask, q.shape[2], k.shape[2], q.device, carried)
 
     @property
-    def offset(self) -> int:
-        """Position of the first query: S - T."""
-        return self.num_keys - self.num_queries
+    def offset(self) -> int | Tensor:
+        """Position of the first query: S - T, or a tensor, see `Mask.first_query`."""
+        return self.mask.first_query(self.num_queries, self.num_keys)
 
     @property
     def query(self) -> Tensor:
         """Positions of the queries (T, 1)."""
-        return once(_positions, self.offset, self.num_keys, self.device).view(-1, 1)
+        return positions(self.offset, self.num_queries, self.device).view(-1, 1)
 
     @property
     def key(self) -> Tensor:
         """Positions of the keys (1, S)."""
-        return once(_positions, 0, self.num_keys, self.device).view(1, -1)
+        return positions(0, self.num_keys, self.device).view(1, -1)
 
     @property
     def allowed(self) -> Tensor | None:
@@ -65,5 +66,22 @@ class Grid:
         return Grid(self.mask, self.num_keys, self.num_keys, self.device, self.carried)
 
 
-def _positions(start: int, end: int, device: torch.device) -> Tensor:
-    return torch.arange(start, end, device=device)
+class Placed(AllOf):
+    """A mask whose queries do not stand at the last keys, but where a tensor says: in a memory of
+    fixed size, later keys are room that is not used yet. Code makes it, no recipe names it.
+
+    Args:
+        mask: the rule, bound to its batch, which never shows a later key.
+        first: position of the first query, () integer.
+    """
+
+    def __init__(self, mask: Mask, first: Tensor) -> None:
+        super().__init__(masks=[mask])
+        self.first = first
+
+    def first_query(self, num_queries: int, num_keys: int) -> Tensor:
+        return self.first
+
+    def parts(self) -> tuple[Mask, ...]:
+        """Itself: its parts would not know the place."""
+        return (self,)

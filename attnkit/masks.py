@@ -8,7 +8,8 @@ Meanings, fixed here and nowhere else:
 - True means that attending is allowed, as in `scaled_dot_product_attention`
   (`nn.MultiheadAttention` means the opposite).
 - Positions are absolute. With `T` queries and `S` keys the last query stands at the last key, so
-  query `t` has position `S - T + t`: what cached decoding needs.
+  query `t` has position `S - T + t`: what cached decoding needs. `grid.Placed` alone says
+  otherwise.
 - `window = W` lets a query see W keys, itself included.
 
 A mask is one elementwise rule, `allowed`. The dense tensor, the chunks of the windowed kernel and
@@ -27,7 +28,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from attnkit.once import once
+from attnkit.once import once, positions
 from attnkit.registry import MASKS, Spec
 
 
@@ -67,6 +68,10 @@ class Mask(ABC):
             documents: (B, S) integers; tokens of one document share a number.
         """
         return self
+
+    def first_query(self, num_queries: int, num_keys: int) -> int | Tensor:
+        """Position of the first query: the last one stands at the last key."""
+        return num_keys - num_queries
 
     def row(self, batch: Tensor) -> Tensor:
         """Where the mask's own tensors keep a row of the batch: a single row serves them all."""
@@ -113,8 +118,9 @@ class Mask(ABC):
 
 def _dense(mask: Mask, num_queries: int, num_keys: int, device: torch.device | None) -> Tensor:
     batch = torch.arange(mask.batch_size, device=device).view(-1, 1, 1, 1)
-    query = torch.arange(num_keys - num_queries, num_keys, device=device).view(1, 1, -1, 1)
-    key = torch.arange(num_keys, device=device).view(1, 1, 1, -1)
+    first = mask.first_query(num_queries, num_keys)
+    query = positions(first, num_queries, device).view(1, 1, -1, 1)
+    key = positions(0, num_keys, device).view(1, 1, 1, -1)
     return mask.allowed(batch, query, key)
 
 

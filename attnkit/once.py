@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,3 +59,14 @@ def once(compute: Callable[..., R], *arguments: Any) -> R:
     if key not in known:
         known[key] = compute(*arguments), arguments  # kept, so that no id is used twice
     return known[key][0]
+
+
+def positions(start: int | Tensor, count: int, device: torch.device | None) -> Tensor:
+    """`count` positions from `start` on, an integer or a () tensor of one: (count,)."""
+    return once(_positions, start, count, device)
+
+
+def _positions(start: int | Tensor, count: int, device: torch.device | None) -> Tensor:
+    if isinstance(start, int):
+        return torch.arange(start, start + count, device=device)
+    return torch.arange(count, device=device) + start

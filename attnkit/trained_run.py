@@ -145,9 +145,7 @@ class TrainedRun(Trained):
         assert not isinstance(tokenizer, Symbols)
         ids: list[int] = []
         told = ""
-        start = torch.tensor([tokenizer.prompt(prompt)], dtype=torch.long)
-        options.setdefault("end_token", tokenizer.end_of_document_id)
-        for token in generate(self.model, start, max_new_tokens, **options):
+        for token in self._drawn(prompt, 1, max_new_tokens, options):
             ids.append(int(token))
             text = tokenizer.readable(ids)
             if not text.endswith(
@@ -161,6 +159,30 @@ class TrainedRun(Trained):
     def generate(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> str:
         """The text that follows a prompt, as a whole."""
         return "".join(self.stream(prompt, max_new_tokens, **options))
+
+    def generate_several(
+        self, prompt: str, num_samples: int, max_new_tokens: int = 300, **options: Any
+    ) -> list[str]:
+        """Several texts that follow one prompt, drawn in one batch; `options` and errors as for
+        `stream`.
+        """
+        self.check_speaks()
+        assert not isinstance(self.tokenizer, Symbols)
+        drawn = list(self._drawn(prompt, num_samples, max_new_tokens, options))
+        if not drawn:
+            return [""] * num_samples
+        return [self.tokenizer.readable(row) for row in torch.stack(drawn, dim=1).tolist()]
+
+    def _drawn(
+        self, prompt: str, num_samples: int, max_new_tokens: int, options: dict[str, Any]
+    ) -> Iterator[Tensor]:
+        """The tokens (num_samples,) that follow a prompt."""
+        assert not isinstance(self.tokenizer, Symbols)
+        ids = self.tokenizer.prompt(prompt)
+        start = torch.tensor([ids] * num_samples, dtype=torch.long)
+        start = start.to(self.model.embedding.weight.device)
+        options = {"end_token": self.tokenizer.end_of_document_id, **options}
+        return generate(self.model, start, max_new_tokens, **options)
 
 
 def task_of(origin: Path) -> str:

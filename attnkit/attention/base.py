@@ -37,7 +37,7 @@ from attnkit.attention.cache import Cache
 from attnkit.attention.past import Past
 from attnkit.cpu import model as cpu
 from attnkit.masks import Mask, NoMask, name_of
-from attnkit.once import once, one_pass
+from attnkit.once import one_pass, positions
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 
@@ -230,7 +230,7 @@ class Attention(nn.Module, ABC):
         """Everything before the mixing: projects, convolves and places the tokens of a call."""
         q, k, v = self._project(x, context)
         q, k, v = self.convolve(q, k, v, Past(mask, cache, self))
-        q, k = self.place(q, k, seen=0 if cache is None else cache.length)
+        q, k = self.place(q, k, seen=0 if cache is None else cache.seen)
         carried = self.carry(q, x)
         if carried is not None:
             carried = Past(mask, cache, self).real(carried)
@@ -316,21 +316,20 @@ class Attention(nn.Module, ABC):
         """
         return k, v
 
-    def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
+    def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Turns queries and keys to their positions, where the position encoding does so.
 
         Args:
             q: (B, H, T, D)
             k: (B, H_kv, S, D), keys of the new tokens; what a key carries beyond its D features,
                 say a gate, is not turned.
-            seen: tokens before them, already in the cache.
+            seen: tokens before them, already in the cache: a () tensor where that is of fixed size.
         """
         if self.position is None or q.shape[-1] == 0 or k.shape[-1] == 0:
             return q, k
-        end = seen + k.shape[2]
         T, S = q.shape[2], k.shape[2]
-        of_keys = once(_positions, end - S, end, q.device)
-        of_queries = of_keys if T == S else once(_positions, end - T, end, q.device)
+        of_keys = positions(seen, S, q.device)
+        of_queries = of_keys if T == S else positions(seen + S - T, T, q.device)
         q = self.position.rotate(q, of_queries)
         features = self.position.rotate(k[..., : self.head_dim], of_keys)
         if k.shape[-1] == self.head_dim:
@@ -363,6 +362,20 @@ class Attention(nn.Module, ABC):
     def new_cache(self) -> Cache:
         """An empty cache for decoding."""
         raise NotImplementedError(f"{type(self).__name__} has no `new_cache`; {_NO_CACHE}")
+
+    @classmethod
+    def why_no_fixed_cache(cls) -> str | None:
+        """Why its cache cannot be fixed, see `Cache.fix`; None: it can. Where a class computes more
+        in its own way than what the contract makes safe, the cache grows.
+        """
+        return f"{cls.__name__} decodes in its own way"
+
+    @classmethod
+    def decodes_as(cls, template: type[Attention]) -> bool:
+        """True if it decodes as `template` does, from the same cache and without a look back."""
+        steps = ("forward", "prepare", "mixed", "mix", "decode", "new_cache")
+        alike = all(getattr(cls, step) is getattr(template, step) for step in steps)
+        return alike and not cls.looks_back()
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
         """Puts the heads side by side and projects them: (B, H, T, D) -> (B, T, C). `x` is there
@@ -429,10 +442,6 @@ class Attention(nn.Module, ABC):
                 "so it has no meaning in cross-attention"
             )
         return None
-
-
-def _positions(start: int, end: int, device: torch.device) -> Tensor:
-    return torch.arange(start, end, device=device)
 
 
 class Prepared(NamedTuple):

@@ -8,12 +8,33 @@ from typing import Any
 
 from torch import Tensor
 
+from attnkit.once import positions
+
 
 class Cache:
     """The memory of one attention over one batch of sequences. Made by `Attention.new_cache`."""
 
     length: int = 0
-    """Tokens seen so far."""
+    """Tokens seen so far; of a cache of fixed size, as it was fixed."""
+
+    position: Tensor | None = None
+    """Of a cache of fixed size: where the next token stands, (), on the device, so that one graph
+    serves all tokens. Whoever fixed the cache moves it on.
+    """
+
+    @property
+    def seen(self) -> int | Tensor:
+        """Position of the next token."""
+        return self.length if self.position is None else self.position
+
+    def fix(self, room: int, position: Tensor) -> None:
+        """From now on, tensors keep their sizes and their places in memory.
+
+        Args:
+            room: tokens to have room for.
+            position: see `position`; caches of a model share it.
+        """
+        self.position = position
 
     @functools.cached_property
     def tails(self) -> dict[str, Tensor]:
@@ -58,10 +79,26 @@ class KeyValueCache(Cache):
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Adds keys and values (B, H, S, D) of new tokens and returns those of all tokens."""
+        if self.position is not None:
+            assert self._keys is not None
+            assert self._values is not None
+            places = positions(self.position, keys.shape[2], keys.device)
+            self._keys.index_copy_(2, places, keys)
+            self._values.index_copy_(2, places, values)
+            return self._keys, self._values
         start, self.length = self.length, self.length + keys.shape[2]
         self._keys = _write(self._keys, keys, start)
         self._values = _write(self._values, values, start)
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
+    def fix(self, room: int, position: Tensor) -> None:
+        super().fix(room, position)
+        for name in ("_keys", "_values"):
+            buffer = getattr(self, name)
+            # Zeros, since what no mask shows is multiplied with a weight of zero all the same.
+            fixed = buffer.new_zeros(*buffer.shape[:2], room, buffer.shape[3])
+            fixed[:, :, : self.length] = buffer[:, :, : self.length]
+            setattr(self, name, fixed)
 
     def carry(self, carried: Tensor) -> Tensor:
         """Adds what the tokens of the last `append` carry (B, H', S, E); returns that of all."""
@@ -69,9 +106,10 @@ class KeyValueCache(Cache):
         return self._carried[:, :, : self.length]
 
     def num_bytes(self) -> int:
-        """Bytes of what is in use (not of the room kept for later tokens)."""
+        """Bytes of what is in use (not of the room kept for later tokens, unless it is fixed)."""
         tensors = (self._keys, self._values, self._carried)
-        stored = [t[:, :, : self.length] for t in tensors if t is not None]
+        used = self.length if self.position is None else None
+        stored = [t[:, :, :used] for t in tensors if t is not None]
         stored += self.tails.values()
         return sum(t.numel() * t.element_size() for t in stored)
 
@@ -102,8 +140,16 @@ class StateCache(Cache):
 
     def update(self, state: State, num_tokens: int) -> None:
         """Replaces the state by the one after `num_tokens` more tokens."""
-        self.state = state
-        self.length += num_tokens
+        if self.position is None:
+            self.state = state
+            self.length += num_tokens
+        elif isinstance(state, dict):
+            assert isinstance(self.state, dict)
+            for name, tensor in state.items():
+                self.state[name].copy_(tensor)
+        else:
+            assert isinstance(self.state, Tensor)
+            self.state.copy_(state)
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

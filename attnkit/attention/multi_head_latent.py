@@ -15,9 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention.cache import Cache, StateCache
 from attnkit.attention.score_attention import ScoreAttention
-from attnkit.masks import Mask
 from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
@@ -79,12 +77,18 @@ class MultiHeadLatent(ScoreAttention):
         return torch.cat((own @ up, turned), dim=-1)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """One key for all heads, (B, 1, S, R + D_r), which is the value too."""
+        """One key for all heads, (B, 1, S, R + D_r), which is the value too: values take none of
+        the cache.
+        """
         turned = self.key(context)
         k = torch.cat((self.norm(self.value(context)).to(turned.dtype), turned), dim=-1)
-        return k.unsqueeze(1), k.unsqueeze(1)
+        return k.unsqueeze(1), k.unsqueeze(1)[..., :0]
 
-    def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
+    def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys are the values."""
+        return k, k
+
+    def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Turns the last D_r features to positions."""
         latent = self.latent_dim
         turned_q, turned_k = super().place(q[..., latent:], k[..., latent:], seen)
@@ -99,27 +103,6 @@ class MultiHeadLatent(ScoreAttention):
         """
         up = self.up_value.to(heads.dtype).unflatten(0, (self.num_heads, -1))  # (H, D, R)
         return super().merge(heads[..., : self.latent_dim] @ up.mT, x)
-
-    def decode(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Mask,
-        cache: Cache,
-        carried: Tensor | None = None,
-    ) -> Tensor:
-        """Adds the new latent vectors to the cache and mixes over all of them."""
-        assert isinstance(cache, StateCache)
-        assert not isinstance(cache.state, dict)
-        new = k.shape[2]
-        k = k if cache.state is None else torch.cat((cache.state, k), dim=2)
-        cache.update(k, new)
-        return self.mix(q, k, k, mask)
-
-    def new_cache(self) -> Cache:
-        """Latent vectors and turned keys, (B, 1, S, R + D_r)."""
-        return StateCache()
 
     def projection_flops(self) -> int:
         """The linear layers, and both ways between heads and latent vectors."""

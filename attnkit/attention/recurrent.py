@@ -86,6 +86,10 @@ class Recurrent(Attention):
         """A state, whatever the length."""
         return StateCache()
 
+    @classmethod
+    def why_no_fixed_cache(cls) -> str | None:
+        return None if cls.decodes_as(Recurrent) else f"{cls.__name__} decodes in its own way"
+
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
         """As counted while one token is decoded: the recurrent form, less than chunks take."""
         with FlopCounterMode(display=False) as counter:

@@ -40,7 +40,8 @@ class ScoreAttention(Attention):
 
     rows_alone: ClassVar[bool] = False
     """True where `scores` and `normalize` compute a row of the map from its own query alone, at any
-    place in the sequence. Long maps are then computed in chunks of queries.
+    place in the sequence. Long maps are then computed in chunks of queries, and a GPU decodes from
+    a cache of fixed size.
     """
 
     _steps_with_grid: ClassVar[frozenset[str]] = frozenset()
@@ -118,7 +119,7 @@ class ScoreAttention(Attention):
             scores = self.scores(q, k)
         own = self.bias if self.has_bias() else None
         T, S = grid.num_queries, grid.num_keys
-        bias = block_bias(own, self._distance_bias(), Block(S - T, T, 0, S), scores.device)
+        bias = block_bias(own, self._distance_bias(), Block(grid.offset, T, 0, S), scores.device)
         scores = scores if bias is None else scores + bias
         if self.position is not None and self.position.sees_content:
             scores = self.position.adjust(scores, q, k, grid)
@@ -133,15 +134,15 @@ class ScoreAttention(Attention):
 
     def normalize_under(self, scores: Tensor, mask: Mask | Grid) -> Tensor:
         """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
-        grid = mask if isinstance(mask, Grid) else None
-        mask = mask.mask if isinstance(mask, Grid) else mask
         num_queries, num_keys = scores.shape[-2:]
+        grid = mask
+        if not isinstance(grid, Grid):
+            grid = Grid(grid, num_queries, num_keys, scores.device)
+        mask = grid.mask
         normalize: Callable[..., Tensor] = self.normalize
         if "normalize" in self._steps_with_grid:
-            if grid is None:
-                grid = Grid(mask, num_queries, num_keys, scores.device)
             normalize = functools.partial(normalize, grid=grid)
-        reached = self.reaches(*kernels.positions(num_queries, num_keys, scores.device))
+        reached = self.reaches(grid.query, grid.key)
         if reached is None:
             return reference.normalized_under(normalize, scores, mask)
         allowed = mask.dense(num_queries, num_keys, scores.device) & reached
@@ -209,6 +210,16 @@ class ScoreAttention(Attention):
     def new_cache(self) -> Cache:
         """Keys and values."""
         return KeyValueCache()
+
+    @classmethod
+    def why_no_fixed_cache(cls) -> str | None:
+        if not cls.decodes_as(ScoreAttention):
+            return f"{cls.__name__} decodes in its own way"
+        if (own := cls.overridden_steps()) and not cls.rows_alone:
+            return (
+                f"{cls.__name__} computes its own {' and '.join(own)} and does not say rows_alone"
+            )
+        return None
 
     def share_heads(self, heads: Tensor) -> Tensor:
         """Repeats keys or values (B, H_kv, S, D) for the heads that share them: (B, H, S, D)."""

@@ -40,6 +40,10 @@ def generate(
         typer.Option(help="Draw among the likeliest that sum to p.", callback=above_0_up_to_1),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    num_samples: Annotated[
+        int,
+        typer.Option(min=1, help="Texts to generate, in one batch; each is printed as a whole."),
+    ] = 1,
     best: Annotated[
         bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
     ] = False,
@@ -49,15 +53,21 @@ def generate(
     """Let a trained language model go on from a prompt."""
 
     def act() -> None:
+        from attnkit.hardware import default_device
         from attnkit.trained_run import load_run
 
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
         trained.check_speaks()
         if unknown := trained.unknown_in(prompt):
             typer.echo(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}", err=True)
-        for piece in trained.stream(
-            prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        ):
+        trained.model.to(default_device())
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        if num_samples > 1:
+            texts = trained.generate_several(prompt, num_samples, max_new_tokens, **drawing)
+            for number, text in enumerate(texts, start=1):
+                typer.echo(f"--- {number} of {num_samples} ---\n{text}")
+            return
+        for piece in trained.stream(prompt, max_new_tokens, **drawing):
             typer.echo(piece, nl=False)
             sys.stdout.flush()
         typer.echo()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from attnkit.attention.cache import Cache
@@ -12,10 +13,46 @@ from attnkit.masks import Mask, Padding
 
 @dataclass
 class ModelCache:
-    """One cache a layer, and the number of tokens seen."""
+    """One cache a layer, and the number of tokens seen.
+
+    Attributes:
+        layers: one cache a layer.
+        length: tokens seen; of a cache of fixed size, as it was fixed.
+        position: of a cache of fixed size: where the next token stands, see `Cache`.
+    """
 
     layers: list[Cache]
     length: int = 0
+    position: Tensor | None = None
+
+    @property
+    def seen(self) -> int | Tensor:
+        """Position of the next token."""
+        return self.length if self.position is None else self.position
+
+    def advance(self, num_tokens: int) -> None:
+        """Moves on, after all layers have taken up their tokens."""
+        if self.position is None:
+            self.length += num_tokens
+        else:
+            self.position.add_(num_tokens)
+
+    def fix(self, room: int, device: torch.device) -> None:
+        """Gives the cache a fixed size, after it has taken up the first tokens: steps of equally
+        many tokens are then one graph, whose tensors keep their sizes and places.
+
+        Args:
+            room: tokens to have room for, those seen included.
+            device: the model's.
+        """
+        self.position = torch.tensor(self.length, device=device)
+        for layer in self.layers:
+            layer.fix(room, self.position)
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds."""
+        own = [] if self.position is None else [self.position]
+        return own + [tensor for layer in self.layers for tensor in layer.tensors()]
 
     def num_bytes(self) -> int:
         """Bytes that the tokens seen so far need."""

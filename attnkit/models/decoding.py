@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from attnkit.models.cache import ModelCache
 from attnkit.models.language_model import LanguageModel
+
+log = logging.getLogger("attnkit")
+
+Run = Callable[..., Tensor]
+"""A model, or a compiled form of it."""
 
 
 def sample(
@@ -22,16 +30,20 @@ def sample(
 
     Args:
         logits: scores of the next token.
-        generator: source of randomness, on the CPU, so that every device draws the same.
+        generator: source of randomness, on the CPU, so that every device draws the same. What is
+            drawn from it is one number a row; the rest happens where the logits are, so that
+            nothing waits for the device.
         temperature: divides the logits; 0 takes the likeliest token, and so does one so small that
             nothing else is left.
         top_k: draw among the k likeliest tokens only.
         top_p: draw among the fewest likeliest tokens whose probabilities sum to at least p
             (arXiv:1904.09751).
     """
-    logits = logits.detach().float().cpu()
+    device, logits = logits.device, logits.detach().float()
     if temperature == 0:
         return logits.argmax(dim=-1)
+    if torch.are_deterministic_algorithms_enabled():
+        logits = logits.cpu()  # running sums have no deterministic kernel on CUDA
     # The largest first: nothing overflows but to minus infinity, which has no probability.
     below = logits - logits.amax(dim=-1, keepdim=True)
     probabilities = (below / max(temperature, torch.finfo(below.dtype).tiny)).softmax(dim=-1)
@@ -40,9 +52,14 @@ def sample(
         likeliest[:, top_k:] = 0.0
     if top_p is not None:
         before = likeliest.cumsum(dim=-1) - likeliest
-        likeliest[before >= top_p * likeliest.sum(dim=-1, keepdim=True)] = 0.0
-    drawn = torch.multinomial(likeliest, 1, generator=generator)
-    return tokens.gather(-1, drawn).squeeze(-1)
+        too_many = before >= top_p * likeliest.sum(dim=-1, keepdim=True)
+        likeliest = likeliest.masked_fill(too_many, 0.0)
+    # The token in whose share of the line from 0 to 1 a uniform number falls.
+    number = torch.rand(len(logits), 1, generator=generator).to(logits.device, non_blocking=True)
+    ends = likeliest.cumsum(dim=-1)
+    drawn = (ends <= number * ends[:, -1:]).sum(dim=-1, keepdim=True)
+    last = (likeliest > 0).sum(dim=-1, keepdim=True) - 1  # rounding may reach the very end
+    return tokens.gather(-1, drawn.minimum(last)).squeeze(-1).to(device)
 
 
 @torch.no_grad()
@@ -56,11 +73,13 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     end_token: int | None = None,
+    run: Run | None = None,
 ) -> Iterator[Tensor]:
     """Yields the next token of each row (B,), up to `max_new_tokens` times.
 
     Up to `max_seq_len` tokens it decodes from a cache, if the model can; beyond, each step reads
-    the last `max_seq_len` tokens afresh.
+    the last `max_seq_len` tokens afresh. On a CUDA device the cache has a fixed size, where the
+    mechanisms allow it, and each token is one launch of a CUDA graph.
 
     Args:
         model: in evaluation mode, or dropout acts.
@@ -71,6 +90,9 @@ def generate(
         top_p: see `sample`.
         seed: the same seed gives the same tokens.
         end_token: separates documents; the `document` mask needs to know it.
+        run: a compiled form of the model, for the tokens behind the prompt; the cache then has a
+            fixed size on any device, so that one graph serves them all. The prompt is read once,
+            by the model as it is.
 
     Raises:
         ValueError: if the prompt is empty or an option is out of range.
@@ -85,18 +107,94 @@ def generate(
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     generator = torch.Generator().manual_seed(seed)
     tokens = prompt
+    end_token = end_token if model.mask.needs_documents else None
     cache = model.new_cache() if model.can_cache else None
+    fixes = cache is not None and _fixes(model, run, prompt.device)
+    room = min(model.max_seq_len, prompt.shape[1] + max_new_tokens)
+    step = None
     for _ in range(max_new_tokens):
-        if cache is not None and tokens.shape[1] <= model.max_seq_len:
-            logits = model(tokens[:, cache.length :], _documents(tokens, end_token), cache)
-        else:
+        if cache is None or tokens.shape[1] > model.max_seq_len:
             recent = tokens[:, -model.max_seq_len :]
             logits = model(recent, _documents(recent, end_token))
+        elif step is not None:
+            logits = step(tokens, _documents(tokens, end_token))
+        else:
+            logits = model(tokens[:, cache.length :], _documents(tokens, end_token), cache)
+            step = _FixedStep(run or model, cache, room, prompt.device) if fixes else None
         following = sample(
             logits[:, -1], generator, temperature=temperature, top_k=top_k, top_p=top_p
-        ).to(tokens.device)
+        )
         tokens = torch.cat((tokens, following[:, None]), dim=1)
         yield following
+
+
+class _FixedStep:
+    """One token a row through a model whose cache has a fixed size; on CUDA as a graph that is
+    captured at the first token and launched for each.
+    """
+
+    def __init__(self, run: Run, cache: ModelCache, room: int, device: torch.device) -> None:
+        self._run = run
+        self._cache = cache
+        self._room = -(-room // 64) * 64  # what kernels like, and few sizes to compile
+        self._captures = device.type == "cuda"
+        self._graph: torch.cuda.CUDAGraph | None = None
+        cache.fix(self._room, device)
+
+    def __call__(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
+        """The logits (B, 1, V) that follow tokens (B, S), all but the last of which were read.
+
+        Args:
+            tokens: all so far.
+            documents: (B, S), see `LanguageModel`.
+        """
+        tokens = tokens[:, -1].clone()[:, None]  # with the same strides at each length
+        if documents is not None:
+            documents = F.pad(documents, (0, self._room - documents.shape[1]))
+        if self._captures and self._graph is None:
+            self._capture(tokens, documents)
+        if self._graph is None:
+            return self._run(tokens, documents, self._cache)
+        for kept, given in zip(self._given, (tokens, documents), strict=True):
+            if kept is not None and given is not None:
+                kept.copy_(given)
+        self._graph.replay()
+        return self._logits
+
+    def _capture(self, *given: Tensor | None) -> None:
+        """Records the step; the cache is afterwards what it was."""
+        self._given = [None if tensor is None else tensor.clone() for tensor in given]
+        before = [(tensor, tensor.clone()) for tensor in self._cache.tensors()]
+        graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        # Casts that autocast keeps would be freed at its end, and the graph read them still.
+        keeps_casts = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):  # libraries set themselves up at the first calls
+                for _ in range(3):
+                    self._run(*self._given, self._cache)
+                    for tensor, value in before:
+                        tensor.copy_(value)
+            torch.cuda.current_stream().wait_stream(aside)
+            # Other threads may go on to prepare batches.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._logits = self._run(*self._given, self._cache)
+            self._graph = graph
+        except RuntimeError as error:
+            self._captures = False
+            log.warning("each token is launched kernel by kernel, without a CUDA graph: %s", error)
+        finally:
+            torch.set_autocast_cache_enabled(keeps_casts)
+
+
+def _fixes(model: LanguageModel, run: Run | None, device: torch.device) -> bool:
+    """Whether the cache gets a fixed size behind the prompt."""
+    if run is None and device.type != "cuda":
+        return False
+    if (reason := model.why_no_fixed_cache()) is not None:
+        log.info("tokens are decoded from a cache that grows: %s", reason)
+    return reason is None
 
 
 def _documents(tokens: Tensor, end_token: int | None) -> Tensor | None:

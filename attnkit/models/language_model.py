@@ -8,17 +8,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor, nn
 
 from attnkit.attention.base import build_attention
 from attnkit.cpu import model as cpu
+from attnkit.grid import Placed
 from attnkit.masks import build_mask
 from attnkit.models.cache import ModelCache
 from attnkit.models.layers import MLP, Layer, MLPName, draw_parameters
 from attnkit.models.token_loss import token_loss
 from attnkit.norms import NormName, build_norm
-from attnkit.once import one_pass
+from attnkit.once import one_pass, positions
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
 
@@ -168,25 +168,27 @@ class LanguageModel(nn.Module):
 
         Args:
             tokens: (B, T) token numbers; with a cache, the tokens that follow those already seen.
-            documents: (B, S) document of each token seen, these included; only the `document` mask
-                reads it.
+            documents: (B, S) document of each token seen, these included, and of the room for
+                others in a cache of fixed size; only the `document` mask reads it.
             cache: memory of earlier calls, from `new_cache`.
             targets: (B, T) what is to be predicted, see `token_loss`.
 
         Returns:
             (B, T, V) logits; with targets, their mean cross-entropy in nats, ().
         """
-        seen = 0 if cache is None else cache.length
+        seen = 0 if cache is None else cache.seen
         x = self.embedding(tokens)
         if self.position is not None:
-            positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
-            x = x + self.position(positions).to(x.dtype) * self.position_size
+            places = positions(seen, tokens.shape[1], tokens.device)
+            x = x + self.position(places).to(x.dtype) * self.position_size
         x = cpu.residual(self.dropout(x))
         mask = self.mask.bind(documents=documents)
+        if isinstance(seen, Tensor):
+            mask = Placed(mask, seen)
         for i, layer in enumerate(self.layers):
             x = layer(x, mask, None if cache is None else cache.layers[i])
         if cache is not None:
-            cache.length += tokens.shape[1]
+            cache.advance(tokens.shape[1])
         x = self.norm(x)
         return self.head(x) if targets is None else token_loss(x, self.head, targets)
 
@@ -209,6 +211,11 @@ class LanguageModel(nn.Module):
         mechanisms keep it.
         """
         return self.mask.ahead == 0 and all(layer.attention.has_cache for layer in self.layers)
+
+    def why_no_fixed_cache(self) -> str | None:
+        """Why its cache cannot have a fixed size, see `ModelCache.fix`; None: it can."""
+        reasons = (layer.attention.why_no_fixed_cache() for layer in self.layers)
+        return next((reason for reason in reasons if reason is not None), None)
 
 
 def one_per_layer(attention: SpecLike | Sequence[SpecLike], num_layers: int) -> list[SpecLike]:

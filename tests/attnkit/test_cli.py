@@ -374,6 +374,16 @@ def test_the_command_line_works_as_a_module_too():
     assert "generate" in ended.stdout
 
 
+def test_several_texts_come_in_one_batch(small_run):
+    options = ["--max-new-tokens", 20, "--num-samples", 3, "--prompt", "the"]
+    ended = call("generate", small_run.directory, *options)
+    headers = [f"--- {number} of 3 ---" for number in (1, 2, 3)]
+    assert [line for line in ended.stdout.splitlines() if line in headers] == headers
+    alone = call("generate", small_run.directory, *options, "--temperature", 0)
+    single = call("generate", small_run.directory, *options[:2], *options[4:], "--temperature", 0)
+    assert alone.stdout == "".join(f"{header}\n{single.stdout}" for header in headers)
+
+
 def test_generated_text_comes_from_the_seed(small_run):
     def say(*options):
         ended = call("generate", small_run.directory, "--max-new-tokens", 40, *options)

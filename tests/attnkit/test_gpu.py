@@ -131,6 +131,23 @@ def test_what_is_generated_is_what_the_model_would_say_without_a_cache():
         assert torch.equal(model(text)[:, 9:-1].argmax(dim=-1), said)
 
 
+@pytest.mark.parametrize("name", ["multi_head", "multi_head_latent", "sink", "gated_linear"])
+def test_a_token_is_one_cuda_graph_and_waits_for_nothing(name, caplog):
+    model = model_of(name, position="rotary").cuda().eval()
+    prompt = torch.randint(64, (3, 10), device="cuda")
+    drawn = generate(model, prompt, 30, temperature=0.8, top_k=20, top_p=0.9, seed=1)
+    first = [next(drawn) for _ in range(3)]  # the prompt, the capture, a launch
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        said = torch.stack(first + list(drawn), dim=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not [r for r in caplog.records if "CUDA graph" in r.getMessage()]  # it was captured
+    model.why_no_fixed_cache = lambda: "to compare"
+    grown = generate(model, prompt, 30, temperature=0.8, top_k=20, top_p=0.9, seed=1)
+    assert torch.equal(torch.stack(list(grown), dim=1), said)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_takes_two_steps(path, tmp_path, tiny_samples, write_shard):
     text = tmp_path / "text.txt"

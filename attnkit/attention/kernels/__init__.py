@@ -12,7 +12,7 @@ flex        FlexAttention, compiled for the mask and the bias (GPU)
 which kernels of other packages may take over, see `outside.py`.
 """
 
-from attnkit.attention.kernels.call import Call, Kernel, Where, positions
+from attnkit.attention.kernels.call import Call, Kernel, Where
 from attnkit.attention.kernels.choosing import (
     KERNELS,
     Choice,
@@ -47,7 +47,6 @@ __all__ = [
     "offer",
     "only",
     "operation",
-    "positions",
     "register",
     "run",
     "verdicts",

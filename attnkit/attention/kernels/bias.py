@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attnkit.attention.kernels.call import Bias, Call, DistanceBias
-from attnkit.once import once
+from attnkit.once import positions
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Block:
     `first_key` on.
     """
 
-    first_query: int
+    first_query: int | Tensor
     num_queries: int
     first_key: int
     num_keys: int
@@ -47,12 +47,11 @@ def block_bias(
     """
     T, S, query, key = block.num_queries, block.num_keys, block.first_query, block.first_key
     if distance_bias is not None:
-        nearest = key - query
-        values = distance_bias(once(_range, nearest - T + 1, nearest + S, device))
+        values = distance_bias(positions(key - query - T + 1, T + S - 1, device))
         return _Diagonals.apply(values, T, S, dtype or values.dtype)
     if bias is None:
         return None
-    queries, keys = once(_range, query, query + T, device), once(_range, key, key + S, device)
+    queries, keys = positions(query, T, device), positions(key, S, device)
     added = bias(queries.view(-1, 1), keys.view(1, -1))
     return added if added is None or dtype is None else added.to(dtype)
 
@@ -60,12 +59,8 @@ def block_bias(
 def whole_bias(call: Call, dtype: torch.dtype | None = None) -> Tensor | None:
     """`block_bias` of all queries and keys of a call."""
     T, S = call.num_queries, call.num_keys
-    block = Block(S - T, T, 0, S)
+    block = Block(call.mask.first_query(T, S), T, 0, S)
     return block_bias(call.bias, call.distance_bias, block, call.q.device, dtype)
-
-
-def _range(start: int, stop: int, device: torch.device) -> Tensor:
-    return torch.arange(start, stop, device=device)
 
 
 class _Diagonals(torch.autograd.Function):

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from attnkit.masks import Mask
-from attnkit.once import once
 
 Bias = Callable[[Tensor, Tensor], Tensor | None]
 """Positions (..., T, 1) of queries and (..., 1, S) of keys -> (..., H, T, S), added to scores."""
@@ -129,6 +128,11 @@ class Kernel(ABC):
     version: ClassVar[str] = ""
     """Of code from outside: with another version it is certified again."""
 
+    any_place: ClassVar[bool] = False
+    """True where it asks the mask for the position of the first query, which may be a tensor. The
+    others compute calls alone whose last query stands at the last key.
+    """
+
     @abstractmethod
     def refusal(self, call: Call) -> str | None:
         """Why it cannot compute this call, wherever that runs; None: it can."""
@@ -140,16 +144,6 @@ class Kernel(ABC):
     @abstractmethod
     def __call__(self, call: Call) -> Tensor:
         """Heads (B, H, T, E)."""
-
-
-def positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Absolute positions of queries (T, 1) and keys (1, S), aligned at the end."""
-    return once(_positions, num_queries, num_keys, device)
-
-
-def _positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    query = torch.arange(num_keys - num_queries, num_keys, device=device)
-    return query.view(-1, 1), torch.arange(num_keys, device=device).view(1, -1)
 
 
 def share_heads(heads: Tensor, num_heads: int) -> Tensor:

@@ -28,6 +28,7 @@ from attnkit.attention.kernels.flex import Flex
 from attnkit.attention.kernels.reference import Reference
 from attnkit.attention.kernels.sdpa import Sdpa
 from attnkit.attention.kernels.windowed import Windowed
+from attnkit.grid import Placed
 from attnkit.masks import Mask, NoMask, name_of
 
 log = logging.getLogger("attnkit")
@@ -93,10 +94,17 @@ def _doubt(kernel: Kernel, call: Call, where: Where) -> str | None:
     return _certified.get(seat, missing)
 
 
+def _misplaced(kernel: Kernel, call: Call) -> str | None:
+    """Why a kernel cannot serve a memory with room for later keys."""
+    if kernel.any_place or not isinstance(call.mask, Placed):
+        return None
+    return "a tensor says where the queries stand"
+
+
 def verdicts(call: Call, where: Where) -> Iterator[tuple[Kernel, Verdict]]:
     """Asks one kernel after the other, up to the first that takes the call."""
     for kernel in KERNELS.values():
-        refusal = kernel.refusal(call) or _doubt(kernel, call, where)
+        refusal = _misplaced(kernel, call) or kernel.refusal(call) or _doubt(kernel, call, where)
         verdict = kernel.suits(call, where) if refusal is None else Verdict(False, refusal)
         yield kernel, verdict
         if verdict.takes:

@@ -31,6 +31,7 @@ class CpuBf16(Kernel):
     """The standard equation in fewer calls than automatic differentiation takes."""
 
     name = "cpu_bf16"
+    any_place = True
 
     def refusal(self, call: Call) -> str | None:
         """It has no bias and no dropout."""

@@ -18,6 +18,7 @@ class Reference(Kernel):
     """softmax(scale q kᵀ + bias) v, or the mechanism's own weights times v."""
 
     name = "reference"
+    any_place = True
 
     def refusal(self, call: Call) -> str | None:
         """None: it computes everything."""

@@ -15,6 +15,7 @@ class Sdpa(Kernel):
     """One fused call; a bias goes in as a float mask."""
 
     name = "sdpa"
+    any_place = True
 
     def refusal(self, call: Call) -> str | None:
         """It has one formula."""

@@ -26,6 +26,20 @@ def drawn(count=2000, **options):
     return torch.bincount(tokens, minlength=4) / count
 
 
+def test_what_is_cut_off_is_never_drawn():
+    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).expand(20000, 50)
+    tokens = sample(logits, torch.Generator().manual_seed(0), top_k=3)
+    assert set(tokens.tolist()) == set(logits[0].topk(3).indices.tolist())
+
+
+def test_the_largest_number_draws_the_last_token_that_is_left(monkeypatch):
+    largest = torch.full((1, 1), 1 - 2**-24)
+    monkeypatch.setattr(torch, "rand", lambda *size, generator: largest)
+    probabilities = torch.tensor([[0.1, 0.4, 0.0, 0.3, 0.2]])
+    assert sample(probabilities.log(), torch.Generator()) == 0  # the least likely
+    assert sample(probabilities.log(), torch.Generator(), top_k=3) == 4
+
+
 def shares(*weights):
     return pytest.approx([w / sum(weights) for w in weights], abs=0.04)
 
@@ -170,3 +184,92 @@ def test_what_has_no_cache_is_read_anew_at_each_step(monkeypatch):
         assert torch.equal(model(tokens[:, :length])[:, -1].argmax(-1), tokens[:, length])
     with pytest.raises(ValueError, match="has no cache"):
         model.new_cache()
+
+
+FIXED = [name for name in CAUSAL if ATTENTION.get(name).why_no_fixed_cache() is None]
+
+
+def assert_fixed_is_like_the_full_pass(model, documents=None, room=24):
+    """And like the cache that grows: the same logits for each token."""
+    tokens = torch.randint(13, (2, 20), generator=torch.Generator().manual_seed(1))
+    expected = model(tokens, documents)
+    cache, grown = model.new_cache(), model.new_cache()
+    of_prompt = None if documents is None else documents[:, :5]
+    for memory in (cache, grown):
+        model(tokens[:, :5], of_prompt, memory)
+    cache.fix(room, tokens.device)
+    if documents is not None:
+        documents = torch.nn.functional.pad(documents, (0, room - 20))
+    places = [tensor.data_ptr() for tensor in cache.tensors()]
+    for at in range(5, 20):
+        token, so_far = tokens[:, at : at + 1], None
+        if documents is not None:
+            so_far = documents[:, : at + 1]
+        logits = model(token, documents, cache)
+        torch.testing.assert_close(logits, expected[:, at : at + 1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, model(token, so_far, grown), rtol=1e-4, atol=1e-5)
+    assert int(cache.position) == 20
+    assert places == [tensor.data_ptr() for tensor in cache.tensors()]  # nothing has moved
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("mechanism", "position"),
+    [
+        *((name, "rotary") for name in FIXED),
+        *(("multi_head", name) for name in ("learned", "alibi", "relative_bias", "shaw", "cope")),
+        ("multi_head_latent", "alibi"),
+        ("stick_breaking", "alibi"),
+    ],
+)
+def test_a_cache_of_fixed_size_is_like_the_full_pass(mechanism, position):
+    model = shaken(attention=mechanism, position=position, max_seq_len=20)
+    assert_fixed_is_like_the_full_pass(model)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mechanism", ["grouped_query", "sink"])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"name": "sliding_window", "window": 4},
+        {"name": "dilated", "dilation": 3},
+        ["causal", "document"],
+    ],
+    ids=["window", "dilated", "document"],
+)
+def test_a_cache_of_fixed_size_obeys_masks(mask, mechanism):
+    model = shaken(attention=mechanism, mask=mask, position="alibi", max_seq_len=20)
+    documents = (torch.arange(20) // 7).expand(2, -1) if "document" in mask else None
+    assert_fixed_is_like_the_full_pass(model, documents)
+
+
+@pytest.mark.parametrize("mechanism", ["multi_head", "multi_head_latent", "gated_linear"])
+@pytest.mark.parametrize("count", [7, 25], ids=["within", "beyond"])
+def test_the_seed_draws_the_same_from_a_cache_of_fixed_size(mechanism, count):
+    model = shaken(attention=mechanism, position="rotary")
+    calls = []
+
+    def run(tokens, documents, cache):
+        calls.append(tokens.shape)
+        return model(tokens, documents, cache)
+
+    fixed = generated(model, count=count, seed=4, top_p=0.9, run=run)
+    assert torch.equal(fixed, generated(model, count=count, seed=4, top_p=0.9))
+    assert calls == [(2, 1)] * min(count - 1, 7)  # behind the prompt, up to the longest sequence
+
+
+class LooksAtTheEnd(MultiHead):
+    """Has scores of its own that count on the last query standing at the last key."""
+
+    def scores(self, q, k):
+        return super().scores(q, k) + torch.arange(k.shape[2]).sub(k.shape[2]) / 5
+
+
+def test_a_mechanism_that_does_not_say_rows_alone_keeps_the_cache_that_grows(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setitem(ATTENTION._classes, "looks_at_the_end", LooksAtTheEnd)
+    model = shaken(attention=["multi_head", "looks_at_the_end"])
+    assert torch.equal(generated(model, run=model.to), generated(model))  # nobody calls `run`
+    why = "LooksAtTheEnd computes its own scores and does not say rows_alone"
+    assert caplog.messages == [f"tokens are decoded from a cache that grows: {why}"]

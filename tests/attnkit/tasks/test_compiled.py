@@ -7,6 +7,8 @@ from torch._dynamo.testing import CompileCounter
 from attnkit import experiment
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.masks import build_mask
+from attnkit.models.decoding import generate
+from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import load_recipe
 from attnkit.registry import ATTENTION
 from attnkit.tasks import compiled
@@ -74,6 +76,28 @@ def test_a_model_compiles_after_many_others(graphs):
         run = Compiled(model, dynamic=False)
         assert torch.equal(run(torch.ones(2, 4)), model(torch.ones(2, 4)))
     assert len(graphs) == 10
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"attention": ["multi_head", "grouped_query"], "position": "rotary"},
+        {"attention": ["multi_head_latent", "sink"], "position": "alibi"},
+        {"attention": ["gated_linear", "delta_net"]},
+        {"attention": ["multi_head"] * 2, "mask": [{"name": "sliding_window", "window": 5},
+                                                   "document"]},
+    ],
+    ids=["rotary", "alibi", "states", "masks"],
+)  # fmt: skip
+def test_one_graph_decodes_all_tokens(graphs, keys):
+    torch.manual_seed(0)
+    model = LanguageModel(13, max_seq_len=64, dim=16, num_layers=2, **keys).eval()
+    run, prompt = Compiled(model, dynamic=False), torch.tensor([[1, 2, 3], [9, 0, 4]])
+    for seed in (1, 2):  # the second text needs no other graph
+        drawn = torch.stack(list(generate(model, prompt, 20, seed=seed, end_token=0, run=run)))
+        plain = torch.stack(list(generate(model, prompt, 20, seed=seed, end_token=0)))
+        assert torch.equal(drawn, plain)
+    assert graphs == [False]
 
 
 PLUGIN = """
