@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset
 
 from attnkit import experiment
@@ -131,3 +132,28 @@ def test_the_batches_of_a_step_count_for_as_many_targets_as_they_have(small, mak
 
 def gradient_of(model):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+class Copies(TorchFunctionMode):
+    """Notes for each tensor that is moved whether its copy is one that nothing waits for."""
+
+    def __init__(self):
+        self.non_blocking = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.to:
+            self.non_blocking.append((kwargs or {}).get("non_blocking", False))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("task", ["language_modeling", "translation"])
+def test_on_a_gpu_batches_are_pinned_and_nothing_waits_for_their_copy(small, monkeypatch, task):
+    task = built(small(task=task))
+    assert not task.val_dataloader().pin_memory
+    monkeypatch.setattr(type(task), "device", torch.device("cuda"))
+    loader = task.val_dataloader()
+    assert loader.pin_memory
+    with Copies() as copies:
+        task.transfer_batch_to_device(loader.dataset[0], torch.device("meta"), 0)
+    assert len(copies.non_blocking) >= 2
+    assert all(copies.non_blocking)
