@@ -71,7 +71,7 @@ class Attention(nn.Module, ABC):
     """Masks that it can obey, by their registered names and `padding`; None: any."""
 
     position_kinds: ClassVar[frozenset[str]] = frozenset(
-        ("embeddings", "queries_and_keys", "scores")
+        ("embeddings", "queries_and_keys", "scores", "content")
     )
     """Where a position encoding may act, see `positions/base.py`."""
 

@@ -60,7 +60,7 @@ def mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> int:
     """`attention.mixing_flops` where that is declared; else what is counted. A mechanism cannot
     know what a position encoding computes from queries and keys.
     """
-    adjusted = attention.position is not None and attention.position.sees_content
+    adjusted = attention.position is not None and attention.position.acts_on == "content"
     if says_itself(type(attention), "mixing_flops") and not adjusted:
         return attention.mixing_flops(num_tokens, pairs)
     return counted_mixing_flops(attention, num_tokens, pairs)

@@ -28,6 +28,7 @@ class Differential(MultiHead):
     """
 
     map_rows = "signed"
+    position_kinds = frozenset(("embeddings", "queries_and_keys", "scores"))
     formula = "(softmax(q₁ k₁ᵀ / √(D/2)) - λ softmax(q₂ k₂ᵀ / √(D/2))) v, normalised"
     paper = "Ye et al. 2024, arXiv:2410.05258, section 2.1"
 

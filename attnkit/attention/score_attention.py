@@ -121,7 +121,7 @@ class ScoreAttention(Attention):
         T, S = grid.num_queries, grid.num_keys
         bias = block_bias(own, self._distance_bias(), Block(grid.offset, T, 0, S), scores.device)
         scores = scores if bias is None else scores + bias
-        if self.position is not None and self.position.sees_content:
+        if self.position is not None and self.position.acts_on == "content":
             scores = self.position.adjust(scores, q, k, grid)
         return scores
 
@@ -154,7 +154,7 @@ class ScoreAttention(Attention):
         """What a kernel needs to know of this mechanism to compute `weights @ v`."""
         own = self.overridden_steps()
         why_own = f"{type(self).__name__} computes its own {' and '.join(own)}"
-        adjusted = self.position is not None and self.position.sees_content
+        adjusted = self.position is not None and self.position.acts_on == "content"
         rows_alone = self.rows_alone and not (adjusted or self._steps_with_grid)
         if adjusted and not own:
             own, why_own = ["scores"], "the position encoding sees queries and keys"

@@ -54,10 +54,10 @@ class AttentionPosition(nn.Module, ABC):
         head_dim: width D of a head.
     """
 
-    acts_on: ClassVar[Literal["queries_and_keys", "scores"]]
-
-    sees_content: ClassVar[bool] = False
-    """True where `adjust` computes scores from queries and keys, not from positions alone."""
+    acts_on: ClassVar[Literal["queries_and_keys", "scores", "content"]]
+    """Queries and keys, which it turns; scores, by positions alone; or scores by the content of
+    queries of D features each.
+    """
 
     sees_mask: ClassVar[bool] = False
     """True where `adjust` needs to know what the mask allows."""
@@ -122,7 +122,7 @@ class AttentionPosition(nn.Module, ABC):
         return cls.score_mod is not AttentionPosition.score_mod
 
     def adjust(self, scores: Tensor, q: Tensor, k: Tensor, grid: Grid) -> Tensor:
-        """Scores as an encoding makes them that `sees_content`.
+        """Scores as an encoding makes them that acts on content.
 
         Args:
             scores: (B, H, T, S), before the mask.

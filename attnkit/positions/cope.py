@@ -23,8 +23,7 @@ class CoPE(AttentionPosition):
         max_position: larger counts are this one.
     """
 
-    acts_on = "scores"
-    sees_content = True
+    acts_on = "content"
     sees_mask = True
 
     def __init__(self, num_heads: int, head_dim: int, *, max_position: int = 64) -> None:

@@ -23,8 +23,7 @@ class Shaw(AttentionPosition):
         max_distance: all farther distances share the last vector of their side.
     """
 
-    acts_on = "scores"
-    sees_content = True
+    acts_on = "content"
 
     def __init__(self, num_heads: int, head_dim: int, *, max_distance: int = 16) -> None:
         super().__init__(num_heads, head_dim)

@@ -36,5 +36,5 @@ def test_none_adds_nothing():
 
 @pytest.mark.parametrize("name", POSITIONS.names())
 def test_each_says_where_it_acts_and_what_it_is(name):
-    assert POSITIONS.get(name).acts_on in ("embeddings", "queries_and_keys", "scores")
+    assert POSITIONS.get(name).acts_on in ("embeddings", "queries_and_keys", "scores", "content")
     assert POSITIONS.summary(name).endswith(".")
