@@ -41,7 +41,8 @@ def map_reproduces_the_output(case: Case) -> None:
         demand(
             weights.shape == (case.B, attention.num_heads, case.T, case.S),
             f"the map has the shape {tuple(weights.shape)}, "
-            f"for {attention.num_heads} heads, {case.T} queries and {case.S} keys",
+            f"for {case.B} sequences, {attention.num_heads} heads, {case.T} queries and "
+            f"{case.S} keys",
         )
         shared = v.repeat_interleave(attention.num_heads // v.shape[1], dim=1)
         rebuilt = attention.merge(weights @ shared, case.x)
