@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -292,7 +293,14 @@ def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, st
                 path = folder / text_name
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(texts[text_name].encode())
-        yield folder, weights, texts
+        try:
+            yield folder, weights, texts
+        except Exception as error:  # names what the user has, not a folder that is gone
+            inside, named = f"{folder}{os.sep}", f"{file}: "
+            error.args = tuple(
+                arg.replace(inside, named) if isinstance(arg, str) else arg for arg in error.args
+            )
+            raise
 
 
 def checkpoint_of(directory: Path, *, best: bool) -> Path:

@@ -24,10 +24,15 @@ def above_0_up_to_1(value: float | None) -> float | None:
     return value
 
 
+DEFAULT = "\n"
+
+
 @app.command()
 def generate(
     run: RunArgument,
-    prompt: Annotated[str, typer.Option(help="The text to go on from.", callback=not_empty)] = "\n",
+    prompt: Annotated[
+        str, typer.Option(help="The text to go on from.", callback=not_empty)
+    ] = DEFAULT,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 300,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0: always the likeliest token.")
@@ -59,7 +64,9 @@ def generate(
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
         trained.check_speaks()
         if unknown := trained.unknown_in(prompt):
-            typer.echo(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}", err=True)
+            lacks = f"the run's vocabulary lacks {', '.join(map(repr, unknown))}"
+            hint = ", which --prompt is by default; give --prompt TEXT" if prompt == DEFAULT else ""
+            typer.echo(f"{lacks}{hint}", err=True)
         trained.model.to(default_device())
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         if num_samples > 1:

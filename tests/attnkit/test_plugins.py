@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import py_compile
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -231,6 +232,13 @@ def test_texts_of_an_exported_file_are_not_written_and_not_run(forged, mark, nam
     with pytest.raises(RecipeError, match=r"evil\.py does not exist, and .*holds no copy"):
         load_run(file, trust_plugins=True)
     assert not mark.exists()
+
+
+def test_an_error_in_an_exported_file_names_that_file(forged):
+    file = forged(lambda text: re.sub(r"num_layers: \d+", "num_layers: 1000000", text))
+    with pytest.raises(RecipeError, match="num_layers") as refused:
+        load_run(file)
+    assert str(refused.value).startswith(f"{file}: recipe.yaml:")
 
 
 def test_a_module_that_lies_about_is_code_from_elsewhere(forged, mark, tmp_path, monkeypatch):
