@@ -169,7 +169,7 @@ class TextMaps:
             record.query_tokens,
             record.key_tokens,
             title=self.title,
-            subtitle=f"{subtitle}. {record.note}",
+            subtitle=f"{subtitle}. {_sentence(record.note)}",
             scale=scale,
             canvas=canvas,
         )
@@ -189,7 +189,7 @@ class TextMaps:
 
     def __repr__(self) -> str:
         sites = (
-            f"{r.site}: {len(r.layers)} layers of {len(r.layers[0].weights)} heads, "
+            f"{r.site}: {len(r.layers)} x {len(r.layers[0].weights)} maps of "
             f"{len(r.query_tokens)} x {len(r.key_tokens)} tokens"
             for r in self.records
         )
@@ -202,3 +202,8 @@ class TextMaps:
             f'<iframe srcdoc="{content}" sandbox="allow-scripts" title="{html.escape(self.title)}" '
             f'style="width: 100%; height: {NOTEBOOK_HEIGHT}px; border: 0"></iframe>'
         )
+
+
+def _sentence(note: str) -> str:
+    """A note with a capital letter and a full stop."""
+    return note and note[0].upper() + note[1:] + ("" if note.endswith(".") else ".")

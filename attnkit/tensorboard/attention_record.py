@@ -39,7 +39,7 @@ class LayerMap:
     allowed: np.ndarray | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionRecord:
     """All maps of one example at one site, at one logging moment.
 
@@ -62,6 +62,10 @@ class AttentionRecord:
     key_tokens: Sequence[str]
     layers: Sequence[LayerMap]
     note: str = ""
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{one.name}: {one.weights.shape}" for one in self.layers)
+        return f"<AttentionRecord {self.tag}, maps (H, Q, K) {names}>"
 
     @property
     def tag(self) -> str:

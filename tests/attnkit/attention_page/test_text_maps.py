@@ -150,9 +150,7 @@ def test_a_notebook_shows_the_page_offline(small_run):
     assert shown.startswith("<iframe srcdoc=")
     assert 'sandbox="allow-scripts"' in shown
     assert shown.count("<") == 2  # all of the page is escaped
-    assert repr(maps) == (
-        "<TextMaps of small / base / seed0; self: 2 layers of 2 heads, 12 x 12 tokens>"
-    )
+    assert repr(maps) == ("<TextMaps of small / base / seed0; self: 2 x 2 maps of 12 x 12 tokens>")
 
 
 def test_a_layer_and_a_head_are_chosen_and_checked(small_run, tmp_path):
