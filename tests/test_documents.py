@@ -56,6 +56,7 @@ def test_the_tables_are_what_the_code_says(part):
     begin, end = f"<!-- generated: {part.__name__} -->\n", "\n<!-- end -->"
     before, _, rest = text().partition(begin)
     found, _, after = rest.partition(end)
+    assert "<!-- generated" not in found, "a table that is not ended would swallow the next one"
     if os.environ.get("ATTNKIT_WRITE_DOCS"):
         DOCUMENT.write_text(before + begin + table + end + after, encoding="utf-8")
         found = table
@@ -75,7 +76,7 @@ def plugins(tmp_path):
 
 
 def test_the_examples_obey_the_laws_that_a_run_asks(plugins):
-    assert plugins == ["cosine", "distance_bias", "multi_token"]
+    assert plugins == ["cosine", "distance_bias", "multi_token", "fading"]
     quick = [law for law in LAWS if law.quick]
     for name in plugins:
         card = check(ATTENTION.get(name), laws=quick)
