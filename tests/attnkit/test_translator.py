@@ -307,7 +307,7 @@ def test_the_picture_of_a_sentence(result, tmp_path):
     assert picture.size[1] > 4 * 28
     assert len(set(picture.convert("RGB").get_flattened_data())) > 6
     svg = (tmp_path / "map.svg").read_text()
-    assert [svg.count(f">{word}</text>") for word in "abc"] == [2, 2, 2]
+    assert [len(re.findall(f"[>␣]{word}</text>", svg)) for word in "abc"] == [2, 2, 2]
     assert "backwards / base / seed0" in svg
 
 
@@ -394,9 +394,10 @@ def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
     shutil.copytree(result.directory, broken)
     (broken / "tokenizer.json").write_bytes((small_run.directory / "tokenizer.json").read_bytes())
     (tmp_path / "bad.txt").write_bytes(b"a\n\xff\n")
+    (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["translate", broken, "a"], "does not fit the recipe and the vocabulary"),
-        (["translate", tmp_path, "a"], "holds no recipe.yaml"),
+        (["translate", tmp_path / "empty", "a"], "holds no recipe.yaml"),
         (["translate", result.directory, "--file", tmp_path / "bad.txt"], "bad.txt:2: byte 0xff"),
         (["translate", result.directory, "a", "--beam", 2, "--n-best", 3], "more than --beam 2"),
         (
