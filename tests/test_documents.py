@@ -63,9 +63,10 @@ def test_the_tables_are_what_the_code_says(part):
     assert found == table, "write the tables anew, see the head of this file"
 
 
-@pytest.fixture
-def plugins(tmp_path):
-    """The examples, registered as long as the test lasts."""
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory):
+    """The examples, registered as long as the tests of this file last."""
+    tmp_path = tmp_path_factory.mktemp("examples")
     before = dict(ATTENTION._classes)
     found = PLUGIN.findall(text())
     for name, code in found:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
 from attnkit.grid import Grid
+from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
 
@@ -36,15 +37,19 @@ class Forgetting(MultiHead):
         log_f = F.logsigmoid(self.gate(context)).transpose(1, 2).unsqueeze(-1)
         return torch.cat((k, log_f.to(k.dtype)), dim=-1), v
 
-    def scores(self, q: Tensor, k: Tensor, grid: Grid | None = None) -> Tensor:
-        """Scaled dot products, and what the gates between key and query leave: (B, H, T, S)."""
-        assert grid is not None
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Scaled dot products, without the gates: (B, H, T, S)."""
+        return super().scores(q, k[..., :-1])
+
+    def weights(self, q: Tensor, k: Tensor, mask: Mask, grid: Grid | None = None) -> Tensor:
+        """Softmax of the scores and what the gates between key and query leave: (B, H, T, S)."""
+        grid = Grid.of(q, k, mask) if grid is None else grid
         log_f = k[..., -1].to(torch.promote_types(k.dtype, torch.float32)).unsqueeze(2)
         seen = log_f.expand(-1, -1, grid.num_queries, -1)
         seen = seen if grid.allowed is None else seen * grid.allowed
         seen = seen.flip(-1)  # the nearest key first
         decay = (seen.cumsum(dim=-1) - seen).flip(-1)
-        return super().scores(q, k[..., :-1]) + decay
+        return self.normalize_under(self.biased_scores(q, k, grid) + decay, grid)
 
     def cache_elements(self, num_tokens: int) -> int:
         """Keys, values and a gate for each head."""

@@ -44,7 +44,7 @@ class QKNorm(MultiHead):
         self.norm = norm
         self.gain = nn.Parameter(torch.ones(self.num_heads)) if learned_gain else None
 
-    def place(self, q: Tensor, k: Tensor, seen: int = 0) -> tuple[Tensor, Tensor]:
+    def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Brings q and k to lengths whose product is gain x D, then turns them to positions."""
         if self.norm == "layer_norm":
             q, k = F.layer_norm(q, q.shape[-1:]), F.layer_norm(k, k.shape[-1:])

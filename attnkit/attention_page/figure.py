@@ -73,7 +73,7 @@ class Panel:
         allowed = self.layer.allowed
         if allowed is None or allowed.ndim == 2:
             return allowed
-        return allowed.any(axis=0) if self.head is None else allowed[self.head]
+        return np.any(allowed, axis=0) if self.head is None else allowed[self.head]
 
     @property
     def name(self) -> str:

@@ -255,8 +255,6 @@ def _date(iso: str, language: Language) -> list[Piece]:
 
 @cache
 def _clock(iso: str, language: Language) -> list[Piece]:
-    from babel.dates import get_period_names
-
     moment = time.fromisoformat(iso)
     colon, minute = Piece(":", "colon"), Piece(f"{moment.minute:02}", "minute")
     hour12 = str((moment.hour - 1) % 12 + 1)
@@ -269,8 +267,8 @@ def _clock(iso: str, language: Language) -> list[Piece]:
             Piece(" "),
             Piece(period.upper(), "half"),
         ]
-    if language == "ko":  # the names of AM and PM are Latin letters there; people say these
-        name = get_period_names("wide", locale="ko")["morning2" if period == "am" else "afternoon1"]
+    if language == "ko":  # CLDR's names of AM and PM are Latin letters; people say these
+        name = "오전" if period == "am" else "오후"
         return [Piece(name, "half"), Piece(" "), Piece(hour12, "hour"), colon, minute]
     return [Piece(f"{moment.hour:02}", "hour"), colon, minute]
 

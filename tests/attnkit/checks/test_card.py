@@ -56,7 +56,7 @@ def test_a_sound_mechanism_breaks_nothing():
     card = check(MultiHead, masks=CAUSAL, laws=FEW)
     assert [line.law for line in card.lines] == [law.name for law in FEW]
     assert not card.broken
-    assert card.num_seats == 5  # four positions, and cross-attention with none
+    assert card.num_seats == 7  # six positions, and cross-attention with none
     assert "padded keys" in next(
         line.law for line in card.lines if line.outcome == "does not apply"
     ).replace("_", " ")

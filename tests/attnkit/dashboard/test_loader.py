@@ -1,8 +1,6 @@
-import fnmatch
 import importlib.metadata
 import subprocess
 import sys
-import tomllib
 import zipfile
 from argparse import Namespace
 from pathlib import Path
@@ -56,14 +54,9 @@ def test_without_a_data_provider_there_is_no_plugin():
     assert AttentionLoader().load(TBContext(data_provider=None)) is None
 
 
-def test_every_page_is_packaged():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = project["tool"]["setuptools"]["package-data"]["attnkit.dashboard"]
-    files = [f"static/{path.name}" for path in STATIC.iterdir()]
+def test_every_page_is_served():
     assert pages.ENTRY in pages.names()
-    assert sorted(f"static/{name}" for name in pages.names()) == sorted(files)
-    for file in files:
-        assert any(fnmatch.fnmatch(file, pattern) for pattern in patterns), file
+    assert sorted(pages.names()) == sorted(path.name for path in STATIC.iterdir())
 
 
 @pytest.mark.slow
@@ -76,7 +69,7 @@ def test_a_wheel_holds_the_pages_and_the_entry_point(tmp_path):
         check=False,
     )
     if "No matching distribution" in done.stderr:
-        pytest.skip("building a wheel needs setuptools from a package index, which is not there")
+        pytest.skip("building a wheel needs a package index, which is not there")
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("attnkit-*.whl")
     with zipfile.ZipFile(wheel) as archive:
