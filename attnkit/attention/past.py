@@ -13,6 +13,17 @@ from attnkit.attention.cache import Cache
 from attnkit.masks import Document, Mask, Padding
 
 
+def real_keys(mask: Mask, k: Tensor) -> Tensor | None:
+    """(B, 1, S, 1): 1 where a key is real, 0 where it is padding; None: all are real. `k` may be
+    the last keys of those that the mask knows.
+    """
+    keeps = [part.keep for part in mask.parts() if isinstance(part, Padding)]
+    if not keeps:
+        return None
+    keep = torch.stack(keeps).all(dim=0) if len(keeps) > 1 else keeps[0]
+    return keep[:, None, -k.shape[2] :, None].to(k.dtype)
+
+
 @dataclass(frozen=True)
 class Past:
     """The tokens before the new ones, for the step `convolve`.
@@ -49,10 +60,8 @@ class Past:
 
     def real(self, heads: Tensor) -> Tensor:
         """New tokens (B, H, T, D) with zeros where they are padding."""
-        for part in self.mask.parts():
-            if isinstance(part, Padding):
-                heads = heads * part.keep[:, None, -heads.shape[2] :, None].to(heads.dtype)
-        return heads
+        real = real_keys(self.mask, heads)
+        return heads if real is None else heads * real
 
     def same_document(self, num_tokens: int, count: int) -> Tensor | None:
         """Whether each new token and the ones before it belong together: (B, T, count + 1), the

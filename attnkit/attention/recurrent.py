@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnkit.attention.base import Attention
 from attnkit.attention.cache import Cache, State, StateCache
 from attnkit.attention.kernels import Operation, computed_outside, operation
-from attnkit.masks import Causal, Mask, Padding
+from attnkit.attention.past import real_keys as real_keys  # mechanisms take it from here
+from attnkit.masks import Causal, Mask
 
 
 class Recurrent(Attention):
@@ -122,17 +123,6 @@ class Recurrent(Attention):
         with torch.autocast(device, enabled=products):
             heads, state = self.advance(q.to(exact), k.to(exact), v.to(exact), mask, state)
         return heads.to(dtype), state
-
-
-def real_keys(mask: Mask, k: Tensor) -> Tensor | None:
-    """(B, 1, S, 1): 1 where a key is real, 0 where it is padding; None: all are real. `k` may be
-    the last keys of those that the mask knows.
-    """
-    keeps = [part.keep for part in mask.parts() if isinstance(part, Padding)]
-    if not keeps:
-        return None
-    keep = torch.stack(keeps).all(dim=0) if len(keeps) > 1 else keeps[0]
-    return keep[:, None, -k.shape[2] :, None].to(k.dtype)
 
 
 def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:

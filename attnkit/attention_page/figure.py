@@ -15,7 +15,6 @@ import numpy as np
 from attnkit.attention_page.canvases import (
     SPACE,
     Canvas,
-    FigureError,
     MatplotlibCanvas,
     PngCanvas,
     SvgCanvas,
@@ -257,6 +256,3 @@ def _wrapped(words: str, width: float, size: float) -> list[str]:
         else:
             lines.append(word)
     return lines
-
-
-__all__ = ["CANVASES", "FigureError", "Panel", "draw", "draw_file", "panels_of", "visible"]
