@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 try:
     import fcntl
@@ -39,6 +39,7 @@ BEST = "best.ckpt"
 LAST = "last.ckpt"
 AVERAGED = "weights/averaged.ckpt"
 _LOCK = ".lock"
+_held: set[Path] = set()
 _PART = ".part"
 _MOST_SHOWN = 12
 
@@ -52,6 +53,9 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
+
+
+_TAKEN = "another process is training in {directory}; wait for it, or end it first"
 
 
 class RunDirectoryError(Exception):
@@ -91,6 +95,8 @@ def check_free(directory: Path, overwrite: bool) -> None:
         )
     if _is_blank(directory):
         return
+    if is_in_use(directory):
+        raise RunDirectoryError(_TAKEN.format(directory=directory))
     if not (directory / RECIPE).is_file():
         raise RunDirectoryError(
             f"{directory} holds files that are no run; set runs_dir, name or variant"
@@ -142,9 +148,7 @@ def in_use(directory: Path) -> Iterator[None]:
         try:
             held.enter_context(_locked(directory / _LOCK))
         except BlockingIOError as error:
-            raise RunDirectoryError(
-                f"another process is training in {directory}; wait for it, or end it first"
-            ) from error
+            raise RunDirectoryError(_TAKEN.format(directory=directory)) from error
         yield
 
 
@@ -172,22 +176,45 @@ def _locked(path: Path) -> Iterator[None]:
             lock.release()
             path.unlink(missing_ok=True)
         return
-    with path.open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            pass
+    with _locked_file(path):
+        _held.add(path.absolute())
         try:
             yield
         finally:
+            _held.discard(path.absolute())
             path.unlink(missing_ok=True)
+
+
+def _locked_file(path: Path) -> TextIO:
+    """Opens a file and locks it.
+
+    Raises:
+        BlockingIOError: if another process holds it.
+    """
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError:  # a file system without locks
+            return file
+        # The last holder may have removed the file between opening and locking: then another
+        # process can lock a new one of this name.
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()
 
 
 def is_in_use(directory: Path) -> bool:
     """True while another process trains in a directory."""
     path = directory / _LOCK
+    if path.absolute() in _held:  # closing the file again would give the lock back
+        return False
     try:
         if fcntl is None:
             if path.exists():

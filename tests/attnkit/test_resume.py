@@ -283,6 +283,8 @@ def test_one_process_at_a_time_trains_in_a_directory(stopped):
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(RunDirectoryError, match="another process is training in"):
             experiment.run(stopped, resume="yes")
+        with pytest.raises(RunDirectoryError, match="another process is training in"):
+            experiment.run(stopped)  # not "go on with --resume": that would be refused too
     finally:
         other.kill()
         other.communicate()

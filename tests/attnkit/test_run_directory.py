@@ -1,9 +1,12 @@
+import fcntl
 import json
 import os
 import platform
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,3 +137,26 @@ def test_certificates_of_kernels_join_the_record_of_the_machine(tmp_path):
         "packages": {"torch": "2"},
         "kernels": [{"kernel": "fla.chunk_gla", "accepted": True}],
     }
+
+
+def test_a_lock_that_its_last_holder_removed_meanwhile_is_taken_anew(directory, monkeypatch):
+    """Else two processes would each hold a lock, on two files of one name."""
+    directory.mkdir(parents=True)
+    lock, plain, calls = directory / ".lock", fcntl.lockf, []
+
+    def after_the_last_holder(file, operation):
+        calls.append(file)
+        if len(calls) == 1:
+            lock.unlink()
+            lock.touch()
+        plain(file, operation)
+
+    monkeypatch.setattr(fcntl, "lockf", after_the_last_holder)
+    with run_directory.in_use(directory):
+        assert len(calls) == 2
+        assert os.path.samestat(os.fstat(calls[1].fileno()), lock.stat())
+        assert not run_directory.is_in_use(directory)  # by another process
+        check = "import sys, pathlib; from attnkit import run_directory as r; "
+        check += "sys.exit(3 if r.is_in_use(pathlib.Path(sys.argv[1])) else 0)"
+        assert subprocess.run([sys.executable, "-c", check, directory]).returncode == 3
+    assert not lock.exists()
