@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnkit.ablation.comparison import Comparison, Row, is_lower_better
-from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts
+from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts, task_of
 from attnkit.ablation.gathered import Gathered, gather
 from attnkit.ablation.statistics import LEVEL, Estimate, holm, paired_difference, t_estimate
 from attnkit.ablation.stored_run import LeftOut, StoredRun
@@ -156,6 +156,8 @@ def _no_verdict(
     runs: list[StoredRun], reference: list[StoredRun], metric: str, difference: Estimate | None
 ) -> str | None:
     """Why a variant is not judged; None if it is."""
+    if len({task_of(run) for run in (*runs, *reference)}) > 1:
+        return "other task"
     kinds = {sees_what_it_predicts(run) for run in (*runs, *reference)}
     if metric in LANGUAGE_MODELING and len(kinds) > 1:
         return "not comparable"

@@ -24,6 +24,11 @@ def sees_what_it_predicts(run: StoredRun) -> bool:
     return run.record.get("loss_is_language_modeling") is False
 
 
+def task_of(run: StoredRun) -> str:
+    """The task that a run was trained for."""
+    return str(run.record.get("task", ""))
+
+
 def remarks_of(
     runs: Sequence[StoredRun], base: Sequence[StoredRun], plan: PlanFile | None
 ) -> tuple[str, ...]:
@@ -64,7 +69,10 @@ def remarks_of(
         remarks.append(f"paired over the seeds that both have: {seeds}")
     if not pairs:
         pairs = [(runs[0], base[0])]
-    if parts := _other_parts(
+    if tasks := {(a, b) for run, other in pairs if (a := task_of(run)) != (b := task_of(other))}:
+        ours, theirs = min(tasks)
+        remarks.append(f"trains another task: {ours}, the base {theirs}")
+    elif parts := _other_parts(
         [_data(run) for run, _ in pairs], [_data(other) for _, other in pairs]
     ):
         remarks.append(f"other data than the base ({', '.join(parts)})")

@@ -276,6 +276,16 @@ def test_where_files_lay_is_no_other_data(make_run, tmp_path):
     assert rows_of(compare_runs([tmp_path]))["moved"].remarks == ()
 
 
+def test_losses_of_two_tasks_are_never_ranked(make_run, tmp_path):
+    for seed in range(4):
+        make_run("base", seed, 1.0 + seed / 100, data={"source": "text"})
+        make_run("sums", seed, 0.01, task="synthetic", data={"source": "sums"})
+    row = rows_of(compare_runs([tmp_path]))["sums"]
+    assert (row.verdict, row.no_verdict) == (None, "other task")
+    told = "trains another task: synthetic, the base language_modeling"
+    assert [remark for remark in row.remarks if "task" in remark or "data" in remark] == [told]
+
+
 def test_a_loss_that_is_none_is_never_called_better(make_run, tmp_path):
     for seed in range(4):
         make_run("base", seed, 1.0 + seed / 100)
