@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # what is built and installed
+
 ROOT = Path(__file__).parents[2]
 
 BUILD = """

@@ -81,6 +81,16 @@ def test_it_builds(path):
         assert type(data.tokenizer) is TOKENIZERS.get(recipe.tokenizer.name)
 
 
+def one_layer(recipe):
+    """Overrides for one layer where a recipe has several of a kind: each is traced anew."""
+    model = recipe.to_dict()["model"]
+    for section, options in (("model", model), *((f"model.{k}", v) for k, v in model.items())):
+        if isinstance(options, dict) and "num_layers" in options:
+            alike = not isinstance(options["attention"], list) and not options.get("layers")
+            if alike:
+                yield f"{section}.num_layers=1"
+
+
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @every_recipe
 def test_it_takes_two_steps(path, tmp_path, tiny_samples, graphs, write_shard):
@@ -129,6 +139,7 @@ def test_it_takes_two_steps(path, tmp_path, tiny_samples, graphs, write_shard):
         small.append("tokenizer={name: bpe, vocab_size: 280}")
     if recipe.ablation is not None:
         small.append("~ablation")
+    small += one_layer(recipe)
     result = experiment.run(load_recipe(path, small))
     assert graphs == [True, False]
     assert result.record["status"] == "finished"

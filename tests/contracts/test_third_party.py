@@ -74,6 +74,7 @@ def attnkit(environment, *arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_it_is_checked_by_name_and_by_module(environment, tmp_path):
     """On all laws, a fake GPU in another process included."""
     ended = attnkit(environment, "check", "their_softcap", "--mask", "causal", "--role", "self")
