@@ -17,7 +17,9 @@ from attnkit.kernel_report import measure_kernels, show_kernels
 from attnkit.recipe.shipped import located, shipped_recipes
 from attnkit.registry import (
     ATTENTION,
+    CALLBACKS,
     LAUNCHERS,
+    LOGGERS,
     MASKS,
     OPTIMIZERS,
     PAIRS,
@@ -51,6 +53,8 @@ KINDS: dict[str, tuple[Registry[Any], ...]] = {
     "optimizers": (OPTIMIZERS,),
     "schedules": (SCHEDULES,),
     "launchers": (LAUNCHERS,),
+    "loggers": (LOGGERS,),
+    "callbacks": (CALLBACKS,),
     "recipes": (),
 }
 """What `attnkit list` takes, and what it lists then."""

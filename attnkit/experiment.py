@@ -18,10 +18,12 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from attnkit import run_directory
 from attnkit.assembly.by_task import build_data, build_model, build_task, check_size
+from attnkit.callbacks.at_moments import AtMoments
 from attnkit.callbacks.attention_maps import AttentionMaps
 from attnkit.callbacks.certificates import Certificates
 from attnkit.callbacks.checkpoints import Checkpoints
@@ -41,9 +43,12 @@ from attnkit.hardware import (
     fast_dtype,
     peak_memory_bytes,
 )
+from attnkit.listeners.guard import RunAudience
+from attnkit.listeners.listener import Listener, RunPlace
 from attnkit.models.accounting import costs
 from attnkit.plugins import keep, made_with, remember
 from attnkit.recipe import Problem, Recipe, RecipeError
+from attnkit.recipe.listening import build_callbacks, build_loggers
 from attnkit.resume import (
     ABOUT_THE_PLACE,
     WITHOUT_INFLUENCE,
@@ -58,7 +63,6 @@ from attnkit.run_directory import RunDirectoryError
 from attnkit.streams import tolerant_streams
 from attnkit.tasks.base import Probe, Task
 from attnkit.tasks.fully_sharded import FullySharded
-from attnkit.tensorboard.logger import RunLogger
 
 log = logging.getLogger("attnkit")
 
@@ -95,6 +99,8 @@ def run(
     resume: Resume = "no",
     allow_changes: bool = False,
     check: bool = True,
+    callbacks: Sequence[L.Callback] = (),
+    loggers: Sequence[Logger | Listener] = (),
 ) -> Result:
     """Trains and evaluates what a recipe describes, and leaves it in a directory.
 
@@ -106,9 +112,12 @@ def run(
         allow_changes: go on also if its recipe differs in what matters.
         check: ask the quick laws about mechanisms that are plugins, before a run's first step, and
             again where one changed.
+        callbacks: Lightning's or your own, besides those of the recipe.
+        loggers: Lightning's, or listeners (`attnkit.listeners.listener`), besides those of the
+            recipe.
 
     Raises:
-        RecipeError: if the recipe describes many runs.
+        RecipeError: if the recipe describes many runs, or a logger that it names is not installed.
         LawBrokenError: if a plugin breaks a law in the recipe's seat.
         RunDirectoryError: if the directory is taken or in use, or holds nothing to resume.
         CheckpointError: if no checkpoint verifies, or one cannot be written.
@@ -121,6 +130,9 @@ def run(
         SystemExit: if it was terminated, with the code 143.
     """
     check_single(recipe)
+    named = [(type(logger).__name__, logger) for logger in loggers]
+    audience = RunAudience([*build_loggers(recipe), *named])
+    callbacks = [*build_callbacks(recipe), *callbacks]
     directory = recipe.run_dir if directory is None else directory
     plugins = made_with(recipe.to_dict())
 
@@ -147,7 +159,6 @@ def run(
         task.bad_steps.max_skipped = recipe.trainer.max_skipped
     task.examine()
     probes = task.probes(recipe.logging.probe_tokens, recipe.logging.probe)
-    logger = RunLogger(directory, trial_id=f"{recipe.name}/{recipe.variant}", resume=start.point)
     store = CheckpointStore(
         directory / run_directory.CHECKPOINTS,
         Kept(best=recipe.checkpoint.best, every=recipe.checkpoint.keep_every),
@@ -156,14 +167,21 @@ def run(
     stops = Stops(recipe.trainer.max_time)
     certificates = Certificates(functools.partial(run_directory.add_kernels, directory))
     trainer = build_trainer(
-        recipe, probes if task.has_attention else [], logger, curves, stops, store, [certificates]
+        recipe,
+        directory,
+        probes if task.has_attention else [],
+        audience,
+        curves,
+        stops,
+        store,
+        [certificates, *callbacks],
     )
 
     # Whatever can be refused was refused above: nothing half-written is left behind.
     exact = exactness(
         deterministic=recipe.trainer.deterministic, tf32=recipe.trainer.precision == "tf32"
     )
-    with run_directory.in_use(directory), closing(logger), exact:
+    with run_directory.in_use(directory), closing(audience), exact:
         with plain_endings(trainer, task, store, directory):
             if run_directory.is_first_process():
                 # Another process may have trained here while this one waited for data.
@@ -174,15 +192,24 @@ def run(
                         )
                     start = meanwhile
                     check_start(start, directory, environment, model)
-                    logger.resume = start.point
                 tell(start, directory)
                 tell_surroundings(start, directory, environment)
                 take_up(directory, start, recipe, environment, store, overwrite=overwrite)
                 keep(directory, plugins)
                 remember(plugins)
                 data.save_vocabulary(directory)
+                audience.open(
+                    RunPlace(
+                        directory,
+                        name=recipe.name,
+                        variant=recipe.variant,
+                        seed=recipe.seed,
+                        runs_dir=recipe.runs_dir,
+                        resume=start.point,
+                    )
+                )
                 if start.checkpoint is None:
-                    introduce(logger, recipe, task, probes)
+                    introduce(audience, recipe, task, probes)
             with told_of_restoring(start.checkpoint, stops):
                 trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
             stops.raise_if_signalled()
@@ -190,8 +217,8 @@ def run(
             trainer.validate(task, verbose=False)
         sample, example = task.sample(final=True), task.example()
         if trainer.is_global_zero:
-            task.conclude(logger, trainer.global_step)
-            logger.finalize("success")
+            task.conclude(audience, trainer.global_step)
+            audience.finalize("success")
     metrics = {
         name.removeprefix("final/"): float(value)
         for name, value in trainer.callback_metrics.items()
@@ -267,14 +294,13 @@ def take_up(
     store.take_over()
 
 
-def introduce(logger: RunLogger, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
-    """Tells TensorBoard what is known before the first step."""
-    logger.log_hyperparams(hyperparameters(recipe))
-    logger.layout()
-    logger.fenced("recipe", recipe.to_yaml(), 0)
+def introduce(audience: RunAudience, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
+    """Tells the loggers what is known before the first step."""
+    audience.begin(hyperparameters(recipe))
+    audience.text("recipe", recipe.to_yaml(), 0)
     for probe in probes:
-        logger.fenced(probe.name, probe.text, 0)
-    task.introduce(logger)
+        audience.text(probe.name, probe.text, 0)
+    task.introduce(audience)
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
@@ -288,8 +314,9 @@ def hyperparameters(recipe: Recipe) -> dict[str, Any]:
 
 def build_trainer(
     recipe: Recipe,
+    directory: Path,
     probes: Sequence[Probe],
-    logger: RunLogger,
+    audience: RunAudience,
     curves: TrainingCurves,
     stops: Stops,
     store: CheckpointStore,
@@ -307,7 +334,9 @@ def build_trainer(
     io = StoredCheckpoints(store)
     saving = recipe.checkpoint
     periods = [every for every in (saving.every_n_steps, saving.keep_every) if every]
-    checkpoints = Checkpoints(io, periods, validate_every=validate_every)
+    checkpoints = Checkpoints(
+        io, periods, validate_every=validate_every, logged_bytes=audience.logged_bytes
+    )
     callbacks: list[L.Callback] = [
         KeptMemory(),
         curves,
@@ -330,7 +359,10 @@ def build_trainer(
             for probe in probes
         ]
     if recipe.logging.samples:
-        callbacks.append(Samples(recipe.logging.samples))
+        callbacks.append(Samples(num_moments=recipe.logging.samples))
+    for callback in callbacks:
+        if isinstance(callback, AtMoments):
+            callback.is_guarded = True
     try:
         return L.Trainer(
             accelerator=options.accelerator,
@@ -346,7 +378,8 @@ def build_trainer(
             # model would be compiled once more, and training could not use what fsdp gathers.
             inference_mode=False,
             log_every_n_steps=recipe.logging.every_n_steps,
-            logger=logger,
+            logger=list(audience.loggers),
+            default_root_dir=directory,
             callbacks=callbacks,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -29,6 +29,15 @@ REQUIRED: Any = _Required()
 """Default of an option that has none."""
 
 
+class _LeftOut:
+    def __repr__(self) -> str:
+        return "left to the class"
+
+
+LEFT_OUT: Any = _LeftOut()
+"""Default of an option of a class that was not written for recipes: it is not passed."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One key that a recipe may set: name, type annotation, default (or `REQUIRED`) and help."""
@@ -91,6 +100,33 @@ def options_of(cls: type) -> dict[str, Option]:
         if not passes_on:
             break
     return found
+
+
+def parameters_of(cls: type) -> dict[str, Option]:
+    """The named parameters of the `__init__` of a class that was not written for recipes, which a
+    recipe names by its path.
+    """
+    owner = next(one for one in cls.__mro__ if "__init__" in one.__dict__)
+    init = owner.__dict__["__init__"]
+    if owner is object:
+        return {}
+    try:
+        annotations = typing.get_type_hints(init, include_extras=True)
+    except Exception:  # types that are imported for type checkers alone
+        annotations = {}
+    helps = _argument_help(owner)
+    _, *parameters = inspect.signature(init).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        one.name: Option(
+            one.name,
+            annotations.get(one.name, Any),
+            REQUIRED if one.default is one.empty else LEFT_OUT,
+            helps.get(one.name, ""),
+        )
+        for one in parameters
+        if one.kind in named
+    }
 
 
 def positional_option(cls: type, key: str) -> str:

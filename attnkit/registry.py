@@ -9,6 +9,7 @@ Only the standard library is imported here, so that names can be listed before t
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.metadata
@@ -25,18 +26,23 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from attnkit.options import (
+    LEFT_OUT,
     REQUIRED,
     Option,
     RegistryError,
     Spec,
     options_of,
+    parameters_of,
     positional_option,
     suggest,
 )
 
 __all__ = [
     "ATTENTION",
+    "CALLBACKS",
     "LAUNCHERS",
+    "LEFT_OUT",
+    "LOGGERS",
     "MASKS",
     "OPTIMIZERS",
     "PAIRS",
@@ -75,11 +81,23 @@ class Registry(Generic[T]):
     Args:
         kind: what is registered, in words, for messages ("mask").
         package: dotted name of the package or module with the built-in classes.
+        base: path of a class; those derived from it may be named by their own path too, as in
+            `lightning.pytorch.callbacks.EarlyStopping`, whether registered or not.
+        paths: name -> path of a built-in class that is imported only where it is asked for.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str | None,
+        *,
+        base: str | None = None,
+        paths: Mapping[str, str] | None = None,
+    ) -> None:
         self.kind = kind
         self._package = package
+        self._base = base
+        self._paths = dict(paths or {})
         self._classes: dict[str, type[T]] = {}
         self._discovered = False
 
@@ -95,7 +113,7 @@ class Registry(Generic[T]):
         def enter(cls: P) -> P:
             if not f"{cls.__module__}.".startswith(f"{self._package}."):
                 self._discover()  # the built-in names come first, so a plugin cannot take one
-            taken = self._classes.get(name)
+            taken = self.get(name) if name in self._paths else self._classes.get(name)
             if taken is not None and not _same_definition(taken, cls):
                 raise RegistryError(
                     f"{self.kind} `{name}` is already registered by "
@@ -109,18 +127,32 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All registered names, sorted."""
         self._discover()
-        return sorted(self._classes)
+        return sorted({*self._classes, *self._paths})
+
+    def __contains__(self, name: str) -> bool:
+        """True if a name is registered, or is the path of a class where that may stand."""
+        return self.is_path(name) or name in self.names()
+
+    def is_path(self, name: str) -> bool:
+        """True if a name is the path of a class, and this registry takes such."""
+        return self._base is not None and "." in name
 
     def get(self, name: str) -> type[T]:
-        """Returns the class registered under `name`.
+        """Returns the class registered under `name`, or that at a path.
 
         Raises:
             RegistryError: if there is none; the message suggests the nearest name and lists all.
         """
+        if self._base is not None and self.is_path(name):
+            return _class_at(name, self._base, self.kind)
+        if name in self._paths and name not in self._classes:
+            module, _, attribute = self._paths[name].rpartition(".")
+            self._classes[name] = getattr(importlib.import_module(module), attribute)
         self._discover()
         if name not in self._classes:
-            message = f"unknown {self.kind} `{name}`{suggest(name, self._classes)}"
-            message += f" (known: {', '.join(self.names())})"
+            message = f"unknown {self.kind} `{name}`{suggest(name, self.names())}"
+            message += f" (known: {', '.join(self.names())}"
+            message += f"; or the path of a {self._base}" * (self._base is not None) + ")"
             for failure in _entry_point_failures:
                 message += f"\n{failure}"
             raise RegistryError(message)
@@ -137,11 +169,14 @@ class Registry(Generic[T]):
         A class whose `__init__` ends in `**options` passes them on, so its parent's parameters
         count too.
         """
-        return options_of(self.get(name))
+        cls = self.get(name)
+        return parameters_of(cls) if self.is_path(name) else options_of(cls)
 
     def summary(self, name: str) -> str:
         """First sentence of the class's docstring."""
-        paragraph = (inspect.getdoc(self.get(name)) or "").partition("\n\n")[0]
+        unread = name in self._paths and name not in self._classes
+        doc = _unread_docstring(self._paths[name]) if unread else inspect.getdoc(self.get(name))
+        paragraph = (doc or "").partition("\n\n")[0]
         return re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(paragraph.split()))[0]
 
     def build(self, spec: Spec | str | Mapping[str, Any], *supplied: Any) -> T:
@@ -152,7 +187,7 @@ class Registry(Generic[T]):
         """
         spec = Spec.of(spec)
         cls = self.get(spec.name)
-        known = options_of(cls)
+        known = self.options(spec.name)
         for key in spec.options:
             if key not in known:
                 positional = positional_option(cls, key)
@@ -171,13 +206,54 @@ class Registry(Generic[T]):
             return
         self._discovered = True  # from here on: what is imported below may look up names itself
         try:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-                importlib.import_module(f"{self._package}.{module.name}")
+            if self._package is not None:
+                package = importlib.import_module(self._package)
+                for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                    importlib.import_module(f"{self._package}.{module.name}")
         except BaseException:
             self._discovered = False  # the next look-up fails as well, instead of missing names
             raise
         load_installed_plugins()
+
+
+def _class_at(path: str, base: str, kind: str) -> type[Any]:
+    """The class at a path, which must be derived from the one at another.
+
+    Raises:
+        RegistryError: if it cannot be imported, or is none.
+    """
+
+    def imported(dotted: str) -> Any:
+        module, _, name = dotted.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+
+    try:
+        cls = imported(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        missing = f"pip install {package}; " if (package := _missing_package(error)) else ""
+        raise RegistryError(
+            f"there is no {kind} at `{path}`: {missing}{type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, imported(base))):
+        raise RegistryError(f"`{path}` is no {kind}: it is not derived from {base}")
+    return cls
+
+
+def _unread_docstring(path: str) -> str | None:
+    """The docstring of a class at a path, whose module is not imported for it."""
+    module, _, name = path.rpartition(".")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_bytes())
+    found = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return ast.get_docstring(next(found))
+
+
+def _missing_package(error: Exception) -> str:
+    """The package that is not installed; empty if the error is another."""
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    return "" if "." in name else name
 
 
 def _same_definition(a: type, b: type) -> bool:
@@ -313,6 +389,18 @@ TOKENIZERS: Registry[Any] = Registry("tokenizer", "attnkit.data.tokenizers")
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.tasks.optimizers")
 SCHEDULES: Registry[Any] = Registry("learning-rate schedule", "attnkit.tasks.schedules")
 LAUNCHERS: Registry[Any] = Registry("launcher of trials", "attnkit.ablation.launchers")
+LOGGERS: Registry[Any] = Registry(
+    "logger", "attnkit.listeners.loggers", base="lightning.pytorch.loggers.Logger"
+)
+CALLBACKS: Registry[Any] = Registry(
+    "callback",
+    None,
+    base="lightning.pytorch.Callback",
+    paths={
+        "probe_maps": "attnkit.callbacks.probe_maps.ProbeMaps",
+        "samples": "attnkit.callbacks.samples.Samples",
+    },
+)
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     ATTENTION,
@@ -325,4 +413,6 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     OPTIMIZERS,
     SCHEDULES,
     LAUNCHERS,
+    LOGGERS,
+    CALLBACKS,
 )

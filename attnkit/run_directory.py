@@ -5,7 +5,8 @@ runs/<recipe>/<variant>/seed<k>/
     environment.json   versions, machine, data
     plugins.json       digests and packages of its plugins; plugins/ has copies of their files
     tokenizer.json     the vocabulary
-    events.out...      what TensorBoard shows
+    events.out...      what TensorBoard shows; metrics.jsonl, metrics.csv: curves as plain files
+    logger_ids/        the id that a server (wandb, mlflow, comet) gave to the run
     checkpoints/       best.ckpt, last.ckpt, previous.ckpt, manifests; weights/averaged.ckpt
     hypotheses/        translations of each test set, of a translation run
     result.json        final numbers; written last, so its presence means that the run ended well

@@ -46,8 +46,9 @@ FORMS = {
 def make_runs(root: Path) -> int:
     """Writes the runs below a folder; returns the bytes of their event files."""
     from attnkit import run_directory
+    from attnkit.listeners.event_file import EventFile
     from attnkit.recipe import load_recipe
-    from attnkit.tensorboard.logger import RunLogger
+    from attnkit.tensorboard.images import Image
 
     recipe_file = Path(__file__).parents[1] / "recipes/language_modeling/characters.yaml"
     draw = random.Random(0)
@@ -59,7 +60,7 @@ def make_runs(root: Path) -> int:
         run_directory.write_text(first / "recipe.yaml", recipe.to_yaml())
         environment = {**run_directory.environment(), "data": {"train": {"tokens": 1}}}
         run_directory.write_json(first / "environment.json", environment)
-        logger = RunLogger(first, trial_id="v00")
+        logger = EventFile(first, trial_id="v00")
         for step in range(POINTS):
             loss = 1 + 3 / (1 + step / 50) + draw.gauss(0, 0.02)
             scalars = {
@@ -69,12 +70,11 @@ def make_runs(root: Path) -> int:
                 "optimizer/gradient_norm": 1.0,
                 "loss/val": loss,
             }
-            logger.log_metrics(scalars, step)
+            logger.scalars(scalars, step)
             if step % 100 == 0:
                 logger.text("sample", "some text " * 30, step)
-                logger.image_png("map", draw.randbytes(IMAGE_BYTES), 10, 10, step)
-        logger.finalize("success")
-        logger.close()
+                logger.image("map", Image(draw.randbytes(IMAGE_BYTES), 10, 10), step)
+        logger.finish("success")
         result = {
             "status": "finished",
             "steps": POINTS,

@@ -205,3 +205,27 @@ def test_a_mechanism_names_its_formula_and_its_paper(name):
 def test_every_option_of_a_mechanism_is_explained(name):
     for option in ATTENTION.options(name).values():
         assert option.help, option.name
+
+
+def _asks_for_a_logger(node):
+    """True for `isinstance(logger, ...)`, `isinstance(x, WandbLogger)` and the like."""
+    if not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass")):
+        return False
+    return any(word in ast.unparse(node).lower() for word in ("logger", "listener"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_nobody_asks_which_logger_it_has(path):
+    """Each is a `Listener`; what kinds there are is said once, to `listener_of`."""
+    found = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if _asks_for_a_logger(node)
+    ]
+    assert found == []
+
+
+def test_that_question_would_be_found():
+    for code in ("isinstance(logger, A)", "issubclass(type(x), loggers.CSVLogger)"):
+        assert _asks_for_a_logger(ast.parse(code).body[0].value)
+    assert not _asks_for_a_logger(ast.parse("isinstance(callback, AtMoments)").body[0].value)

@@ -1,13 +1,17 @@
 """The README's examples run as they stand, and its picture of the folders is the folders."""
 
+import json
 import re
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from attnkit import build_attention
+from attnkit.listeners.metric_files import TidyCsv
 from attnkit.recipe import RecipeError, load_recipe
-from attnkit.registry import ATTENTION, load_plugin
+from attnkit.registry import ATTENTION, LOGGERS, load_plugin
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,7 +38,7 @@ def test_every_mechanism_is_named():
 
 
 def test_every_example_is_tested():
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 7
 
 
 def test_mechanisms_in_own_code():
@@ -94,6 +98,47 @@ def test_the_plugin(tmp_path):
     attention = build_attention({"name": "softcap", "cap": 2.0}, 16)
     q, k = torch.randn(2, 1, 4, 5, 4).mul(100).unbind()
     assert attention.scores(q, k).abs().max() <= 2.0
+
+
+def test_the_logger(tmp_path):
+    (tmp_path / "slack.py").write_text(example("Slack"), encoding="utf-8")
+    load_plugin("slack.py", tmp_path)
+    posted = []
+
+    class Channel(BaseHTTPRequestHandler):
+        def do_POST(self):
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Channel) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        logger = LOGGERS.build(
+            {"name": "slack", "webhook": f"http://127.0.0.1:{server.server_port}"}
+        )
+        logger.scalars({"loss/train": 1.0}, 1)
+        logger.scalars({"loss/val": 2.5}, 3)
+        thread.join()
+    assert posted == [{"text": "step 3: 2.5000"}]
+    del LOGGERS._classes["slack"]
+
+
+def test_curves_for_pandas(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    folder = tmp_path / "runs/quickstart/base/seed0"
+    logger = TidyCsv(folder)
+    for step in range(3):
+        logger.scalars({"loss/train": 1.0 - step, "loss/val": 2.0 - step}, step)
+    logger.finish("success")
+    drawn = []
+    monkeypatch.setattr(pandas.Series, "plot", lambda series: drawn.append(series.tolist()))
+    monkeypatch.chdir(tmp_path)
+    run(example("pandas"))
+    assert drawn == [[2.0, 1.0, 0.0]]
 
 
 def test_the_picture_names_what_is_there():

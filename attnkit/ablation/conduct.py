@@ -23,6 +23,7 @@ from attnkit.ablation.trial import FOLDER
 from attnkit.ablation.tuning import METRIC, candidates, choose
 from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem
+from attnkit.recipe.listening import build_callbacks, build_loggers
 from attnkit.registry import LAUNCHERS
 
 DIVERGED = 3
@@ -89,6 +90,8 @@ def preview(recipe: Recipe) -> None:
 
 def prepared(recipe: Recipe) -> tuple[Study, Launcher]:
     """A study of which everything is checked that can be, and what starts its trials."""
+    build_loggers(recipe)
+    build_callbacks(recipe)
     plan = read_plan(recipe)
     check_parts(plan)
     budget_of(plan)

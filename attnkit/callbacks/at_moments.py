@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from contextlib import nullcontext
@@ -10,6 +11,8 @@ from typing import Any
 import lightning as L
 
 from attnkit.tensorboard.moments import log_moments
+
+log = logging.getLogger("attnkit")
 
 
 class AtMoments(L.Callback):
@@ -20,15 +23,22 @@ class AtMoments(L.Callback):
         every_n_steps: multiples of this instead, and the last step; needed where the run's length
             is not known in steps.
 
+    Attributes:
+        is_guarded: what `write` raises is told once, and training goes on, as in every run of a
+            recipe. Default: it is raised.
+
     Raises:
         ValueError: when training starts, if `every_n_steps` is needed and missing.
     """
+
+    is_guarded = False
 
     def __init__(self, num_moments: int, every_n_steps: int | None = None) -> None:
         self.num_moments = num_moments
         self.every_n_steps = every_n_steps
         self._moments: set[int] = set()
         self._written = -1
+        self._has_failed = False
 
     @abstractmethod
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
@@ -80,4 +90,21 @@ class AtMoments(L.Callback):
         # All processes come here: where they share the weights out, each must give its own.
         with getattr(module, "whole_weights", nullcontext)():
             if trainer.is_global_zero:
-                self.write(trainer, module, step)
+                self._attempt(trainer, module, step)
+
+    def _attempt(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
+        try:
+            self.write(trainer, module, step)
+        except Exception as error:
+            if not self.is_guarded:
+                raise
+            if not self._has_failed:
+                self._has_failed = True
+                log.warning(
+                    "%s failed at step %s: %s: %s; training goes on, and further failures of it "
+                    "are not told",
+                    type(self).__name__,
+                    f"{step:,}",
+                    type(error).__name__,
+                    str(error).strip().partition("\n")[0],
+                )

@@ -11,23 +11,21 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from attnkit.attention.maps import attention_maps
 from attnkit.callbacks.at_moments import AtMoments
-from attnkit.tensorboard import summaries
+from attnkit.listeners.lightning import Audience
 from attnkit.tensorboard.attention_record import AttentionRecord
-from attnkit.tensorboard.images import contact_sheet
-from attnkit.tensorboard.map_format import encode
 from attnkit.tensorboard.records import records_of
 
 
 class AttentionMaps(AtMoments):
     """Logs the maps of every attnkit mechanism in a module, for one example, at chosen moments.
 
-    TensorBoard gets a contact sheet (rows layers, columns heads) under `attention_maps/...`, and
-    the numbers under `attention/...` for the dashboard.
+    Every logger of the trainer that shows pictures gets a contact sheet (rows layers, columns
+    heads) under `attention_maps/...`; TensorBoard also gets the numbers under `attention/...`, for
+    its Attention page, and W&B and MLflow get them as files.
 
     Args:
         inputs: what the module is called with: one example, with a batch axis of 1.
@@ -76,17 +74,9 @@ class AttentionMaps(AtMoments):
         return self._state_key
 
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        """Logs pictures and numbers."""
+        audience = Audience(trainer.loggers)
         for record in self.records(module):
-            sheet = contact_sheet(record, step)
-            tag = f"attention_maps/{record.example}/{record.site}"
-            image = summaries.image(tag, sheet.png, sheet.width, sheet.height)
-            numbers = summaries.maps(record.tag, encode(record))
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    writer = logger.experiment._get_file_writer()
-                    writer.add_summary(image, step)
-                    writer.add_summary(numbers, step)
+            audience.maps(record, step)
 
     def records(self, module: L.LightningModule) -> list[AttentionRecord]:
         """The maps as they are logged: one record a site (say, `self` and `decoder.cross`)."""

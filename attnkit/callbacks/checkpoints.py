@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -17,14 +17,13 @@ from attnkit.checkpoints.lightning_io import NOTES, StoredCheckpoints
 from attnkit.checkpoints.store import LAST
 from attnkit.divergence import DivergedError
 from attnkit.models.sharding import own_share
-from attnkit.tensorboard.logger import RunLogger
 
 
 class Checkpoints(Checkpoint):
     """Saves after whole optimizer steps, when all that belongs to the step has been logged.
 
     Where a validation is due, it comes first, so that a run that resumes neither repeats nor lacks
-    it. What was logged is brought to the event file before the checkpoint says so.
+    it. What was logged is brought to its files before the checkpoint says so.
 
     It comes last among the callbacks, as all that Lightning knows for `Checkpoint` do.
 
@@ -33,12 +32,19 @@ class Checkpoints(Checkpoint):
         periods: numbers of steps of whose multiples there is a checkpoint, besides those at each
             validation.
         validate_every: steps between validations.
+        logged_bytes: brings what was logged to its files and returns their lengths.
     """
 
     def __init__(
-        self, io: StoredCheckpoints, periods: Sequence[int] = (), *, validate_every: int
+        self,
+        io: StoredCheckpoints,
+        periods: Sequence[int] = (),
+        *,
+        validate_every: int,
+        logged_bytes: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self.io = io
+        self.logged_bytes = logged_bytes
         self.periods = periods
         self.validate_every = validate_every
         self._saved = -1
@@ -99,11 +105,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Adds what the store notes of a checkpoint, and puts the loops at the end of a step."""
         checkpoint["loops"] = {"fit_loop": after_whole_step(checkpoint["loops"]["fit_loop"])}
-        event_bytes: dict[str, int] = {}
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger) and trainer.is_global_zero:
-                event_bytes |= logger.event_bytes()
-        checkpoint[NOTES] = {"loss": self._loss, "event_bytes": event_bytes}
+        checkpoint[NOTES] = {"loss": self._loss, "event_bytes": self.logged_bytes()}
 
     def _save(self, trainer: L.Trainer) -> None:
         step = trainer.global_step

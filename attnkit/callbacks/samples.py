@@ -5,21 +5,19 @@ from __future__ import annotations
 import lightning as L
 
 from attnkit.callbacks.at_moments import AtMoments
-from attnkit.tensorboard.logger import RunLogger
+from attnkit.listeners.lightning import Audience
 
 
 class Samples(AtMoments):
-    """Writes what the task's `sample` returns to TensorBoard's Text page, letter by letter.
+    """Writes what the task's `sample` returns to the loggers, letter by letter.
 
     Args:
         num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
     """
 
-    def __init__(self, num_moments: int) -> None:
+    def __init__(self, *, num_moments: int = 3) -> None:
         super().__init__(num_moments)
 
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        """Writes a sample."""
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.fenced("samples", module.sample(), step)  # pyright: ignore[reportCallIssue]
+        said = module.sample()  # pyright: ignore[reportCallIssue]
+        Audience(trainer.loggers).text("samples", said, step)

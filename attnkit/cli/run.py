@@ -73,9 +73,12 @@ def run(
 
     def act() -> None:
         from attnkit.recipe import load_recipe
+        from attnkit.recipe.listening import build_callbacks, build_loggers
 
         resolved = load_recipe(recipe, overrides or [])
         if dry_run:
+            build_loggers(resolved)
+            build_callbacks(resolved)
             typer.echo(resolved.to_yaml(), nl=False)
             return
         how = resume.value if resume else "no"

@@ -23,7 +23,7 @@ def list_names(
         str | None,
         typer.Argument(
             help="Only these: attention, masks, positions, data, tokenizers, optimizers, "
-            "schedules, launchers or recipes.",
+            "schedules, launchers, loggers, callbacks or recipes.",
             show_default=False,
             autocompletion=_kinds,
         ),

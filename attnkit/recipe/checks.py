@@ -71,7 +71,7 @@ def check_model(
     if largest > LARGEST_SIZE:
         path = ("model", *key)
         message = f"{largest:,} is beyond any model; the limit is {LARGEST_SIZE:,}"
-        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+        problems.append(Problem(mark_of(root, path), dotted(path), message))
         return
 
     def build() -> None:
@@ -106,7 +106,7 @@ def check_devices(trainer: Any, root: Node, problems: list[Problem]) -> None:
     if isinstance(devices, int) and size % devices:
         path = ("trainer", "batch_size")
         message = f"{size} sequences cannot be shared evenly by {devices} devices; take a multiple"
-        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+        problems.append(Problem(mark_of(root, path), dotted(path), message))
 
 
 def check_strategy(
@@ -136,7 +136,7 @@ def check_strategy(
             "optimizers and the clipping of gradients go; take fsdp"
         )
     if message is not None:
-        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+        problems.append(Problem(mark_of(root, path), dotted(path), message))
 
 
 def check_length(
@@ -149,7 +149,7 @@ def check_length(
             f"{model['max_seq_len']} is less than the {longest} tokens of the longest sequence "
             f"(data.length, data.test_lengths); set it to {longest}"
         )
-        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+        problems.append(Problem(mark_of(root, path), dotted(path), message))
 
 
 def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[Problem]) -> None:
@@ -177,7 +177,7 @@ def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[
             "model.shared_embeddings=false, or leave target_tokenizer out"
         )
     for path, message in foreign.items():
-        problems.append(Problem(_mark_of(root, path), dotted(path), message))
+        problems.append(Problem(mark_of(root, path), dotted(path), message))
 
 
 def _unfit_vocabulary(data: Spec, tokenizer: Spec) -> dict[KeyPath, str]:
@@ -207,7 +207,7 @@ def _try(
     except (ValueError, DataError, RuntimeError, OverflowError) as error:
         message = str(error).partition("\n")[0]
         path = _accused(section, message, options)
-        mark = _mark_of(root, path)
+        mark = mark_of(root, path)
         for named in (path, path[1:]) if len(path) > 2 else (path,):
             message = message.removeprefix(f"{dotted(named)} ").removeprefix(f"{dotted(named)}: ")
         problems.append(Problem(mark, dotted(path), message))
@@ -226,11 +226,14 @@ def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
     return (section, specs[0], word) if len(specs) == 1 else (section,)
 
 
-def _mark_of(root: Node, path: KeyPath) -> Mark:
+def mark_of(root: Node, path: KeyPath) -> Mark:
     """Where a key stands, or the nearest section around it that is written."""
     node = root
     for key in path:
-        if not isinstance(node.value, dict) or key not in node.value:
+        inner = node.value
+        if isinstance(inner, list):
+            inner = {f"[{i}]": item for i, item in enumerate(inner)}
+        if not isinstance(inner, dict) or key not in inner:
             return node.key_mark
-        node = node.value[key]
+        node = inner[key]
     return node.key_mark if isinstance(node.value, dict) else node.mark

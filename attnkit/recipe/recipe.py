@@ -47,6 +47,7 @@ from attnkit.recipe.source import Node, node_of
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
 from attnkit.recipe.writing import plain_types, to_yaml
 from attnkit.registry import (
+    CALLBACKS,
     OPTIMIZERS,
     PAIRS,
     SCHEDULES,
@@ -98,6 +99,7 @@ class RecipeKeys:
         validation: how it validates.
         checkpoint: when it is saved.
         logging: what it writes down.
+        callbacks: what acts or looks on while it trains: names, or paths of Lightning's classes.
         translation: translation only: its loss and its search.
         ablation: variants to be compared, for `attnkit ablate`; no single run has it.
     """
@@ -118,6 +120,7 @@ class RecipeKeys:
     validation: ValidationOptions = field(default=ValidationOptions())
     checkpoint: CheckpointOptions = field(default=CheckpointOptions())
     logging: LoggingOptions = field(default=LoggingOptions())
+    callbacks: Annotated[tuple[Spec, ...], CALLBACKS] = ()
     translation: TranslationOptions = field(default=TranslationOptions())
     ablation: AblationOptions | None = None
 
@@ -137,6 +140,8 @@ class RecipeKeys:
         keys = {name: plain_types(getattr(self, name)) for name in names}
         if self.ablation is None:
             del keys["ablation"]
+        if not self.callbacks:
+            del keys["callbacks"]
         if self.task == "translation":
             del keys["trainer"]["batch_size"]
         else:

@@ -21,7 +21,16 @@ from attnkit.recipe.annotations import Kind, Pattern, Range, kinds_of, mismatch
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
 from attnkit.recipe.paths import Written, found
 from attnkit.recipe.source import UNREADABLE, Node, node_of, plain
-from attnkit.registry import REQUIRED, Option, Registry, RegistryError, Spec, options_of, suggest
+from attnkit.registry import (
+    LEFT_OUT,
+    REQUIRED,
+    Option,
+    Registry,
+    RegistryError,
+    Spec,
+    options_of,
+    suggest,
+)
 
 _LARGEST = 2**63 - 1
 
@@ -73,6 +82,8 @@ class Checker:
             return self._refuse(node.mark, path, mismatch(kinds, node.value))
         if kind.type is Spec:
             return self._spec(kind, node, path)
+        if kind.type is Any:
+            return plain(node)
         if kind.is_list:
             return self._list(kind, node, path)
         if kind.is_mapping:
@@ -137,7 +148,7 @@ class Checker:
         name = self.check(str, children["name"], name_path)
         if name is UNREADABLE:
             return UNREADABLE
-        if name not in registry.names():
+        if name not in registry:
             if self.all_names_known:
                 self._refuse(children["name"].mark, name_path, _unknown_name(registry, name))
             return UNREADABLE
@@ -172,6 +183,8 @@ class Checker:
                 about = option.help.partition(". ")[0]
                 message = "this required key is missing" + (f": {about}" if about else "")
                 self._refuse(mark, (*path, key), message)
+                continue
+            elif option.default is LEFT_OUT:
                 continue
             else:
                 node = node_of(option.default, mark)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from attnkit.recipe.annotations import Range
-from attnkit.registry import LAUNCHERS, Spec
+from attnkit.registry import LAUNCHERS, LOGGERS, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,7 @@ class LoggingOptions:
     """What a run writes down.
 
     Args:
+        to: who listens: a list of loggers, each a name or {name: ..., option: ...}; [] is nobody.
         every_n_steps: optimizer steps between points of a curve.
         attention_maps: moments at which maps of the probe are drawn: step 0, log-spaced, the last;
             0: none.
@@ -102,6 +103,7 @@ class LoggingOptions:
         probe_tokens: length of the probe in tokens.
     """
 
+    to: Annotated[Spec | tuple[Spec, ...], LOGGERS] = (Spec("tensorboard"),)
     every_n_steps: Annotated[int, Range(min=1)] = 50
     attention_maps: Annotated[int, Range(min=0, max=200)] = 12
     samples: Annotated[int, Range(min=0, max=200)] = 3

@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from attnkit.attention.base import Attention
 from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
+from attnkit.listeners.listener import Listener
 from attnkit.models.sharding import shard, whole, whole_copy
 from attnkit.tasks.bad_steps import BadSteps, can_leave_out, on_any_process
 from attnkit.tasks.compiled import CompileClock, Compiled
 from attnkit.tasks.muon import StackedMuon
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
-from attnkit.tensorboard.logger import RunLogger
 
 _CLIP_MARGIN = 1e-6
 """torch adds this to the norm that it divides by, so that it shrinks gradients of norm `limit`."""
@@ -268,8 +268,8 @@ class Task(L.LightningModule, ABC):
     def examine(self) -> None:
         """Measures what must be known before the first step. Default: nothing."""
 
-    def introduce(self, logger: RunLogger) -> None:
-        """Tells TensorBoard what `examine` found. Default: nothing."""
+    def introduce(self, audience: Listener) -> None:
+        """Tells the loggers what `examine` found. Default: nothing."""
 
     def begin_final(self, directory: Path) -> None:
         """Is called when training is over: the validation that follows gives the final numbers, on
@@ -286,7 +286,7 @@ class Task(L.LightningModule, ABC):
         """What `result.json` holds of this task, besides metrics and costs."""
         return {}
 
-    def conclude(self, logger: RunLogger, step: int) -> None:
+    def conclude(self, audience: Listener, step: int) -> None:
         """Writes what belongs at the last step. Default: nothing."""
 
     @abstractmethod

@@ -16,6 +16,7 @@ from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
 from attnkit.data.windows import TrainBatches, ValBatches
+from attnkit.listeners.listener import Listener
 from attnkit.models.decoding import generate
 from attnkit.models.influence import (
     LaterInfluence,
@@ -27,7 +28,6 @@ from attnkit.models.language_model import LanguageModel
 from attnkit.tasks.base import Probe, Task
 from attnkit.tasks.optimizers import OptimizerRecipe
 from attnkit.tasks.schedules import Schedule
-from attnkit.tensorboard.logger import RunLogger
 
 log = logging.getLogger("attnkit")
 
@@ -89,23 +89,23 @@ class LanguageModelingTask(Task):
         self.floors = self.data.floors()
         self.influence = measure_later_influence(self.model)
 
-    def introduce(self, logger: RunLogger) -> None:
+    def introduce(self, audience: Listener) -> None:
         """Draws the floors, and warns of a loss that is none of a language model."""
-        self.conclude(logger, 0)
+        self.conclude(audience, 0)
         if self.influence is not None and self.influence.num_moved:
             said = describe_influence(self.influence, admitted(self.model, self.influence))
             log.warning(said)
-            logger.fenced("warning", said, 0)
+            audience.text("warning", said, 0)
         if share := self.data.val_store.unknown_share:
-            logger.fenced("unknown", describe_unknown(share), 0)
+            audience.text("unknown", describe_unknown(share), 0)
         if not self.data.tokenizer.reads_text:
             log.info(NUMBERS_ALONE)
-            logger.fenced("tokens", NUMBERS_ALONE, 0)
+            audience.text("tokens", NUMBERS_ALONE, 0)
 
-    def conclude(self, logger: RunLogger, step: int) -> None:
+    def conclude(self, audience: Listener, step: int) -> None:
         """Draws the floors again, so that each is a line across the chart."""
         floors = {f"loss/floor_{order}gram": loss for order, loss in self.floors.items()}
-        logger.log_metrics(floors, step)
+        audience.scalars(floors, step)
 
     def findings(self) -> dict[str, Any]:
         """The floors, the measured influence of later tokens, and what it means for the loss."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from attnkit.models.sharding import whole_state
-from attnkit.tensorboard.logger import RunLogger
 
 FOLDER = "weights"
 """Below the folder of the checkpoints."""
@@ -100,9 +99,8 @@ def _save(content: dict[str, Any], file: Path) -> None:
 
 
 def _folder(trainer: L.Trainer) -> Path:
-    """Beside the checkpoints, in the directory of the run's logger."""
-    logger = next(logger for logger in trainer.loggers if isinstance(logger, RunLogger))
-    return logger.directory / "checkpoints" / FOLDER
+    """Beside the checkpoints, in the run's directory."""
+    return Path(trainer.default_root_dir) / "checkpoints" / FOLDER
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:

@@ -72,6 +72,11 @@ class AttentionRecord:
         """The tag under which TensorBoard keeps the record."""
         return f"{PLUGIN_NAME}/{self.example}/{self.site}"
 
+    @property
+    def picture_tag(self) -> str:
+        """The tag of its picture."""
+        return f"attention_maps/{self.example}/{self.site}"
+
 
 def layer_map(name: str, weights: np.ndarray, allowed: np.ndarray | None = None) -> LayerMap:
     """Makes a `LayerMap`, and finds out from the weights (H, Q, K) what norm they obey.

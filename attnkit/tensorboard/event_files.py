@@ -1,12 +1,20 @@
-"""The event files of a run directory: finding them, and cutting them back when a run resumes."""
+"""The files that grow while a run is logged: finding them, measuring them, and cutting them back
+when the run resumes.
+"""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+EVENT_FILES = "events.out.tfevents.*"
+METRICS_CSV = "metrics.csv"
+METRICS_JSONL = "metrics.jsonl"
+
+LOGGED_FILES = (EVENT_FILES, METRICS_CSV, METRICS_JSONL)
+"""Patterns of the files that attnkit's own loggers write into a run's directory."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +23,7 @@ class ResumePoint:
 
     Attributes:
         step: the last step that is done and logged; 0 if nothing is.
-        event_bytes: event file -> how much of it was written when that step was saved.
+        event_bytes: logged file -> how much of it was written when that step was saved.
     """
 
     step: int = 0
@@ -24,28 +32,30 @@ class ResumePoint:
 
 def event_files(directory: Path) -> list[Path]:
     """Returns the event files that lie directly in a directory, oldest first."""
-    return sorted(directory.glob("events.out.tfevents.*"))
+    return logged_files(directory, [EVENT_FILES])
 
 
-def cut_back(directory: Path, point: ResumePoint) -> None:
-    """Removes from the event files what a run that resumes will write again.
+def logged_files(directory: Path, patterns: Iterable[str] = LOGGED_FILES) -> list[Path]:
+    """Returns the files directly in a directory that match one of some patterns, by name."""
+    found = {file for pattern in patterns for file in directory.glob(pattern)}
+    return sorted(found)
+
+
+def logged_bytes(directory: Path, patterns: Iterable[str] = LOGGED_FILES) -> dict[str, int]:
+    """Returns file -> its length now: what a `ResumePoint` wants."""
+    return {file.name: file.stat().st_size for file in logged_files(directory, patterns)}
+
+
+def cut_back(directory: Path, point: ResumePoint, patterns: Iterable[str] = LOGGED_FILES) -> None:
+    """Removes from the logged files what a run that resumes will write again.
 
     Lengths decide, not steps: what a stopped run logs of its last step, after it was saved (a last
     validation, how it ended), has the very number of the step that was saved. A record that a
     killed process left unfinished goes too. A file that is shorter than it was is left as it is.
     """
-    for file in event_files(directory):
+    for file in logged_files(directory, patterns):
         length = point.event_bytes.get(file.name, 0)
         if length == 0:
             file.unlink()
         elif file.stat().st_size > length:
             os.truncate(file, length)
-
-
-def wait_for_a_later_name(directory: Path) -> None:
-    """Returns when an event file that is made now comes behind those that are there: TensorBoard
-    reads them in the order of their names, and they are named by the second.
-    """
-    stamps = {file.name.split(".")[3] for file in event_files(directory)}
-    while f"{int(time.time()):010}" in stamps:
-        time.sleep(0.05)

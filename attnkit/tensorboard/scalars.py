@@ -1,24 +1,26 @@
-"""Reads the curves of a run back from its event files, without TensorFlow and without decoding the
-maps and images that lie between them.
+"""Reads the curves of a run back: from its event files, without TensorFlow and without decoding the
+maps and images that lie between them, and from `metrics.jsonl` and `metrics.csv`.
 
-A file is a sequence of records: length (8 bytes), checksum (4), an `Event` message, checksum (4).
-A scalar is the message `{wall_time, step, summary {value {tag, simple_value}}}`, and protocol
+An event file is a sequence of records: length (8 bytes), checksum (4), an `Event` message, checksum
+(4). A scalar is the message `{wall_time, step, summary {value {tag, simple_value}}}`, and protocol
 buffers are written in the order of their fields, so that one regular expression finds it at the
 beginning of a record; all others are stepped over.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import mmap
 import re
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from attnkit.tensorboard.event_files import event_files
+from attnkit.tensorboard.event_files import METRICS_CSV, METRICS_JSONL, event_files
 
 MAX_TAG_BYTES = 127
 """Of a tag that can be read: its length is one byte then."""
@@ -42,10 +44,11 @@ class Scalars:
 
 
 def read_scalars(directory: Path, tags: Collection[str] | None = None) -> dict[str, Scalars]:
-    """Returns tag -> points, of those tags that the event files of a run hold.
+    """Returns tag -> points, of those tags that a run has logged.
 
     A step that was written twice counts as it was written last. A record that a killed process
-    left unfinished ends its file.
+    left unfinished ends its file. What an event file lacks is taken from `metrics.jsonl`, and what
+    that lacks from `metrics.csv`: a run may have begun with other loggers than it goes on with.
 
     Args:
         directory: the run.
@@ -61,6 +64,8 @@ def read_scalars(directory: Path, tags: Collection[str] | None = None) -> dict[s
             if file.stat().st_size:  # an empty file cannot be mapped
                 with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
                     _collect(content, pattern, points)
+    for rows in (_json_rows(directory / METRICS_JSONL), _csv_rows(directory / METRICS_CSV)):
+        _add_missing(rows, tags, points)
     return {tag.decode(): _in_order(found) for tag, found in points.items()}
 
 
@@ -97,6 +102,50 @@ def _collect(
             if tag[0] == len(tag) - 1:  # else these are letters of another field
                 points.setdefault(tag[1:], {})[_whole_number(step) if step else 0] = value
         start = end + _TAIL + _HEAD.size
+
+
+_Row = tuple[int, str, float]
+"""Step, tag and value."""
+
+
+def _json_rows(file: Path) -> Iterator[_Row]:
+    for line in _whole_lines(file):
+        try:
+            row = json.loads(line)
+            step = int(row.pop("step"))
+            yield from ((step, tag, float(x)) for tag, x in row.items() if x is not None)
+        except (ValueError, TypeError, KeyError, AttributeError):  # a line that was damaged
+            continue
+
+
+def _csv_rows(file: Path) -> Iterator[_Row]:
+    for row in list(csv.reader(_whole_lines(file)))[1:]:
+        try:
+            step, tag, value = row
+            yield int(step), tag, float(value)
+        except ValueError:  # a line that was damaged
+            continue
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """The lines of a file; not the last one where a killed process left it unfinished."""
+    if not file.is_file():
+        return []
+    return file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+
+
+def _add_missing(
+    rows: Iterable[_Row], tags: Collection[str] | None, points: dict[bytes, dict[int, bytes]]
+) -> None:
+    """Adds rows whose step is not among the points of their tag yet."""
+    found: dict[bytes, dict[int, bytes]] = {}
+    for step, tag, value in rows:
+        if tags is None or tag in tags:
+            with np.errstate(over="ignore"):  # what is too large for 4 bytes becomes infinite
+                number = np.float64(value).astype("<f4")
+            found.setdefault(tag.encode(), {})[step] = number.tobytes()
+    for tag, added in found.items():
+        points[tag] = added | points.get(tag, {})
 
 
 def _in_order(points: dict[int, bytes]) -> Scalars:

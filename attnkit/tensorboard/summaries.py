@@ -1,4 +1,4 @@
-"""The messages of an event file: what RunLogger writes, as TensorBoard's protocol buffers.
+"""The messages of an event file, as TensorBoard's protocol buffers.
 
 Every summary says its data class itself, since TensorBoard guesses it for its own plugins only.
 """
@@ -22,6 +22,7 @@ from tensorboard.compat.proto.summary_pb2 import (
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
@@ -34,6 +35,11 @@ STATUSES = {
     # Lightning's word when a cluster puts the job back into its queue.
     "finished": api_pb2.STATUS_RUNNING,
 }
+
+
+def scalar(tag: str, value: float) -> Summary:
+    """Returns a point of a curve."""
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value)])
 
 
 def text(tag: str, markdown: str) -> Summary:
@@ -51,6 +57,26 @@ def image(tag: str, png: bytes, width: int, height: int) -> Summary:
 def maps(tag: str, blobs: Sequence[bytes]) -> Summary:
     """Returns attention maps for the dashboard, whose blobs can be fetched one at a time."""
     return _strings(tag, PLUGIN_NAME, DATA_CLASS_BLOB_SEQUENCE, blobs)
+
+
+def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Summary:
+    """Returns which curves the Custom Scalars page overlays.
+
+    Args:
+        charts: category -> chart -> regular expressions of the tags in it.
+    """
+    categories = [
+        layout_pb2.Category(
+            title=category,
+            chart=[
+                layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
+                for title, tags in entries.items()
+            ],
+        )
+        for category, entries in charts.items()
+    ]
+    content = layout_pb2.Layout(category=categories).SerializeToString()
+    return _strings("custom_scalars__config__", "custom_scalars", DATA_CLASS_TENSOR, [content])
 
 
 def session_start(params: Mapping[str, Any], trial_id: str) -> Summary:

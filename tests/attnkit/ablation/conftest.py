@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from attnkit import run_directory
 from attnkit.ablation.launchers.base import Ended, Job, Launcher
 from attnkit.cli.main import app
+from attnkit.listeners.event_file import EventFile
 from attnkit.recipe import Recipe, load_recipe, recipe_from_dict
 from attnkit.recipe.writing import to_yaml
-from attnkit.tensorboard.logger import RunLogger
 
 
 class RunMaker:
@@ -55,11 +55,10 @@ class RunMaker:
         environment = {**run_directory.environment(), "data": data or {"train": {"tokens": 100}}}
         run_directory.write_json(directory / "environment.json", environment)
         if curve:
-            logger = RunLogger(directory, trial_id=variant)
+            logger = EventFile(directory, trial_id=variant)
             for step, value in curve.items():
-                logger.log_metrics({tag: value, "loss/train": value + 1}, step)
-            logger.finalize("success")
-            logger.close()
+                logger.scalars({tag: value, "loss/train": value + 1}, step)
+            logger.finish("success")
         result = {**copy.deepcopy(self.record), **more}
         result["metrics"] |= {"loss": loss, **(metrics or {})}
         run_directory.write_json(directory / "result.json", result)

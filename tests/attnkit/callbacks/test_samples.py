@@ -4,18 +4,17 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from attnkit.callbacks.samples import Samples
-from attnkit.tensorboard.logger import RunLogger
+from attnkit.listeners.listener import Listener
 from attnkit.tensorboard.moments import log_moments
 
 
-class Notebook(RunLogger):
+class Notebook(Listener):
     """Notes down what would be written."""
 
-    def __init__(self, folder):
-        super().__init__(folder, trial_id="base")
+    def __init__(self):
         self.notes = []
 
-    def fenced(self, tag, text, step):
+    def text(self, tag, text, step):
         self.notes.append((tag, text, step))
 
 
@@ -35,21 +34,21 @@ def run(callback, *loggers, max_steps=20, is_global_zero=True, batches_a_step=1)
 
 
 @pytest.mark.parametrize("batches_a_step", [1, 3])
-def test_a_sample_is_written_once_at_each_moment(tmp_path, batches_a_step):
-    notebook = Notebook(tmp_path)
-    run(Samples(4), notebook, batches_a_step=batches_a_step)
+def test_a_sample_is_written_once_at_each_moment(batches_a_step):
+    notebook = Notebook()
+    run(Samples(num_moments=4), notebook, batches_a_step=batches_a_step)
     steps = log_moments(20, 4)
     assert notebook.notes == [("samples", f"said in step {step}", step) for step in steps]
 
 
-def test_one_sample_is_the_last_one(tmp_path):
-    notebook = Notebook(tmp_path)
-    run(Samples(1), notebook)
+def test_one_sample_is_the_last_one():
+    notebook = Notebook()
+    run(Samples(num_moments=1), notebook)
     assert [step for _, _, step in notebook.notes] == [20]
 
 
 def test_other_loggers_and_other_processes_write_none(tmp_path):
-    notebook = Notebook(tmp_path)
-    run(Samples(4), notebook, CSVLogger(tmp_path), is_global_zero=False)
+    notebook = Notebook()
+    run(Samples(num_moments=4), notebook, CSVLogger(tmp_path), is_global_zero=False)
     assert notebook.notes == []
-    run(Samples(4), CSVLogger(tmp_path))
+    run(Samples(num_moments=4), CSVLogger(tmp_path))

@@ -1,5 +1,4 @@
 import struct
-import time
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -7,12 +6,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from attnkit.tensorboard import summaries
-from attnkit.tensorboard.event_files import (
-    ResumePoint,
-    cut_back,
-    event_files,
-    wait_for_a_later_name,
-)
+from attnkit.tensorboard.event_files import ResumePoint, cut_back, event_files, logged_bytes
 
 
 @pytest.fixture
@@ -86,14 +80,12 @@ def test_other_files_and_folders_below_are_no_event_files(written):
     assert event_files(directory) == [written]
 
 
-def test_files_of_one_second_would_not_come_in_order(tmp_path):
-    """The tenth writer of a process has a name before the ninth's."""
-    now = f"{int(time.time()):010}"
-    first = tmp_path / f"events.out.tfevents.{now}.host.1.9"
-    first.touch()
-    (tmp_path / "events.out.tfevents.of_somebody_else").touch()
-    wait_for_a_later_name(tmp_path)
-    with SummaryWriter(str(tmp_path)) as writer:
-        writer.add_scalar("loss/train", 1.0, 0)
-    assert event_files(tmp_path)[0] == first
-    assert len(event_files(tmp_path)) == 3
+def test_all_files_that_are_logged_are_cut_back_whoever_listens_now(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    (tmp_path / "metrics.csv").write_text("step,name,value\n1,a,1.0\n")
+    (tmp_path / "recipe.yaml").write_text("dim: 8\n")
+    assert logged_bytes(tmp_path) == {"metrics.csv": 24, "metrics.jsonl": 24}
+    cut_back(tmp_path, ResumePoint(1, {"metrics.jsonl": 12, "recipe.yaml": 2}))
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    assert not (tmp_path / "metrics.csv").exists()
+    assert (tmp_path / "recipe.yaml").read_text() == "dim: 8\n"

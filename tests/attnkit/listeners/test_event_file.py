@@ -12,10 +12,13 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
+from attnkit.listeners.event_file import EventFile
+from attnkit.listeners.guard import RunAudience
+from attnkit.listeners.listener import RunPlace
+from attnkit.listeners.loggers import TensorBoard
 from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
-from attnkit.tensorboard.event_files import ResumePoint, event_files
-from attnkit.tensorboard.images import contact_sheet
-from attnkit.tensorboard.logger import RunLogger
+from attnkit.tensorboard.event_files import ResumePoint, cut_back, event_files, logged_bytes
+from attnkit.tensorboard.images import Image, contact_sheet
 from attnkit.tensorboard.map_format import decode, encode
 
 with warnings.catch_warnings():
@@ -30,18 +33,17 @@ def make_logger(tmp_path):
     made = []
 
     def make(run="run", trial_id="base", resume=None):
-        made.append(RunLogger(tmp_path / run, trial_id=trial_id, resume=resume))
+        made.append(EventFile(tmp_path / run, trial_id=trial_id, resume=resume))
         return made[-1]
 
     yield make
     for logger in made:
-        logger.close()
+        logger.finish(None)
 
 
 def read(logger):
-    if not logger._closed:
-        logger.save()
-    accumulator = event_accumulator.EventAccumulator(logger.log_dir, KEEP_ALL)
+    logger.flush()
+    accumulator = event_accumulator.EventAccumulator(str(logger.directory), KEEP_ALL)
     return accumulator.Reload()
 
 
@@ -80,10 +82,10 @@ def record_of(step_weight=0.5, site="self"):
     return AttentionRecord("probe0", site, "self", True, ["<b>", "\n"], ["<b>", "\n"], layers)
 
 
-def test_scalars_lie_in_one_event_file_without_the_epoch(make_logger, tmp_path):
+def test_scalars_lie_in_one_event_file(make_logger, tmp_path):
     logger = make_logger("~odd $HOME")
     for step in range(3):
-        logger.log_metrics({"loss/train": torch.tensor(1.5), "epoch": 0}, step)
+        logger.scalars({"loss/train": torch.tensor(1.5)}, step)
     accumulator = read(logger)
     assert accumulator.Tags()["scalars"] == ["loss/train"]
     assert [(e.step, e.value) for e in accumulator.Scalars("loss/train")] == [
@@ -96,41 +98,45 @@ def test_scalars_lie_in_one_event_file_without_the_epoch(make_logger, tmp_path):
 
 def test_a_directory_with_an_event_file_is_refused(make_logger):
     first = make_logger()
-    first.log_metrics({"loss/train": 1.0}, 0)
+    first.scalars({"loss/train": 1.0}, 0)
     with pytest.raises(FileExistsError, match="one directory, one run"):
-        make_logger().log_metrics({"loss/train": 2.0}, 1)
+        make_logger().scalars({"loss/train": 2.0}, 1)
     assert len(event_files(first.directory)) == 1
 
 
-def test_a_closed_logger_makes_no_second_file(make_logger):
+def test_torchs_writer_shares_the_file(make_logger):
     logger = make_logger()
-    logger.log_metrics({"loss/train": 1.0}, 0)
-    logger.close()
-    logger.close()
-    with pytest.raises(RuntimeError, match="is closed"):
-        logger.log_metrics({"loss/train": 1.0}, 1)
+    logger.scalars({"loss/train": 1.0}, 0)
+    logger.experiment.add_histogram("weights", np.arange(10), 3)
+    logger.experiment.close()
+    logger.experiment.add_text("note", "hello", 4)
+    logger.scalars({"loss/train": 1.0}, 5)
+    accumulator = read(logger)
+    assert [event.step for event in accumulator.Scalars("loss/train")] == [0, 5]
+    assert [event.step for event in accumulator.Histograms("weights")] == [3]
+    assert accumulator.Tags()["tensors"] == ["note/text_summary"]
     assert len(event_files(logger.directory)) == 1
 
 
 def test_a_resumed_run_has_each_step_once_and_its_own_end(make_logger, tmp_path):
     first = make_logger()
-    first.log_hyperparams({"dim": 8})
+    first.begin({"dim": 8})
     for step in range(6):
-        first.log_metrics({"loss/train": 1.0}, step)
+        first.scalars({"loss/train": 1.0}, step)
         first.maps(record_of(), step)
         if step == 3:
-            point = ResumePoint(step, first.event_bytes())
-    first.log_metrics({"loss/val": 1.0}, 3)  # late, but after the checkpoint all the same
-    first.finalize("failed")
-    first.close()
+            first.flush()
+            point = ResumePoint(step, logged_bytes(first.directory))
+    first.scalars({"loss/val": 1.0}, 3)  # late, but after the checkpoint all the same
+    first.finish("failed")
 
+    cut_back(first.directory, point)
     second = make_logger(resume=point)
-    second.log_hyperparams({"dim": 8})
+    second.begin({"dim": 8})
     for step in range(4, 8):
-        second.log_metrics({"loss/train": 2.0}, step)
+        second.scalars({"loss/train": 2.0}, step)
         second.maps(record_of(), step)
-    second.finalize("success")
-    second.close()
+    second.finish("success")
 
     accumulator = read(second)
     losses = [(event.step, event.value) for event in accumulator.Scalars("loss/train")]
@@ -152,16 +158,12 @@ def test_the_table_has_the_columns_of_all_runs_and_a_row_a_trial(make_logger, tm
     }
     for run, (trial, params, status, loss) in runs.items():
         logger = make_logger(run, trial)
-        logger.log_hyperparams(params)
-        logger.log_hyperparams({"from_a_module": 1})
-        logger.log_metrics({"loss/val": loss}, 10)
-        if status:
-            logger.finalize(status)
-        logger.close()
+        logger.begin(params)
+        logger.scalars({"loss/val": loss}, 10)
+        logger.finish(status)
     experiment, groups = hyperparameter_table(tmp_path)
     columns = {info.name: info.type for info in experiment.hparam_infos}
     assert set(columns) >= {"model.dim", "model.tied", "window"}
-    assert "from_a_module" not in columns
     assert columns["model.tied"] == api_pb2.DATA_TYPE_BOOL
     assert {info.name.tag for info in experiment.metric_infos} == {"loss/val"}
 
@@ -180,18 +182,23 @@ def test_the_table_has_the_columns_of_all_runs_and_a_row_a_trial(make_logger, tm
     }
 
 
-def test_a_failure_after_a_success_is_what_counts(make_logger, tmp_path):
-    logger = make_logger()
-    logger.log_hyperparams({"dim": 8})
-    logger.finalize("success")
-    logger.log_metrics({"test/loss": 1.0}, 1)
-    logger.finalize("failed")
-    logger.finalize("success")
-    logger.close()
+def test_a_failure_after_a_success_is_what_counts(tmp_path):
+    audience = RunAudience([("tensorboard", TensorBoard())])
+    audience.open(RunPlace(tmp_path / "run"))
+    audience.begin({"dim": 8})
+    audience.finalize("success")
+    audience.scalars({"test/loss": 1.0}, 1)
+    audience.finalize("failed")
+    audience.finalize("success")
+    audience.close()
+    audience.close()
     _, groups = hyperparameter_table(tmp_path)
-    assert groups["base"].sessions[0].status == api_pb2.STATUS_FAILURE
+    assert groups["run/base"].sessions[0].status == api_pb2.STATUS_FAILURE
+
+
+def test_an_unknown_ending_is_refused(make_logger):
     with pytest.raises(ValueError, match="'done' is unknown"):
-        logger.finalize("done")
+        make_logger().finish("done")
 
 
 def test_maps_are_blobs_that_tensorboard_serves_one_by_one(make_logger, tmp_path):
@@ -199,7 +206,7 @@ def test_maps_are_blobs_that_tensorboard_serves_one_by_one(make_logger, tmp_path
     records = {0: record_of(0.5), 100: record_of(0.25)}
     for step, record in records.items():
         logger.maps(record, step)
-    logger.save()
+    logger.flush()
     provider, request = provider_of(tmp_path), RequestContext()
     tag = "attention/probe0/self"
     listed = provider.list_blob_sequences(request, experiment_id="", plugin_name="attention")
@@ -220,9 +227,11 @@ def test_maps_are_blobs_that_tensorboard_serves_one_by_one(make_logger, tmp_path
 def test_images_are_the_bytes_that_were_given(make_logger):
     logger = make_logger()
     image = contact_sheet(record_of(), step=0)
-    logger.image_png("maps/probe0/self", *image, 0)
-    (event,) = read(logger).Images("maps/probe0/self")
-    assert (event.encoded_image_string, event.width, event.height) == image
+    logger.image("maps/probe0/self", image, 0)
+    logger.maps(record_of(), 0)
+    for tag in ("maps/probe0/self", "attention_maps/probe0/self"):
+        (event,) = read(logger).Images(tag)
+        assert (event.encoded_image_string, event.width, event.height) == image
 
 
 def test_a_step_that_does_not_increase_is_refused(make_logger):
@@ -246,7 +255,7 @@ def test_a_step_that_does_not_increase_is_refused(make_logger):
 )
 def test_a_fence_shows_any_text_letter_by_letter(make_logger, text):
     logger = make_logger()
-    logger.fenced("samples/text", text, 0)
+    logger.text("samples/text", text, 0)
     (event,) = read(logger).Tensors("samples/text")
     markdown = event.tensor_proto.string_val[0].decode()
     html = plugin_util.markdown_to_safe_html(markdown)
@@ -256,10 +265,9 @@ def test_a_fence_shows_any_text_letter_by_letter(make_logger, text):
     assert shown.strip("\n") == text.strip("\n")
 
 
-def test_the_layout_is_written_once(make_logger):
+def test_the_layout_overlays_curves(make_logger):
     logger = make_logger()
-    logger.layout()
-    logger.layout({"other": {"chart": ["x"]}})
+    logger.begin({})
     (event,) = read(logger).Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     patterns = {
@@ -277,13 +285,22 @@ def test_the_layout_is_written_once(make_logger):
 
 def test_a_large_moment_warns_once(make_logger):
     logger = make_logger()
-    noise = np.random.default_rng(0).bytes(600_000)
-    logger.image_png("a", noise, 1, 1, 0)
-    logger.image_png("a", noise, 1, 1, 1)
+    noise = Image(np.random.default_rng(0).bytes(600_000), 1, 1)
+    logger.image("a", noise, 0)
+    logger.image("a", noise, 1)
     with pytest.warns(UserWarning, match="more than 1 MiB logged at step 1"):
-        logger.image_png("b", noise, 1, 1, 1)
-    logger.image_png("a", noise, 1, 1, 2)
-    logger.image_png("b", noise, 1, 1, 2)
+        logger.image("b", noise, 1)
+    logger.image("a", noise, 2)
+    logger.image("b", noise, 2)
+
+
+def test_maps_are_weighed(make_logger):
+    weights = np.random.default_rng(0).random((4, 500, 500), dtype=np.float32)
+    tokens = ["x"] * 500
+    layers = [layer_map("L0", weights)]
+    record = AttentionRecord("long", "self", "self", False, tokens, tokens, layers)
+    with pytest.warns(UserWarning, match="more than 1 MiB logged at step 0"):
+        make_logger().maps(record, 0)
 
 
 class Regression(LightningModule):
@@ -306,11 +323,13 @@ class Regression(LightningModule):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
-def test_a_trainer_fits_and_tests_into_one_file_and_writes_nothing_else(make_logger, tmp_path):
-    logger = make_logger()
+def test_a_trainer_fits_and_tests_into_one_file_and_writes_nothing_else(tmp_path):
+    audience = RunAudience([("tensorboard", TensorBoard())])
+    audience.open(RunPlace(tmp_path / "run"))
+    audience.begin({"width": 1})
     batches = torch.utils.data.DataLoader(torch.ones(4, 1))
     trainer = Trainer(
-        logger=logger,
+        logger=list(audience.loggers),
         accelerator="cpu",
         max_epochs=1,
         log_every_n_steps=1,
@@ -320,11 +339,12 @@ def test_a_trainer_fits_and_tests_into_one_file_and_writes_nothing_else(make_log
     )
     trainer.fit(model := Regression(), batches)
     trainer.test(model, batches, verbose=False)
-    logger.close()
+    audience.close()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files == event_files(logger.directory)
+    assert files == event_files(tmp_path / "run")
     assert len(files) == 1
-    assert set(read(logger).Tags()["scalars"]) == {"loss/train", "test/loss"}
+    shown = event_accumulator.EventAccumulator(str(tmp_path / "run"), KEEP_ALL).Reload()
+    assert set(shown.Tags()["scalars"]) == {"loss/train", "test/loss"}  # and no epoch
     experiment, groups = hyperparameter_table(tmp_path)
     assert [info.name for info in experiment.hparam_infos] == ["width"]
-    assert groups["base"].sessions[0].status == api_pb2.STATUS_SUCCESS
+    assert groups["run/base"].sessions[0].status == api_pb2.STATUS_SUCCESS

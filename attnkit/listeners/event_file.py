@@ -1,0 +1,155 @@
+"""TensorBoard: one event file, directly in the run's directory."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnkit.listeners.listener import STATUSES, Listener
+from attnkit.tensorboard import summaries
+from attnkit.tensorboard.attention_record import AttentionRecord
+from attnkit.tensorboard.event_files import EVENT_FILES, ResumePoint, event_files
+from attnkit.tensorboard.event_writer import EventWriter
+from attnkit.tensorboard.images import Image, contact_sheet
+from attnkit.tensorboard.map_format import encode
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+LAYOUT = {
+    # A tag a chart: so that the variants of a study are overlaid, and nothing else.
+    "loss": {
+        "validation": ("loss/val$",),
+        "training": ("loss/train$",),
+        "training, validation, n-gram floors": ("loss/.*",),
+    },
+    "speed": {"tokens per second": ("speed/.*",)},
+}
+"""Charts of the Custom Scalars page: category -> chart -> regular expressions of its tags."""
+
+MOMENT_BYTES = 2**20
+"""Above this, writing one logging moment takes a third of a second from the training process."""
+
+
+class EventFile(Listener):
+    """What TensorBoard shows of a run: curves, texts and pictures under the tags that were given, a
+    table of hyperparameters with all columns and the real status, and the Attention page.
+
+    Args:
+        directory: where the event file goes.
+        trial_id: what the runs of one trial, with different seeds, have in common: study and
+            variant. TensorBoard shows about the first 15 letters.
+        resume: where a run resumes, in a further event file; what the others hold must have been
+            cut back. Without it, a directory that holds an event file is refused.
+
+    Raises:
+        FileExistsError: if the directory holds an event file and no `resume` was given.
+        OSError: if the file cannot be made.
+    """
+
+    files = (EVENT_FILES,)
+    in_background = False  # the writer has a thread of its own
+
+    def __init__(
+        self, directory: Path, *, trial_id: str, resume: ResumePoint | None = None
+    ) -> None:
+        self.directory = directory
+        self.trial_id = trial_id
+        if resume is None and (files := event_files(directory)):
+            raise FileExistsError(
+                f"{files[0]} exists: one directory, one run. Choose another directory, remove the "
+                "file, or say where to resume"
+            )
+        # What a TensorBoard that is open has read of later steps, it forgets.
+        forget_from = resume.step + 1 if resume is not None and resume.event_bytes else None
+        self._writer = EventWriter(directory, forget_from)
+        self._experiment: SummaryWriter | None = None
+        self._last_steps: dict[str, int] = {}
+        self._moment_step = -1
+        self._moment_bytes = 0
+        self._has_warned = False
+
+    @property
+    def experiment(self) -> SummaryWriter:
+        """PyTorch's writer, into the same file: for what has no verb here, such as histograms."""
+        if self._experiment is None:
+            from attnkit.listeners.summary_writer import SharedSummaryWriter
+
+            self._experiment = SharedSummaryWriter(self._writer)
+        return self._experiment
+
+    def begin(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Writes the row of this run in the table of hyperparameters, and which curves the Custom
+        Scalars page overlays. What is no number, boolean or text becomes JSON.
+        """
+        self._write(summaries.session_start(hyperparameters, self.trial_id), 0)
+        self._write(summaries.layout(LAYOUT), 0)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self._write(summaries.scalar(tag, float(value)), step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Writes a text that is shown letter by letter, whatever Markdown or HTML it contains.
+
+        Raises:
+            ValueError: if the tag was written at this step or a later one; so do `image` and
+                `maps`.
+        """
+        longest = max((len(run) for run in re.findall("`+", text)), default=0)
+        fence = "`" * max(3, longest + 1)
+        self._write_next(tag, summaries.text(tag, f"{fence}\n{text}\n{fence}"), step)
+
+    def image(self, tag: str, image: Image, step: int) -> None:
+        self._write_next(tag, summaries.image(tag, *image), step)
+
+    def maps(self, record: AttentionRecord, step: int) -> None:
+        """Writes a picture, and the numbers for the Attention page under `record.tag`.
+
+        Raises:
+            MapFormatError: if the record cannot be encoded (see `map_format.encode`).
+        """
+        self._write_next(record.tag, summaries.maps(record.tag, encode(record)), step)
+        self.image(record.picture_tag, contact_sheet(record, step), step)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def finish(self, status: str | None) -> None:
+        """Writes how the run ended, if that is known, and closes the file.
+
+        Raises:
+            ValueError: if the status is none of `STATUSES`.
+        """
+        if status not in (None, *STATUSES):
+            raise ValueError(f"status {status!r} is unknown (known: {', '.join(STATUSES)})")
+        if status is not None:
+            self._write(summaries.session_end(status), 0)
+        self._writer.close()
+
+    def _write_next(self, tag: str, summary: Any, step: int) -> None:
+        """Writes a summary if its step is after the tag's last; else TensorBoard would hide it."""
+        last = self._last_steps.get(tag, -1)
+        if step <= last:
+            raise ValueError(f"{tag}: step {step} comes after step {last}; steps must increase")
+        self._last_steps[tag] = step
+        self._write(summary, step)
+        self._weigh(summary.ByteSize(), step)
+
+    def _write(self, summary: Any, step: int) -> None:
+        self._writer.add_summary(summary, step)
+
+    def _weigh(self, size: int, step: int) -> None:
+        """Warns, once, of a logging moment that holds up training."""
+        self._moment_bytes = size + (self._moment_bytes if step == self._moment_step else 0)
+        self._moment_step = step
+        if self._moment_bytes > MOMENT_BYTES and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"more than {MOMENT_BYTES // 2**20} MiB logged at step {step}: TensorBoard's "
+                "writer takes about 0.3 s a MiB from training. Log fewer or shorter examples",
+                stacklevel=2,
+            )

@@ -1,0 +1,272 @@
+"""Keeps a run apart from those who listen to it: none of them can end it or slow it down."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
+
+from attnkit.listeners.lightning import Audience, listener_of
+from attnkit.listeners.listener import Listener, RunPlace
+from attnkit.tensorboard.attention_record import AttentionRecord
+from attnkit.tensorboard.event_files import LOGGED_FILES, cut_back, logged_bytes
+from attnkit.tensorboard.images import Image
+
+log = logging.getLogger("attnkit")
+
+OPEN_SECONDS = 10.0
+"""How long a run waits for a server at its start; it connects in the background after that."""
+
+FINISH_SECONDS = 30.0
+"""How long a run waits, at its end, until a server has taken all that it was sent."""
+
+MOST_WAITING = 10_000
+"""Calls that wait for a slow server; further ones are dropped."""
+
+_NOBODY = DummyLogger().experiment
+
+
+class Guarded(Listener, Logger):
+    """A listener that a trainer has as a logger, and that cannot harm it.
+
+    What it raises is told once, and the call is dropped; a file that the system refuses is given
+    up. What is not ours runs in a thread.
+
+    Args:
+        name: what the recipe calls it, for messages.
+        source: what listens: a `Listener`, or a Lightning logger.
+    """
+
+    def __init__(self, name: str, source: Any) -> None:
+        super().__init__()
+        self.label = name
+        self.source = source
+        self.place: RunPlace | None = None
+        self.failure: Exception | None = None
+        self._listener: Listener | None = None
+        self._background = listener_of(source).in_background
+        self._status: str | None = None
+        self._is_mute = False
+        self._queue: queue.Queue[Callable[[], Any] | None] = queue.Queue(MOST_WAITING)
+        self._thread: threading.Thread | None = None
+
+    # What a run calls
+
+    def open(self, run: RunPlace) -> None:
+        """Begins to listen; until then every call does nothing."""
+        self.place = run
+        opened = threading.Event()
+
+        def connect() -> None:
+            try:
+                self._listener = listener_of(listener_of(self.source).open(run))
+            except Exception:
+                self._is_mute = True
+                raise
+            finally:
+                opened.set()
+
+        if self._background:
+            self._thread = threading.Thread(target=self._work, name=self.label, daemon=True)
+            self._thread.start()
+        self._do(connect)
+        opened.wait(OPEN_SECONDS)
+
+    def close(self) -> None:
+        """Says how the run ended, and waits a while for what is under way."""
+        if self.place is None:
+            return
+        status, self._status = self._status, None
+        if self._listener is not None:  # a file that was given up is closed too
+            self._is_mute = False
+        self._do(lambda: self._heard.finish(status))
+        self.place = None
+        if self._thread is None:
+            return
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=FINISH_SECONDS)
+        self._thread.join(FINISH_SECONDS)
+        if self._thread.is_alive():
+            self._tell(
+                TimeoutError(f"it has not taken all that it was sent in {FINISH_SECONDS:.0f} s")
+            )
+
+    # What is heard
+
+    def begin(self, hyperparameters: Any) -> None:
+        self._do(lambda: self._heard.begin(hyperparameters))
+
+    def scalars(self, values: Any, step: int) -> None:
+        # Tensors would be read, and dictionaries changed, while the thread comes to them.
+        kept = {name: float(value) for name, value in values.items()}
+        self._do(lambda: self._heard.scalars(kept, step))
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        self._do(lambda: self._heard.text(tag, text, step))
+
+    def image(self, tag: str, image: Image, step: int) -> None:
+        self._do(lambda: self._heard.image(tag, image, step))
+
+    def maps(self, record: AttentionRecord, step: int) -> None:
+        self._do(lambda: self._heard.maps(record, step))
+
+    def flush(self) -> None:
+        if not self._background:
+            self._do(lambda: self._heard.flush())
+
+    # What Lightning calls
+
+    @property
+    def name(self) -> str | None:
+        """The recipe's name."""
+        return None if self.place is None else self.place.name
+
+    @property
+    def version(self) -> str | None:
+        """The run's variant and seed."""
+        return None if self.place is None else f"{self.place.variant}/seed{self.place.seed}"
+
+    @property
+    def save_dir(self) -> str | None:
+        """The run's directory."""
+        return None if self.place is None else str(self.place.directory)
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run's directory."""
+        return self.save_dir
+
+    @property
+    def experiment(self) -> Any:
+        """What the logger itself works with (torch's `SummaryWriter`, the run of wandb, ...);
+        something that ignores every call while there is none.
+        """
+        listener: Any = self._listener
+        if listener is None or self._is_mute:
+            return _NOBODY
+        return getattr(getattr(listener, "logger", listener), "experiment", _NOBODY)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Hands on scalars, but for the `epoch` that Lightning adds to them."""
+        known = {name: value for name, value in metrics.items() if name != "epoch"}
+        if known:
+            self.scalars(known, step or 0)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the run tells its recipe by `begin`."""
+
+    def finalize(self, status: str) -> None:
+        """Remembers how the run ended; a run that failed or was aborted stays so, whatever ends
+        well afterwards. Lightning finalizes after `fit` and again after `validate`.
+        """
+        if self._status in (None, "success"):
+            self._status = status
+
+    def __getattr__(self, name: str) -> Any:
+        """What the logger can do besides (`log_table` of wandb, ...), guarded too."""
+        inner = getattr(self.__dict__.get("_listener"), "logger", None)
+        if name.startswith("_") or inner is None:
+            raise AttributeError(f"the logger {self.__dict__.get('label')} has no {name}")
+        found = getattr(inner, name)
+        if not callable(found):
+            return found
+        return lambda *args, **options: self._do(lambda: found(*args, **options))
+
+    # How it is guarded
+
+    @property
+    def _heard(self) -> Listener:
+        assert self._listener is not None
+        return self._listener
+
+    def _do(self, act: Callable[[], Any]) -> None:
+        if self.place is None or self._is_mute:
+            return
+        if self._thread is None:
+            self._attempt(act)
+            return
+        try:
+            self._queue.put_nowait(act)
+        except queue.Full:
+            self._tell(TimeoutError(f"more than {MOST_WAITING:,} calls wait for it"))
+
+    def _work(self) -> None:
+        while (act := self._queue.get()) is not None:
+            self._attempt(act)
+
+    def _attempt(self, act: Callable[[], Any]) -> None:
+        if self._is_mute:
+            return
+        try:
+            act()
+        except Exception as error:
+            # After half a record a file is not worth more; a server may come back.
+            self._is_mute |= not self._background and isinstance(error, OSError)
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        if self.failure is not None:
+            return
+        self.failure = error
+        words = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+        log.warning(
+            "the logger %s failed: %s: %s; training goes on, and what it lacks is told no more",
+            self.label,
+            type(error).__name__,
+            words,
+        )
+
+
+class RunAudience(Audience):
+    """All that listen to a run, each guarded.
+
+    Args:
+        sources: pairs of a name and what listens.
+
+    Raises:
+        TypeError: if one is no logger.
+    """
+
+    def __init__(self, sources: Sequence[tuple[str, Any]]) -> None:
+        self.loggers: Sequence[Guarded] = [Guarded(name, source) for name, source in sources]
+        super().__init__(self.loggers)
+        files = [pattern for _, source in sources for pattern in listener_of(source).files]
+        self._patterns = tuple(dict.fromkeys([*LOGGED_FILES, *files]))
+        self._directory: Path | None = None
+
+    def open(self, run: RunPlace) -> None:
+        """Begins to listen, after cutting the files back to where the run goes on. Only the first
+        process of a run does it.
+        """
+        if run.resume is not None:
+            cut_back(run.directory, run.resume, self._patterns)
+        self._directory = run.directory
+        for logger in self.loggers:
+            logger.open(run)
+
+    def logged_bytes(self) -> dict[str, int]:
+        """Logged file -> its length, with all that was logged up to now: what `ResumePoint` wants.
+        Files of a logger that listens no more count too.
+        """
+        if self._directory is None:
+            return {}
+        for logger in self.loggers:
+            logger.flush()
+        return logged_bytes(self._directory, self._patterns)
+
+    def finalize(self, status: str) -> None:
+        """Says how the run ended."""
+        for logger in self.loggers:
+            logger.finalize(status)
+
+    def close(self) -> None:
+        """Ends listening; a second call does nothing."""
+        for logger in self.loggers:
+            logger.close()

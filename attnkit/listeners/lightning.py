@@ -1,0 +1,227 @@
+"""Lightning's loggers as listeners: what each makes of curves, texts, pictures and maps."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import (
+    CometLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
+from PIL import Image as Pillow
+
+from attnkit.listeners.listener import Listener
+from attnkit.tensorboard import summaries
+from attnkit.tensorboard.attention_record import AttentionRecord
+from attnkit.tensorboard.images import Image, contact_sheet
+from attnkit.tensorboard.map_format import encode
+
+
+@functools.singledispatch
+def listener_of(logger: Any) -> Listener:
+    """Returns a logger as a `Listener`.
+
+    A class of loggers that it does not know is added with `listener_of.register(Class, function)`.
+
+    Raises:
+        TypeError: if it is neither a Lightning logger nor a `Listener`.
+    """
+    raise TypeError(
+        f"{type(logger).__name__} is no logger; give one of Lightning's (lightning.pytorch.loggers)"
+        " or an attnkit.listeners.listener.Listener"
+    )
+
+
+@listener_of.register
+def _(logger: Listener) -> Listener:
+    return logger
+
+
+class Audience(Listener):
+    """All that listen to a trainer, as one.
+
+    Args:
+        loggers: Lightning loggers and listeners.
+    """
+
+    def __init__(self, loggers: Iterable[Any]) -> None:
+        self.listeners = [listener_of(logger) for logger in loggers]
+
+    def begin(self, hyperparameters: Mapping[str, Any]) -> None:
+        for listener in self.listeners:
+            listener.begin(hyperparameters)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for listener in self.listeners:
+            listener.scalars(values, step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        for listener in self.listeners:
+            listener.text(tag, text, step)
+
+    def image(self, tag: str, image: Image, step: int) -> None:
+        for listener in self.listeners:
+            listener.image(tag, image, step)
+
+    def maps(self, record: AttentionRecord, step: int) -> None:
+        for listener in self.listeners:
+            listener.maps(record, step)
+
+
+class OfLightning(Listener):
+    """Any Lightning logger: curves and hyperparameters, which are all that they have in common.
+
+    Args:
+        logger: Lightning's.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+
+    def begin(self, hyperparameters: Mapping[str, Any]) -> None:
+        self.logger.log_hyperparams(summaries.flatten(hyperparameters))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self.logger.log_metrics(dict(values), step)
+
+    def finish(self, status: str | None) -> None:
+        self.logger.finalize(status or "failed")
+
+
+class OfTensorBoard(OfLightning):
+    """Lightning's own TensorBoard logger, which gets the Attention page's records too."""
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        self.logger.experiment.add_text(tag, f"```\n{text}\n```", step)
+
+    def image(self, tag: str, image: Image, step: int) -> None:
+        self._add(summaries.image(tag, *image), step)
+
+    def maps(self, record: AttentionRecord, step: int) -> None:
+        self._add(summaries.maps(record.tag, encode(record)), step)
+        self.image(record.picture_tag, contact_sheet(record, step), step)
+
+    def _add(self, summary: Any, step: int) -> None:
+        # torch has no public way to add a summary that is finished.
+        self.logger.experiment._get_file_writer().add_summary(summary, step)
+
+
+class OfWandb(OfLightning):
+    """Weights & Biases: texts as tables, maps as pictures and as artifacts with their numbers.
+
+    Args:
+        logger: Lightning's.
+        ends_run: the run there ends with this one.
+    """
+
+    def __init__(self, logger: WandbLogger, *, ends_run: bool = False) -> None:
+        super().__init__(logger)
+        self.ends_run = ends_run
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        self.logger.log_text(tag, columns=["text"], data=[[text]], step=step)
+
+    def image(self, tag: str, image: Image, step: int) -> None:
+        self.logger.log_image(tag, [_pillow(image)], step=step)
+
+    def maps(self, record: AttentionRecord, step: int) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self.image(record.picture_tag, contact_sheet(record, step), step)
+        name = f"{self.logger.experiment.id}-{record.example}-{record.site}"
+        artifact = wandb.Artifact(name, type="attention_maps", metadata={"step": step})
+        with artifact.new_file(f"step-{step}.npz", mode="wb") as file:
+            file.write(_npz(record))
+        self.logger.experiment.log_artifact(artifact)
+
+    def finish(self, status: str | None) -> None:
+        super().finish(status)
+        if self.ends_run:
+            self.logger.experiment.finish(exit_code=0 if status == "success" else 1)
+
+
+class OfMLflow(OfLightning):
+    """MLflow: texts and the numbers of maps as artifacts, pictures with their steps."""
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        self.logger.experiment.log_text(self.logger.run_id, text, f"{tag}/step-{step}.txt")
+
+    def image(self, tag: str, image: Image, step: int) -> None:
+        client = self.logger.experiment
+        client.log_image(self.logger.run_id, _pillow(image), key=tag, step=step)
+
+    def maps(self, record: AttentionRecord, step: int) -> None:
+        self.image(record.picture_tag, contact_sheet(record, step), step)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"step-{step}.npz"
+            file.write_bytes(_npz(record))
+            self.logger.experiment.log_artifact(self.logger.run_id, str(file), record.tag)
+
+
+class OfComet(Listener):
+    """An experiment of Comet.
+
+    Args:
+        experiment: Comet's.
+        ends_run: the experiment ends with the run.
+    """
+
+    def __init__(self, experiment: Any, *, ends_run: bool = False) -> None:
+        self.experiment = experiment
+        self.ends_run = ends_run
+
+    def begin(self, hyperparameters: Mapping[str, Any]) -> None:
+        self.experiment.log_parameters(summaries.flatten(hyperparameters))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self.experiment.log_metrics(dict(values), step=step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        self.experiment.log_text(text, step=step, metadata={"tag": tag})
+
+    def image(self, tag: str, image: Image, step: int) -> None:
+        self.experiment.log_image(_pillow(image), name=tag, step=step)
+
+    def maps(self, record: AttentionRecord, step: int) -> None:
+        self.image(record.picture_tag, contact_sheet(record, step), step)
+        name = f"{record.tag}/step-{step}.npz"
+        self.experiment.log_asset(BytesIO(_npz(record)), file_name=name, step=step)
+
+    def finish(self, status: str | None) -> None:
+        if self.ends_run:
+            self.experiment.end()
+        else:
+            self.experiment.flush()
+
+
+listener_of.register(Logger, OfLightning)
+listener_of.register(TensorBoardLogger, OfTensorBoard)
+listener_of.register(WandbLogger, OfWandb)
+listener_of.register(MLFlowLogger, OfMLflow)
+listener_of.register(CometLogger, lambda logger: OfComet(logger.experiment))
+
+
+def _pillow(image: Image) -> Any:
+    return Pillow.open(BytesIO(image.png)).convert("RGB")
+
+
+def _npz(record: AttentionRecord) -> bytes:
+    """The numbers of a record as a NumPy archive: `L0`, ... (H, Q, K), and the tokens."""
+    content = BytesIO()
+    arrays: dict[str, Any] = {layer.name: layer.weights for layer in record.layers}
+    np.savez_compressed(
+        content,
+        query_tokens=np.array(record.query_tokens),
+        key_tokens=np.array(record.key_tokens),
+        **arrays,
+    )
+    return content.getvalue()

@@ -1,0 +1,34 @@
+"""PyTorch's SummaryWriter on an event file that is open already."""
+
+from __future__ import annotations
+
+from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+from attnkit.tensorboard.event_writer import EventWriter
+
+
+class SharedSummaryWriter(SummaryWriter):
+    """Writes into the event file of a run, with the same safety: it never raises for a disk.
+
+    Args:
+        events: the file.
+    """
+
+    def __init__(self, events: EventWriter) -> None:
+        self._shared = _SharedFile(events)
+        super().__init__(events.get_logdir())
+
+    def _get_file_writer(self) -> FileWriter:
+        """The one place in which torch makes its file."""
+        self.file_writer = self._shared
+        self.all_writers = {self.log_dir: self._shared}
+        return self._shared
+
+
+class _SharedFile(FileWriter):
+    def __init__(self, events: EventWriter) -> None:
+        self.event_writer = events
+
+    def close(self) -> None:
+        """Leaves the file open: it is the run's."""
+        self.flush()

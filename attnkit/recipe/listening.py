@@ -1,0 +1,90 @@
+"""What a recipe says of those who listen to a run and act on it: its loggers and callbacks, made
+before the run starts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from attnkit.recipe.checks import mark_of
+from attnkit.recipe.errors import KeyPath, Problem, RecipeError, dotted
+from attnkit.recipe.recipe import Recipe
+from attnkit.registry import CALLBACKS, LOGGERS, Registry, Spec
+
+_OWN = {
+    "Checkpoint": "a run saves itself, so that it resumes exactly; see the section `checkpoint`",
+    "ProgressBar": "a run shows its own progress; leave it out",
+}
+"""Lightning's classes of callbacks that a run has already, and what to do instead."""
+
+
+def build_loggers(recipe: Recipe) -> list[tuple[str, Any]]:
+    """The loggers that a recipe names, each with its name. Connects to nothing.
+
+    Raises:
+        RecipeError: if a package is missing, an option is wrong, or a name stands there twice.
+    """
+    named = recipe.logging.to
+    specs = [named] if isinstance(named, Spec) else list(named)
+    seen: set[str] = set()
+    made, problems = [], []
+    for i, spec in enumerate(specs):
+        path = ("logging", "to") if isinstance(named, Spec) else ("logging", "to", f"[{i}]")
+        if spec.name in seen and not LOGGERS.is_path(spec.name):
+            problems.append(_problem(recipe, path, f"{spec.name} stands here twice"))
+            continue
+        seen.add(spec.name)
+        missing = [one for one in getattr(LOGGERS.get(spec.name), "packages", ()) if _lacks(one)]
+        if missing:
+            message = f"{spec.name} is not installed: pip install {' '.join(missing)}"
+            problems.append(_problem(recipe, path, message))
+            continue
+        made.append((spec.name, _built(LOGGERS, spec, recipe, path, problems)))
+    if problems:
+        raise RecipeError(problems)
+    return made
+
+
+def build_callbacks(recipe: Recipe) -> list[Any]:
+    """The callbacks that a recipe names.
+
+    Raises:
+        RecipeError: if one is wrong or has no place in a run.
+    """
+    made, problems = [], []
+    for i, spec in enumerate(recipe.callbacks):
+        path = ("callbacks", f"[{i}]")
+        of_lightning = [
+            one.__name__
+            for one in CALLBACKS.get(spec.name).__mro__
+            if one.__module__.startswith(("lightning.", "pytorch_lightning."))
+        ]
+        own = next((why for name, why in _OWN.items() if name in of_lightning), None)
+        if own is not None:
+            problems.append(_problem(recipe, path, f"{spec.name} has no place here: {own}"))
+            continue
+        made.append(_built(CALLBACKS, spec, recipe, path, problems))
+    if problems:
+        raise RecipeError(problems)
+    return made
+
+
+def _lacks(package: str) -> bool:
+    """True if a package that pip knows by this name cannot be imported."""
+    return importlib.util.find_spec(package.replace("-", "_")) is None
+
+
+def _built(
+    registry: Registry[Any], spec: Spec, recipe: Recipe, path: KeyPath, problems: list[Problem]
+) -> Any:
+    try:
+        return registry.build(spec)
+    except Exception as error:  # whatever somebody else's class refuses its options with
+        words = str(error).strip().partition("\n")[0]
+        problems.append(_problem(recipe, path, f"{spec.name}: {words}"))
+        return None
+
+
+def _problem(recipe: Recipe, path: KeyPath, message: str) -> Problem:
+    return Problem(mark_of(recipe.source, path), dotted(path), message)
