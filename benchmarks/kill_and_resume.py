@@ -8,7 +8,8 @@ Every third one is killed a second time while it resumes. The process is a fork 
 such a command, which saves four seconds of imports a trial; what it runs is the real command.
 
 A resumed run must equal its twin that was never killed: every curve to the last bit, weights and
-optimizer by hash, every step of every tag in the event files once, and no file more.
+optimizer by hash, every step of every tag in the event files once, the same lines in metrics.csv
+and metrics.jsonl, and no file more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import hashlib
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -62,8 +64,13 @@ optimizer: {name: adamw, lr: 0.01}
 trainer: {max_steps: STEPS, batch_size: 4, precision: 32, accelerator: cpu}
 validation: {every_n_steps: 10, max_tokens: 256}
 checkpoint: {every_n_steps: 3, best: 2, keep_every: 12}
-logging: {every_n_steps: 4, attention_maps: 4, samples: 3, probe_tokens: 8}
+logging:
+  {to: [tensorboard, csv, jsonl], every_n_steps: 4, attention_maps: 4, samples: 3, probe_tokens: 8}
 """
+
+
+SPEED = r"speed/\w+\W+[\d.e+]+"
+"""What no two runs have in common, in a line of a plain file."""
 
 
 @dataclass
@@ -148,6 +155,10 @@ def what_it_left(directory: Path) -> dict[str, Any]:
         for step, count in Counter(found).items()
         if count > 1
     ]
+    plain_files = {
+        path.name: [re.sub(SPEED, "", line) for line in path.read_text().splitlines()]
+        for path in (directory / "metrics.csv", directory / "metrics.jsonl")
+    }
     store = CheckpointStore(directory / "checkpoints")
     verified = store.verified()
     hashes = {}
@@ -164,6 +175,7 @@ def what_it_left(directory: Path) -> dict[str, Any]:
         "curves": curves,
         "steps": steps,
         "pictures": pictures,
+        "plain_files": plain_files,
         "weights": hashes,
         "files": files,
         "duplicated": duplicated,

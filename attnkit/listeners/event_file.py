@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,9 +98,7 @@ class EventFile(Listener):
             ValueError: if the tag was written at this step or a later one; so do `image` and
                 `maps`.
         """
-        longest = max((len(run) for run in re.findall("`+", text)), default=0)
-        fence = "`" * max(3, longest + 1)
-        self._write_next(tag, summaries.text(tag, f"{fence}\n{text}\n{fence}"), step)
+        self._write_next(tag, summaries.text(tag, summaries.fenced(text)), step)
 
     def image(self, tag: str, image: Image, step: int) -> None:
         self._write_next(tag, summaries.image(tag, *image), step)

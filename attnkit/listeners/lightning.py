@@ -101,7 +101,7 @@ class OfTensorBoard(OfLightning):
     """Lightning's own TensorBoard logger, which gets the Attention page's records too."""
 
     def text(self, tag: str, text: str, step: int) -> None:
-        self.logger.experiment.add_text(tag, f"```\n{text}\n```", step)
+        self.logger.experiment.add_text(tag, summaries.fenced(text), step)
 
     def image(self, tag: str, image: Image, step: int) -> None:
         self._add(summaries.image(tag, *image), step)
@@ -165,6 +165,10 @@ class OfMLflow(OfLightning):
             file = Path(folder) / f"step-{step}.npz"
             file.write_bytes(_npz(record))
             self.logger.experiment.log_artifact(self.logger.run_id, str(file), record.tag)
+
+    def finish(self, status: str | None) -> None:
+        # Lightning hands a word on that it does not know, and MLflow knows no "aborted".
+        super().finish("KILLED" if status in (None, "aborted") else status)
 
 
 class OfComet(Listener):

@@ -9,6 +9,7 @@ Every summary says its data class itself, since TensorBoard guesses it for its o
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,6 +47,13 @@ def text(tag: str, markdown: str) -> Summary:
     """Returns a text for the Text page."""
     content = markdown.encode("utf-8", errors="backslashreplace")
     return _strings(tag, "text", DATA_CLASS_TENSOR, [content])
+
+
+def fenced(text: str) -> str:
+    """Returns Markdown that shows a text letter by letter, whatever Markdown or HTML is in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
 
 
 def image(tag: str, png: bytes, width: int, height: int) -> Summary:

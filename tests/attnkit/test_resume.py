@@ -39,13 +39,14 @@ from attnkit.tensorboard.event_files import event_files
 
 EVERYTHING = {"scalars": 0, "images": 0, "tensors": 0}
 LOUD = ["logging.every_n_steps=2", "logging.attention_maps=4", "logging.samples=4"]
+LOUD += ["logging.to=[tensorboard, csv, jsonl]"]
 
 SYNTHETIC = ["task=synthetic", "~tokenizer", "~data.files", "data.name=sort", "data.length=16"]
 SYNTHETIC += ["data.min_length=8", "data.test_lengths=[10]", "data.num_eval=40"]
 
 
 def left_by(directory):
-    """Curves to the last bit, the steps of all that is logged, and hashes of what was trained."""
+    """Curves to the last bit, the steps of all that is logged, lines of files, and their names."""
     shown = event_accumulator.EventAccumulator(str(directory), EVERYTHING).Reload()
     curves = {
         tag: [(event.step, event.value.hex()) for event in shown.Scalars(tag)]
@@ -59,7 +60,11 @@ def left_by(directory):
         for path in directory.rglob("*")
         if not own.search(str(path.relative_to(directory)))
     }
-    return curves, steps, files
+    lines = {
+        path.name: re.sub(r"speed/\w+\W+[\d.e+]+", "", path.read_text())
+        for path in directory.glob("metrics.*")
+    }
+    return curves, steps | lines, files
 
 
 def trained(directory, name="last.ckpt"):

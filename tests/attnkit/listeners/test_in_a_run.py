@@ -110,6 +110,18 @@ def test_loggers_may_change_where_a_run_resumes(small, crash_at):
     assert read_scalars(result.directory)["loss/train"].steps.tolist() == list(range(1, 10))
 
 
+def test_a_logger_of_lightning_by_its_path(small, tmp_path):
+    path = "lightning.pytorch.loggers.CSVLogger"
+    keys = f"logging.to=[{{name: {path}, save_dir: {tmp_path}, version: v}}]"
+    result = experiment.run(small(keys))
+    with (tmp_path / "lightning_logs/v/metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["loss/train"]] == list("123456")
+    assert [float(row["final/loss"]) for row in rows if row["final/loss"]] == [
+        result.metrics["loss"]
+    ]
+
+
 def test_nobody_need_listen(small):
     result = experiment.run(small("logging.to=[]", "logging.attention_maps=2"))
     assert {path.name for path in result.directory.iterdir()} == {
