@@ -43,8 +43,8 @@ from attnkit.hardware import (
     fast_dtype,
     peak_memory_bytes,
 )
-from attnkit.listeners.guard import RunAudience
-from attnkit.listeners.listener import Listener, RunPlace
+from attnkit.listeners.guard import RunListeners
+from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.models.accounting import costs
 from attnkit.plugins import keep, made_with, remember
 from attnkit.recipe import Problem, Recipe, RecipeError
@@ -131,7 +131,7 @@ def run(
     """
     check_single(recipe)
     named = [(type(logger).__name__, logger) for logger in loggers]
-    audience = RunAudience([*build_loggers(recipe), *named])
+    listeners = RunListeners([*build_loggers(recipe), *named])
     callbacks = [*build_callbacks(recipe), *callbacks]
     directory = recipe.run_dir if directory is None else directory
     plugins = made_with(recipe.to_dict())
@@ -170,7 +170,7 @@ def run(
         recipe,
         directory,
         probes if task.has_attention else [],
-        audience,
+        listeners,
         curves,
         stops,
         store,
@@ -181,7 +181,7 @@ def run(
     exact = exactness(
         deterministic=recipe.trainer.deterministic, tf32=recipe.trainer.precision == "tf32"
     )
-    with run_directory.in_use(directory), closing(audience), exact:
+    with run_directory.in_use(directory), closing(listeners), exact:
         with plain_endings(trainer, task, store, directory):
             if run_directory.is_first_process():
                 # Another process may have trained here while this one waited for data.
@@ -198,8 +198,8 @@ def run(
                 keep(directory, plugins)
                 remember(plugins)
                 data.save_vocabulary(directory)
-                audience.open(
-                    RunPlace(
+                listeners.open(
+                    RunInfo(
                         directory,
                         name=recipe.name,
                         variant=recipe.variant,
@@ -209,7 +209,7 @@ def run(
                     )
                 )
                 if start.checkpoint is None:
-                    introduce(audience, recipe, task, probes)
+                    introduce(listeners, recipe, task, probes)
             with told_of_restoring(start.checkpoint, stops):
                 trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
             stops.raise_if_signalled()
@@ -217,8 +217,8 @@ def run(
             trainer.validate(task, verbose=False)
         sample, example = task.sample(final=True), task.example()
         if trainer.is_global_zero:
-            task.conclude(audience, trainer.global_step)
-            audience.finalize("success")
+            task.conclude(listeners, trainer.global_step)
+            listeners.finalize("success")
     metrics = {
         name.removeprefix("final/"): float(value)
         for name, value in trainer.callback_metrics.items()
@@ -294,13 +294,13 @@ def take_up(
     store.take_over()
 
 
-def introduce(audience: RunAudience, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
+def introduce(listeners: RunListeners, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
     """Tells the loggers what is known before the first step."""
-    audience.begin(hyperparameters(recipe))
-    audience.text("recipe", recipe.to_yaml(), 0)
+    listeners.begin(hyperparameters(recipe))
+    listeners.text("recipe", recipe.to_yaml(), 0)
     for probe in probes:
-        audience.text(probe.name, probe.text, 0)
-    task.introduce(audience)
+        listeners.text(probe.name, probe.text, 0)
+    task.introduce(listeners)
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
@@ -316,7 +316,7 @@ def build_trainer(
     recipe: Recipe,
     directory: Path,
     probes: Sequence[Probe],
-    audience: RunAudience,
+    listeners: RunListeners,
     curves: TrainingCurves,
     stops: Stops,
     store: CheckpointStore,
@@ -335,7 +335,7 @@ def build_trainer(
     saving = recipe.checkpoint
     periods = [every for every in (saving.every_n_steps, saving.keep_every) if every]
     checkpoints = Checkpoints(
-        io, periods, validate_every=validate_every, logged_bytes=audience.logged_bytes
+        io, periods, validate_every=validate_every, logged_bytes=listeners.logged_bytes
     )
     callbacks: list[L.Callback] = [
         KeptMemory(),
@@ -378,7 +378,7 @@ def build_trainer(
             # model would be compiled once more, and training could not use what fsdp gathers.
             inference_mode=False,
             log_every_n_steps=recipe.logging.every_n_steps,
-            logger=list(audience.loggers),
+            logger=list(listeners.loggers),
             default_root_dir=directory,
             callbacks=callbacks,
             enable_progress_bar=False,

@@ -24,8 +24,8 @@ class AtMoments(L.Callback):
             is not known in steps.
 
     Attributes:
-        is_guarded: what `write` raises is told once, and training goes on, as in every run of a
-            recipe. Default: it is raised.
+        is_guarded: report the first exception of `write`, and continue training after each; true
+            in every run of a recipe. Default: raise it.
 
     Raises:
         ValueError: when training starts, if `every_n_steps` is needed and missing.
@@ -101,8 +101,8 @@ class AtMoments(L.Callback):
             if not self._has_failed:
                 self._has_failed = True
                 log.warning(
-                    "%s failed at step %s: %s: %s; training goes on, and further failures of it "
-                    "are not told",
+                    "%s failed at step %s: %s: %s; training continues, and further failures of it "
+                    "are not reported",
                     type(self).__name__,
                     f"{step:,}",
                     type(error).__name__,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnkit.attention.maps import attention_maps
 from attnkit.callbacks.at_moments import AtMoments
-from attnkit.listeners.lightning import Audience
+from attnkit.listeners.lightning import Listeners
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.records import records_of
 
@@ -74,9 +74,9 @@ class AttentionMaps(AtMoments):
         return self._state_key
 
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        audience = Audience(trainer.loggers)
+        listeners = Listeners(trainer.loggers)
         for record in self.records(module):
-            audience.maps(record, step)
+            listeners.maps(record, step)
 
     def records(self, module: L.LightningModule) -> list[AttentionRecord]:
         """The maps as they are logged: one record a site (say, `self` and `decoder.cross`)."""

@@ -1,4 +1,4 @@
-"""The attention of a text of one's own while a model trains."""
+"""Draws the attention of a given text while a model trains."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from attnkit.callbacks.attention_maps import AttentionMaps
 
 
 class ProbeMaps(AtMoments):
-    """Draws the maps of a text, beside those of `logging.probe`; as often as there are texts.
+    """Draws the attention maps of a text, in addition to those of `logging.probe`.
 
     Args:
-        text: what the task reads: a text, a sentence, the tokens of a synthetic task.
-        example: its name in the tags: letters, digits, `.`, `_` and `-`.
-        num_tokens: how many tokens of it, at the most.
-        num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
-        every_n_steps: multiples of this instead, and the last step.
+        text: a text, a sentence, or the tokens of a synthetic task.
+        example: name of the text in the tags: letters, digits, `.`, `_` and `-`.
+        num_tokens: most tokens of the text that are drawn.
+        num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
+        every_n_steps: draw at multiples of this instead, and at the last step.
 
     Raises:
         DataError: when training starts, if the task cannot read the text.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 
 from attnkit.callbacks.at_moments import AtMoments
-from attnkit.listeners.lightning import Audience
+from attnkit.listeners.lightning import Listeners
 
 
 class Samples(AtMoments):
@@ -20,4 +20,4 @@ class Samples(AtMoments):
 
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
         said = module.sample()  # pyright: ignore[reportCallIssue]
-        Audience(trainer.loggers).text("samples", said, step)
+        Listeners(trainer.loggers).text("samples", said, step)

@@ -34,8 +34,8 @@ MOMENT_BYTES = 2**20
 
 
 class EventFile(Listener):
-    """What TensorBoard shows of a run: curves, texts and pictures under the tags that were given, a
-    table of hyperparameters with all columns and the real status, and the Attention page.
+    """Writes what TensorBoard shows of a run: scalars, texts and images under the given tags, a row
+    in the table of hyperparameters with the final status, and the maps of the Attention page.
 
     Args:
         directory: where the event file goes.
@@ -73,7 +73,7 @@ class EventFile(Listener):
 
     @property
     def experiment(self) -> SummaryWriter:
-        """PyTorch's writer, into the same file: for what has no verb here, such as histograms."""
+        """PyTorch's writer to the same file, for what has no verb here, such as histograms."""
         if self._experiment is None:
             from attnkit.listeners.summary_writer import SharedSummaryWriter
 
@@ -81,8 +81,8 @@ class EventFile(Listener):
         return self._experiment
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
-        """Writes the row of this run in the table of hyperparameters, and which curves the Custom
-        Scalars page overlays. What is no number, boolean or text becomes JSON.
+        """Writes the run's row in the table of hyperparameters, and the layout of the Custom
+        Scalars page. A value that is not a number, boolean or text becomes JSON.
         """
         self._write(summaries.session_start(hyperparameters, self.trial_id), 0)
         self._write(summaries.layout(LAYOUT), 0)
@@ -92,7 +92,7 @@ class EventFile(Listener):
             self._write(summaries.scalar(tag, float(value)), step)
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """Writes a text that is shown letter by letter, whatever Markdown or HTML it contains.
+        """Writes a text that is shown verbatim, whatever Markdown or HTML it contains.
 
         Raises:
             ValueError: if the tag was written at this step or a later one; so do `image` and
@@ -104,7 +104,7 @@ class EventFile(Listener):
         self._write_next(tag, summaries.image(tag, *image), step)
 
     def maps(self, record: AttentionRecord, step: int) -> None:
-        """Writes a picture, and the numbers for the Attention page under `record.tag`.
+        """Writes an image, and the numbers for the Attention page under `record.tag`.
 
         Raises:
             MapFormatError: if the record cannot be encoded (see `map_format.encode`).
@@ -116,7 +116,7 @@ class EventFile(Listener):
         self._writer.flush()
 
     def finish(self, status: str | None) -> None:
-        """Writes how the run ended, if that is known, and closes the file.
+        """Writes the status of the run, if it is known, and closes the file.
 
         Raises:
             ValueError: if the status is none of `STATUSES`.

@@ -1,4 +1,4 @@
-"""Keeps a run apart from those who listen to it: none of them can end it or slow it down."""
+"""Protects a run from its loggers: none of them can end it or slow it down."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from attnkit.listeners.lightning import Audience, listener_of
-from attnkit.listeners.listener import Listener, RunPlace
+from attnkit.listeners.lightning import Listeners, listener_of
+from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.event_files import LOGGED_FILES, cut_back, logged_bytes
 from attnkit.tensorboard.images import Image
@@ -30,25 +30,26 @@ FINISH_SECONDS = 30.0
 MOST_WAITING = 10_000
 """Calls that wait for a slow server; further ones are dropped."""
 
-_NOBODY = DummyLogger().experiment
+_NO_EXPERIMENT = DummyLogger().experiment
 
 
-class Guarded(Listener, Logger):
-    """A listener that a trainer has as a logger, and that cannot harm it.
+class GuardedLogger(Listener, Logger):
+    """A Lightning logger around a listener, which catches what the listener raises.
 
-    What it raises is told once, and the call is dropped; a file that the system refuses is given
-    up. What is not ours runs in a thread.
+    The first exception is reported; the call that raised is dropped. After an `OSError` a listener
+    that writes a local file is not called again, since half a record may be in the file. All
+    other listeners run in a thread, so that a slow server does not delay a step.
 
     Args:
-        name: what the recipe calls it, for messages.
-        source: what listens: a `Listener`, or a Lightning logger.
+        name: how messages call it.
+        source: a `Listener` or a Lightning logger.
     """
 
     def __init__(self, name: str, source: Any) -> None:
         super().__init__()
         self.label = name
         self.source = source
-        self.place: RunPlace | None = None
+        self.place: RunInfo | None = None
         self.failure: Exception | None = None
         self._listener: Listener | None = None
         self._background = listener_of(source).in_background
@@ -59,8 +60,8 @@ class Guarded(Listener, Logger):
 
     # What a run calls
 
-    def open(self, run: RunPlace) -> None:
-        """Begins to listen; until then every call does nothing."""
+    def open(self, run: RunInfo) -> None:
+        """Opens the listener. Before that, every call does nothing."""
         self.place = run
         opened = threading.Event()
 
@@ -80,7 +81,9 @@ class Guarded(Listener, Logger):
         opened.wait(OPEN_SECONDS)
 
     def close(self) -> None:
-        """Says how the run ended, and waits a while for what is under way."""
+        """Closes the listener with the status of the run. Waits for its thread at most twice
+        `FINISH_SECONDS`.
+        """
         if self.place is None:
             return
         status, self._status = self._status, None
@@ -94,18 +97,21 @@ class Guarded(Listener, Logger):
             self._queue.put(None, timeout=FINISH_SECONDS)
         self._thread.join(FINISH_SECONDS)
         if self._thread.is_alive():
-            self._tell(
+            self._report(
                 TimeoutError(f"it has not taken all that it was sent in {FINISH_SECONDS:.0f} s")
             )
 
-    # What is heard
+    # The verbs
 
     def begin(self, hyperparameters: Any) -> None:
         self._do(lambda: self._heard.begin(hyperparameters))
 
     def scalars(self, values: Any, step: int) -> None:
-        # Tensors would be read, and dictionaries changed, while the thread comes to them.
-        kept = {name: float(value) for name, value in values.items()}
+        try:  # read now: the caller may change a tensor or the mapping before the thread gets to it
+            kept = {name: float(value) for name, value in values.items()}
+        except (TypeError, ValueError, RuntimeError) as error:
+            self._report(error)
+            return
         self._do(lambda: self._heard.scalars(kept, step))
 
     def text(self, tag: str, text: str, step: int) -> None:
@@ -145,32 +151,32 @@ class Guarded(Listener, Logger):
 
     @property
     def experiment(self) -> Any:
-        """What the logger itself works with (torch's `SummaryWriter`, the run of wandb, ...);
-        something that ignores every call while there is none.
+        """The logger's own object (torch's `SummaryWriter`, wandb's run, ...). An object that
+        ignores every call, if the logger is not open or has none.
         """
         listener: Any = self._listener
         if listener is None or self._is_mute:
-            return _NOBODY
-        return getattr(getattr(listener, "logger", listener), "experiment", _NOBODY)
+            return _NO_EXPERIMENT
+        return getattr(getattr(listener, "logger", listener), "experiment", _NO_EXPERIMENT)
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Hands on scalars, but for the `epoch` that Lightning adds to them."""
+        """Logs scalars, without the `epoch` that Lightning adds."""
         known = {name: value for name, value in metrics.items() if name != "epoch"}
         if known:
             self.scalars(known, step or 0)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the run tells its recipe by `begin`."""
+        """Does nothing: the run logs its recipe by `begin`."""
 
     def finalize(self, status: str) -> None:
-        """Remembers how the run ended; a run that failed or was aborted stays so, whatever ends
-        well afterwards. Lightning finalizes after `fit` and again after `validate`.
+        """Sets the status of the run. A run that failed or was aborted stays so: Lightning
+        finalizes after `fit` and again after `validate`.
         """
         if self._status in (None, "success"):
             self._status = status
 
     def __getattr__(self, name: str) -> Any:
-        """What the logger can do besides (`log_table` of wandb, ...), guarded too."""
+        """Other methods of the logger (`log_table` of wandb, ...), with the same protection."""
         inner = getattr(self.__dict__.get("_listener"), "logger", None)
         if name.startswith("_") or inner is None:
             raise AttributeError(f"the logger {self.__dict__.get('label')} has no {name}")
@@ -179,7 +185,7 @@ class Guarded(Listener, Logger):
             return found
         return lambda *args, **options: self._do(lambda: found(*args, **options))
 
-    # How it is guarded
+    # The protection
 
     @property
     def _heard(self) -> Listener:
@@ -195,7 +201,7 @@ class Guarded(Listener, Logger):
         try:
             self._queue.put_nowait(act)
         except queue.Full:
-            self._tell(TimeoutError(f"more than {MOST_WAITING:,} calls wait for it"))
+            self._report(TimeoutError(f"more than {MOST_WAITING:,} calls wait for it"))
 
     def _work(self) -> None:
         while (act := self._queue.get()) is not None:
@@ -207,43 +213,49 @@ class Guarded(Listener, Logger):
         try:
             act()
         except Exception as error:
-            # After half a record a file is not worth more; a server may come back.
+            # Half a record may be in a local file; a server may come back.
             self._is_mute |= not self._background and isinstance(error, OSError)
-            self._tell(error)
+            self._report(error)
 
-    def _tell(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> None:
         if self.failure is not None:
             return
         self.failure = error
         words = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
         log.warning(
-            "the logger %s failed: %s: %s; training goes on, and what it lacks is told no more",
+            "the logger %s failed: %s: %s; training continues, and further failures of this logger "
+            "are not reported",
             self.label,
             type(error).__name__,
             words,
         )
 
 
-class RunAudience(Audience):
-    """All that listen to a run, each guarded.
+class RunListeners(Listeners):
+    """All loggers of a run, each protected by a `GuardedLogger`.
 
     Args:
-        sources: pairs of a name and what listens.
+        sources: pairs of a name and a `Listener` or Lightning logger.
+
+    Attributes:
+        loggers: what the trainer gets.
 
     Raises:
         TypeError: if one is no logger.
     """
 
     def __init__(self, sources: Sequence[tuple[str, Any]]) -> None:
-        self.loggers: Sequence[Guarded] = [Guarded(name, source) for name, source in sources]
+        self.loggers: Sequence[GuardedLogger] = [
+            GuardedLogger(name, source) for name, source in sources
+        ]
         super().__init__(self.loggers)
         files = [pattern for _, source in sources for pattern in listener_of(source).files]
         self._patterns = tuple(dict.fromkeys([*LOGGED_FILES, *files]))
         self._directory: Path | None = None
 
-    def open(self, run: RunPlace) -> None:
-        """Begins to listen, after cutting the files back to where the run goes on. Only the first
-        process of a run does it.
+    def open(self, run: RunInfo) -> None:
+        """Cuts the logged files back to the resume point and opens all loggers. Only the first
+        process of a run calls it.
         """
         if run.resume is not None:
             cut_back(run.directory, run.resume, self._patterns)
@@ -252,8 +264,8 @@ class RunAudience(Audience):
             logger.open(run)
 
     def logged_bytes(self) -> dict[str, int]:
-        """Logged file -> its length, with all that was logged up to now: what `ResumePoint` wants.
-        Files of a logger that listens no more count too.
+        """Flushes and returns file name -> length, as `ResumePoint` takes it. Files of a logger
+        that an earlier session of the run had are included.
         """
         if self._directory is None:
             return {}
@@ -262,11 +274,11 @@ class RunAudience(Audience):
         return logged_bytes(self._directory, self._patterns)
 
     def finalize(self, status: str) -> None:
-        """Says how the run ended."""
+        """Sets the status of the run."""
         for logger in self.loggers:
             logger.finalize(status)
 
     def close(self) -> None:
-        """Ends listening; a second call does nothing."""
+        """Closes all loggers; a second call does nothing."""
         for logger in self.loggers:
             logger.close()

@@ -1,4 +1,4 @@
-"""Lightning's loggers as listeners: what each makes of curves, texts, pictures and maps."""
+"""Adapters that give Lightning's loggers the verbs of a `Listener`."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def _(logger: Listener) -> Listener:
     return logger
 
 
-class Audience(Listener):
-    """All that listen to a trainer, as one.
+class Listeners(Listener):
+    """Several loggers as one `Listener`: each call goes to all of them.
 
     Args:
         loggers: Lightning loggers and listeners.
@@ -78,7 +78,7 @@ class Audience(Listener):
 
 
 class OfLightning(Listener):
-    """Any Lightning logger: curves and hyperparameters, which are all that they have in common.
+    """Any Lightning logger: scalars and hyperparameters, which all of them take.
 
     Args:
         logger: Lightning's.
@@ -98,7 +98,7 @@ class OfLightning(Listener):
 
 
 class OfTensorBoard(OfLightning):
-    """Lightning's own TensorBoard logger, which gets the Attention page's records too."""
+    """Lightning's TensorBoard logger; maps also go to the Attention page."""
 
     def text(self, tag: str, text: str, step: int) -> None:
         self.logger.experiment.add_text(tag, summaries.fenced(text), step)
@@ -111,16 +111,16 @@ class OfTensorBoard(OfLightning):
         self.image(record.picture_tag, contact_sheet(record, step), step)
 
     def _add(self, summary: Any, step: int) -> None:
-        # torch has no public way to add a summary that is finished.
+        # torch has no public method for a summary that is built already.
         self.logger.experiment._get_file_writer().add_summary(summary, step)
 
 
 class OfWandb(OfLightning):
-    """Weights & Biases: texts as tables, maps as pictures and as artifacts with their numbers.
+    """Weights & Biases: texts are tables, maps are images and artifacts (NumPy archives).
 
     Args:
         logger: Lightning's.
-        ends_run: the run there ends with this one.
+        ends_run: end the run of wandb in `finish`.
     """
 
     def __init__(self, logger: WandbLogger, *, ends_run: bool = False) -> None:
@@ -150,7 +150,7 @@ class OfWandb(OfLightning):
 
 
 class OfMLflow(OfLightning):
-    """MLflow: texts and the numbers of maps as artifacts, pictures with their steps."""
+    """MLflow: texts and the numbers of maps (NumPy archives) are artifacts, maps also images."""
 
     def text(self, tag: str, text: str, step: int) -> None:
         self.logger.experiment.log_text(self.logger.run_id, text, f"{tag}/step-{step}.txt")
@@ -167,16 +167,16 @@ class OfMLflow(OfLightning):
             self.logger.experiment.log_artifact(self.logger.run_id, str(file), record.tag)
 
     def finish(self, status: str | None) -> None:
-        # Lightning hands a word on that it does not know, and MLflow knows no "aborted".
+        # MLflow has no status "aborted", and Lightning passes words on that it does not know.
         super().finish("KILLED" if status in (None, "aborted") else status)
 
 
 class OfComet(Listener):
-    """An experiment of Comet.
+    """Comet: maps are images and assets (NumPy archives).
 
     Args:
         experiment: Comet's.
-        ends_run: the experiment ends with the run.
+        ends_run: end the experiment in `finish`.
     """
 
     def __init__(self, experiment: Any, *, ends_run: bool = False) -> None:
@@ -219,7 +219,7 @@ def _pillow(image: Image) -> Any:
 
 
 def _npz(record: AttentionRecord) -> bytes:
-    """The numbers of a record as a NumPy archive: `L0`, ... (H, Q, K), and the tokens."""
+    """A record as a NumPy archive: `L0`, `L1`, ... of shape (H, Q, K), and both token lists."""
     content = BytesIO()
     arrays: dict[str, Any] = {layer.name: layer.weights for layer in record.layers}
     np.savez_compressed(

@@ -1,6 +1,4 @@
-"""Who listens to a run: one small interface for TensorBoard, files and servers. Loads nothing
-heavy.
-"""
+"""The interface of a run's loggers: TensorBoard, files and servers. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ STATUSES = ("success", "failed", "aborted", "finished")
 
 
 @dataclass(frozen=True)
-class RunPlace:
-    """The run that is listened to.
+class RunInfo:
+    """The run that is logged.
 
     Attributes:
         directory: where it lies.
@@ -29,7 +27,7 @@ class RunPlace:
         variant: what is varied in it.
         seed: its seed.
         runs_dir: the folder of all runs.
-        resume: where it goes on; None: it begins.
+        resume: where it resumes; None: it begins.
     """
 
     directory: Path
@@ -40,12 +38,12 @@ class RunPlace:
     resume: ResumePoint | None = None
 
     def recall(self, logger: str) -> str | None:
-        """The id that a server gave to this run, if `remember` has kept one."""
+        """Returns the id that a server gave to this run, if `remember` stored one."""
         file = self.directory / LOGGER_IDS / logger
         return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
     def remember(self, logger: str, run_id: str) -> None:
-        """Keeps the id that a server gave to this run, so that a resumed run goes on under it."""
+        """Stores the id that a server gave to this run, so that a resumed run uses it again."""
         folder = self.directory / LOGGER_IDS
         folder.mkdir(exist_ok=True)
         (folder / logger).write_text(f"{run_id}\n", encoding="utf-8")
@@ -56,55 +54,57 @@ LOGGER_IDS = "logger_ids"
 
 
 class Listener:
-    """Listens to a run. Every verb does nothing unless a subclass overrides it.
+    """Base class of loggers. Each verb does nothing unless a subclass overrides it.
 
-    Only the first process of a run calls it. In a run each call is guarded: an exception is told
-    once, and training goes on. A plugin registers a subclass in `LOGGERS`; its keyword-only
-    parameters are the keys of a recipe's `logging.to`.
+    Only the first process of a run calls them. An exception is reported once, and training
+    continues. A plugin registers a subclass in `LOGGERS`; its keyword-only parameters are the keys
+    of its entry in a recipe's `logging.to`.
 
     Attributes:
-        packages: what must be installed besides attnkit, as `pip install` takes it.
-        files: patterns of the files that it writes directly into the run's directory, each only
-            ever appended to: a run that resumes cuts them back to what they held at its checkpoint.
-        in_background: call the verbs in a thread, so that a slow server holds up nothing.
+        packages: packages that it needs, as `pip install` takes them.
+        files: patterns of the files that it appends to, directly in the run's directory. A run
+            that resumes truncates them to the length that they had at its checkpoint.
+        in_background: call the verbs in a thread, so that a slow server does not delay a step.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
     in_background: ClassVar[bool] = True
 
-    def open(self, run: RunPlace) -> Any:
-        """Connects, before anything is written.
+    def open(self, run: RunInfo) -> Any:
+        """Opens the file or the connection.
 
         Returns:
-            What listens from here on: this, another `Listener`, or a Lightning logger.
+            The logger whose verbs are called: this one, another `Listener`, or a Lightning logger.
         """
         return self
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
-        """Is called where a run begins, and not where it resumes.
+        """Is called when a run begins, and not when it resumes.
 
         Args:
             hyperparameters: name -> value, nested.
         """
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Writes a point of each curve: name -> value."""
+        """Logs scalars, name -> value."""
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """Writes a text, which is to be shown letter by letter."""
+        """Logs a text, to be shown verbatim."""
 
     def image(self, tag: str, image: Image, step: int) -> None:
-        """Writes a picture: the bytes of a PNG, with its width and height."""
+        """Logs a PNG image."""
 
     def maps(self, record: AttentionRecord, step: int) -> None:
-        """Writes attention maps: as numbers, as a picture, or both."""
+        """Logs attention maps, as numbers, as an image, or both."""
 
     def flush(self) -> None:
-        """Brings what was written to the file system; only called if there are `files`."""
+        """Writes what is buffered to the file system. Called before each checkpoint, unless
+        `in_background`.
+        """
 
     def finish(self, status: str | None) -> None:
-        """Is called once, at the end; nothing is written afterwards.
+        """Closes the logger; called once.
 
         Args:
             status: one of `STATUSES`; None: unknown.

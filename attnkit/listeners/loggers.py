@@ -1,25 +1,23 @@
-"""The loggers that a recipe's `logging.to` may name. Loads nothing heavy: each is imported where a
-run opens it.
-"""
+"""The loggers that a recipe's `logging.to` can name. Heavy packages are imported in `open`."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from attnkit.listeners.listener import Listener, RunPlace
+from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.registry import LOGGERS
 from attnkit.tensorboard.event_files import EVENT_FILES, METRICS_CSV, METRICS_JSONL
 
 
 @LOGGERS.register("tensorboard")
 class TensorBoard(Listener):
-    """An event file in the run's directory: curves, texts, pictures and the Attention page."""
+    """TensorBoard: an event file in the run's directory, with the maps for the Attention page."""
 
     files = (EVENT_FILES,)
     in_background = False
 
-    def open(self, run: RunPlace) -> Any:
+    def open(self, run: RunInfo) -> Any:
         from attnkit.listeners.event_file import EventFile
 
         trial_id = f"{run.name}/{run.variant}"
@@ -28,12 +26,12 @@ class TensorBoard(Listener):
 
 @LOGGERS.register("csv")
 class Csv(Listener):
-    """Curves as `metrics.csv` in the run's directory, a line a value: step, name, value."""
+    """Scalars in `metrics.csv` in the run's directory, one line per value: step,name,value."""
 
     files = (METRICS_CSV,)
     in_background = False
 
-    def open(self, run: RunPlace) -> Any:
+    def open(self, run: RunInfo) -> Any:
         from attnkit.listeners.metric_files import TidyCsv
 
         return TidyCsv(run.directory)
@@ -41,12 +39,12 @@ class Csv(Listener):
 
 @LOGGERS.register("jsonl")
 class Jsonl(Listener):
-    """Curves as `metrics.jsonl` in the run's directory, a JSON object a line."""
+    """Scalars in `metrics.jsonl` in the run's directory, one JSON object per line."""
 
     files = (METRICS_JSONL,)
     in_background = False
 
-    def open(self, run: RunPlace) -> Any:
+    def open(self, run: RunInfo) -> Any:
         from attnkit.listeners.metric_files import JsonLines
 
         return JsonLines(run.directory)
@@ -54,15 +52,15 @@ class Jsonl(Listener):
 
 @LOGGERS.register("wandb")
 class Wandb(Listener):
-    """Weights & Biases, a run there for each run here. A run that resumes goes on under its id.
+    """Weights & Biases. A run that resumes continues its run of wandb.
 
     Args:
-        project: where the run appears.
-        entity: user or team; null: the one who is logged in.
-        group: what its seeds are grouped by; null: name and variant of the recipe.
-        tags: words to filter by.
-        notes: a text about the run.
-        offline: write to the run's directory alone; `wandb sync` uploads it later.
+        project: project of the run.
+        entity: user or team; null: the user who is logged in.
+        group: group of the run, in which seeds are averaged; null: the recipe's name and variant.
+        tags: tags of the run.
+        notes: a description of the run.
+        offline: write to the run's directory only; `wandb sync` uploads it later.
     """
 
     packages = ("wandb",)
@@ -82,14 +80,14 @@ class Wandb(Listener):
         self.group = group
         self.options = {"entity": entity, "tags": list(tags), "notes": notes}
 
-    def open(self, run: RunPlace) -> Any:
+    def open(self, run: RunInfo) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]
         from lightning.pytorch.loggers import WandbLogger
 
         from attnkit.listeners.lightning import OfWandb
 
         wandb.setup(wandb.Settings(console="off", silent=True))
-        # One process may train several runs, each of which is a run of its own there.
+        # create_new: one process may train several runs.
         started = wandb.init(
             project=self.project,
             name=f"{run.name}/{run.variant}/seed{run.seed}",
@@ -111,13 +109,13 @@ class Wandb(Listener):
 
 @LOGGERS.register("mlflow")
 class MLflow(Listener):
-    """MLflow, a run of an experiment there for each run here. A run that resumes goes on there.
+    """MLflow. A run that resumes continues its run of MLflow.
 
     Args:
-        experiment: what runs are gathered under; null: the recipe's name.
+        experiment: experiment of the run; null: the recipe's name.
         tracking_uri: address of a server, or `file:FOLDER`; null: `$MLFLOW_TRACKING_URI`, or else
-            the folder `mlruns` among the runs.
-        tags: name -> text, on the run.
+            the folder `mlruns` in `runs_dir`.
+        tags: tags of the run, name -> text.
     """
 
     packages = ("mlflow",)
@@ -133,11 +131,11 @@ class MLflow(Listener):
         self.tracking_uri = tracking_uri
         self.tags = dict(tags or {})
 
-    def open(self, run: RunPlace) -> Any:
+    def open(self, run: RunInfo) -> Any:
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
             uri = (run.runs_dir / "mlruns").absolute().as_uri()
-        if uri.startswith("file:"):  # which MLflow 3.7 and later refuse otherwise
+        if uri.startswith("file:"):  # recent versions of MLflow refuse files without this
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from lightning.pytorch.loggers import MLFlowLogger
 
@@ -154,12 +152,12 @@ class MLflow(Listener):
 
 @LOGGERS.register("comet")
 class Comet(Listener):
-    """Comet, an experiment there for each run here. A run that resumes goes on in its experiment.
+    """Comet. A run that resumes continues its experiment of Comet.
 
     Args:
-        project: where the experiment appears.
-        workspace: user or team; null: the default one.
-        tags: words to filter by.
+        project: project of the experiment.
+        workspace: user or team; null: the default workspace.
+        tags: tags of the experiment.
         offline: write an archive to the run's directory; `comet upload` uploads it later.
     """
 
@@ -178,8 +176,8 @@ class Comet(Listener):
         self.tags = list(tags)
         self.offline = offline
 
-    def open(self, run: RunPlace) -> Any:
-        # Comet would patch torch and log by itself, and warn that it came too late for that.
+    def open(self, run: RunInfo) -> Any:
+        # Else Comet patches torch and logs by itself.
         os.environ["COMET_DISABLE_AUTO_LOGGING"] = "1"
         import comet_ml  # pyright: ignore[reportMissingImports]
 

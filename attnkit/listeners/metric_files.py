@@ -1,4 +1,4 @@
-"""Curves in plain files: `metrics.jsonl` and `metrics.csv`, for pandas and `attnkit compare`."""
+"""Scalars in plain files, `metrics.jsonl` and `metrics.csv`, for pandas and `attnkit compare`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnkit.tensorboard.event_files import METRICS_CSV, METRICS_JSONL
 
 
 class MetricFile(Listener):
-    """A file to which lines are appended, each brought to the file system at once.
+    """A file to which lines are appended without a buffer.
 
     Args:
         directory: where the file goes.
@@ -30,7 +30,7 @@ class MetricFile(Listener):
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / self.files[0]
         _drop_unfinished_line(path)
-        # Without a buffer, which after a full disk would be tried again at every turn.
+        # Without a buffer: after a full disk it would be written again by every later call.
         self._file = path.open("ab", buffering=0)
         if not path.stat().st_size and self.header:
             try:
@@ -59,7 +59,7 @@ class MetricFile(Listener):
 
 
 class JsonLines(MetricFile):
-    """A line a call: `{"step": 10, "loss/train": 2.5}`. What is not finite becomes null."""
+    """One line per call, `{"step": 10, "loss/train": 2.5}`; a value that is not finite is null."""
 
     files = (METRICS_JSONL,)
 
@@ -69,7 +69,7 @@ class JsonLines(MetricFile):
 
 
 class TidyCsv(MetricFile):
-    """A line a value, `step,name,value`, so that a curve may begin at any step."""
+    """One line per value, `step,name,value`: a scalar may first appear at any step."""
 
     files = (METRICS_CSV,)
     header = "step,name,value\n"
@@ -82,7 +82,7 @@ class TidyCsv(MetricFile):
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """Removes what a killed process, or a full disk, left of a last line."""
+    """Removes an incomplete last line, left by a killed process or a full disk."""
     if not path.is_file():
         return
     with path.open("r+b") as file:

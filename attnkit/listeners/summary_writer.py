@@ -8,7 +8,7 @@ from attnkit.tensorboard.event_writer import EventWriter
 
 
 class SharedSummaryWriter(SummaryWriter):
-    """Writes into the event file of a run, with the same safety: it never raises for a disk.
+    """Writes to the event file of a run; like `EventWriter` it never raises an `OSError`.
 
     Args:
         events: the file.
@@ -19,7 +19,7 @@ class SharedSummaryWriter(SummaryWriter):
         super().__init__(events.get_logdir())
 
     def _get_file_writer(self) -> FileWriter:
-        """The one place in which torch makes its file."""
+        """Returns the shared file, where torch would open one of its own."""
         self.file_writer = self._shared
         self.all_writers = {self.log_dir: self._shared}
         return self._shared
@@ -30,5 +30,5 @@ class _SharedFile(FileWriter):
         self.event_writer = events
 
     def close(self) -> None:
-        """Leaves the file open: it is the run's."""
+        """Flushes; the file stays open."""
         self.flush()

@@ -1,6 +1,4 @@
-"""What a recipe says of those who listen to a run and act on it: its loggers and callbacks, made
-before the run starts.
-"""
+"""Builds the loggers and callbacks that a recipe names, before its run starts."""
 
 from __future__ import annotations
 
@@ -20,10 +18,10 @@ _OWN = {
 
 
 def build_loggers(recipe: Recipe) -> list[tuple[str, Any]]:
-    """The loggers that a recipe names, each with its name. Connects to nothing.
+    """Returns pairs of a name and its logger. Opens no connection.
 
     Raises:
-        RecipeError: if a package is missing, an option is wrong, or a name stands there twice.
+        RecipeError: if a package is not installed, an option is wrong, or a name occurs twice.
     """
     named = recipe.logging.to
     specs = [named] if isinstance(named, Spec) else list(named)
@@ -47,10 +45,10 @@ def build_loggers(recipe: Recipe) -> list[tuple[str, Any]]:
 
 
 def build_callbacks(recipe: Recipe) -> list[Any]:
-    """The callbacks that a recipe names.
+    """Returns the callbacks that a recipe names.
 
     Raises:
-        RecipeError: if one is wrong or has no place in a run.
+        RecipeError: if an option is wrong, or a run does what the callback would do.
     """
     made, problems = [], []
     for i, spec in enumerate(recipe.callbacks):

@@ -268,7 +268,7 @@ class Task(L.LightningModule, ABC):
     def examine(self) -> None:
         """Measures what must be known before the first step. Default: nothing."""
 
-    def introduce(self, audience: Listener) -> None:
+    def introduce(self, listeners: Listener) -> None:
         """Tells the loggers what `examine` found. Default: nothing."""
 
     def begin_final(self, directory: Path) -> None:
@@ -286,7 +286,7 @@ class Task(L.LightningModule, ABC):
         """What `result.json` holds of this task, besides metrics and costs."""
         return {}
 
-    def conclude(self, audience: Listener, step: int) -> None:
+    def conclude(self, listeners: Listener, step: int) -> None:
         """Writes what belongs at the last step. Default: nothing."""
 
     @abstractmethod

@@ -89,23 +89,23 @@ class LanguageModelingTask(Task):
         self.floors = self.data.floors()
         self.influence = measure_later_influence(self.model)
 
-    def introduce(self, audience: Listener) -> None:
+    def introduce(self, listeners: Listener) -> None:
         """Draws the floors, and warns of a loss that is none of a language model."""
-        self.conclude(audience, 0)
+        self.conclude(listeners, 0)
         if self.influence is not None and self.influence.num_moved:
             said = describe_influence(self.influence, admitted(self.model, self.influence))
             log.warning(said)
-            audience.text("warning", said, 0)
+            listeners.text("warning", said, 0)
         if share := self.data.val_store.unknown_share:
-            audience.text("unknown", describe_unknown(share), 0)
+            listeners.text("unknown", describe_unknown(share), 0)
         if not self.data.tokenizer.reads_text:
             log.info(NUMBERS_ALONE)
-            audience.text("tokens", NUMBERS_ALONE, 0)
+            listeners.text("tokens", NUMBERS_ALONE, 0)
 
-    def conclude(self, audience: Listener, step: int) -> None:
+    def conclude(self, listeners: Listener, step: int) -> None:
         """Draws the floors again, so that each is a line across the chart."""
         floors = {f"loss/floor_{order}gram": loss for order, loss in self.floors.items()}
-        audience.scalars(floors, step)
+        listeners.scalars(floors, step)
 
     def findings(self) -> dict[str, Any]:
         """The floors, the measured influence of later tokens, and what it means for the loss."""

@@ -22,7 +22,7 @@ from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
 from attnkit.data.translation import TranslationData
-from attnkit.listeners.lightning import Audience
+from attnkit.listeners.lightning import Listeners
 from attnkit.listeners.listener import Listener
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
@@ -220,7 +220,7 @@ class TranslationTask(Task):
         return alignment.score_places(self.model, self.data.tokenizers, found)
 
     def _write_table(self, tag: str, scores: dict[Any, Any]) -> None:
-        Audience(self.loggers).text(tag, alignment.table(scores), self.global_step)
+        Listeners(self.loggers).text(tag, alignment.table(scores), self.global_step)
 
     def _write_hypotheses(self, split: str, hypotheses: list[str]) -> None:
         if self._directory is None or not self.trainer.is_global_zero:
@@ -246,12 +246,12 @@ class TranslationTask(Task):
         if self.trainer.is_global_zero:
             write_average(checkpoints, weights, steps)
 
-    def introduce(self, audience: Listener) -> None:
+    def introduce(self, listeners: Listener) -> None:
         """Says what the numbers are."""
         store = self.data.train_store
         batches = self.data.train_batches(0, 1)
         source = self.data.source
-        audience.text(
+        listeners.text(
             "data",
             f"{source.source_language} -> {source.target_language}\n"
             f"{len(store):,} training pairs in {batches.num_per_epoch:,} batches an epoch, "
@@ -259,7 +259,7 @@ class TranslationTask(Task):
             f"dropped: {store.dropped}",
             0,
         )
-        audience.text("signatures", "\n".join(score(["a"], ["a"]).signatures.values()), 0)
+        listeners.text("signatures", "\n".join(score(["a"], ["a"]).signatures.values()), 0)
 
     def findings(self) -> dict[str, Any]:
         """Signatures of the scores, where alignments were read, which weights were averaged, the

@@ -13,8 +13,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from attnkit.listeners.event_file import EventFile
-from attnkit.listeners.guard import RunAudience
-from attnkit.listeners.listener import RunPlace
+from attnkit.listeners.guard import RunListeners
+from attnkit.listeners.listener import RunInfo
 from attnkit.listeners.loggers import TensorBoard
 from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
 from attnkit.tensorboard.event_files import ResumePoint, cut_back, event_files, logged_bytes
@@ -183,15 +183,15 @@ def test_the_table_has_the_columns_of_all_runs_and_a_row_a_trial(make_logger, tm
 
 
 def test_a_failure_after_a_success_is_what_counts(tmp_path):
-    audience = RunAudience([("tensorboard", TensorBoard())])
-    audience.open(RunPlace(tmp_path / "run"))
-    audience.begin({"dim": 8})
-    audience.finalize("success")
-    audience.scalars({"test/loss": 1.0}, 1)
-    audience.finalize("failed")
-    audience.finalize("success")
-    audience.close()
-    audience.close()
+    listeners = RunListeners([("tensorboard", TensorBoard())])
+    listeners.open(RunInfo(tmp_path / "run"))
+    listeners.begin({"dim": 8})
+    listeners.finalize("success")
+    listeners.scalars({"test/loss": 1.0}, 1)
+    listeners.finalize("failed")
+    listeners.finalize("success")
+    listeners.close()
+    listeners.close()
     _, groups = hyperparameter_table(tmp_path)
     assert groups["run/base"].sessions[0].status == api_pb2.STATUS_FAILURE
 
@@ -324,12 +324,12 @@ class Regression(LightningModule):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
 def test_a_trainer_fits_and_tests_into_one_file_and_writes_nothing_else(tmp_path):
-    audience = RunAudience([("tensorboard", TensorBoard())])
-    audience.open(RunPlace(tmp_path / "run"))
-    audience.begin({"width": 1})
+    listeners = RunListeners([("tensorboard", TensorBoard())])
+    listeners.open(RunInfo(tmp_path / "run"))
+    listeners.begin({"width": 1})
     batches = torch.utils.data.DataLoader(torch.ones(4, 1))
     trainer = Trainer(
-        logger=list(audience.loggers),
+        logger=list(listeners.loggers),
         accelerator="cpu",
         max_epochs=1,
         log_every_n_steps=1,
@@ -339,7 +339,7 @@ def test_a_trainer_fits_and_tests_into_one_file_and_writes_nothing_else(tmp_path
     )
     trainer.fit(model := Regression(), batches)
     trainer.test(model, batches, verbose=False)
-    audience.close()
+    listeners.close()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files == event_files(tmp_path / "run")
     assert len(files) == 1

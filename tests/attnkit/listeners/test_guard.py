@@ -10,9 +10,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from attnkit.listeners import guard
-from attnkit.listeners.guard import RunAudience
-from attnkit.listeners.lightning import Audience, listener_of
-from attnkit.listeners.listener import Listener, RunPlace
+from attnkit.listeners.guard import RunListeners
+from attnkit.listeners.lightning import Listeners, listener_of
+from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.listeners.loggers import Csv, Jsonl, TensorBoard
 from attnkit.tensorboard.event_files import ResumePoint, event_files
 from attnkit.tensorboard.scalars import read_scalars
@@ -37,16 +37,16 @@ class Near(Notebook):
     in_background = False
 
 
-def audience_of(tmp_path, *listeners, resume=None):
-    audience = RunAudience([(type(one).__name__.lower(), one) for one in listeners])
+def listeners_of(tmp_path, *listeners, resume=None):
+    listeners = RunListeners([(type(one).__name__.lower(), one) for one in listeners])
     (tmp_path / "run").mkdir(exist_ok=True)
-    audience.open(RunPlace(tmp_path / "run", resume=resume))
-    return audience
+    listeners.open(RunInfo(tmp_path / "run", resume=resume))
+    return listeners
 
 
-def listen(audience, steps=range(5)):
+def listen(listeners, steps=range(5)):
     for step in steps:
-        audience.scalars({"loss": torch.tensor(float(step))}, step)
+        listeners.scalars({"loss": torch.tensor(float(step))}, step)
 
 
 def told(caplog):
@@ -55,11 +55,11 @@ def told(caplog):
 
 def test_what_is_not_ours_is_called_in_order_in_a_thread_of_its_own(tmp_path, caplog):
     far, near = Notebook(), Near()
-    audience = audience_of(tmp_path, far, near)
-    listen(audience)
-    audience.finalize("success")
-    audience.close()
-    audience.close()
+    listeners = listeners_of(tmp_path, far, near)
+    listen(listeners)
+    listeners.finalize("success")
+    listeners.close()
+    listeners.close()
     assert far.heard == near.heard == [*((step, {"loss": step}) for step in range(5)), "success"]
     assert near.threads == {threading.main_thread()}
     assert len(far.threads) == 1
@@ -79,9 +79,9 @@ def test_an_exception_is_told_once_and_what_follows_is_heard(tmp_path, caplog, b
             raise ConnectionError("again")
 
     listener = Moody()
-    audience = audience_of(tmp_path, listener)
-    listen(audience)
-    audience.close()
+    listeners = listeners_of(tmp_path, listener)
+    listen(listeners)
+    listeners.close()
     assert [step for step, _ in listener.heard] == [0, 3, 4]
     (message,) = told(caplog)
     assert message.startswith("the logger moody failed: ZeroDivisionError: the server; training")
@@ -93,14 +93,14 @@ def test_one_that_cannot_be_opened_costs_nothing_but_itself(tmp_path, caplog):
             raise ConnectionError("nobody is there")
 
     closed, other = Closed(), Notebook()
-    audience = audience_of(tmp_path, closed, other)
-    listen(audience)
-    audience.close()
+    listeners = listeners_of(tmp_path, closed, other)
+    listen(listeners)
+    listeners.close()
     assert closed.heard == []
     assert len(other.heard) == 6
     assert told(caplog) == [
-        "the logger closed failed: ConnectionError: nobody is there; training goes on, and what "
-        "it lacks is told no more"
+        "the logger closed failed: ConnectionError: nobody is there; training continues, and "
+        "further failures of this logger are not reported"
     ]
 
 
@@ -112,10 +112,10 @@ def test_one_that_hangs_is_not_waited_for(tmp_path, caplog, monkeypatch):
         def scalars(self, values, step):
             release.wait(60)
 
-    audience = audience_of(tmp_path, Hanging())
+    listeners = listeners_of(tmp_path, Hanging())
     began = time.monotonic()
-    listen(audience, range(1000))
-    audience.close()
+    listen(listeners, range(1000))
+    listeners.close()
     assert time.monotonic() - began < 10
     release.set()
     (message,) = told(caplog)
@@ -132,10 +132,10 @@ def test_more_calls_than_can_wait_are_dropped(tmp_path, caplog, monkeypatch):
             super().scalars(values, step)
 
     slow = Slow()
-    audience = audience_of(tmp_path, slow)
-    listen(audience, range(100))
+    listeners = listeners_of(tmp_path, slow)
+    listen(listeners, range(100))
     release.set()
-    audience.close()
+    listeners.close()
     assert 5 <= len(slow.heard) <= 8
     assert "TimeoutError: more than 5 calls wait for it" in told(caplog)[0]
     assert len(told(caplog)) == 1
@@ -151,12 +151,12 @@ def test_one_that_connects_slowly_does_not_hold_up_the_start(tmp_path, monkeypat
             return self
 
     distant = Distant()
-    audience = audience_of(tmp_path, distant)
-    listen(audience)
+    listeners = listeners_of(tmp_path, distant)
+    listen(listeners)
     assert distant.heard == []
-    assert audience.loggers[0].experiment.anything(1) is None
+    assert listeners.loggers[0].experiment.anything(1) is None
     release.set()
-    audience.close()
+    listeners.close()
     assert len(distant.heard) == 6
 
 
@@ -165,18 +165,18 @@ def test_one_that_connects_slowly_does_not_hold_up_the_start(tmp_path, monkeypat
 def test_a_full_disk_is_told_once(tmp_path, caplog, kind):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / kind.files[0]).symlink_to("/dev/full")
-    audience = audience_of(tmp_path, kind())
-    listen(audience)
-    assert isinstance(audience.logged_bytes(), dict)
-    audience.close()
+    listeners = listeners_of(tmp_path, kind())
+    listen(listeners)
+    assert isinstance(listeners.logged_bytes(), dict)
+    listeners.close()
     (message,) = told(caplog)
     assert f"the logger {kind.__name__.lower()} failed: OSError: No space left on device" in message
 
 
 def test_a_full_disk_costs_a_file_its_end_and_no_more(tmp_path, caplog):
-    audience = audience_of(tmp_path, Jsonl())
-    listen(audience, range(3))
-    file = audience.loggers[0]._listener._file
+    listeners = listeners_of(tmp_path, Jsonl())
+    listen(listeners, range(3))
+    file = listeners.loggers[0]._listener._file
 
     class Full:
         """The disk is full in the middle of a line, and free again soon after."""
@@ -187,33 +187,33 @@ def test_a_full_disk_costs_a_file_its_end_and_no_more(tmp_path, caplog):
 
         close = file.close
 
-    audience.loggers[0]._listener._file = Full()
-    listen(audience, range(3, 6))
-    audience.close()
+    listeners.loggers[0]._listener._file = Full()
+    listen(listeners, range(3, 6))
+    listeners.close()
     assert len(told(caplog)) == 1
     assert read_scalars(tmp_path / "run")["loss"].steps.tolist() == [0, 1, 2]
-    again = audience_of(tmp_path, Jsonl(), resume=ResumePoint(2, {"metrics.jsonl": 1000}))
+    again = listeners_of(tmp_path, Jsonl(), resume=ResumePoint(2, {"metrics.jsonl": 1000}))
     listen(again, range(3, 6))
     again.close()
     assert read_scalars(tmp_path / "run")["loss"].steps.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_of_a_logger_that_listens_no_more_is_measured_and_cut_back(tmp_path):
-    first = audience_of(tmp_path, Csv(), TensorBoard())
+    first = listeners_of(tmp_path, Csv(), TensorBoard())
     listen(first, range(3))
     sizes = first.logged_bytes()
     assert sizes.keys() == {"metrics.csv", event_files(tmp_path / "run")[0].name}
     listen(first, range(3, 9))
     first.close()
 
-    second = audience_of(tmp_path, Jsonl(), resume=ResumePoint(2, sizes))
+    second = listeners_of(tmp_path, Jsonl(), resume=ResumePoint(2, sizes))
     listen(second, range(3, 5))
     later = second.logged_bytes()
     assert {name: later[name] for name in sizes} == sizes
     listen(second, range(5, 9))
     second.close()
 
-    third = audience_of(tmp_path, Csv(), resume=ResumePoint(4, later))
+    third = listeners_of(tmp_path, Csv(), resume=ResumePoint(4, later))
     listen(third, range(5, 7))
     third.close()
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
@@ -224,12 +224,12 @@ def test_a_file_of_a_logger_that_listens_no_more_is_measured_and_cut_back(tmp_pa
 def test_a_logger_that_was_never_opened_hears_nothing(tmp_path):
     """As in all processes but the first."""
     notebook = Notebook()
-    audience = RunAudience([("notebook", notebook)])
-    listen(audience)
-    audience.loggers[0].log_metrics({"loss": 1.0, "epoch": 0}, 3)
-    audience.loggers[0].experiment.log(1)
-    assert audience.logged_bytes() == {}
-    audience.close()
+    listeners = RunListeners([("notebook", notebook)])
+    listen(listeners)
+    listeners.loggers[0].log_metrics({"loss": 1.0, "epoch": 0}, 3)
+    listeners.loggers[0].experiment.log(1)
+    assert listeners.logged_bytes() == {}
+    listeners.close()
     assert notebook.heard == []
 
 
@@ -260,10 +260,10 @@ def test_a_trainer_takes_a_lightning_logger_that_raises(tmp_path, caplog):
         def log_note(self, words):
             raise KeyError(words)
 
-    audience = audience_of(tmp_path, Broken(tmp_path / "csv"), Near())
+    listeners = listeners_of(tmp_path, Broken(tmp_path / "csv"), Near())
     trainer = L.Trainer(
         max_steps=3,
-        logger=list(audience.loggers),
+        logger=list(listeners.loggers),
         accelerator="cpu",
         log_every_n_steps=1,
         enable_checkpointing=False,
@@ -271,7 +271,7 @@ def test_a_trainer_takes_a_lightning_logger_that_raises(tmp_path, caplog):
         enable_model_summary=False,
     )
     trainer.fit(Model(), torch.utils.data.DataLoader(torch.ones(4, 1)))
-    audience.close()
+    listeners.close()
     assert trainer.global_step == 3
     assert len([words for words in told(caplog) if "the logger broken failed" in words]) == 1
     assert len(told(caplog)) == 1
@@ -279,11 +279,11 @@ def test_a_trainer_takes_a_lightning_logger_that_raises(tmp_path, caplog):
 
 def test_any_lightning_logger_is_a_listener_and_nothing_else_is(tmp_path):
     logger = CSVLogger(tmp_path, name="", version="run")
-    audience = Audience([logger])
-    audience.begin({"model": {"dim": 8}})
-    audience.scalars({"loss": 1.5}, 3)
-    audience.text("note", "curves alone are for all", 3)
-    audience.listeners[0].finish("success")
+    listeners = Listeners([logger])
+    listeners.begin({"model": {"dim": 8}})
+    listeners.scalars({"loss": 1.5}, 3)
+    listeners.text("note", "curves alone are for all", 3)
+    listeners.listeners[0].finish("success")
     assert (tmp_path / "run" / "metrics.csv").read_text().split() == ["loss,step", "1.5,3"]
     assert "model.dim: 8" in (tmp_path / "run" / "hparams.yaml").read_text()
     with pytest.raises(TypeError, match=r"str is no logger; give one of Lightning's"):

@@ -183,8 +183,8 @@ def test_a_listener_that_raises_changes_nothing_that_is_learnt(small, tmp_path, 
     result = experiment.run(recipe, loggers=[Broken()])
     assert result.metrics == plain.metrics
     assert [r.getMessage() for r in caplog.records if "broken" in r.getMessage().lower()] == [
-        "the logger Broken failed: RuntimeError: no; training goes on, and what it lacks is told "
-        "no more"
+        "the logger Broken failed: RuntimeError: no; training continues, and further failures of "
+        "this logger are not reported"
     ]
 
 
