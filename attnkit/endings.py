@@ -14,9 +14,8 @@ import lightning as L
 import torch
 
 from attnkit.callbacks.stops import Stops, Terminated
-from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.store import CheckpointStore
-from attnkit.divergence import DivergedError
+from attnkit.errors import CheckpointError, DivergedError, UserError
 from attnkit.hardware import HardwareError
 from attnkit.tasks.base import Task
 
@@ -30,12 +29,14 @@ _PEER_GONE = re.compile(
 )
 
 
-class OutOfMemoryError(Exception):
+class OutOfMemoryError(UserError):
     """A step needs more memory than there is; the message says which, and what to lower."""
 
 
-class ProcessLostError(Exception):
-    """Another process of a run with several has ended, and this one cannot go on alone."""
+class ProcessLostError(UserError):
+    """Another process of a run with several has ended, and this one cannot continue alone."""
+
+    exit_code = 1
 
 
 @contextmanager

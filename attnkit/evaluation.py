@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from attnkit.data.alignments import AlignmentScore, Gold, gold_of, read_alignments, words
-from attnkit.data.errors import DataError
 from attnkit.data.line_files import read_aligned
 from attnkit.data.pairs.base import Pair, PairSource
+from attnkit.errors import DataError
 from attnkit.models.beam_search import Search
 from attnkit.registry import PAIRS
 from attnkit.report import console, numbers_table

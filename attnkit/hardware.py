@@ -9,13 +9,15 @@ from contextlib import contextmanager
 
 import torch
 
+from attnkit.errors import UserError
+
 try:
     import resource
 except ImportError:  # Windows
     resource = None
 
 
-class HardwareError(Exception):
+class HardwareError(UserError):
     """A recipe asks for an accelerator, devices or a strategy that this machine lacks."""
 
 

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from attnkit.errors import UserError
 
-class RegistryError(ValueError):
+
+class RegistryError(UserError, ValueError):
     """A name, an option or a plugin that is not what it should be; the message says what to do."""
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.data.cache import atomic_write, cache_folder, locked
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 from attnkit.registry import (
     LAUNCHERS,
     PLUGIN_GROUP,

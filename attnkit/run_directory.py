@@ -27,6 +27,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from attnkit.errors import UserError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -59,7 +61,7 @@ PACKAGES = (
 _TAKEN = "another process is training in {directory}; wait for it, or end it first"
 
 
-class RunDirectoryError(Exception):
+class RunDirectoryError(UserError):
     """A run directory that is taken, missing, unfinished or cannot be written; the message says
     what to do.
     """

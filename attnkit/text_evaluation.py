@@ -18,7 +18,6 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnkit.data.errors import DataError
 from attnkit.data.halves import part_of
 from attnkit.data.sources.base import Source
 from attnkit.data.sources.text import OneFile
@@ -28,6 +27,7 @@ from attnkit.data.synthetic_batches import SyntheticEvalBatches, answer_sums, me
 from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.tokenizer_base import UNKNOWN, Tokenizer
 from attnkit.data.windows import ValBatches
+from attnkit.errors import DataError
 from attnkit.hardware import default_device
 from attnkit.models.influence import admitted, measure_later_influence, scored_positions
 from attnkit.models.language_model import LanguageModel

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from attnkit import run_directory
 from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.text_maps import TextMaps
-from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.exported import SUFFIX, read_export, write_export
 from attnkit.checkpoints.reading import check_finite, read_checkpoint
 from attnkit.checkpoints.store import CheckpointStore
-from attnkit.data.errors import DataError
 from attnkit.data.symbols import Symbols
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer, unknown_in
 from attnkit.data.translation import TARGET_FOLDER
+from attnkit.errors import CheckpointError, DataError
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
 from attnkit.models.shapes_only import shapes_only

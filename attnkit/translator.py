@@ -17,13 +17,13 @@ from attnkit.attention_page.text_maps import TextMaps
 from attnkit.checkpoints.exported import SUFFIX
 from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.data.alignments import words
-from attnkit.data.errors import DataError
 from attnkit.data.pair_batch import IGNORED, ROW_NOTE, pair_texts
 from attnkit.data.pair_batches import PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.data.translation import load_vocabularies
+from attnkit.errors import DataError
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.plugins import StoredPlugins

@@ -12,10 +12,9 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.lightning_io import NOTES, StoredCheckpoints
 from attnkit.checkpoints.store import LAST
-from attnkit.divergence import DivergedError
+from attnkit.errors import CheckpointError, DivergedError
 from attnkit.models.sharding import own_share
 
 
@@ -116,7 +115,7 @@ class Checkpoints(Checkpoint):
         parameters = trainer.lightning_module.parameters()
         finite = all(bool(own_share(parameter).isfinite().all()) for parameter in parameters)
         if not trainer.strategy.reduce_boolean_decision(finite):
-            raise DivergedError(step, "the weights hold")
+            raise DivergedError(step, "the weights are")
         self._saved = step
         trainer.save_checkpoint(self.io.store.directory / LAST)
 

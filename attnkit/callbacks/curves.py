@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from attnkit.divergence import DivergedError
+from attnkit.errors import DivergedError
 
 _STATE = "training_curves"
 """Key of a checkpoint under which the sums stand."""

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from attnkit.checkpoints.errors import CheckpointError
+from attnkit.errors import CheckpointError
 
 SUFFIX = ".safetensors"
 _PREFIX = "attnkit/"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnkit.checkpoints.errors import CheckpointError
+from attnkit.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 COPY = "manifest.copy.json"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnkit.checkpoints.errors import CheckpointError
+from attnkit.errors import CheckpointError
 
 
 def read_checkpoint(

@@ -22,8 +22,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
+from attnkit.errors import CheckpointError
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"

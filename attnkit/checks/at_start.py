@@ -11,6 +11,7 @@ from attnkit.checks.card import judge
 from attnkit.checks.case import Case
 from attnkit.checks.laws import LAWS
 from attnkit.checks.seats import MaskCase
+from attnkit.errors import UserError
 from attnkit.masks import build_mask, name_of
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 
@@ -20,7 +21,7 @@ LONGEST = 24
 """Tokens of a case, at the most: the laws take a second or so then."""
 
 
-class LawBrokenError(ValueError):
+class LawBrokenError(UserError, ValueError):
     """A mechanism breaks a law in the seat that a recipe gives it."""
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attnkit.errors import UserError
 from attnkit.run_directory import is_first_process, the_run
 
 app = typer.Typer(
@@ -39,20 +40,7 @@ def options(
     """Experiments with attention: train recipes, look at the maps, compare mechanisms."""
 
 
-FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
-
-_TO_BE_MENDED = {
-    "LawBrokenError",
-    "RecipeError",
-    "RegistryError",
-    "DataError",
-    "RunDirectoryError",
-    "CheckpointError",
-    "HardwareError",
-    "OutOfMemoryError",
-    "DashboardError",
-    "LauncherError",
-}
+FAILED, INTERRUPTED = 1, 130
 
 RecipeArgument = Annotated[
     Path,
@@ -95,33 +83,21 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def guarded(act: Callable[[], Any], debug: bool) -> None:
-    """Runs a command; what the user can mend becomes one message and exit code 2, without a
-    traceback.
-    """
+    """Runs a command. A `UserError` becomes one message and its exit code, without a traceback."""
     try:
         act()
     except KeyboardInterrupt as error:
         if is_first_process():
             typer.echo(" ".join(["interrupted", *map(str, error.args)]), err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # the reader has seen enough (`| head`); typer ends quietly
+    except BrokenPipeError:  # the reader closed the pipe (`| head`); typer ends quietly
         raise
     except Exception as error:
         if debug:
             traceback.print_exc()
-        code = exit_code(error)
-        if code != FAILED or debug or type(error).__name__ == "ProcessLostError":
+        known = isinstance(error, UserError)
+        if known or debug:
             typer.echo(f"error: {error}", err=True)
         else:
             typer.echo(f"error: {type(error).__name__}: {error}\n(--debug shows where)", err=True)
-        raise typer.Exit(code) from None
-
-
-def exit_code(error: Exception) -> int:
-    """2 for the errors whose message tells the user what to mend, 3 for a run that diverged, else
-    1. Errors are known by name: importing their classes costs seconds.
-    """
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & _TO_BE_MENDED:
-        return BAD_INPUT
-    return DIVERGED if "DivergedError" in kinds else FAILED
+        raise typer.Exit(error.exit_code if known else FAILED) from None

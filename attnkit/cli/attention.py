@@ -58,7 +58,7 @@ def attention(
     def act() -> None:
         from attnkit.attention_page.text_maps import SUFFIXES
         from attnkit.data.cache import check_outs
-        from attnkit.data.errors import DataError
+        from attnkit.errors import DataError
         from attnkit.translator import load_any
 
         outs = out or [Path("attention.html")]

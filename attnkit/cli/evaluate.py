@@ -21,7 +21,7 @@ class Form(StrEnum):
 
 def _check_unused(task: str, options: dict[str, object]) -> None:
     """Refuses options that mean nothing for a run's task."""
-    from attnkit.data.errors import DataError
+    from attnkit.errors import DataError
 
     for name, value in options.items():
         if value is not None:

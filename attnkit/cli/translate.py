@@ -135,7 +135,7 @@ def _draw(translator: Any, line: Any, place: Any, path: Path) -> None:
 
 def _refuse(message: str) -> NoReturn:
     """Ends a command because of what was asked of it."""
-    from attnkit.data.errors import DataError
+    from attnkit.errors import DataError
 
     raise DataError(message)
 

@@ -11,6 +11,7 @@ from types import FrameType
 from tensorboard import program
 
 from attnkit.dashboard.loader import KEPT_STEPS
+from attnkit.errors import UserError
 from attnkit.tensorboard.map_header import PLUGIN_NAME
 
 RELOAD_SECONDS = 5
@@ -18,7 +19,7 @@ KEPT_IMAGES = 100
 """TensorBoard's own default of ten images a tag loses the contact sheet of step 0."""
 
 
-class DashboardError(Exception):
+class DashboardError(UserError):
     """TensorBoard cannot be started as asked; the message says what to do."""
 
 

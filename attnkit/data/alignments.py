@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from attnkit.data.errors import DataError
 from attnkit.data.line_files import read_lines
 from attnkit.data.pairs.base import CharacterSpan, SpanLink
+from attnkit.errors import DataError
 
 Link = tuple[int, int]
 """Source word, target word, from 0."""

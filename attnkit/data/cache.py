@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 
 CACHE_VARIABLE = "ATTNKIT_CACHE"
 """Environment variable that names the cache folder; else it is the platform's user cache."""

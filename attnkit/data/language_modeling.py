@@ -11,7 +11,6 @@ from typing import Any
 
 from attnkit.data.batch import LanguageBatch
 from attnkit.data.cache import cache_folder, locked
-from attnkit.data.errors import DataError
 from attnkit.data.halves import part_of
 from attnkit.data.ngrams import cached_floors
 from attnkit.data.progress import ByteProgress
@@ -19,6 +18,7 @@ from attnkit.data.sources.base import Part, Source, TextSource
 from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.data.windows import TrainBatches, ValBatches
+from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS
 
 NO_TEXT = (

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 
 
 def read_lines(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attnkit.data.cache import cache_folder
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 
 DATA_VARIABLE = "ATTNKIT_DATA"
 """Environment variable that names a folder with data sets that are already on this machine."""

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnkit.data.cache import atomic_write, locked
-from attnkit.data.errors import DataError
 from attnkit.data.token_store import TokenStore
+from attnkit.errors import DataError
 
 ORDERS = (1, 2, 3, 5)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 
 Batch = TypeVar("Batch", covariant=True)
 

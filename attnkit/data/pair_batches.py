@@ -7,11 +7,11 @@ from functools import lru_cache
 import numpy as np
 from torch.utils.data import Dataset
 
-from attnkit.data.errors import DataError
 from attnkit.data.numbers import Numbers
 from attnkit.data.order import StepBatches
 from attnkit.data.pair_batch import TranslationBatch
 from attnkit.data.pair_store import PairStore
+from attnkit.errors import DataError
 
 SOURCE_STEP = 3
 """Source lengths that differ by less share a bucket, so that their pairs can change places."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnkit.data.errors import DataError
 from attnkit.data.pair_batch import TranslationBatch, translation_batch
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizer_base import Tokenizer
+from attnkit.errors import DataError
 
 
 @dataclass(frozen=True)

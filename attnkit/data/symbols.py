@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from attnkit.data.errors import DataError
 from attnkit.data.tokenizer_base import Encoding
+from attnkit.errors import DataError
 
 
 class Symbols:

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from attnkit.data.errors import DataError
 from attnkit.data.numbers import Numbers
 from attnkit.data.order import StepBatches, share_of
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import SyntheticSource
+from attnkit.errors import DataError
 
 Split = Literal["train", "val", "test"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 
 PIECE_BYTES = 1 << 18
 """Size of a piece. Part of what a token stream depends on: a subword never spans two pieces."""

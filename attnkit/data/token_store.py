@@ -20,10 +20,10 @@ import numpy as np
 
 from attnkit.data.batch import Tokens
 from attnkit.data.cache import atomic_write, cache_folder, locked
-from attnkit.data.errors import DataError
 from attnkit.data.progress import ByteProgress
 from attnkit.data.sources.base import Piece, Source, TextSource, TokenSource
 from attnkit.data.tokenizer_base import Tokenizer
+from attnkit.errors import DataError
 
 FORMAT = 2
 """Number of the form of the files; those of another form are left alone."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from attnkit.data.cache import atomic_write
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS, RegistryError
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 import tokenizers as huggingface
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from attnkit.data.errors import DataError
 from attnkit.data.huggingface_tokenizer import HuggingFaceTokenizer
 from attnkit.data.tokenizer_base import END, UNKNOWN, Encoding, Tokenizer, decode_runs
 from attnkit.data.tokenizer_base import load_tokenizer as load_tokenizer
+from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS
 
 LARGEST_VOCABULARY = 1 << 24

@@ -199,7 +199,7 @@ def _try(
     root: Node,
     problems: list[Problem],
 ) -> None:
-    from attnkit.data.errors import DataError
+    from attnkit.errors import DataError
 
     try:
         build()

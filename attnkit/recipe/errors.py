@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnkit.errors import UserError
+
 KeyPath = tuple[str, ...]
 """Keys from the top of a recipe down; an element of a list is `[0]`, `[1]`, ..."""
 
@@ -78,7 +80,7 @@ class Problem:
         return f"{headline}\n    {shown}\n    {' ' * (self.column - 1 - start)}^"
 
 
-class RecipeError(Exception):
+class RecipeError(UserError):
     """A recipe that cannot be run; `str()` shows all its problems, in file order.
 
     Attributes:

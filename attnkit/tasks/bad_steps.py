@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from attnkit.divergence import DivergedError
+from attnkit.errors import DivergedError
 
 log = logging.getLogger("attnkit")
 
@@ -39,10 +39,10 @@ class BadSteps:
             DivergedError: if no more may be skipped.
         """
         if self.num_skipped >= self.max_skipped:
-            raise DivergedError(step, "the loss or its gradient holds")
+            raise DivergedError(step, "the loss or its gradient is")
         self.num_skipped += 1
         log.warning(
-            "step %s: the loss or its gradient holds NaN or infinity; skipped (%s of at most %s)",
+            "step %s: the loss or its gradient is not finite; skipped (%s of at most %s)",
             f"{step:,}",
             self.num_skipped,
             self.max_skipped,

@@ -11,11 +11,11 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from attnkit.data.batch import LanguageBatch, filled_up
-from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
 from attnkit.data.windows import TrainBatches, ValBatches
+from attnkit.errors import DataError
 from attnkit.listeners.listener import Listener
 from attnkit.models.decoding import generate
 from attnkit.models.influence import (

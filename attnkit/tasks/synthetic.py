@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from attnkit.data.batch import filled_up
-from attnkit.data.errors import DataError
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic_batches import (
     SyntheticBatch,
@@ -18,6 +17,7 @@ from attnkit.data.synthetic_batches import (
     means,
 )
 from attnkit.data.synthetic_data import SyntheticData
+from attnkit.errors import DataError
 from attnkit.models.language_model import LanguageModel
 from attnkit.tasks.base import Probe, Task
 from attnkit.tasks.optimizers import OptimizerRecipe

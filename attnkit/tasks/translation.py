@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from attnkit.data.alignments import gold_of, words
-from attnkit.data.errors import DataError
 from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, pair_texts
 from attnkit.data.pair_batches import PairTrainBatches, PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
 from attnkit.data.translation import TranslationData
+from attnkit.errors import DataError
 from attnkit.listeners.lightning import Listeners
 from attnkit.listeners.listener import Listener
 from attnkit.models.beam_search import Search

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from attnkit.cli.app import exit_code, guarded
+from attnkit.cli.app import guarded
 from attnkit.cli.main import app
 from attnkit.recipe import load_recipe
 from attnkit.run_directory import RunDirectoryError
@@ -584,7 +584,16 @@ def test_a_fault_of_ours_is_told_from_bad_input(capsys):
         guarded(fail, debug=False)
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err == "error: KeyError: 'inside'\n(--debug shows where)\n"
-    assert exit_code(RunDirectoryError("taken")) == 2
+
+
+def test_every_error_for_the_user_has_its_exit_code(capsys):
+    def fail():
+        raise RunDirectoryError("taken")
+
+    with pytest.raises(typer.Exit) as ended:
+        guarded(fail, debug=False)
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == "error: taken\n"
 
 
 def test_a_divergence_has_an_exit_code_of_its_own():

@@ -21,8 +21,8 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from attnkit import experiment
 from attnkit.assembly import by_task
-from attnkit.data.errors import DataError
 from attnkit.endings import DivergedError
+from attnkit.errors import DataError
 from attnkit.experiment import build_data, build_model, build_task
 from attnkit.hardware import HardwareError
 from attnkit.run_directory import RunDirectoryError
@@ -384,7 +384,7 @@ def test_a_run_that_cannot_be_redone_keeps_what_was_there(small):
 def test_a_divergence_is_called_one(small):
     with pytest.raises(
         DivergedError,
-        match=r"at step [1-6] the loss or its gradient holds NaN or infinity; there is no chec",
+        match=r"at step [1-6] the loss or its gradient is not finite; there is no chec",
     ):
         experiment.run(small("optimizer.lr=1e38", "trainer.gradient_clip=null"))
 

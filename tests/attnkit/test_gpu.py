@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from attnkit import experiment
 from attnkit.attention.kernels.choosing import only
 from attnkit.callbacks.curves import TrainingCurves
-from attnkit.divergence import DivergedError
+from attnkit.errors import DivergedError
 from attnkit.masks import build_mask
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel

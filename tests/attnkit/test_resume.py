@@ -23,11 +23,9 @@ from tensorboard.backend.event_processing import event_accumulator
 from attnkit import experiment
 from attnkit.callbacks import progress
 from attnkit.checkpoints import store
-from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.manifest import COPY, MANIFEST, manifest_text, read_manifest
-from attnkit.data.errors import DataError
-from attnkit.divergence import DivergedError
 from attnkit.endings import OutOfMemoryError
+from attnkit.errors import CheckpointError, DataError, DivergedError
 from attnkit.hardware import HardwareError
 from attnkit.recipe import load_recipe
 from attnkit.resume import differences
@@ -526,7 +524,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_are_touched(sm
     spoil(5)
     with pytest.raises(
         DivergedError,
-        match=r"at step 6 the loss or its gradient holds NaN or infinity; the last checkpoint is "
+        match=r"at step 6 the loss or its gradient is not finite; the last checkpoint is "
         r"of step 4. Lower .* attnkit resume .*seed0 optimizer.lr=0.0033 --allow-changes; or set",
     ):
         experiment.run(recipe)
@@ -555,7 +553,7 @@ def test_a_step_may_be_skipped_and_changes_nothing(small, spoil, monkeypatch, ca
     assert result.record["status"] == "finished"
     curves, _, _ = left_by(result.directory)
     assert [step for step, _ in curves["loss/train"]] == [1, 3, 5, 6]
-    assert "step 2: the loss or its gradient holds NaN or infinity; skipped (1 of at most 10)" in (
+    assert "step 2: the loss or its gradient is not finite; skipped (1 of at most 10)" in (
         caplog.text
     )
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from attnkit import experiment
 from attnkit.cli.main import app
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 from attnkit.recipe import recipe_from_dict
 from attnkit.text_evaluation import measure
 from attnkit.trained_run import export_run, load_run

@@ -14,9 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from attnkit import experiment
-from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.manifest import manifest_text, read_manifest
-from attnkit.data.errors import DataError
+from attnkit.errors import CheckpointError, DataError
 from attnkit.recipe import RecipeError
 from attnkit.tasks import language_modeling
 from attnkit.trained_run import export_run, load_run

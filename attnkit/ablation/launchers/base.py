@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attnkit.errors import UserError
+
 KILLED = -9
 """Code of a job that was killed, also where nobody saw its exit code."""
 
 
-class LauncherError(Exception):
+class LauncherError(UserError):
     """A launcher that cannot work here; the message says what it lacks."""
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from attnkit.data.errors import DataError
 from attnkit.data.sources.base import TextSource
+from attnkit.errors import DataError
 
 CharacterSpan = tuple[int, int]
 """First character, and the one behind the last."""

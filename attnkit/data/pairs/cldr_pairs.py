@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from attnkit.data import cldr_languages as said
 from attnkit.data import cldr_words as words
-from attnkit.data.errors import DataError
 from attnkit.data.pairs.base import Pair, PairSource, SpanLink, SplitByText, sha256_of_texts
+from attnkit.errors import DataError
 from attnkit.registry import PAIRS
 
 NAMES = {"de": "German", "ko": "Korean", "fr": "French"}

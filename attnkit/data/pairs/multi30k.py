@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.errors import DataError
 from attnkit.data.line_files import read_aligned
 from attnkit.data.lookup import download, find_local, sha256_of
 from attnkit.data.pairs.base import Pair, PairSource, sha256_of_texts
+from attnkit.errors import DataError
 from attnkit.registry import PAIRS
 
 URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.errors import DataError
 from attnkit.data.line_files import read_aligned
 from attnkit.data.lookup import sha256_of
 from attnkit.data.pairs.base import Pair, PairSource, sha256_of_texts
+from attnkit.errors import DataError
 from attnkit.registry import PAIRS
 
 

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from attnkit.data.errors import DataError
 from attnkit.data.pairs.base import Pair, PairSource, SpanLink, sha256_of_texts
+from attnkit.errors import DataError
 from attnkit.registry import PAIRS
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

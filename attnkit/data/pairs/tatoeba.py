@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.errors import DataError
 from attnkit.data.lookup import DATA_VARIABLE, find_local
 from attnkit.data.pairs.tsv import Tsv
+from attnkit.errors import DataError
 from attnkit.registry import PAIRS
 
 URL = "https://www.manythings.org/anki/kor-eng.zip"

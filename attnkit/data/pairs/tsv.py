@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.errors import DataError
 from attnkit.data.line_files import read_lines
 from attnkit.data.pairs.base import Pair, PairSource, SplitByText, sha256_of_texts
+from attnkit.errors import DataError
 from attnkit.registry import PAIRS
 
 

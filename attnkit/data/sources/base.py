@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 
 if TYPE_CHECKING:
     from attnkit.data.token_store import TokenStore

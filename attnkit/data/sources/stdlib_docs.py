@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.data.cache import atomic_write, cache_folder, locked
-from attnkit.data.errors import DataError
 from attnkit.data.sources.base import TextSource
+from attnkit.errors import DataError
 from attnkit.registry import SOURCES
 
 MIN_CHARACTERS = 80

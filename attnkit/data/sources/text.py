@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnkit.data.errors import DataError
 from attnkit.data.lookup import files_of, sha256_of
 from attnkit.data.sources.base import Piece, TextSource
 from attnkit.data.text_files import next_break, read_pieces
+from attnkit.errors import DataError
 from attnkit.registry import SOURCES
 
 

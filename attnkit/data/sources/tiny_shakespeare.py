@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.errors import DataError
 from attnkit.data.lookup import download, find_local, sha256_of
 from attnkit.data.sources.base import TextSource
+from attnkit.errors import DataError
 from attnkit.registry import SOURCES
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"

@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from attnkit.data.errors import DataError
 from attnkit.data.numbers import Numbers
 from attnkit.data.pair_batch import IGNORED
+from attnkit.errors import DataError
 
 BLANK = "."
 """How the token is shown that says nothing: filler, or a place for an answer."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnkit.data.errors import DataError
 from attnkit.data.numbers import Numbers
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import SyntheticSource, require
+from attnkit.errors import DataError
 from attnkit.registry import SYNTHETIC
 
 TABLE = 2**63 + 2**32

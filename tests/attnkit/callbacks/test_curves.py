@@ -5,7 +5,7 @@ import torch
 
 from attnkit.callbacks import curves
 from attnkit.callbacks.curves import TrainingCurves
-from attnkit.divergence import DivergedError
+from attnkit.errors import DivergedError
 
 
 class Stage:
@@ -80,7 +80,7 @@ def test_time_in_validation_does_not_count(monkeypatch):
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_training(monkeypatch, loss):
     stage = Stage(monkeypatch, every_n_steps=1)
-    with pytest.raises(DivergedError, match="at step 1 the training loss is NaN or infinity"):
+    with pytest.raises(DivergedError, match="at step 1 the training loss is not finite"):
         stage.batch(loss)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from attnkit.checkpoints import store as module
-from attnkit.checkpoints.errors import CheckpointError
 from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
 from attnkit.checkpoints.store import CheckpointStore, Kept
+from attnkit.errors import CheckpointError
 
 
 def content_of(step):

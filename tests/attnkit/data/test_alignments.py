@@ -13,9 +13,9 @@ from attnkit.data.alignments import (
     token_words,
     words,
 )
-from attnkit.data.errors import DataError
 from attnkit.data.line_files import read_lines
 from attnkit.data.pairs.base import SpanLink
+from attnkit.errors import DataError
 
 
 def test_the_error_rate_of_an_example_by_hand():

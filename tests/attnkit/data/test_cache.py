@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from attnkit.data.cache import atomic_write, cache_folder
-from attnkit.data.errors import DataError
+from attnkit.errors import DataError
 
 
 def test_the_folder_is_made_where_the_variable_says(cache: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from attnkit.data import language_modeling
-from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.data.sources.text import TextFiles
 from attnkit.data.sources.tiny_shakespeare import TinyShakespeare
 from attnkit.data.tokenizers import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS
 
 OPTIONS: dict[str, Any] = {"max_seq_len": 16, "batch_size": 4, "seed": 1, "val_max_tokens": 64}

@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from attnkit.data.errors import DataError
 from attnkit.data.numbers import Numbers
 from attnkit.data.synthetic_batches import draw_split, fingerprints
 from attnkit.data.synthetic_data import SyntheticData
+from attnkit.errors import DataError
 from attnkit.registry import SYNTHETIC
 
 

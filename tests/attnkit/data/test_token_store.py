@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from attnkit.data import token_store as module
-from attnkit.data.errors import DataError
 from attnkit.data.sources.base import Piece, TextSource
 from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer
+from attnkit.errors import DataError
 
 
 class Documents(TextSource):

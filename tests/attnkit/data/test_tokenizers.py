@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnkit.data.errors import DataError
 from attnkit.data.tokenizer_base import END, UNKNOWN
 from attnkit.data.tokenizers import (
     BpeTokenizer,
@@ -18,6 +17,7 @@ from attnkit.data.tokenizers import (
     WordTokenizer,
     load_tokenizer,
 )
+from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS
 
 TEXTS = [

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from attnkit.data.errors import DataError
 from attnkit.data.pair_batch import IGNORED, translation_batch
 from attnkit.data.pair_store import pair_store
 from attnkit.data.pairs.base import Pair
 from attnkit.data.pairs.cldr_pairs import CldrPairs
 from attnkit.data.tokenizers import BpeTokenizer, CharTokenizer
 from attnkit.data.translation import TranslationData, load_vocabularies
+from attnkit.errors import DataError
 from attnkit.tasks.translation import padding_share
 
 

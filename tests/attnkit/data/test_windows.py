@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from attnkit.data.errors import DataError
 from attnkit.data.token_store import TokenCounts, TokenStore
 from attnkit.data.windows import TrainBatches, ValBatches
+from attnkit.errors import DataError
 
 
 def counting_store(folder: Path, tokens: int) -> TokenStore:

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from attnkit import experiment
 from attnkit.callbacks import progress
 from attnkit.callbacks.curves import TrainingCurves
-from attnkit.divergence import DivergedError
+from attnkit.errors import DivergedError
 from attnkit.run_directory import CHECKPOINTS
 from attnkit.tasks.bad_steps import BadSteps, can_leave_out
 from attnkit.tasks.base import Task

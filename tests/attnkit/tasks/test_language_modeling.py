@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing import event_accumulator
 from torch.nn import functional as F
 
 from attnkit import experiment
-from attnkit.data.errors import DataError
 from attnkit.data.order import batch_seed
+from attnkit.errors import DataError
 from attnkit.experiment import build_data, build_model, build_task
 from attnkit.models.influence import LaterInfluence
 from attnkit.tasks.language_modeling import describe_influence

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from attnkit.data.alignments import gold_of, project, words
-from attnkit.data.errors import DataError
 from attnkit.data.line_files import read_lines
 from attnkit.data.pairs.cldr_pairs import CldrPairs
 from attnkit.data.pairs.multi30k import Multi30k
@@ -15,6 +14,7 @@ from attnkit.data.pairs.reverse import Reverse
 from attnkit.data.pairs.tatoeba import Tatoeba
 from attnkit.data.pairs.tsv import Tsv
 from attnkit.data.tokenizers import BpeTokenizer, ByteTokenizer, CharTokenizer, WordTokenizer
+from attnkit.errors import DataError
 
 LANGUAGES = ("de", "ko", "fr")
 SMALL = {"num_train": 400, "num_val": 60}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from attnkit.data.errors import DataError
 from attnkit.data.sources.stdlib_docs import StdlibDocs
+from attnkit.errors import DataError
 from attnkit.experiment import data_read
 
 LONG = "Says more than eighty characters about what it is for, so that it is worth reading {}."

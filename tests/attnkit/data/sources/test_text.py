@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from attnkit.data import text_files
-from attnkit.data.errors import DataError
 from attnkit.data.sources.text import TextFiles
+from attnkit.errors import DataError
 
 LINES = "".join(f"line {number}: Grüße aus 서울 👋\n" for number in range(100))
 

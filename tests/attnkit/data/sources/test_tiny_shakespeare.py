@@ -3,8 +3,8 @@ from pathlib import Path
 import pooch
 import pytest
 
-from attnkit.data.errors import DataError
 from attnkit.data.sources.tiny_shakespeare import TinyShakespeare
+from attnkit.errors import DataError
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from attnkit.data import token_store
-from attnkit.data.errors import DataError
 from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.data.sources.token_shards import TokenShards
 from attnkit.data.tokenizers import BpeTokenizer, ByteTokenizer, GivenTokenizer, load_tokenizer
+from attnkit.errors import DataError
 
 WriteShard = Callable[..., Path]
 OPTIONS: dict[str, Any] = {"max_seq_len": 16, "batch_size": 4, "seed": 1, "val_max_tokens": 64}

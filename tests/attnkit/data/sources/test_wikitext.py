@@ -7,8 +7,8 @@ from typing import Any
 import pooch
 import pytest
 
-from attnkit.data.errors import DataError
 from attnkit.data.sources.wikitext import REVISION, WikiText
+from attnkit.errors import DataError
 
 ROWS = ["", " = First = \n", "", " Text of it . \n", " = = Part = = \n", "", " = Second , too = \n"]
 TEXT = " \n = First = \n \n Text of it . \n = = Part = = \n \n = Second , too = \n"

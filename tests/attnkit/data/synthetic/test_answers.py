@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from attnkit.data.errors import DataError
 from attnkit.data.numbers import Numbers
 from attnkit.data.pair_batch import IGNORED
+from attnkit.errors import DataError
 from attnkit.registry import SYNTHETIC
 
 
