@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.cache import atomic_write, cache_folder, locked
+from attnkit.data.storage import atomic_write, cache_folder, locked
 from attnkit.errors import DataError
 from attnkit.registry import (
     LAUNCHERS,

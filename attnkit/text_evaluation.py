@@ -18,9 +18,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnkit.data.halves import part_of
 from attnkit.data.sources.base import Source
 from attnkit.data.sources.text import OneFile
+from attnkit.data.split_parts import part_of
 from attnkit.data.symbols import Symbols
 from attnkit.data.synthetic.base import SyntheticSource
 from attnkit.data.synthetic_batches import SyntheticEvalBatches, answer_sums, means

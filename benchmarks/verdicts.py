@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attnkit.ablation.statistics import (
+from attnkit.ablation.estimates import (
     LEVEL,
     Estimate,
     bootstrap_estimate,

@@ -117,12 +117,12 @@ PLAN = """
 import os, tempfile
 cache = tempfile.TemporaryDirectory()
 os.environ["ATTNKIT_CACHE"] = cache.name
-from attnkit.ablation.conduct import prepared
+from attnkit.ablation.run_study import prepare_study
 from attnkit.ablation.plan import load_study
 recipe = "recipes/language_modeling/quickstart.yaml"
 keys = ["data={name: text, files: README.md, val_fraction: 0.2}", "model.mlp=gelu,swiglu"]
 keys += ["ablation.match=parameters", "ablation.budget={tokens: 1e6}"]
-prepared(load_study(recipe, keys))
+prepare_study(load_study(recipe, keys))
 """
 
 

@@ -1,1 +1,1 @@
-"""Studies: many runs that differ in what is asked about, and one table of what became of them."""
+"""Ablation studies: train many variants of a recipe and compare them in one table."""

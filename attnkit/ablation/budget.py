@@ -1,5 +1,5 @@
-"""A budget as optimizer steps: every variant stops, and its learning rate has fallen, at the same
-spend.
+"""Converts a budget to optimizer steps, so that every variant decays its learning rate and stops at
+the same cost.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from attnkit.recipe import RecipeError
 from attnkit.recipe.errors import Problem
 
 TOLERANCE = 0.01
-"""Share of the budget by which a whole number of steps may miss it."""
+"""Largest relative error of a budget in whole steps."""
 
 MARGIN = 0.05
-"""Share of a budget of seconds that is left for logging and the loop around the steps."""
+"""Share of a budget of seconds that is reserved for logging and the loop around the steps."""
 
 
 def budget_of(plan: Plan) -> tuple[str, float] | None:
-    """The unit and the amount; None if each recipe's own `trainer.max_steps` holds.
+    """Returns unit and amount; None if each recipe's own `trainer.max_steps` applies.
 
     Raises:
-        RecipeError: if there is more than one unit, or none.
+        RecipeError: if the budget does not have exactly one unit.
     """
     budget = plan.options.budget
     if budget is None:
@@ -37,11 +37,10 @@ def budget_of(plan: Plan) -> tuple[str, float] | None:
 def budget_changes(
     plan: Plan, variant: str, costs: Costs, step_seconds: float | None = None
 ) -> Changes:
-    """The keys that make a variant stop when the budget is spent.
+    """Returns the keys that make a variant stop when the budget is spent.
 
-    Steps are whole, so a budget is met within half a step. With a budget of seconds, the steps are
-    those that fit at a speed that was measured, less `MARGIN` for what was not: the learning rate
-    has fallen when the time is up, and the clock stops what turns out slower still.
+    Steps are whole, so a budget is met within half a step. A budget of seconds uses the measured
+    time per step and reserves `MARGIN`; slower runs are stopped by the clock.
 
     Args:
         plan: with the budget.
@@ -50,7 +49,7 @@ def budget_changes(
         step_seconds: of one optimizer step; needed for a budget of seconds.
 
     Raises:
-        RecipeError: if the budget is spent before half a step, or whole steps miss it by more than
+        RecipeError: if the budget is less than half a step, or whole steps miss it by more than
             `TOLERANCE`.
     """
     found = budget_of(plan)
@@ -67,9 +66,9 @@ def budget_changes(
     steps = round(amount / each * (1 - MARGIN if unit == "seconds" else 1))
     if unit in ("tokens", "flops") and abs(steps * each - amount) > TOLERANCE * amount:
         message = (
-            f"{amount:,.4g} {unit} are no whole number of steps of {each:,.4g} for the variant "
-            f"`{variant}`: {steps:,} steps miss them by {abs(steps * each / amount - 1):.1%}; "
-            "give more, or make trainer.batch_size smaller"
+            f"{amount:,.4g} {unit} is not a whole number of steps of {each:,.4g} for the variant "
+            f"`{variant}`: {steps:,} steps miss it by {abs(steps * each / amount - 1):.1%}; "
+            "raise the budget, or make trainer.batch_size smaller"
         )
         raise RecipeError([Problem(plan.mark("budget"), "ablation.budget", message)])
     changes = {("trainer", "max_steps"): value_node(max(steps, 1))}

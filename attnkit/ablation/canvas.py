@@ -1,6 +1,4 @@
-"""Lines, words and axes on an image that is drawn larger than it will be, and without a plotting
-library.
-"""
+"""Draws lines, text and axes with Pillow, at a multiple of the final size for smooth edges."""
 
 from __future__ import annotations
 
@@ -14,19 +12,19 @@ from PIL import Image, ImageDraw, ImageFont
 INK, PAPER = "#1d2126", "#ffffff"
 
 SHARPNESS = 2
-"""Pixels of the picture for one unit of its layout, as screens of high density want them."""
+"""Pixels per layout unit, for screens of high density."""
 
 SMOOTHING = 2
-"""The picture is drawn this much larger and shrunk: Pillow's lines have jagged edges."""
+"""The picture is drawn this much larger and then shrunk: Pillow does not antialias lines."""
 
 MOST_PIXELS = 40_000_000
-"""A picture that would be drawn with more is not smoothed: 120 MB are enough."""
+"""Above this number of pixels a picture is not smoothed, which bounds memory to 120 MB."""
 
 Point = tuple[float, float]
 
 
 class Canvas:
-    """Draws in units of the layout."""
+    """An image addressed in layout units."""
 
     def __init__(self, width: int, height: int) -> None:
         fits = width * height * (SHARPNESS * SMOOTHING) ** 2 <= MOST_PIXELS
@@ -37,17 +35,17 @@ class Canvas:
         self.fonts: dict[int, ImageFont.FreeTypeFont | ImageFont.ImageFont] = {}
 
     def font(self, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-        """Pillow's own, in units of the layout."""
+        """Returns Pillow's built-in font, sized in layout units."""
         if size not in self.fonts:
             self.fonts[size] = ImageFont.load_default(size * self.scale)
         return self.fonts[size]
 
     def width(self, text: str, size: int = 13) -> float:
-        """Of a text."""
+        """Returns the width of a text."""
         return self.draw.textlength(text, self.font(size)) / self.scale
 
     def wrapped(self, text: str, width: float) -> Iterable[str]:
-        """A text as lines of at most a width; a longer word stands alone."""
+        """Breaks a text into lines of at most `width`; a longer word gets its own line."""
         line = ""
         for word in text.split(" "):
             longer = f"{line} {word}".strip()
@@ -61,17 +59,17 @@ class Canvas:
     def text(
         self, at: Point, text: str, *, size: int = 13, colour: str = INK, anchor: str = "lm"
     ) -> None:
-        """Writes; the anchor is one of Pillow's, such as `lm`: left, middle."""
+        """Writes text; the anchor is one of Pillow's, such as `lm`: left, middle."""
         place = (at[0] * self.scale, at[1] * self.scale)
         self.draw.text(place, text, fill=colour, font=self.font(size), anchor=anchor)
 
     def line(self, points: Sequence[Point], colour: str, width: float = 1) -> None:
-        """Draws through points."""
+        """Draws a line through points."""
         place = [(x * self.scale, y * self.scale) for x, y in points]
         self.draw.line(place, fill=colour, width=round(width * self.scale), joint="curve")
 
     def area(self, points: Sequence[Point], colour: str, opacity: int) -> None:
-        """Fills a polygon; opacity up to 255."""
+        """Fills a polygon; opacity is at most 255."""
         place = [(x * self.scale, y * self.scale) for x, y in points]
         self.draw.polygon(place, fill=f"{colour}{opacity:02x}")
 
@@ -81,7 +79,7 @@ class Canvas:
         self.draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
     def png(self) -> bytes:
-        """The image, shrunk to its own size."""
+        """Returns the image at its final size, as PNG."""
         out = io.BytesIO()
         self.image.reduce(self.smoothing).save(out, "PNG", optimize=True)
         return out.getvalue()
@@ -89,7 +87,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Axis:
-    """Numbers to units of the layout."""
+    """Maps numbers to layout units."""
 
     low: float
     high: float
@@ -98,13 +96,13 @@ class Axis:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a number lies."""
+        """Returns the position of a number."""
         of = math.log10 if self.logarithmic else float
         span = of(self.high) - of(self.low) or 1.0
         return self.start + (of(value) - of(self.low)) / span * (self.end - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Round numbers within it."""
+        """Returns round numbers within the axis."""
         if self.logarithmic:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             found = [lead * 10.0**power for power in powers for lead in (1, 2, 5)]
@@ -119,7 +117,7 @@ class Axis:
 
 
 def padded(values: Sequence[float], start: float, end: float, logarithmic: bool = False) -> Axis:
-    """An axis with some room around the values."""
+    """Returns an axis with some room around the values."""
     low, high = min(values), max(values)
     if logarithmic:
         room = (high / low) ** 0.08

@@ -1,4 +1,4 @@
-"""`attnkit compare`: finished runs become one table. It reads files, and loads no torch."""
+"""`attnkit compare`: turns finished runs into one table. Reads files only and needs no torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnkit.ablation.comparison import Comparison, Row, is_lower_better
+from attnkit.ablation.estimates import LEVEL, Estimate, holm, paired_difference, t_estimate
 from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts, task_of
-from attnkit.ablation.gathered import Gathered, gather
-from attnkit.ablation.statistics import LEVEL, Estimate, holm, paired_difference, t_estimate
+from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.stored_run import LeftOut, StoredRun
 from attnkit.registry import suggest
 from attnkit.run_directory import RunDirectoryError
 
 LANGUAGE_MODELING = ("loss", "perplexity", "bits_per_byte")
-"""Metrics that mean nothing where a prediction has seen its answer."""
+"""Metrics that are meaningless if a prediction has seen its answer."""
 
 
 def compare_runs(
@@ -30,16 +30,16 @@ def compare_runs(
 
     Args:
         paths: directories of runs, variants or studies.
-        base: the variant that the others are compared with; None: as the study's plan says, or the
-            one called `base`, or the first.
-        metric: key of a run's metrics; None: as the plan says, or `loss`.
-        higher_is_better: of the metric; None: as the plan says, or as its name is known.
+        base: the variant that the others are compared with; None: from the study's plan, or the one
+            called `base`, or the first.
+        metric: key of a run's metrics; None: from the plan, or `loss`.
+        higher_is_better: of the metric; None: from the plan, or inferred from its name.
 
     Raises:
-        RunDirectoryError: if a path is no folder, no finished run is there, two runs have one
-            name, a plan cannot be read, or base or metric are unknown.
+        RunDirectoryError: if a path is not a folder, no finished run is there, two runs have the
+            same name, a plan cannot be read, or base or metric are unknown.
     """
-    found = gather(paths)
+    found = group_runs(paths)
     metric, lower_is_better = _metric(found, metric, higher_is_better)
     _leave_out_without(metric, found)
     base = _base(found, base)
@@ -54,15 +54,16 @@ def compare_runs(
     )
 
 
-def _metric(found: Gathered, metric: str | None, higher_is_better: bool | None) -> tuple[str, bool]:
-    """The metric's name, and whether less of it is better."""
+def _metric(
+    found: GroupedRuns, metric: str | None, higher_is_better: bool | None
+) -> tuple[str, bool]:
+    """Returns the metric's name, and whether a lower value is better."""
     plans = list(found.plans.values())
     if metric is None:
         named = {plan.metric: None for plan in plans} or {"loss": None}
         if len(named) > 1:
             raise RunDirectoryError(
-                f"the studies are about different metrics ({', '.join(named)}); say which with "
-                "--metric"
+                f"the studies have different metrics ({', '.join(named)}); choose one with --metric"
             )
         metric = next(iter(named))
     if higher_is_better is not None:
@@ -73,8 +74,8 @@ def _metric(found: Gathered, metric: str | None, higher_is_better: bool | None) 
     return metric, is_lower_better(metric)
 
 
-def _leave_out_without(metric: str, found: Gathered) -> None:
-    """Leaves out the runs that lack a metric, or have no number for it."""
+def _leave_out_without(metric: str, found: GroupedRuns) -> None:
+    """Leaves out the runs without a finite value of a metric."""
     known = {name: None for run in found.all() for name in run.metrics}
     if metric not in known:
         raise RunDirectoryError(
@@ -95,7 +96,7 @@ def _leave_out_without(metric: str, found: Gathered) -> None:
         raise RunDirectoryError("\n".join([f"no run has a finite {metric}:", *lines]))
 
 
-def _base(found: Gathered, base: str | None) -> str:
+def _base(found: GroupedRuns, base: str | None) -> str:
     labels = list(found.runs)
     if base is None:
         study = next(iter(found.runs[labels[0]].values())).name.study
@@ -114,8 +115,8 @@ def _base(found: Gathered, base: str | None) -> str:
     return base
 
 
-def _rows(found: Gathered, base: str, metric: str, lower_is_better: bool) -> list[Row]:
-    """A row a variant; all verdicts are corrected together."""
+def _rows(found: GroupedRuns, base: str, metric: str, lower_is_better: bool) -> list[Row]:
+    """Returns one row per variant; all verdicts are corrected together."""
     reference = list(found.runs[base].values())
     rows = [_row(found, label, reference, label == base, metric) for label in found.runs]
     judged = [
@@ -133,7 +134,7 @@ def _rows(found: Gathered, base: str, metric: str, lower_is_better: bool) -> lis
 
 
 def _row(
-    found: Gathered, label: str, reference: list[StoredRun], is_base: bool, metric: str
+    found: GroupedRuns, label: str, reference: list[StoredRun], is_base: bool, metric: str
 ) -> Row:
     runs = list(found.runs[label].values())
     values = {run.name.seed: float(run.metrics[metric]) for run in runs}
@@ -155,7 +156,7 @@ def _row(
 def _no_verdict(
     runs: list[StoredRun], reference: list[StoredRun], metric: str, difference: Estimate | None
 ) -> str | None:
-    """Why a variant is not judged; None if it is."""
+    """Returns why a variant has no verdict; None if it has one."""
     if len({task_of(run) for run in (*runs, *reference)}) > 1:
         return "other task"
     kinds = {sees_what_it_predicts(run) for run in (*runs, *reference)}

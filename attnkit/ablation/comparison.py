@@ -1,4 +1,4 @@
-"""What a comparison found, before it becomes a table, a page or a picture."""
+"""The result of a comparison, before it is rendered as a table, a page or a picture."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnkit.ablation.statistics import BOOTSTRAP_FROM, LEVEL, Estimate
+from attnkit.ablation.estimates import BOOTSTRAP_FROM, LEVEL, Estimate
 from attnkit.ablation.stored_run import LeftOut, StoredRun
 
 FOUND_WITH_FEW = {2: 13, 3: 29, 4: 48, 5: 66}
-"""Seeds -> per cent of planted differences of two standard deviations that one comparison finds;
+"""Seeds -> power in per cent of one comparison, for a difference of two standard deviations;
 measured by `benchmarks/verdicts.py`.
 """
 
@@ -18,7 +18,7 @@ Verdict = Literal["better", "worse", "within noise"]
 
 
 def is_lower_better(metric: str) -> bool:
-    """Whether a metric is an error, by its name: loss, perplexity, bits, or a rate of errors."""
+    """True for metrics whose name is that of an error: loss, perplexity, bits, an error rate."""
     return any(word in metric for word in ("loss", "perplexity", "bits", "error"))
 
 
@@ -27,17 +27,17 @@ class Row:
     """One variant, over its seeds.
 
     Attributes:
-        variant: its name; with that of its study in front where several are compared.
+        variant: its name; prefixed with the study's name where several are compared.
         is_base: the others are compared with it.
-        runs: in the order of their seeds.
+        runs: sorted by seed.
         values: seed -> the metric.
         value: the mean of the metric.
-        difference: of the metric to the base's, over the seeds that both have; None for the base,
-            and where no seed is in common.
+        difference: of the metric to the base's, over the common seeds; None for the base, and where
+            there are no common seeds.
         p_holm: the difference's p value, corrected for the number of verdicts.
-        verdict: what the difference means; None for the base, and where there is none.
-        no_verdict: why there is none.
-        remarks: what makes the comparison with the base unfair, and what was done to make it fair.
+        verdict: `better`, `worse` or `no difference`; None for the base, and where there is none.
+        no_verdict: why there is no verdict.
+        remarks: what makes the comparison with the base unfair, and what was done about it.
     """
 
     variant: str
@@ -52,19 +52,19 @@ class Row:
     remarks: tuple[str, ...] = ()
 
     def mean_of(self, key: str) -> float | None:
-        """The mean of a number in the runs' records; None if a run has none."""
+        """Returns the mean of a number in the runs' records; None if a run has none."""
         numbers = [run.record.get(key) for run in self.runs]
         present = [number for number in numbers if isinstance(number, int | float)]
         return sum(present) / len(present) if len(present) == len(numbers) else None
 
     @property
     def cache_bytes_per_token(self) -> float | None:
-        """Bytes that decoding keeps at a full context, divided by its tokens."""
+        """Bytes that decoding keeps for a full context, divided by its tokens."""
         total = self.mean_of("cache_bytes")
         return None if total is None else total / self.runs[0].recipe["model"]["max_seq_len"]
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, in plain types."""
+        """Returns all numbers, in plain types."""
         difference = self.difference
         return {
             "variant": self.variant,
@@ -95,15 +95,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All variants, in the order in which they are shown.
+    """All variants, in display order.
 
     Attributes:
         title: names of the studies.
-        metric: what is compared.
+        metric: the metric that is compared.
         lower_is_better: of the metric.
         base: the variant that the others are compared with.
-        rows: one a variant.
-        left_out: runs that were found, or planned, and are not in it.
+        rows: one per variant.
+        left_out: runs that were found or planned, but are not in the comparison.
     """
 
     title: str
@@ -115,12 +115,12 @@ class Comparison:
 
     @property
     def num_verdicts(self) -> int:
-        """How many differences were judged together."""
+        """Number of differences that were judged together."""
         return sum(row.verdict is not None for row in self.rows)
 
     @property
     def how(self) -> list[str]:
-        """How to read the numbers: a sentence or two on the intervals, one on the verdicts."""
+        """Sentences that explain the intervals and the verdicts."""
         methods = {row.difference.method for row in self.rows if row.difference}
         by = []
         if "t" in methods:
@@ -135,7 +135,7 @@ class Comparison:
             said.append(f"Validation numbers are from the {part.replace('_', ' ')} of the split.")
         shares = {run.record.get("validation_share", 1) for row in self.rows for run in row.runs}
         if len(shares) == 1 and (share := shares.pop()) < 1:
-            said.append(f"Validation text is {share:.1%} of what there is, evenly spread.")
+            said.append(f"Validation text is an evenly spread {share:.1%} of the split.")
         if by:
             said.append(f"Differences are paired by seed ({'; '.join(by)}).")
         if self.num_verdicts:
@@ -154,7 +154,7 @@ class Comparison:
         return said
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, in plain types, for a program to read."""
+        """Returns all numbers in plain types, for programs."""
         return {
             "version": 1,
             "title": self.title,

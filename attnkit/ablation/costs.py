@@ -1,5 +1,5 @@
-"""What a variant costs before it is trained: sizes counted on the meta device, tokens of a step
-from its data.
+"""Computes the costs of a variant before training: sizes on the meta device, tokens per step from
+the data.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _OF_BATCHES = ("batch_size", "batch_tokens")
 
 @dataclass(frozen=True)
 class Costs:
-    """What a recipe costs.
+    """The costs of a recipe.
 
     Attributes:
         parameters: of the model.
-        flops: of training, a token.
+        flops: of training, per token.
         cache_bytes: that decoding keeps for a full context, in float32.
         max_seq_len: tokens of a full context.
-        tokens_per_step: predicted tokens of an optimizer step, on average.
+        tokens_per_step: predicted tokens per optimizer step, on average.
     """
 
     parameters: int
@@ -37,10 +37,9 @@ class Costs:
 
 @dataclass
 class CostModel:
-    """Counts costs; data that variants share is prepared once.
+    """Computes costs. Prepares data that variants share only once.
 
-    Preparing it here also means that it is prepared, or refused, before many runs ask for it at
-    once.
+    That also reports missing data before many runs ask for it at the same time.
     """
 
     _facts: dict[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
@@ -49,7 +48,7 @@ class CostModel:
         """Returns the costs of a recipe.
 
         Raises:
-            DataError: if its data is missing or bad.
+            DataError: if its data is missing or invalid.
         """
         vocab_sizes, tokens_per_batch = self._about_data(recipe)
         with shapes_only():

@@ -1,4 +1,4 @@
-"""Learning curves of a comparison: one a variant, with the range of its seeds."""
+"""Learning curves of a comparison: one per variant, with the range of its seeds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from attnkit.ablation.comparison import Comparison, Row
 from attnkit.tensorboard.scalars import MAX_TAG_BYTES, Scalars, read_scalars
 
 MAX_POINTS = 1000
-"""Longer curves are thinned, evenly in their points; the first and the last stay."""
+"""Longer curves are thinned to this many evenly spaced points; first and last stay."""
 
 VALIDATION = "loss/val"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A variant's curve.
+    """The curve of a variant.
 
     Attributes:
         variant: its name.
@@ -26,7 +26,7 @@ class Curve:
         mean: (N,) over the seeds, interpolated where a seed was not measured.
         low: (N,) the lowest seed.
         high: (N,) the highest seed.
-        per_step: `tokens`, `seconds`, `FLOPs` -> how many a step takes, on average.
+        per_step: `tokens`, `seconds`, `FLOPs` -> their number per step, on average.
     """
 
     variant: str
@@ -38,10 +38,10 @@ class Curve:
 
 
 def learning_curves(comparison: Comparison) -> tuple[str, list[Curve]]:
-    """The tag that is drawn, and a curve for each variant that has it.
+    """Returns the tag that is drawn, and a curve for each variant that has it.
 
-    It is the metric's own tag, `quality/<metric>`, where every variant has logged it; or one that
-    its name begins with (`quality/accuracy` for `accuracy_length_64`); else the validation loss.
+    The tag is `quality/<metric>` if every variant has logged it; or one that the metric's name
+    begins with (`quality/accuracy` for `accuracy_length_64`); else the validation loss.
 
     Raises:
         OSError: if an event file cannot be read.

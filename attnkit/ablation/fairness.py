@@ -1,4 +1,4 @@
-"""What makes a comparison unfair: a variant that had more, other or easier things than the base."""
+"""Finds what makes a comparison unfair: other data, a larger budget, an easier objective."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from attnkit.ablation.plan_file import PlanFile
 from attnkit.ablation.stored_run import StoredRun
 
 LONGEST_WORD = 48
-"""Letters of a name at the most; a digest has 64."""
+"""Characters of a name that are shown; a digest has 64."""
 
 TOLERANCE = 0.01
-"""Counts that differ by at most this share are equal."""
+"""Counts within this relative difference are treated as equal."""
 
 SEES_ANSWERS = (
-    "its predictions see the tokens that they predict: its loss is none of a language model"
+    "its predictions see the tokens that they predict, so its loss is not a language model's"
 )
 
 
 def sees_what_it_predicts(run: StoredRun) -> bool:
-    """True for a run whose record says that its loss is none of a language model."""
+    """True if the run's record states that predictions see their own targets."""
     return run.record.get("loss_is_language_modeling") is False
 
 
 def task_of(run: StoredRun) -> str:
-    """The task that a run was trained for."""
+    """Returns the task of a run."""
     return str(run.record.get("task", ""))
 
 
 def remarks_of(
     runs: Sequence[StoredRun], base: Sequence[StoredRun], plan: PlanFile | None
 ) -> tuple[str, ...]:
-    """What a reader must know of a variant before believing its row.
+    """Returns what a reader must know about a variant before trusting its row.
 
     Args:
-        runs: of the variant, one a seed.
+        runs: of the variant, one per seed.
         base: the runs that they are compared with; the same ones for the base itself.
         plan: of the study, if it has one.
     """
@@ -43,8 +43,8 @@ def remarks_of(
     if shares := {share for run in runs if (share := run.record.get("unknown_share"))}:
         remarks.append(f"{max(shares):.2%} of its validation tokens are unknown to its vocabulary")
     remarks += [
-        f"seed {run.name.seed} went on at step {last['step']:,}: its tokens/s is that of what came "
-        "after"
+        f"seed {run.name.seed} was resumed at step {last['step']:,}: its tokens/s is that of the "
+        "steps after"
         for run in runs
         if (last := next(reversed(run.environment.get("resumed", [])), None))
     ]
@@ -95,14 +95,14 @@ def remarks_of(
 
 
 def _part(run: StoredRun) -> str:
-    """The part of the validation split that the final numbers are from."""
+    """Returns the part of the validation split that the final numbers are from."""
     part, share = run.record.get("validation_part", "all"), run.record.get("validation_share", 1)
     return str(part) if share == 1 else f"{share:.1%} of {part}"
 
 
 def _change(ours: float, base: float) -> str:
     if not base:
-        return "it has none"
+        return "the base has none"
     share = ours / base
     return f"{share:.1f} times" if share >= 2 else f"{100 * (share - 1):+.1f} %"
 
@@ -113,14 +113,14 @@ def _data(run: StoredRun) -> dict[str, Any]:
 
 
 def _without_places(content: Any) -> Any:
-    """The data's description without where its files lay."""
+    """Returns the data's description without file paths."""
     if isinstance(content, dict):
         return {key: _without_places(value) for key, value in content.items() if key != "path"}
     return [_without_places(item) for item in content] if isinstance(content, list) else content
 
 
 def _other_parts(ours: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> list[str]:
-    """Which parts of the data differ, over all pairs, and by which words where there are some."""
+    """Returns the parts of the data that differ in any pair, with the first readable difference."""
     found: dict[str, str] = {}
     for mine, theirs in zip(ours, base, strict=True):
         for name in (*mine, *theirs):
@@ -130,7 +130,7 @@ def _other_parts(ours: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]])
 
 
 def _in_words(ours: Any, base: Any) -> str:
-    """The first difference of two descriptions that a person can read: a version, a name."""
+    """Returns the first readable difference of two descriptions: a version, a name."""
     if isinstance(ours, dict) and isinstance(base, dict):
         for key, value in ours.items():
             other = base.get(key)
@@ -141,7 +141,7 @@ def _in_words(ours: Any, base: Any) -> str:
 
 
 def _machine(run: StoredRun, base: StoredRun) -> list[str]:
-    """Other hardware, or another torch: then speed and memory mean little."""
+    """Reports other hardware or another torch, which make speed and memory incomparable."""
     ours, theirs = (
         {
             "device": each.record.get("device"),
@@ -151,7 +151,7 @@ def _machine(run: StoredRun, base: StoredRun) -> list[str]:
         for each in (run, base)
     )
     other = [f"{key} {ours[key]} (base {theirs[key]})" for key in ours if ours[key] != theirs[key]]
-    return [f"{', '.join(other)}: compare neither speed nor memory"] if other else []
+    return [f"{', '.join(other)}: do not compare speed or memory"] if other else []
 
 
 def _words(keys: dict[str, Any]) -> str:

@@ -1,6 +1,4 @@
-"""Runs trials to their ends: starts what is missing, watches, stops with patience, and says what
-failed.
-"""
+"""Runs trials until they end: starts what is missing, waits, stops on request, reports failures."""
 
 from __future__ import annotations
 
@@ -14,14 +12,14 @@ from types import FrameType
 
 from attnkit import run_directory
 from attnkit.ablation.launchers.base import KILLED, Ended, Launcher
-from attnkit.ablation.progress import Progress
+from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.trial import Trial
 
 LAST_LINES = 12
 """Lines of a failed trial's log that are shown."""
 
 _TICK = 0.5
-"""Seconds between looks at the trials."""
+"""Seconds between two checks of the trials."""
 
 _MEANINGS = {
     1: "failed",
@@ -34,7 +32,7 @@ _MEANINGS = {
 
 
 class StudyStopped(Exception):
-    """Somebody asked the study to end; the message says how to go on.
+    """A signal has stopped the study; the message explains how to continue.
 
     Attributes:
         number: of the signal.
@@ -47,14 +45,14 @@ class StudyStopped(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """What has no result.
+    """A trial without a result.
 
     Attributes:
         key: of the trial, or the name of the variant.
-        code: with which its process ended.
-        what: became of it, in words.
-        log: what it said.
-        lines: the last of that.
+        code: exit code of its process.
+        what: the reason, as a verb phrase.
+        log: file with its output.
+        lines: the last lines of that file.
     """
 
     key: str
@@ -64,24 +62,24 @@ class Failure:
     lines: Sequence[str] = ()
 
     def __str__(self) -> str:
-        said = "".join(f"\n    {line}" for line in self.lines)
-        return f"{self.key} {self.what}" + (f"; {self.log} ends with:{said}" if self.log else "")
+        lines = "".join(f"\n    {line}" for line in self.lines)
+        return f"{self.key} {self.what}" + (f"; {self.log} ends with:{lines}" if self.log else "")
 
 
 @dataclass
 class Signals:
-    """SIGINT and SIGTERM, noted and not acted upon: the loop looks at them.
+    """SIGINT and SIGTERM are only counted; the loop acts on them.
 
     Attributes:
-        first: number of the first one; None: there was none.
+        first: number of the first signal; None: there was none.
         count: how many there were.
     """
 
     first: int | None = None
     count: int = 0
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """Notes a signal; a third one is acted upon: nothing else has helped."""
+    def count_one(self, number: int, frame: FrameType | None) -> None:
+        """Counts a signal; the third one interrupts at once."""
         self.first = self.first or number
         self.count += 1
         if self.count > 2:
@@ -90,11 +88,11 @@ class Signals:
 
 @dataclass
 class Launch:
-    """Trials that are being run.
+    """Runs trials.
 
     Args:
         launcher: starts their processes.
-        progress: shows how far they are.
+        progress: shows their progress.
         check: refuse plugins that break a law.
     """
 
@@ -104,54 +102,54 @@ class Launch:
     failures: list[Failure] = field(default_factory=list)
     _waiting: list[Trial] = field(default_factory=list)
     _started: dict[str, Trial] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _announced: set[str] = field(default_factory=set)
 
     def run(self, trials: Sequence[Trial]) -> list[Failure]:
         """Runs the trials that are not finished; returns those that failed.
 
         Raises:
-            RunDirectoryError: if the directory of one holds another run.
-            LauncherError: if the launcher cannot work here.
+            RunDirectoryError: if the directory of one contains another run.
+            LauncherError: if the launcher is not available here.
             StudyStopped: after SIGINT or SIGTERM, when all processes have ended.
         """
         for trial in trials:
             trial.check_same()
         self._waiting = [trial for trial in trials if not trial.is_finished]
         self.progress.begin(trials, self._waiting)
-        with listening() as heard, self.progress:
-            self._loop(heard)
-        if heard.first is not None:
-            raise StudyStopped(heard.first, "the same command goes on where this one was stopped")
+        with counting_signals() as signals, self.progress:
+            self._loop(signals)
+        if signals.first is not None:
+            raise StudyStopped(signals.first, "run the same command again to continue")
         return self.failures
 
-    def _loop(self, heard: Signals) -> None:
+    def _loop(self, signals: Signals) -> None:
         deadline: float | None = None
         killed = False
         while self._started or (self._waiting and deadline is None):
             if deadline is None:
                 self._start_what_is_free()
             for end in self.launcher.ended(_TICK):
-                self._take_leave(end, stopping=deadline is not None)
+                self._record_end(end, stopping=deadline is not None)
             self.progress.show(list(self._started.values()), self._waiting)
-            if heard.count and deadline is None:
+            if signals.count and deadline is None:
                 deadline = time.monotonic() + self.launcher.grace
-                self.progress.say(
-                    f"{signal.Signals(heard.first or 0).name}: each run finishes its step and "
-                    f"saves, for {self.launcher.grace:g} s at the most; once more kills them"
+                self.progress.write(
+                    f"{signal.Signals(signals.first or 0).name}: each run finishes its step and "
+                    f"saves, for at most {self.launcher.grace:g} s; once more kills them"
                 )
                 self.launcher.stop()
             late = deadline is not None and time.monotonic() > deadline
-            if (late or heard.count > 1) and not killed:
+            if (late or signals.count > 1) and not killed:
                 killed = True
                 self.launcher.kill()
 
     def _start_what_is_free(self) -> None:
-        """Starts trials, but for those that a process of an earlier launch is still busy with."""
+        """Starts trials, except those that a process of an earlier launch still trains."""
         busy = [trial for trial in self._waiting if run_directory.is_in_use(trial.directory)]
         for trial in busy:
-            if trial.key not in self._told:
-                self._told.add(trial.key)
-                self.progress.say(f"{trial.key}: waiting for another process that trains it")
+            if trial.key not in self._announced:
+                self._announced.add(trial.key)
+                self.progress.write(f"{trial.key}: waiting for another process that trains it")
         free = [trial for trial in self._waiting if trial not in busy]
         self._waiting = busy
         if not free:
@@ -160,11 +158,11 @@ class Launch:
         unfinished = [trial for trial in free if not trial.is_finished]
         for trial in free:
             if trial not in unfinished:
-                self.progress.ended(trial, None)
+                self.progress.report_end(trial, None)
         self._started |= {trial.key: trial for trial in unfinished}
         self.launcher.start([trial.job(check=self.check) for trial in unfinished])
 
-    def _take_leave(self, end: Ended, stopping: bool) -> None:
+    def _record_end(self, end: Ended, stopping: bool) -> None:
         trial = self._started.pop(end.key)
         failure = None
         if not trial.is_finished and not stopping:
@@ -174,20 +172,20 @@ class Launch:
             failure = Failure(trial.key, end.code, what, trial.log, lines)
             self.failures.append(failure)
         if trial.is_finished or failure:
-            self.progress.ended(trial, failure.what if failure else None)
+            self.progress.report_end(trial, failure.what if failure else None)
 
 
 @contextmanager
-def listening() -> Iterator[Signals]:
-    """Notes SIGINT and SIGTERM instead of acting on them."""
-    heard = Signals()
+def counting_signals() -> Iterator[Signals]:
+    """Counts SIGINT and SIGTERM instead of acting on them."""
+    signals = Signals()
     before = {
-        number: signal.signal(number, heard.hear)
+        number: signal.signal(number, signals.count_one)
         for number in (signal.SIGINT, signal.SIGTERM)
         if signal.getsignal(number) != signal.SIG_IGN  # nohup stays nohup
     }
     try:
-        yield heard
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

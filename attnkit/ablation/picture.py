@@ -1,4 +1,4 @@
-"""A comparison as a PNG for a README: the table, learning curves, and the metric against cost."""
+"""Renders a comparison as a PNG: the table, learning curves, and the metric against cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnkit.ablation.curves import Curve, learning_curves
 from attnkit.ablation.fairness import TOLERANCE
 from attnkit.ablation.tables import grid, short, visible
 
-# Okabe and Ito's eight colours, which colour-blind people can tell apart.
+# Okabe and Ito's eight colours, distinguishable with colour blindness.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8300", "#555555")
 QUIET, RULE = "#636b74", "#dcdfe3"
 VERDICTS = {"better": "#00704f", "worse": "#a83c00"}
@@ -30,7 +30,7 @@ MARGIN, ROW, PLOT_WIDTH, PLOT_HEIGHT = 24, 26, 520, 300
 
 
 def picture(comparison: Comparison) -> bytes:
-    """The PNG.
+    """Returns the PNG.
 
     Raises:
         OSError: if an event file cannot be read.
@@ -161,15 +161,13 @@ def _draw_costs(
         right = px + 12 + size < at[0] + width
         left = px + 12 if right else px - 12 - size
         height = _free(taken, left, size, py)
-        if height < start - 4:  # a name that finds no room is in the table, with its colour
+        if height < start - 4:  # a name without room is in the table, with its colour
             taken.append((left, size, height))
             canvas.text((left, height), name, size=12, anchor="lm")
 
 
 def _cost(found: Comparison) -> tuple[str, str]:
-    """What the variants differ in most: their size, what they compute, or what they keep; else
-    their speed.
-    """
+    """Returns the cost in which the variants differ most: parameters, FLOPs, cache; else speed."""
 
     def reach(key: str) -> float:
         numbers = [row.mean_of(key) or 0.0 for row in found.rows]
@@ -183,7 +181,7 @@ def _cost(found: Comparison) -> tuple[str, str]:
 def _free(
     taken: Sequence[tuple[float, float, float]], left: float, size: float, height: float
 ) -> float:
-    """The height of a name that covers none before it: further down where one stands."""
+    """Returns a height at which a name covers no other: further down where one is in the way."""
     for other, width, y in sorted(taken, key=lambda place: place[2]):
         overlaps = left < other + width and other < left + size
         if overlaps and abs(y - height) < 14:
@@ -192,7 +190,7 @@ def _free(
 
 
 def _tick(value: float) -> str:
-    """A round number: `5k`, not `5.000k`."""
+    """Formats a round number: `5k`, not `5.000k`."""
     return re.sub(r"\.?0+(?=[TGMk]?$)", "", text) if "." in (text := short(value)) else text
 
 

@@ -1,5 +1,5 @@
-"""A recipe's section `ablation` as a list of variants: which keys each of them changes, and which
-one they are compared with.
+"""Reads the section `ablation` of a recipe as a list of variants, with the keys that each changes
+and the base that they are compared with.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
 from attnkit.resume import differences
 
 Changes = Mapping[KeyPath, Node | Mark]
-"""Key -> its value in a variant; or, of a key that it removes, where that is written."""
+"""Key -> its value in a variant; for a removed key, the place where the removal is written."""
 
 _NOT_VARIED = ("name", "variant", "seed", "runs_dir", "extends", "ablation", "plugins")
-"""Keys that say where runs lie or what all of them share."""
+"""Keys that name the place of the runs, or that all variants share."""
 
 PLANNED = Mark("the plan")
-"""Where values stand that the plan itself decides."""
+"""The place of values that the plan itself sets."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the things that are compared.
+    """One variant of a study.
 
     Attributes:
         name: folder of its runs.
@@ -46,17 +46,17 @@ class Variant:
 
     @property
     def all_changes(self) -> Changes:
-        """All of them."""
+        """Changes, matched sizes and tuned keys together."""
         return {**self.changes, **self.matched, **self.tuned}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be compared, before anything is measured.
+    """A study before anything is measured.
 
     Attributes:
         recipe: the recipe with its section `ablation`.
-        variants: in the order in which they are shown.
+        variants: in display order.
         base: name of the variant that the others are compared with.
         seeds: of each variant.
     """
@@ -79,24 +79,24 @@ class Plan:
         return list(dict.fromkeys(map(dotted, paths)))
 
     def variant(self, name: str) -> Variant:
-        """The variant of that name."""
+        """Returns the variant with this name."""
         return next(variant for variant in self.variants if variant.name == name)
 
     def mark(self, key: str) -> Mark:
-        """Where a key of the section is written; else where the section, or the recipe, is."""
+        """Returns the place of a key of the section; else that of the section, or of the recipe."""
         section = self.recipe.source.value["ablation"]
         return section.value[key].key_mark if key in section.value else section.key_mark
 
     def recipe_of(self, variant: Variant, more: Changes | None = None, name: str = "") -> Recipe:
-        """The recipe of a variant.
+        """Returns the recipe of a variant.
 
         Args:
-            variant: which.
+            variant: the variant.
             more: further changes.
             name: folder of its runs; empty: that of the study.
 
         Raises:
-            RecipeError: if it is no valid recipe.
+            RecipeError: if it is not a valid recipe.
         """
         changes: dict[KeyPath, Node | Mark] = {("ablation",): PLANNED, **variant.all_changes}
         return self.recipe.changed(
@@ -105,7 +105,7 @@ class Plan:
 
 
 def load_study(path: str | Path, overrides: Sequence[str]) -> Recipe:
-    """Reads a recipe with overrides, of which some may list several values: `key=a,b,c` goes to
+    """Reads a recipe with overrides. An override with several values, `key=a,b,c`, is added to
     `ablation.vary`.
 
     Raises:
@@ -151,8 +151,9 @@ def read_plan(recipe: Recipe) -> Plan:
 
 
 def side_effects(plan: Plan) -> dict[str, list[str]]:
-    """Variant -> `key: before -> now`, for keys that differ from the recipe's though the variant
-    names them not: the options of one mechanism mean nothing to another, which takes its defaults.
+    """Returns variant -> `key: before -> now`, for keys that a variant changes without naming them.
+
+    Another mechanism does not take over the options of the recipe's mechanism, but its defaults.
     """
     written = plan.recipe_of(Variant(BASE, {})).to_dict()
     found: dict[str, list[str]] = {}
@@ -170,7 +171,7 @@ def side_effects(plan: Plan) -> dict[str, list[str]]:
 
 
 def _faults(plan: Plan) -> Iterator[Problem]:
-    """What is wrong with the recipes of variants; once, where many share it."""
+    """Yields the problems of the variants' recipes; each once, even if many variants share it."""
     found: dict[Problem, list[str]] = {}
     for variant in plan.variants:
         try:
@@ -184,12 +185,12 @@ def _faults(plan: Plan) -> Iterator[Problem]:
 
 
 def value_node(value: Any) -> Node:
-    """A value that the plan decides."""
+    """Returns a value that the plan sets."""
     return Node(value, PLANNED, PLANNED)
 
 
 def plain_changes(changes: Changes) -> dict[str, Any]:
-    """Changes in plain types, `~key: null` for what is removed."""
+    """Returns changes in plain types, with `~key: null` for removed keys."""
     return {
         dotted(path) if isinstance(value, Node) else f"~{dotted(path)}": (
             plain(value) if isinstance(value, Node) else None
@@ -199,7 +200,7 @@ def plain_changes(changes: Changes) -> dict[str, Any]:
 
 
 def as_overrides(changes: Changes) -> list[str]:
-    """Changes as a command line would write them."""
+    """Returns changes as they are written on a command line."""
     return [
         key if key.startswith("~") else f"{key}={flow(value)}"
         for key, value in plain_changes(changes).items()
@@ -207,7 +208,7 @@ def as_overrides(changes: Changes) -> list[str]:
 
 
 def flow(value: Any) -> str:
-    """A value on one line, short where it can be."""
+    """Returns a value on one line, in its short form if there is one."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -216,7 +217,7 @@ def flow(value: Any) -> str:
 
 
 def grid(values: Node | None, where: str, problems: list[Problem]) -> list[Changes]:
-    """Every combination of a mapping of keys to lists of values; one empty combination of none."""
+    """Returns every combination of a mapping of keys to lists; one empty combination of none."""
     axes: list[list[tuple[KeyPath, Node]]] = []
     for key, listed in (values.value or {} if values else {}).items():
         path = tuple(key.split("."))
@@ -261,7 +262,7 @@ def _named(variants: Node, problems: list[Problem]) -> Iterator[Variant]:
 def _may_vary(path: KeyPath, mark: Mark, where: str, problems: list[Problem]) -> bool:
     if path[0] not in _NOT_VARIED:
         return True
-    remedy = "; ablation.seeds says with which seeds each is trained" if path[0] == "seed" else ""
+    remedy = "; set the seeds in ablation.seeds" if path[0] == "seed" else ""
     message = f"`{path[0]}` is the same for all variants of a study{remedy}"
     problems.append(Problem(mark, f"{where}.{dotted(path)}", message))
     return False
@@ -274,7 +275,7 @@ def _mark(value: Node | Mark) -> Mark:
 def _clashes(variants: Sequence[Variant], section: Node) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for variant in variants:
-        folder = variant.name.lower()  # some file systems know no capitals
+        folder = variant.name.lower()  # some file systems ignore case
         if folder in seen:
             message = f"two variants are called `{variant.name}`: their runs would share a folder"
             if seen[folder] != variant.name:
@@ -288,15 +289,15 @@ def _seeds(options: AblationOptions, section: Node, problems: list[Problem]) -> 
     seeds = range(options.seeds) if isinstance(options.seeds, int) else options.seeds
     repeated = [seed for seed in seeds if list(seeds).count(seed) > 1]
     if not seeds or repeated or not all(0 <= seed < 2**32 for seed in seeds):
-        message = "expected how many seeds, or a list of whole numbers from 0 on, each once"
+        message = "expected a number of seeds, or a list of different whole numbers from 0 on"
         problems.append(Problem(section.value["seeds"].mark, "ablation.seeds", message))
     return tuple(seeds)
 
 
 def split_alternatives(overrides: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Parts `key=a,b` from `key=a`.
+    """Separates overrides with several values, `key=a,b`, from those with one.
 
-    Commas in brackets, braces or quotes part nothing.
+    Commas in brackets, braces or quotes do not separate values.
 
     Returns:
         The overrides with one value, and key -> values for the others.

@@ -1,4 +1,4 @@
-"""`ablation.json`: what a study's folder says of it."""
+"""Reads `ablation.json`, the plan in a study's folder."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class PlanFile:
-    """What a comparison needs to know of a plan.
+    """The part of a plan that a comparison needs.
 
     Attributes:
         name: of the study.
         base: the variant that the others are compared with.
         metric: key of a run's metrics.
         lower_is_better: of the metric.
-        variants: name -> the keys that are its own, in the order of the plan.
+        variants: name -> its own keys, in the order of the plan.
         seeds: of each variant.
-        match: what was made equal, in the plan's own words; None: nothing.
-        budget: what was equally spent, in the plan's own words; None: the recipe's steps.
-        tuned: variant -> keys that were chosen for it on a validation split.
-        changed_to_match: variant -> keys that were changed to make it as large as the base.
+        match: the cost that was made equal; None: nothing.
+        budget: the budget of every variant; None: the recipe's steps.
+        tuned: variant -> keys that were chosen on the validation split.
+        changed_to_match: variant -> keys that were changed to match the base.
     """
 
     name: str
@@ -43,7 +43,7 @@ class PlanFile:
 
 
 def read_plan_file(folder: Path) -> PlanFile | None:
-    """The plan of a study; None if its folder holds none.
+    """Reads the plan of a study; None if its folder has none.
 
     Raises:
         RunDirectoryError: if it is damaged or of another version.
@@ -53,13 +53,13 @@ def read_plan_file(folder: Path) -> PlanFile | None:
         content = json.loads(path.read_bytes())
         if (version := content.get("version")) != VERSION:
             raise RunDirectoryError(
-                f"{path} has version {version}, and this attnkit reads version {VERSION}; compare "
+                f"{path} has version {version}, but this attnkit reads version {VERSION}; compare "
                 "with the attnkit that wrote it"
             )
         known = {name: content[name] for name in PlanFile.__dataclass_fields__ if name in content}
         plan = PlanFile(**known)
         if not isinstance(plan.variants, dict) or plan.base not in plan.variants:
-            raise TypeError(f"its base `{plan.base}` is none of its variants")
+            raise TypeError(f"its base `{plan.base}` is not one of its variants")
         return plan
     except FileNotFoundError:
         return None

@@ -1,4 +1,4 @@
-"""The table of what a study would run, before anything starts."""
+"""Prints the table of what a study would run, before anything starts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def show_plan(
     timings: Mapping[str, Timing] | None,
     workers: int | None,
 ) -> None:
-    """Prints a row a variant, the keys that it changes, and how many runs there are.
+    """Prints one row per variant, the keys that it changes, and the number of runs.
 
     Args:
-        study: what is planned.
+        study: the planned study.
         trials: of the study.
-        tuning: the runs by which candidates are chosen before.
-        timings: variant -> how long its steps take here; None: nobody measured.
-        workers: runs at the same time here; None: they run elsewhere.
+        tuning: the runs that choose among the candidates.
+        timings: variant -> how long its steps take here; None: not measured.
+        workers: number of simultaneous runs here; None: the runs are on other machines.
     """
     plan = study.plan
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
@@ -68,9 +68,9 @@ def show_plan(
 
 
 def side_effect_lines(plan: Plan) -> list[str]:
-    """What a reader of the variants' keys would not expect."""
+    """Describes changes that are not visible in the variants' own keys."""
     return [
-        f"{name}: by that also {', '.join(changes)}; name the key to have it as you want"
+        f"{name}: this also changes {', '.join(changes)}; name the key to choose its value"
         for name, changes in side_effects(plan).items()
     ]
 
@@ -95,14 +95,14 @@ def _notes(
         notes.append(f"{plan.options.match} are those of the base, within 1 %")
     if tuning:
         notes.append(
-            f"{len(tuning)} runs before them choose among the candidates, on the first half of the "
+            f"{len(tuning)} tuning runs choose among the candidates, on the first half of the "
             "validation split; the study's numbers are those of the second half"
         )
     done = sum(trial.is_finished for trial in trials)
     if done:
-        notes.append(f"{done} of the runs are finished already")
+        notes.append(f"{done} of the runs are already finished")
     if timings and not workers:
-        notes.append("steps are what fits at this machine's speed; it is measured again there")
+        notes.append("steps are computed from this machine's speed; each run measures again")
     if timings and workers:
         runs = [(trial.recipe.variant, trial) for trial in trials]
         runs += [(candidate.variant, candidate.trial) for candidate in tuning]
@@ -114,8 +114,8 @@ def _notes(
         if times:
             total = max([sum(times) / workers, *times])
             notes.append(
-                f"about {_clock(total)} with {workers} at a time: some steps of each variant were "
-                "timed here, and validations counted; maps, samples and beam search were not"
+                f"about {_clock(total)} with {workers} at a time, from a few timed steps of each "
+                "variant and its validations; without maps, samples and beam search"
             )
     return notes
 

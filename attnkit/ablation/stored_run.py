@@ -1,4 +1,4 @@
-"""A finished run as its directory tells it, and why another one is left out. Loads no torch."""
+"""Reads a finished run from its directory, or reports why it cannot be compared. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import yaml
 from attnkit.run_directory import ENVIRONMENT, RECIPE, RESULT, RunDirectoryError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml, where PyYAML was built with it: ten times as fast."""
+"""libyaml's loader where PyYAML has it: ten times as fast."""
 
 
 @dataclass(frozen=True)
 class RunName:
-    """What tells a run from others.
+    """The name of a run.
 
     Attributes:
         study: the folder above its variant; the recipe's name.
-        variant: what it is compared as.
-        seed: what it is paired by.
+        variant: the group that it belongs to.
+        seed: pairs it with the runs of other variants.
     """
 
     study: str
@@ -36,13 +36,13 @@ class RunName:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a finished run left.
+    """The files of a finished run.
 
     Attributes:
-        directory: where it lies.
+        directory: the run's directory.
         name: study, variant and seed.
         metrics: final numbers by name.
-        record: all of `result.json`.
+        record: the contents of `result.json`.
         recipe: the resolved recipe, in plain types.
         environment: versions, machine, data.
     """
@@ -57,18 +57,18 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that is not compared, and why."""
+    """A run that is not compared, with the reason."""
 
     directory: Path
     reason: str
 
 
 class UnusableRun(Exception):
-    """A directory that holds no run to compare; the message says why."""
+    """A directory has no run that can be compared; the message is the reason."""
 
 
 def name_by_place(directory: Path) -> tuple[str, str] | None:
-    """Study and variant of `<study>/<variant>/seed<k>`; None if the path has another form."""
+    """Returns study and variant of `<study>/<variant>/seed<k>`; None for any other path."""
     path = Path(os.path.abspath(directory))
     if not re.fullmatch(r"seed\d+", path.name) or not path.parent.name:
         return None
@@ -79,7 +79,7 @@ def load_stored_run(directory: Path) -> StoredRun:
     """Reads a run.
 
     Raises:
-        UnusableRun: if it is unfinished, damaged, or of another version of attnkit.
+        UnusableRun: if it is unfinished, damaged, or from an incompatible version of attnkit.
     """
     if not (directory / RESULT).is_file():
         raise UnusableRun(f"unfinished: no {RESULT} (attnkit resume {shlex.quote(str(directory))})")
@@ -89,7 +89,7 @@ def load_stored_run(directory: Path) -> StoredRun:
     made_by = _part(environment, "packages", "attnkit")
     here = importlib.metadata.version("attnkit")
     if made_by is None or compatible(made_by) != compatible(here):
-        raise UnusableRun(f"made by attnkit {made_by or 'of no known version'}, this is {here}")
+        raise UnusableRun(f"made by attnkit {made_by or '(unknown version)'}, this is {here}")
     missing = [
         key
         for key in ("metrics", "steps", "tokens", "parameters", "training_flops_per_token")
@@ -114,7 +114,7 @@ def load_stored_run(directory: Path) -> StoredRun:
 
 
 def compatible(version: str) -> str:
-    """What two versions share if one reads the other's runs: `1` of 1.4.2, and `0.1` of 0.1.7."""
+    """Returns the part of a version that compatible runs share: `1` of 1.4.2, `0.1` of 0.1.7."""
     major, _, rest = version.partition(".")
     return f"0.{rest.partition('.')[0]}" if major == "0" else major
 
@@ -123,11 +123,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UnusableRun(f"it has no {path.name}") from None
+        raise UnusableRun(f"there is no {path.name}") from None
     except (OSError, ValueError) as error:
         raise UnusableRun(f"{path.name} cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise UnusableRun(f"{path.name} holds no mapping")
+        raise UnusableRun(f"{path.name} is not a mapping")
     return content
 
 
@@ -138,7 +138,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         first, *_ = str(error).splitlines()
         raise UnusableRun(f"{path.name} cannot be read: {first}") from None
     if not isinstance(content, dict):
-        raise UnusableRun(f"{path.name} holds no mapping")
+        raise UnusableRun(f"{path.name} is not a mapping")
     return content
 
 
@@ -149,12 +149,12 @@ def _part(content: dict[str, Any], *keys: str) -> Any:
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
-    """The run directories at and below some paths, each once, in the order of their names.
+    """Returns the run directories at and below some paths, each once, sorted by name.
 
-    Folders that begin with a dot or end in `.tuning` hold runs that are not compared.
+    Skips folders that begin with a dot or end in `.tuning`.
 
     Raises:
-        RunDirectoryError: if a path is no folder.
+        RunDirectoryError: if a path is not a folder.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -172,7 +172,7 @@ def _runs_below(folder: Path, seen: set[str]) -> list[Path]:
     if (folder / RECIPE).is_file():
         return [folder]
     real = os.path.realpath(folder)
-    if real in seen:  # a link to a folder above
+    if real in seen:  # a link to a parent folder
         return []
     seen.add(real)
     try:
@@ -187,7 +187,7 @@ def _runs_below(folder: Path, seen: set[str]) -> list[Path]:
 
 
 def by_number(name: str) -> list[tuple[int, str]]:
-    """Sorts `seed10` after `seed9`."""
+    """Sort key that puts `seed10` after `seed9`."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]

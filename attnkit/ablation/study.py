@@ -1,7 +1,6 @@
-"""A study on the disk: what was planned, whether it is still that, and what each variant trains.
+"""The state of a study on disk: its plan, the tuned keys, and the recipe of each variant.
 
-`ablation.json` is written whole before the first trial, after learning rates have been chosen, and
-at the end.
+`ablation.json` is written atomically before the first trial, after tuning, and at the end.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from attnkit.run_directory import RunDirectoryError
 
 _MAY_GROW = ("variants", "seeds", "varied")
 _FREE = ("tuned", "changed_to_match", "step_seconds", "metric", "lower_is_better")
-"""What comes of the plan, or is said of the runs when they are compared, and changes none."""
+"""Keys that follow from the plan or only affect the comparison."""
 
 
 @dataclass
 class Study:
-    """A plan, and what has become of it.
+    """A plan with its state.
 
     Attributes:
-        plan: what is compared; sizes are matched already.
-        count: counts what a variant costs.
+        plan: the plan, with matched sizes.
+        count: computes the costs of a variant.
         tuned: variant -> the candidates that were chosen for it.
-        step_seconds: variant -> time of an optimizer step; measured for a budget of seconds alone.
+        step_seconds: variant -> time of an optimizer step; only for a budget of seconds.
     """
 
     plan: Plan
@@ -46,24 +45,24 @@ class Study:
 
     @property
     def directory(self) -> Path:
-        """Where its runs lie."""
+        """The folder of its runs."""
         return self.plan.recipe.runs_dir / self.plan.recipe.name
 
     def variant(self, name: str) -> Variant:
-        """A variant, with the candidates that were chosen for it."""
+        """Returns a variant, with the candidates that were chosen for it."""
         chosen = self.tuned.get(name, {})
         tuned = {tuple(key.split(".")): value_node(value) for key, value in chosen.items()}
         return replace(self.plan.variant(name), tuned=tuned)
 
     def recipe(self, name: str) -> Recipe:
-        """What a variant trains: its changes, within the budget, validated on its half."""
+        """Returns the recipe of a variant, with the budget and the part of the validation split."""
         return self.within_budget(name, self.variant(name), self.validation_part)
 
     def within_budget(self, name: str, tried: Variant, part: str, study: str = "") -> Recipe:
-        """The recipe of a variant, or of a candidate for it.
+        """Returns the recipe of a variant, or of a candidate for it, with the study's budget.
 
         Args:
-            name: of the variant, for whose speed a budget of seconds is measured.
+            name: of the variant, whose speed is used for a budget of seconds.
             tried: the variant with all its changes.
             part: of the validation split that it validates on.
             study: folder of its runs; empty: that of the study.
@@ -79,19 +78,19 @@ class Study:
 
     @property
     def validation_part(self) -> str:
-        """The part of the validation split that the study's numbers are from."""
+        """The part of the validation split that the study's metrics are from."""
         return "second_half" if self.plan.options.tune else self.plan.recipe.validation.part
 
     def trials(self) -> list[Trial]:
-        """All trials, seed by seed, so that every variant has a number early."""
+        """Returns all trials, seed by seed, so that every variant has a metric early."""
         recipes = [self.recipe(variant.name) for variant in self.plan.variants]
         return [Trial.of(recipe, seed) for seed in self.plan.seeds for recipe in recipes]
 
-    def take_up(self) -> None:
-        """Reads what was decided before.
+    def load_plan(self) -> None:
+        """Loads the stored plan, if there is one, and checks that it is this study's.
 
         Raises:
-            RunDirectoryError: if another study lies there, or its file is damaged.
+            RunDirectoryError: if it is another study's, or damaged.
         """
         path = self.directory / FILE_NAME
         if not path.is_file():
@@ -102,21 +101,21 @@ class Study:
             self.tuned, self.step_seconds = before["tuned"], before["step_seconds"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
-                f"{path} is damaged; remove it, and the study goes on with the runs that are there"
+                f"{path} is damaged; remove it, and the study continues with the existing runs"
             ) from error
         if changes:
             raise RunDirectoryError(
-                f"{self.directory} holds another study: {'; '.join(changes)}. Give this one "
+                f"{self.directory} contains another study: {'; '.join(changes)}. Give this one "
                 "another name (name=NAME), or remove that folder"
             )
 
     def write(self) -> None:
-        """Writes the plan down."""
+        """Writes `ablation.json`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         run_directory.write_json(self.directory / FILE_NAME, self.describe())
 
     def describe(self) -> dict[str, Any]:
-        """The plan, in plain types."""
+        """Returns the contents of `ablation.json`."""
         plan, options = self.plan, self.plan.options
         recipe = plan.recipe.to_dict()
         keys = recipe["ablation"]
@@ -145,21 +144,21 @@ class Study:
 
 
 def check_parts(plan: Plan) -> None:
-    """Checks that the halves of the validation split are free for a study that tunes.
+    """Checks that a study that tunes may set the part of the validation split.
 
     Raises:
-        RecipeError: if the recipe uses one of them.
+        RecipeError: if the recipe sets it.
     """
     if plan.options.tune and plan.recipe.validation.part != "all":
         message = (
             "candidates are chosen on the first half of the validation split, and the study's "
-            "numbers are those of the second; leave validation.part out"
+            "numbers are those of the second; remove validation.part"
         )
         raise RecipeError([Problem(plan.mark("tune"), "ablation.tune", message)])
 
 
 def plan_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In which words a plan is another than it was. Variants and seeds may have been added."""
+    """Describes the differences between two plans. Variants and seeds may be added."""
     changes = []
     for key in now:
         old, new = before[key], now[key]

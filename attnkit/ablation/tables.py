@@ -1,4 +1,4 @@
-"""A comparison as a table: in words, and as Markdown, LaTeX, CSV and JSON."""
+"""Formats a comparison as a table: plain text, Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnkit.ablation.comparison import Comparison, Row
-from attnkit.ablation.statistics import Estimate
+from attnkit.ablation.estimates import Estimate
 
 NOTHING = "-"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table in words.
+    """A table of strings.
 
     Attributes:
-        title: what is compared by what.
+        title: the studies and the metric.
         columns: headings; the first `num_quality` are about quality, the others about cost.
-        rows: as many words as columns.
-        verdicts: of each row, for its colour.
-        num_quality: how many columns are about quality.
-        notes: what stands beneath.
+        rows: one string per column.
+        verdicts: one per row, for its colour.
+        num_quality: number of columns about quality.
+        notes: lines below the table.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Grid:
 
 
 def grid(comparison: Comparison) -> Grid:
-    """The table in words, each name made safe to show."""
+    """Returns the table as strings, each name made safe to print."""
     better = "lower" if comparison.lower_is_better else "higher"
     metric = visible(comparison.metric)
     quality = ["variant", metric, "seeds", "difference to base", "verdict"]
@@ -70,13 +70,13 @@ def _words(row: Row, digits: int) -> list[str]:
 
 
 def verdict(row: Row) -> str:
-    """The verdict, or why there is none."""
+    """Returns the verdict, or the reason why there is none."""
     return "base" if row.is_base else row.verdict or row.no_verdict or NOTHING
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What stands beneath the table: remarks on variants, how to read it, what was left out."""
-    said: dict[str, list[str]] = {}  # a remark -> the variants of which it is true
+    """Returns the lines below the table: remarks, how to read it, and what was left out."""
+    said: dict[str, list[str]] = {}  # remark -> the variants that it applies to
     for row in comparison.rows:
         for remark in row.remarks:
             said.setdefault(remark, []).append(row.variant)
@@ -89,7 +89,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def visible(text: str) -> str:
-    """A name with control and direction letters written out, so that it cannot play tricks."""
+    """Escapes control and direction characters of a name."""
     return re.sub(
         r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]",
         lambda found: f"\\u{ord(found[0]):04x}",
@@ -98,19 +98,19 @@ def visible(text: str) -> str:
 
 
 def decimals(comparison: Comparison) -> int:
-    """Digits after the point: four for a loss, fewer for large numbers."""
+    """Returns the number of decimals: four for a loss, fewer for large numbers."""
     largest = max(abs(row.value.mean) for row in comparison.rows)
     return 4 if largest < 10 else 3 if largest < 100 else 2
 
 
 def estimate(value: Estimate, digits: int, signed: bool = False) -> str:
-    """`1.2345 ± 0.0123`."""
+    """Formats `1.2345 ± 0.0123`."""
     mean = f"{value.mean:{'+' if signed else ''}.{digits}f}"
     return mean if value.half_width is None else f"{mean} ± {value.half_width:.{digits}f}"
 
 
 def short(number: float | None, digits: int = 4) -> str:
-    """`202.1k`, `1.234M`: a number in a few digits."""
+    """Formats a number with few digits: `202.1k`, `1.234M`."""
     if number is None:
         return NOTHING
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -121,7 +121,7 @@ def short(number: float | None, digits: int = 4) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """A table for a README."""
+    """Returns a table for a README."""
     table = grid(comparison)
 
     def line(words: list[str]) -> str:
@@ -145,7 +145,7 @@ _TEX = {
 
 
 def latex(comparison: Comparison) -> str:
-    """A table for a paper, with booktabs; the notes follow as comments and as a small paragraph."""
+    """Returns a booktabs table for a paper, with the notes as a small paragraph below."""
     table = grid(comparison)
 
     def line(words: list[str]) -> str:
@@ -175,7 +175,7 @@ def _tex_word(text: str) -> str:
 
 
 def comma_separated(comparison: Comparison) -> str:
-    """All numbers, unrounded: a line a variant; remarks are one column."""
+    """Returns all numbers unrounded, one line per variant; remarks are one column."""
     variants = comparison.to_dict()["variants"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -195,5 +195,5 @@ def _csv_word(value: Any) -> Any:
 
 
 def as_json(comparison: Comparison) -> str:
-    """All numbers, unrounded, with the values of each seed and the notes."""
+    """Returns all numbers unrounded, with the values of each seed and the notes."""
     return json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n"

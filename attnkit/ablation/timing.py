@@ -1,8 +1,8 @@
-"""Measures how long steps take, in a process of its own: `python -m attnkit.ablation.timing OUT
+"""Measures how long steps take, in a separate process: `python -m attnkit.ablation.timing OUT
 RECIPE...`.
 
-What is timed is what trains: the task's loss, its gradient, the optimizer's step, on the recipe's
-own batches, with as many threads as a trial has. Lightning's loop around it is not.
+Times the task's loss, its gradient and the optimizer's step, on the recipe's own batches, with as
+many threads as a trial has. Lightning's loop is not included.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from attnkit.recipe import Recipe
 from attnkit.run_directory import write_json, write_text
 
 SECONDS = 1.0
-"""For how long steps of one recipe are timed, after two that are not."""
+"""How long the steps of one recipe are timed, after two warm-up steps."""
 
 _WARM_UP = 2
 
 
 class TimingError(Exception):
-    """Steps could not be timed; the message says why."""
+    """Steps could not be timed; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a recipe takes, in parts.
+    """How long a recipe takes.
 
     Attributes:
         start: seconds before the first step: imports, data, the model.
-        step: seconds of an optimizer step, with its share of the validations in between.
+        step: seconds per optimizer step, including its share of the validations.
         final: seconds of the final validation, without beam search.
     """
 
@@ -47,7 +47,7 @@ class Timing:
     final: float
 
     def seconds(self, steps: int) -> float:
-        """Of a whole run."""
+        """Returns the duration of a whole run."""
         return self.start + steps * self.step + self.final
 
 
@@ -57,13 +57,13 @@ def measure(recipes: Mapping[str, Recipe], launcher: Launcher, place: Path) -> d
     Args:
         recipes: by name.
         launcher: starts the processes.
-        place: a folder for files that pass, seen by the processes too.
+        place: a folder for temporary files that the processes can read too.
 
     Returns:
         Name -> the mean over the processes.
 
     Raises:
-        TimingError: if a process fails; with its last words.
+        TimingError: if a process fails; with the end of its output.
     """
     place.mkdir(parents=True, exist_ok=True)
     files = []
@@ -130,7 +130,7 @@ def time_recipe(recipe: Recipe) -> Timing:
 
 
 def _steps(recipe: Recipe, task: Any, optimizer: Any, batches: Any, device: Any) -> Iterator[None]:
-    """Takes one optimizer step after the other."""
+    """Takes optimizer steps, one per iteration."""
     import torch
     from lightning.fabric.utilities.apply_func import move_data_to_device
 
@@ -182,7 +182,7 @@ def _precision(recipe: Recipe, device: Any) -> contextlib.AbstractContextManager
 
 
 def main(out: Path, files: Sequence[Path]) -> None:
-    """Times recipes and writes what was found."""
+    """Times recipes and writes the result."""
     from attnkit.recipe import load_recipe
 
     began = time.perf_counter()

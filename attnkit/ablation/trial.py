@@ -3,7 +3,7 @@
 runs/<study>/
     ablation.json                    the plan; written before the first trial
     .trials/<variant>.yaml           the recipe of a variant; a trial adds its seed
-    .trials/<variant>.seed<k>.log    what a trial has said
+    .trials/<variant>.seed<k>.log    the output of a trial
     <variant>/seed<k>/               the run
 """
 
@@ -26,10 +26,10 @@ from attnkit.resume import differences, has_no_influence
 from attnkit.run_directory import RunDirectoryError
 
 FOLDER = ".trials"
-"""Folder of a study for what is not a run."""
+"""Folder of a study for files that do not belong to a run."""
 
 HOW_LONG = ("trainer.max_steps", "trainer.max_time")
-"""Keys with which a run may go on changed, but no trial of a study: they are its budget."""
+"""Keys that may change when a run is resumed, but not in a trial: they are the study's budget."""
 
 _TAIL_BYTES = 8192
 
@@ -39,29 +39,29 @@ class Trial:
     """One run of a study.
 
     Attributes:
-        recipe: what it trains.
+        recipe: the recipe that it trains.
     """
 
     recipe: Recipe
 
     @classmethod
     def of(cls, recipe: Recipe, seed: int) -> Trial:
-        """The trial of a variant's recipe with a seed."""
+        """Makes the trial of a variant's recipe with a seed."""
         return cls(replace(recipe, seed=seed))
 
     @property
     def key(self) -> str:
-        """What it is called: `<variant>/seed<k>`."""
+        """Name of the trial: `<variant>/seed<k>`."""
         return f"{self.recipe.variant}/seed{self.recipe.seed}"
 
     @property
     def directory(self) -> Path:
-        """Where the run lies."""
+        """Directory of the run."""
         return self.recipe.run_dir
 
     @property
     def log(self) -> Path:
-        """Where what it says lies."""
+        """File with the output of the trial."""
         return self._folder / f"{self.recipe.variant}.seed{self.recipe.seed}.log"
 
     @property
@@ -74,20 +74,22 @@ class Trial:
 
     @property
     def is_finished(self) -> bool:
-        """True if its result is there."""
+        """True if its result exists."""
         return (self.directory / run_directory.RESULT).is_file()
 
     def result(self) -> dict[str, Any]:
-        """What it came to, all of `result.json`."""
+        """Returns the contents of `result.json`."""
         return json.loads((self.directory / run_directory.RESULT).read_bytes())
 
     def metric(self, name: str) -> float:
-        """A number that it came to; NaN where it has none of that name."""
+        """Returns a final metric; NaN if the run has none of that name."""
         return float(self.result()["metrics"].get(name, math.nan))
 
     def job(self, *, check: bool = True) -> Job:
-        """The process that begins it, or goes on with it; it refuses plugins that break a law, if
-        `check`. Writes its recipe down.
+        """Writes the recipe and returns the job that starts or resumes the run.
+
+        Args:
+            check: refuse plugins that break a law.
         """
         recipe = replace(self.recipe, seed=0)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -98,10 +100,10 @@ class Trial:
         return Job(self.key, (*arguments, "--resume", "auto", *unchecked), self.log)
 
     def check_same(self) -> None:
-        """Checks that what lies in its directory, if anything, is this trial.
+        """Checks that its directory is empty or contains this very trial.
 
         Raises:
-            RunDirectoryError: if it is another run; with what differs.
+            RunDirectoryError: if it contains another run; the message lists the differences.
             RecipeError: if the recipe there cannot be read.
         """
         path = self.directory / run_directory.RECIPE
@@ -114,24 +116,24 @@ class Trial:
             matter += recipe_changes(written_recipe(self.directory).to_dict(), keys)
         if matter:
             raise RunDirectoryError(
-                f"{self.directory} holds another run than this study's: {'; '.join(matter)}. "
+                f"{self.directory} contains a run that is not this study's: {'; '.join(matter)}. "
                 "Give the study another name (name=NAME), or remove that run"
             )
 
     def last_lines(self, count: int) -> list[str]:
-        """The end of what it has said."""
+        """Returns the last lines of its output."""
         lines = _tail(self.log).splitlines()
         return list(deque((line for line in lines if line.strip()), maxlen=count))
 
     def progress(self) -> str:
-        """How far it is, in its own words; empty before its first word about that."""
+        """Returns the last line of progress that it printed; empty if there is none yet."""
         label = f"{self.recipe.name}/{self.recipe.variant}  "
         lines = [line for line in _tail(self.log).splitlines() if line.startswith(label)]
         return lines[-1].removeprefix(label).strip() if lines else ""
 
 
 def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`key: before -> now` for each key with which two recipes are not the same trial."""
+    """Returns `key: before -> now` for each key that makes two recipes different trials."""
     changes = differences(before, now)
     return [
         change for key, change in changes.items() if key in HOW_LONG or not has_no_influence(key)

@@ -1,8 +1,8 @@
-"""Chooses learning rates, or what else is tuned, by the same list of candidates for every variant.
+"""Tunes learning rates, or other keys, with the same list of candidates for every variant.
 
 Every candidate of every variant is trained once, within the study's budget, with a seed that the
-study does not use, and validated on the first half of the validation split. These runs lie apart
-from the study, in `runs/<study>.tuning/`.
+study does not use, and validated on the first half of the validation split. These runs are in
+`runs/<study>.tuning/`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attnkit.recipe.errors import Problem
 from attnkit.recipe.variant import variant_of
 
 METRIC = "loss"
-"""What candidates are compared by: the validation loss."""
+"""The metric that selects a candidate: the validation loss."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Candidate:
     """One setting of one variant.
 
     Attributes:
-        variant: whose.
+        variant: name of the variant.
         changes: the setting.
         trial: its run.
     """
@@ -38,10 +38,10 @@ class Candidate:
 
 
 def candidates(study: Study) -> list[Candidate]:
-    """All candidates of the variants for which none is chosen yet.
+    """Returns the candidates of all variants that are not tuned yet.
 
     Raises:
-        RecipeError: if the list of candidates has faults, or one makes no valid recipe.
+        RecipeError: if the list of candidates is invalid, or one is not a valid recipe.
     """
     problems: list[Problem] = []
     written = study.plan.recipe.source.value["ablation"].value.get("tune")
@@ -50,7 +50,7 @@ def candidates(study: Study) -> list[Candidate]:
         raise RecipeError(problems)
     names = [variant_of(as_overrides(changes)) for changes in settings]
     if len(set(names)) < len(names):
-        message = "a candidate stands there twice"
+        message = "a candidate is listed twice"
         raise RecipeError([Problem(study.plan.mark("tune"), "ablation.tune", message)])
     seed = max(study.plan.seeds) + 1
     found = []
@@ -69,9 +69,9 @@ def candidates(study: Study) -> list[Candidate]:
 def choose(
     study: Study,
     tried: Sequence[Candidate],
-    say: Callable[[str], None],
+    write: Callable[[str], None],
 ) -> list[str]:
-    """Takes the best candidate of each variant into the study; returns the variants without one."""
+    """Stores the best candidate of each variant in the study; returns the variants without one."""
     without: list[str] = []
     for name in dict.fromkeys(candidate.variant for candidate in tried):
         own = [candidate for candidate in tried if candidate.variant == name]
@@ -83,7 +83,7 @@ def choose(
         chosen = plain_changes(own[best].changes)
         study.tuned[name] = chosen
         words = ", ".join(f"{key}={value}" for key, value in chosen.items())
-        say(f"{name}: {words} (loss {losses[best]:.4f} on the first half){_edge(own, best)}")
+        write(f"{name}: {words} (loss {losses[best]:.4f} on the first half){_edge(own, best)}")
     return without
 
 
@@ -93,11 +93,11 @@ def _loss(trial: Trial) -> float:
 
 
 def _edge(own: Sequence[Candidate], best: int) -> str:
-    """A warning, if the best of several numbers is the least or the greatest of them."""
+    """Returns a warning if the best of several numbers is the smallest or the largest."""
     chosen = plain_changes(own[best].changes)
     for key, value in chosen.items():
         tried = {plain_changes(candidate.changes)[key] for candidate in own}
         if len(tried) > 2 and isinstance(value, int | float) and value in (min(tried), max(tried)):
-            end = "least" if value == min(tried) else "greatest"
-            return f"; the {end} that was tried: a better one may lie beyond"
+            end = "smallest" if value == min(tried) else "largest"
+            return f"; the {end} candidate: a better value may be beyond it"
     return ""

@@ -18,7 +18,8 @@ def ablate(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="N|LIST", help="How many seeds, or which: 3 or 0,1,5.")
+        str | None,
+        typer.Option(metavar="N|LIST", help="Number of seeds, or their list: 3 or 0,1,5."),
     ] = None,
     match: Annotated[
         str | None,
@@ -30,12 +31,12 @@ def ablate(
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="UNIT=X", help="What each spends, of steps, tokens, flops or seconds."
+            metavar="UNIT=X", help="Budget of each run in steps, tokens, flops or seconds."
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Runs at the same time.")] = None,
     launcher: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What starts the runs: local, ray, slurm.")
+        str | None, typer.Option(metavar="NAME", help="Launcher of the runs: local, ray, slurm.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and what they cost; start none.")
@@ -47,9 +48,9 @@ def ablate(
 ) -> None:
     """Train the variants of a recipe, each with several seeds, and compare them.
 
-    A key with several values, key=a,b,c, makes a variant of each; so does the recipe's own section
-    `ablation`, whose other keys can be set like any: 'ablation.tune={optimizer.lr: [1e-3, 3e-3]}'.
-    The same command again does what is missing.
+    A key with several values, key=a,b,c, makes one variant per value; so does the recipe's section
+    `ablation`, whose other keys are set as usual: 'ablation.tune={optimizer.lr: [1e-3, 3e-3]}'.
+    Running the same command again continues an unfinished study.
 
     Example: attnkit ablate quickstart
         model.attention.name=multi_head,linear --seeds 3 --workers 2
@@ -66,49 +67,49 @@ def ablate(
     codes = [0]
 
     def act() -> None:
-        from attnkit.ablation.conduct import preview
         from attnkit.ablation.plan import load_study
+        from attnkit.ablation.run_study import preview
 
         study = load_study(recipe, [*(overrides or []), *given])
         if dry_run:
             preview(study)
         else:
-            codes.append(run_study(study, check=not no_check))
+            codes.append(train_study(study, check=not no_check))
 
     guarded(act, debug)
     if codes[-1]:
         raise typer.Exit(codes[-1])
 
 
-def run_study(study: Recipe, *, check: bool = True) -> int:
-    """Runs what is missing of a study, tells what failed, and shows the table of what there is.
+def train_study(study: Recipe, *, check: bool = True) -> int:
+    """Runs the unfinished trials of a study, prints its table and lists what failed.
 
     Args:
-        study: a recipe with its section `ablation`.
+        study: a recipe with a section `ablation`.
         check: refuse plugins that break a law.
 
     Returns:
         The exit code.
     """
     from attnkit.ablation.compare import compare_runs
-    from attnkit.ablation.conduct import conduct
     from attnkit.ablation.launch import StudyStopped
-    from attnkit.ablation.terminal import show_comparison
+    from attnkit.ablation.output import show_comparison
+    from attnkit.ablation.run_study import run_study
     from attnkit.run_directory import RunDirectoryError
 
     try:
-        directory, failures = conduct(study, check=check)
+        directory, failures = run_study(study, check=check)
     except StudyStopped as stopped:
         interrupted = stopped.number == signal.SIGINT
         typer.echo(f"{'interrupted' if interrupted else 'terminated'}: {stopped}", err=True)
         return INTERRUPTED if interrupted else 128 + stopped.number
     try:
         show_comparison(compare_runs([directory]))
-    except RunDirectoryError as error:  # nothing to compare: what failed is told below
+    except RunDirectoryError as error:  # nothing to compare; the failures follow
         typer.echo(str(error), err=True)
     for failure in failures:
         typer.echo(f"\n{failure}", err=True)
     if failures:
         noun = "run" if len(failures) == 1 else "runs"
-        typer.echo(f"\n{len(failures)} {noun} failed; the same command does those again", err=True)
+        typer.echo(f"\n{len(failures)} {noun} failed; the same command retries them", err=True)
     return FAILED if failures else 0

@@ -57,7 +57,7 @@ def attention(
 
     def act() -> None:
         from attnkit.attention_page.text_maps import SUFFIXES
-        from attnkit.data.cache import check_outs
+        from attnkit.data.storage import check_outs
         from attnkit.errors import DataError
         from attnkit.translator import load_any
 

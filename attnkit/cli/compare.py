@@ -20,8 +20,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="VARIANT",
-            help="What the others are compared with. Default: the study's, or `base`, or the "
-            "first.",
+            help="The variant to compare with. Default: the study's, or `base`, or the first.",
         ),
     ] = None,
     metric: Annotated[
@@ -31,29 +30,26 @@ def compare(
     higher_is_better: Annotated[
         bool | None,
         typer.Option(
-            "--higher-is-better/--lower-is-better", help="Of --metric, where it is not known."
+            "--higher-is-better/--lower-is-better", help="Direction of --metric, if it is unknown."
         ),
     ] = None,
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A file: .html (a page with curves), .png, .md, .csv, .json, .tex; may be "
+            help="An output file: .html (a page with curves), .png, .md, .csv, .json, .tex; may be "
             "repeated.",
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     debug: Debug = False,
 ) -> None:
     """Compare finished runs: means over seeds, differences to a base, verdicts, costs."""
 
     def act() -> None:
         from attnkit.ablation.compare import compare_runs
-        from attnkit.ablation.export import FORMS, export
-        from attnkit.ablation.terminal import show_comparison
-        from attnkit.data.cache import check_outs
+        from attnkit.ablation.output import FORMS, export, show_comparison
+        from attnkit.data.storage import check_outs
 
         outs = out or []
         check_outs(outs, FORMS, overwrite=overwrite)

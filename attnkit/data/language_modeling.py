@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.data.batch import LanguageBatch
-from attnkit.data.cache import cache_folder, locked
-from attnkit.data.halves import part_of
+from attnkit.data.byte_progress import ByteProgress
 from attnkit.data.ngrams import cached_floors
-from attnkit.data.progress import ByteProgress
 from attnkit.data.sources.base import Part, Source, TextSource
+from attnkit.data.split_parts import part_of
+from attnkit.data.storage import cache_folder, locked
 from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.data.windows import TrainBatches, ValBatches

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from attnkit.data.cache import cache_folder
+from attnkit.data.storage import cache_folder
 from attnkit.errors import DataError
 
 DATA_VARIABLE = "ATTNKIT_DATA"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnkit.data.cache import atomic_write, locked
+from attnkit.data.storage import atomic_write, locked
 from attnkit.data.token_store import TokenStore
 from attnkit.errors import DataError
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from torch.utils.data import Dataset
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.order import StepBatches
 from attnkit.data.pair_batch import TranslationBatch
 from attnkit.data.pair_store import PairStore
@@ -84,7 +84,7 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
 
     def shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the pairs and the batches of an epoch, each in its order there."""
-        numbers = Numbers(self.seed, epoch)
+        numbers = KeyedRandom(self.seed, epoch)
         ties = numbers.bits(len(self._order))
         order = np.lexsort((ties, self._source, self._target))
         return order, np.argsort(numbers.bits(self.num_per_epoch), kind="stable")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.order import StepBatches, share_of
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import SyntheticSource
@@ -86,7 +86,7 @@ class SyntheticTrainBatches(StepBatches[SyntheticBatch]):
 
     def batch(self, step: int) -> SyntheticBatch:
         """Returns this process's part of a step's batch."""
-        numbers = Numbers(self.seed, step)
+        numbers = KeyedRandom(self.seed, step)
         lengths = self.source.train_lengths
         length = lengths[int(numbers.below(len(lengths), 1)[0])]
         drawn = draw_split(self.source, "train", numbers, self.batch_size, length)
@@ -135,12 +135,12 @@ def _block(
     source: SyntheticSource, split: Split, length: int, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Some held-out sequences: a function of these four, so that a smaller set begins a larger."""
-    numbers = Numbers(HELD_OUT + EIGHTHS[split].start, (length << 32) + number)
+    numbers = KeyedRandom(HELD_OUT + EIGHTHS[split].start, (length << 32) + number)
     return draw_split(source, split, numbers, BLOCK, length)
 
 
 def draw_split(
-    source: SyntheticSource, split: Split, numbers: Numbers, count: int, length: int
+    source: SyntheticSource, split: Split, numbers: KeyedRandom, count: int, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws sequences of one split: (N, T) tokens and answers.
 
@@ -193,7 +193,7 @@ def means(sums: Sequence[float]) -> dict[str, float]:
 
 def fingerprints(tokens: np.ndarray) -> np.ndarray:
     """Returns a number of 64 bits for each sequence (N, T), by its tokens alone."""
-    weights = Numbers(HELD_OUT + 2, tokens.shape[1]).odd(tokens.shape[1])
+    weights = KeyedRandom(HELD_OUT + 2, tokens.shape[1]).odd(tokens.shape[1])
     mixed = tokens.astype(np.uint64) @ weights
     # As splitmix64 ends (Steele et al. 2014): each bit of a sum reaches each of the result.
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.sources.base import Part
 from attnkit.data.symbols import Symbols
 from attnkit.data.synthetic.base import SyntheticSource
@@ -70,7 +70,7 @@ class SyntheticData:
         wanted[self.final_split] = (source.length, *source.test_lengths)
         for split, lengths in wanted.items():
             for length in lengths:
-                draw_split(source, split, Numbers(0, 0), 1, length)
+                draw_split(source, split, KeyedRandom(0, 0), 1, length)
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1) -> SyntheticBatch:
         """Returns this process's part of the batch of a step."""

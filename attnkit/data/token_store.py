@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from attnkit.data.batch import Tokens
-from attnkit.data.cache import atomic_write, cache_folder, locked
-from attnkit.data.progress import ByteProgress
+from attnkit.data.byte_progress import ByteProgress
 from attnkit.data.sources.base import Piece, Source, TextSource, TokenSource
+from attnkit.data.storage import atomic_write, cache_folder, locked
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from attnkit.data.cache import atomic_write
+from attnkit.data.storage import atomic_write
 from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS, RegistryError
 

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.halves import half_of
 from attnkit.data.language_modeling import trained_tokenizer
 from attnkit.data.pair_batches import PairTrainBatches, PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import PairSource, PairTexts
 from attnkit.data.sources.base import Part
+from attnkit.data.split_parts import half_of
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS

@@ -6,7 +6,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from attnkit.data.batch import LanguageBatch, language_batch
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.order import StepBatches, share_of
 from attnkit.data.token_store import TokenStore
 
@@ -15,7 +15,7 @@ class TrainBatches(StepBatches[LanguageBatch]):
     """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
 
     Windows begin at places drawn uniformly, with repetition, from the whole training stream. The
-    places of step n are `Numbers` of the keys (seed, n), so that they depend neither on what was
+    places of step n are `KeyedRandom` of the keys (seed, n), so that they depend neither on what was
     drawn before nor on who draws: `DataLoader(batches, batch_size=None, num_workers=k)` gives the
     same for every k, and a resumed run goes on where it was.
 
@@ -67,7 +67,7 @@ class TrainBatches(StepBatches[LanguageBatch]):
     def window_starts(self, step: int) -> np.ndarray:
         """Returns the (batch_size,) places at which the windows of the global batch begin."""
         places = self.store.counts.tokens - self.max_seq_len
-        return Numbers(self.seed, step).below(places, self.batch_size)
+        return KeyedRandom(self.seed, step).below(places, self.batch_size)
 
 
 class ValBatches(Dataset[LanguageBatch]):

@@ -1,1 +1,1 @@
-"""What starts the processes of a study, one file a launcher; `base.py` is the contract."""
+"""Launchers start the processes of a study, one file each; `base.py` is the contract."""

@@ -1,5 +1,5 @@
-"""What a launcher is: it starts processes and tells of their ends, and knows nothing of what they
-do.
+"""The contract of launchers: they start processes and report their ends. They know nothing about
+training.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 from attnkit.errors import UserError
 
 KILLED = -9
-"""Code of a job that was killed, also where nobody saw its exit code."""
+"""Exit code of a job that was killed, or whose exit code is unknown."""
 
 
 class LauncherError(UserError):
-    """A launcher that cannot work here; the message says what it lacks."""
+    """A launcher is not available here; the message names what is missing."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A process to be started.
+    """A process to start.
 
     Attributes:
-        key: tells it from the others.
-        arguments: what follows `python`.
-        log: receives what it writes; what lies there is replaced.
-        folder: in which it runs.
+        key: unique name.
+        arguments: command line after `python`.
+        log: file for its output; replaced if it exists.
+        folder: working directory.
     """
 
     key: str
@@ -38,12 +38,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that is over.
+    """A job that has ended.
 
     Attributes:
         key: of the job.
         code: its exit code; minus the number of the signal that killed it.
-        reason: what the launcher knows besides, if anything.
+        reason: more about the end, if the launcher knows it.
     """
 
     key: str
@@ -52,15 +52,14 @@ class Ended:
 
 
 class Launcher(ABC):
-    """Starts jobs, as many at once as it may, and tells of their ends.
+    """Starts jobs, as many at once as allowed, and reports their ends.
 
     A subclass is registered under the name of its file. Its options are keyword-only parameters
-    with defaults; it ends in `**options`, which it passes on.
+    with defaults; it passes `**options` on.
 
     Args:
-        workers: jobs at the same time; None: as many as the place has room for.
-        grace: seconds that a job has to save its state and end, once it is asked to, before it is
-            killed.
+        workers: jobs at the same time; None: as many as there is room for.
+        grace: seconds that a job has to save its state after SIGTERM, before it is killed.
     """
 
     def __init__(self, workers: int | None = None, *, grace: float = 30.0) -> None:
@@ -71,20 +70,21 @@ class Launcher(ABC):
 
     @abstractmethod
     def start(self, jobs: Sequence[Job]) -> None:
-        """Takes jobs on, and begins them as soon as there is room; may be called again.
+        """Adds jobs and starts them as soon as there is room. May be called again.
 
         Raises:
-            LauncherError: if it cannot work here.
+            LauncherError: if the launcher is not available here.
         """
 
     @abstractmethod
     def ended(self, seconds: float) -> list[Ended]:
-        """Returns the jobs that ended since the last call; waits a while for one, if need be."""
+        """Returns the jobs that ended since the last call; waits up to `seconds` for one."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Asks all jobs to save their state and end (SIGTERM), and begins no more. Their ends are
-        still told by `ended`.
+        """Sends SIGTERM to all jobs, so that they save their state, and starts no more.
+
+        `ended` still reports their ends.
         """
 
     @abstractmethod
@@ -93,14 +93,14 @@ class Launcher(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """Says in a few words where the jobs run and what each has."""
+        """Returns a short description of the place and the resources of each job."""
 
     @abstractmethod
     def close(self) -> None:
-        """Ends what still runs, and lets go of what it holds."""
+        """Ends what still runs and releases all resources."""
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """Environment of a process that is to compute with so many threads."""
+    """Returns the environment of a process that computes with `threads` threads."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     return dict.fromkeys(names, str(threads))

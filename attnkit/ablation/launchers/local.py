@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine, its cores and GPUs shared out among them."""
+"""Runs jobs as processes of this machine, which share its cores and GPUs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from attnkit.cpu.process import available_cores, of_user, threads_of_user
 from attnkit.registry import LAUNCHERS
 
 _POLL = 0.05
-"""Seconds between looks at the processes."""
+"""Seconds between two checks of the processes."""
 
 _REAP = 5.0
-"""Seconds in which a process that was killed is gone."""
+"""Seconds to wait for a killed process to disappear."""
 
 
 @LAUNCHERS.register("local")
 class Local(Launcher):
-    """A pool of processes on this machine: without `workers` one a GPU, or one a core.
+    """A pool of processes on this machine; by default one per GPU, or one per core.
 
     Args:
-        threads: of each process; null: `OMP_NUM_THREADS`, or else the cores divided by the workers.
-        gpus: of each process, where there are any.
+        threads: per process; null: `OMP_NUM_THREADS`, or the cores divided by the workers.
+        gpus: per process, where there are any.
     """
 
     def __init__(
@@ -59,19 +59,16 @@ class Local(Launcher):
         self._dropped: list[Ended] = []
 
     def describe(self) -> str:
-        """Workers, threads and GPUs."""
         words = [f"{self.workers} at a time", f"{self.threads} CPU thread(s) each"]
         if self._shares:
             words.append(f"{len(self._shares[0])} GPU(s) each")
         return ", ".join(words)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Begins what there is a worker for; the rest waits."""
         self._waiting.extend(jobs)
         self._fill()
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Returns the processes that have ended, and gives their places to others."""
         deadline = time.monotonic() + seconds
         dropped, self._dropped = self._dropped, []
         while True:
@@ -86,25 +83,22 @@ class Local(Launcher):
         return ended + dropped
 
     def stop(self) -> None:
-        """Sends SIGTERM to each process."""
         self._drop()
         for process in self._running.values():
             process.stop()
 
     def kill(self) -> None:
-        """Sends SIGKILL to each process and its children."""
         self._drop()
         for process in self._running.values():
             process.kill()
 
     def close(self) -> None:
-        """Kills what still runs."""
         self.kill()
         for process in self._running.values():
             process.wait(_REAP)
 
     def _drop(self) -> None:
-        self._dropped += [Ended(job.key, KILLED, "was not begun") for job in self._waiting]
+        self._dropped += [Ended(job.key, KILLED, "was not started") for job in self._waiting]
         self._waiting.clear()
 
     def _fill(self) -> None:
@@ -120,7 +114,7 @@ class Local(Launcher):
 
 
 def visible_gpus() -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` calls the GPUs that this process may use."""
+    """Returns the names of the GPUs that this process may use, as in `CUDA_VISIBLE_DEVICES`."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]

@@ -1,4 +1,4 @@
-"""A job as a process of this machine: it ends when its parent does, and is ended with patience."""
+"""A job as a process of this machine, which ends when its parent does."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from contextlib import suppress
 from attnkit.ablation.launchers.base import Job
 
 _LIFELINE = "ATTNKIT_ENDS_WITH_STDIN"
-"""Set in the environment of a job, whose standard input is a pipe that its parent holds open."""
+"""Environment variable of a job whose standard input is a pipe that its parent keeps open."""
 
 
 class JobProcess:
     """A job that runs on this machine.
 
-    It is a session of its own, so that Ctrl-C reaches it by way of its launcher alone. Should the
-    launcher be killed, the pipe to the job breaks: a job of attnkit hears that (`end_with_parent`),
-    saves its state and ends, and does not train on with nobody waiting.
+    It runs in its own session, so that Ctrl-C reaches it only through its launcher. If the launcher
+    is killed, the pipe to the job breaks: a job of attnkit notices (`end_with_parent`), saves its
+    state and ends.
 
     Args:
         job: what to run.
-        environment: variables to set, besides those of this process.
+        environment: variables to set, in addition to those of this process.
     """
 
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
@@ -38,32 +38,32 @@ class JobProcess:
                 stderr=subprocess.STDOUT,
                 cwd=job.folder,
                 env={**os.environ, **environment, _LIFELINE: "1"},
-                start_new_session=True,  # of no effect on Windows, where a group is the same
+                start_new_session=True,  # no effect on Windows, where the group does the same
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
 
     def code(self) -> int | None:
-        """The exit code, minus the number of the signal that killed it; None while it runs."""
+        """Returns the exit code, minus the number of a signal that killed it; None if it runs."""
         code = self._process.poll()
         if code is not None:
             self._let_go()
         return code
 
     def wait(self, seconds: float) -> int | None:
-        """As `code`, after waiting for the end for a while."""
+        """Waits for the end for at most `seconds`, then returns `code()`."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
         return self.code()
 
     def stop(self) -> None:
-        """Asks it to save its state and end."""
-        if sys.platform == "win32":  # whose `terminate` kills
+        """Sends SIGTERM, so that the job saves its state and ends."""
+        if sys.platform == "win32":  # `terminate` would kill
             self._let_go()
         else:
             self._process.terminate()
 
     def kill(self) -> None:
-        """Ends it at once, with the processes that it has started."""
+        """Kills the job and the processes that it has started."""
         if self.code() is not None:
             return
         with suppress(ProcessLookupError):
@@ -78,14 +78,15 @@ class JobProcess:
 
 
 def end_with_parent() -> None:
-    """Has a job end as after SIGTERM when the process that started it is gone, whatever ended that
-    one; what a process of attnkit calls first. Does nothing in a process that is no job.
+    """Makes a job end as after SIGTERM when its parent process is gone, for whatever reason.
+
+    Call it first in a process of attnkit. Does nothing if the process is not a job.
     """
     if os.environ.pop(_LIFELINE, None) is None:
         return
 
     def wait() -> None:
-        while os.read(0, 1):  # nobody writes: it returns at the end of the pipe
+        while os.read(0, 1):  # nothing is written: this returns when the pipe is closed
             pass
         if sys.platform == "win32":
             signal.raise_signal(signal.SIGTERM)
@@ -96,10 +97,10 @@ def end_with_parent() -> None:
 
 
 def run_to_end(job: Job, environment: Mapping[str, str], grace: float) -> int:
-    """Runs a job and returns its exit code; what a launcher on other machines executes there.
+    """Runs a job and returns its exit code; launchers execute this on other machines.
 
-    An exception from outside (a task that is cancelled) stops the job first: it has `grace` seconds
-    before it is killed.
+    An exception from outside (a cancelled task) stops the job: it has `grace` seconds before it is
+    killed.
     """
     process = JobProcess(job, environment)
     try:

@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster. Needs the extra `attnkit[ray]`."""
+"""Runs jobs as tasks of a Ray cluster. Needs the extra `attnkit[ray]`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from attnkit.registry import LAUNCHERS
 
 @LAUNCHERS.register("ray")
 class Ray(Launcher):
-    """Tasks of a Ray cluster, each with cores and GPUs of its own; Ray finds the machines.
+    """Tasks of a Ray cluster, each with its own cores and GPUs; Ray chooses the machines.
 
     All machines must see the working directory, the data and the runs at the same paths.
 
     Args:
-        address: of a cluster that runs, or `auto` for the one that this machine belongs to; null:
-            one is started here, and ends with the study.
-        cpus: cores of each process.
-        gpus: GPUs of each process; parts of one can be shared: 0.5.
+        address: of a running cluster, or `auto` for the one that this machine belongs to; null:
+            start one here, which ends with the study.
+        cpus: cores per process.
+        gpus: GPUs per process; fractions share one: 0.5.
     """
 
     def __init__(
@@ -55,19 +55,16 @@ class Ray(Launcher):
         self._ray: Any = None
 
     def describe(self) -> str:
-        """Where, and what each process has."""
         where = self.address or "a Ray cluster of this machine alone"
         return f"{where}, {self.cpus} core(s) and {self.gpus:g} GPU(s) each"
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Hands tasks to Ray, `workers` at the most."""
         if self._ray is None:
             self._ray = self._connect()
         self._waiting.extend(jobs)
         self._fill()
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Returns the tasks that have ended."""
         dropped, self._dropped = self._dropped, []
         if dropped or not self._tasks:
             time.sleep(0 if dropped else min(seconds, 0.1))
@@ -81,19 +78,16 @@ class Ray(Launcher):
         return ended
 
     def stop(self) -> None:
-        """Cancels the tasks; each asks its process to save its state and end."""
         self._drop()
         for task in self._tasks:
             self._ray.cancel(task, force=False)
 
     def kill(self) -> None:
-        """Kills Ray's workers, and with them what they have started."""
         self._drop()
         for task in self._tasks:
             self._ray.cancel(task, force=True)
 
     def close(self) -> None:
-        """Lets go of the cluster; one that was started here ends."""
         if self._ray is not None:
             self._ray.shutdown()
             self._ray = None
@@ -117,13 +111,13 @@ class Ray(Launcher):
         room = self.workers or len(self._tasks) + len(self._waiting)
         while self._waiting and len(self._tasks) < room:
             job = self._waiting.popleft()
-            # Not retried by Ray: a study that is run again goes on where a job stopped.
+            # Not retried by Ray: running the study again resumes the job.
             remote = self._ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
             task = remote(run_to_end).remote(job, thread_variables(self.cpus), self.grace)
             self._tasks[task] = job.key
 
     def _drop(self) -> None:
-        self._dropped += [Ended(job.key, KILLED, "was not begun") for job in self._waiting]
+        self._dropped += [Ended(job.key, KILLED, "was not started") for job in self._waiting]
         self._waiting.clear()
 
     def _end(self, task: Any) -> Ended:

@@ -1,4 +1,4 @@
-"""Jobs as an array of a SLURM cluster, by submitit. Needs the extra `attnkit[slurm]`."""
+"""Runs jobs as an array of a SLURM cluster, with submitit. Needs the extra `attnkit[slurm]`."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from attnkit.ablation.launchers.process import run_to_end
 from attnkit.registry import LAUNCHERS
 
 _POLL = 0.5
-"""Seconds between looks at what submitit has written."""
+"""Seconds between two checks of submitit's files."""
 
 
 @LAUNCHERS.register("slurm")
 class Slurm(Launcher):
-    """A job array of a SLURM cluster; `workers` is how many of it run at the same time.
+    """A SLURM job array; `workers` limits how many of its jobs run at the same time.
 
-    Jobs go on without the process that submitted them: the same command again waits for those that
-    still run. One that SLURM ends for its time is resumed by the same command.
+    Jobs continue without the process that submitted them: run the same command again to wait for
+    those that still run. The same command also resumes a job that reached its time limit.
 
     Args:
         partition: to submit to; null: the cluster's default.
-        hours: greatest time of each job.
-        cpus: cores of each job.
-        gpus: GPUs of each job.
-        memory_gb: of each job; null: the cluster's default.
-        parameters: further ones, as submitit names them: {slurm_account: me}.
-        cluster: `local` runs the array as processes of this machine, to try things out.
+        hours: time limit of each job.
+        cpus: cores per job.
+        gpus: GPUs per job.
+        memory_gb: per job; null: the cluster's default.
+        parameters: more parameters, named as in submitit: {slurm_account: me}.
+        cluster: `local` runs the array as processes of this machine, for testing.
     """
 
     def __init__(
@@ -72,12 +72,11 @@ class Slurm(Launcher):
         self._jobs: dict[str, Any] = {}
 
     def describe(self) -> str:
-        """Where, and what each job has."""
         given = {key: value for key, value in self._parameters.items() if value is not None}
         return f"{self.cluster}: {', '.join(f'{key} {value}' for key, value in given.items())}"
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Submits one array of all the jobs."""
+        """Submits all jobs as one array."""
         if not jobs:
             return
         try:
@@ -104,7 +103,6 @@ class Slurm(Launcher):
         self._jobs |= dict(zip((job.key for job in jobs), submitted, strict=True))
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Returns the jobs that have ended."""
         deadline = time.monotonic() + seconds
         while True:
             done = [key for key, job in self._jobs.items() if job.done()]
@@ -113,16 +111,16 @@ class Slurm(Launcher):
             time.sleep(_POLL)
 
     def stop(self) -> None:
-        """Cancels the array: SLURM sends SIGTERM, and SIGKILL after its own patience."""
+        """Cancels the array: SLURM sends SIGTERM, then SIGKILL after its own delay."""
         for job in self._jobs.values():
             job.cancel(check=False)
 
     def kill(self) -> None:
-        """Leaves it to SLURM, which kills what was cancelled."""
+        """Does nothing more than `stop`: SLURM kills cancelled jobs itself."""
         self.stop()
 
     def close(self) -> None:
-        """Holds nothing: what still runs belongs to the cluster."""
+        """Does nothing: jobs that still run belong to the cluster."""
 
     def _end(self, key: str) -> Ended:
         job = self._jobs.pop(key)

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.cache import atomic_write, cache_folder, locked
 from attnkit.data.sources.base import TextSource
+from attnkit.data.storage import atomic_write, cache_folder, locked
 from attnkit.errors import DataError
 from attnkit.registry import SOURCES
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnkit.data.batch import Tokens
-from attnkit.data.cache import cache_folder
 from attnkit.data.lookup import files_of
 from attnkit.data.sources.base import Part, TokenSource
+from attnkit.data.storage import cache_folder
 from attnkit.data.token_store import SAMPLE_BYTES, TokenCounts, TokenStore, sampled_digest
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError

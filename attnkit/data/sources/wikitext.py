@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from attnkit.data.cache import atomic_write, cache_folder, locked
 from attnkit.data.lookup import DATA_VARIABLE, download, find_local, sha256_of
 from attnkit.data.sources.base import TextSource
+from attnkit.data.storage import atomic_write, cache_folder, locked
 from attnkit.data.text_files import read_pieces
 from attnkit.errors import DataError
 from attnkit.registry import SOURCES

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.pair_batch import IGNORED
 from attnkit.errors import DataError
 
@@ -96,7 +96,7 @@ class SyntheticSource(ABC):
         return self.allows(length)
 
     @abstractmethod
-    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws sequences.
 
         Args:
@@ -148,7 +148,7 @@ class Rewriting(SyntheticSource):
     def rewritten(self, symbols: np.ndarray) -> np.ndarray:
         """Returns the answers (N, n) to the symbols (N, n)."""
 
-    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws the symbols."""
         half = length // 2
         tokens = np.full((count, length), self.vocab_size - 2, dtype=np.int64)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import SyntheticSource, require
 from attnkit.registry import SYNTHETIC
@@ -42,7 +42,7 @@ class Induction(SyntheticSource):
         """At least three tokens."""
         return length >= 3
 
-    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws random tokens, then the place of the special one."""
         special = self.vocab_size - 1
         tokens = numbers.below(special, count, length)

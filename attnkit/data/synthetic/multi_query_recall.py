@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import BLANK, SyntheticSource, require
 from attnkit.errors import DataError
@@ -71,7 +71,7 @@ class MultiQueryRecall(SyntheticSource):
         """Room for the pairs and, in every second place, for their keys."""
         return length % 2 == 0 and length >= 4 * self.num_pairs
 
-    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws pairs, then the places where they are asked for."""
         pairs, half = min(self.num_pairs, length // 4), self.vocab_size // 2
         keys = 1 + numbers.distinct(half - 1, count, pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import SyntheticSource, require
 from attnkit.errors import DataError
@@ -52,7 +52,7 @@ class NgramMemorisation(SyntheticSource):
         self.n = n
         self.needs = f"with data.n {n} it must be a multiple of {n + 1}: keys, and the asking token"
         facts = self.num_keys**n
-        order = Numbers(TABLE, table_seed).distinct(facts, 1, facts)[0]
+        order = KeyedRandom(TABLE, table_seed).distinct(facts, 1, facts)[0]
         self.values = self.num_keys + order % self.num_keys  # each equally often
         self.check_lengths()
 
@@ -66,7 +66,7 @@ class NgramMemorisation(SyntheticSource):
         """Whole facts."""
         return length > 0 and length % (self.n + 1) == 0
 
-    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws the keys; their values are in the table."""
         keys = numbers.below(self.num_keys, count, length // (self.n + 1), self.n)
         facts = keys @ self.num_keys ** np.arange(self.n - 1, -1, -1)  # (N, T / (n + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import SyntheticSource
 from attnkit.registry import SYNTHETIC
@@ -39,7 +39,7 @@ class Parity(SyntheticSource):
         """A bit and the sign, at least."""
         return length >= 2
 
-    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws the bits."""
         tokens = numbers.below(2, count, length)
         if self.cumulative:

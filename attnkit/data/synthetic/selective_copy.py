@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.pair_batch import IGNORED
 from attnkit.data.synthetic.base import BLANK, SyntheticSource, require
 from attnkit.registry import SYNTHETIC
@@ -45,7 +45,7 @@ class SelectiveCopy(SyntheticSource):
         """The tokens, the sign, the answers."""
         return length >= 2 * self.num_copied + 1
 
-    def draw(self, numbers: Numbers, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws the tokens, then the places where they stand."""
         blank, sign = self.vocab_size - 2, self.vocab_size - 1
         room = length - self.num_copied - 1

@@ -158,5 +158,5 @@ class InProcess(Launcher):
 def launcher(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     """Takes the place of what a recipe names; `started` are the keys of the jobs, in order."""
     launcher = InProcess()
-    monkeypatch.setattr("attnkit.ablation.conduct.build_launcher", lambda plan: launcher)
+    monkeypatch.setattr("attnkit.ablation.run_study.build_launcher", lambda plan: launcher)
     return launcher

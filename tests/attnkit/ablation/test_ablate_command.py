@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from attnkit.ablation import timing
-from attnkit.ablation.conduct import conduct, prepared
 from attnkit.ablation.launch import Launch, StudyStopped
 from attnkit.ablation.launchers.base import Ended
 from attnkit.ablation.launchers.local import Local
 from attnkit.ablation.preview import show_plan
-from attnkit.ablation.progress import Progress
+from attnkit.ablation.run_study import prepare_study, run_study
+from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.timing import Timing, measure, time_recipe
 from attnkit.ablation.tuning import candidates
 from attnkit.cli.main import app
@@ -55,7 +55,7 @@ def test_the_preview_counts_and_estimates(load, capsys):
         tune={"optimizer.lr": [0.1, 0.2, 0.3]},
         seeds=5,
     )
-    made, _ = prepared(recipe)
+    made, _ = prepare_study(recipe)
     timings = {name: Timing(start=5.0, step=1.0, final=1.0) for name in ("one", "wide")}
     show_plan(made, made.trials(), candidates(made), timings, workers=4)
     shown = capsys.readouterr().out
@@ -63,10 +63,10 @@ def test_the_preview_counts_and_estimates(load, capsys):
     assert one.split()[-1] == wide.split()[-1] == "0:00:12"
     assert "\nwide: model.dim=24; to match: model.mlp_dim=" in shown
     assert "10 runs: 2 variants x 5 seeds" in shown
-    assert "6 runs before them choose" in shown
+    assert "6 tuning runs choose" in shown
     assert "about 0:00:48 with 4 at a time" in shown  # 16 runs of 12 s
     show_plan(made, made.trials(), candidates(made), timings, workers=None)
-    assert "at this machine's speed; it is measured again there" in capsys.readouterr().out
+    assert "from this machine's speed; each run measures again" in capsys.readouterr().out
 
 
 def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monke
         (["--match=size"], "override ablation.match=size: ablation.match: expected `parameters`"),
         (["--budget=hours=1"], "unknown key"),
         (["--budget=1000"], "ablation.budget"),
-        (["--budget=tokens=1"], "are no whole number of steps"),
+        (["--budget=tokens=1"], "is not a whole number of steps"),
         (["model.dim=4,64", "--match=parameters"], "the nearest is 1"),
         (["--launcher=slrum"], "did you mean `slurm`?"),
         (["--workers=0"], "ablation.workers: must be at least 1"),
@@ -112,14 +112,14 @@ def test_a_failed_trial_makes_the_code_1(study, launcher):
     ended = call(study(), "optimizer.lr=0.01,1e38", "model.norm=none")
     assert ended.exit_code == 1
     assert "/seed0  diverged (code 3)" in ended.stderr
-    assert "1 run failed; the same command does those again" in ended.stderr
+    assert "1 run failed; the same command retries them" in ended.stderr
     assert "optimizer.lr-0.01" in ended.stdout  # the table of what there is
     assert "left out" in ended.stdout
 
 
 def test_a_signal_stops_the_trials_and_then_the_study(load, launcher, monkeypatch):
     """The loop asks the launcher to stop, waits for the ends, and says who asked."""
-    made, _ = prepared(load(variants={"one": {}, "two": {}}))
+    made, _ = prepare_study(load(variants={"one": {}, "two": {}}))
     polled = []
 
     def ended(seconds):
@@ -134,7 +134,7 @@ def test_a_signal_stops_the_trials_and_then_the_study(load, launcher, monkeypatc
     monkeypatch.setattr(launcher, "ended", ended)
     monkeypatch.setattr(launcher, "stop", lambda: stopped.append(True))
     launch = Launch(launcher, Progress("loss"))
-    with pytest.raises(StudyStopped, match="the same command goes on") as raised:
+    with pytest.raises(StudyStopped, match="run the same command again") as raised:
         launch.run(made.trials())
     assert raised.value.number == signal.SIGTERM
     assert launch.failures == []
@@ -142,7 +142,7 @@ def test_a_signal_stops_the_trials_and_then_the_study(load, launcher, monkeypatc
 
 
 def test_who_does_not_end_in_time_is_killed(load, launcher, monkeypatch):
-    made, _ = prepared(load(variants={"one": {}}))
+    made, _ = prepare_study(load(variants={"one": {}}))
     killed: list[bool] = []
 
     def ended(seconds):
@@ -204,9 +204,9 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_end(
             _, said = launched.communicate()
         assert launched.returncode == code, said
         assert len(losses(runs)) < 2
-    assert conduct(load_recipe(file))[1] == []
+    assert run_study(load_recipe(file))[1] == []
 
     undisturbed = tmp_path / "undisturbed"
-    conduct(load_recipe(file, [f"runs_dir={undisturbed}"]))
+    run_study(load_recipe(file, [f"runs_dir={undisturbed}"]))
     assert losses(runs) == losses(undisturbed)
     assert len(losses(runs)) == 2

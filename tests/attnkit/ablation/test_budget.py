@@ -50,8 +50,11 @@ def test_seconds(load):
     [
         ({"steps": 3, "tokens": 1000}, "expected one of steps, tokens, flops and seconds"),
         ({}, "expected one of steps, tokens, flops and seconds"),
-        ({"tokens": 200}, "200 tokens are no whole number of steps of 128 for the variant `base`"),
-        ({"flops": 1}, "give more"),
+        (
+            {"tokens": 200},
+            "200 tokens is not a whole number of steps of 128 for the variant",
+        ),
+        ({"flops": 1}, "raise the budget"),
     ],
 )
 def test_what_no_step_can_spend_is_refused(budget, words, load):

@@ -194,15 +194,15 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(finished_study, make_
     ]
     assert "tried_once/seed0: the study small has no variant tried_once" in said
     assert "base/seed3: the study small has no seed 3" in said
-    assert "planned/seed1: planned, and not there yet" in said
+    assert "planned/seed1: planned, not started yet" in said
     assert len(said) == 3 + 1 + 3
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"version": 2}, "ablation.json has version 2, and this attnkit reads version 1"),
-        ({"base": "gone"}, "its base `gone` is none of its variants"),
+        ({"version": 2}, "ablation.json has version 2, but this attnkit reads version 1"),
+        ({"base": "gone"}, "its base `gone` is not one of its variants"),
         ({"variants": 3}, "cannot be read"),
     ],
 )
@@ -232,7 +232,7 @@ def test_the_speed_of_a_resumed_run_is_remarked(make_run, tmp_path):
     environment["resumed"] = [{"step": 1000}, {"step": 2000}]
     (directory / "environment.json").write_text(json.dumps(environment))
     assert rows_of(compare_runs([tmp_path]))["resumed"].remarks == (
-        "seed 0 went on at step 2,000: its tokens/s is that of what came after",
+        "seed 0 was resumed at step 2,000: its tokens/s is that of the steps after",
     )
 
 
@@ -256,7 +256,7 @@ def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
     )
     assert rows["elsewhere"].remarks == (
         "other data than the base (train)",
-        "device NVIDIA H100 (base cpu): compare neither speed nor memory",
+        "device NVIDIA H100 (base cpu): do not compare speed or memory",
     )
     assert rows["part"].remarks == (
         "validated on another part of the split: 25.0% of all, the base on all",

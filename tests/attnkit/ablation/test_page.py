@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from attnkit.ablation.compare import compare_runs
+from attnkit.ablation.comparison_page import page
 from attnkit.ablation.curves import MAX_POINTS, learning_curves
-from attnkit.ablation.page import page
 from attnkit.ablation.picture import COLOURS, picture
 
 

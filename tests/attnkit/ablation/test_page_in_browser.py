@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from attnkit.ablation.compare import compare_runs
-from attnkit.ablation.page import page
+from attnkit.ablation.comparison_page import page
 
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

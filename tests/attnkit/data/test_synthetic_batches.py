@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.synthetic_batches import draw_split, fingerprints
 from attnkit.data.synthetic_data import SyntheticData
 from attnkit.errors import DataError
@@ -106,12 +106,12 @@ def test_half_of_the_answers_stay_odd_in_each_split():
     """What is held out is decided by a fingerprint that knows nothing of the answer."""
     task = SYNTHETIC.build({"name": "parity", "length": 17})
     for split in ("train", "val", "test"):
-        _, answers = draw_split(task, split, Numbers(1, 1), 4000, 17)
+        _, answers = draw_split(task, split, KeyedRandom(1, 1), 4000, 17)
         assert answers[:, -1].mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_fingerprints_are_spread_evenly():
-    tokens = Numbers(0, 0).below(2, 20_000, 14)
+    tokens = KeyedRandom(0, 0).below(2, 20_000, 14)
     share = np.bincount((fingerprints(tokens) % np.uint64(8)).astype(int), minlength=8) / 20_000
     assert np.abs(share - 1 / 8).max() < 0.01
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attnkit.data.numbers import Numbers
+from attnkit.data.keyed_random import KeyedRandom
 from attnkit.data.pair_batch import IGNORED
 from attnkit.errors import DataError
 from attnkit.registry import SYNTHETIC
@@ -101,7 +101,7 @@ def test_every_task_has_a_case():
 @pytest.mark.parametrize("name", CASES)
 def test_a_slow_solver_finds_the_same_answers(name):
     task, solver = made(name)
-    tokens, answers = task.draw(Numbers(5, 6), 100, task.length)
+    tokens, answers = task.draw(KeyedRandom(5, 6), 100, task.length)
     assert tokens.shape == answers.shape == (100, task.length)
     assert tokens.dtype == answers.dtype == np.int64
     for read, asked in zip(tokens, answers, strict=True):
@@ -112,7 +112,7 @@ def test_a_slow_solver_finds_the_same_answers(name):
 @pytest.mark.parametrize("name", CASES)
 def test_every_word_is_used_and_has_a_name_of_its_own(name):
     task, _ = made(name)
-    tokens, answers = task.draw(Numbers(5, 6), 3000, task.length)
+    tokens, answers = task.draw(KeyedRandom(5, 6), 3000, task.length)
     used = {*np.unique(tokens), *np.unique(answers)} - {IGNORED}
     assert used == set(range(len(task.symbols)))
     assert len(set(task.symbols)) == len(task.symbols)
@@ -122,8 +122,8 @@ def test_every_word_is_used_and_has_a_name_of_its_own(name):
 def test_recall_with_random_filler_asks_the_same():
     plain = SYNTHETIC.build({"name": "multi_query_recall", "random_filler": False})
     filled = SYNTHETIC.build({"name": "multi_query_recall"})
-    tokens, answers = plain.draw(Numbers(1, 2), 50, 64)
-    noisy, same = filled.draw(Numbers(1, 2), 50, 64)
+    tokens, answers = plain.draw(KeyedRandom(1, 2), 50, 64)
+    noisy, same = filled.draw(KeyedRandom(1, 2), 50, 64)
     assert (answers == same).all()
     assert (noisy == tokens)[tokens != 0].all()
     assert (noisy != 0)[tokens == 0].mean() > 0.9  # random tokens, of which one in 64 is the blank
@@ -132,7 +132,7 @@ def test_recall_with_random_filler_asks_the_same():
 def test_recall_asks_near_the_pairs_with_the_chance_of_the_power_law():
     """One pair in a long sequence: the share of each place is g^(a - 1), normalised."""
     task = SYNTHETIC.build({"name": "multi_query_recall", "num_pairs": 1, "length": 42})
-    _, answers = task.draw(Numbers(0, 0), 40_000, 42)
+    _, answers = task.draw(KeyedRandom(0, 0), 40_000, 42)
     places = (answers != IGNORED).argmax(axis=1)
     assert (places % 2 == 0).all()
     share = np.bincount((places - 2) // 2, minlength=20) / len(places)
@@ -144,7 +144,7 @@ def test_a_short_training_sequence_of_recall_has_fewer_pairs():
     task = SYNTHETIC.build({"name": "multi_query_recall", "length": 24, "min_length": 3})
     assert task.train_lengths == tuple(range(4, 25, 2))
     for length, pairs in ((4, 1), (10, 2), (16, 4), (24, 4)):
-        _, answers = task.draw(Numbers(0, 0), 50, length)
+        _, answers = task.draw(KeyedRandom(0, 0), 50, length)
         assert ((answers != IGNORED).sum(axis=1) == pairs).all()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnkit.ablation.statistics import (
+from attnkit.ablation.estimates import (
     BOOTSTRAP_FROM,
     bootstrap_estimate,
     holm,

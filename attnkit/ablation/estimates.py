@@ -1,6 +1,6 @@
-"""What seeds can tell: means with intervals, paired differences, and Holm's correction.
+"""Estimates over seeds: means with intervals, paired differences, and Holm's correction.
 
-Everything is two-sided, at 95 % and 5 %. Formulas: Student's distribution for whole degrees of
+All tests are two-sided at the 5 % level. References: Student's distribution for integer degrees of
 freedom, Abramowitz and Stegun 26.7.3 and 26.7.4; the bootstrap of a studentised mean, Efron and
 Tibshirani, An Introduction to the Bootstrap (1993), chapter 12, in its symmetric form (Hall 1988);
 Holm, A Simple Sequentially Rejective Multiple Test Procedure (1979).
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 LEVEL = 0.05
-"""How often a difference that is none may be called one."""
+"""Significance level: the rate at which equal variants may be called different."""
 
 BOOTSTRAP_FROM = 16
-"""Pairs from which a difference is judged by the bootstrap: it finds as much as Student's interval
-then, and is wrong less often where differences are skewed (`benchmarks/verdicts.py`).
+"""Number of pairs from which the bootstrap judges a difference: it then has the power of Student's
+interval, and fewer false verdicts on skewed differences (`benchmarks/verdicts.py`).
 """
 
 RESAMPLES = 10_000
@@ -28,13 +28,13 @@ Method = Literal["t", "bootstrap"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and how well it is known.
+    """A mean over seeds with its uncertainty.
 
     Attributes:
         mean: over the seeds.
-        n: how many seeds.
-        half_width: the 95 % interval is the mean plus and minus this; None for a single seed.
-        p: how probable so large a mean would be were the true one zero; None for a single seed.
+        n: number of seeds.
+        half_width: half the width of the 95 % interval; None for a single seed.
+        p: p value of the null hypothesis that the mean is zero; None for a single seed.
         method: how the interval was computed; None for a single seed.
     """
 
@@ -46,17 +46,17 @@ class Estimate:
 
     @property
     def low(self) -> float | None:
-        """The lower end of the interval."""
+        """Lower end of the interval."""
         return None if self.half_width is None else self.mean - self.half_width
 
     @property
     def high(self) -> float | None:
-        """The upper end of the interval."""
+        """Upper end of the interval."""
         return None if self.half_width is None else self.mean + self.half_width
 
 
 def t_estimate(values: Sequence[float]) -> Estimate:
-    """The mean with Student's interval, right at any number of values that scatter normally.
+    """Returns the mean with Student's interval, exact for normally distributed values.
 
     Args:
         values: at least one, all finite.
@@ -73,15 +73,15 @@ def t_estimate(values: Sequence[float]) -> Estimate:
 
 
 def bootstrap_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
-    """The mean with the symmetric studentised bootstrap interval, for values that need not scatter
-    normally.
+    """Returns the mean with the symmetric studentised bootstrap interval, for values that need not
+    be normally distributed.
 
-    Each resample's mean is measured from the true mean in the resample's own standard errors; how
-    far 95 % of them lie replaces Student's factor.
+    For each resample, computes the distance of its mean from the sample mean in its own standard
+    errors. The 95 % quantile of these distances replaces Student's factor.
 
     Args:
         values: at least two, all finite.
-        seed: of the resampling; the same values always give the same interval.
+        seed: of the resampling; equal values always give the same interval.
     """
     import numpy as np
 
@@ -92,7 +92,7 @@ def bootstrap_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
     centred = np.asarray(values) - mean
     drawn = centred[np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))]
     spread = drawn.std(axis=1, ddof=1) / math.sqrt(n)
-    # A resample of equal values has no spread: it lies as far out as can be.
+    # A resample of equal values has no spread: its distance is infinite.
     distance = np.full(RESAMPLES, np.inf)
     np.divide(np.abs(drawn.mean(axis=1)), spread, out=distance, where=spread > 0)
     factor = float(np.sort(distance)[math.ceil((1 - LEVEL) * RESAMPLES) - 1])
@@ -101,14 +101,16 @@ def bootstrap_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def paired_difference(differences: Sequence[float]) -> Estimate:
-    """The mean of differences, one a seed: Student's for few seeds, the bootstrap for many."""
+    """Returns the mean of differences, one per seed, with Student's interval for few seeds, else
+    with the bootstrap interval.
+    """
     if len(differences) < BOOTSTRAP_FROM:
         return t_estimate(differences)
     return bootstrap_estimate(differences)
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean; values that are equal have none."""
+    """Returns the standard error of the mean; 0 if all values are equal."""
     n = len(values)
     if min(values) == max(values):
         return 0.0
@@ -117,8 +119,8 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values after correction for their number: below 5 % means different, and the chance
-    of a single false difference among all of them stays at 5 %.
+    """Returns the p values adjusted by Holm's procedure, which controls the family-wise error rate:
+    compare them with `LEVEL`.
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
@@ -129,7 +131,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def t_central(t: float, df: int) -> float:
-    """The share of Student's distribution between -t and t.
+    """Returns the probability mass of Student's distribution between -t and t.
 
     Args:
         t: at least 0.
@@ -148,8 +150,8 @@ def t_central(t: float, df: int) -> float:
 
 
 def t_quantile(df: int) -> float:
-    """Student's factor: 95 % of the distribution lie within it."""
-    low, high = 1.9, 12.8  # of infinitely many degrees of freedom, and of one
+    """Returns Student's factor: 95 % of the distribution are within it."""
+    low, high = 1.9, 12.8  # below that of infinitely many degrees of freedom, above that of one
     while high - low > 1e-12:
         middle = (low + high) / 2
         low, high = (middle, high) if t_central(middle, df) < 1 - LEVEL else (low, middle)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from attnkit.ablation.conduct import conduct, prepared
+from attnkit.ablation.run_study import prepare_study, run_study
 from attnkit.ablation.timing import Timing
 from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import candidates
@@ -31,7 +31,7 @@ def test_a_study_leaves_its_plan_and_paired_runs(load, launcher):
     The same command again does what is missing, and no more.
     """
     recipe = load(variants=TWINS, seeds=[4, 9])
-    folder, failures = conduct(recipe)
+    folder, failures = run_study(recipe)
     assert failures == []
     assert launcher.started == ["one/seed4", "two/seed4", "one/seed9", "two/seed9"]
     losses = {key: result(folder / key)["metrics"]["loss"] for key in launcher.started}
@@ -45,14 +45,14 @@ def test_a_study_leaves_its_plan_and_paired_runs(load, launcher):
     assert "ablation" not in load_recipe(folder / "one/seed4/recipe.yaml").to_dict()
     (folder / "two/seed9/result.json").unlink()
     launcher.started.clear()
-    assert conduct(recipe) == (folder, [])
+    assert run_study(recipe) == (folder, [])
     assert launcher.started == ["two/seed9"]
     assert result(folder / "two/seed9")["metrics"]["loss"] == losses["two/seed9"]
 
 
 def test_a_study_may_grow(load, launcher):
-    conduct(load(variants={"one": {}}))
-    made, _ = prepared(load(variants={"one": {}, "wide": {"model.dim": 32}}, seeds=2))
+    run_study(load(variants={"one": {}}))
+    made, _ = prepare_study(load(variants={"one": {}, "wide": {"model.dim": 32}}, seeds=2))
     missing = [trial.key for trial in made.trials() if not trial.is_finished]
     assert missing == ["wide/seed0", "one/seed1", "wide/seed1"]
     made.write()
@@ -72,26 +72,26 @@ def test_a_study_may_grow(load, launcher):
     ],
 )
 def test_another_study_in_its_folder_is_refused(ablation, override, words, load, launcher):
-    prepared(load(variants={"one": {}}))[0].write()
-    with pytest.raises(RunDirectoryError, match=f"holds another study: .*{words}.*name=NAME"):
-        conduct(load(**ablation).with_overrides(*override))
+    prepare_study(load(variants={"one": {}}))[0].write()
+    with pytest.raises(RunDirectoryError, match=f"contains another study: .*{words}.*name=NAME"):
+        run_study(load(**ablation).with_overrides(*override))
     assert launcher.started == []
 
 
 def test_what_decides_nothing_may_change(load, launcher):
-    folder, _ = conduct(load(variants={"one": {}}))
+    folder, _ = run_study(load(variants={"one": {}}))
     again = load(variants={"one": {}}, workers=7, metric="perplexity").with_overrides(
         "logging.every_n_steps=2"
     )
-    assert conduct(again) == (folder, [])
+    assert run_study(again) == (folder, [])
     assert launcher.started == ["one/seed0"]
 
 
 def test_a_damaged_plan_is_told(load, launcher):
-    folder, _ = conduct(load(variants={"one": {}}))
+    folder, _ = run_study(load(variants={"one": {}}))
     (folder / "ablation.json").write_text("{")
     with pytest.raises(RunDirectoryError, match=r"ablation\.json is damaged; remove it"):
-        conduct(load(variants={"one": {}}))
+        run_study(load(variants={"one": {}}))
 
 
 def test_a_run_that_is_none_of_the_studys_is_refused(load, launcher, study):
@@ -100,8 +100,11 @@ def test_a_run_that_is_none_of_the_studys_is_refused(load, launcher, study):
     recipe = load(variants={"one": {}, "two": {}}, seeds=1)
     other = recipe.with_overrides("~ablation", "variant=two", "optimizer.lr=0.3")
     experiment.run(other)
-    with pytest.raises(RunDirectoryError, match=r"two/seed0 holds another run .*0\.3 -> 0\.01"):
-        conduct(recipe)
+    with pytest.raises(
+        RunDirectoryError,
+        match=r"contains a run that is not this study's: .*0\.3 -> 0\.01",
+    ):
+        run_study(recipe)
     assert launcher.started == []
     assert not (recipe.runs_dir / "study/ablation.json").exists()
 
@@ -111,7 +114,7 @@ def test_a_run_made_by_hand_counts(load, launcher, study):
     from attnkit import experiment
 
     experiment.run(load_recipe(study(), ["optimizer.lr=0.02"]))
-    conduct(load(vary={"optimizer.lr": [0.02, 0.03]}))
+    run_study(load(vary={"optimizer.lr": [0.02, 0.03]}))
     assert launcher.started == ["optimizer.lr-0.03/seed0"]
 
 
@@ -119,14 +122,14 @@ def test_a_failure_is_told_and_takes_no_other_down(load, launcher):
     """The same command does it again."""
     variants = {"one": {}, "wild": {"optimizer.lr": 1e38, "trainer.gradient_clip": None}}
     recipe = load(variants=variants)
-    folder, (failure,) = conduct(recipe)
+    folder, (failure,) = run_study(recipe)
     assert (folder / "one/seed0/result.json").is_file()
     assert failure.key == "wild/seed0"
     assert failure.code == 3
     assert "diverged (code 3)" in str(failure)
     assert "trainer.on_nan=skip" in str(failure)  # the last lines, which say what to do
     launcher.started.clear()
-    _, again = conduct(recipe)
+    _, again = run_study(recipe)
     assert launcher.started == ["wild/seed0"]
     assert [each.key for each in again] == ["wild/seed0"]
 
@@ -148,7 +151,7 @@ with in_use(Path({str(directory)!r})):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        assert conduct(recipe)[1] == []
+        assert run_study(recipe)[1] == []
     assert launcher.started == ["two/seed0", "one/seed0"]
 
 
@@ -167,7 +170,7 @@ with in_use(Path({str(folder)!r})):
         assert holder.stdout is not None
         holder.stdout.readline()
         with pytest.raises(RunDirectoryError, match="another process"):
-            conduct(recipe)
+            run_study(recipe)
         holder.communicate(b"\n")
     assert launcher.started == []
 
@@ -180,13 +183,13 @@ def test_a_budget_of_seconds_is_measured_once(load, launcher, monkeypatch):
         measured.extend(recipes)
         return {name: Timing(start=1.0, step=0.5, final=1.0) for name in recipes}
 
-    monkeypatch.setattr("attnkit.ablation.conduct.measure", measure)
+    monkeypatch.setattr("attnkit.ablation.run_study.measure", measure)
     recipe = load(variants={"one": {}}, budget={"seconds": 4.0})
-    folder, failures = conduct(recipe)
+    folder, failures = run_study(recipe)
     assert failures == []
     assert result(folder / "one/seed0")["steps"] == 8
     assert load_recipe(folder / "one/seed0/recipe.yaml").trainer.max_time == 4.0
-    conduct(load(variants=TWINS | {"one": {}}, budget={"seconds": 4.0}))
+    run_study(load(variants=TWINS | {"one": {}}, budget={"seconds": 4.0}))
     assert measured == ["one", "two"]
     assert plan_file(folder)["step_seconds"] == {"one": 0.5, "two": 0.5}
 
@@ -203,7 +206,7 @@ def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
         tune={"optimizer.lr": [0.01, 1e38]},
         seeds=[1],
     )
-    folder, failures = conduct(recipe)
+    folder, failures = run_study(recipe)
     # A candidate that diverges is merely a bad one; a variant that has no other is left out.
     assert [str(failure) for failure in failures] == ["wild has no candidate with a loss"]
     assert len(launcher.started) == 2 * 2 + 1
@@ -217,7 +220,7 @@ def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
     assert (candidate.validation.part, tuned.validation.part) == ("first_half", "second_half")
     assert result(folder / "one/seed1")["validation_part"] == "second_half"
     assert plan_file(folder)["validation_part"] == "second_half"
-    made, _ = prepared(recipe)
+    made, _ = prepare_study(recipe)
     assert {each.variant for each in candidates(made)} == {"wild"}
 
 
@@ -234,7 +237,7 @@ def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
 def test_what_cannot_be_tuned_is_refused(ablation, override, words, load):
     recipe = load(**ablation).with_overrides(*override)
     with pytest.raises(RecipeError, match=words):
-        prepared(recipe)
+        prepare_study(recipe)
     assert not recipe.runs_dir.exists()
 
 

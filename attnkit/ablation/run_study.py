@@ -1,4 +1,4 @@
-"""The table of contents of a study: plan -> match -> budget -> tune -> trials -> table."""
+"""Runs a study from plan to table: plan -> match -> budget -> tune -> trials -> table."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from attnkit.ablation.launchers.local import Local
 from attnkit.ablation.match import matched
 from attnkit.ablation.plan import Plan, read_plan
 from attnkit.ablation.preview import show_plan, side_effect_lines
-from attnkit.ablation.progress import Progress
 from attnkit.ablation.study import Study, check_parts
+from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.timing import Timing, measure
 from attnkit.ablation.trial import FOLDER
 from attnkit.ablation.tuning import METRIC, candidates, choose
@@ -27,39 +27,39 @@ from attnkit.recipe.listening import build_callbacks, build_loggers
 from attnkit.registry import LAUNCHERS
 
 DIVERGED = 3
-"""Exit code of a run that left the finite numbers."""
+"""Exit code of a run that diverged."""
 
 
-def conduct(recipe: Recipe, *, check: bool = True) -> tuple[Path, list[Failure]]:
-    """Runs what is missing of a study.
+def run_study(recipe: Recipe, *, check: bool = True) -> tuple[Path, list[Failure]]:
+    """Runs the trials of a study that are not finished yet.
 
     Args:
-        recipe: with its section `ablation`.
+        recipe: a recipe with a section `ablation`.
         check: refuse plugins that break a law.
 
     Returns:
         The study's folder, and the trials that failed.
 
     Raises:
-        RecipeError: if the plan has faults; nothing has been written then.
-        RunDirectoryError: if another study lies in its folder, or another process runs it.
-        DataError: if data is missing or bad.
-        LauncherError: if the launcher cannot work here.
+        RecipeError: if the plan is invalid; nothing is written in that case.
+        RunDirectoryError: if the folder belongs to another study, or another process runs it.
+        DataError: if data is missing or invalid.
+        LauncherError: if the launcher is not available here.
         StudyStopped: after SIGINT or SIGTERM.
     """
-    study, launcher = prepared(recipe)
+    study, launcher = prepare_study(recipe)
     with run_directory.in_use(study.directory), closing(launcher):
-        time_what_is_needed(study, launcher)
+        measure_step_seconds(study, launcher)
         study.write()
         failures: list[Failure] = []
         progress = Progress(METRIC, "tuning ")
         for line in side_effect_lines(study.plan):
-            progress.say(line)
+            progress.write(line)
         tried = candidates(study)
         if tried:
             lost = Launch(launcher, progress, check).run([candidate.trial for candidate in tried])
             failures += [failure for failure in lost if failure.code != DIVERGED]
-        without = choose(study, tried, progress.say)
+        without = choose(study, tried, progress.write)
         failures += [Failure(name, DIVERGED, "has no candidate with a loss") for name in without]
         study.write()
         trials = [trial for trial in study.trials() if trial.recipe.variant not in without]
@@ -68,14 +68,14 @@ def conduct(recipe: Recipe, *, check: bool = True) -> tuple[Path, list[Failure]]
 
 
 def preview(recipe: Recipe) -> None:
-    """Shows what a study would run; writes nothing.
+    """Prints what a study would run. Writes nothing.
 
     Raises:
-        RecipeError: if the plan has faults.
-        RunDirectoryError: if another study lies in its folder.
-        DataError: if data is missing or bad.
+        RecipeError: if the plan is invalid.
+        RunDirectoryError: if the folder belongs to another study.
+        DataError: if data is missing or invalid.
     """
-    study, launcher = prepared(recipe)
+    study, launcher = prepare_study(recipe)
     is_local = isinstance(launcher, Local)
     timings = None
     if is_local or _needs_speeds(study):
@@ -88,8 +88,8 @@ def preview(recipe: Recipe) -> None:
     show_plan(study, study.trials(), candidates(study), timings, workers)
 
 
-def prepared(recipe: Recipe) -> tuple[Study, Launcher]:
-    """A study of which everything is checked that can be, and what starts its trials."""
+def prepare_study(recipe: Recipe) -> tuple[Study, Launcher]:
+    """Returns the study, with everything checked that can be before training, and its launcher."""
     build_loggers(recipe)
     build_callbacks(recipe)
     plan = read_plan(recipe)
@@ -98,7 +98,7 @@ def prepared(recipe: Recipe) -> tuple[Study, Launcher]:
     launcher = build_launcher(plan)
     count = CostModel()
     study = Study(matched(plan, count), count)
-    study.take_up()
+    study.load_plan()
     if not _needs_speeds(study):
         candidates(study)
         for trial in study.trials():
@@ -108,10 +108,10 @@ def prepared(recipe: Recipe) -> tuple[Study, Launcher]:
 
 
 def build_launcher(plan: Plan) -> Launcher:
-    """What the plan names.
+    """Builds the launcher that the plan names.
 
     Raises:
-        RecipeError: if its options cannot be.
+        RecipeError: if its options are invalid.
     """
     try:
         return LAUNCHERS.build(plan.options.launcher, plan.options.workers)
@@ -120,8 +120,8 @@ def build_launcher(plan: Plan) -> Launcher:
         raise RecipeError([Problem(mark, "ablation.launcher", str(error))]) from None
 
 
-def time_what_is_needed(study: Study, launcher: Launcher) -> None:
-    """Measures speeds, if the budget is one of seconds; once for the whole study."""
+def measure_step_seconds(study: Study, launcher: Launcher) -> None:
+    """Measures step times once for the whole study, if its budget is in seconds."""
     missing = [v.name for v in study.plan.variants if v.name not in study.step_seconds]
     if not _needs_speeds(study) or not missing:
         return
@@ -137,7 +137,7 @@ def _needs_speeds(study: Study) -> bool:
 def _timings(
     study: Study, launcher: Launcher, place: Path, names: Sequence[str] = ()
 ) -> dict[str, Timing]:
-    """Times the variants as they are before anything is tuned."""
+    """Times the variants before anything is tuned."""
     plan = study.plan
     chosen = [variant for variant in plan.variants if not names or variant.name in names]
     recipes = {variant.name: plan.recipe_of(variant) for variant in chosen}

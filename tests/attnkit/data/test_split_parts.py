@@ -2,9 +2,9 @@
 
 import pytest
 
-from attnkit.data.halves import HalfOfText, half_of
 from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.data.sources.base import Piece, TextSource
+from attnkit.data.split_parts import HalfOfText, half_of
 from attnkit.data.tokenizers import CharTokenizer
 from attnkit.data.translation import TranslationData
 from attnkit.registry import PAIRS, TOKENIZERS

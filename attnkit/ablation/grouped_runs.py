@@ -1,4 +1,4 @@
-"""Which runs are compared: found below some paths, named, ordered, and the others left out."""
+"""Finds the runs to compare, groups them by variant, and lists those that are left out."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from attnkit.run_directory import RECIPE, RunDirectoryError
 
 
 @dataclass
-class Gathered:
-    """Runs by variant, in the order in which they are shown.
+class GroupedRuns:
+    """Runs grouped by variant, in display order.
 
     Attributes:
         runs: label -> seed -> run.
-        left_out: what was found, or planned, and is not among them.
+        left_out: runs that were found or planned but cannot be compared.
         plans: study -> its plan.
         several: there is more than one study, so labels begin with its name.
     """
@@ -37,22 +37,22 @@ class Gathered:
     several: bool = False
 
     def label(self, study: str, variant: str) -> str:
-        """A variant's name in the table."""
+        """Returns a variant's name in the table."""
         return f"{study}/{variant}" if self.several else variant
 
     def all(self) -> Iterator[StoredRun]:
-        """Every run."""
+        """Iterates over every run."""
         return (run for runs in self.runs.values() for run in runs.values())
 
 
-def gather(paths: Sequence[Path]) -> Gathered:
-    """Reads the runs at and below some paths, and groups them.
+def group_runs(paths: Sequence[Path]) -> GroupedRuns:
+    """Reads and groups the runs at and below some paths.
 
     Raises:
-        RunDirectoryError: if a path is no folder, no finished run is there, two runs have one
-            name, or a plan cannot be read.
+        RunDirectoryError: if a path is not a folder, it contains no finished run, two runs have the
+            same name, or a plan cannot be read.
     """
-    found, usable = Gathered(), list[StoredRun]()
+    found, usable = GroupedRuns(), list[StoredRun]()
     for directory in find_runs(list(paths)):
         try:
             run = load_stored_run(directory)
@@ -91,7 +91,7 @@ def _study_folder(run: StoredRun) -> Path:
 def _nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
     where = ", ".join(map(str, paths))
     if not left_out:
-        return f"there is no run under {where}; name folders in which attnkit run has written"
+        return f"there is no run under {where}; give folders that attnkit run has written"
     lines = [f"  {run.directory}: {run.reason}" for run in left_out]
     return "\n".join([f"no run under {where} can be compared:", *lines])
 
@@ -104,8 +104,8 @@ def _not_in(plan: PlanFile, name: RunName) -> str | None:
     return None
 
 
-def _order(found: Gathered) -> None:
-    """Variants as their plan has them; without one, `base` first and the others by name."""
+def _order(found: GroupedRuns) -> None:
+    """Sorts variants as in their plan; without a plan, `base` first, then by name."""
 
     def place(label: str) -> tuple:
         run = next(iter(found.runs[label].values()))
@@ -121,7 +121,7 @@ def _order(found: Gathered) -> None:
 
 
 def _planned_and_missing(plans: Mapping[Path, PlanFile | None]) -> list[LeftOut]:
-    """What a plan names and no directory holds."""
+    """Lists the runs of a plan that have no directory yet."""
     directories = [
         folder / variant / f"seed{seed}"
         for folder, plan in plans.items()
@@ -130,7 +130,7 @@ def _planned_and_missing(plans: Mapping[Path, PlanFile | None]) -> list[LeftOut]
         for seed in plan.seeds
     ]
     return [
-        LeftOut(directory, "planned, and not there yet")
+        LeftOut(directory, "planned, not started yet")
         for directory in directories
         if not (directory / RECIPE).is_file()
     ]

@@ -1,6 +1,9 @@
-"""A comparison, as a person reads it in the terminal."""
+"""Prints a comparison on the terminal, and writes it to files."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -8,22 +11,23 @@ from rich.table import Table
 from rich.text import Text
 
 from attnkit.ablation.comparison import Comparison
-from attnkit.ablation.tables import Grid, grid
+from attnkit.ablation.tables import Grid, as_json, comma_separated, grid, latex, markdown
+from attnkit.data.storage import atomic_write
 
 STYLES = {"better": "green", "worse": "red", None: "dim"}
 
 NATURAL = 10_000
-"""Letters a line: tables are never squeezed, since a cut number is none."""
+"""Characters per line. Tables are never squeezed: a truncated number is wrong."""
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Prints the table and its notes; where the terminal is too narrow, quality and cost apart."""
+    """Prints the table and its notes; splits quality from cost if the terminal is too narrow."""
     table = grid(comparison)
     count = len(table.columns)
     parts = [_table(table, range(count))]
     terminal = Console(highlight=False, soft_wrap=True)
     console = Console(highlight=False, soft_wrap=True, width=NATURAL)
-    # A file or a pipe has no width: it gets lines as long as they need to be.
+    # A file or a pipe has no width: its lines are as long as needed.
     if terminal.is_terminal and console.measure(parts[0]).maximum > terminal.width:
         cost = _table(table, [0, *range(table.num_quality, count)])
         parts = [_table(table, range(table.num_quality)), cost]
@@ -44,3 +48,38 @@ def _table(table: Grid, columns: range | list[int]) -> Table:
             *(Text(words[i], style=style if table.columns[i] == "verdict" else "") for i in columns)
         )
     return drawn
+
+
+def _picture(comparison: Comparison) -> bytes:
+    from attnkit.ablation.picture import picture  # Pillow and numpy: a table needs neither
+
+    return picture(comparison)
+
+
+def _page(comparison: Comparison) -> str:
+    from attnkit.ablation.comparison_page import page
+
+    return page(comparison)
+
+
+FORMS: dict[str, Callable[[Comparison], str | bytes]] = {
+    ".html": _page,
+    ".png": _picture,
+    ".md": markdown,
+    ".csv": comma_separated,
+    ".json": as_json,
+    ".tex": latex,
+}
+"""File suffix -> the function that returns the contents."""
+
+
+def export(comparison: Comparison, outs: Sequence[Path]) -> None:
+    """Writes the files atomically; the suffix selects the format.
+
+    Raises:
+        DataError: if one cannot be written.
+    """
+    contents = [FORMS[out.suffix](comparison) for out in outs]
+    for out, content in zip(outs, contents, strict=True):
+        with atomic_write(out) as file:
+            file.write(content.encode() if isinstance(content, str) else content)

@@ -1,4 +1,4 @@
-"""A comparison as one self-contained page: table, learning curves, and loss against cost."""
+"""Renders a comparison as one self-contained page: table, learning curves, loss against cost."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COSTS = {
     "peak_memory_bytes": "peak memory, bytes",
     "cache_bytes_per_token": "cache bytes/token",
 }
-"""What the metric may be drawn against."""
+"""The x axes that the metric can be drawn against."""
 
 
 def page(comparison: Comparison) -> str:
-    """The page for a browser. Whatever a name says, it is shown as text and nothing else.
+    """Returns the page as HTML. All names are shown as plain text.
 
     Raises:
         OSError: if an event file cannot be read.
@@ -60,12 +60,12 @@ def _point(row: Row) -> dict[str, Any]:
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
-    """Six digits each; null where a number is not finite."""
+    """Rounds to six digits; null where a number is not finite."""
     return [float(f"{v:.6g}") if np.isfinite(v) else None for v in values.tolist()]
 
 
 def _table(comparison: Comparison) -> str:
-    """The table and the notes as markup, so that they are there without any script."""
+    """Returns table and notes as markup, so that they are visible without JavaScript."""
     table = grid(comparison)
     keys = [_sort_keys(row, i) for i, row in enumerate(comparison.rows)]
     heads = "".join(

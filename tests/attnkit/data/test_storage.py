@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from attnkit.data.cache import atomic_write, cache_folder
+from attnkit.data.storage import atomic_write, cache_folder
 from attnkit.errors import DataError
 
 

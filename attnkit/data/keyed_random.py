@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 
-class Numbers:
+class KeyedRandom:
     """Numbers from a counter-based generator (Philox, Salmon et al. 2011) with two keys.
 
     Only raw bits are taken from numpy, because it keeps those the same for ever, and its

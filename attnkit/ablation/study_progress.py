@@ -1,4 +1,4 @@
-"""Says how far the trials of a study are: live on a terminal, a line now and then in a log."""
+"""Shows the progress of a study's trials: live on a terminal, an occasional line in a log."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rich.text import Text
 from attnkit.ablation.trial import Trial
 
 LINE_SECONDS = 30.0
-"""Seconds between lines about each running trial in a log."""
+"""Seconds between two lines about each running trial in a log."""
 
 
 class Progress:
-    """One line a trial: while it runs, its step, loss and remaining time; then its number.
+    """One line per trial: step, loss and remaining time while it runs; then its metric.
 
     Args:
-        metric: the number that is shown of a finished trial.
-        stage: what stands before each line.
+        metric: the metric that is shown for a finished trial.
+        stage: prefix of each line.
     """
 
     def __init__(self, metric: str, stage: str = "") -> None:
@@ -36,31 +36,31 @@ class Progress:
         self._shown = time.monotonic()
 
     def begin(self, trials: Sequence[Trial], missing: Sequence[Trial]) -> None:
-        """Takes note of how many there are, and how many are done already."""
+        """Stores the number of trials and how many are finished."""
         self._total, self._done = len(trials), len(trials) - len(missing)
         if self._done:
-            self.say(f"{self.stage}{self._done} of {self._total} are finished already")
+            self.write(f"{self.stage}{self._done} of {self._total} are already finished")
 
     def __enter__(self) -> Progress:
-        """Begins to draw."""
+        """Starts drawing."""
         if self.console.is_terminal:
-            # Drawn on demand: a thread of its own would make forking processes unsafe.
+            # Drawn on demand: a drawing thread would make forking processes unsafe.
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        """Ends drawing."""
+        """Stops drawing."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def say(self, line: str) -> None:
+    def write(self, line: str) -> None:
         """Prints a line."""
         self.console.print(line, markup=False)
 
     def show(self, running: Sequence[Trial], waiting: Sequence[Trial]) -> None:
-        """Shows the state, if the last time is a while ago."""
+        """Updates the display, unless the last update is recent."""
         now = time.monotonic()
         for trial in running:
             if trial.key not in self._began and trial.log.exists():
@@ -76,17 +76,17 @@ class Progress:
         elif now - self._shown >= LINE_SECONDS:
             self._shown = now
             for trial in visible:
-                self.say(f"{self.stage}        {trial.key}  {trial.progress() or 'starting'}")
+                self.write(f"{self.stage}        {trial.key}  {trial.progress() or 'starting'}")
 
-    def ended(self, trial: Trial, failure: str | None) -> None:
-        """Tells the end of a trial; `failure` says what became of it, if it has no result."""
+    def report_end(self, trial: Trial, failure: str | None) -> None:
+        """Prints the end of a trial; `failure` is the reason if it has no result."""
         self._done += 1
         width = len(str(self._total))
         count = f"[{self._done:>{width}}/{self._total}]"
         if failure is not None:
-            self.say(f"{self.stage}{count} {trial.key}  {failure}")
+            self.write(f"{self.stage}{count} {trial.key}  {failure}")
             return
         began = self._began.get(trial.key)
         took = "" if began is None else f"  {time.monotonic() - began:.0f} s"
         metric = f"{self.metric} {trial.metric(self.metric):.4f}"
-        self.say(f"{self.stage}{count} {trial.key}  {metric}{took}")
+        self.write(f"{self.stage}{count} {trial.key}  {metric}{took}")

@@ -1,7 +1,7 @@
 import pytest
 
 from attnkit.data import progress
-from attnkit.data.progress import ByteProgress
+from attnkit.data.byte_progress import ByteProgress
 
 
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
