@@ -1,7 +1,7 @@
-"""Word alignments: which source words a target word was made from, read, projected and scored.
+"""Word alignments: links between source and target words, read, projected and scored.
 
 The alignment error rate is that of Och and Ney 2003 (doi:10.1162/089120103321337421, section 4):
-with the links A that are scored, the sure links S and the possible ones P, which include the sure,
+with the scored links A, the sure links S and the possible links P, which include the sure ones,
 
     AER = 1 - (|A & S| + |A & P|) / (|A| + |S|)
 """
@@ -19,14 +19,14 @@ from attnkit.data.pairs.base import CharacterSpan, SpanLink
 from attnkit.errors import DataError
 
 Link = tuple[int, int]
-"""Source word, target word, from 0."""
+"""Source word and target word, counted from 0."""
 
 WORD = re.compile(r"\d+|[^\W\d]+|[^\w\s]")
-"""What counts as a word: a number, letters, or a single mark."""
+"""A word: a number, letters, or a single mark."""
 
 
 class Gold(NamedTuple):
-    """The links that people agree on, and all that they allow."""
+    """Sure links, and possible links, which include them."""
 
     sure: frozenset[Link]
     possible: frozenset[Link]
@@ -34,9 +34,7 @@ class Gold(NamedTuple):
 
 @dataclass
 class AlignmentScore:
-    """Counts over sentences. `error_rate` is the AER, `precision` the share of links that are
-    possible.
-    """
+    """Counts over sentences; `error_rate` is the AER."""
 
     predicted: int = 0
     sure: int = 0
@@ -46,7 +44,7 @@ class AlignmentScore:
     pointed_right: int = 0
 
     def add(self, predicted: Iterable[Link], gold: Gold) -> None:
-        """Counts one sentence."""
+        """Adds the counts of one sentence."""
         links = set(predicted)
         possible = gold.possible | gold.sure
         aligned = {target for _, target in possible}
@@ -59,7 +57,7 @@ class AlignmentScore:
 
     @property
     def error_rate(self) -> float:
-        """The AER; 0 is perfect. NaN where there is nothing to score."""
+        """The AER; 0 is perfect, NaN without links."""
         total = self.predicted + self.sure
         if not total:
             return float("nan")
@@ -67,8 +65,8 @@ class AlignmentScore:
 
     @property
     def precision(self) -> float:
-        """Pointing precision: of the target words that have a gold link, the share that points at
-        one of theirs.
+        """Pointing precision: of the target words with a gold link, the share whose predicted link
+        is possible.
         """
         return self.pointed_right / self.with_gold if self.with_gold else float("nan")
 
@@ -78,7 +76,7 @@ def words(text: str, *, split_on_spaces: bool = False) -> list[CharacterSpan]:
 
     Args:
         text: any text.
-        split_on_spaces: cut at white space alone, as published alignments of tokenised text do.
+        split_on_spaces: split at white space only, as published alignments of tokenised text do.
     """
     pattern = re.compile(r"\S+") if split_on_spaces else WORD
     return [match.span() for match in pattern.finditer(text)]
@@ -92,7 +90,7 @@ def overlaps(a: CharacterSpan, b: CharacterSpan) -> bool:
 def project(
     links: Iterable[SpanLink], sources: Sequence[CharacterSpan], targets: Sequence[CharacterSpan]
 ) -> frozenset[Link]:
-    """Turns links of characters into links of words or tokens, given by their spans."""
+    """Converts links of characters to links of words or tokens, given by their spans."""
     return frozenset(
         (i, j)
         for link in links
@@ -106,7 +104,7 @@ def project(
 def gold_of(
     links: Iterable[SpanLink], sources: Sequence[CharacterSpan], targets: Sequence[CharacterSpan]
 ) -> Gold:
-    """Turns the gold links of a pair into sure and possible links of words."""
+    """Converts the gold links of a pair to sure and possible links of words."""
     links = tuple(links)
     sure = project((link for link in links if link.sure), sources, targets)
     return Gold(sure, project(links, sources, targets))
@@ -115,7 +113,7 @@ def gold_of(
 def token_words(
     offsets: Sequence[CharacterSpan], spans: Sequence[CharacterSpan]
 ) -> tuple[list[int | None], list[int | None]]:
-    """Returns the word of each token (None: none, say a space) and the first token of each word."""
+    """Returns the word of each token (None: no word) and the first token of each word."""
     of_token: list[int | None] = []
     first: list[int | None] = [None] * len(spans)
     for token, offset in enumerate(offsets):
@@ -134,15 +132,15 @@ def read_alignments(
     form: Literal["pharaoh", "naacl"],
     first_index: Literal[0, 1],
 ) -> list[Gold]:
-    """Reads a gold alignment, one entry a sentence.
+    """Reads a gold alignment, one entry per sentence.
 
     Args:
         path: the file.
-        num_sentences: how many sentences it is about.
-        form: `pharaoh`: a line a sentence, `0-0 1-2`, with `?` or `p` in place of `-` for links
-            that are only possible; `naacl`: a line a link, `sentence source target S|P`, where the
-            sentences count from 1 and S may be left out.
-        first_index: the number of the first word, 0 or 1; files differ, and do not say.
+        num_sentences: expected number of sentences.
+        form: `pharaoh`: one line per sentence, `0-0 1-2`, with `?` or `p` instead of `-` for
+            possible links; `naacl`: one line per link, `sentence source target S|P`, where
+            sentences count from 1 and S is optional.
+        first_index: number of the first word, 0 or 1; the files do not state it.
 
     Raises:
         DataError: if the file is missing or a line cannot be read; names the line.
@@ -158,7 +156,7 @@ def _read_pharaoh(
     if len(lines) != num_sentences:
         raise DataError(
             f"{path} has {len(lines):,} lines for {num_sentences:,} sentences; an alignment in "
-            "Pharaoh form has one line a sentence"
+            "Pharaoh form has one line per sentence"
         )
     sure: list[set[Link]] = [set() for _ in lines]
     possible: list[set[Link]] = [set() for _ in lines]
@@ -166,7 +164,7 @@ def _read_pharaoh(
         for entry in line.split():
             match = re.fullmatch(r"(\d+)([-?p])(\d+)", entry)
             if match is None:
-                raise DataError(f"{path}:{number + 1}: {entry!r} is no link such as 3-4")
+                raise DataError(f"{path}:{number + 1}: {entry!r} is not a link such as 3-4")
             link = _link(path, number + 1, match[1], match[3], first_index)
             (sure if match[2] == "-" else possible)[number].add(link)
     return sure, possible
@@ -197,6 +195,6 @@ def _link(path: Path, number: int, source: str, target: str, first_index: int) -
     link = (int(source) - first_index, int(target) - first_index)
     if min(link) < 0:
         raise DataError(
-            f"{path}:{number}: word 0 in a file whose words count from 1; say that it counts from 0"
+            f"{path}:{number}: word 0 in a file whose words count from 1; set the first index to 0"
         )
     return link

@@ -1,4 +1,4 @@
-"""What a step of language modeling is fed with.
+"""The batches of language modeling.
 
 Shape letters: `B` windows in the batch, `T` tokens in a window.
 """
@@ -14,28 +14,27 @@ from torch.nn import functional as F
 
 
 class Tokens(Protocol):
-    """(N,) token ids: an array, in memory or mapped, or several that are read as one."""
+    """(N,) token ids: an array in memory, a memory map, or several arrays that are read as one."""
 
     def __len__(self) -> int:
         """N."""
         ...
 
     def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
-        """The ids at these places, in the shape of `index`."""
+        """Returns the ids at these positions, in the shape of `index`."""
         ...
 
 
 class LanguageBatch(NamedTuple):
     """Windows of text, each with the same window one token later.
 
-    A named tuple, because Lightning and DataLoader move and pin these field by field.
+    A named tuple, because Lightning and DataLoader move and pin such fields one by one.
 
     Attributes:
         tokens: (B, T) int64, what the model reads.
-        targets: (B, T) int64, what it is to predict: `targets[:, t]` follows `tokens[:, t]`.
-        documents: (B, T) int64, the number of the document in its window that a token belongs to,
-            from 0; an end-of-document token belongs to the document that it ends. None unless asked
-            for.
+        targets: (B, T) int64, the next tokens: `targets[:, t]` follows `tokens[:, t]`.
+        documents: (B, T) int64, number of each token's document within its window, from 0; an
+            end-of-document token belongs to the document that it ends. None unless requested.
     """
 
     tokens: Tensor
@@ -44,7 +43,7 @@ class LanguageBatch(NamedTuple):
 
 
 def filled_up(rows: Tensor, number: int, value: int = 0) -> Tensor:
-    """A batch (B, T) of at least `number` rows: those that are missing hold `value`."""
+    """Pads a batch (B, T) with rows of `value` to at least `number` rows."""
     missing = number - len(rows)
     return F.pad(rows, (0, 0, 0, missing), value=value) if missing > 0 else rows
 
@@ -58,10 +57,10 @@ def language_batch(
         stream: (N,) token ids of any integer type.
         starts: (B,) first token of each window; at most `N - length - 1`.
         length: tokens in a window, T.
-        end_of_document_id: the token that ends a document, to number the documents by; None leaves
-            them out.
+        end_of_document_id: the token that ends a document, used to number documents; None: no
+            document numbers.
     """
-    # One gather of T + 1 tokens; the two copies are contiguous, so that a loss may flatten them.
+    # One gather of T + 1 tokens. The two copies are contiguous, so that a loss may flatten them.
     windows = stream[starts[:, None] + np.arange(length + 1)].astype(np.int64)
     tokens = windows[:, :-1].copy()
     targets = torch.from_numpy(windows[:, 1:].copy())

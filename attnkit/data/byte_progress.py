@@ -1,4 +1,4 @@
-"""Says that something takes long, and only then."""
+"""Shows progress for long work only."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 PATIENCE = 1.0
-"""Seconds of silence before anything is shown."""
+"""Seconds before anything is shown."""
 
 
 class ByteProgress:
     """A progress bar on standard error for work that is counted in bytes.
 
-    Nothing is shown during the first second. After that a terminal gets a bar, anything else (a log
-    file) one line.
+    Shows nothing during the first second. Then a terminal gets a bar, anything else (a log file)
+    one line.
 
     Args:
-        label: what is being done, such as "tokenising train".
-        total: bytes to be worked through; an estimate will do.
+        label: name of the work, such as "tokenising train".
+        total: number of bytes; an estimate is enough.
     """
 
     def __init__(self, label: str, total: int) -> None:
@@ -45,7 +45,7 @@ class ByteProgress:
             self._bar.stop()
 
     def advance(self, num_bytes: int) -> None:
-        """Counts `num_bytes` more as done."""
+        """Adds `num_bytes` to the finished bytes."""
         self._done += num_bytes
         if not self._announced and time.monotonic() - self._started > PATIENCE:
             self._announce()
@@ -53,7 +53,7 @@ class ByteProgress:
             self._bar.update(self._bar.task_ids[0], completed=self._done)
 
     def finish(self, label: str) -> None:
-        """Says that all bytes are read, and that something of unknown length follows."""
+        """Shows that all bytes are read and a step of unknown length follows."""
         self.label = label
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], description=label, total=None)
@@ -64,9 +64,7 @@ class ByteProgress:
         self._announced = True
         console = Console(stderr=True)
         if not console.is_terminal:
-            console.print(
-                f"{self.label}: {decimal(self.total)}, this is done once", highlight=False
-            )
+            console.print(f"{self.label}: {decimal(self.total)} (done only once)", highlight=False)
             return
         columns = (
             TextColumn("{task.description}"),

@@ -1,13 +1,12 @@
-"""One meaning, said in four languages: by the templates and words of `cldr_words`, and for dates,
-times, units, currencies and relative times by Unicode's CLDR as Babel ships it.
+"""Expresses one meaning in four languages: with the templates and words of `cldr_words`, and with
+dates, times, units, currencies and relative times from Unicode's CLDR as shipped with Babel.
 
-A sentence is a list of pieces. A piece carries a key where it stands for a part of the meaning;
-pieces of two languages with the same key translate each other, which is the gold alignment.
-A key may have a second part: `who.the` is the article of `who`, `act.aux` the auxiliary of `act`.
+A sentence is a list of pieces. A piece has a key if it stands for a part of the meaning; pieces of
+two languages with the same key translate each other, which gives the gold alignment. A key may have
+a second part: `who.the` is the article of `who`, `act.aux` the auxiliary of `act`.
 
-Language faults that are kept out: counts of one (German would need another case), weekdays in
-German dates (another case again), AM and PM in Korean (the wide day periods are used), Korean units
-without a long form, and the narrow and the non-breaking space.
+Avoids counts of one and weekdays in German dates (they need another case), AM and PM in Korean (it
+uses wide day periods), Korean units without a long form, and narrow or non-breaking spaces.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ Language = str
 
 
 class Piece(NamedTuple):
-    """A stretch of a sentence, and which part of the meaning it stands for (None: none alone)."""
+    """A part of a sentence, with the key of the meaning that it stands for, if any."""
 
     text: str
     key: str | None = None
 
 
 Meaning = Mapping[str, str | int]
-"""Slot -> what stands there, in no language: `{"who": "doctor", "count": 40, "unit": ...}`."""
+"""Slot -> its language-independent value: `{"who": "doctor", "count": 40, "unit": ...}`."""
 
 _PART = re.compile(r"\{\w+\}|[^\s{}:]+:[\w.]+|\s+")
 """A slot, a word with its key, or spaces."""
@@ -50,13 +49,13 @@ _COLUMN = {"en": 0, "de": 1, "ko": 2, "fr": 3}
 
 
 def say(template: str, meaning: Meaning, language: Language, prefix: str = "") -> list[Piece]:
-    """Says a meaning in a language.
+    """Expresses a meaning in a language.
 
     Args:
         template: a key of `cldr_words.TEMPLATES`.
-        meaning: what stands in the template's slots.
+        meaning: values of the template's slots.
         language: `en`, `de`, `ko` or `fr`.
-        prefix: stands before every key, to tell the sentences of a text apart.
+        prefix: prepended to every key, to distinguish the sentences of a text.
     """
     pieces: list[Piece] = []
     for part in _PART.findall(TEMPLATES[template][language]):
@@ -75,7 +74,7 @@ def say(template: str, meaning: Meaning, language: Language, prefix: str = "") -
 
 
 def _contracted(pieces: list[Piece]) -> list[Piece]:
-    """Makes `vom` of `von dem`, as everybody says; each half keeps its key."""
+    """Contracts `von dem` to `vom`; each half keeps its key."""
     found: list[Piece] = []
     for piece in pieces:
         before = found[-2] if len(found) > 1 and found[-1].text == " " else None
@@ -88,7 +87,7 @@ def _contracted(pieces: list[Piece]) -> list[Piece]:
 
 
 def _fused(pieces: list[Piece]) -> list[Piece]:
-    """Makes `였` of `이었` behind a vowel, as Korean does."""
+    """Contracts `이었` to `였` after a vowel."""
     found: list[Piece] = []
     for piece in pieces:
         text = piece.text
@@ -126,7 +125,7 @@ def _slot(template: str, slot: str, meaning: Meaning, language: Language) -> lis
 
 
 def _small_words(text: str, key: str) -> list[Piece]:
-    """Words and marks, all with one key, and what stands between them."""
+    """Splits into words and marks, all with one key, and the text between them."""
     found = re.findall(r"\s+|\w+|[^\w\s]", text)
     return [Piece(part, None if part.isspace() else key) for part in found]
 
@@ -134,7 +133,7 @@ def _small_words(text: str, key: str) -> list[Piece]:
 def _act(
     forms: tuple[str, str, str, str, str], is_earlier: bool, language: Language
 ) -> list[Piece]:
-    """A verb in the past, or in the past before it; German and French say which by `{aux}`."""
+    """Returns a verb in the past or past perfect; German and French mark the tense by `{aux}`."""
     past, participle, german, korean, french = forms
     if language == "en":
         aux = [Piece("had", "act.aux"), Piece(" ")] if is_earlier else []
@@ -145,7 +144,7 @@ def _act(
 
 
 def _noun(template: str, slot: str, meaning: Meaning, language: Language) -> list[Piece]:
-    """A noun from the tables, with its article or particle as the template needs it."""
+    """Returns a noun with the article or particle that the template needs."""
     value = str(meaning[slot])
     if slot in ("thing", "a", "b"):
         row = THING[value]
@@ -161,7 +160,7 @@ def _noun(template: str, slot: str, meaning: Meaning, language: Language) -> lis
         topic = slot == "who" or (slot == "what" and template == "cost")
         return [Piece(word, slot), Piece(_topic(word) if topic else "")]
     article, _, noun = word.partition(" ")
-    if slot == "what" and template == "lose":  # a substance that is measured has no article
+    if slot == "what" and template == "lose":  # a measured substance takes no article
         return [Piece(noun, slot)]
     return [Piece(article, f"{slot}.the"), Piece(" "), Piece(noun, slot)]
 
@@ -173,21 +172,21 @@ def _unit(unit: str, language: Language) -> str:
     for length in ("long", "short"):
         said = format_unit(40, unit, length, format="0", locale=language)  # pyright: ignore
         name = _plain(said).replace("40", "").strip()
-        if name != unit:  # Babel says the unit's own id where the language has no such form
+        if name != unit:  # Babel returns the unit's own id where the language has no such form
             return name
     raise LookupError(f"CLDR has no {unit} in {language}")
 
 
 @cache
 def _currency(currency: str, language: Language) -> str:
-    """The plural name, as it stands behind a number within a sentence."""
+    """Returns the plural name, as used behind a number within a sentence."""
     from babel.numbers import format_currency
 
     said = format_currency(
         40, currency, locale=language, format_type="name", currency_digits=False, format="0"
     )
     name = _plain(said).replace("40", "").strip()
-    if language == "de":  # CLDR's names stand alone and begin with a capital: Britische Pfund
+    if language == "de":  # CLDR's names are capitalised: Britische Pfund
         name = re.sub(r"^\w(?=\w*ische )", lambda letter: letter[0].lower(), name)
     return name
 
@@ -205,8 +204,8 @@ def _money(template: str, meaning: Meaning, language: Language) -> list[Piece]:
 
 @cache
 def _relative(when: str, span: int, period: str, language: Language) -> list[Piece]:
-    """`3 weeks ago`, `in 3 weeks`: CLDR's words before and behind the number; `after 3 weeks` and
-    `within 3 weeks`: ours, with CLDR's unit.
+    """Returns a relative time: `3 weeks ago` and `in 3 weeks` from CLDR; `after 3 weeks` and
+    `within 3 weeks` from our words and CLDR's unit.
     """
     from babel.dates import format_timedelta
 
@@ -226,7 +225,9 @@ def _relative(when: str, span: int, period: str, language: Language) -> list[Pie
     if word:
         before, direction = ("", word) if language == "ko" else (word, "")
     elif (when, language) == ("ago", "ko"):
-        direction += "에"  # CLDR's `3주 전` stands alone; in a sentence it takes a particle
+        direction += (
+            "에"  # CLDR's `3주 전` is a phrase of its own; in a sentence it takes a particle
+        )
     space = " " if behind.startswith(" ") else ""
     pieces = [*_small_words(before.strip(), "when"), Piece(" " if before else "")]
     pieces += [Piece(number, "span"), Piece(space), Piece(unit, "period")]
@@ -243,7 +244,7 @@ def _date(iso: str, language: Language) -> list[Piece]:
     for kind, value in tokenize_pattern(get_date_format("long", locale=language).pattern):
         if kind == "chars":
             mark, space = _plain(str(value)).strip(), " " * str(value)[-1].isspace()
-            # `3.` and `1967년` are numbers with what belongs to them; an English comma is alone.
+            # `3.` and `1967년` are kept together; an English comma is separate.
             pieces += [Piece(mark, None if language == "en" else f"{last}.mark"), Piece(space)]
         else:
             symbol, width = str(value[0]), int(value[1])
@@ -267,19 +268,19 @@ def _clock(iso: str, language: Language) -> list[Piece]:
             Piece(" "),
             Piece(period.upper(), "half"),
         ]
-    if language == "ko":  # CLDR's names of AM and PM are Latin letters; people say these
+    if language == "ko":  # CLDR's names of AM and PM are Latin letters, which nobody uses
         name = "오전" if period == "am" else "오후"
         return [Piece(name, "half"), Piece(" "), Piece(hour12, "hour"), colon, minute]
     return [Piece(f"{moment.hour:02}", "hour"), colon, minute]
 
 
 def _plain(text: str) -> str:
-    """Narrow and non-breaking spaces as spaces."""
+    """Replaces narrow and non-breaking spaces by spaces."""
     return text.replace("\u202f", " ").replace("\u00a0", " ")
 
 
 def _ends_in_consonant(word: str) -> bool:
-    """True for a Hangul syllable with a final consonant, which decides the particle's form."""
+    """True if a word ends in a final consonant, which decides the form of its particle."""
     place = ord(word[-1]) - 0xAC00
     return 0 <= place < 11172 and place % 28 != 0
 

@@ -1,8 +1,7 @@
-"""The words of our own in made sentences, in English, German, Korean and French: what a sentence
-may say, and how its small words and its nouns are said.
+"""Words and templates of the generated sentences in English, German, Korean and French.
 
-Language faults that are kept out here: `von dem` (it is `vom`), and French words that need an
-elision.
+Avoids forms that would be wrong: German `von dem` (it contracts to `vom`), and French words that
+need an elision.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "fr": "{what} {weigh} {count} {unit} {and} {cost} {money}{mark}",
     },
 }
-"""`{slot}` is filled in; `word:key` is a word that carries a part of the meaning itself."""
+"""Sentence templates. `{slot}` is filled in; `word:key` is a literal word with its own key."""
 
 CHOICES: dict[str, dict[str, tuple[str, str, str, str]]] = {
     "aux": {"": ("", "hat", "", "a"), "had": ("had", "hatte", "", "avait")},
@@ -81,8 +80,8 @@ CHOICES: dict[str, dict[str, tuple[str, str, str, str]]] = {
     "and": {"and": ("and", " und", "고", "et"), "but": ("but", ", aber", "지만", "mais")},
     "mark": {".": (".", ".", ".", "."), "!": ("!", "!", "!", " !")},
 }
-"""Small words, each of which the template leaves open, so that none can be written without a look
-at its counterpart: English, German, Korean, French.
+"""Function words by language, English, German, Korean, French. Templates leave them open, so that
+none can be predicted without its counterpart.
 """
 
 WHO = {  # English, German with article, Korean, French with article
@@ -132,7 +131,7 @@ ACTS = {
     "lose": ("lost", "bought", "sold", "found", "hid"),
     "pay": ("paid", "offered", "received", "saved", "found", "hid"),
 }
-"""Which of them a template takes."""
+"""The verbs that a template allows."""
 
 DO = {  # Korean: before `것입니다` and `수 있습니다`, before `합니다`
     "sleep": ("sleep", "schlafen", "잘", "자야", "dormir"),
@@ -142,7 +141,7 @@ DO = {  # Korean: before `것입니다` and `수 있습니다`, before `합니�
     "sing": ("sing", "singen", "노래할", "노래해야", "chanter"),
 }
 WHENS = {"lose": ("ago", "after", "within"), "will": ("in", "after")}
-"""Which relative times a template takes."""
+"""The relative times that a template allows."""
 
 AMOUNTS = (
     "volume-gallon", "volume-liter", "volume-barrel", "mass-kilogram", "mass-gram", "mass-pound"
@@ -155,11 +154,11 @@ PERIODS = ("hour", "day", "week")
 FUNCTION_WORDS = frozenset(
     ("of", "on", "place", "at", "from", "to", "when", "it", "is", "and", "colon", "mark")
 )
-"""Keys of words whose counterparts are possible links, not sure ones."""
+"""Keys whose links are possible, not sure."""
 
 CONTRACTIONS = {
     ("von", "dem"): ("vo", "m"),
     ("zu", "dem"): ("zu", "m"),
     ("zu", "der"): ("zu", "r"),
 }
-"""German prepositions that take the article behind them in: what is left of each."""
+"""German prepositions that contract with the following article -> their stem."""

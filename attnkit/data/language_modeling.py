@@ -1,4 +1,4 @@
-"""Data for language modeling: a source and a tokenizer, prepared once, served as batches."""
+"""Data for language modeling: a source and a tokenizer, prepared once, served in batches."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS
 
 NO_TEXT = (
-    "the data is tokens, not a text that a vocabulary can be made from; set "
+    "the data consists of tokens, not of text to train a vocabulary on; set "
     "tokenizer={name: given, vocab_size: ...}"
 )
 
 
 class LanguageModelingData:
-    """A source and a tokenizer as batches. Nothing is read before `prepare`.
+    """A source and a tokenizer, served in batches. Reads nothing before `prepare`.
 
     Args:
-        source: where the text, or its tokens, are from.
-        tokenizer: one that is trained already is used as it is; another is trained by `prepare`.
+        source: of the text or its tokens.
+        tokenizer: used as it is if it is trained; otherwise `prepare` trains it.
         max_seq_len: tokens in a window.
-        batch_size: windows a step over all processes.
+        batch_size: windows per step over all processes.
         seed: of the run, 0 or more.
-        val_max_tokens: what the recipe says about validation during training; kept for
+        val_max_tokens: size of a validation during training; kept for
             `val_batches(data.val_max_tokens)`.
-        final_max_tokens: the same for the final numbers.
-        with_documents: number the documents in every batch, for masks that keep them apart.
-        val_part: the half of the validation split that counts as all of it; `all`: both.
+        final_max_tokens: the same for the final validation.
+        with_documents: number the documents in every batch, for masks that separate them.
+        val_part: use only this half of the validation split; `all`: both.
 
     Attributes:
         train_store: the training split, after `prepare`.
@@ -74,12 +74,12 @@ class LanguageModelingData:
         self.val_part: Part = val_part
 
     def prepare(self) -> None:
-        """Makes vocabulary and token streams, or finds them in the cache.
+        """Creates vocabulary and token streams, or loads them from the cache.
 
-        Safe to call in many processes at once: one works, the others wait.
+        Several processes may call it at once: one works, the others wait.
 
         Raises:
-            DataError: if the data is missing or bad, or a split is shorter than one window.
+            DataError: if the data is missing or invalid, or a split is shorter than one window.
         """
         if self.tokenizer.vocab_size == 0:
             if not isinstance(self.source, TextSource):
@@ -95,7 +95,7 @@ class LanguageModelingData:
     def train_batches(
         self, start: int, stop: int, rank: int = 0, world_size: int = 1
     ) -> TrainBatches:
-        """Returns the batches of the steps from `start` up to before `stop`."""
+        """Returns the batches of the steps `start` to `stop - 1`."""
         return TrainBatches(
             self.train_store,
             seed=self.seed,
@@ -109,7 +109,7 @@ class LanguageModelingData:
         )
 
     def val_batches(self, max_tokens: int | None) -> ValBatches:
-        """Returns the validation batches, of `max_tokens` tokens or (None) of the whole split."""
+        """Returns the validation batches, of `max_tokens` tokens; None: of the whole split."""
         return ValBatches(
             self.val_store,
             batch_size=self.batch_size,
@@ -120,16 +120,16 @@ class LanguageModelingData:
 
     @property
     def tokens_per_batch(self) -> float:
-        """Tokens that are predicted in a batch, over all processes."""
+        """Predicted tokens per batch, over all processes."""
         return self.batch_size * self.max_seq_len
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:
-        """What the model is built for: the one vocabulary."""
+        """Size of the vocabulary, as a tuple with one element."""
         return (self.tokenizer.vocab_size,)
 
     def save_vocabulary(self, directory: Path) -> None:
-        """Writes the tokenizer into a run's directory."""
+        """Writes the tokenizer to a run's directory."""
         self.tokenizer.save(directory)
 
     def floors(self) -> dict[int, float]:
@@ -137,7 +137,7 @@ class LanguageModelingData:
         return cached_floors(self.train_store, self.val_store, self.tokenizer.vocab_size)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what pins the data down, in plain types, for the record of a run."""
+        """Returns what identifies the data, in plain types, for the record of a run."""
         return {
             "source": self.source.describe(),
             "tokenizer": {
@@ -159,20 +159,20 @@ class LanguageModelingData:
         needed = self.max_seq_len + 1
         if store.counts.tokens < needed:
             raise DataError(
-                f"the {split} split has {store.counts.tokens} tokens, and one window of "
-                f"model.max_seq_len {self.max_seq_len} needs {needed}; give it more text, or set "
+                f"the {split} split has {store.counts.tokens} tokens, but one window of "
+                f"model.max_seq_len {self.max_seq_len} needs {needed}; add text, or set "
                 "model.max_seq_len lower"
             )
         return store
 
 
 def trained_tokenizer(source: TextSource, tokenizer: Tokenizer) -> Tokenizer:
-    """Returns a tokenizer like the given one, trained on the training split alone.
+    """Returns a copy of a tokenizer, trained on the training split only.
 
-    The vocabulary is kept in the cache, found by the source's fingerprint and the options.
+    The vocabulary is cached under the source's fingerprint and the options.
 
     Raises:
-        DataError: if the data is missing or bad.
+        DataError: if the data is missing or invalid.
     """
     kind = TOKENIZERS.name_of(type(tokenizer))
     key = json.dumps([kind, tokenizer.options(), source.fingerprint()], sort_keys=True)
@@ -184,8 +184,8 @@ def trained_tokenizer(source: TextSource, tokenizer: Tokenizer) -> Tokenizer:
                 tokenizer.train(_counted(source, progress))
             if tokenizer.vocab_size == 0:
                 raise DataError(
-                    "the train split holds no text, so that there is no vocabulary to take from "
-                    "it; give it more text (data)"
+                    "the train split is empty, so that there is no text to train a vocabulary on; "
+                    "add text (data)"
                 )
             tokenizer.save(folder)
     return load_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""Lines of UTF-8 files, plain or gzipped, read as a whole with errors that name the line."""
+"""Reads the lines of UTF-8 files, plain or gzipped; errors name the line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from attnkit.errors import DataError
 
 
 def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a text file without their ends; a byte-order mark is dropped.
-
-    Only line feeds end a line (with a carriage return before them or not): other characters that
-    Python takes for line ends stand inside sentences, and would put two files out of step.
+    """Returns the lines of a text file without line ends and without a byte-order mark.
 
     Args:
-        path: the file; `.gz` is read through gzip.
+        path: the file; `.gz` is decompressed.
 
     Raises:
         DataError: if the file is missing, damaged or not UTF-8; names the line.
     """
+    # Only "\n" and "\r\n" end a line: other characters that Python takes for line ends occur inside
+    # sentences, and would misalign two files.
     if not path.is_file():
         raise DataError(f"{path} does not exist (seen from {Path.cwd()})")
     try:
@@ -36,19 +35,18 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _unpacked(path: Path) -> bytes:
-    """The content of a gzipped file; text shrinks to a fifth or so, and nothing honest shrinks a
-    hundredfold.
+    """Decompresses a gzipped file.
 
     Raises:
-        DataError: if it is a bomb.
+        DataError: if it is suspiciously large: text does not shrink a hundredfold.
     """
     most = max(100 * path.stat().st_size, _SMALL)
     with gzip.open(path) as file:
         raw = file.read(most + 1)
     if len(raw) > most:
         raise DataError(
-            f"{path} unpacks to more than {most:,} bytes, a hundred times its size, which is no "
-            "text; unpack it yourself if it is"
+            f"{path} unpacks to more than {most:,} bytes, a hundred times its size, which is not "
+            "plausible for text; unpack it yourself if it is"
         )
     return raw
 
@@ -58,15 +56,15 @@ _SMALL = 2**24
 
 
 def decoded(name: str, lines: Sequence[bytes], first_number: int = 1) -> list[str]:
-    """Returns lines as text, without a carriage return at their ends.
+    """Returns lines as text, without a trailing carriage return.
 
     Args:
-        name: what they are from, for the message.
+        name: of the file, for the message.
         lines: without their line feeds.
         first_number: number of the first line.
 
     Raises:
-        DataError: if one is not UTF-8; names it.
+        DataError: if one is not UTF-8; names the line.
     """
     texts = []
     for number, line in enumerate(lines, start=first_number):

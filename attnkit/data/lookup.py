@@ -12,7 +12,7 @@ from attnkit.data.storage import cache_folder
 from attnkit.errors import DataError
 
 DATA_VARIABLE = "ATTNKIT_DATA"
-"""Environment variable that names a folder with data sets that are already on this machine."""
+"""Environment variable with a folder of local data sets."""
 
 
 def find_local(root: Path | None, names: Iterable[str]) -> Path | None:
@@ -20,13 +20,13 @@ def find_local(root: Path | None, names: Iterable[str]) -> Path | None:
 
     Args:
         root: the recipe's `data.root`.
-        names: paths relative to those folders, the preferred one first.
+        names: paths relative to those folders, in order of preference.
 
     Returns:
         The file, or None if there is none.
 
     Raises:
-        DataError: if one of the folders is named but does not exist.
+        DataError: if a configured folder does not exist.
     """
     names = list(names)
     elsewhere = os.environ.get(DATA_VARIABLE)
@@ -36,7 +36,7 @@ def find_local(root: Path | None, names: Iterable[str]) -> Path | None:
             continue
         folder = Path(value).expanduser()
         if not folder.is_dir():
-            raise DataError(f"{key}: {folder} is not a folder; correct it or leave it out")
+            raise DataError(f"{key}: {folder} is not a folder; fix it or remove it")
         for name in names:
             if (folder / name).is_file():
                 return folder / name
@@ -44,9 +44,9 @@ def find_local(root: Path | None, names: Iterable[str]) -> Path | None:
 
 
 def matching(pattern: Path) -> list[Path]:
-    """Returns the files that a pattern (`corpus/**/*.txt`) names, in the order of their names.
+    """Returns the files that match a pattern (`corpus/**/*.txt`), sorted by name.
 
-    What exists as it is written is no pattern: a folder `texts [1]` is that folder.
+    An existing path is not treated as a pattern: a folder `texts [1]` is that folder.
     """
     there = Path(pattern.anchor)
     parts = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
@@ -59,15 +59,15 @@ def matching(pattern: Path) -> list[Path]:
 
 
 def files_of(patterns: Path | list[Path], key: str, ending: str = ".txt") -> list[Path]:
-    """Returns the files that patterns name, each once, in the patterns' order.
+    """Returns the files that match patterns, each once, in the order of the patterns.
 
     Args:
         patterns: paths or patterns.
-        key: the recipe's, for messages.
-        ending: of such files, for messages.
+        key: the recipe's key, for messages.
+        ending: suffix of such files, for messages.
 
     Raises:
-        DataError: if a pattern names none, or a file is empty.
+        DataError: if a pattern matches no file, or a file is empty.
     """
     found: dict[Path, None] = {}
     for pattern in patterns if isinstance(patterns, list) else [patterns]:
@@ -76,7 +76,7 @@ def files_of(patterns: Path | list[Path], key: str, ending: str = ".txt") -> lis
         raise DataError(f"{key} is empty; name at least one file")
     for path in found:
         if path.stat().st_size == 0:
-            raise DataError(f"{key}: {path} is empty; leave it out or fill it")
+            raise DataError(f"{key}: {path} is empty; remove it from the list, or fill it")
     return list(found)
 
 
@@ -87,26 +87,25 @@ def _files_of_one(pattern: Path, key: str, ending: str) -> list[Path]:
     files = [file.resolve() for file in matching(pattern)]
     if not files:
         is_pattern = any(mark in str(pattern) for mark in "*?[")
-        told = f"no file matches {pattern}" if is_pattern else f"{pattern} does not exist"
-        raise DataError(f"{key}: {told} (seen from {Path.cwd()}, and from the recipe's folder)")
+        problem = f"no file matches {pattern}" if is_pattern else f"{pattern} does not exist"
+        raise DataError(f"{key}: {problem} (seen from {Path.cwd()}, and from the recipe's folder)")
     return files
 
 
 def download(url: str, sha256: str, name: str, *, place_at: str) -> Path:
-    """Downloads a file into the cache, once.
+    """Downloads a file to the cache, once.
 
     Args:
-        url: where it is published.
-        sha256: digest that the file must have, in hexadecimal.
+        url: address of the file.
+        sha256: expected digest, in hexadecimal.
         name: its path in the cache, below `downloads/`.
-        place_at: where a person without a network should put the file, relative to `data.root`; for
-            the message.
+        place_at: where to put the file by hand, relative to `data.root`; for the message.
 
     Returns:
         The file in the cache.
 
     Raises:
-        DataError: if it cannot be fetched, or what comes is not what it should be.
+        DataError: if it cannot be downloaded, or its digest is wrong.
     """
     import pooch
 
@@ -116,7 +115,7 @@ def download(url: str, sha256: str, name: str, *, place_at: str) -> Path:
     except (OSError, ValueError) as error:
         raise DataError(
             f"{url} could not be downloaded ({type(error).__name__}: {error}); "
-            "fetch it on another machine, put it at "
+            "download it on another machine, put it at "
             f"{place_at} below a folder of yours, and name that folder in data.root or "
             f"${DATA_VARIABLE}"
         ) from error
@@ -124,6 +123,6 @@ def download(url: str, sha256: str, name: str, *, place_at: str) -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the sha256 of a file's content in hexadecimal; the file is read in pieces."""
+    """Returns the sha256 of a file in hexadecimal, without reading it into memory as a whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

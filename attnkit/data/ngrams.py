@@ -1,4 +1,4 @@
-"""How far counting gets: the loss of n-gram models, to be drawn as floors beside a loss curve.
+"""The losses of n-gram models, drawn as floors beside a loss curve.
 
 Interpolated Witten-Bell smoothing (Witten and Bell 1991, method C; in this form Chen and Goodman
 1999, https://doi.org/10.1006/csla.1999.0128). With c counting in the training tokens, and t(h) the
@@ -24,9 +24,9 @@ ORDERS = (1, 2, 3, 5)
 
 MAX_TRAIN_TOKENS = 5_000_000
 MAX_VAL_TOKENS = 1_000_000
-"""Only the first so many tokens of a split are taken: some 15 s and 1 GB at most.
+"""Tokens of a split that are counted; bounds the work to about 15 s and 1 GB.
 
-On a larger corpus a floor is the loss of a model that saw less, and so is higher than it could be.
+On a larger corpus a floor is the loss of a model that saw less, hence an upper bound.
 """
 
 
@@ -36,9 +36,9 @@ def ngram_floors(
     """Returns the validation loss of n-gram models, in nats per token.
 
     Args:
-        train: (N,) token ids that are counted.
-        val: (M,) token ids that are predicted, each from those before it in `val`.
-        vocab_size: number of tokens that the uniform distribution is spread over.
+        train: (N,) token ids to count.
+        val: (M,) token ids to predict, each from those before it in `val`.
+        vocab_size: number of tokens of the uniform distribution.
         orders: lengths n of the n-grams, context and token together.
 
     Returns:
@@ -47,7 +47,8 @@ def ngram_floors(
     stream = np.concatenate([train, val]).astype(np.int64)
     in_train = len(train)
     probability = np.full(len(val), 1.0 / vocab_size)
-    # Dense numbers of the grams that end at each place, and whether they lie in one split. The
+    # Dense numbers of the grams that end at each position, and whether they are within one split.
+    # The
     # gram of length 0 is the same everywhere.
     context = np.zeros(len(stream), np.int64)
     whole = np.ones(len(stream), bool)
@@ -57,7 +58,8 @@ def ngram_floors(
         probability = _refine(probability, gram, context, whole, in_train)
         if order in orders:
             floors[order] = float(-np.log(probability).mean())
-        # The context of the next place is the gram that ends here. The first place of each split
+        # The context of the next position is the gram that ends here. The first position of each
+        # split
         # has none.
         context = np.concatenate([[0], gram[:-1]])
         whole = np.concatenate([[False], whole[:-1]])
@@ -72,7 +74,7 @@ def _refine(
     whole: np.ndarray,
     in_train: int,
 ) -> np.ndarray:
-    """Takes p(w | h') to p(w | h) for each validation token; without a whole context it stays."""
+    """Turns p(w | h') into p(w | h) for each validation token that has a whole context."""
     seen = np.flatnonzero(whole[:in_train])
     gram_count = np.bincount(gram[seen], minlength=gram.max() + 1)
     context_count = np.bincount(context[seen], minlength=context.max() + 1)
@@ -89,7 +91,7 @@ def _refine(
 
 
 def cached_floors(train: TokenStore, val: TokenStore, vocab_size: int) -> dict[int, float]:
-    """Returns `ngram_floors` of two stores; computed once and kept beside them.
+    """Returns `ngram_floors` of two stores, cached beside them.
 
     Raises:
         DataError: if the file in the cache is damaged.
@@ -105,4 +107,4 @@ def cached_floors(train: TokenStore, val: TokenStore, vocab_size: int) -> dict[i
     try:
         return {int(order): float(nats) for order, nats in json.loads(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged; delete it, it is made again") from error
+        raise DataError(f"{path} is damaged; delete it to create it again") from error

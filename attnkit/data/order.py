@@ -1,5 +1,5 @@
-"""Which batch belongs to which step, in which order a DataLoader takes them, which part of one a
-process gets, and when one that loads them ends.
+"""Maps batches to steps, orders them for a DataLoader, divides them among processes, and ends
+loading processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class StepBatches(Dataset[Batch], ABC):
 
     Args:
         start: first step.
-        stop: the step behind the last.
+        stop: one past the last step.
     """
 
     def __init__(self, start: int, stop: int) -> None:
@@ -33,7 +33,7 @@ class StepBatches(Dataset[Batch], ABC):
 
     @abstractmethod
     def batch(self, step: int) -> Batch:
-        """Returns the batch of a step: a function of the run's seed and of the step alone."""
+        """Returns the batch of a step: a function of the run's seed and the step only."""
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -43,22 +43,22 @@ class StepBatches(Dataset[Batch], ABC):
         """Returns the batch of step `start + index`.
 
         Raises:
-            IndexError: if there is none.
+            IndexError: if there is no such batch.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} batches, no number {index}")
+            raise IndexError(f"batch {index} is out of range: there are {len(self)}")
         return self.batch(self.start + index)
 
 
 class BatchesFrom(Sampler[int]):
-    """The batches of a run from a certain one on, in order.
+    """Yields the batch numbers of a run from a given one on.
 
-    Its length is that of the whole run: Lightning counts batches from the beginning, also where it
-    resumes.
+    Its length is that of the whole run, because Lightning counts batches from the beginning even
+    when it resumes.
 
     Args:
         first: number of the first batch.
-        stop: the number behind the last, and the length.
+        stop: one past the last number, and the length.
     """
 
     def __init__(self, first: int, stop: int) -> None:
@@ -66,7 +66,7 @@ class BatchesFrom(Sampler[int]):
         self.stop = stop
 
     def __iter__(self) -> Iterator[int]:
-        """Yields the numbers that are left."""
+        """Yields the remaining numbers."""
         return iter(range(self.first, self.stop))
 
     def __len__(self) -> int:
@@ -75,13 +75,15 @@ class BatchesFrom(Sampler[int]):
 
 
 class StepsAhead:
-    """The batches of a loader, in order; those of one step are loaded together and shown before the
-    first of them is handed out, while they still lie on the host.
+    """Iterates over a loader, one step ahead.
+
+    Loads all batches of a step and passes them to `look`, while they are still on the host, before
+    it yields the first of them.
 
     Args:
         loader: of batches.
-        batches_per_step: how many of them an optimizer step takes.
-        look: is shown the list of a step's batches.
+        batches_per_step: number of batches per optimizer step.
+        look: called with the list of a step's batches.
     """
 
     def __init__(
@@ -104,32 +106,33 @@ class StepsAhead:
 
 
 def share_of(batch_size: int, rank: int, world_size: int) -> slice:
-    """The rows of the global batch that process `rank` of `world_size` gets.
+    """Returns the rows of the global batch for process `rank` of `world_size`.
 
     Raises:
-        DataError: if the batch cannot be divided among the processes.
+        DataError: if the batch cannot be divided evenly.
     """
     if batch_size % world_size:
         raise DataError(
             f"trainer.batch_size {batch_size} cannot be divided among {world_size} processes; "
-            f"take a multiple of {world_size}"
+            f"use a multiple of {world_size}"
         )
     share = batch_size // world_size
     return slice(rank * share, (rank + 1) * share)
 
 
 def batch_seed(seed: int, rank: int, batch: int) -> int:
-    """A seed for one batch on one process: different for each, the same in every run."""
+    """Returns a seed that is different for each batch and process, and the same in every run."""
     return int.from_bytes(
         hashlib.blake2b(f"{seed}/{rank}/{batch}".encode(), digest_size=8).digest()
     )
 
 
 def end_without_parent(number: int) -> None:
-    """Ends the process that loads batches (`number` is torch's for it) if who forked it was killed
-    meanwhile: torch begins only later to watch for that, and would let it wait for ever.
+    """Ends a loading process (`number` is its number in torch) whose parent is already dead.
+
+    torch watches the parent only from later on; without this check the process would wait forever.
     """
     parent = multiprocessing.parent_process()
-    is_fork = multiprocessing.get_start_method() == "fork"  # otherwise others may start it
+    is_fork = multiprocessing.get_start_method() == "fork"  # else another process may be the parent
     if is_fork and parent is not None and os.getppid() != parent.pid:
         os._exit(1)

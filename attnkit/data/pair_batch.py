@@ -1,4 +1,4 @@
-"""What a step of translation is fed with.
+"""The batches of translation.
 
 Shape letters: `B` pairs in the batch, `S` source tokens, `T` target tokens, padding included.
 """
@@ -15,24 +15,24 @@ from torch import Tensor
 from attnkit.data.tokenizer_base import Tokenizer
 
 IGNORED = -100
-"""Target that no loss counts: torch's own default."""
+"""Target that a loss ignores; torch's default."""
 
 ROW_NOTE = "a decoder's row belongs to the token that it predicts"
-"""What a viewer of a decoder's maps should know."""
+"""A note for viewers of a decoder's maps."""
 
 
 class TranslationBatch(NamedTuple):
-    """Sentences and their translations, padded at the right.
+    """Sentences and their translations, padded on the right.
 
-    A source ends in the end token; a target begins with it (there it means "begin") and is to
-    predict it at its end.
+    A source ends in the end token. A target begins with it (as a start token), and must predict it
+    at its end.
 
     Attributes:
         source: (B, S) int64.
-        source_keep: (B, S) boolean, True where a token is real.
-        target: (B, T) int64, what the decoder reads.
-        predicted: (B, T) int64, what it is to predict; -100 where it is padding.
-        num_tokens: how many targets are real, and this process's to learn from.
+        source_keep: (B, S) boolean, True for real tokens.
+        target: (B, T) int64, the decoder's input.
+        predicted: (B, T) int64, the decoder's targets; -100 for padding.
+        num_tokens: number of real targets that this process learns from.
     """
 
     source: Tensor
@@ -43,12 +43,12 @@ class TranslationBatch(NamedTuple):
 
 
 class PairTexts(NamedTuple):
-    """The token texts of one pair, as they stand along the axes of a map.
+    """The tokens of one pair as text, in the order of a map's axes.
 
     Attributes:
-        source: what the encoder reads.
-        reads: what the decoder reads.
-        predicts: what it is to predict; the rows of its maps.
+        source: the encoder's input.
+        reads: the decoder's input.
+        predicts: the decoder's targets, which label the rows of its maps.
     """
 
     source: list[str]
@@ -57,7 +57,7 @@ class PairTexts(NamedTuple):
 
     @property
     def by_site(self) -> dict[str, tuple[list[str], list[str]]]:
-        """The texts of both axes at each place where a model attends."""
+        """Returns the texts of both axes for each attention site."""
         return {
             "encoder.self": (self.source, self.source),
             "decoder.self": (self.predicts, self.reads),
@@ -66,7 +66,7 @@ class PairTexts(NamedTuple):
 
 
 def pair_texts(batch: TranslationBatch, tokenizers: tuple[Tokenizer, Tokenizer]) -> PairTexts:
-    """The token texts of a batch of one pair.
+    """Returns the token texts of a batch with one pair.
 
     Args:
         batch: one pair, without padding.
@@ -81,7 +81,7 @@ def pair_texts(batch: TranslationBatch, tokenizers: tuple[Tokenizer, Tokenizer])
 
 
 def padded(rows: Sequence[np.ndarray], end: int) -> tuple[Tensor, Tensor]:
-    """Returns rows with an end token behind each, padded with it, and what is real: (N, S) each."""
+    """Appends an end token to each row and pads with it; returns ids and `keep`, (N, S) each."""
     lengths = torch.tensor([len(row) + 1 for row in rows])
     width = int(lengths.max())
     tokens = np.full((len(rows), width), end, dtype=np.int64)

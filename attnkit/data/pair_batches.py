@@ -1,4 +1,4 @@
-"""Batches of sentence pairs of like length: the batch of a step is a function of (seed, step)."""
+"""Batches of sentence pairs of similar length; each is a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from attnkit.data.pair_store import PairStore
 from attnkit.errors import DataError
 
 SOURCE_STEP = 3
-"""Source lengths that differ by less share a bucket, so that their pairs can change places."""
+"""Width of a bucket of source lengths; pairs within a bucket are shuffled."""
 
 
 class PairTrainBatches(StepBatches[TranslationBatch]):
     """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
 
-    Pairs are ordered by target length and, within it, by source length in steps of three; batches
-    are cut from that order so that no side has more than `batch_tokens` tokens, padding included.
-    Pairs of one length and step change places in each epoch, and the batches come in another
-    order. Since the *lengths* in that order never change, every epoch has the same number of
-    batches, and batch n is found without the ones before it.
+    Pairs are sorted by target length and, within it, by source length in steps of three. Batches
+    are cut from that order so that neither side has more than `batch_tokens` tokens, padding
+    included. Each epoch shuffles the pairs within a bucket, and the batches. The sequence of
+    *lengths* never changes, so every epoch has the same number of batches, and batch n is found
+    without the ones before it.
 
     Args:
         store: the training pairs.
         seed: of the run.
-        batch_tokens: greatest number of tokens of either side.
+        batch_tokens: largest number of tokens of either side.
         start: first batch.
-        stop: the batch behind the last.
+        stop: one past the last batch.
         rank: number of this process.
-        world_size: number of processes, each of which takes every `world_size`-th pair of a batch;
-            one for which nothing is left takes a pair that counts for no token.
+        world_size: number of processes. Each takes every `world_size`-th pair of a batch; a process
+            without a pair gets one that does not count.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
 
     @property
     def num_per_epoch(self) -> int:
-        """Batches that an epoch has."""
+        """Number of batches per epoch."""
         return len(self.bounds) - 1
 
     def batch(self, step: int) -> TranslationBatch:
@@ -73,7 +73,7 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
         return self.store.batch(members[:1])._replace(num_tokens=0)
 
     def members(self, number: int) -> np.ndarray:
-        """Returns the pairs of the global batch, numbered as in the store."""
+        """Returns the indices in the store of the pairs of a global batch."""
         epoch, place = divmod(number, self.num_per_epoch)
         order, batches = self._epoch(epoch)
         which = batches[place]
@@ -83,29 +83,29 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
         return _shuffled(self, epoch)
 
     def shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the pairs and the batches of an epoch, each in its order there."""
+        """Returns the pairs and the batches of an epoch in their shuffled order."""
         numbers = KeyedRandom(self.seed, epoch)
         ties = numbers.bits(len(self._order))
         order = np.lexsort((ties, self._source, self._target))
         return order, np.argsort(numbers.bits(self.num_per_epoch), kind="stable")
 
 
-@lru_cache(maxsize=4)  # a step asks for the epoch that it is in, again and again
+@lru_cache(maxsize=4)  # every step asks for its epoch
 def _shuffled(batches: PairTrainBatches, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     return batches.shuffle(epoch)
 
 
 class PairValBatches(Dataset[TranslationBatch]):
-    """Fixed batches over a split, in the order of their lengths.
+    """Fixed batches over a split, sorted by length.
 
     Args:
         store: the pairs.
-        batch_tokens: greatest number of tokens of either side.
-        max_tokens: use pairs, evenly spread over the split, until they have this many target
-            tokens, one at least; None for all.
+        batch_tokens: largest number of tokens of either side.
+        max_tokens: use evenly spread pairs up to this number of target tokens, at least one pair;
+            None: all.
 
     Attributes:
-        share: of the split's pairs that are used.
+        share: share of the split's pairs that are used.
     """
 
     def __init__(self, store: PairStore, *, batch_tokens: int, max_tokens: int | None) -> None:
@@ -125,31 +125,31 @@ class PairValBatches(Dataset[TranslationBatch]):
         return len(self.bounds) - 1
 
     def __getitem__(self, index: int) -> TranslationBatch:
-        """Returns batch number `index`."""
+        """Returns batch `index`."""
         if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} batches, no number {index}")
+            raise IndexError(f"batch {index} is out of range: there are {len(self)}")
         return self.store.batch(self.chosen[self.bounds[index] : self.bounds[index + 1]])
 
 
 def bucket_lengths(store: PairStore) -> tuple[np.ndarray, np.ndarray]:
-    """Returns target lengths, and source lengths rounded up to steps: what pairs are ordered by."""
+    """Returns the sort keys of pairs: target lengths, and source lengths rounded up to steps."""
     source = -(-store.source_lengths // SOURCE_STEP) * SOURCE_STEP
     return store.target_lengths, source
 
 
 def cut(source: np.ndarray, target: np.ndarray, batch_tokens: int) -> np.ndarray:
-    """Cuts an order of pairs into batches.
+    """Cuts sorted pairs into batches.
 
     Args:
         source: (N,) source lengths in that order.
         target: (N,) target lengths in that order.
-        batch_tokens: greatest number of tokens of either side, padding included.
+        batch_tokens: largest number of tokens of either side, padding included.
 
     Returns:
-        (M + 1,) where each batch begins, and N.
+        (M + 1,) the index at which each batch begins, and N.
 
     Raises:
-        DataError: if a pair is longer than a whole batch may be.
+        DataError: if a single pair exceeds `batch_tokens`.
     """
     longest = int(max(source.max(), target.max()))
     if longest > batch_tokens:

@@ -1,4 +1,4 @@
-"""A split of sentence pairs as token ids, with what was dropped and why."""
+"""A split of sentence pairs as token ids, with the number of dropped pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnkit.errors import DataError
 
 @dataclass(frozen=True)
 class Dropped:
-    """How many pairs were left out: one side is empty, too long, or far longer than the other."""
+    """Numbers of dropped pairs: one side is empty, too long, or much longer than the other."""
 
     empty: int
     too_long: int
@@ -23,22 +23,22 @@ class Dropped:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """All dropped pairs."""
         return self.empty + self.too_long + self.lopsided
 
 
 @dataclass(frozen=True, eq=False)
 class PairStore:
-    """Pairs as they are read and as token ids, without end tokens.
+    """Pairs as text and as token ids, without end tokens.
 
     Attributes:
         pairs: the pairs that were kept.
         sources: token ids of each source.
         targets: token ids of each target.
-        source_lengths: (N,) tokens of each source, its end token included.
-        target_lengths: (N,) tokens of each target, its end token included.
+        source_lengths: (N,) tokens of each source, including its end token.
+        target_lengths: (N,) tokens of each target, including its end token.
         ends: the end tokens of the source's and the target's vocabulary.
-        dropped: what was left out.
+        dropped: the numbers of dropped pairs.
     """
 
     pairs: Sequence[Pair]
@@ -54,12 +54,12 @@ class PairStore:
         return len(self.pairs)
 
     def unknown_share(self, unknown_id: int | None) -> float:
-        """Share of the target tokens that are the vocabulary's `unknown_id`."""
+        """Returns the share of target tokens that are `unknown_id`."""
         unknown = sum(int((row == unknown_id).sum()) for row in self.targets)
         return 0.0 if unknown_id is None else unknown / int(self.target_lengths.sum())
 
     def batch(self, members: np.ndarray) -> TranslationBatch:
-        """Returns some pairs, padded."""
+        """Returns some pairs as a padded batch."""
         return translation_batch(
             [self.sources[i] for i in members], [self.targets[i] for i in members], *self.ends
         )
@@ -74,18 +74,18 @@ def pair_store(
     max_ratio: float | None,
     keep_all: bool = False,
 ) -> PairStore:
-    """Tokenises pairs and drops those that cannot serve.
+    """Tokenises pairs and drops unusable ones.
 
     Args:
         pairs: the pairs of a split.
         tokenizers: of source and target.
         split: its name, for messages.
-        max_seq_len: longest source or target, in tokens, its end token included.
+        max_seq_len: longest source or target in tokens, including its end token.
         max_ratio: largest ratio of the two lengths; None: any.
-        keep_all: drop nothing and cut what is too long, as scoring a test set must.
+        keep_all: truncate instead of dropping, as required for scoring a test set.
 
     Raises:
-        DataError: if nothing is left.
+        DataError: if no pair is left.
     """
     sources = tokenizers[0].encode_batch([pair.source for pair in pairs])
     targets = tokenizers[1].encode_batch([pair.target for pair in pairs])

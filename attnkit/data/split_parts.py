@@ -1,4 +1,4 @@
-"""Half of a validation split, so that what is chosen by one half can be judged by the other."""
+"""One half of a validation split: options are chosen on one half and judged on the other."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class HalfOfText(TextSource):
-    """The first or the second half of each split of another source, in characters; the cut is moved
-    to the next end of a line, if there is one within the piece of text.
+    """The first or the second half of each split of another source, by characters.
 
-    Halves and not every other window: what stands beside a window is about the same.
+    The cut is moved to the next line end within the piece of text, if there is one. Alternating
+    windows would not do: neighbours are too similar.
 
     Args:
         whole: the source.
@@ -28,7 +28,6 @@ class HalfOfText(TextSource):
         self.splits = whole.splits
 
     def pieces(self, split: str) -> Iterator[Piece]:
-        """Yields the pieces of this half."""
         total = sum(len(piece.text) for piece in self.whole.pieces(split))
         seen = 0
         for piece in self.whole.pieces(split):
@@ -43,7 +42,7 @@ class HalfOfText(TextSource):
                 yield Piece(first, piece.ends_document and not second)
 
     def documents(self, split: str) -> Iterator[str]:
-        """Yields the documents of this half; one that lies in both is cut in two."""
+        """Yields the documents of this half; a document at the boundary is cut in two."""
         document = ""
         for piece in self.pieces(split):
             document += piece.text
@@ -54,20 +53,17 @@ class HalfOfText(TextSource):
             yield document
 
     def num_bytes(self, split: str) -> int:
-        """Half of the bytes, roughly."""
         return self.whole.num_bytes(split) // 2
 
     def fingerprint(self) -> str:
-        """That of the source, and which half."""
         return hashlib.sha256(f"{self.whole.fingerprint()} {self.part}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """The source, and which half."""
         return {**self.whole.describe(), "part": self.part}
 
 
 def part_of(source: Source, part: Part) -> Source:
-    """The half of a source, or (`all`) the source."""
+    """Returns the requested half of a source; for `all`, the source itself."""
     if part == "all":
         return source
     if isinstance(source, TokenSource):
@@ -77,9 +73,9 @@ def part_of(source: Source, part: Part) -> Source:
 
 
 def half_of(items: Sequence[T], part: Part) -> Sequence[T]:
-    """Every other item, from the first (`first_half`) or from the second on; or all of them.
+    """Returns every other item, starting with the first or the second; for `all`, every item.
 
-    For items that are independent of their neighbours, in an order that may mean something.
+    For items that are independent of their neighbours but may be sorted.
     """
     starts = {"all": slice(None), "first_half": slice(0, None, 2), "second_half": slice(1, None, 2)}
     return items[starts[part]]

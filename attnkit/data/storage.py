@@ -1,4 +1,4 @@
-"""Where prepared data lives between runs, and how a file gets there whole or not at all."""
+"""The cache folder, locks, and atomic writes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import BinaryIO
 from attnkit.errors import DataError
 
 CACHE_VARIABLE = "ATTNKIT_CACHE"
-"""Environment variable that names the cache folder; else it is the platform's user cache."""
+"""Environment variable with the cache folder; default: the platform's user cache."""
 
 
 def cache_folder(*parts: str) -> Path:
-    """Returns a folder of the cache, made if it is missing.
+    """Returns a folder of the cache, creating it if it is missing.
 
     Args:
         *parts: folders below the cache's root.
 
     Raises:
-        DataError: if the folder cannot be made or written to.
+        DataError: if the folder cannot be created or written to.
     """
-    # Imported here because pooch takes a tenth of a second, and listing names must not pay for it.
+    # Imported here: pooch takes 0.1 s, too long for `attnkit list`.
     import pooch
 
     root = os.environ.get(CACHE_VARIABLE) or str(pooch.os_cache("attnkit"))
@@ -33,7 +33,7 @@ def cache_folder(*parts: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"the cache folder {folder} cannot be made ({error.strerror}); "
+            f"the cache folder {folder} cannot be created ({error.strerror}); "
             f"set {CACHE_VARIABLE} to a folder that you may write to"
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -46,9 +46,9 @@ def cache_folder(*parts: str) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time work on `path`; the others wait.
+    """Locks `path` against other processes, which wait.
 
-    The lock is a file beside it, `<path>.lock`, which stays.
+    The lock file `<path>.lock` is not removed.
     """
     from filelock import FileLock
 
@@ -57,27 +57,27 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def check_outs(outs: Sequence[Path], suffixes: Collection[str], *, overwrite: bool) -> None:
-    """Checks the files that a command will write, before it does any work for them.
+    """Checks the output files of a command before it does any work.
 
     Raises:
-        DataError: if a file's kind is unknown, it is there already, or its folder is not.
+        DataError: if a suffix is unknown, a file exists, or its folder does not exist.
     """
     for out in outs:
         if out.suffix not in suffixes:
             raise DataError(f"--out {out}: the name must end in {', '.join(suffixes)}")
         if out.exists() and not overwrite:
-            raise DataError(f"--out {out} exists already; name another file, or say --overwrite")
+            raise DataError(f"--out {out} exists; choose another name, or add --overwrite")
         if not out.parent.is_dir():
             raise DataError(f"--out {out}: the folder {out.parent} does not exist")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that appears under its name only when it is complete and on the disk.
+    """Opens a file that appears under its name only when it is complete and on disk.
 
-    What is written goes to `<path>.part` in the same folder (a rename across file systems is no
-    rename). The name is fixed, so that what a killed process left is overwritten by the next one;
-    where several processes may write the same path, hold `locked(path)`.
+    Writes `<path>.part` in the same folder and renames it. The name is fixed, so that the next
+    process overwrites what a killed one left; hold `locked(path)` where several processes may write
+    the same path.
 
     Raises:
         DataError: if the file cannot be opened, or the disk is full. Nothing is left behind.

@@ -1,4 +1,4 @@
-"""The vocabulary of a synthetic task: words that are known beforehand."""
+"""The fixed vocabulary of a synthetic task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attnkit.errors import DataError
 
 
 class Symbols:
-    """Words with spaces between them, to token ids and back.
+    """Converts words separated by spaces to token ids and back.
 
     Args:
         words: the text of each token.
@@ -27,17 +27,17 @@ class Symbols:
         return len(self.words)
 
     def encode(self, text: str) -> Encoding:
-        """Returns the tokens of a text and where they lie in it.
+        """Returns the tokens of a text and their offsets.
 
         Raises:
-            DataError: if a word is none of the vocabulary's; names some that are.
+            DataError: if a word is not in the vocabulary; the message names some that are.
         """
         ids, offsets, place = [], [], 0
         for word in text.split():
             if word not in self._ids:
                 known = " ".join(self.words[:12]) + (" ..." if self.vocab_size > 12 else "")
                 raise DataError(
-                    f"{word!r} is no token of this run's task; write its tokens with spaces "
+                    f"{word!r} is not a token of this run's task; write its tokens with spaces "
                     f"between them: {known}"
                 )
             place = text.index(word, place)
@@ -47,7 +47,7 @@ class Symbols:
         return Encoding(ids, offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the words of token ids, with spaces between them."""
+        """Returns the words of token ids, separated by spaces."""
         return " ".join(map(self.token_text, ids))
 
     def token_text(self, token_id: int) -> str:

@@ -1,8 +1,8 @@
-"""Batches of a synthetic task: the training batch of a step is a function of (seed, step) alone.
+"""Batches of a synthetic task; the training batch of a step is a function of (seed, step).
 
-A sequence belongs to training, validation or test by its own fingerprint, so that no sequence is in
-two of them, however small the task. A quarter of all sequences is held out; what a training batch
-draws of it is thrown away and drawn anew.
+The fingerprint of a sequence decides whether it belongs to training, validation or test, so that no
+sequence is in two of them, however small the task. A quarter of all sequences is held out; training
+batches reject and redraw them.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from attnkit.errors import DataError
 Split = Literal["train", "val", "test"]
 
 EIGHTHS: dict[Split, range] = {"val": range(1), "test": range(1, 2), "train": range(2, 8)}
-"""The fingerprints, modulo 8, of each split."""
+"""Fingerprints, modulo 8, of each split."""
 
 HELD_OUT = 2**63
-"""First key of the numbers for validation (and, plus 1, test); the seed of a run is below it."""
+"""First key of the generator for validation (plus 1: test); seeds of runs are smaller."""
 
 BLOCK = 64
-"""Sequences of a held-out set that are drawn together."""
+"""Sequences of a held-out set that are drawn at a time."""
 
 ROUNDS = 100
-"""Draws after which a split is taken to be empty."""
+"""Number of draws after which a split counts as empty."""
 
 
 class SyntheticBatch(NamedTuple):
-    """Sequences and what is to be said in them.
+    """Sequences and their answers.
 
     Attributes:
-        tokens: (B, T) int64, what the model reads.
-        targets: (B, T) int64, what it is to say after each; -100 where nothing is asked.
+        tokens: (B, T) int64, the model's input.
+        targets: (B, T) int64, the expected output after each token; -100 where nothing is asked.
     """
 
     tokens: Tensor
@@ -52,14 +52,14 @@ class SyntheticBatch(NamedTuple):
 class SyntheticTrainBatches(StepBatches[SyntheticBatch]):
     """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
 
-    All sequences of a batch have one length; which, the step decides.
+    All sequences of a batch have the same length, which depends on the step.
 
     Args:
         source: the task.
         seed: of the run.
-        batch_size: sequences a step over all processes.
+        batch_size: sequences per step over all processes.
         start: first step.
-        stop: the step behind the last.
+        stop: one past the last step.
         rank: number of this process.
         world_size: number of processes, each of which gets its part of the same global batch.
 
@@ -94,14 +94,14 @@ class SyntheticTrainBatches(StepBatches[SyntheticBatch]):
 
 
 class SyntheticEvalBatches(Dataset[SyntheticBatch]):
-    """Fixed sequences, whatever the seed of the run.
+    """Fixed sequences, independent of the run's seed.
 
     Args:
         source: the task.
         split: `val` or `test`.
-        lengths: tokens of a sequence, of each set.
-        count: sequences of each set.
-        batch_size: sequences a batch; the last of a length may have fewer.
+        lengths: tokens per sequence, for each set.
+        count: sequences per set.
+        batch_size: sequences per batch; the last of a length may be smaller.
     """
 
     def __init__(
@@ -127,14 +127,14 @@ class SyntheticEvalBatches(Dataset[SyntheticBatch]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> SyntheticBatch:
-        """Returns batch number `index`."""
+        """Returns batch `index`."""
         return self.batches[index]
 
 
 def _block(
     source: SyntheticSource, split: Split, length: int, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Some held-out sequences: a function of these four, so that a smaller set begins a larger."""
+    """Returns held-out sequences; a smaller set is a prefix of a larger one."""
     numbers = KeyedRandom(HELD_OUT + EIGHTHS[split].start, (length << 32) + number)
     return draw_split(source, split, numbers, BLOCK, length)
 
@@ -145,7 +145,7 @@ def draw_split(
     """Draws sequences of one split: (N, T) tokens and answers.
 
     Raises:
-        DataError: if the task has too few sequences of this length to keep splits apart.
+        DataError: if the task has too few sequences of this length to separate the splits.
     """
     eighths = EIGHTHS[split]
     kept: list[tuple[np.ndarray, np.ndarray]] = []
@@ -161,19 +161,19 @@ def draw_split(
             tokens, answers = (np.concatenate(rows) for rows in zip(*kept, strict=True))
             return tokens, answers
     raise DataError(
-        f"there are too few different sequences of {length} tokens to keep training, validation "
-        "and test apart; make them longer (data.length, data.min_length, data.test_lengths) or the "
-        "vocabulary larger"
+        f"there are too few different sequences of {length} tokens to separate training, "
+        "validation and test; make them longer (data.length, data.min_length, "
+        "data.test_lengths) or enlarge the vocabulary"
     )
 
 
 def answer_sums(logits: Tensor, targets: Tensor) -> Tensor:
-    """What is known of some sequences' answers, to be added up: loss in nats, right answers,
-    answers, sequences whose answers all are right, sequences.
+    """Returns sums over the answers of some sequences: loss in nats, right answers, answers,
+    sequences with only right answers, sequences.
 
     Args:
-        logits: (B, T, V), what a model says.
-        targets: (B, T), what it is to say; -100 where nothing is asked.
+        logits: (B, T, V), the model's output.
+        targets: (B, T), the expected tokens; -100 where nothing is asked.
     """
     asked = targets != IGNORED
     right = (logits.argmax(dim=-1) == targets) & asked
@@ -186,16 +186,17 @@ def answer_sums(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def means(sums: Sequence[float]) -> dict[str, float]:
-    """The metrics that sums of `answer_sums` come to."""
+    """Returns the metrics for sums of `answer_sums`."""
     loss, right, asked, whole, sequences = sums
     return {"loss": loss / asked, "accuracy": right / asked, "exact_match": whole / sequences}
 
 
 def fingerprints(tokens: np.ndarray) -> np.ndarray:
-    """Returns a number of 64 bits for each sequence (N, T), by its tokens alone."""
+    """Returns a 64-bit hash of the tokens of each sequence (N, T)."""
     weights = KeyedRandom(HELD_OUT + 2, tokens.shape[1]).odd(tokens.shape[1])
     mixed = tokens.astype(np.uint64) @ weights
-    # As splitmix64 ends (Steele et al. 2014): each bit of a sum reaches each of the result.
+    # The finaliser of splitmix64 (Steele et al. 2014): each bit of a sum affects each of the
+    # result.
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return mixed ^ (mixed >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Data of a synthetic task: drawn when it is asked for, nothing on disk."""
+"""Data of a synthetic task, drawn on demand; nothing is stored."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from attnkit.registry import SYNTHETIC
 
 
 class SyntheticData:
-    """A synthetic task as batches.
+    """A synthetic task, served in batches.
 
-    The final numbers are always from whole sets, whose sizes are options of the task.
+    The final metrics always use whole sets, whose sizes are options of the task.
 
     Args:
         source: the task.
-        max_seq_len: longest sequence that the model takes.
-        batch_size: sequences a step over all processes.
-        seed: of the run, 0 or more; it decides the training batches alone.
-        val_max_tokens: what the recipe says about validation during training; kept for
+        max_seq_len: longest sequence of the model.
+        batch_size: sequences per step over all processes.
+        seed: of the run, 0 or more; it only affects the training batches.
+        val_max_tokens: size of a validation during training; kept for
             `val_batches(data.val_max_tokens)`.
-        val_part: what the final numbers are from. `first_half`, by which options are chosen: the
-            validation set; else: the test sets, which such a choice has not seen.
+        val_part: data of the final metrics. `first_half`, used to choose options: the validation
+            set; otherwise the test sets, which such a choice has not seen.
     """
 
     final_max_tokens = None
@@ -57,7 +57,7 @@ class SyntheticData:
         self.final_split: Split = "val" if val_part == "first_half" else "test"
 
     def prepare(self) -> None:
-        """Makes sure that there are sequences of each length for each split.
+        """Checks that each split has sequences of each length.
 
         Raises:
             DataError: if a task has too few different ones.
@@ -79,7 +79,7 @@ class SyntheticData:
     def train_batches(
         self, start: int, stop: int, rank: int = 0, world_size: int = 1
     ) -> SyntheticTrainBatches:
-        """Returns the batches of the steps from `start` up to before `stop`."""
+        """Returns the batches of the steps `start` to `stop - 1`."""
         return SyntheticTrainBatches(
             self.source,
             seed=self.seed,
@@ -91,8 +91,8 @@ class SyntheticData:
         )
 
     def val_batches(self, max_tokens: int | None) -> SyntheticEvalBatches:
-        """Returns the validation set: sequences of the training length, as many as have
-        `max_tokens` tokens together, one at least; None: all.
+        """Returns the validation set: sequences of the training length with `max_tokens` tokens in
+        total, at least one; None: all.
         """
         length, count = self.source.length, self.source.num_eval
         if max_tokens is not None:
@@ -102,7 +102,7 @@ class SyntheticData:
         )
 
     def final_batches(self) -> SyntheticEvalBatches:
-        """Returns the sets of the final numbers: of the training length, and of `test_lengths`."""
+        """Returns the sets of the final metrics: of the training length, and of `test_lengths`."""
         lengths = dict.fromkeys((self.source.length, *self.source.test_lengths))
         return SyntheticEvalBatches(
             self.source,
@@ -114,20 +114,20 @@ class SyntheticData:
 
     @property
     def tokens_per_batch(self) -> float:
-        """Tokens that are read in a batch, over all processes, on average."""
+        """Tokens read per batch, over all processes, on average."""
         lengths = self.source.train_lengths
         return self.batch_size * sum(lengths) / len(lengths)
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:
-        """What the model is built for: the one vocabulary."""
+        """Size of the vocabulary, as a tuple with one element."""
         return (self.tokenizer.vocab_size,)
 
     def save_vocabulary(self, directory: Path) -> None:
-        """Writes nothing: the recipe says it all."""
+        """Writes nothing: the recipe defines the vocabulary."""
 
     def describe(self) -> dict[str, Any]:
-        """Returns what pins the data down: the task, and what its sequences are made of today."""
+        """Returns the task and the format of its sequences, for the record of a run."""
         digest = hashlib.sha256()
         for tensor in self.val_batches(None)[0]:
             digest.update(tensor.numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Reads UTF-8 text of any size in pieces, and says exactly where it is not UTF-8."""
+"""Reads UTF-8 text of any size in pieces, and locates invalid bytes exactly."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from attnkit.errors import DataError
 
 PIECE_BYTES = 1 << 18
-"""Size of a piece. Part of what a token stream depends on: a subword never spans two pieces."""
+"""Size of a piece. It affects the token stream: a subword never spans two pieces."""
 
 
 def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """Yields a part of a text file in pieces that end, where they can, behind a line break.
+    """Yields a part of a text file in pieces that end after a line break, where possible.
 
-    Without a line break a piece ends behind a space, and without a space between two characters.
-    Line ends are left as they are; a byte-order mark at the beginning is dropped.
+    Without a line break a piece ends after a space, and without a space between two characters.
+    Line ends are kept; a byte-order mark at the beginning is dropped.
 
     Args:
         path: the file.
         start: first byte; it must begin a character.
-        stop: byte before which to end, None for the end of the file; it must not split a character.
+        stop: one past the last byte, None for the end of the file; it must not split a character.
 
     Raises:
         DataError: if the bytes are not UTF-8; names the line and the byte.
@@ -40,10 +40,10 @@ def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator
 
 
 def next_break(path: Path, offset: int) -> int:
-    """Returns the first position from byte `offset` on at which a line begins, or else a character.
+    """Returns the first line start at or after byte `offset`, or else the first character.
 
-    Only `PIECE_BYTES` are searched for a line break, and the end of the file does not count as the
-    beginning of a line, so that something is left behind the break.
+    Searches `PIECE_BYTES` for a line break. The end of the file does not count as a line start, so
+    that some text follows the result.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -59,7 +59,7 @@ def _last_break(block: bytes) -> int:
     for mark in (b"\n", b" "):
         if mark in block:
             return block.rindex(mark) + 1
-    # A character has at most three continuation bytes; more are bad UTF-8, which decoding reports.
+    # A character has at most three continuation bytes; decoding reports longer runs.
     for end in range(len(block) - 1, max(len(block) - 4, 1) - 1, -1):
         if not _continues(block[end]):
             return end
@@ -67,7 +67,7 @@ def _last_break(block: bytes) -> int:
 
 
 def _continues(byte: int) -> bool:
-    """True for the bytes of a UTF-8 character behind its first one."""
+    """True for the continuation bytes of a UTF-8 character."""
     return byte & 0b1100_0000 == 0b1000_0000
 
 
@@ -78,12 +78,12 @@ def _decode(block: bytes, path: Path, position: int) -> str:
         offset = position + error.start
         raise DataError(
             f"{path}:{_line_of(path, offset)}: byte 0x{block[error.start]:02x} at offset {offset} "
-            "is not valid UTF-8; convert the file to UTF-8 or leave it out of data.files"
+            "is not valid UTF-8; convert the file to UTF-8 or remove it from data.files"
         ) from error
 
 
 def _line_of(path: Path, offset: int) -> int:
-    """Returns the number of the line, from 1, on which byte `offset` lies."""
+    """Returns the number of the line, from 1, that contains byte `offset`."""
     lines = 1
     with path.open("rb") as file:
         while file.tell() < offset:

@@ -1,8 +1,8 @@
-"""A split as one stream of token ids in a file: tokenised once, mapped into memory ever after.
+"""The token stream of a split in a file: tokenised once, then mapped into memory.
 
-The stream is the documents of the split with one end-of-document token *between* them, and none
-behind the last: a split of one document is exactly its text. Two files make a store: `<split>.bin`
-with the ids, and `<split>.json` with the counts, which is written last and so means "complete".
+The stream has one end-of-document token *between* documents, and none after the last: a split with
+one document is exactly its text. A store consists of `<split>.bin` with the ids, and `<split>.json`
+with the counts, which is written last and marks the store as complete.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError
 
 FORMAT = 2
-"""Number of the form of the files; those of another form are left alone."""
+"""Version of the file format; files of other versions are ignored."""
 
 SAMPLES, SAMPLE_BYTES = 64, 1 << 16
-"""Blocks of a file that its digest is made from, and the size of each: the whole of a file of up to
-4 MiB, and so much of a larger one, which takes milliseconds whatever its size.
+"""Number and size of the blocks that a digest covers: all of a file of up to 4 MiB, and samples of
+a larger one, within milliseconds.
 """
 
 SPELLING_SYMBOLS = 257
-"""What an unknown word is spelt with: 256 bytes, and an end."""
+"""Symbols that spell an unknown word: 256 bytes and an end."""
 
 BATCH_CHARACTERS = 1 << 22
-"""Text that is tokenised at a time; enough for all cores, little enough for any memory."""
+"""Characters that are tokenised at a time: enough for all cores, small enough for memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCounts:
-    """What a store holds.
+    """The counts of a store.
 
     Attributes:
-        tokens: ids in the stream, the ones between documents included.
-        unknown: how many of them stand for what the vocabulary does not have.
-        characters: code points of the text; None where there is no text, only its tokens.
-        bytes: bytes of the text in UTF-8; None likewise.
-        documents: documents of the split; None where nobody counted them.
+        tokens: ids in the stream, including those between documents.
+        unknown: ids that stand for text outside the vocabulary.
+        characters: code points of the text; None if there are only tokens.
+        bytes: bytes of the text in UTF-8; None if there are only tokens.
+        documents: documents of the split; None if unknown.
         dtype: numpy's name of the ids' type, `uint16` or `uint32`.
         source: fingerprint of the source.
         tokenizer: fingerprint of the tokenizer.
@@ -69,12 +69,11 @@ class TokenCounts:
 class TokenStore:
     """The token stream of a split, on disk.
 
-    Cheap to hand to another process: the ids are mapped, when they are first asked for, by each
-    process itself.
+    Cheap to send to another process: each process maps the ids itself on first use.
 
     Attributes:
         path: the file with the ids.
-        counts: what it holds.
+        counts: its counts.
         unknown_bytes: bytes of the text that unknown tokens stand for.
     """
 
@@ -85,7 +84,7 @@ class TokenStore:
     @cached_property
     def tokens(self) -> Tokens:
         """(N,) token ids, read-only, mapped from the file."""
-        # A plain view: numpy's own memmap class makes every look-up five times slower.
+        # A plain view: indexing numpy's memmap class is five times slower.
         return np.memmap(self.path, self.counts.dtype, mode="r").view(np.ndarray)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,15 +97,14 @@ class TokenStore:
 
     @property
     def unknown_share(self) -> float:
-        """Share of the tokens that stand for what the vocabulary does not have."""
+        """Share of the tokens that stand for text outside the vocabulary."""
         return self.counts.unknown / self.counts.tokens
 
     def bits_per_byte(self, loss: float) -> float | None:
-        """Bits that a byte of the text takes if its tokens take `loss` nats each; None where there
-        is no text.
+        """Converts a loss in nats per token to bits per byte of text; None without text.
 
-        What an unknown token stands for is spelt as well, each byte and an end being as likely as
-        any: 8.006 bits. Without it a vocabulary would be the better, the fewer words it knew.
+        The text of an unknown token is charged as well: 8.006 bits for each byte and an end, all
+        equally likely. Otherwise a smaller vocabulary would always look better.
         """
         if self.counts.bytes is None:
             return None
@@ -115,11 +113,10 @@ class TokenStore:
 
 
 def token_store(source: Source, tokenizer: Tokenizer, split: str) -> TokenStore:
-    """Returns the token stream of a split: of text from the cache, where it is made first if it is
-    not there.
+    """Returns the token stream of a split; of text from the cache, after adding it if necessary.
 
     Raises:
-        DataError: if the data is missing or bad, the cache is not writable, or a file in it is
+        DataError: if the data is missing or invalid, the cache is not writable, or a file in it is
             damaged.
     """
     if isinstance(source, TokenSource):
@@ -143,21 +140,21 @@ def _open(path: Path) -> TokenStore:
         store = TokenStore(path, counts, int(known["unknown_bytes"]))
         expected = known["sampled_sha256"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{about} is damaged; delete {path.parent}, it is made again") from error
+        raise DataError(f"{about} is damaged; delete {path.parent} to create it again") from error
     if size != counts.tokens * np.dtype(counts.dtype).itemsize:
         raise DataError(
-            f"{path} is {size} bytes long and should hold {counts.tokens} tokens of "
-            f"{counts.dtype}; delete {path.parent}, it is made again"
+            f"{path} is {size} bytes long instead of {counts.tokens} tokens of "
+            f"{counts.dtype}; delete {path.parent} to create it again"
         )
     if digest != expected:
         raise DataError(
-            f"{path} is damaged (its digest differs); delete {path.parent}, it is made again"
+            f"{path} is damaged (its digest differs); delete {path.parent} to create it again"
         )
     return store
 
 
 def sampled_digest(path: Path) -> str:
-    """A sha256 over the size of a file and blocks of it, evenly spread, both ends among them."""
+    """Returns a sha256 of a file's size and of evenly spread blocks, including both ends."""
     size = path.stat().st_size
     last = max(size - SAMPLE_BYTES, 0)
     count = min(SAMPLES, -(-size // SAMPLE_BYTES))
@@ -191,11 +188,11 @@ def _write_stream(
     split: str,
     progress: ByteProgress,
 ) -> tuple[TokenCounts, int]:
-    """Writes the ids; returns what they are, and the bytes that unknown ones stand for."""
+    """Writes the ids; returns their counts, and the bytes that unknown ones stand for."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     separator = np.array([tokenizer.end_of_document_id], dtype)
     tokens = characters = num_bytes = documents = 0
-    used = np.zeros(tokenizer.vocab_size, np.int64)  # how often each token was
+    used = np.zeros(tokenizer.vocab_size, np.int64)  # number of occurrences of each token
     document_ended = False
     for pieces in _batches(source.pieces(split)):
         encoded = tokenizer.encode_batch([piece.text for piece in pieces])
@@ -228,7 +225,7 @@ def _write_stream(
 
 
 def _unknown_bytes(tokenizer: Tokenizer, used: np.ndarray, num_bytes: int) -> int:
-    """What is left of a text's bytes without those of the tokens that are known."""
+    """Returns the bytes of a text minus those of its known tokens."""
     known = [i for i in np.flatnonzero(used).tolist() if i != tokenizer.unknown_id]
     spelt = sum(int(used[i]) * len(tokenizer.decode([i]).encode()) for i in known)
     return max(num_bytes - spelt, int(used[tokenizer.unknown_id]))

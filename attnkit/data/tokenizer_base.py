@@ -1,8 +1,7 @@
-"""What a tokenizer is: text to numbers and back, with the place of every token in the text.
+"""The contract of tokenizers: text to token ids and back, with the offsets of every token.
 
-All vocabularies that are made here end in one special token, `<|end|>`, which stands between
-documents; a given one says which it is. No text is ever read as it: it has no spelling, so that a
-document about tokenizers cannot end itself.
+Every vocabulary trained here ends in one special token, `<|end|>`, which separates documents; a
+given vocabulary names its own. The token has no spelling, so no text is ever encoded as it.
 """
 
 from __future__ import annotations
@@ -25,72 +24,72 @@ if TYPE_CHECKING:
     from attnkit.data.symbols import Symbols
 
 END = "<|end|>"
-"""How the token between documents is shown; see `Tokenizer.end_of_document_id`."""
+"""Text of the token between documents; see `Tokenizer.end_of_document_id`."""
 
 UNKNOWN = "<|unknown|>"
-"""How the token for what is not in the vocabulary is shown; see `Tokenizer.unknown_id`."""
+"""Text of the token for unknown text; see `Tokenizer.unknown_id`."""
 
 UNREADABLE = "□"
-"""How a person is shown what is not in the vocabulary, in a text that a model wrote."""
+"""Sign for unknown text, in generated text that is shown to a person."""
 
 FILE_NAME = "tokenizer.json"
 
 
 class Encoding(NamedTuple):
-    """A text as token ids, and for each the characters (first, one past the last) it stands for."""
+    """Token ids of a text, and the range of characters (first, one past the last) of each."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back.
+    """Converts text to token ids and back.
 
-    A subclass takes its options as keyword-only parameters and repeats in `options` those that its
-    vocabulary depends on. All methods but `train`, `options` and `vocab_size` raise a DataError
-    before there is a vocabulary.
+    A subclass takes its options as keyword-only parameters, and returns from `options` those that
+    its vocabulary depends on. Without a vocabulary, all methods but `train`, `options` and
+    `vocab_size` raise a DataError.
     """
 
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Number of token ids, special ones included; 0 as long as there is no vocabulary."""
+        """Number of token ids, including special ones; 0 before training."""
 
     @property
     def end_of_document_id(self) -> int:
-        """Id of the token that stands between two documents. Default: the last."""
+        """Id of the token that separates documents. Default: the last."""
         self.require_vocabulary()
         return self.vocab_size - 1
 
     @property
     def unknown_id(self) -> int | None:
-        """Id for what is not in the vocabulary; None where every text can be spelt."""
+        """Id for text outside the vocabulary; None if every text can be encoded."""
         return None
 
     @property
     def reads_text(self) -> bool:
-        """False where the words of the vocabulary are not known, only their numbers."""
+        """False if only the numbers of the tokens are known, not their text."""
         return True
 
     def options(self) -> dict[str, Any]:
-        """Returns the options that the vocabulary depends on; a cached one is found by them."""
+        """Returns the options that the vocabulary depends on; they identify a cached one."""
         return {}
 
     @abstractmethod
     def train(self, texts: Iterable[str]) -> None:
-        """Makes the vocabulary from the training text, which may come in pieces."""
+        """Trains the vocabulary on a text, which may come in pieces."""
 
     @abstractmethod
     def encode(self, text: str) -> Encoding:
-        """Returns the tokens of a text and where they lie in it."""
+        """Returns the tokens of a text and their offsets."""
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids of each text, without offsets: the fast way, for whole corpora."""
 
     def prompt(self, text: str) -> list[int]:
-        """Returns the ids of a text to go on from. A line break that no token stands for means the
-        beginning of a document.
+        """Returns the ids of a text to continue. A line break without a token of its own becomes
+        the start of a document.
         """
         return self.encode(text).ids or [self.end_of_document_id] * bool(text)
 
@@ -100,7 +99,7 @@ class Tokenizer(ABC):
 
     def readable(self, ids: Iterable[int]) -> str:
         """Returns the text of token ids for a person: a blank line between documents, and `□` for
-        what is not in the vocabulary.
+        unknown text.
         """
         special = {self.end_of_document_id: "\n\n", self.unknown_id: UNREADABLE}
         texts = []
@@ -111,19 +110,19 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_text(self, token_id: int) -> str:
-        r"""Returns the text of one token, for labels; a part of a character as `\xe4`."""
+        r"""Returns the text of one token, for labels; parts of a character as `\xe4`."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Returns all that `from_state` needs, in plain types."""
+        """Returns the input of `from_state`, in plain types."""
 
     @classmethod
     @abstractmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """Makes the tokenizer whose `state` this was."""
+        """Makes the tokenizer from its `state`."""
 
     def require_vocabulary(self) -> None:
-        """Raises a DataError as long as there is no vocabulary."""
+        """Raises a DataError if there is no vocabulary."""
         if self.vocab_size == 0:
             raise DataError(
                 f"the {TOKENIZERS.name_of(type(self))} tokenizer has no vocabulary yet; call "
@@ -135,7 +134,7 @@ class Tokenizer(ABC):
         return _digest(TOKENIZERS.name_of(type(self)), self.state())
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json` into a folder, whole or not at all."""
+        """Writes `tokenizer.json` to a folder, atomically."""
         self.require_vocabulary()
         kind, state = TOKENIZERS.name_of(type(self)), self.state()
         content = {"kind": kind, "sha256": _digest(kind, state), "state": state}
@@ -144,7 +143,7 @@ class Tokenizer(ABC):
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Reads the tokenizer that `Tokenizer.save` wrote into a folder.
+    """Reads the tokenizer that `Tokenizer.save` wrote to a folder.
 
     Raises:
         DataError: if `tokenizer.json` is missing or damaged, or of a kind that is not registered.
@@ -157,7 +156,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         found = TOKENIZERS.get(kind) if intact else None
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}); name the folder of a run"
+            f"{path} cannot be read ({error.strerror}); give the folder of a run"
         ) from error
     except RegistryError as error:
         raise DataError(f"{path}: {error}; load the plugin that registers it") from error
@@ -169,16 +168,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return found.from_state(state)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a library in Rust may panic, which is no Exception
+    except BaseException as error:  # a panic of a Rust library is not an Exception
         raise DataError(
-            f"{path} holds no vocabulary of the {kind} tokenizer ({type(error).__name__}: "
+            f"{path} is not a vocabulary of the {kind} tokenizer ({type(error).__name__}: "
             f"{str(error)[:200]}); restore it or train again"
         ) from error
 
 
 def unknown_in(tokenizer: Tokenizer | Symbols, text: str) -> list[str]:
-    """What of a text the vocabulary lacks, each once, for a person to read: without the space
-    before it, and what prints nothing as its code point (`U+00A0`).
+    """Returns the parts of a text that the vocabulary lacks, each once, for a person: without the
+    space before it, and invisible characters as code points (`U+00A0`).
     """
     encoding = tokenizer.encode(text)
     unknown = [
@@ -195,7 +194,7 @@ def _readable(text: str) -> str:
 
 
 def decode_runs(ids: Iterable[int], end_id: int, decode: Callable[[list[int]], str]) -> str:
-    """Decodes the stretches between end tokens, each as a whole, and shows the end tokens."""
+    """Decodes the runs between end tokens, each as a whole, and shows the end tokens."""
     texts = []
     for is_end, group in groupby(ids, lambda token_id: token_id == end_id):
         run = list(group)

@@ -1,4 +1,4 @@
-"""Data for translation: pairs and one or two tokenizers, prepared once, served as batches."""
+"""Data for translation: pairs and one or two tokenizers, prepared once, served in batches."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from attnkit.registry import TOKENIZERS
 log = logging.getLogger("attnkit")
 
 TARGET_FOLDER = "target_tokenizer"
-"""Folder in a run's directory with the target's own vocabulary, where it has one."""
+"""Folder in a run's directory for the target's own vocabulary, if it has one."""
 
 
 class TranslationData:
-    """A source of pairs and its vocabulary as batches. Nothing is read before `prepare`.
+    """A source of pairs and its vocabulary, served in batches. Reads nothing before `prepare`.
 
     Args:
-        source: where the pairs are from.
-        tokenizer: of both sides, or of the source alone if there is a `target_tokenizer`.
+        source: of the pairs.
+        tokenizer: of both sides, or of the source only if there is a `target_tokenizer`.
         target_tokenizer: of the target; None: both sides share one vocabulary.
         max_seq_len: longest source or target in tokens; longer training pairs are dropped.
-        max_ratio: pairs whose one side has this many times the tokens of the other are dropped.
-        batch_tokens: most tokens of either side of a batch.
+        max_ratio: drop pairs with a larger ratio of the two lengths.
+        batch_tokens: largest number of tokens of either side of a batch.
         seed: of the run.
-        val_max_tokens: target tokens of the validation split used while training.
+        val_max_tokens: target tokens of a validation during training.
         final_max_tokens: the same for the final loss; None: all.
-        val_part: the half of the validation pairs that counts as all of them; `all`: both.
+        val_part: use only this half of the validation pairs; `all`: both.
 
     Attributes:
         train_store: the training pairs, after `prepare`.
@@ -75,15 +75,14 @@ class TranslationData:
 
     @property
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
-        """Of source and target; the same one where they share a vocabulary."""
+        """The tokenizers of source and target; the same one if they share a vocabulary."""
         return self.tokenizer, self.target_tokenizer or self.tokenizer
 
     def prepare(self) -> None:
-        """Makes the vocabularies, or finds them in the cache, and tokenises training and validation
-        pairs.
+        """Creates or loads the vocabularies, and tokenises training and validation pairs.
 
         Raises:
-            DataError: if the data is missing or bad, or no pair of a split can serve.
+            DataError: if the data is missing or invalid, or a split has no usable pair.
         """
         joint = self.target_tokenizer is None
         sides = ("source", "target") if joint else ("source",)
@@ -94,7 +93,7 @@ class TranslationData:
             self.target_tokenizer = trained_tokenizer(texts, self.target_tokenizer)
         self.train_store = self._store("train")
         self.val_store = self._store("val")
-        self.train_batches(0, 1)  # a pair that fits into no batch is told now
+        self.train_batches(0, 1)  # reports a pair that fits into no batch
 
     def _store(self, split: str) -> PairStore:
         store = pair_store(
@@ -119,7 +118,7 @@ class TranslationData:
         return store
 
     def test_store(self, split: str) -> PairStore:
-        """Returns a test split; nothing of it is dropped, what is too long is cut."""
+        """Returns a test split; long sentences are truncated, none are dropped."""
         if split not in self._tests:
             pairs = list(self.source.pairs(split))
             if not pairs:
@@ -137,7 +136,7 @@ class TranslationData:
     def train_batches(
         self, start: int, stop: int, rank: int = 0, world_size: int = 1
     ) -> PairTrainBatches:
-        """Returns the batches of the steps from `start` up to before `stop`."""
+        """Returns the batches of the steps `start` to `stop - 1`."""
         return PairTrainBatches(
             self.train_store,
             seed=self.seed,
@@ -149,25 +148,25 @@ class TranslationData:
         )
 
     def val_batches(self, max_tokens: int | None) -> PairValBatches:
-        """Returns the validation batches, of `max_tokens` target tokens or (None) of all."""
+        """Returns the validation batches, of `max_tokens` target tokens, or of all for None."""
         return PairValBatches(self.val_store, batch_tokens=self.batch_tokens, max_tokens=max_tokens)
 
     @property
     def tokens_per_batch(self) -> float:
-        """Target tokens of a batch, over all processes, on average over an epoch."""
+        """Target tokens per batch, over all processes, averaged over an epoch."""
         batches = self.train_batches(0, 1)
         return int(self.train_store.target_lengths.sum()) / batches.num_per_epoch
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:
-        """What the model is built for: the target's vocabulary, then the source's own, if any."""
+        """Sizes of the target's vocabulary and, if it has its own, the source's."""
         source, target = self.tokenizers
         if self.target_tokenizer is None:
             return (target.vocab_size,)
         return target.vocab_size, source.vocab_size
 
     def save_vocabulary(self, directory: Path) -> None:
-        """Writes the tokenizers into a run's directory."""
+        """Writes the tokenizers to a run's directory."""
         self.tokenizer.save(directory)
         if self.target_tokenizer is not None:
             folder = directory / TARGET_FOLDER
@@ -175,7 +174,7 @@ class TranslationData:
             self.target_tokenizer.save(folder)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what pins the data down, in plain types, for the record of a run."""
+        """Returns what identifies the data, in plain types, for the record of a run."""
         named = {"tokenizer": self.tokenizer, "target_tokenizer": self.target_tokenizer}
         stores = {"train": self.train_store, "val": self.val_store}
         batches = self.train_batches(0, 1)
@@ -200,7 +199,7 @@ def load_vocabularies(directory: Path, *, separate: bool) -> tuple[Tokenizer, To
 
     Args:
         directory: the run.
-        separate: True if the target has a vocabulary of its own.
+        separate: True if the target has its own vocabulary.
 
     Raises:
         DataError: if one is missing or damaged.

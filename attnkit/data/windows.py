@@ -1,4 +1,4 @@
-"""Batches cut from a token stream: the training batch of a step is a function of (seed, step)."""
+"""Batches cut from a token stream; the training batch of a step is a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from attnkit.data.token_store import TokenStore
 class TrainBatches(StepBatches[LanguageBatch]):
     """The training batches of the steps `start` to `stop`, for a DataLoader or by index.
 
-    Windows begin at places drawn uniformly, with repetition, from the whole training stream. The
-    places of step n are `KeyedRandom` of the keys (seed, n), so that they depend neither on what was
-    drawn before nor on who draws: `DataLoader(batches, batch_size=None, num_workers=k)` gives the
-    same for every k, and a resumed run goes on where it was.
+    Windows begin at random places of the whole training stream, drawn uniformly with repetition.
+    The places of step n come from `KeyedRandom` with the keys (seed, n), so they depend neither on
+    earlier draws nor on the process: `DataLoader(batches, batch_size=None, num_workers=k)` gives
+    the same batches for every k, and a resumed run continues exactly.
 
     Args:
         store: the training split.
         seed: of the run.
-        batch_size: windows a step over all processes.
+        batch_size: windows per step over all processes.
         max_seq_len: tokens in a window.
-        end_of_document_id: to number documents by, or None.
+        end_of_document_id: used to number documents, or None.
         start: first step.
-        stop: the step behind the last.
+        stop: one past the last step.
         rank: number of this process.
         world_size: number of processes, each of which gets its part of the same global batch.
 
@@ -65,25 +65,25 @@ class TrainBatches(StepBatches[LanguageBatch]):
         )
 
     def window_starts(self, step: int) -> np.ndarray:
-        """Returns the (batch_size,) places at which the windows of the global batch begin."""
+        """Returns the (batch_size,) positions at which the windows of the global batch begin."""
         places = self.store.counts.tokens - self.max_seq_len
         return KeyedRandom(self.seed, step).below(places, self.batch_size)
 
 
 class ValBatches(Dataset[LanguageBatch]):
-    """Fixed windows of the validation split that do not overlap, evenly spread over it.
+    """Fixed windows of the validation split, without overlap, evenly spread.
 
-    The last batch may be smaller. What is left behind the last whole window is not used.
+    The last batch may be smaller. Tokens after the last whole window are not used.
 
     Args:
         store: the validation split.
-        batch_size: windows a batch.
+        batch_size: windows per batch.
         max_seq_len: tokens in a window.
-        end_of_document_id: to number documents by, or None.
-        max_tokens: use as many windows as fit into this, at least one; None for all.
+        end_of_document_id: used to number documents, or None.
+        max_tokens: use as many windows as fit into this, at least one; None: all.
 
     Attributes:
-        share: of the split's windows that are used.
+        share: share of the split's windows that are used.
     """
 
     def __init__(
@@ -109,13 +109,13 @@ class ValBatches(Dataset[LanguageBatch]):
         return -(-len(self.starts) // self.batch_size)
 
     def __getitem__(self, index: int) -> LanguageBatch:
-        """Returns batch number `index`."""
+        """Returns batch `index`."""
         if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} batches, no number {index}")
+            raise IndexError(f"batch {index} is out of range: there are {len(self)}")
         starts = self.starts[index * self.batch_size : (index + 1) * self.batch_size]
         return language_batch(self.store.tokens, starts, self.max_seq_len, self.end_of_document_id)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that are predicted in all batches together."""
+        """Predicted tokens of all batches together."""
         return len(self.starts) * self.max_seq_len

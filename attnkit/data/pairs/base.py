@@ -1,4 +1,4 @@
-"""What a source of sentence pairs is: the contract between them and everything behind them."""
+"""The contract of sources of sentence pairs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from attnkit.data.sources.base import TextSource
 from attnkit.errors import DataError
 
 CharacterSpan = tuple[int, int]
-"""First character, and the one behind the last."""
+"""First character, and one past the last."""
 
 
 class SpanLink(NamedTuple):
-    """One link of a gold alignment: a stretch of the source means a stretch of the target.
+    """One link of a gold alignment: a span of the source translates a span of the target.
 
     Attributes:
-        source: where in the source.
-        target: where in the target.
-        sure: False for a link that is possible but not needed (Och and Ney 2003).
+        source: span of the source.
+        target: span of the target.
+        sure: False for a link that is possible but not required (Och and Ney 2003).
     """
 
     source: CharacterSpan
@@ -35,7 +35,7 @@ class Pair(NamedTuple):
     Attributes:
         source: the sentence.
         target: its translation.
-        links: the gold alignment; None where there is none.
+        links: the gold alignment; None if there is none.
     """
 
     source: str
@@ -44,51 +44,51 @@ class Pair(NamedTuple):
 
 
 class PairSource(ABC):
-    """Sentence pairs in named splits, in an order that never changes.
+    """Sentence pairs in named splits, in a fixed order.
 
-    A subclass takes its options as keyword-only parameters, and touches no data in `__init__`.
+    A subclass takes its options as keyword-only parameters, and reads no data in `__init__`.
 
     Attributes:
-        source_language: name of the language to translate from.
-        target_language: name of the language to translate into.
+        source_language: language to translate from.
+        target_language: language to translate into.
     """
 
     source_language: str = "source"
     target_language: str = "target"
 
     exact_match: ClassVar[bool] = False
-    """True where only one translation is right, so that sentences that match count."""
+    """True if only one translation is right, so that exact matches are counted."""
 
     @property
     @abstractmethod
     def test_splits(self) -> tuple[str, ...]:
-        """The splits besides `train` and `val`; each gets a number of its own at the end."""
+        """The splits other than `train` and `val`; each is scored at the end of a run."""
 
     @abstractmethod
     def pairs(self, split: str) -> Iterator[Pair]:
         """Yields the pairs of a split.
 
         Raises:
-            DataError: if the data is missing or damaged, or there is no such split.
+            DataError: if the data is missing or damaged, or the split does not exist.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Returns a sha256 over all that `pairs` depends on; prepared data is found by it."""
+        """Returns a sha256 over all that `pairs` depends on; it identifies prepared data."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Returns what goes into the record of a run, in plain types."""
+        """Returns the entry for the record of a run, in plain types."""
 
     def check_split(self, split: str) -> None:
-        """Raises a DataError unless there is such a split."""
+        """Raises a DataError if the split does not exist."""
         known = ("train", "val", *self.test_splits)
         if split not in known:
             raise DataError(f"there is no split `{split}` (there are: {', '.join(known)})")
 
 
 class PairTexts(TextSource):
-    """The sentences of a pair source as texts: what a vocabulary is trained on.
+    """The sentences of a pair source as texts, used to train a vocabulary.
 
     Args:
         source: the pairs.
@@ -106,23 +106,20 @@ class PairTexts(TextSource):
                 yield getattr(pair, side)
 
     def num_bytes(self, split: str) -> int:
-        """Returns the size of a split in bytes."""
         return sum(len(text.encode()) for text in self.documents(split))
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over the pairs and the sides."""
         return sha256_of_texts([self.source.fingerprint(), *self.sides])
 
     def describe(self) -> dict[str, Any]:
-        """Returns what the pairs say of themselves."""
         return self.source.describe()
 
 
 class SplitByText:
-    """Deals pairs to splits by a hash of the source sentence: a sentence never stands in two.
+    """Assigns pairs to splits by a hash of the source sentence: a sentence is never in two splits.
 
     Args:
-        shares: split -> its share in hundredths; the rest is `train`.
+        shares: split -> its share in per cent; the rest is `train`.
     """
 
     def __init__(self, shares: dict[str, int]) -> None:
@@ -144,7 +141,7 @@ class SplitByText:
 
 
 def sha256_of_texts(texts: Iterable[str]) -> str:
-    """Returns a sha256 over texts, each ended by a zero byte so that their borders count."""
+    """Returns a sha256 over texts, each terminated by a zero byte."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode())

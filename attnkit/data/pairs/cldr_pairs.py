@@ -1,5 +1,5 @@
-"""Translations that are made, not downloaded: dates, times, units, currencies and quantities, said
-by Unicode's locale data (CLDR, through Babel) in sentences of our own, with gold word alignments.
+"""Generated translations of dates, times, units, currencies and quantities, from Unicode's locale
+data (CLDR, through Babel) and our own sentences, with gold word alignments.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ NAMES = {"de": "German", "ko": "Korean", "fr": "French"}
 HARD = ("test_numbers", "test_length")
 
 VERSION = "3"
-"""Of the sentences: another one where the templates, the words or the drawing change."""
+"""Version of the sentences; increased when templates, words or the drawing change."""
 
 
 @PAIRS.register("cldr_pairs")
 class CldrPairs(PairSource):
-    """Made sentences, English to German, Korean or French, with gold alignments; no download.
+    """Generated sentences, English to German, Korean or French, with gold alignments; no download.
 
     "The doctor lost 40 gallons of salt 3 weeks ago." becomes "Der Arzt hat vor 3 Wochen 40 Gallonen
     Salz verloren."
 
-    Four sets are kept from training: `val` and `test` are like it (one or two sentences, numbers
-    of up to three digits), `test_numbers` has numbers of four and five digits, `test_length` three
-    sentences in a row. All come with gold alignments as character spans.
+    There are four held-out sets: `val` and `test` resemble the training data (one or two sentences,
+    numbers of up to three digits), `test_numbers` has numbers of four and five digits,
+    `test_length` three sentences in a row. All have gold alignments as character spans.
 
     Args:
         target: the language to translate into.
-        num_train: training pairs.
-        num_val: pairs of each other set.
-        data_seed: draws the sentences; the run's seed does not.
+        num_train: number of training pairs.
+        num_val: number of pairs of each other set.
+        data_seed: draws the sentences, independently of the run's seed.
     """
 
     exact_match = True
@@ -66,11 +66,11 @@ class CldrPairs(PairSource):
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        """The ordinary test set, and the two hard ones."""
+        """The regular test set, and the two hard ones."""
         return ("test", *HARD)
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """Yields the pairs of a split; no source sentence stands in two."""
+        """Yields the pairs of a split; no source sentence is in two splits."""
         self.check_split(split)
         wanted = self.num_train if split == "train" else self.num_val
         draw = random.Random(f"{self.data_seed} {split}")
@@ -79,7 +79,8 @@ class CldrPairs(PairSource):
             clauses = self._clauses(draw, split)
             source = self._text(clauses, "en")
             sentence = _joined(source)
-            # Most are drawn in vain, where the split is a small one: the rest comes after this.
+            # For a small split, most draws belong to another split: check that before doing the
+            # rest.
             if sentence in seen or (split not in HARD and self._deal(sentence) != split):
                 continue
             seen.add(sentence)
@@ -106,7 +107,6 @@ class CldrPairs(PairSource):
         return sha256_of_texts(["cldr_pairs", VERSION, babel, *map(str, options)])
 
     def describe(self) -> dict[str, Any]:
-        """Returns the sizes and the version of the locale data."""
         return {
             "source": f"sentences from CLDR (Babel {importlib.metadata.version('babel')})",
             "licence": "Unicode-3.0 (locale data)",
@@ -118,11 +118,12 @@ class CldrPairs(PairSource):
 
 
 def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, said.Meaning]:
-    """Draws what a sentence says: a template and its slots.
+    """Draws a template and the values of its slots.
 
     Args:
         draw: source of randomness.
-        digits: least and most digits of counts and prices; counts of one are never drawn.
+        digits: smallest and largest number of digits of counts and prices; counts of one are never
+            drawn.
     """
 
     def number() -> int:
@@ -132,7 +133,7 @@ def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, said.Mea
     template = draw.choice(list(words.TEMPLATES))
     units = {"lose": words.AMOUNTS, "far": words.LENGTHS}.get(template, words.MASSES)
     first, second = draw.sample(list(words.THING), 2)
-    # In the past, as the verb says.
+    # In the past, like the verb.
     day = date(draw.randint(1900, 2020), draw.randint(1, 12), draw.randint(2, 28))
     slots: dict[str, str | int] = {
         "who": draw.choice(list(words.WHO)),
@@ -161,7 +162,7 @@ def _joined(pieces: list[said.Piece]) -> str:
 
 
 class _Place(NamedTuple):
-    """Where a piece begins, what it says, and whether it is the content of its key."""
+    """Start of a piece, its text, and whether it is the content of its key."""
 
     start: int
     text: str
@@ -169,7 +170,7 @@ class _Place(NamedTuple):
 
 
 def _places(pieces: list[said.Piece]) -> dict[str, list[_Place]]:
-    """Clause and first part of a key -> the pieces that have it."""
+    """Maps the clause and the first part of a key to its pieces."""
     places: dict[str, list[_Place]] = {}
     at = 0
     for text, key in pieces:
@@ -182,8 +183,9 @@ def _places(pieces: list[said.Piece]) -> dict[str, list[_Place]]:
 
 
 def _links(source: list[said.Piece], target: list[said.Piece]) -> tuple[SpanLink, ...]:
-    """Pieces with one key translate each other: content surely, function words possibly, and so an
-    article or auxiliary and the word that it belongs to, whose gender or verb it needs.
+    """Links pieces with the same key: content words surely, function words possibly.
+
+    An article or auxiliary also has a possible link to the word that determines its form.
     """
     targets = _places(target)
     return tuple(
@@ -195,8 +197,8 @@ def _links(source: list[said.Piece], target: list[said.Piece]) -> tuple[SpanLink
 
 
 def _linked(a: _Place, b: _Place) -> Iterator[SpanLink]:
-    """A number that is copied is linked digit by digit, a phrase of as many words on both sides
-    word by word, anything else as a whole.
+    """Links a copied number digit by digit, phrases of equal length word by word, others as a
+    whole.
     """
     sure = a.is_content and b.is_content
     patterns = (r"\d", r"\S+") if a.text == b.text else (r"\S+",)

@@ -1,4 +1,4 @@
-"""Multi30k: captions of pictures, English and German (Elliott et al. 2016, arXiv:1605.00459)."""
+"""Multi30k: image captions, English and German (Elliott et al. 2016, arXiv:1605.00459)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ STEMS = {"train": "train", "val": "val", "test2016": "test_2016_flickr"}
 class Multi30k(PairSource):
     """Multi30k, raw text: 29,000 training pairs, 1,014 for validation, 1,000 of test2016.
 
-    The files are looked up as `multi30k/train.en.gz` and so on in `root`, then in `$ATTNKIT_DATA`,
-    and else downloaded into the cache. Their sha256 is checked wherever they come from. The
-    authors state no licence: research use.
+    Looks for the files `multi30k/train.en.gz` and so on in `root`, then in `$ATTNKIT_DATA`;
+    otherwise downloads them to the cache. Checks their sha256 in any case. The authors state no
+    licence: for research use.
 
     Args:
         root: folder to look in first.
-        swap: translate German into English.
+        swap: translate from German into English.
     """
 
     def __init__(self, *, root: Path | None = None, swap: bool = False) -> None:
@@ -48,11 +48,10 @@ class Multi30k(PairSource):
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        """The one with published numbers."""
+        """The test set with published scores."""
         return ("test2016",)
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """Yields the pairs of a split."""
         self.check_split(split)
         paths = self._paths
         stem = STEMS[split]
@@ -72,16 +71,14 @@ class Multi30k(PairSource):
         if found != SHA256[name]:
             raise DataError(
                 f"{path} is not Multi30k's {name}: its sha256 is {found}, expected {SHA256[name]}; "
-                "replace it, or delete it to have it downloaded"
+                "replace it, or delete it to download it"
             )
         return path
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over the published digests and the direction."""
         return sha256_of_texts([*SHA256.values(), str(self.swap)])
 
     def describe(self) -> dict[str, Any]:
-        """Returns where the data is published."""
         return {
             "source": "Multi30k task 1 (github.com/multi30k/dataset, raw)",
             "licence": "not stated",

@@ -1,4 +1,4 @@
-"""The user's own translations: two files, line n of one translates line n of the other."""
+"""The user's own translations in two files: line n of one translates line n of the other."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class ParallelFiles(PairSource):
     """Your own line-aligned UTF-8 files, plain or gzipped.
 
     Args:
-        train: the two training files, source first, relative to the recipe, or else to the working
+        train: the two training files, source first, relative to the recipe or the working
             directory.
         val: the two validation files.
-        test: the two test files; none: no test set.
-        source_language: what the source is called.
-        target_language: what the target is called.
+        test: the two test files; null: no test set.
+        source_language: name of the source language.
+        target_language: name of the target language.
     """
 
     def __init__(
@@ -45,11 +45,9 @@ class ParallelFiles(PairSource):
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        """`test`, if there is one."""
         return ("test",) if "test" in self.files else ()
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """Yields the lines of a split's two files."""
         self.check_split(split)
         for source, target in self._lines[split]:
             yield Pair(source, target)
@@ -66,12 +64,10 @@ class ParallelFiles(PairSource):
         }
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over the files' contents."""
-        self._lines  # noqa: B018 - a file that is missing or out of step is told here
+        self._lines  # noqa: B018 - reports missing or misaligned files
         return sha256_of_texts(sha256_of(path) for paths in self._paths.values() for path in paths)
 
     def describe(self) -> dict[str, Any]:
-        """Returns the files with their numbers of lines and sha256."""
         files = {
             split: [{"path": str(path), "sha256": sha256_of(path)} for path in paths]
             for split, paths in self._paths.items()

@@ -1,4 +1,4 @@
-"""Letters, copied backwards: the smallest task that needs cross-attention."""
+"""Reversed letters: the smallest task that needs cross-attention."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @PAIRS.register("reverse")
 class Reverse(PairSource):
-    """Random letters, and the same backwards: cross-attention learns the antidiagonal.
+    """Random letters and their reversal: cross-attention learns the antidiagonal.
 
-    Letters stand apart ("a b c"), so that each is a word.
+    Letters are separated by spaces ("a b c"), so that each is a word.
 
     Args:
         num_letters: size of the alphabet, at most 26.
         min_length: letters of the shortest line.
         max_length: letters of the longest line.
-        num_train: training pairs.
-        num_val: validation pairs, and as many test pairs.
-        data_seed: draws the letters; the run's seed does not.
+        num_train: number of training pairs.
+        num_val: number of validation pairs, and of test pairs.
+        data_seed: draws the letters, independently of the run's seed.
     """
 
     source_language = "letters"
@@ -54,7 +54,7 @@ class Reverse(PairSource):
         if num_letters**max_length < 4 * (num_train + 2 * num_val):
             raise DataError(
                 f"data.num_letters {num_letters} and data.max_length {max_length} allow too few "
-                "different lines; take more of either, or fewer pairs"
+                "different lines; raise one of them, or use fewer pairs"
             )
         self.num_letters = num_letters
         self.lengths = (min_length, max_length)
@@ -63,11 +63,10 @@ class Reverse(PairSource):
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        """One test set."""
         return ("test",)
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """Yields the pairs of a split; no line stands in two splits."""
+        """Yields the pairs of a split; no line is in two splits."""
         self.check_split(split)
         draw = random.Random(self.data_seed)
         seen: set[str] = set()
@@ -90,12 +89,10 @@ class Reverse(PairSource):
                 return line
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over the options."""
         options = [self.num_letters, *self.lengths, *self.sizes.values(), self.data_seed]
         return sha256_of_texts(["reverse 1", *map(str, options)])
 
     def describe(self) -> dict[str, Any]:
-        """Returns the sizes."""
         return {
             "source": "random letters, reversed",
             "licence": "none needed",
@@ -106,6 +103,6 @@ class Reverse(PairSource):
 
 def _reversed(line: str) -> Pair:
     last = len(line) - 1
-    letters = range(0, len(line), 2)  # a space behind each but the last
+    letters = range(0, len(line), 2)  # a space follows each but the last
     links = tuple(SpanLink((last - t, last - t + 1), (t, t + 1)) for t in letters)
     return Pair(line, line[::-1], links)

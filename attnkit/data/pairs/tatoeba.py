@@ -1,4 +1,4 @@
-"""Tatoeba: short sentences that volunteers translate, https://tatoeba.org, CC BY 2.0 FR."""
+"""Tatoeba: short sentences translated by volunteers, https://tatoeba.org, CC BY 2.0 FR."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PLACE = "tatoeba-eng-kor/kor.txt"
 
 @PAIRS.register("tatoeba")
 class Tatoeba(Tsv):
-    """Tatoeba English to Korean, some 3,800 pairs, from a file on this machine.
+    """Tatoeba English to Korean, some 3,800 pairs, from a local file.
 
-    The file (`tatoeba-eng-kor/kor.txt` or `kor.txt`) is looked up in `root`, then in
-    `$ATTNKIT_DATA`. It is not downloaded: the published archive grows every few weeks, so that no
-    sha256 would hold. Sentences are dealt to the splits by the English side.
+    Looks for the file (`tatoeba-eng-kor/kor.txt` or `kor.txt`) in `root`, then in `$ATTNKIT_DATA`.
+    It is not downloaded: the published archive changes every few weeks, so there is no fixed
+    sha256. The English side decides the split of a pair.
 
     Args:
         root: folder to look in first.
-        swap: translate Korean into English.
-        val_percent: hundredths of the sentences for validation.
-        test_percent: hundredths of the sentences for the test.
+        swap: translate from Korean into English.
+        val_percent: per cent of the sentences for validation.
+        test_percent: per cent of the sentences for the test.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Tatoeba(Tsv):
         self.root = root
 
     def path(self) -> Path:
-        """Where the file lies.
+        """The file.
 
         Raises:
-            DataError: if it is not on this machine; says where to get it and where to put it.
+            DataError: if it is not on this machine; the message names its source and its place.
         """
         found = find_local(self.root, (PLACE, Path(PLACE).name))
         if found is None:
@@ -63,5 +63,4 @@ class Tatoeba(Tsv):
         return found
 
     def describe(self) -> dict[str, Any]:
-        """Returns the licence and the sizes of the splits."""
         return {**super().describe(), "source": "Tatoeba", "licence": "CC BY 2.0 FR"}

@@ -1,4 +1,4 @@
-"""Translations in one file: source, tab, target, and more columns that are not read."""
+"""Translations in one file: source, tab, target, and further columns that are ignored."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from attnkit.registry import PAIRS
 
 @PAIRS.register("tsv")
 class Tsv(PairSource):
-    """A UTF-8 file of tab-separated pairs, Tatoeba's form: source, target, the rest is ignored.
+    """A UTF-8 file of tab-separated pairs in Tatoeba's format: source, target, the rest is ignored.
 
-    Pairs are dealt to the splits by a hash of the source sentence, so that no sentence that is
-    tested was trained on, in whatever order and however often it stands in the file.
+    A hash of the source sentence decides the split of a pair, so that no tested sentence is trained
+    on, regardless of order and repetitions.
 
     Args:
-        file: the file, plain or gzipped, relative to the recipe, or else to the working directory.
+        file: the file, plain or gzipped, relative to the recipe or the working directory.
         swap: translate the second column into the first.
-        val_percent: hundredths of the sentences for validation.
-        test_percent: hundredths of the sentences for the test.
-        source_language: what the source is called.
-        target_language: what the target is called.
+        val_percent: per cent of the sentences for validation.
+        test_percent: per cent of the sentences for the test.
+        source_language: name of the source language.
+        target_language: name of the target language.
     """
 
     def __init__(
@@ -50,11 +50,10 @@ class Tsv(PairSource):
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        """One test set."""
         return ("test",)
 
     def path(self) -> Path:
-        """Where the file lies."""
+        """The file."""
         return Path(self.file).expanduser()
 
     def pairs(self, split: str) -> Iterator[Pair]:
@@ -63,7 +62,7 @@ class Tsv(PairSource):
         yield from (pair for pair in self._pairs if self.deal(self._dealt_by(pair)) == split)
 
     def _dealt_by(self, pair: Pair) -> str:
-        """The first column, so that both directions have the same splits."""
+        """Returns the first column, so that both directions have the same splits."""
         return pair.target if self.swap else pair.source
 
     @cached_property
@@ -83,12 +82,10 @@ class Tsv(PairSource):
         return pairs
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over the pairs and how they are dealt."""
         texts = (text for pair in self._pairs for text in pair[:2])
         return sha256_of_texts([str(self.deal.shares), str(self.swap), *texts])
 
     def describe(self) -> dict[str, Any]:
-        """Returns the file and the sizes of the splits."""
         splits = ("train", "val", "test")
         return {
             "source": str(self.path()),

@@ -1,4 +1,4 @@
-"""What a source is, of text or of tokens: the contract between them and all that is behind."""
+"""The contract of sources of text or tokens."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Part = Literal["all", "first_half", "second_half"]
 
 
 class Piece(NamedTuple):
-    """A stretch of a document: its text, and whether the document ends with it."""
+    """A part of a document: its text, and True if it ends the document."""
 
     text: str
     ends_document: bool
 
 
 class Source(ABC):
-    """Data for language modeling in named splits, in an order that never changes.
+    """Data for language modeling in named splits, in a fixed order.
 
-    A subclass takes its options as keyword-only parameters, and touches no data in `__init__`: a
-    recipe is checked as a whole before anything is read.
+    A subclass takes its options as keyword-only parameters, and reads no data in `__init__`: a
+    recipe is checked completely before anything is read.
     """
 
     splits: tuple[str, ...] = ("train", "val")
-    """The splits that there are; `train` and `val` are always among them."""
+    """Names of the splits, including `train` and `val`."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Returns a sha256 over all that the splits depend on; prepared data is found by it.
+        """Returns a sha256 over all that the splits depend on; it identifies prepared data.
 
-        That is the content and the options that matter, but not where the files lie.
+        It covers the content and the relevant options, but not the place of the files.
 
         Raises:
             DataError: if the data is missing or damaged.
@@ -44,23 +44,23 @@ class Source(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Returns what goes into the record of a run, in plain types.
+        """Returns the entry for the record of a run, in plain types.
 
-        The keys are source, licence, bytes and sha256, and whatever else pins the data down.
+        The keys are source, licence, bytes and sha256, and whatever else identifies the data.
         """
 
     def check_split(self, split: str) -> None:
-        """Raises a DataError unless `split` is one of `splits`."""
+        """Raises a DataError if `split` is not one of `splits`."""
         if split not in self.splits:
             raise DataError(f"there is no split `{split}` (there are: {', '.join(self.splits)})")
 
 
 class TokenSource(Source):
-    """Data that is tokens already, by a vocabulary that somebody else made."""
+    """Data that is already tokenised, with somebody else's vocabulary."""
 
     @abstractmethod
     def half(self, part: Part) -> TokenSource:
-        """Returns the same source with a half of each split; `all`: both."""
+        """Returns the same source with one half of each split; `all`: both."""
 
     @abstractmethod
     def store(self, split: str, tokenizer: Tokenizer) -> TokenStore:
@@ -68,7 +68,7 @@ class TokenSource(Source):
 
         Args:
             split: its name.
-            tokenizer: of the vocabulary that the tokens are numbers of.
+            tokenizer: of the vocabulary that the token ids refer to.
 
         Raises:
             DataError: if the data is missing or damaged, or does not fit the vocabulary.
@@ -83,17 +83,17 @@ class TextSource(Source):
         """Yields the documents of a split, each as one text.
 
         Raises:
-            DataError: if the data is missing or damaged, or there is no such split.
+            DataError: if the data is missing or damaged, or the split does not exist.
         """
 
     @abstractmethod
     def num_bytes(self, split: str) -> int:
-        """Returns the size of a split in bytes of UTF-8, roughly: it scales a progress bar."""
+        """Returns the approximate size of a split in bytes of UTF-8; it scales a progress bar."""
 
     def pieces(self, split: str) -> Iterator[Piece]:
         """Yields the documents of a split in pieces.
 
-        Override it where a document may be larger than memory.
+        Override it if a document may be larger than memory.
         """
         for document in self.documents(split):
             yield Piece(document, ends_document=True)

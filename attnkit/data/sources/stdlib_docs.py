@@ -1,4 +1,4 @@
-"""The docstrings of the running Python's standard library: real text that needs no download."""
+"""Docstrings of the running Python's standard library: real text that needs no download."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from attnkit.errors import DataError
 from attnkit.registry import SOURCES
 
 MIN_CHARACTERS = 80
-"""Docstrings up to this length are left out: most only repeat the name of what they document."""
+"""Docstrings up to this length are left out: most only repeat the name of their object."""
 
 VAL_SHARE = 10
-"""One docstring in so many goes to the validation split."""
+"""One in this many docstrings is validation text."""
 
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
@@ -34,11 +34,10 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 class StdlibDocs(TextSource):
     """Docstrings of the running Python's standard library: about 1.5 MB of English, no download.
 
-    A document is one docstring of more than 80 characters; repeated ones count once. About one in
-    ten is validation text, chosen by a hash of the docstring itself, so that it stays on its side
-    when others come or go. The text differs between versions of Python: compare runs only where
-    `sha256` in the record is equal. Extracting takes some three seconds of CPU time, once; the
-    result is cached.
+    A document is one docstring of more than 80 characters, without repetitions. About one in ten is
+    validation text, chosen by a hash of the docstring, so that it stays in its split when others
+    change. The text depends on the version of Python: compare runs only if their records have the
+    same `sha256`. The extraction takes about three seconds, once; the result is cached.
     """
 
     def documents(self, split: str) -> Iterator[str]:
@@ -47,15 +46,12 @@ class StdlibDocs(TextSource):
         yield from self._by_split[split]
 
     def num_bytes(self, split: str) -> int:
-        """Returns the size of a split in bytes of UTF-8."""
         return sum(len(text.encode()) for text in self._by_split[split])
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over all docstrings in their order."""
         return _digest(self._docstrings)
 
     def describe(self) -> dict[str, Any]:
-        """Returns the version of Python, the licence, sizes and the sha256 of the text."""
         return {
             "source": "docstrings of the Python standard library",
             "licence": "PSF-2.0",
@@ -87,14 +83,14 @@ class StdlibDocs(TextSource):
 def _source_files(folder: Path) -> list[Path]:
     files = []
     for parent, folders, names in os.walk(folder):
-        # Pruned in place: site-packages may hold a hundred times the library itself.
+        # Pruned in place: site-packages may be a hundred times as large as the library itself.
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
         files += [Path(parent, name) for name in names if name.endswith(".py")]
     return sorted(files)
 
 
 def _key(folder: Path, files: list[Path]) -> str:
-    """Names this very library: a release changes the version, a distributor's patch some size."""
+    """Identifies the library: a release changes the version, a patch usually some file's size."""
     sizes = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
     return hashlib.sha256(repr((sys.version, sizes)).encode()).hexdigest()[:32]
 
@@ -103,7 +99,7 @@ def _extract(files: list[Path]) -> list[str]:
     # A dictionary keeps the order of first appearance and drops repetitions.
     found: dict[str, None] = {}
     with warnings.catch_warnings():
-        # The library's own invalid escape sequences are not the reader's business.
+        # The library's own invalid escape sequences do not concern the user.
         warnings.simplefilter("ignore")
         for path in files:
             for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
@@ -112,8 +108,8 @@ def _extract(files: list[Path]) -> list[str]:
                     found[text] = None
     if not found:
         raise DataError(
-            "this Python has its standard library without source files, so that the data source "
-            "`stdlib_docs` finds no text; take `data: {name: text, files: ...}`"
+            "this Python has its standard library without source files, so the data source "
+            "`stdlib_docs` finds no text; use `data: {name: text, files: ...}`"
         )
     return list(found)
 
@@ -135,5 +131,5 @@ def _read(path: Path) -> list[str]:
         if _digest(documents) == content["sha256"]:
             return documents
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged; delete it, and it is made again") from error
-    raise DataError(f"{path} is damaged (its sha256 differs); delete it, and it is made again")
+        raise DataError(f"{path} is damaged; delete it to create it again") from error
+    raise DataError(f"{path} is damaged (its sha256 differs); delete it to create it again")

@@ -33,12 +33,12 @@ class TextFiles(TextSource):
     (`val_fraction`); a file without line breaks is cut between two characters.
 
     Args:
-        files: paths or patterns (`corpus/**/*.txt`), one or a list, relative to the recipe, or else
-            to the working directory. A pattern's files are taken in the order of their names.
+        files: a path or pattern (`corpus/**/*.txt`) or a list of them, relative to the recipe or
+            the working directory. The files of a pattern are sorted by name.
         val_fraction: share of each file's bytes that is validation text, between 0 and 1. Not used
             with `val_files`.
-        val_files: paths or patterns of separate validation files; then `files` are training text as
-            a whole.
+        val_files: paths or patterns of separate validation files; then all of `files` is training
+            text.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class TextFiles(TextSource):
         val_files: Path | list[Path] | None = None,
     ) -> None:
         if not 0.0 < val_fraction < 1.0:
-            raise DataError(f"data.val_fraction must lie between 0 and 1, got {val_fraction}")
+            raise DataError(f"data.val_fraction must be between 0 and 1, got {val_fraction}")
         self.files = files
         self.val_fraction = val_fraction
         self.val_files = val_files
 
     def documents(self, split: str) -> Iterator[str]:
-        """Yields each file's part in the split as one text; for large files, see `pieces`."""
+        """Yields each file's part in the split as one text; for large files, use `pieces`."""
         self.check_split(split)
         for span in self._spans[split]:
             yield "".join(read_pieces(*span))
@@ -73,11 +73,9 @@ class TextFiles(TextSource):
                 yield Piece(previous, ends_document=True)
 
     def num_bytes(self, split: str) -> int:
-        """Returns the size of a split in bytes."""
         return sum(span.stop - span.start for span in self._spans[split])
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over the spans of both splits and the contents of their files."""
         spans = {
             split: [(self._hashes[span.path], span.start, span.stop) for span in self._spans[split]]
             for split in self.splits
@@ -85,7 +83,6 @@ class TextFiles(TextSource):
         return hashlib.sha256(json.dumps(spans, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Returns the files with their sizes and sha256."""
         files = [
             {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
             for path, digest in self._hashes.items()
@@ -116,7 +113,7 @@ class TextFiles(TextSource):
         for path in val_files:
             if path in files:
                 raise DataError(
-                    f"{path} is in both data.files and data.val_files; take it out of one"
+                    f"{path} is in both data.files and data.val_files; remove it from one"
                 )
         return {
             "train": [Span(path, 0, path.stat().st_size) for path in files],
@@ -128,7 +125,7 @@ class TextFiles(TextSource):
 
 
 class OneFile(TextFiles):
-    """One text file as a whole, as the only split, `text`.
+    """One text file as the only split, `text`.
 
     Args:
         path: the file.

@@ -1,7 +1,7 @@
-"""Shards of tokens: the `.bin` files in which FineWeb is handed on for training GPT-2.
+"""Token shards: the `.bin` files in which FineWeb is distributed for training GPT-2.
 
-A file is a header of 256 int32 (magic number, version, number of tokens; the others are 0), then
-the tokens as uint16, all of it little-endian. This is the form that llm.c writes and reads
+A file consists of a header of 256 int32 (magic number, version, number of tokens, zeros), then the
+tokens as uint16, all little-endian. This is the format of llm.c
 (https://github.com/karpathy/llm.c, `dev/data`).
 """
 
@@ -31,7 +31,7 @@ MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
 TOKEN = np.dtype("<u2")
 DTYPE_TOKENS = 1 << 16
-"""From this size on a vocabulary has room for every uint16."""
+"""From this size on a vocabulary contains every uint16."""
 
 
 class Shard(NamedTuple):
@@ -44,19 +44,19 @@ class Shard(NamedTuple):
 
 @SOURCES.register("token_shards")
 class TokenShards(TokenSource):
-    """Tokens in `.bin` shards, as FineWeb is handed on for GPT-2: many files, read as one stream.
+    """Tokens in `.bin` shards, as FineWeb is distributed for GPT-2: many files, read as one stream.
 
     A file is 256 int32 (magic 20240520, version 1, number of tokens), then uint16 tokens. Files are
-    mapped into memory and never read as a whole: the digest in a run's record is taken from samples
-    of each, and a token beyond the vocabulary is told when it comes up. Bits a byte are not
-    known, since there is no text.
+    mapped into memory and never read as a whole: the digest in a run's record covers samples of
+    each, and a token beyond the vocabulary is reported when it is read. Bits per byte are not
+    available, since there is no text.
 
-    Needs `tokenizer: {name: given}`. Its token between documents stands at the beginning of each;
-    the `document` mask counts it to the document before.
+    Needs `tokenizer: {name: given}`. Its token between documents is at the beginning of each
+    document; the `document` mask counts it to the previous one.
 
     Args:
-        train: paths or patterns (`fineweb10B/fineweb_train_*.bin`), one or a list, relative to the
-            recipe, or else to the working directory; a pattern's files in the order of their names.
+        train: a path or pattern (`fineweb10B/fineweb_train_*.bin`) or a list of them, relative to
+            the recipe or the working directory. The files of a pattern are sorted by name.
         val: the same for validation.
     """
 
@@ -67,13 +67,11 @@ class TokenShards(TokenSource):
         self.val = val
 
     def half(self, part: Part) -> TokenShards:
-        """Returns the same shards, with a half of each split's tokens."""
         half = TokenShards(train=self.train, val=self.val)
         half._part = part
         return half
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over the digests of all files, which are taken from samples."""
         digests = {
             split: [self._digests[shard.path] for shard in shards]
             for split, shards in self._shards.items()
@@ -82,7 +80,6 @@ class TokenShards(TokenSource):
         return hashlib.sha256(key.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Returns the files with their sizes and sampled sha256."""
         files = [
             {"path": str(path), "bytes": path.stat().st_size, "sampled_sha256": digest}
             for path, digest in self._digests.items()
@@ -97,7 +94,7 @@ class TokenShards(TokenSource):
         }
 
     def store(self, split: str, tokenizer: Tokenizer) -> ShardStore:
-        """Opens the tokens of a split, and looks at the first of each file."""
+        """Opens the tokens of a split, and checks the first of each file."""
         self.check_split(split)
         shards = _part_of(self._shards[split], self._part)
         counts = TokenCounts(
@@ -111,7 +108,7 @@ class TokenShards(TokenSource):
             tokenizer=tokenizer.fingerprint(),
         )
         key = hashlib.sha256(f"{counts.source} {counts.tokenizer}".encode()).hexdigest()[:32]
-        kept = cache_folder("tokens", key) / split  # what is computed from them lies beside it
+        kept = cache_folder("tokens", key) / split  # derived values are stored beside it
         store = ShardStore(kept, counts, shards=tuple(shards), vocab_size=tokenizer.vocab_size)
         for tokens, shard in zip(store.tokens.mapped, shards, strict=True):
             _check(tokens[: SAMPLE_BYTES // TOKEN.itemsize], shard.path, tokenizer.vocab_size)
@@ -128,7 +125,7 @@ class TokenShards(TokenSource):
         files = {split: files_of(named[split], f"data.{split}", ".bin") for split in self.splits}
         for path in files["val"]:
             if path in files["train"]:
-                raise DataError(f"{path} is in both data.train and data.val; take it out of one")
+                raise DataError(f"{path} is in both data.train and data.val; remove it from one")
         return {
             split: [Shard(path, 0, num_tokens(path)) for path in paths]
             for split, paths in files.items()
@@ -137,11 +134,11 @@ class TokenShards(TokenSource):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStore(TokenStore):
-    """The tokens of a split in shards; `path` names what is computed from them.
+    """The tokens of a split in shards; `path` is the place of derived values.
 
     Attributes:
-        shards: where they lie, in order.
-        vocab_size: every token must be less.
+        shards: the shards, in order.
+        vocab_size: every token must be smaller.
     """
 
     shards: tuple[Shard, ...]
@@ -153,16 +150,16 @@ class ShardStore(TokenStore):
         return JoinedShards(self.shards, self.vocab_size)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the mapped tokens, which each process maps for itself."""
+        """Returns the state without the mapped tokens, which each process maps itself."""
         return {name: value for name, value in vars(self).items() if name != "tokens"}
 
 
 class JoinedShards(Tokens):
-    """The tokens of several shards, one behind the other.
+    """The tokens of several shards, concatenated.
 
     Args:
         shards: at least one.
-        vocab_size: every token must be less.
+        vocab_size: every token must be smaller.
     """
 
     def __init__(self, shards: Sequence[Shard], vocab_size: int) -> None:
@@ -181,7 +178,7 @@ class JoinedShards(Tokens):
         return int(self._ends[-1])
 
     def __getitem__(self, index: slice | np.ndarray, /) -> np.ndarray:
-        """The tokens at these places (from 0 to before N, any shape).
+        """Returns the tokens at some positions (from 0 to N - 1, any shape).
 
         Raises:
             DataError: if one of them is beyond the vocabulary.
@@ -203,7 +200,7 @@ def num_tokens(path: Path) -> int:
     """Reads the header of a shard.
 
     Raises:
-        DataError: if the file is none, or is not as long as it says.
+        DataError: if the file is not a shard, or its size does not match its header.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -211,36 +208,36 @@ def num_tokens(path: Path) -> int:
     magic, version, count = struct.unpack_from("<3i", header.ljust(HEADER_BYTES, b"\0"))
     if len(header) < HEADER_BYTES or magic != MAGIC:
         raise DataError(
-            f"{path} is no shard of tokens: it should begin with 256 int32, the first of them "
-            f"{MAGIC}; name files as llm.c writes them for GPT-2 (dev/data/fineweb.py)"
+            f"{path} is not a shard of tokens: it should begin with 256 int32, the first of them "
+            f"{MAGIC}; use files as llm.c writes them for GPT-2 (dev/data/fineweb.py)"
         )
     if version != VERSION:
         raise DataError(
-            f"{path} is a shard of version {version}, and attnkit reads version {VERSION} "
+            f"{path} is a shard of version {version}, but attnkit reads version {VERSION} "
             "(uint16 tokens); write it again in that version"
         )
     there = size - HEADER_BYTES
     if there != count * TOKEN.itemsize:
         fault = "is cut off" if there < count * TOKEN.itemsize else "is too long"
         raise DataError(
-            f"{path} {fault}: its header tells of {count:,} tokens of {TOKEN.itemsize} bytes, and "
-            f"{there:,} bytes follow; fetch or write it again"
+            f"{path} {fault}: its header declares {count:,} tokens of {TOKEN.itemsize} bytes, but "
+            f"{there:,} bytes follow; download or write it again"
         )
     if count == 0:
-        raise DataError(f"{path} holds no tokens; leave it out")
+        raise DataError(f"{path} has no tokens; remove it from the list")
     return count
 
 
 def _check(tokens: np.ndarray, path: Path, vocab_size: int) -> None:
     if vocab_size < DTYPE_TOKENS and len(tokens) and (largest := tokens.max()) >= vocab_size:
         raise DataError(
-            f"{path} holds the token {largest}, and tokenizer.vocab_size {vocab_size} ends at "
+            f"{path} contains the token {largest}, but tokenizer.vocab_size {vocab_size} ends at "
             f"{vocab_size - 1}; set it to that of the vocabulary that made the file"
         )
 
 
 def _part_of(shards: Sequence[Shard], part: Part) -> list[Shard]:
-    """The shards of the first or the second half of all tokens."""
+    """Returns the shards of the first or the second half of all tokens."""
     total = sum(shard.stop for shard in shards)
     start, stop = {
         "all": (0, total), "first_half": (0, total // 2), "second_half": (total // 2, total)

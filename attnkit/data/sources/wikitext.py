@@ -57,19 +57,19 @@ LOCAL_NAMES = {
 }
 
 TITLE = re.compile(r" = [^=\s](?:[^=]*[^=\s])? = \n")
-"""The line with an article's title; headings inside an article have two equals signs or more."""
+"""The title line of an article; headings inside an article have at least two equals signs."""
 
 
 @SOURCES.register("wikitext")
 class WikiText(TextSource):
-    """WikiText-2 or WikiText-103, raw: articles of the English Wikipedia, one a document.
+    """WikiText-2 or WikiText-103, raw: articles of the English Wikipedia, one per document.
 
-    Plain text files are looked up in the folder named after the version
-    (`wikitext-2-raw-v1/wiki.train.raw`, or `train.txt`; likewise `wiki.valid.raw` and
-    `wiki.test.raw`) in `root`, then in `$ATTNKIT_DATA`. What is not there is downloaded from the
-    hub repository Salesforce/wikitext at a fixed revision, checked by sha256, and turned into the
-    same plain text; that needs pyarrow (`pip install 'attnkit[wikitext]'`). Local files are taken
-    as they are; the sha256 in a run's record tells whether two runs read the same.
+    Looks for plain text in the folder named after the version (`wikitext-2-raw-v1/wiki.train.raw`
+    or `train.txt`; likewise `wiki.valid.raw` and `wiki.test.raw`) in `root`, then in
+    `$ATTNKIT_DATA`. Otherwise downloads the hub repository Salesforce/wikitext at a fixed revision,
+    checks its sha256, and converts it to the same plain text; that needs pyarrow
+    (`pip install 'attnkit[wikitext]'`). Local files are used as they are: compare the sha256 in the
+    records of two runs.
 
     Args:
         version: `wikitext-2-raw-v1` (11 MB of training text) or `wikitext-103-raw-v1` (540 MB).
@@ -98,15 +98,12 @@ class WikiText(TextSource):
         yield "".join(article)
 
     def num_bytes(self, split: str) -> int:
-        """Returns the size of a split in bytes."""
         return self._paths[split].stat().st_size
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over the plain text of all splits."""
         return hashlib.sha256(" ".join(self._hashes.values()).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Returns the version, the licence, sizes and the sha256 of each split's plain text."""
         return {
             "source": f"{self.version} (Salesforce/wikitext)",
             "licence": "CC-BY-SA-3.0 and GFDL",
@@ -131,9 +128,7 @@ class WikiText(TextSource):
         names = [f"{self.version}/{name}" for name in LOCAL_NAMES[split]]
         path = find_local(self.root, names) or self._downloaded(split, place_at=names[0])
         if path.stat().st_size == 0:
-            raise DataError(
-                f"{path} is empty; replace it, or delete it to have the text downloaded"
-            )
+            raise DataError(f"{path} is empty; replace it, or delete it to download the text")
         return path
 
     def _downloaded(self, split: str, place_at: str) -> Path:
@@ -169,5 +164,5 @@ def _parquet_module(place_at: str) -> Any:
 
 
 def _line(row: str) -> bytes:
-    """Returns a row as it stands in the original files, whose blank lines hold one space."""
+    """Returns a row as in the original files, where a blank line consists of one space."""
     return (row or " \n").encode()

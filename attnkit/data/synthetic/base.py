@@ -1,8 +1,8 @@
-"""What a synthetic task is.
+"""The contract of synthetic tasks.
 
-A task gives sequences of symbols and, at some of the positions, the answer that a model is to give
-there. **No answer is ever part of what the model reads**, so that accuracy means the same under any
-mask: a model that sees the future sees no answers there.
+A task draws sequences of symbols and, for some positions, the answers expected there. **The model
+never reads an answer**, so that accuracy means the same under any mask: a model that sees the
+future sees no answers there.
 
 Shape letters: `N` sequences, `T` tokens in each.
 """
@@ -18,7 +18,7 @@ from attnkit.data.pair_batch import IGNORED
 from attnkit.errors import DataError
 
 BLANK = "."
-"""How the token is shown that says nothing: filler, or a place for an answer."""
+"""Text of the blank token: filler, or a place for an answer."""
 
 
 class SyntheticSource(ABC):
@@ -27,10 +27,10 @@ class SyntheticSource(ABC):
     A subclass calls `check_lengths` at the end of its `__init__`.
 
     Args:
-        length: tokens of a training sequence, all that the model reads.
-        min_length: if set, each batch has a length of its own, drawn evenly from those that the
-            task allows between this and `length`.
-        test_lengths: lengths of further test sets: accuracy is told for each.
+        length: tokens of a training sequence, as the model reads it.
+        min_length: if set, each batch has its own length, drawn uniformly from the allowed lengths
+            between this and `length`.
+        test_lengths: lengths of further test sets, each with its own accuracy.
         num_eval: sequences of the validation set, and of the test set of each length.
 
     Attributes:
@@ -39,7 +39,7 @@ class SyntheticSource(ABC):
 
     train_lengths: tuple[int, ...]
     needs: str
-    """Which lengths the task allows, in words."""
+    """Describes the allowed lengths, for messages."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class SyntheticSource(ABC):
         self.num_eval = num_eval
 
     def check_lengths(self) -> None:
-        """Settles `train_lengths`.
+        """Sets `train_lengths`.
 
         Raises:
             DataError: if the task does not allow a length.
@@ -79,7 +79,7 @@ class SyntheticSource(ABC):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence that a model will read."""
+        """Tokens of the longest sequence that a model reads."""
         return max(self.length, *self.test_lengths, 0)
 
     @property
@@ -92,7 +92,7 @@ class SyntheticSource(ABC):
         """True if sequences of this length are possible."""
 
     def allows_in_training(self, length: int) -> bool:
-        """True if training sequences may be as short as this; default: if `allows` says so."""
+        """True if training sequences may have this length; default: `allows`."""
         return self.allows(length)
 
     @abstractmethod
@@ -100,13 +100,13 @@ class SyntheticSource(ABC):
         """Draws sequences.
 
         Args:
-            numbers: where all randomness comes from.
-            count: how many, N.
-            length: tokens of each, T, that the task allows.
+            numbers: source of all randomness.
+            count: number of sequences, N.
+            length: tokens of each, T, an allowed length.
 
         Returns:
-            (N, T) int64 tokens that are read, and (N, T) int64 answers: what is to be said after
-            that token was read, or `IGNORED`.
+            (N, T) int64 tokens, and (N, T) int64 answers: the expected output after each token, or
+            `IGNORED`.
         """
 
 
@@ -117,17 +117,17 @@ def require(key: str, value: int, least: int) -> None:
 
 
 class Rewriting(SyntheticSource):
-    """A task that says symbols in another order: n symbols, a sign, n - 1 blanks; the answers begin
-    at the sign.
+    """A task that writes symbols in another order: n symbols, a sign, n - 1 blanks; the answers
+    begin at the sign.
 
-    A sequence of `length` tokens has half as many symbols. Each answer has to be found without the
-    ones before it: they are not read back.
+    A sequence of `length` tokens has half as many symbols. Answers are not read back, so each has
+    to be found without the ones before it.
 
     Args:
-        vocab_size: tokens, blank and sign included.
+        vocab_size: number of tokens, including blank and sign.
     """
 
-    needs = "it must be even: half of it symbols, half of it places for answers"
+    needs = "it must be even: one half symbols, one half places for answers"
 
     def __init__(self, *, vocab_size: int = 18, **options) -> None:
         super().__init__(**options)
@@ -137,19 +137,16 @@ class Rewriting(SyntheticSource):
 
     @property
     def symbols(self) -> list[str]:
-        """Numbers, the blank, the sign."""
         return [*map(str, range(self.vocab_size - 2)), BLANK, "|"]
 
     def allows(self, length: int) -> bool:
-        """Even, and two at least."""
         return length >= 2 and length % 2 == 0
 
     @abstractmethod
     def rewritten(self, symbols: np.ndarray) -> np.ndarray:
-        """Returns the answers (N, n) to the symbols (N, n)."""
+        """Returns the answers (N, n) for the symbols (N, n)."""
 
     def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the symbols."""
         half = length // 2
         tokens = np.full((count, length), self.vocab_size - 2, dtype=np.int64)
         tokens[:, :half] = numbers.below(self.vocab_size - 2, count, half)

@@ -14,18 +14,18 @@ from attnkit.registry import SYNTHETIC
 
 @SYNTHETIC.register("induction")
 class Induction(SyntheticSource):
-    """A special token somewhere among random ones, and once more at the end: say what followed it.
+    """A special token among random ones, and once more at the end: output what followed it.
 
         7 2 * 5 0 2 9 *        at the last *: 5
 
-    As in H3 (arXiv:2212.14052, section 3.1), where the vocabulary has 20 tokens; Zoology and MAD
-    have it as the case of recall with one query (`multi_query_recall` asks several).
+    As in H3 (arXiv:2212.14052, section 3.1), with a vocabulary of 20 tokens; in Zoology and MAD it
+    is recall with one query (`multi_query_recall` has several).
 
     Args:
-        vocab_size: tokens, the special one included.
+        vocab_size: number of tokens, including the special one.
     """
 
-    needs = "the special token, what follows it, and the special token again need 3 tokens"
+    needs = "the special token, its successor, and the special token again need 3 tokens"
 
     def __init__(self, *, vocab_size: int = 20, **options) -> None:
         super().__init__(**options)
@@ -35,15 +35,12 @@ class Induction(SyntheticSource):
 
     @property
     def symbols(self) -> list[str]:
-        """Numbers, and the special token."""
         return [*map(str, range(self.vocab_size - 1)), "*"]
 
     def allows(self, length: int) -> bool:
-        """At least three tokens."""
         return length >= 3
 
     def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws random tokens, then the place of the special one."""
         special = self.vocab_size - 1
         tokens = numbers.below(special, count, length)
         places = numbers.below(length - 2, count)

@@ -13,24 +13,24 @@ from attnkit.registry import SYNTHETIC
 
 @SYNTHETIC.register("multi_query_recall")
 class MultiQueryRecall(SyntheticSource):
-    """Pairs of key and value, then each key once more, in some order: say its value.
+    """Pairs of key and value, then each key once more in any order: output its value.
 
         k3 v5 k1 v2 .  .  k1 .  k3 .        at the second k1: v2; at the second k3: v5
 
     As in Zoology's `multiquery_ar`: token 0 is the blank, keys are the tokens from 1 to V/2 - 1,
     values those from V/2 on; the keys of a sequence differ, and so do its values. Each key is asked
-    for once, in one of every second place behind the pairs, g = 1, 2, ... from the left, drawn with
-    a chance proportional to g^(a - 1). Places that hold nothing hold a random token of the whole
-    vocabulary. It differs in that each step draws new sequences, where Zoology goes through a fixed
-    set several times, and in the size: Zoology has 8,192 tokens in the vocabulary. Its mixtures of
-    short sequences with few pairs and longer ones with more: see `min_length`.
+    for once, at every second place after the pairs, g = 1, 2, ... from the left, drawn with
+    probability proportional to g^(a - 1). Unused places contain random tokens of the whole
+    vocabulary. Two differences: each step draws new sequences, where Zoology repeats a fixed set,
+    and the size, where Zoology has 8,192 tokens. For its mixtures of short sequences with few pairs
+    and longer ones with more, see `min_length`.
 
     Args:
         vocab_size: number V of tokens, even.
         num_pairs: pairs of a sequence, which has at least four times as many tokens; a shorter
-            training sequence (`min_length`) has as many pairs as a quarter of its tokens.
-        power_a: the exponent a; at 1 all places are as likely, near 0 the first are preferred.
-        random_filler: places that hold nothing hold a random token; false: a blank.
+            training sequence (`min_length`) has one pair per four tokens.
+        power_a: the exponent a; 1: all places are equally likely, near 0: the first are preferred.
+        random_filler: put random tokens in unused places; false: blanks.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class MultiQueryRecall(SyntheticSource):
         if vocab_size % 2 or vocab_size < least:
             raise DataError(
                 f"data.vocab_size {vocab_size} does not fit: for data.num_pairs {num_pairs} it "
-                f"must be even and at least {least}, half of it keys and half of it values"
+                f"must be even and at least {least}, one half keys and one half values"
             )
         self.vocab_size = vocab_size
         self.num_pairs = num_pairs
@@ -58,21 +58,17 @@ class MultiQueryRecall(SyntheticSource):
         self.check_lengths()
 
     def allows_in_training(self, length: int) -> bool:
-        """Room for one pair."""
         return length % 2 == 0 and length >= 4
 
     @property
     def symbols(self) -> list[str]:
-        """A blank, keys, values."""
         half = self.vocab_size // 2
         return [BLANK, *(f"k{i}" for i in range(1, half)), *(f"v{i}" for i in range(half))]
 
     def allows(self, length: int) -> bool:
-        """Room for the pairs and, in every second place, for their keys."""
         return length % 2 == 0 and length >= 4 * self.num_pairs
 
     def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws pairs, then the places where they are asked for."""
         pairs, half = min(self.num_pairs, length // 4), self.vocab_size // 2
         keys = 1 + numbers.distinct(half - 1, count, pairs)
         values = half + numbers.distinct(half, count, pairs)

@@ -11,26 +11,26 @@ from attnkit.errors import DataError
 from attnkit.registry import SYNTHETIC
 
 TABLE = 2**63 + 2**32
-"""First key of the numbers that a table is drawn from; no sequences are drawn with it."""
+"""First key of the generator of the tables; no sequences are drawn with it."""
 
 MAX_FACTS = 2**22
 
 
 @SYNTHETIC.register("ngram_memorisation")
 class NgramMemorisation(SyntheticSource):
-    """Each n-gram of keys has a value, the same for ever: say it. Nothing in the sequence tells it.
+    """Each n-gram of keys has a fixed value: output it. The sequence itself does not reveal it.
 
         k3 k1 ? k0 k3 ? k1 k1 ?        at each ?: the value of the two keys before it
 
-    With `n: 1` it is MAD's memorisation: half of the vocabulary are keys, half are values, each key
-    has a value of its own, and the last token stands where one is asked for. With larger `n` each
-    value belongs to equally many n-grams; MAD has no such. Training and test show the same facts:
-    only their order differs.
+    With `n: 1` it is MAD's memorisation: one half of the vocabulary are keys, one half values, each
+    key has its own value, and the last token asks for one. With larger `n` each value belongs to
+    equally many n-grams, which MAD does not have. Training and test contain the same facts in
+    different order.
 
     Args:
-        vocab_size: tokens, odd: keys, as many values, and the asking token.
+        vocab_size: number of tokens, odd: keys, as many values, and the asking token.
         n: keys that have a value together.
-        table_seed: draws the values; the run's seed does not.
+        table_seed: draws the values, independently of the run's seed.
     """
 
     def __init__(self, *, vocab_size: int = 33, n: int = 2, table_seed: int = 0, **options) -> None:
@@ -58,16 +58,13 @@ class NgramMemorisation(SyntheticSource):
 
     @property
     def symbols(self) -> list[str]:
-        """Keys, values, and the asking token."""
         numbers = range(self.num_keys)
         return [*(f"k{i}" for i in numbers), *(f"v{i}" for i in numbers), "?"]
 
     def allows(self, length: int) -> bool:
-        """Whole facts."""
         return length > 0 and length % (self.n + 1) == 0
 
     def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the keys; their values are in the table."""
         keys = numbers.below(self.num_keys, count, length // (self.n + 1), self.n)
         facts = keys @ self.num_keys ** np.arange(self.n - 1, -1, -1)  # (N, T / (n + 1))
         tokens = np.full((*facts.shape, self.n + 1), self.vocab_size - 1, dtype=np.int64)

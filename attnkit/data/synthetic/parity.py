@@ -12,12 +12,12 @@ from attnkit.registry import SYNTHETIC
 
 @SYNTHETIC.register("parity")
 class Parity(SyntheticSource):
-    """Random bits, then a sign: say whether the ones among them are odd in number.
+    """Random bits, then a sign: output the parity of the number of ones.
 
         1 0 1 1 =        at the sign: 1
 
-    As in Zoology's `circuits` data: the answer is asked for once, behind the bits, or
-    (`cumulative`) at every bit, for the bits up to it, without a sign.
+    As in Zoology's `circuits` data: the answer is asked for once, after the bits, or (`cumulative`)
+    at every bit, for the bits up to it, without a sign.
 
     Args:
         cumulative: ask at every bit.
@@ -32,15 +32,12 @@ class Parity(SyntheticSource):
 
     @property
     def symbols(self) -> list[str]:
-        """Two bits, and the sign where there is one."""
         return ["0", "1"] if self.cumulative else ["0", "1", "="]
 
     def allows(self, length: int) -> bool:
-        """A bit and the sign, at least."""
         return length >= 2
 
     def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the bits."""
         tokens = numbers.below(2, count, length)
         if self.cumulative:
             return tokens, tokens.cumsum(axis=1) % 2

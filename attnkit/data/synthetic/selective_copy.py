@@ -14,17 +14,17 @@ from attnkit.registry import SYNTHETIC
 
 @SYNTHETIC.register("selective_copy")
 class SelectiveCopy(SyntheticSource):
-    """Tokens with blanks between them, then a sign: say the tokens, without the blanks.
+    """Tokens with blanks between them, then a sign: output the tokens without the blanks.
 
-        3 . . 1 . 4 . | . . .        at the three blanks behind the sign: 3, 1, 4
+        3 . . 1 . 4 . | . . .        at the three blanks after the sign: 3, 1, 4
 
-    As MAD's selective copying: the last two tokens of the vocabulary are the blank and the sign,
-    the answers are asked for at blanks behind the sign. It differs in where the tokens stand: all
-    places before the sign are as likely here; in MAD the last token always stands just before it.
+    As in MAD's selective copying: the last two tokens of the vocabulary are the blank and the sign,
+    and blanks after the sign ask for the answers. The one difference: here all places before the
+    sign are equally likely; in MAD the last token is always just before it.
 
     Args:
-        vocab_size: tokens, blank and sign included.
-        num_copied: tokens to be copied.
+        vocab_size: number of tokens, including blank and sign.
+        num_copied: number of tokens to copy.
     """
 
     def __init__(self, *, vocab_size: int = 16, num_copied: int = 16, **options) -> None:
@@ -38,15 +38,12 @@ class SelectiveCopy(SyntheticSource):
 
     @property
     def symbols(self) -> list[str]:
-        """Numbers, the blank, the sign."""
         return [*map(str, range(self.vocab_size - 2)), BLANK, "|"]
 
     def allows(self, length: int) -> bool:
-        """The tokens, the sign, the answers."""
         return length >= 2 * self.num_copied + 1
 
     def draw(self, numbers: KeyedRandom, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the tokens, then the places where they stand."""
         blank, sign = self.vocab_size - 2, self.vocab_size - 1
         room = length - self.num_copied - 1
         copied = numbers.below(self.vocab_size - 2, count, self.num_copied)

@@ -66,7 +66,7 @@ def test_bad_input_is_one_message_and_writes_nothing(
 def test_a_file_that_is_there_is_replaced_on_demand_only(finished_study, tmp_path):
     out = tmp_path / "table.md"
     out.write_text("mine")
-    assert "exists already; name another file, or say --overwrite" in complaint(
+    assert "exists; choose another name, or add --overwrite" in complaint(
         finished_study, "--out", out
     )
     assert out.read_text() == "mine"

@@ -57,7 +57,7 @@ def test_a_long_text_is_cut_and_an_unknown_letter_told(small_run, tmp_path):
     ("out", "text", "message"),
     [
         ("maps.txt", TEXT, "the name must end in .html, .png, .svg, .pdf, .npz"),
-        ("taken.png", TEXT, "taken.png exists already; name another file, or say --overwrite"),
+        ("taken.png", TEXT, "taken.png exists; choose another name, or add --overwrite"),
         ("no_folder/maps.png", TEXT, "does not exist"),
         ("maps.png", "", "--text is empty; give it at least one character"),
     ],

@@ -71,7 +71,7 @@ def test_both_forms_say_the_same(tmp_path, first_index):
     ("text", "form", "message"),
     [
         ("0-0\n", "pharaoh", "has 1 lines for 2 sentences"),
-        ("0-0\n1:1\n", "pharaoh", r":2: '1:1' is no link such as 3-4"),
+        ("0-0\n1:1\n", "pharaoh", r":2: '1:1' is not a link such as 3-4"),
         ("1 0\n", "naacl", r":1: expected `sentence source target S\|P`"),
         ("3 0 0\n", "naacl", r":1: sentence 3 is not one of 1 to 2"),
         ("1 0 1\n", "naacl", r":1: word 0 in a file whose words count from 1"),

@@ -153,7 +153,7 @@ def test_a_damaged_store_is_an_error_with_the_remedy(damage: str) -> None:
         store.path.unlink()
     else:
         store.path.with_suffix(".json").write_text('{"tokens": 3}')
-    with pytest.raises(DataError, match=r"train\.(bin|json) is .*; delete .*, it is made again"):
+    with pytest.raises(DataError, match=r"train\.(bin|json) is .*; delete .* to create it again"):
         token_store(Documents("abc"), ByteTokenizer(), "train")
 
 

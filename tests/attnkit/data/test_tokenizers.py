@@ -223,7 +223,7 @@ def test_a_file_that_holds_no_vocabulary_is_an_error(tmp_path: Path, kind: str, 
     digest = hashlib.sha256(json.dumps([kind, state], sort_keys=True).encode()).hexdigest()
     content = {"kind": kind, "state": state, "sha256": digest}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=f"tokenizer.json holds no vocabulary of the {kind}"):
+    with pytest.raises(DataError, match=f"tokenizer.json is not a vocabulary of the {kind}"):
         load_tokenizer(tmp_path)
 
 

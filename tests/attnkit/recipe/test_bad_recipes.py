@@ -156,7 +156,7 @@ LINES = [
     ),
     (
         "data: {name: text, files: a.txt, val_fraction: 2}",
-        "bad.yaml:2:48: data.val_fraction: must lie between 0 and 1, got 2.0",
+        "bad.yaml:2:48: data.val_fraction: must be between 0 and 1, got 2.0",
     ),
     (
         "schedule: {name: cosine, final_ratio: 3}",

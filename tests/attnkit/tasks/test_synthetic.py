@@ -151,7 +151,7 @@ def test_a_probe_may_be_given():
     task = built()
     (probe,) = task.probes(32, "1 2 | .")
     assert probe.inputs[0].tolist() == [[1, 2, 7, 6]]
-    with pytest.raises(Exception, match=r"'9' is no token of this run's task.*0 1 2 3 4 5"):
+    with pytest.raises(Exception, match=r"'9' is not a token of this run's task.*0 1 2 3 4 5"):
         task.probes(32, "1 9 |")
     with pytest.raises(Exception, match=r"logging.probe has 11 tokens"):
         task.probes(32, "1 " * 11)
@@ -183,7 +183,7 @@ def test_its_maps_can_be_drawn(result, tmp_path):
     assert '"3","1","4","|"' in page.read_text().replace(" ", "")
     ended = asked("attention", result.directory, "--text", "The cat", "--out", tmp_path / "b.html")
     assert ended.exit_code == 2
-    assert "'The' is no token of this run's task" in ended.output
+    assert "'The' is not a token of this run's task" in ended.output
 
 
 def test_generate_says_what_to_do(result):

@@ -109,7 +109,7 @@ def test_what_is_wrong_is_said_with_key_and_file(
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
 def test_the_fraction_must_leave_both_splits_something(fraction: float) -> None:
-    with pytest.raises(DataError, match=f"data.val_fraction must lie between 0 and 1.*{fraction}"):
+    with pytest.raises(DataError, match=f"data.val_fraction must be between 0 and 1.*{fraction}"):
         TextFiles(files="a.txt", val_fraction=fraction)
 
 

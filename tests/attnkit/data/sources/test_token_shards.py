@@ -131,10 +131,10 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_place(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"magic": 20240801}, "is no shard of tokens: .* 20240520"),
-        ({"version": 2}, "is a shard of version 2, and attnkit reads version 1"),
-        ({"count": 51}, r"is cut off: its header tells of 51 tokens .* 100 bytes follow"),
-        ({"count": 49}, "is too long: its header tells of 49 tokens"),
+        ({"magic": 20240801}, "is not a shard of tokens: .* 20240520"),
+        ({"version": 2}, "is a shard of version 2, but attnkit reads version 1"),
+        ({"count": 51}, r"is cut off: its header declares 51 tokens .* 100 bytes follow"),
+        ({"count": 49}, "is too long: its header declares 49 tokens"),
         ({"count": -1}, "is too long"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_file_of_another_size_is_told(folder: Path, size: int) -> None:
 
 def test_a_shard_without_tokens_is_told(folder: Path, shard: WriteShard) -> None:
     shard(folder / "train_000001.bin", STREAM[:0])
-    with pytest.raises(DataError, match=r"train_000001\.bin holds no tokens; leave it out"):
+    with pytest.raises(DataError, match=r"train_000001\.bin has no tokens; remove it"):
         prepared()
 
 
@@ -186,7 +186,7 @@ def test_files_that_are_not_there_or_twice_are_told(folder: Path) -> None:
 
 
 def test_a_vocabulary_must_be_there_already(folder: Path, shard: WriteShard) -> None:
-    with pytest.raises(DataError, match=r"tokens, not a text .* tokenizer=\{name: given"):
+    with pytest.raises(DataError, match=r"tokens, not of text .* tokenizer=\{name: given"):
         prepared(BpeTokenizer())
     for path in folder.glob("*.bin"):
         shard(path, STREAM[:500] % 256)
