@@ -13,6 +13,9 @@ import tokenizers as huggingface
 
 from attnkit.data.tokenizer_base import Encoding, Tokenizer, decode_runs
 
+LARGEST_VOCABULARY = 1 << 24
+"""Largest vocabulary; the library allocates memory for the requested size."""
+
 
 class HuggingFaceTokenizer(Tokenizer):
     """A tokenizer implemented by the library; only `<|end|>` is added."""
@@ -59,6 +62,26 @@ class HuggingFaceTokenizer(Tokenizer):
         self.require_vocabulary()
         assert self._engine is not None
         return self._engine
+
+
+def _byte_symbols() -> dict[str, int]:
+    """Maps the symbols in which byte-level vocabularies write bytes to the 256 bytes.
+
+    Bytes that are printable in Latin-1 stand for themselves, the others for code points from 256.
+    """
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printing]
+    symbols = {chr(byte): byte for byte in printing}
+    return symbols | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+BYTE_OF_SYMBOL = _byte_symbols()
+"""Symbol of a byte-level vocabulary -> its byte."""
+
+
+def spell(raw: bytes) -> str:
+    r"""Decodes bytes; those that are only part of a character become `\xe4`."""
+    return raw.decode(errors="backslashreplace")
 
 
 def _silence_before_fork() -> None:

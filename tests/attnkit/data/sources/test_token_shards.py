@@ -205,7 +205,7 @@ def test_without_a_file_tokens_are_their_numbers(tmp_path: Path) -> None:
     assert tokenizer.encode("464 3290").offsets == [(0, 3), (3, 8)]
     assert tokenizer.readable([464, 50256, 7]) == " 464\n\n 7"
     assert tokenizer.prompt("\n") == [50256]
-    with pytest.raises(DataError, match="`The` is no number of a token below 50304"):
+    with pytest.raises(DataError, match="`The` is not a token number below 50304"):
         tokenizer.encode("1 The dog")
     with pytest.raises(DataError, match="`50304` is no number"):
         tokenizer.encode("50304")
