@@ -1,4 +1,4 @@
-"""The queries and keys of one call, for steps that look at more than their numbers."""
+"""The positions of queries and keys of one call, for steps that depend on them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from attnkit.once import positions
 
 @dataclass(frozen=True)
 class Grid:
-    """The T queries and S keys of one call. The last query stands at the last key, unless the mask
-    says where.
+    """The T queries and S keys of one call. The last query is at the last key, unless the mask
+    states otherwise.
 
-    A step of `ScoreAttention` gets one by naming it: `def scores(self, q, k, grid)`.
+    A step of `ScoreAttention` receives it by naming it: `def scores(self, q, k, grid)`.
 
     Attributes:
-        mask: which query may look at which key.
+        mask: which query may attend to which key.
         num_queries: T.
         num_keys: S.
-        device: where tensors are made.
-        carried: (B, H', S, E), what `carry` gave for every token so far; None: nothing is carried.
+        device: for new tensors.
+        carried: (B, H', S, E), the result of `carry` for every token so far; None: nothing is
+            carried.
     """
 
     mask: Mask
@@ -34,12 +35,12 @@ class Grid:
 
     @staticmethod
     def of(q: Tensor, k: Tensor, mask: Mask, carried: Tensor | None = None) -> Grid:
-        """The grid of queries (B, H, T, D) and keys (B, H_kv, S, D)."""
+        """Makes the grid of queries (B, H, T, D) and keys (B, H_kv, S, D)."""
         return Grid(mask, q.shape[2], k.shape[2], q.device, carried)
 
     @property
     def offset(self) -> int | Tensor:
-        """Position of the first query: S - T, or a tensor, see `Mask.first_query`."""
+        """Position of the first query: S - T, or a tensor; see `Mask.first_query`."""
         return self.mask.first_query(self.num_queries, self.num_keys)
 
     @property
@@ -54,24 +55,24 @@ class Grid:
 
     @property
     def allowed(self) -> Tensor | None:
-        """Boolean (1 or B, 1, T, S), True where a query may look at a key; None: everywhere."""
+        """Boolean (1 or B, 1, T, S), True where a query may attend to a key; None: everywhere."""
         if isinstance(self.mask, NoMask):
             return None
         return self.mask.dense(self.num_queries, self.num_keys, self.device)
 
     def all_queries(self) -> Grid:
-        """The grid in which every token so far asks: (S, S), with what is carried as its queries.
-        Its last T rows are this grid's.
+        """Returns the grid in which every token so far is a query: (S, S), with `carried` as the
+        queries. Its last T rows are this grid's.
         """
         return Grid(self.mask, self.num_keys, self.num_keys, self.device, self.carried)
 
 
 class Placed(AllOf):
-    """A mask whose queries do not stand at the last keys, but where a tensor says: in a memory of
-    fixed size, later keys are room that is not used yet. Code makes it, no recipe names it.
+    """A mask whose queries are at the position in a tensor, not at the last keys. In a cache of
+    fixed size, later keys are unused memory. Created by code only, not by recipes.
 
     Args:
-        mask: the rule, bound to its batch, which never shows a later key.
+        mask: the rule, bound to its batch, which never allows a later key.
         first: position of the first query, () integer.
     """
 
@@ -83,5 +84,5 @@ class Placed(AllOf):
         return self.first
 
     def parts(self) -> tuple[Mask, ...]:
-        """Itself: its parts would not know the place."""
+        """Returns the mask itself: its parts lack the position."""
         return (self,)

@@ -1,4 +1,4 @@
-"""What the machine under us is and can do."""
+"""Queries the hardware of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ except ImportError:  # Windows
 
 
 class HardwareError(UserError):
-    """A recipe asks for an accelerator, devices or a strategy that this machine lacks."""
+    """A recipe requests an accelerator, devices or a strategy that this machine lacks."""
 
 
 _ISA_WITHOUT_BFLOAT16 = {
@@ -30,16 +30,17 @@ _ISA_WITHOUT_BFLOAT16 = {
     "AVX512_CORE",
     "AVX512_CORE_VNNI",
 }
-"""Values of oneDNN's `ONEDNN_MAX_CPU_ISA` below its first with bfloat16 products."""
+"""Values of oneDNN's `ONEDNN_MAX_CPU_ISA` without bfloat16 products."""
 
 
 def fast_dtype(device: torch.device | str = "auto") -> torch.dtype:
-    """The number type whose matrix products are fastest: bfloat16 where the hardware has units for
-    it (NVIDIA GPUs from Ampere on, some CPUs), else float32. Elsewhere torch emulates bfloat16,
-    which takes many times as long as float32.
+    """Returns the dtype with the fastest matrix products.
+
+    It is bfloat16 on hardware with units for it (NVIDIA GPUs from Ampere on, some CPUs), else
+    float32. Elsewhere torch emulates bfloat16, which is much slower than float32.
 
     Args:
-        device: a device, or the name of an accelerator as a recipe has it.
+        device: a device, or the name of an accelerator as in a recipe.
     """
     kind = device if isinstance(device, str) else device.type
     if kind == "auto":
@@ -52,11 +53,11 @@ def fast_dtype(device: torch.device | str = "auto") -> torch.dtype:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """True if the CPU has bfloat16 units, and torch and oneDNN may use them: both take a limit from
-    the environment (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`).
+    """True if the CPU has bfloat16 units that torch and oneDNN may use: both respect a limit in the
+    environment (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`).
     """
     if not torch.backends.mkldnn.is_available():
-        return False  # only oneDNN has products that use these units
+        return False  # only oneDNN uses these units
     limits = (os.environ.get(f"{prefix}_MAX_CPU_ISA", "") for prefix in ("ONEDNN", "DNNL"))
     if any(limit.upper() in _ISA_WITHOUT_BFLOAT16 for limit in limits):
         return False
@@ -68,8 +69,8 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def compiles(option: str | bool, accelerator: str) -> bool:
-    """True if a run compiles its model; `auto`: on a CUDA device, where the compiler's own time is
-    soon won back.
+    """True if a run compiles its model. `auto` means on a CUDA device, where compilation soon pays
+    off.
     """
     if isinstance(option, bool):
         return option
@@ -78,13 +79,11 @@ def compiles(option: str | bool, accelerator: str) -> bool:
 
 @contextmanager
 def exactness(*, deterministic: bool, tf32: bool) -> Iterator[None]:
-    """Inside, torch takes deterministic kernels alone, and rounds float32 products to TF32 on a
-    GPU, where it is asked to.
-    """
+    """Selects deterministic kernels and TF32 products of float32 within the block, if requested."""
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     precision = torch.get_float32_matmul_precision()
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -96,20 +95,20 @@ def exactness(*, deterministic: bool, tf32: bool) -> Iterator[None]:
 
 
 def default_device() -> torch.device:
-    """The device on which a run with `accelerator: auto` trains."""
+    """Returns the device on which a run with `accelerator: auto` trains."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the kind of device."""
+    """Returns the GPU's name, or the type of the device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory in use so far: allocated on the GPU, or of the whole process; None where the
-    system does not tell.
+    """Returns the peak memory so far: allocated on the GPU, or of the whole process; None if
+    unknown.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -120,7 +119,7 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
 
 def physical_memory_bytes() -> int | None:
-    """Memory of the machine; None where the system does not say."""
+    """Returns the memory of the machine; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""What `attnkit show` says of kernels: which one runs here and why, and how fast each one is."""
+"""The kernels in `attnkit show`: which one runs here and why, and how fast each one is."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from attnkit.masks import Mask
 
 HEAD_DIM = 64
-"""Width of a head while kernels are timed."""
+"""Head size of the measurements."""
 
 
 def show_kernels(console: Console, name: str) -> None:
-    """Prints which computation would run on this machine, for some masks and lengths, and why."""
+    """Prints the kernel that runs on this machine for some masks and lengths, with the reason."""
     from attnkit.attention.base import build_attention
     from attnkit.attention.certificate import outlook
     from attnkit.attention.kernels import KERNELS, Where, verdicts
@@ -55,7 +55,7 @@ def show_kernels(console: Console, name: str) -> None:
     table.add_column("mask")
     for length in lengths:
         table.add_column(f"{length} tokens")
-    reasons: dict[str, dict[str, None]] = {}  # of each kernel that was asked, each reason once
+    reasons: dict[str, dict[str, None]] = {}  # kernel -> each of its reasons once
     for mask in masks:
         row = []
         for length in lengths:
@@ -67,7 +67,7 @@ def show_kernels(console: Console, name: str) -> None:
         label = f"{MASKS.name_of(type(mask))}{' (64)' if isinstance(mask, SlidingWindow) else ''}"
         table.add_row(label, *row)
     console.print(table)
-    console.print("[dim]asked in this order; the first that takes a call computes it[/]")
+    console.print("[dim]tried in this order; the first that supports the call runs[/]")
     asked_in_order = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for kernel in (name for name in KERNELS if name in reasons):
         asked_in_order.add_row(f"  {kernel}", Text("; ".join(reasons[kernel])))
@@ -83,13 +83,13 @@ def _float32_products() -> str:
 
 
 def measure_kernels(console: Console, name: str, tokens: Sequence[int]) -> None:
-    """Prints milliseconds and memory, forward and backward, of each kernel that can compute a
-    mechanism on this machine, for some masks and positions.
+    """Prints time and memory, forward and backward, of each kernel that can compute a mechanism on
+    this machine, for some masks and positions.
 
     Args:
         console: where to print.
         name: of the mechanism.
-        tokens: lengths; none: two that suit the machine.
+        tokens: lengths; empty: two that suit the machine.
 
     Raises:
         RegistryError: if the mechanism has no kernels.
@@ -142,7 +142,7 @@ def _call(attention: ScoreAttention, mask: Mask, q: Tensor, k: Tensor, v: Tensor
 def _cases(
     name: str, heads: int, device: torch.device, length: int
 ) -> Iterator[tuple[str, ScoreAttention, Mask]]:
-    """Masks and positions that the mechanism serves, in words, and the mechanism with them."""
+    """Yields the masks and positions that the mechanism supports, with a label and a mechanism."""
     import torch
 
     from attnkit.attention.base import build_attention

@@ -1,16 +1,15 @@
-"""Masks: which query may look at which key. Values that combine with `&` (both allow) and `|`
-(either allows).
+"""Masks: which query may attend to which key. They combine with `&` (both allow) and `|` (either
+allows).
 
     causal | Prefix(length=8)         SlidingWindow(window=64) & Padding(keep)
 
-Meanings, fixed here and nowhere else:
+Conventions:
 
 - True means that attending is allowed, as in `scaled_dot_product_attention`
   (`nn.MultiheadAttention` means the opposite).
-- Positions are absolute. With `T` queries and `S` keys the last query stands at the last key, so
-  query `t` has position `S - T + t`: what cached decoding needs. `grid.Placed` alone says
-  otherwise.
-- `window = W` lets a query see W keys, itself included.
+- Positions are absolute. With `T` queries and `S` keys the last query is at the last key, so query
+  `t` has position `S - T + t`, as cached decoding needs. Only `grid.Placed` differs.
+- `window = W` lets a query see W keys, including its own.
 
 A mask is one elementwise rule, `allowed`. The dense tensor, the chunks of the windowed kernel and
 FlexAttention's mask_mod are all made from that rule, so that they cannot disagree.
@@ -33,26 +32,26 @@ from attnkit.registry import MASKS, Spec
 
 
 class Mask(ABC):
-    """Which query may look at which key."""
+    """Which query may attend to which key."""
 
     back: int | None = None
-    """A query never sees further back than this many positions (None: no limit)."""
+    """Largest distance that a query sees back (None: no limit)."""
 
     ahead: int | None = None
-    """A query never sees further ahead than this many positions (None: no limit; 0: causal)."""
+    """Largest distance that a query sees ahead (None: no limit; 0: causal)."""
 
     sees_itself: bool = True
     """True if every query may see the key at its own position, so that no row is empty."""
 
     batch_size: int = 1
-    """Rows of the batch that the mask tells apart; 1 where it is the same for all."""
+    """Number of batch rows with their own mask; 1 if it is the same for all."""
 
     needs_documents: bool = False
-    """True until `bind` has given it the documents of a batch."""
+    """True until `bind` has provided the documents of a batch."""
 
     @abstractmethod
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """The rule: True where `query` may look at `key`.
+        """Returns True where `query` may attend to `key`.
 
         Args:
             batch: row of the batch, integers.
@@ -61,7 +60,7 @@ class Mask(ABC):
         """
 
     def bind(self, *, documents: Tensor | None = None) -> Mask:
-        """Returns the mask for one batch: a `document` mask takes the document number of each
+        """Returns the mask for one batch; a `document` mask takes the document number of each
         token.
 
         Args:
@@ -70,30 +69,30 @@ class Mask(ABC):
         return self
 
     def first_query(self, num_queries: int, num_keys: int) -> int | Tensor:
-        """Position of the first query: the last one stands at the last key."""
+        """Returns the position of the first query, where the last one is at the last key."""
         return num_keys - num_queries
 
     def row(self, batch: Tensor) -> Tensor:
-        """Where the mask's own tensors keep a row of the batch: a single row serves them all."""
+        """Maps a row of the batch to one of the mask's own tensors, which may have a single row."""
         return batch if self.batch_size > 1 else torch.zeros_like(batch)
 
     def parts(self) -> tuple[Mask, ...]:
-        """The masks that must all allow; a mask that is no conjunction is its own only part."""
+        """Returns the masks that must all allow; the mask itself if it is not a conjunction."""
         return (self,)
 
     def dense(self, num_queries: int, num_keys: int, device: torch.device | None = None) -> Tensor:
-        """The mask as a boolean tensor that broadcasts to (B, H, T, S). Layers of one forward pass
-        share it: copy it before you change it.
+        """Returns the mask as a boolean tensor that broadcasts to (B, H, T, S). Layers of one
+        forward pass share it: copy it before changing it.
         """
         return once(_dense, self, num_queries, num_keys, device)
 
     def has_no_empty_row(self, num_queries: int, num_keys: int) -> bool:
-        """True if it is certain that each query sees at least one key."""
+        """True if each query certainly sees at least one key."""
         return self.sees_itself and num_queries <= num_keys
 
     def pairs(self, num_tokens: int) -> int:
-        """Number of (query, key) pairs allowed in self-attention over `num_tokens` tokens of one
-        document.
+        """Returns the number of (query, key) pairs allowed in self-attention over `num_tokens`
+        tokens of one document.
         """
         rule = self.bind(documents=torch.zeros(1, num_tokens, dtype=torch.long))
         first = torch.zeros(1, 1, 1, 1, dtype=torch.long)
@@ -101,7 +100,7 @@ class Mask(ABC):
         pairs = 0
         for query in torch.arange(num_tokens).split(
             1024
-        ):  # in slices: the whole would take the square of the length
+        ):  # in slices: the whole would need memory quadratic in the length
             row = rule.allowed(first, query.view(1, 1, -1, 1), key)
             pairs += int(row.expand(1, 1, len(query), num_tokens).sum())
         return pairs
@@ -130,31 +129,29 @@ class NoMask(Mask):
     """Everything is allowed: the bidirectional attention of an encoder."""
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True everywhere."""
         return torch.ones_like(query + key, dtype=torch.bool)
 
 
 @MASKS.register("causal")
 @dataclass(frozen=True)
 class Causal(Mask):
-    """No later token: key <= query. What makes a language model's loss honest."""
+    """No later token: key <= query. Required for an honest language-modeling loss."""
 
     ahead = 0
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True for the query's own position and earlier ones."""
         return key <= query
 
 
 @MASKS.register("sliding_window")
 @dataclass(frozen=True, kw_only=True)
 class SlidingWindow(Mask):
-    """The W nearest keys, itself included: causal by default, or centred on the query.
+    """The W nearest keys, including its own: causal by default, or centred on the query.
     arXiv:2004.05150.
 
     Args:
         window: number of keys that a query sees.
-        centered: look to both sides (an even window has its odd key behind); never causal then.
+        centered: look to both sides (an even window has one key more behind); not causal.
     """
 
     window: int = 64
@@ -166,16 +163,13 @@ class SlidingWindow(Mask):
 
     @property
     def back(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Keys that a query sees behind itself."""
         return self.window // 2 if self.centered else self.window - 1
 
     @property
     def ahead(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Keys that a query sees ahead of itself."""
         return (self.window - 1) // 2 if self.centered else 0
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True within the window."""
         return (key >= query - self.back) & (key <= query + self.ahead)
 
 
@@ -196,7 +190,6 @@ class Prefix(Mask):
             raise ValueError(f"length of the prefix must be at least 1, got {self.length}")
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True for earlier keys and for every key of the prefix."""
         return (key <= query) | (key < self.length)
 
 
@@ -208,7 +201,7 @@ class Dilated(Mask):
 
     Args:
         dilation: distance between the keys that a query sees.
-        window: number of keys that a query sees, itself included; None for all of them.
+        window: number of keys that a query sees, including its own; null: all of them.
     """
 
     dilation: int = 2
@@ -224,25 +217,22 @@ class Dilated(Mask):
 
     @property
     def back(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Distance to the furthest key in the window."""
         return None if self.window is None else self.dilation * (self.window - 1)
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True at multiples of the dilation."""
         seen = (key <= query) & ((query - key) % self.dilation == 0)
         return seen if self.back is None else seen & (key >= query - self.back)
 
 
 @MASKS.register("document")
 class Document(Mask):
-    """Only tokens of the same document, where several are packed into one sequence. Combine with
-    `causal`.
+    """Only tokens of the same document, for sequences of several documents. Combine with `causal`.
 
-    A recipe's mask has no documents yet; `bind` gives it those of a batch.
+    A recipe's mask has no documents yet; `bind` provides those of a batch.
 
     Args:
         documents: (B, S) integers, the document of each key.
-        query_documents: (B, T) integers where queries are another sequence; default: the last T of
+        query_documents: (B, T) integers if the queries are another sequence; default: the last T of
             `documents`.
     """
 
@@ -256,11 +246,10 @@ class Document(Mask):
         self.sees_itself = query_documents is None
 
     def bind(self, *, documents: Tensor | None = None) -> Mask:
-        """Returns the mask over these documents."""
         return self if documents is None else Document(documents)
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True where query and key belong to one document.
+        """Returns True where query and key belong to the same document.
 
         Raises:
             ValueError: if the mask is not bound to a batch.
@@ -278,10 +267,10 @@ class Document(Mask):
 
 
 class Padding(Mask):
-    """No padded key. Data decides it, so no recipe names it.
+    """No padded key. It depends on the data, so recipes cannot name it.
 
     Args:
-        keep: (B, S) boolean, True where a token is real.
+        keep: (B, S) boolean, True for real tokens.
     """
 
     sees_itself = False
@@ -291,7 +280,6 @@ class Padding(Mask):
         self.batch_size = keep.shape[0]
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True for real keys."""
         return self.keep[self.row(batch), key]
 
 
@@ -306,7 +294,6 @@ class _Combined(Mask):
         self.needs_documents = any(mask.needs_documents for mask in self.masks)
 
     def bind(self, *, documents: Tensor | None = None) -> Mask:
-        """Binds each mask."""
         return type(self)(masks=[mask.bind(documents=documents) for mask in self.masks])
 
     def __eq__(self, other: object) -> bool:
@@ -336,11 +323,10 @@ class AllOf(_Combined):
         self.sees_itself = all(mask.sees_itself for mask in self.masks)
 
     def parts(self) -> tuple[Mask, ...]:
-        """The joined masks, nested conjunctions flattened."""
+        """Returns the masks, with nested conjunctions flattened."""
         return tuple(part for mask in self.masks for part in mask.parts())
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True where all allow."""
         return functools.reduce(operator.and_, (m.allowed(batch, query, key) for m in self.masks))
 
 
@@ -360,17 +346,15 @@ class AnyOf(_Combined):
         self.sees_itself = any(mask.sees_itself for mask in self.masks)
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """True where one allows."""
         return functools.reduce(operator.or_, (m.allowed(batch, query, key) for m in self.masks))
 
 
 def build_mask(mask: Mask | Spec | str | Mapping[str, Any] | Sequence[Any]) -> Mask:
-    """Makes a mask from what a recipe or a person writes: a name, a spec, a list of them (all must
-    allow), or a mask.
+    """Makes a mask from a name, a spec, a list of them (all must allow), or a mask.
 
     Raises:
         RegistryError: if a name or an option is unknown.
-        ValueError: if an option has a value that makes no sense.
+        ValueError: if the value of an option is invalid.
     """
     if isinstance(mask, Mask):
         return mask
@@ -380,7 +364,7 @@ def build_mask(mask: Mask | Spec | str | Mapping[str, Any] | Sequence[Any]) -> M
 
 
 def name_of(mask: Mask) -> str:
-    """The mask in recipe words: `causal & document`."""
+    """Returns the mask as a recipe writes it: `causal & document`."""
     if isinstance(mask, Padding):
         return "padding"
     if isinstance(mask, AnyOf):

@@ -1,4 +1,4 @@
-"""Normalisations: over the features of a token, or of a head."""
+"""Normalisations of tokens and heads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ NormName = Literal["layer_norm", "rms_norm", "none"]
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's RMS norm (arXiv:1910.07467), computed in the type of its gain. Under autocast that
-    differs from the type of the input, for which torch has no kernel and warns; `LayerNorm` has
-    one.
-    """
+    """RMS norm (arXiv:1910.07467), computed in the dtype of its weight."""
+
+    # Under autocast the input has another dtype, for which torch's RMS norm has no kernel and
+    # warns;
+    # its LayerNorm has one.
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
@@ -21,7 +22,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class HeadNorm(RMSNorm):
-    """Brings each head to one size, with a gain for each feature.
+    """Normalises each head to unit RMS, with a weight per feature.
 
     Args:
         head_dim: width D of a head.
@@ -32,7 +33,7 @@ class HeadNorm(RMSNorm):
 
 
 def build_norm(name: NormName, dim: int, *, bias: bool = False) -> nn.Module:
-    """Makes a normalisation over the last axis; `none` leaves its input as it is.
+    """Makes a normalisation over the last axis; `none` is the identity.
 
     `layer_norm` is arXiv:1607.06450, `rms_norm` arXiv:1910.07467.
     """

@@ -1,4 +1,4 @@
-"""A page as one self-contained file: style, script and numbers inside, no network."""
+"""Builds self-contained pages: style, script and data in one file, without network access."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 
 def offline_page(package: str, *, title: str, data: Any, body: str = "") -> str:
-    """Fills the `page.html` of a package with its `page.css` and `page.js`, and with numbers.
+    """Fills the `page.html` of a package with its `page.css`, its `page.js` and data.
 
-    Whatever a text in the numbers says, it is data: the script reads it as JSON.
+    Texts in the data are never markup: the script reads them as JSON.
 
     Args:
-        package: the one that holds the three files.
+        package: the package with the three files.
         title: replaces `{{title}}`, as text.
         data: replaces `{{data}}`, as JSON.
         body: replaces `{{body}}`, as markup that the caller has escaped.
     """
-    # Inside a script element only `<` could end it or begin a comment.
+    # Inside a script element only `<` can end the script or begin a comment.
     numbers = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "title": html.escape(title),
@@ -29,7 +29,7 @@ def offline_page(package: str, *, title: str, data: Any, body: str = "") -> str:
         "data": numbers,
         "body": body,
     }
-    # In one go: what is filled in may look like a mark, and stands as it is.
+    # In one pass: inserted text may look like a placeholder, and is not replaced.
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], _file(package, "page.html"))
 
 

@@ -1,10 +1,10 @@
-"""What a forward pass needs once, though each layer asks for it: dense masks, rotary tables, block
+"""Computes values once per forward pass that several layers need: dense masks, rotary tables, block
 masks, positions.
 
-A model marks its forward pass with `@one_pass`. Within it, `once` computes an answer the first time
-and gives it again afterwards; at the end all is forgotten, so that no batch sees what another one
-left. Outside of a pass, `once` computes each time. Under `torch.compile` it does so too: a compiler
-merges equal computations itself.
+A model decorates its forward method with `@one_pass`. Within it, `once` computes a value on its
+first call and returns it again later; at the end of the pass the values are dropped, so that no
+batch sees those of another. Outside of a pass, and under `torch.compile`, `once` computes on each
+call: a compiler merges equal computations itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BY_VALUE = (int, float, str, type(None), torch.dtype, torch.device)
 
 
 def one_pass(forward: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a method that makes a model's forward pass."""
+    """Decorates the method that runs a model's forward pass."""
 
     @functools.wraps(forward)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -42,27 +42,27 @@ def one_pass(forward: Callable[P, R]) -> Callable[P, R]:
 
 
 def once(compute: Callable[..., R], *arguments: Any) -> R:
-    """`compute(*arguments)` the first time in a forward pass, later the same answer.
+    """Returns `compute(*arguments)`, computed on the first call in a forward pass.
 
     Args:
-        compute: a function without randomness. Layers share what it returns, so nobody may change
-            that in place.
-        arguments: numbers, strings, types and devices are told apart by value; the rest, such as
+        compute: a function without randomness. Its result is shared between layers, so it must not
+            be changed in place.
+        arguments: numbers, strings, types and devices are compared by value; others, such as
             tensors and masks, by identity.
     """
     known = None if torch.compiler.is_compiling() else _known.get()
     if known is None:
         return compute(*arguments)
-    # What was made for inference cannot serve a pass that is differentiated.
+    # A tensor made in inference mode cannot be used in a pass with gradients.
     key = (compute, torch.is_inference_mode_enabled(), torch.is_grad_enabled())
     key += tuple(a if isinstance(a, _BY_VALUE) else id(a) for a in arguments)
     if key not in known:
-        known[key] = compute(*arguments), arguments  # kept, so that no id is used twice
+        known[key] = compute(*arguments), arguments  # kept alive, so that no id is reused
     return known[key][0]
 
 
 def positions(start: int | Tensor, count: int, device: torch.device | None) -> Tensor:
-    """`count` positions from `start` on, an integer or a () tensor of one: (count,)."""
+    """Returns `count` positions from `start` on, an integer or a () tensor of one: (count,)."""
     return once(_positions, start, count, device)
 
 

@@ -1,4 +1,4 @@
-"""What a recipe may set on a class, read from the class itself.
+"""Reads from a class what a recipe may set on it.
 
 The keyword-only parameters of `__init__` *are* the options: their annotations are the types, their
 defaults the defaults, and the `Args:` section of the docstring the help. Nothing is declared twice.
@@ -19,7 +19,7 @@ from attnkit.errors import UserError
 
 
 class RegistryError(UserError, ValueError):
-    """A name, an option or a plugin that is not what it should be; the message says what to do."""
+    """A name, an option or a plugin is invalid."""
 
 
 class _Required:
@@ -42,7 +42,7 @@ LEFT_OUT: Any = _LeftOut()
 
 @dataclass(frozen=True)
 class Option:
-    """One key that a recipe may set: name, type annotation, default (or `REQUIRED`) and help."""
+    """One key of a recipe: name, type annotation, default (or `REQUIRED`) and help."""
 
     name: str
     annotation: Any
@@ -70,9 +70,7 @@ class Spec:
             return cls(value)
         if isinstance(value, Mapping):
             if not isinstance(value.get("name"), str):
-                raise RegistryError(
-                    f"{dict(value)} names nothing; write {{name: ..., option: ...}}"
-                )
+                raise RegistryError(f"{dict(value)} has no name; write {{name: ..., option: ...}}")
             return cls(value["name"], {k: v for k, v in value.items() if k != "name"})
         raise RegistryError(f"expected a name or {{name: ..., option: ...}}, got {value!r}")
 
@@ -84,7 +82,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def options_of(cls: type) -> dict[str, Option]:
-    """The keyword-only parameters of a class's `__init__`, own and passed on by `**options`.
+    """Returns the keyword-only parameters of a class's `__init__`, including its parents' if it
+    takes `**options`.
 
     Raises:
         RegistryError: if an annotation cannot be resolved.
@@ -132,22 +131,22 @@ def parameters_of(cls: type) -> dict[str, Option]:
 
 
 def positional_option(cls: type, key: str) -> str:
-    """Says how to make an option of a parameter that stands before the `*`; empty: it is none."""
+    """Explains how to make an option of a positional parameter; empty if the key is not one."""
     for owner in cls.__mro__:
         init = owner.__dict__.get("__init__")
         parameter = inspect.signature(init).parameters.get(key) if init else None
         if parameter is not None and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             return (
-                f"`{key}` of {owner.__name__}.__init__ is positional, and options stand behind a "
+                f"`{key}` of {owner.__name__}.__init__ is positional, but options follow a "
                 f"`*`: def __init__(self, dim, *, {key}, ...)"
             )
     return ""
 
 
-@functools.cache  # each mask and each layer that is built asks
+@functools.cache  # each new mask and layer asks
 def _declared(owner: type) -> tuple[dict[str, tuple[Any, str]], bool]:
-    """What the `__init__` of a class itself declares: name -> annotation and help; and whether it
-    passes on further options.
+    """Returns the options that the `__init__` of a class itself declares: name -> annotation and
+    help; and True if it passes `**options` on.
     """
     init = owner.__dict__["__init__"]
     parameters = inspect.signature(init).parameters.values()

@@ -1,10 +1,10 @@
-"""Names to classes: what a recipe may call, which options it takes, and where plugins come from.
+"""Maps names in recipes to classes, with their options, and imports plugins.
 
 Every axis of the kit (mechanism, mask, position, data source, tokenizer, optimizer) is one
-`Registry`. A class enters it with a decorator; what a recipe may set on it is read from its
-`__init__` (see `options.py`).
+`Registry`. A decorator registers a class; its options are read from its `__init__` (see
+`options.py`).
 
-Only the standard library is imported here, so that names can be listed before torch is loaded.
+Imports only the standard library, so that names can be listed before torch is loaded.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ PLUGIN_GROUP = "attnkit.plugins"
 class Registry(Generic[T]):
     """Name -> class for one axis.
 
-    The built-in classes live in `package`, one name a file (or all in one module); they are
+    The built-in classes are in `package`, one name per file (or all in one module). They are
     imported at the first look-up, together with the plugins of installed packages.
 
     Args:
-        kind: what is registered, in words, for messages ("mask").
+        kind: what is registered, for messages ("mask").
         package: dotted name of the package or module with the built-in classes.
         base: path of a class; those derived from it may be named by their own path too, as in
             `lightning.pytorch.callbacks.EarlyStopping`, whether registered or not.
@@ -102,7 +102,7 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str) -> Callable[[P], P]:
-        """Returns a decorator that enters a class under `name` and leaves the class as it is.
+        """Returns a decorator that registers a class under `name` and leaves it unchanged.
 
         Raises:
             RegistryError: if the name is not snake_case or is taken.
@@ -112,7 +112,7 @@ class Registry(Generic[T]):
 
         def enter(cls: P) -> P:
             if not f"{cls.__module__}.".startswith(f"{self._package}."):
-                self._discover()  # the built-in names come first, so a plugin cannot take one
+                self._discover()  # built-in names first, so that a plugin cannot take one
             taken = self.get(name) if name in self._paths else self._classes.get(name)
             if taken is not None and not _same_definition(taken, cls):
                 raise RegistryError(
@@ -125,16 +125,16 @@ class Registry(Generic[T]):
         return enter
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Returns all registered names, sorted."""
         self._discover()
         return sorted({*self._classes, *self._paths})
 
     def __contains__(self, name: str) -> bool:
-        """True if a name is registered, or is the path of a class where that may stand."""
+        """True if a name is registered, or is a path of a class that the registry accepts."""
         return self.is_path(name) or name in self.names()
 
     def is_path(self, name: str) -> bool:
-        """True if a name is the path of a class, and this registry takes such."""
+        """True if a name is the path of a class, and this registry accepts paths."""
         return self._base is not None and "." in name
 
     def get(self, name: str) -> type[T]:
@@ -164,23 +164,21 @@ class Registry(Generic[T]):
         return next((name for name, known in self._classes.items() if known is cls), cls.__name__)
 
     def options(self, name: str) -> dict[str, Option]:
-        """The keys that a recipe may set for `name`: the keyword-only parameters of its `__init__`.
-
-        A class whose `__init__` ends in `**options` passes them on, so its parent's parameters
-        count too.
+        """Returns the options of `name`: the keyword-only parameters of its `__init__`, including
+        its parents' if it takes `**options`.
         """
         cls = self.get(name)
         return parameters_of(cls) if self.is_path(name) else options_of(cls)
 
     def summary(self, name: str) -> str:
-        """First sentence of the class's docstring."""
+        """Returns the first sentence of the class's docstring."""
         unread = name in self._paths and name not in self._classes
         doc = _unread_docstring(self._paths[name]) if unread else inspect.getdoc(self.get(name))
         paragraph = (doc or "").partition("\n\n")[0]
         return re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(paragraph.split()))[0]
 
     def build(self, spec: Spec | str | Mapping[str, Any], *supplied: Any) -> T:
-        """Makes an instance: `supplied` go first by position, the spec's options by keyword.
+        """Makes an instance from positional arguments (`supplied`) and the spec's options.
 
         Raises:
             RegistryError: if the name or an option is unknown, or a required option is missing.
@@ -204,14 +202,14 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True  # from here on: what is imported below may look up names itself
+        self._discovered = True  # before the imports below, which may look up names themselves
         try:
             if self._package is not None:
                 package = importlib.import_module(self._package)
                 for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
                     importlib.import_module(f"{self._package}.{module.name}")
         except BaseException:
-            self._discovered = False  # the next look-up fails as well, instead of missing names
+            self._discovered = False  # the next look-up fails again, instead of missing names
             raise
         load_installed_plugins()
 
@@ -257,7 +255,7 @@ def _missing_package(error: Exception) -> str:
 
 
 def _same_definition(a: type, b: type) -> bool:
-    """True if `b` is `a` read again from the same file (say, a module reloaded)."""
+    """True if `b` is the definition of `a`, read again from the same file (a reloaded module)."""
     return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
 
 
@@ -265,11 +263,11 @@ def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
     """Imports a plugin: a file (`my_attention.py`, relative to `folder`) or a module
     (`my_package.attention`).
 
-    A file is imported once a process, however often it is named, and again after it was edited.
+    A file is imported once per process, and again after it has been edited.
 
     Raises:
-        RegistryError: if there is no such file or module, or if importing it fails; the message
-            names the line.
+        RegistryError: if the file or module does not exist, or its import fails; the message names
+            the line.
     """
     if not name.endswith(".py"):
         try:
@@ -283,25 +281,25 @@ def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
 
 
 _sources: dict[str, bytes] = {}
-"""Module name of a plugin file -> the text that was imported."""
+"""Module name of a plugin file -> the imported text."""
 
 
 def import_source(content: bytes, path: Path, known_as: str | None = None) -> ModuleType:
-    """Imports the text of a plugin file. What was read is what is run: Python's own import would
-    read the file again, or take compiled code that lies beside it.
+    """Imports the text of a plugin file.
 
     Args:
         content: the text.
-        path: where it lies, for tracebacks.
-        known_as: path of the file that it is a copy of; None: `path`. It replaces what was imported
-            from there.
+        path: its path, for tracebacks.
+        known_as: path of the file that it is a copy of; None: `path`. It replaces an earlier import
+            of that file.
 
     Raises:
-        RegistryError: if importing it fails; the message names the line.
+        RegistryError: if the import fails; the message names the line.
     """
+    # Python's own import would read the file again, or use compiled code beside it.
     module_name = _module_name(known_as or str(path))
     for name, known in _sources.items():
-        if known == content and name in sys.modules:  # the same code, wherever it lies
+        if known == content and name in sys.modules:  # the same code, from any place
             _sources[module_name] = content
             return sys.modules[name]
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -321,7 +319,7 @@ def import_source(content: bytes, path: Path, known_as: str | None = None) -> Mo
 
 
 def imported_source(path: str) -> bytes | None:
-    """The text of a plugin file as this process imported it; None if it did not."""
+    """Returns the text of a plugin file as imported by this process; None if it was not."""
     return _sources.get(_module_name(path))
 
 
@@ -333,7 +331,7 @@ def _module_name(path: str) -> str:
 
 
 def home_of(cls: type) -> str:
-    """Where a class comes from: its module; the file of a plugin that is a file."""
+    """Returns the origin of a class: its module, or the file of a plugin."""
     if cls.__module__.startswith("attnkit_plugin_"):
         return inspect.getfile(cls)
     return "a notebook or script" if cls.__module__ == "__main__" else cls.__module__
@@ -346,8 +344,7 @@ _entry_points_loaded = False
 def load_installed_plugins() -> None:
     """Imports what installed packages offer under the entry-point group `attnkit.plugins`.
 
-    A package that fails to import does not take the kit down: the failure is told where a name is
-    not found.
+    A package that fails to import is skipped: the failure is reported where a name is not found.
     """
     global _entry_points_loaded
     if _entry_points_loaded:
@@ -362,12 +359,12 @@ def load_installed_plugins() -> None:
 
 
 def installed_plugin_failures() -> list[str]:
-    """What is told of installed plugins that failed to import, so far."""
+    """Returns the failures of installed plugins so far."""
     return list(_entry_point_failures)
 
 
 def _import_failure(what: str, error: Exception, path: Path | None = None) -> str:
-    """Says where an import failed: in the file at `path`, where one is given, not deeper down."""
+    """Describes a failed import, with the line in the file at `path`, if given, not deeper down."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
     last = (own or frames)[-1]

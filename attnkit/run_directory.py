@@ -1,16 +1,16 @@
-"""A run's directory: what lies in it, under which name, and how it is claimed.
+"""A run's directory: its files and their names, and how a run claims it.
 
 runs/<recipe>/<variant>/seed<k>/
     recipe.yaml        the resolved recipe: reproduces the run
     environment.json   versions, machine, data
     plugins.json       digests and packages of its plugins; plugins/ has copies of their files
     tokenizer.json     the vocabulary
-    events.out...      what TensorBoard shows; metrics.jsonl, metrics.csv: curves as plain files
-    logger_ids/        the id that a server (wandb, mlflow, comet) gave to the run
+    events.out...      curves and maps for TensorBoard; metrics.jsonl, metrics.csv: curves as plain files
+    logger_ids/        the id of the run on a server (wandb, mlflow, comet)
     checkpoints/       best.ckpt, last.ckpt, previous.ckpt, manifests; weights/averaged.ckpt
-    hypotheses/        translations of each test set, of a translation run
-    result.json        final numbers; written last, so its presence means that the run ended well
-    .lock              held while a process trains here
+    hypotheses/        translations of each test set, for a translation run
+    result.json        final metrics; written last, so it marks a successful end
+    .lock              exists while a process trains here
 """
 
 from __future__ import annotations
@@ -58,37 +58,35 @@ PACKAGES = (
 )
 
 
-_TAKEN = "another process is training in {directory}; wait for it, or end it first"
+_TAKEN = "another process is training in {directory}; wait for it, or stop it first"
 
 
 class RunDirectoryError(UserError):
-    """A run directory that is taken, missing, unfinished or cannot be written; the message says
-    what to do.
-    """
+    """A run directory is taken, missing, unfinished or not writable."""
 
 
 class FinishedError(RunDirectoryError):
-    """A run that is to be resumed has nothing left to do."""
+    """A run cannot be resumed because it is finished."""
 
 
 def is_first_process() -> bool:
-    """True in the process that writes: the only one, or the first of several."""
+    """True in the process that writes files: the only one, or the first of several."""
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
 def check_free(directory: Path, overwrite: bool) -> None:
-    """Checks that a run may go into a directory, before any work is done for it.
+    """Checks that a run may use a directory, before any work is done for it.
 
     Raises:
-        RunDirectoryError: if something is there, and it is no run or may not be overwritten; or if
-            nothing may be made there.
+        RunDirectoryError: if it exists and is not a run or may not be overwritten, or if it cannot
+            be created.
     """
     if not directory.exists():
         above = next(parent for parent in directory.absolute().parents if parent.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise RunDirectoryError(
-                f"{directory} cannot be made, since {above} is no folder that may be written to; "
+                f"{directory} cannot be created, since {above} is not a writable folder; "
                 "set runs_dir to one"
             )
         return
@@ -102,21 +100,21 @@ def check_free(directory: Path, overwrite: bool) -> None:
         raise RunDirectoryError(_TAKEN.format(directory=directory))
     if not (directory / RECIPE).is_file():
         raise RunDirectoryError(
-            f"{directory} holds files that are no run; set runs_dir, name or variant"
+            f"{directory} contains files but no run; set runs_dir, name or variant"
         )
     if not overwrite:
         state = "a finished run" if (directory / RESULT).is_file() else "an unfinished run"
         raise RunDirectoryError(
-            f"{directory} holds {state}; go on with --resume, replace it with --overwrite, or set "
-            "variant=NAME or seed=N for another directory"
+            f"{directory} contains {state}; continue it with --resume, replace it with "
+            "--overwrite, or set variant=NAME or seed=N for another directory"
         )
 
 
 def claim(directory: Path, overwrite: bool) -> None:
-    """Makes the directory, empty.
+    """Creates the directory, or empties it.
 
     Raises:
-        RunDirectoryError: as in `check_free`, or if it cannot be written.
+        RunDirectoryError: as in `check_free`, or if it is not writable.
     """
     check_free(directory, overwrite)
     if directory.exists():
@@ -129,8 +127,7 @@ def _make(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(
-            f"{directory} cannot be made: {error.strerror}; "
-            "set runs_dir to a place that can be written"
+            f"{directory} cannot be created: {error.strerror}; set runs_dir to a writable place"
         ) from error
 
 
@@ -138,7 +135,7 @@ def _make(directory: Path) -> None:
 def in_use(directory: Path) -> Iterator[None]:
     """Keeps every other process from training in a directory.
 
-    The system gives the lock back when the process ends, however it ends.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Raises:
         RunDirectoryError: if another process trains there.
@@ -157,10 +154,10 @@ def in_use(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock while the block lasts; the file is gone then.
+    """Holds a lock during the block, and then removes its file.
 
-    On POSIX systems it is a record lock: worker processes do not inherit it, so that one that
-    outlives its parent holds nothing. Windows has none, and there processes inherit no lock.
+    On POSIX systems it is a record lock, which worker processes do not inherit: a worker that
+    outlives its parent holds nothing. On Windows, which has none, processes inherit no locks.
 
     Raises:
         BlockingIOError: if another process holds it.
@@ -216,7 +213,7 @@ def _locked_file(path: Path) -> TextIO:
 def is_in_use(directory: Path) -> bool:
     """True while another process trains in a directory."""
     path = directory / _LOCK
-    if path.absolute() in _held:  # closing the file again would give the lock back
+    if path.absolute() in _held:  # closing the file again would release the lock
         return False
     try:
         if fcntl is None:
@@ -228,18 +225,18 @@ def is_in_use(directory: Path) -> bool:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is no lock, or no such thing on this file system
+    except OSError:  # no lock file, or a file system without locks
         return False
     return False
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes a file whole or not at all, and brings it to the disk.
+    """Writes a file atomically and syncs it to disk.
 
     Raises:
         RunDirectoryError: if it cannot be written.
@@ -253,7 +250,7 @@ def write_text(path: Path, content: str) -> None:
         os.replace(part, path)
     except OSError as error:
         raise RunDirectoryError(
-            f"{path} cannot be written: {error.strerror}; fix that, then go on with attnkit "
+            f"{path} cannot be written: {error.strerror}; fix that, then continue with attnkit "
             f"resume {shlex.quote(str(path.parent))}"
         ) from error
     finally:
@@ -261,13 +258,13 @@ def write_text(path: Path, content: str) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Removes what a killed process left half-written, and the result of an end that is none."""
+    """Removes temporary files of a killed process, and a result that is no longer valid."""
     for leftover in [*directory.glob(f"*{_PART}"), directory / RESULT]:
         leftover.unlink(missing_ok=True)
 
 
 def _is_blank(directory: Path) -> bool:
-    """True if nothing is there but what a run makes before its first file."""
+    """True if the directory contains nothing but what a run creates before its first file."""
     checkpoints = directory / CHECKPOINTS
     if checkpoints.is_dir() and any(checkpoints.iterdir()):
         return False
@@ -278,7 +275,7 @@ def _is_blank(directory: Path) -> bool:
 
 
 def _empty(directory: Path) -> None:
-    """Removes everything; the recipe last, since a folder without it counts as no run."""
+    """Removes everything; the recipe last, since without it the folder does not count as a run."""
     for entry in sorted(directory.iterdir(), key=lambda entry: entry.name == RECIPE):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -287,7 +284,7 @@ def _empty(directory: Path) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """The machine and the versions that a run depends on. Names neither user nor host."""
+    """Returns the machine and the versions that a run depends on, without user or host names."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -300,7 +297,7 @@ def environment() -> dict[str, Any]:
 def resumed(
     directory: Path, now: dict[str, Any], step: int, changes: Sequence[str]
 ) -> dict[str, Any]:
-    """The record of the machine, with a line for a resumption: when, by what, and what changed."""
+    """Returns the environment's record with an entry for a resumption: step, command, changes."""
     before = read_environment(directory)
     resumption = {"step": step, "command": now["command"], "changes": list(changes)}
     last = _last_surroundings(before)
@@ -309,21 +306,19 @@ def resumed(
 
 
 def add_kernels(directory: Path, certificates: Sequence[Mapping[str, Any]]) -> None:
-    """Adds certificates of outside kernels to the record of the machine."""
+    """Adds certificates of outside kernels to the environment's record."""
     environment = json.loads((directory / ENVIRONMENT).read_bytes())
     write_json(directory / ENVIRONMENT, {**environment, "kernels": list(certificates)})
 
 
 def the_run(directory: Path) -> Path:
-    """The run that lies in a directory, or the only one below it; the directory itself where there
-    is none or are several.
-    """
+    """Returns the run in a directory, or the only one below it; otherwise the directory itself."""
     below = [] if (directory / RECIPE).is_file() else _runs_below(directory)
     return below[0] if len(below) == 1 else directory
 
 
 def _runs_below(directory: Path) -> list[Path]:
-    """The runs in the folder of a variant, of a recipe, or of all runs."""
+    """Returns the runs in the folder of a variant, of a recipe, or of all runs."""
     found = [
         path.parent for depth in (1, 2, 3) for path in directory.glob(f"{'*/' * depth}{RECIPE}")
     ]
@@ -333,11 +328,11 @@ def _runs_below(directory: Path) -> list[Path]:
 
 
 _SURROUNDINGS = ("python", "threads", "packages")
-"""Keys of the environment on which the last bit of a number depends."""
+"""Keys of the environment that affect the last bit of a number."""
 
 
 def read_environment(directory: Path) -> dict[str, Any]:
-    """What `environment.json` of a run holds.
+    """Reads `environment.json` of a run.
 
     Raises:
         RunDirectoryError: if it is missing or damaged.
@@ -353,15 +348,15 @@ def read_environment(directory: Path) -> dict[str, Any]:
             raise ValueError("resumed")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunDirectoryError(
-            f"{path} is missing or damaged ({error}), so that nobody knows whether data and "
-            "versions are still those of the run; restore it, or train the run again with "
+            f"{path} is missing or damaged ({error}), so changes of data and versions cannot be "
+            "detected; restore it, or train the run again with "
             "--overwrite"
         ) from error
     return content
 
 
 def _last_surroundings(environment: dict[str, Any]) -> dict[str, Any]:
-    """Versions and threads of the last process that trained."""
+    """Returns versions and threads of the last process that trained."""
     last = {key: environment.get(key) for key in _SURROUNDINGS}
     for resumption in environment.get("resumed", []):
         last |= {key: resumption[key] for key in _SURROUNDINGS if key in resumption}
@@ -369,8 +364,8 @@ def _last_surroundings(environment: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed_surroundings(directory: Path, now: dict[str, Any]) -> list[str]:
-    """`torch: 2.13.0 -> 2.14.0`, for each version, and the number of threads, that is not what it
-    was where the run was last trained.
+    """Returns `torch: 2.13.0 -> 2.14.0` for each version that differs from the last training, and
+    likewise for the number of threads.
 
     Raises:
         RunDirectoryError: if `environment.json` is missing or damaged.
@@ -383,10 +378,10 @@ def changed_surroundings(directory: Path, now: dict[str, Any]) -> list[str]:
 
 
 def recipe_of(directory: Path) -> Path:
-    """The resolved recipe of a run.
+    """Returns the path of the resolved recipe of a run.
 
     Raises:
-        RunDirectoryError: if the directory is missing or holds no run.
+        RunDirectoryError: if the directory is missing or not a run.
     """
     if not directory.is_dir():
         raise RunDirectoryError(
@@ -397,9 +392,9 @@ def recipe_of(directory: Path) -> Path:
         shown = ", ".join(map(str, below[:_MOST_SHOWN]))
         more = f" and {len(below) - _MOST_SHOWN} more" if len(below) > _MOST_SHOWN else ""
         count = "a run" if len(below) == 1 else f"{len(below)} runs"
-        raise RunDirectoryError(f"{directory} is above {count}; name one: {shown}{more}")
+        raise RunDirectoryError(f"{directory} contains {count}; name one: {shown}{more}")
     if not path.is_file():
         raise RunDirectoryError(
-            f"{directory} holds no {RECIPE}, so it is no run; a run's directory ends in seed<k>"
+            f"{directory} has no {RECIPE}, so it is not a run; a run's directory ends in seed<k>"
         )
     return path

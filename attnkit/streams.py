@@ -1,4 +1,4 @@
-"""Standard output and error that may fail: what only reports must not end what trains."""
+"""Standard output and error that tolerate failure: output problems must not end a training."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 
 class _Tolerant:
-    """A text stream that gives up what cannot be written: on a full disk, or to a reader or a
-    terminal that has gone.
+    """A text stream that drops what cannot be written: to a full disk, or after the reader or the
+    terminal has gone.
 
     Args:
-        stream: what is written to; None where the process has none.
+        stream: the underlying stream; None if the process has none.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes, or does not; either way the text counts as written."""
+        """Writes if possible; in any case the text counts as written."""
         self._try("write", text)
         return len(text)
 
@@ -31,7 +31,7 @@ class _Tolerant:
             self.write(line)
 
     def flush(self) -> None:
-        """Brings to the system what was written."""
+        """Flushes the stream if possible."""
         self._try("flush")
 
     def isatty(self) -> bool:
@@ -46,13 +46,11 @@ class _Tolerant:
             return
         try:
             getattr(self._stream, name)(*arguments)
-        except (OSError, ValueError):  # ValueError: it was closed
+        except (OSError, ValueError):  # ValueError: the stream is closed
             self._give_up()
 
     def _give_up(self) -> None:
-        """Leads the stream nowhere: the interpreter flushes it once more where it ends, and would
-        end with an error of its own.
-        """
+        """Redirects the stream to nowhere; otherwise the interpreter's last flush would fail."""
         stream, self._stream = self._stream, None
         if stream is None:
             return
@@ -64,7 +62,7 @@ class _Tolerant:
 
 @contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """Inside, a failure to write to standard output or error is no error."""
+    """Tolerates failures of standard output and error within the block."""
     before = sys.stdout, sys.stderr
     ours = tuple(_Tolerant(stream) for stream in before)
     sys.stdout, sys.stderr = ours  # pyright: ignore[reportAttributeAccessIssue]

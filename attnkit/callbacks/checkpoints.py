@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnkit.checkpoints.lightning_io import NOTES, StoredCheckpoints
-from attnkit.checkpoints.store import LAST
 from attnkit.errors import CheckpointError, DivergedError
 from attnkit.models.sharding import own_share
+from attnkit.run_directory import LAST
 
 
 class Checkpoints(Checkpoint):

@@ -1,4 +1,4 @@
-"""Weights alone in one file, in the safetensors format, with the texts that say what they are."""
+"""Weights in one safetensors file, with the texts that describe them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _PREFIX = "attnkit/"
 def write_export(
     path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str], *, overwrite: bool = False
 ) -> None:
-    """Writes a file whole or not at all. Tensors that share memory are written once.
+    """Writes a file atomically. Tensors that share memory are written once.
 
     Args:
         path: ends in `.safetensors`.
         tensors: name -> weight.
-        texts: file name -> content, such as `recipe.yaml`; they stand in the file's header.
-        overwrite: replace a file that is there.
+        texts: file name -> content, such as `recipe.yaml`; stored in the file's header.
+        overwrite: replace an existing file.
 
     Raises:
-        CheckpointError: if the name is another, a file is there, or it cannot be written.
+        CheckpointError: if the suffix is wrong, the file exists, or it cannot be written.
     """
     if path.suffix != SUFFIX:
-        raise CheckpointError(f"{path} must end in {SUFFIX}, since that is what it will be")
+        raise CheckpointError(f"{path} must end in {SUFFIX}, the only format that is written")
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} exists; replace it with --overwrite")
     first: dict[int, str] = {}
@@ -54,10 +54,10 @@ def write_export(
 
 
 def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the texts of a file that `write_export` wrote.
+    """Reads tensors and texts of a file that `write_export` wrote.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, or not one of attnkit.
+        CheckpointError: if the file is missing, damaged, or not from attnkit.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
@@ -73,7 +73,7 @@ def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if name.startswith(f"{_PREFIX}file/")
     }
     if not texts:
-        raise CheckpointError(f"{path} was not exported by attnkit: it holds no recipe")
+        raise CheckpointError(f"{path} was not exported by attnkit: it contains no recipe")
     for name, same in header.items():
         if name.startswith(f"{_PREFIX}same/"):
             tensors[name.removeprefix(f"{_PREFIX}same/")] = tensors[same]

@@ -1,4 +1,4 @@
-"""Lightning's way to a run's checkpoint store: serialises at once, writes in the background."""
+"""Connects Lightning to a run's checkpoint store: serialises at once, writes in the background."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from attnkit.checkpoints.reading import read_checkpoint
 from attnkit.checkpoints.store import CheckpointStore
 
 NOTES = "attnkit"
-"""Key of a checkpoint under which the kit's own notes stand: `loss`, `event_bytes`."""
+"""Key of a checkpoint for the kit's own notes: `loss`, `event_bytes`."""
 
 
 class StoredCheckpoints(CheckpointIO):
     """Saves to and loads from a `CheckpointStore`.
 
-    A checkpoint is turned into bytes while training waits, about 1 ms a megabyte. Hashing, writing
-    and bringing it to the disk take several times as long, and happen in a thread; the next save
-    waits for the one before, so that at most one is under way, and files change in order.
+    Training waits while a checkpoint is serialised, about 1 ms per megabyte. A thread then hashes
+    it and writes it to disk, which takes several times as long. Each save waits for the previous
+    one, so that at most one is in progress, and files change in order.
 
     Args:
         store: the files of the run.
@@ -36,10 +36,10 @@ class StoredCheckpoints(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Begins to save; names are the store's affair, so `path` does not count.
+        """Starts to save. The store chooses the name; `path` is ignored.
 
         Raises:
-            CheckpointError: if the checkpoint before this one could not be written.
+            CheckpointError: if the previous checkpoint could not be written.
         """
         self.wait()
         buffer = BytesIO()
@@ -50,18 +50,18 @@ class StoredCheckpoints(CheckpointIO):
         def write() -> None:
             try:
                 self.store.save(buffer.getbuffer(), step=step, loss=loss, event_bytes=event_bytes)
-            except BaseException as error:  # raised again where it can be heard
+            except BaseException as error:  # raised again by `wait`
                 self._failure = error
 
-        # No daemon: an interpreter that ends waits for it.
+        # Not a daemon: the interpreter waits for it before it exits.
         self._thread = threading.Thread(target=write, name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
-        """Returns when nothing is under way.
+        """Waits for the save in progress, if any.
 
         Raises:
-            CheckpointError: if what was under way could not be written.
+            CheckpointError: if it failed.
         """
         if self._thread is not None:
             self._thread.join()
@@ -73,18 +73,18 @@ class StoredCheckpoints(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Loads a file that verifies, as plain data only, whatever `weights_only` says.
+        """Loads a file after verifying it, as plain data only, whatever `weights_only` is.
 
         Raises:
-            CheckpointError: if it does not verify.
+            CheckpointError: if its digest is wrong.
         """
         return read_checkpoint(self.store.check(Path(path).name), map_location or "cpu")
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Does nothing: the store removes what is not kept."""
+        """Does nothing: the store removes old files."""
 
     def teardown(self) -> None:
-        """Waits, since Lightning asks for it where a run ends.
+        """Waits for the save in progress; Lightning calls it at the end of a run.
 
         Raises:
             CheckpointError: as `wait`.

@@ -1,4 +1,4 @@
-"""The list of a run's checkpoints: what each file must hash to, and of which step it is."""
+"""The list of a run's checkpoints, with the digest and the step of each file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from attnkit.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 COPY = "manifest.copy.json"
-"""Read where the disk has damaged the other, which would take all checkpoints with it."""
+"""Used if the first file is damaged, which would make all checkpoints unusable."""
 
 _FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """One checkpoint, whatever the names of the files that hold it.
+    """One checkpoint, under any name.
 
     Attributes:
-        step: optimizer steps that were done.
+        step: optimizer steps so far.
         sha256: of the file.
         num_bytes: size of the file.
-        loss: validation loss at that step; None if it was not measured, or was no number.
-        event_bytes: event file -> bytes that it had; a run that resumes here keeps just these.
+        loss: validation loss at that step; None if it was not measured or not finite.
+        event_bytes: event file -> its size then; a run that resumes here truncates it to that.
     """
 
     step: int
@@ -38,10 +38,10 @@ class Saved:
 
 
 def manifest_text(files: Mapping[str, list[Saved]]) -> str:
-    """The manifest as JSON, with a hash over its own entries.
+    """Returns the manifest as JSON, with a hash over its own entries.
 
     Args:
-        files: file name -> what it may hold: one checkpoint, or while it is being replaced two.
+        files: file name -> its possible contents: one checkpoint, or two while it is replaced.
     """
     entries = [{"file": name, **asdict(saved)} for name in sorted(files) for saved in files[name]]
     content = {"format": _FORMAT, "sha256": _digest(entries), "checkpoints": entries}
@@ -53,7 +53,7 @@ def _digest(entries: list[dict[str, Any]]) -> str:
 
 
 def read_manifest(directory: Path) -> dict[str, list[Saved]]:
-    """File name -> what it may hold; empty if there is no manifest.
+    """Reads file name -> possible contents; empty if there is no manifest.
 
     Raises:
         CheckpointError: if neither the manifest nor its copy can be read.
@@ -71,7 +71,7 @@ def read_manifest(directory: Path) -> dict[str, list[Saved]]:
 
 
 def _check(name: Any, saved: Saved) -> None:
-    """Raises a ValueError unless an entry is one: names are names, and lead nowhere else."""
+    """Raises a ValueError unless an entry is valid; its name must not contain a path."""
     numbers = [saved.step, saved.num_bytes, *saved.event_bytes.values()]
     sound = (
         isinstance(name, str)
@@ -84,7 +84,7 @@ def _check(name: Any, saved: Saved) -> None:
         and all(Path(file).name == file for file in saved.event_bytes)
     )
     if not sound:
-        raise ValueError(f"{str(name)[:80]} is no entry of a checkpoint")
+        raise ValueError(f"{str(name)[:80]} is not an entry of a checkpoint")
 
 
 def _read(path: Path) -> dict[str, list[Saved]]:
@@ -93,11 +93,11 @@ def _read(path: Path) -> dict[str, list[Saved]]:
         content = json.loads(path.read_bytes())
         if content["format"] != _FORMAT:
             raise CheckpointError(
-                f"{path} has format {content['format']}, and this version of attnkit reads "
-                f"{_FORMAT}; take the version that wrote it"
+                f"{path} has format {content['format']}, but this version of attnkit reads "
+                f"{_FORMAT}; use the version that wrote it"
             )
         if content["sha256"] != _digest(content["checkpoints"]):
-            raise ValueError("the entries are not what was written")
+            raise ValueError("the entries have changed")
         for entry in content["checkpoints"]:
             name = entry.pop("file")
             saved = Saved(**entry)

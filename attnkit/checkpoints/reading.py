@@ -1,4 +1,4 @@
-"""Reads a checkpoint as plain data: nothing in a file is ever run."""
+"""Reads a checkpoint as plain data; no code in a file is ever executed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from attnkit.errors import CheckpointError
 def read_checkpoint(
     path: Path, map_location: Any = "cpu", *, mapped: bool = False
 ) -> dict[str, Any]:
-    """What a checkpoint file holds: dicts, lists, numbers, texts and tensors.
+    """Returns the contents of a checkpoint: dicts, lists, numbers, texts and tensors.
 
     Args:
         path: the file.
-        map_location: where tensors go, as in `torch.load`.
-        mapped: leave tensors in the file until they are looked at.
+        map_location: device of the tensors, as in `torch.load`.
+        mapped: read tensors from the file only when they are accessed.
 
     Raises:
-        CheckpointError: if the file is damaged, no checkpoint, or holds more than plain data.
+        CheckpointError: if the file is damaged, not a checkpoint, or not plain data.
     """
     try:
         with warnings.catch_warnings():
@@ -38,22 +38,21 @@ def read_checkpoint(
             )
     except UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged, or holds objects other than plain data; it was not loaded, and "
-            "nothing in it was run"
+            f"{path} is damaged, or contains objects other than plain data; it was not loaded, and "
+            "nothing in it was executed"
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint; restore it, or train the run again"
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise CheckpointError(f"{path} is no checkpoint of attnkit: it holds no state_dict")
+        raise CheckpointError(f"{path} is not a checkpoint of attnkit: it has no state_dict")
     return checkpoint
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raises a ValueError for an archive that would take more memory than it has bytes: torch
-    compresses nothing.
-    """
+    """Raises a ValueError for a compressed archive, which may need far more memory than bytes."""
+    # torch.save does not compress.
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -64,20 +63,20 @@ def _refuse_compressed(path: Path) -> None:
 
 
 STATES = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
-"""What a run goes on from, besides its weights."""
+"""State that a resumed run needs in addition to its weights."""
 
 
 def check_resumable(path: Path, model: nn.Module) -> None:
-    """Checks that a run can go on from a checkpoint, before anything of the run is touched.
+    """Checks that a run can resume from a checkpoint, before anything of the run is changed.
 
     Raises:
-        CheckpointError: if the state of the optimizer or another one is missing, weights are of
-            other shapes or not finite, or another Lightning wrote it.
+        CheckpointError: if state is missing, weights do not fit or are not finite, or another
+            version of Lightning wrote it.
     """
     checkpoint = read_checkpoint(path, mapped=True)
     if not checkpoint.get("optimizer_states"):
         raise CheckpointError(
-            f"{path} holds weights without the state of the optimizer, so no run can go on from "
+            f"{path} has weights without the state of the optimizer, so no run can resume from "
             "it; restore the checkpoint that training wrote"
         )
     missing = [key for key in (*STATES, "global_step") if key not in checkpoint]
@@ -86,8 +85,8 @@ def check_resumable(path: Path, model: nn.Module) -> None:
     written, here = str(checkpoint.get("pytorch-lightning_version")), version("lightning")
     if written.split(".")[:2] != here.split(".")[:2]:
         raise CheckpointError(
-            f"{path} was written with lightning {written}, whose checkpoints lightning {here} may "
-            f"read otherwise; install lightning=={written} to resume"
+            f"{path} was written with lightning {written}, which lightning {here} may "
+            f"read differently; install lightning=={written} to resume"
         )
     prefix = "model."
     weights = {
@@ -101,22 +100,22 @@ def check_resumable(path: Path, model: nn.Module) -> None:
         names = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
         name = names[0]
         raise CheckpointError(
-            f"{path} does not fit the recipe: {name} has the shape {_words(found.get(name))}, and "
-            f"in the model {_words(expected.get(name))}"
+            f"{path} does not fit the recipe: {name} has the shape {_words(found.get(name))}, but "
+            f"{_words(expected.get(name))} in the model"
         )
     check_finite(weights, path)
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Checks that weights hold no NaN and no infinity.
+    """Checks that weights are finite.
 
     Raises:
-        CheckpointError: if they do.
+        CheckpointError: if they are not.
     """
     for name, tensor in weights.items():
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
-                f"{path} holds weights that are not finite (NaN or infinity): {name}; take an "
+                f"{path} contains weights that are not finite: {name}; use an "
                 "earlier checkpoint, or train the run again"
             )
 

@@ -1,16 +1,15 @@
-"""A run's checkpoint files: written so that a good one is never lost, read only if they verify.
+"""A run's checkpoint files: a good one is never lost, and only verified files are read.
 
 checkpoints/
     last.ckpt            the newest
-    previous.ckpt        the one before it: what is left if the disk damages the newest
+    previous.ckpt        the one before it, in case the newest is damaged
     best.ckpt            lowest validation loss
-    step-00000500.ckpt   the second best and so on, and every Nth, where the recipe asks for them
-    manifest.json        sha256, step and loss of each file; manifest.copy.json is the same
+    step-00000500.ckpt   the second best and so on, and every Nth, if the recipe asks for them
+    manifest.json        sha256, step and loss of each file; manifest.copy.json is a copy
 
-A checkpoint is written once, to a temporary file in the same directory, and brought to the disk;
-then the manifest learns its hash, beside those that the files still have; then it gets its names,
-which are hard links, each by one atomic replacement. Killed anywhere in between, every file
-verifies.
+A checkpoint is written once, to a temporary file in the same directory, and synced to disk. Then
+its hash is added to the manifest, beside those of the existing files. Then it gets its names, which
+are hard links, each by one atomic replacement. Whenever the process is killed, every file verifies.
 """
 
 from __future__ import annotations
@@ -24,28 +23,27 @@ from pathlib import Path
 
 from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
 from attnkit.errors import CheckpointError
+from attnkit.run_directory import BEST, LAST
 
-LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
-BEST = "best.ckpt"
 _PART = ".part"
 _NEW = f".new{_PART}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """Which checkpoints stay.
+    """Which checkpoints are kept.
 
     Attributes:
-        best: how many of those with the lowest validation loss.
-        every: steps between those that stay for good; None: none do.
+        best: number of those with the lowest validation loss.
+        every: steps between permanent checkpoints; None: none.
     """
 
     best: int = 1
     every: int | None = None
 
     def names(self, saved: Iterable[Saved]) -> dict[str, Saved]:
-        """File name -> checkpoint, for those of `saved` that stay."""
+        """Returns file name -> checkpoint, for those of `saved` that are kept."""
         by_step = sorted(saved, key=lambda one: one.step)
         ranked = sorted(
             (one for one in by_step if one.loss is not None), key=lambda one: one.loss or 0.0
@@ -64,8 +62,8 @@ class CheckpointStore:
     """The checkpoint files of one run. Only one process writes.
 
     Args:
-        directory: where they lie.
-        kept: which of them stay.
+        directory: folder of the files.
+        kept: which of them are kept.
     """
 
     def __init__(self, directory: Path, kept: Kept | None = None) -> None:
@@ -74,7 +72,7 @@ class CheckpointStore:
         self._files: dict[str, Saved] = {}
 
     def verified(self) -> dict[str, Saved]:
-        """File name -> checkpoint, for every file whose content is what the manifest says.
+        """Returns file name -> checkpoint, for every file that matches its manifest entry.
 
         Raises:
             CheckpointError: if the manifest is damaged.
@@ -88,10 +86,10 @@ class CheckpointStore:
         return found
 
     def newest(self) -> tuple[Path, Saved] | None:
-        """The newest checkpoint that verifies; None if no checkpoint was ever written.
+        """Returns the newest checkpoint that verifies; None if no checkpoint was ever written.
 
         Raises:
-            CheckpointError: if there are checkpoints, and none of them verifies.
+            CheckpointError: if there are checkpoints, but none of them verifies.
         """
         verified = self.verified()
         if not verified:
@@ -99,7 +97,7 @@ class CheckpointStore:
             if not files:
                 return None
             raise CheckpointError(
-                f"none of the checkpoints in {self.directory} is what was written there (sha256 "
+                f"all checkpoints in {self.directory} are damaged (sha256 "
                 f"differs: {', '.join(file.name for file in files)}); restore one together with "
                 f"{MANIFEST}, or train the run again with --overwrite"
             )
@@ -107,15 +105,15 @@ class CheckpointStore:
         return self.directory / name, verified[name]
 
     def check(self, name: str) -> Path:
-        """The path of a file that verifies.
+        """Returns the path of a file after verifying it.
 
         Raises:
-            CheckpointError: if it is missing, or is not what was written.
+            CheckpointError: if it is missing or damaged.
         """
         path = self.directory / name
         if not path.is_file():
             raise CheckpointError(
-                f"{path} does not exist; the run has not got as far as a checkpoint"
+                f"{path} does not exist; the run has not reached its first checkpoint"
             )
         digest = _digest(path)
         if not any(one.sha256 == digest for one in read_manifest(self.directory).get(name, [])):
@@ -126,8 +124,8 @@ class CheckpointStore:
         return path
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, in order: those that this process wrote or has verified; in a
-        process that does neither, what the manifest says.
+        """Returns the steps of the checkpoints, in order: those that this process wrote or
+        verified, otherwise those of the manifest.
         """
         known = list(self._files.values())
         if not known:
@@ -135,8 +133,8 @@ class CheckpointStore:
         return sorted({saved.step for saved in known})
 
     def take_over(self) -> None:
-        """Goes on with what lies there: forgets files that do not verify, removes what a killed
-        process left half-written.
+        """Continues with the existing files: forgets those that do not verify, and removes
+        temporary files of a killed process.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         for leftover in self.directory.glob(f".*{_PART}"):
@@ -154,10 +152,10 @@ class CheckpointStore:
         loss: float | None,
         event_bytes: Mapping[str, int],
     ) -> None:
-        """Writes a checkpoint, under all the names that it earns.
+        """Writes a checkpoint under all its names.
 
         Raises:
-            CheckpointError: if it cannot be written; the files that were there stay.
+            CheckpointError: if it cannot be written; the existing files are kept.
         """
         saved = Saved(
             step=step,
@@ -183,7 +181,7 @@ class CheckpointStore:
             if wanted.get(name) != one:
                 accepted.setdefault(name, []).append(one)
         self._write_manifest(accepted)
-        # Old ones get their further names first: a file that is replaced may be their only one.
+        # Old checkpoints get their new names first: a file that is replaced may be their only one.
         homes = {one.sha256: self.directory / name for name, one in self._files.items()}
         homes[saved.sha256] = new
         changed = [name for name, one in wanted.items() if self._files.get(name) != one]
@@ -197,7 +195,7 @@ class CheckpointStore:
         _sync_folder(self.directory)
 
     def tidy(self) -> None:
-        """Leaves a manifest of exactly the files that are there, at the end of a run.
+        """Reduces the manifest to the existing files, at the end of a run.
 
         Raises:
             CheckpointError: if it cannot be written.
@@ -220,12 +218,12 @@ class CheckpointStore:
                 _remove(part)
 
     def _linked(self, path: Path, name: str) -> Path:
-        """A second name, still a temporary one, for the content of a file."""
+        """Creates a second, temporary name for the content of a file."""
         temporary = self.directory / f".{name}{_PART}"
         _remove(temporary)
         try:
             os.link(path, temporary)
-        except OSError:  # a file system without hard links: a copy
+        except OSError:  # a file system without hard links: copy
             with path.open("rb") as source, temporary.open("wb") as target:
                 shutil.copyfileobj(source, target)
                 target.flush()
@@ -237,7 +235,7 @@ class CheckpointStore:
         left = f"the last good one is of step {newest.step:,}" if newest else "there is none yet"
         return CheckpointError(
             f"the checkpoint of step {step:,} cannot be written to {self.directory}: "
-            f"{error.strerror or error}; {left}. Mend that, then resume the run"
+            f"{error.strerror or error}; {left}. Fix that, then resume the run"
         )
 
 
@@ -251,18 +249,18 @@ def _write(path: Path, content: bytes | memoryview) -> None:
 def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
-    except OSError:  # a read-only or vanished directory: the error that matters is told elsewhere
+    except OSError:  # a read-only or vanished directory: the actual error is reported elsewhere
         return
 
 
 def _sync_folder(directory: Path) -> None:
-    """Brings renamed files to the disk, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
+    """Syncs renamed files to disk, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # some file systems sync no folder
+    except OSError:  # some file systems cannot sync a folder
         return
     finally:
         os.close(descriptor)

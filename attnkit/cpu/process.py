@@ -1,6 +1,5 @@
-"""How a process of our own uses its processor: how many cores, how threads wait, when garbage is
-collected. All of it must be set before torch is loaded; this module needs the standard library
-alone.
+"""Configures how a process uses its processor: number of cores, waiting threads, garbage
+collection. Must run before torch is loaded; needs the standard library only.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _NUM_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 _SPINS = 1000
-"""Turns that a waiting thread takes before it sleeps, some 10 to 50 microseconds: what GNU's OpenMP
-takes when there are more threads than cores. Its default is 300,000, during which other processes
-wait for the core. `benchmarks/cpu.py waiting` measures them."""
+"""Spins of a waiting thread before it sleeps, some 10 to 50 microseconds: GNU OpenMP's value when
+there are more threads than cores. Its default, 300,000, blocks the core for other processes.
+`benchmarks/cpu.py waiting` measures both."""
 
 _MAX_YOUNG_OBJECTS = 50_000
-"""New objects after which Python looks for garbage. Importing torch and Lightning makes 400,000
-that all stay; with Python's own 700 a tenth of the time goes into looking through them."""
+"""New objects that trigger Python's garbage collection. Importing torch and Lightning creates
+400,000 permanent objects; with Python's default of 700, scanning them takes a tenth of the time."""
 
 _set_here: dict[str, str] = {}
 
 
 def prepare() -> None:
-    """Sets what a process of our own needs, before torch loads OpenMP. What the user's environment
-    says stays; the variables reach processes that this one starts.
+    """Configures this process and those that it starts, before torch loads OpenMP. Variables set by
+    the user are kept.
     """
     gc.set_threshold(_MAX_YOUNG_OBJECTS)
     if not any(name in os.environ for name in _WAITING):
         _set("GOMP_SPINCOUNT", str(_SPINS))
-        _set("KMP_BLOCKTIME", "0")  # Intel's and LLVM's OpenMP count in milliseconds
+        _set("KMP_BLOCKTIME", "0")  # in milliseconds, for Intel's and LLVM's OpenMP
     quota = cpu_quota()
     if quota is not None and not any(name in os.environ for name in _NUM_THREADS):
-        _set("OMP_NUM_THREADS", str(available_cores()))  # OpenMP does not know of quotas
+        _set("OMP_NUM_THREADS", str(available_cores()))  # OpenMP ignores quotas
 
 
 def _set(name: str, value: str) -> None:
@@ -44,20 +43,22 @@ def _set(name: str, value: str) -> None:
 
 
 def of_user(name: str) -> str | None:
-    """An environment variable, if the user has set it and not `prepare`."""
+    """Returns an environment variable that was set by the user, not by `prepare`."""
     value = os.environ.get(name)
     return None if value == _set_here.get(name) else value
 
 
 def threads_of_user() -> int | None:
-    """Threads of a process, if the user's `OMP_NUM_THREADS` says how many."""
-    outermost = (of_user("OMP_NUM_THREADS") or "").split(",")[0].strip()  # of nested regions
+    """Returns the number of threads in the user's `OMP_NUM_THREADS`, if it is set."""
+    outermost = (
+        (of_user("OMP_NUM_THREADS") or "").split(",")[0].strip()
+    )  # the first of nested levels
     return int(outermost) if outermost.isdecimal() and int(outermost) else None
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use, at least 1: those that it may run on, or as many
-    as its quota pays for.
+    """Returns the number of cores that this process may use, at least 1: limited by its affinity
+    and its quota.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -70,12 +71,12 @@ def available_cores() -> int:
 def cpu_quota(
     groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
 ) -> float | None:
-    """Cores' worth of time that Linux' control groups allow (`docker run --cpus`, a limit of
-    Kubernetes), in versions 1 and 2; None: no limit.
+    """Returns the CPU time in cores that Linux control groups allow (`docker run --cpus`, a limit
+    of Kubernetes), versions 1 and 2; None: no limit.
 
     Args:
-        groups: the file that names the groups of this process.
-        mounted: where their files lie.
+        groups: the file that lists the groups of this process.
+        mounted: the folder of the groups' files.
     """
     try:
         lines = groups.read_text(encoding="utf-8").splitlines()
@@ -86,7 +87,7 @@ def cpu_quota(
 
 
 def _quotas(line: str, mounted: Path) -> Iterator[float]:
-    """Of a group and those around it. A container may see its own group as the outermost."""
+    """Yields the quotas of a group and its parents."""
     _, _, rest = line.partition(":")
     controllers, _, path = rest.partition(":")
     if controllers and "cpu" not in controllers.split(","):

@@ -1,5 +1,5 @@
-"""What makes a training step cheaper on a CPU: memory that a step frees is kept for the next one,
-comes in large pages, and objects that stay are left out of garbage collection.
+"""Speeds up training steps on a CPU: keeps freed memory for the next step, uses large pages, and
+excludes permanent objects from garbage collection.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import lightning as L
 
 MIB = 1024 * 1024
 
-# Names of glibc's malloc.h, see mallopt(3), and of Linux' sys/mman.h, see madvise(2).
+# Constants of glibc's malloc.h, see mallopt(3), and of Linux' sys/mman.h, see madvise(2).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _HUGE_PAGES = 14
 
 
 class KeptMemory(L.Callback):
-    """While a run trains on a CPU, keeps memory between steps, see `_keep_freed_memory` and
-    `_ask_for_huge_pages`, and leaves out of garbage collection what exists at the beginning: torch
-    and Lightning are half a million objects. Does nothing on another device.
+    """While a run trains on a CPU, keeps memory between steps (see `_keep_freed_memory` and
+    `_ask_for_huge_pages`), and excludes existing objects from garbage collection: torch and
+    Lightning create half a million. Does nothing on another device.
     """
 
     def __init__(self) -> None:
@@ -29,25 +29,22 @@ class KeptMemory(L.Callback):
         self._has_frozen = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begins, on a CPU."""
         if trainer.strategy.root_device.type != "cpu":
             return
         self._is_active = True
         gc.collect()
-        if not gc.get_freeze_count():  # else somebody wants to keep what is frozen
+        if not gc.get_freeze_count():  # otherwise somebody else uses freezing
             gc.freeze()
             self._has_frozen = True
         _keep_freed_memory(1024 * MIB)
         _ask_for_huge_pages(512 * MIB)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ends it."""
         self._end()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Ends it too."""
         self._end()
 
     def _end(self) -> None:
@@ -61,40 +58,41 @@ class KeptMemory(L.Callback):
 
 
 def _keep_freed_memory(num_bytes: int) -> None:
-    """Lets the C library hand freed memory back to the system only beyond `num_bytes` at the top of
-    its heap, where it is glibc; does nothing elsewhere.
-
-    At first glibc does so beyond 128 KiB, and the system gives each page back as a page fault. With
-    time it learns a threshold of up to 64 MiB, so that is what to leave behind.
+    """Makes glibc return freed memory to the system only beyond `num_bytes` at the top of its heap;
+    does nothing with another C library.
     """
+    # By default glibc returns memory beyond 128 KiB, and getting it back costs page faults. Later
+    # it
+    # adapts the threshold up to 64 MiB, so that value is set at the end.
     libc = _glibc()
     if libc is not None:
-        libc.mallopt(_MMAP_THRESHOLD, 32 * MIB)  # the largest that it takes; more is mapped
+        libc.mallopt(
+            _MMAP_THRESHOLD, 32 * MIB
+        )  # the largest allowed value; larger blocks are mapped
         libc.mallopt(_TRIM_THRESHOLD, num_bytes)
 
 
 def _ask_for_huge_pages(num_bytes: int) -> None:
-    """Lets the next `num_bytes` of the heap come in pages of 2 MiB, where the C library is glibc
-    and the system gives them to those who ask; does nothing elsewhere.
-
-    A step writes some tens of MiB here and there, more than the processor has addresses of 4 KiB
-    pages at hand. Nothing is taken before it is written to.
+    """Puts the next `num_bytes` of the heap into pages of 2 MiB, where glibc and the system support
+    it; does nothing elsewhere. No memory is used before it is written to.
     """
+    # A step writes some tens of MiB, more than the processor's address cache covers with 4 KiB
+    # pages.
     libc = _glibc()
     if libc is None:
         return
-    libc.mallopt(_TOP_PAD, num_bytes)  # by so much the heap grows beyond what is asked of it
-    block = libc.malloc(24 * MIB)  # small enough to be of the heap, see _keep_freed_memory
-    libc.mallopt(_TOP_PAD, MIB // 8)  # as it was
+    libc.mallopt(_TOP_PAD, num_bytes)  # extra size when the heap grows
+    block = libc.malloc(24 * MIB)  # small enough for the heap, see _keep_freed_memory
+    libc.mallopt(_TOP_PAD, MIB // 8)  # the default
     start = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
     end = libc.sbrk(0) // mmap.PAGESIZE * mmap.PAGESIZE
-    if block and start < end:  # a heap that could not grow goes on elsewhere
+    if block and start < end:  # a heap that could not grow continues elsewhere
         libc.madvise(start, end - start, _HUGE_PAGES)
     libc.free(block)
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, if it is glibc."""
+    """Returns the C library, if it is glibc."""
     if platform.libc_ver()[0] != "glibc":
         return None
     libc = ctypes.CDLL(None)

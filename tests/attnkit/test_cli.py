@@ -372,7 +372,7 @@ def test_several_runs_below_a_folder_are_named():
         folder = Path("runs/small", name)
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text("")
-    expected = "runs is above 2 runs; name one: runs/small/base/seed0, runs/small/base/seed1"
+    expected = "runs contains 2 runs; name one: runs/small/base/seed0, runs/small/base/seed1"
     for command in (["generate", "runs"], ["attention", "runs", "--text", "a"], ["resume", "runs"]):
         assert complaint(*command) == expected
 
@@ -450,7 +450,7 @@ def test_the_default_prompt_is_named_where_the_vocabulary_lacks_it(small_run, mo
         (["plugins=[raises.py]"], "raises.py:1: ZeroDivisionError: division by zero"),
         (["plugins=[syntax.py]"], "syntax.py:2: SyntaxError: "),
         (["plugins=[taken.py]"], "attention mechanism `multi_head` is already registered by"),
-        (["runs_dir=a_file"], "a_file is no folder that may be written to; set runs_dir"),
+        (["runs_dir=a_file"], "a_file is not a writable folder; set runs_dir"),
         (["logging.probe=''"], "logging.probe is empty; write a text, or null for validation"),
         (["trainer.strategy=luck"], "trainer: accelerator cpu, devices 1 and strategy luck do not"),
         (["tokenizer={name: bpe, vocab_size: 3}"], "tokenizer.vocab_size: must be from 257"),
@@ -508,24 +508,24 @@ def test_a_taken_directory_is_named_with_the_ways_out():
     (directory / "thesis.doc").write_text("years of work")
     for options in ([], ["--overwrite"]):
         assert refusal(*options) == (
-            f"{directory} holds files that are no run; set runs_dir, name or variant"
+            f"{directory} contains files but no run; set runs_dir, name or variant"
         )
     assert (directory / "thesis.doc").read_text() == "years of work"
     (directory / "recipe.yaml").write_text("")
     ways_out = (
-        "go on with --resume, replace it with --overwrite, or set variant=NAME or seed=N for "
+        "continue it with --resume, replace it with --overwrite, or set variant=NAME or seed=N for "
         "another directory"
     )
-    assert refusal() == f"{directory} holds an unfinished run; {ways_out}"
+    assert refusal() == f"{directory} contains an unfinished run; {ways_out}"
     (directory / "result.json").write_text("{}")
-    assert refusal() == f"{directory} holds a finished run; {ways_out}"
+    assert refusal() == f"{directory} contains a finished run; {ways_out}"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_to():
     Path("locked").mkdir(mode=0o500)
     said = complaint("run", "small.yaml", "runs_dir=locked")
-    assert "locked is no folder that may be written to; set runs_dir to one" in said
+    assert "locked is not a writable folder; set runs_dir to one" in said
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def test_a_folder_that_may_not_be_written_to():
     [
         (["nowhere"], "nowhere does not exist; give the directory of a run (runs/...)"),
         (["small.yaml"], "small.yaml does not exist; give the directory of a run (runs/...)"),
-        (["."], ". holds no recipe.yaml, so it is no run; a run's directory ends in seed<k>"),
+        (["."], ". has no recipe.yaml, so it is not a run; a run's directory ends in seed<k>"),
     ],
 )
 def test_generate_wants_a_run(arguments, message):

@@ -349,7 +349,9 @@ def test_a_compiled_model_trains_alike(small, small_run):
 def test_a_directory_is_used_once_unless_it_may_be_overwritten(small):
     first = experiment.run(small("trainer.max_steps=1"))
     (first.directory / "checkpoints" / "old").write_text("")
-    with pytest.raises(RunDirectoryError, match="holds a finished run; go on with --resume, repl"):
+    with pytest.raises(
+        RunDirectoryError, match="contains a finished run; continue it with --resume"
+    ):
         experiment.run(small("trainer.max_steps=1"))
     again = experiment.run(small("trainer.max_steps=1"), overwrite=True)
     assert again.directory == first.directory

@@ -39,7 +39,9 @@ def test_a_free_directory_is_made_with_its_parents(directory, there_already):
 @pytest.mark.parametrize(("finished", "state"), [(True, "a finished"), (False, "an unfinished")])
 def test_a_run_gives_way_only_if_it_may_be_overwritten(directory, finished, state):
     make_run(directory, finished)
-    with pytest.raises(RunDirectoryError, match=f"seed0 holds {state} run; go on with --resume"):
+    with pytest.raises(
+        RunDirectoryError, match=f"seed0 contains {state} run; continue it with --resume"
+    ):
         claim(directory, overwrite=False)
     claim(directory, overwrite=True)
     assert [path.name for path in directory.iterdir()] == [run_directory.CHECKPOINTS]
@@ -48,7 +50,7 @@ def test_a_run_gives_way_only_if_it_may_be_overwritten(directory, finished, stat
 def test_what_is_no_run_is_never_removed(directory):
     directory.mkdir(parents=True)
     (directory / "notes.txt").write_text("precious")
-    with pytest.raises(RunDirectoryError, match="holds files that are no run"):
+    with pytest.raises(RunDirectoryError, match="contains files but no run"):
         claim(directory, overwrite=True)
     assert (directory / "notes.txt").read_text() == "precious"
 
@@ -64,7 +66,7 @@ def test_a_file_is_never_removed(directory):
 def test_a_place_below_a_file_is_refused_before_any_work(directory):
     file = directory.parents[2]
     file.write_text("")
-    with pytest.raises(RunDirectoryError, match="runs is no folder that may be written to"):
+    with pytest.raises(RunDirectoryError, match="runs is not a writable folder"):
         check_free(directory, overwrite=False)
 
 
@@ -119,10 +121,10 @@ def test_the_environment_pins_versions_and_names_nobody(monkeypatch):
 def test_the_recipe_of_a_run_is_found(directory):
     make_run(directory, finished=False)
     assert recipe_of(directory).read_text() == "name: name\n"
-    above = f"{directory.parent} is above a run; name one: {directory}"
+    above = f"{directory.parent} contains a run; name one: {directory}"
     with pytest.raises(RunDirectoryError, match=re.escape(above)):
         recipe_of(directory.parent)
-    with pytest.raises(RunDirectoryError, match=r"holds no recipe.yaml, so it is no run"):
+    with pytest.raises(RunDirectoryError, match=r"has no recipe.yaml, so it is not a run"):
         recipe_of(directory / "checkpoints")
     shutil.rmtree(directory)
     with pytest.raises(RunDirectoryError, match="does not exist; give the directory of a run"):

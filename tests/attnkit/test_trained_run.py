@@ -185,10 +185,13 @@ def spoil_no_weights(path, mark):
         (spoil_empty, "is damaged or no checkpoint; restore it, or train the run again"),
         (spoil_text, "is damaged"),
         (spoil_zip, "is damaged or no checkpoint; restore it, or train the run again"),
-        (spoil_code, "objects other than plain data; it was not loaded, and nothing in it was run"),
-        (spoil_old_pickle, "it was not loaded, and nothing in it was run"),
-        (spoil_list, "is no checkpoint of attnkit: it holds no state_dict"),
-        (spoil_no_weights, "is no checkpoint of attnkit: it holds no state_dict"),
+        (
+            spoil_code,
+            "objects other than plain data; it was not loaded, and nothing in it was executed",
+        ),
+        (spoil_old_pickle, "it was not loaded, and nothing in it was executed"),
+        (spoil_list, "is not a checkpoint of attnkit: it has no state_dict"),
+        (spoil_no_weights, "is not a checkpoint of attnkit: it has no state_dict"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -223,7 +226,7 @@ def test_weights_of_other_sizes_are_named(copy):
 
 def test_a_run_without_a_checkpoint_is_unfinished(copy):
     last(copy).unlink()
-    with pytest.raises(CheckpointError, match=r"last.ckpt does not exist; the run has not got"):
+    with pytest.raises(CheckpointError, match=r"last.ckpt does not exist; the run has not reached"):
         load_run(copy)
     assert load_run(copy, best=True).recipe.name == "small"
 
@@ -296,11 +299,11 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
         load_run(file)
     save_file({"weight": torch.ones(2)}, file)
-    with pytest.raises(CheckpointError, match="was not exported by attnkit: it holds no recipe"):
+    with pytest.raises(CheckpointError, match="was not exported by attnkit: it contains no recipe"):
         load_run(file)
     outside = {"attnkit/file/../outside": "written by a stranger"}
     save_file({"weight": torch.ones(2)}, file, outside)
-    with pytest.raises(CheckpointError, match="it holds no recipe"):
+    with pytest.raises(CheckpointError, match="it contains no recipe"):
         load_run(file)
 
 

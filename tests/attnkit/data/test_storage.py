@@ -17,7 +17,7 @@ def test_a_cache_that_cannot_be_made_is_an_error_with_the_remedy(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ATTNKIT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match=r"file/cache/x cannot be made .*; set ATTNKIT_CACHE"):
+    with pytest.raises(DataError, match=r"file/cache/x cannot be created .*; set ATTNKIT_CACHE"):
         cache_folder("x")
 
 
