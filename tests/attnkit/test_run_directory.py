@@ -75,7 +75,7 @@ def test_what_the_disk_refuses_is_told_with_the_remedy(directory, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(RunDirectoryError, match="made: No space left on device; set runs_dir"):
+    with pytest.raises(RunDirectoryError, match="created: No space left on device; set runs_dir"):
         claim(directory, overwrite=False)
 
 

@@ -322,7 +322,7 @@ def test_what_cannot_be_compared_is_listed_with_its_reason(make_run, tmp_path, f
         "result.json lacks metrics, steps, tokens, parameters, training_flops_per_token"
     )
     assert said["seed3"] == "made by attnkit 0.2.0, this is 0.1.0"
-    assert said["seed4"] == "it has no environment.json"
+    assert said["seed4"] == "there is no environment.json"
     assert said["seed5"].startswith("recipe.yaml cannot be read: ")
     assert said["seed6"] == "its loss is nan"
     assert rows_of(found)["spoilt"].value.n == 1

@@ -231,7 +231,7 @@ def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
         ({"tune": {"optimizer.rl": [1, 2]}}, [], "optimizer.rl: unknown key"),
         ({"tune": {"seed": [1, 2]}}, [], "the same for all variants"),
         ({"tune": {"optimizer.lr": [1e-3, 0.001]}}, [], "twice"),
-        ({"tune": {"optimizer.lr": [1, 2]}}, ["validation.part=first_half"], "leave validation.p"),
+        ({"tune": {"optimizer.lr": [1, 2]}}, ["validation.part=first_half"], "remove validation.p"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(ablation, override, words, load):

@@ -263,7 +263,7 @@ def test_what_the_disk_refuses_leaves_the_good_ones(store, monkeypatch, number, 
         patch.setattr(module.os, where, refuse)
         with pytest.raises(
             CheckpointError,
-            match=rf"step 5 cannot be written to .*: {word}; the last good one is of step 4\. Mend",
+            match=rf"step 5 cannot be written to .*: {word}; the last good one is of step 4\. Fix",
         ):
             save(store, 5)
     assert held(store.directory) == before

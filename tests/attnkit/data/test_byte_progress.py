@@ -1,6 +1,6 @@
 import pytest
 
-from attnkit.data import progress
+from attnkit.data import byte_progress
 from attnkit.data.byte_progress import ByteProgress
 
 
@@ -13,11 +13,11 @@ def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_long_work_says_one_line_in_a_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr(byte_progress, "PATIENCE", -1.0)
     with ByteProgress("tokenising train", 2_500_000) as bar:
         for _ in range(5):
             bar.advance(500_000)
         bar.finish("choosing its tokens")
     out, error = capsys.readouterr()
     assert out == ""
-    assert error == "tokenising train: 2.5 MB, this is done once\nchoosing its tokens\n"
+    assert error == "tokenising train: 2.5 MB (done only once)\nchoosing its tokens\n"

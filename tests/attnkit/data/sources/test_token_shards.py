@@ -150,7 +150,7 @@ def test_a_bad_header_is_told_with_its_file(
 def test_a_file_of_another_size_is_told(folder: Path, size: int) -> None:
     path = folder / "train_000000.bin"
     path.write_bytes((path.read_bytes() + b"x")[:size])
-    with pytest.raises(DataError, match=r"train_000000\.bin is (no shard|cut off|too long)"):
+    with pytest.raises(DataError, match=r"train_000000\.bin is (not a shard|cut off|too long)"):
         prepared()
 
 
@@ -167,7 +167,7 @@ def test_a_token_beyond_the_vocabulary_is_told_when_it_comes(
     tokens[90_000:] = 50_300
     shard(folder / "train_000001.bin", tokens)
     data = prepared()
-    with pytest.raises(DataError, match=r"train_000001\.bin holds the token 50300, .* 50257"):
+    with pytest.raises(DataError, match=r"train_000001\.bin contains the token 50300, .* 50257"):
         [data.train_batch(step) for step in range(100)]
     assert prepared(GivenTokenizer(vocab_size=50304)).train_batch(0).tokens.max() < 50304
     shard(folder / "train_000001.bin", tokens[::-1])
@@ -207,7 +207,7 @@ def test_without_a_file_tokens_are_their_numbers(tmp_path: Path) -> None:
     assert tokenizer.prompt("\n") == [50256]
     with pytest.raises(DataError, match="`The` is not a token number below 50304"):
         tokenizer.encode("1 The dog")
-    with pytest.raises(DataError, match="`50304` is no number"):
+    with pytest.raises(DataError, match="`50304` is not a token number"):
         tokenizer.encode("50304")
     tokenizer.save(tmp_path)
     assert load_tokenizer(tmp_path).fingerprint() == tokenizer.fingerprint()
