@@ -171,7 +171,7 @@ def test_a_token_beyond_the_vocabulary_is_told_when_it_comes(
         [data.train_batch(step) for step in range(100)]
     assert prepared(GivenTokenizer(vocab_size=50304)).train_batch(0).tokens.max() < 50304
     shard(folder / "train_000001.bin", tokens[::-1])
-    with pytest.raises(DataError, match="holds the token 50300"):  # before training begins
+    with pytest.raises(DataError, match="contains the token 50300"):  # before training begins
         prepared()
 
 
