@@ -5,7 +5,8 @@ runs/<recipe>/<variant>/seed<k>/
     environment.json   versions, machine, data
     plugins.json       digests and packages of its plugins; plugins/ has copies of their files
     tokenizer.json     the vocabulary
-    events.out...      curves and maps for TensorBoard; metrics.jsonl, metrics.csv: curves as plain files
+    events.out...      curves and maps for TensorBoard
+    metrics.jsonl      curves as a plain file; also metrics.csv
     logger_ids/        the id of the run on a server (wandb, mlflow, comet)
     checkpoints/       best.ckpt, last.ckpt, previous.ckpt, manifests; weights/averaged.ckpt
     hypotheses/        translations of each test set, for a translation run
