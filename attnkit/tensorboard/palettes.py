@@ -15,8 +15,10 @@ DIVERGING_REACH = 60
 """Indices 120 to 240: negative weights below `DIVERGING_ZERO` (blue), positive above (red)."""
 
 MASKED = 250
-PAPER = 251
-INK = 252
+INKS = np.array([251, 241, 242, 243, 244, 245, 246, 252], dtype=np.uint8)
+"""Paper, shades between for the edges of letters, and ink."""
+
+PAPER, INK = int(INKS[0]), int(INKS[-1])
 
 # Cividis (Nunez, Anderton and Renslow 2018): readable with colour-blindness and in grey.
 _SEQUENTIAL = "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838"
@@ -39,8 +41,7 @@ def _palette() -> np.ndarray:
     levels = 2 * DIVERGING_REACH + 1
     palette[first : first + levels] = _ramp(_DIVERGING, levels)
     palette[MASKED] = (205, 205, 210)
-    palette[PAPER] = (255, 255, 255)
-    palette[INK] = (40, 40, 40)
+    palette[INKS] = np.linspace(255, 40, len(INKS)).round()[:, None]
     return palette
 
 
