@@ -14,7 +14,8 @@ import pytest
 from attnkit.attention import base
 from attnkit.checks.card import check
 from attnkit.checks.laws import LAWS
-from attnkit.registry import ATTENTION, load_plugin
+from attnkit.checks.subjects import subjects_of
+from attnkit.registry import ATTENTION, POSITIONS
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "writing_a_mechanism.md"
 PLUGIN = re.compile(r"<!-- plugin: (\w+)\.py -->\n```python\n(.*?)```", re.S)
@@ -64,32 +65,38 @@ def test_the_tables_are_what_the_code_says(part):
 
 
 @pytest.fixture(scope="module")
-def plugins(tmp_path_factory):
+def subjects(tmp_path_factory):
     """The examples, registered as long as the tests of this file last."""
     tmp_path = tmp_path_factory.mktemp("examples")
-    before = dict(ATTENTION._classes)
+    registries = ATTENTION, POSITIONS
+    for registry in registries:
+        registry.names()  # what comes with the kit stays
+    before = [dict(registry._classes) for registry in registries]
     found = PLUGIN.findall(text())
     for name, code in found:
         (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
-        load_plugin(f"{name}.py", tmp_path)
-    yield [name for name, _ in found]
-    ATTENTION._classes = before
+    yield [subject for name, _ in found for subject in subjects_of(str(tmp_path / f"{name}.py"))]
+    for registry, classes in zip(registries, before, strict=True):
+        registry._classes = classes
 
 
-def test_the_examples_obey_the_laws_that_a_run_asks(plugins):
-    assert plugins == ["cosine", "distance_bias", "multi_token", "fading"]
+def broken(subject, laws):
+    card = check(ATTENTION.get(subject.name), positions=subject.positions, laws=laws)
+    return [line for line in card.lines if line.outcome not in ("holds", "does not apply")]
+
+
+def test_the_examples_obey_the_laws_that_a_run_asks(subjects):
+    assert [str(subject) for subject in subjects] == [
+        "cosine",
+        "distance_bias",
+        "multi_token",
+        "fading",
+        "multi_head with position distance_table",
+    ]
     quick = [law for law in LAWS if law.quick]
-    for name in plugins:
-        card = check(ATTENTION.get(name), laws=quick)
-        assert [
-            line for line in card.lines if line.outcome not in ("holds", "does not apply")
-        ] == []
+    assert {str(s): found for s in subjects if (found := broken(s, quick))} == {}
 
 
 @pytest.mark.slow
-def test_the_examples_obey_every_law(plugins):
-    for name in plugins:
-        card = check(ATTENTION.get(name))
-        assert [
-            line for line in card.lines if line.outcome not in ("holds", "does not apply")
-        ] == []
+def test_the_examples_obey_every_law(subjects):
+    assert {str(s): found for s in subjects if (found := broken(s, LAWS))} == {}

@@ -30,6 +30,12 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
+def is_a_refusal(error: BaseException) -> bool:
+    """True for a ValueError that somebody has written down: a size that is not served, in words."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return isinstance(error, ValueError) and (last.line or "").startswith("raise ")
+
+
 def frames_of(error: BaseException, mechanism: type) -> tuple[str, ...]:
     """The author's frames, outermost first: `file:line in function: code`. Where no line of theirs
     was running, the kit's last ones, and what the author overrides.

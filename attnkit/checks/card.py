@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from attnkit.attention.base import Attention, Role
-from attnkit.checks.blame import first_line, frames_of
+from attnkit.checks.blame import first_line, frames_of, is_a_refusal
 from attnkit.checks.case import FEWER, Broken, Case, DoesNotApply
 from attnkit.checks.laws import LAWS, Law
 from attnkit.checks.seats import ROLES, MaskCase, long_mask_cases, mask_cases, seats
+from attnkit.masks import name_of
 from attnkit.options import options_of
-from attnkit.registry import ATTENTION
+from attnkit.registry import ATTENTION, MASKS
 
 Outcome = Literal["holds", "does not apply", "broken", "crashed"]
 
@@ -25,10 +26,11 @@ SMALLER = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 65, 100)
 FEW_MASKS = ("none", "causal", "causal&padding")
 """Masks under which a law that is not about masks is asked."""
 
-MASKS_OF_POSITIONS = (*FEW_MASKS, "padding", "sliding_window-3", "window&document&padding")
-"""Masks under which a law about masks is asked once more for each position encoding: between them
-they run every kernel. `--thorough` asks under all.
-"""
+MASKS_OF_KERNELS = (*FEW_MASKS, "padding", "sliding_window-3", "window&document&padding")
+"""Masks that between them run every kernel."""
+
+MASKS_OF_POSITIONS = ("none", "causal", "causal&padding", "sliding_window-3")
+"""Masks under which a law about masks is asked once more for each position encoding."""
 
 OTHER_OPTIONS: tuple[dict[str, Any], ...] = (
     {"num_heads": 6},
@@ -40,8 +42,16 @@ OTHER_OPTIONS: tuple[dict[str, Any], ...] = (
 power of two, and a width of heads that is not the model's over their number.
 """
 
+LIMITED = (
+    "if there is a longest sequence that it takes, let it raise a ValueError that says so: longer "
+    "ones are then not asked about"
+)
+
 SHORTEST_LONG, LONG, LONGEST = 67, 160, 515
 """Tokens of long sequences: in all seats; without a position encoding; under few masks."""
+
+LONG_MASKS_OF_POSITIONS = ("sliding_window-21", "sliding_window-22-centered")
+"""Masks under which long sequences are asked about with a position encoding, beside `FEW_MASKS`."""
 
 MASKS_OF_LONGEST = ("causal", "sliding_window-40", "sliding_window-21-centered")
 
@@ -180,7 +190,8 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
     """Asks one law about all cases that it speaks about, until one breaks it."""
     asked, reason = 0, "nothing to ask about: every seat is refused"
     notes: dict[str, None] = {}
-    for case in spoken_about(law, cases, thorough):
+    spoken = spoken_about(law, cases, thorough)
+    for case in spoken:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what they warn of shows in the numbers
@@ -189,11 +200,24 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
             reason = str(error)
         except Broken as error:
             small, evidence = smallest(law, case, str(error))
-            return Line(law.name, law.topic, "broken", asked + 1, evidence, str(small), law.remedy)
+            told = [law.remedy] if law.remedy and law.fits(small) else []
+            told += [masks_it_obeys(law, case, spoken)] if law.each in ("mask", "kernel") else []
+            remedy = "; or ".join(filter(None, told))
+            return Line(law.name, law.topic, "broken", asked + 1, evidence, str(small), remedy)
         except Exception as error:
-            trace = frames_of(error, case.mechanism)
-            words = first_line(error)
-            return Line(law.name, law.topic, "crashed", asked + 1, words, str(case), trace=trace)
+            if law.topic != LAWS[0].topic and is_a_refusal(error):
+                reason = str(error)
+                continue
+            return Line(
+                law.name,
+                law.topic,
+                "crashed",
+                asked + 1,
+                first_line(error),
+                str(case),
+                LIMITED if law.topic == "lengths" else "",
+                frames_of(error, case.mechanism),
+            )
         else:
             asked += 1
             if note:
@@ -204,28 +228,34 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
 
 
 def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> list[Case]:
-    """The cases about which a law is asked: every mask without a position encoding, and with each
-    encoding the masks that bite differently there; for each position and role, those with no mask,
-    with a causal one, and with padding on top, or one of these; long ones; or a single one, causal
-    if it can be.
+    """The cases about which a law is asked: every mask, or those that run different kernels,
+    without a position encoding, and few masks with each encoding; with no mask, with a causal one,
+    and with padding on top, of which each encoding sees one; for each position and role, one of
+    these; long ones; or a single one, causal if it can be. All of them where it is `thorough`.
     """
     if law.each == "length":
         return list(_long(cases, thorough))
-    if thorough and law.each in ("mask", "position"):
+    if thorough and law.each in ("mask", "kernel", "position"):
         return list(cases)
-    if law.each == "mask":
+    if law.each in ("mask", "kernel"):
+        usual = {case.name for case in mask_cases()}
+        of_kernels = law.each == "kernel"
         without = {(c.mask_case.name, c.role) for c in cases if c.position == "none"}
-        return [
-            case
-            for case in cases
-            if case.position == "none"
-            or case.mask_case.name in MASKS_OF_POSITIONS
-            or (case.mask_case.name, case.role) not in without
-        ]
+
+        def is_asked(case: Case) -> bool:
+            name = case.mask_case.name
+            if name not in usual:  # somebody's own mask
+                return True
+            if case.position == "none" or (name, case.role) not in without:
+                return name in MASKS_OF_KERNELS if of_kernels else True
+            return name in MASKS_OF_POSITIONS
+
+        return list(filter(is_asked, cases)) or list(cases[:1])
     few = [case for case in cases if case.mask_case.name in FEW_MASKS]
     few = few or list(cases[:1])
     if law.each == "position":
-        return few
+        last = {(c.position, c.role): c for c in few}  # with positions, the mask that hides most
+        return [c for c in few if c.position == "none" or c is last[c.position, c.role]]
     if law.each == "seat":
         usual = [case for case in few if _is_usual(case, cases)]
         usual.sort(key=lambda case: case.mask_case.name != "causal")
@@ -241,11 +271,14 @@ def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
     own = {case.mask_case.name: case.mask_case for case in cases}
     kinds = {mask.kind for mask in own.values()}
     masks = [mask for mask in long_mask_cases() if mask.kind in kinds]
+    left_out = {mask.name for mask in masks} - {*FEW_MASKS, *LONG_MASKS_OF_POSITIONS}
     masks += [mask for name, mask in own.items() if name not in usual]
     found = {(case.role, case.position): case for case in cases if _is_usual(case, cases)}
     for case in found.values():
         plain = case.role == "self" and case.position == "none"
         for mask in masks:
+            if case.position != "none" and mask.name in left_out and not thorough:
+                continue
             lengths = (SHORTEST_LONG, LONG) if plain or thorough else (SHORTEST_LONG,)
             if thorough or (plain and mask.name in MASKS_OF_LONGEST):
                 lengths = (*lengths, LONGEST)
@@ -273,6 +306,33 @@ def smallest(law: Law, case: Case, evidence: str) -> tuple[Case, str]:
                 case, evidence = small, found
                 break
     return case, evidence
+
+
+def masks_it_obeys(law: Law, broken: Case, cases: Sequence[Case]) -> str:
+    """The declaration that leaves out the masks under which a law breaks, where it holds under most
+    of them; else nothing.
+    """
+    seat = broken.role, broken.position, broken.options, broken.extra
+    holds: set[str] = set()
+    breaks: list[set[str]] = []
+    for case in cases:
+        if (case.role, case.position, case.options, case.extra) != seat:
+            continue
+        names = {name_of(part) for part in case.mask.parts()}
+        if not names <= {*MASKS.names(), "padding"}:  # `any_of` has no name of its own to declare
+            continue
+        if _broken(law, case) is None:
+            holds |= names
+        else:
+            breaks.append(names)
+    guilty = set().union(*breaks) - holds
+    if not breaks or not all(names & guilty for names in breaks) or len(guilty) >= len(holds):
+        return ""
+    declared = ", ".join(repr(name) for name in sorted(holds))
+    return (
+        f"if it cannot obey {' and '.join(sorted(guilty))} by design, say "
+        f"`mask_names = frozenset({{{declared}}})`"
+    )
 
 
 def _kind(evidence: str) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnkit.attention.base import Attention, Role
+from attnkit.attention import kernels
+from attnkit.attention.base import Attention, Prepared, Role
+from attnkit.attention.maps import attention_map
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.seats import MaskCase
 from attnkit.grid import Grid
@@ -176,17 +178,26 @@ class Case:
         with torch.no_grad():
             return self.run()
 
-    def heads(self, attention: Attention | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, placed."""
-        attention = attention or self.attention
-        q, k, v, _ = attention.prepare(self.x, self.context, self.mask)
-        return q, *attention.expand(k, v)
+    @functools.cached_property
+    def _prepared(self) -> Prepared:
+        with torch.no_grad():
+            q, k, v, carried = self.attention.prepare(self.x, self.context, self.mask)
+            return Prepared(q, *self.attention.expand(k, v), carried)
 
-    def beside(self, attention: Attention | None = None) -> dict[str, Tensor]:
+    def heads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, placed, without a graph: copies, which `mix` may change."""
+        q, k, v, _ = self._prepared
+        return q.clone(), k.clone(), v.clone()
+
+    def beside(self) -> dict[str, Tensor]:
         """What `mix` wants beside them: `carried`, where the mechanism carries something."""
-        attention = attention or self.attention
-        carried = attention.prepare(self.x, self.context, self.mask).carried
-        return {} if carried is None else {"carried": carried}
+        carried = self._prepared.carried
+        return {} if carried is None else {"carried": carried.clone()}
+
+    @functools.cached_property
+    def map(self) -> Tensor:
+        """(B, H, T, S): the attention map."""
+        return attention_map(self.attention, self.x, self.context, self.mask)
 
     @functools.cached_property
     def influences(self) -> dict[str, Tensor]:
@@ -264,29 +275,47 @@ def demand_close(
         raise Broken(f"{what}: differs by {float(error[place]):.1e} at {list(place)}")
 
 
+@torch.no_grad()
+def kernel_of(attention: Attention, x: Tensor, context: Tensor, mask: Mask) -> str:
+    """What computes a call, in brackets, as the end of an evidence: a kernel of the kit; nothing
+    where a mechanism has a `mix` of its own.
+    """
+    if not isinstance(attention, ScoreAttention) or type(attention).mix is not ScoreAttention.mix:
+        return ""
+    try:
+        q, k, v, carried = attention.prepare(x, context, mask)
+        call = attention.call(q, *attention.expand(k, v), mask, carried)
+        return f" (kernel {kernels.choose(call).kernel.name})"
+    except Exception:  # whatever it raises, the evidence stands
+        return ""
+
+
 LARGEST_FACTOR = 1000.0
 """Factor that makes tokens larger than any norm would let them be."""
 
 
-def scaled_to_scores(case: Case, attention: Attention, target: float) -> float:
-    """The factor of the tokens with which the largest score is about `target`: a power of 2 up to
-    `LARGEST_FACTOR`, which it is where a mechanism forms no scores.
+@torch.no_grad()
+def scaled_to_scores(case: Case, attention: Attention, targets: tuple[float, ...]) -> list[float]:
+    """For each target the factor of the tokens with which the largest score is about that: a power
+    of 2 up to `LARGEST_FACTOR`, which it is where a mechanism forms no scores.
     """
     if not isinstance(attention, ScoreAttention):
-        return LARGEST_FACTOR
-    factor = 1.0
-    with torch.no_grad():
-        while factor < LARGEST_FACTOR:
-            x = factor * case.x
-            context = x if case.role == "self" else factor * case.context
-            q, k, v, carried = attention.prepare(x, context, case.mask)
-            k, _ = attention.expand(k, v)
-            grid = Grid.of(q, k, case.mask, carried)
-            try:
-                largest = float(attention.biased_scores(q, k, grid).abs().max())
-            except RuntimeError:  # its `weights` form scores in a way of their own
-                return LARGEST_FACTOR
-            if not largest < target:
-                return factor
-            factor *= 2
-    return LARGEST_FACTOR
+        return [LARGEST_FACTOR] * len(targets)
+    found, factor = dict.fromkeys(targets, LARGEST_FACTOR), 1.0
+    while factor < LARGEST_FACTOR:
+        x = factor * case.x
+        context = x if case.role == "self" else factor * case.context
+        q, k, v, carried = attention.prepare(x, context, case.mask)
+        k, _ = attention.expand(k, v)
+        grid = Grid.of(q, k, case.mask, carried)
+        try:
+            largest = float(attention.biased_scores(q, k, grid).abs().max())
+        except RuntimeError:  # its `weights` form scores in a way of their own
+            break
+        for target in targets:
+            if not largest < target and found[target] == LARGEST_FACTOR:
+                found[target] = factor
+        if LARGEST_FACTOR not in found.values():
+            break
+        factor *= 2
+    return [found[target] for target in targets]

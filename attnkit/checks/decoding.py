@@ -122,20 +122,23 @@ def rows_with_nothing_allowed_give_zeros_and_finite_gradients(case: Case) -> Non
     reason = case.mechanism.refusal(case.role, mask, case.position)
     require(reason is None, "it does not obey padding")
     padding.keep[0] = False
-    attention = case.build()
+    attention = case.attention
     context = case.context.clone().requires_grad_()
     x = context if case.role == "self" else case.x
     prepared = attention.prepare(x, context, mask)
     heads = attention.mixed(prepared, mask)
-    heads.square().sum().backward()
     found = float(heads[0].detach().abs().max())
     demand(found == 0, f"a row with nothing allowed gave {found:.1e}")
-    assert context.grad is not None
-    slopes = [("the tokens", context.grad)]
-    slopes += [(n, p.grad) for n, p in attention.named_parameters() if p.grad is not None]
-    for name, gradient in slopes:
+    names = ["the tokens", *(name for name, _ in attention.named_parameters())]
+    slopes = torch.autograd.grad(
+        heads.square().sum(),
+        [context, *attention.parameters()],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    for name, gradient in zip(names, slopes, strict=True):
         demand(bool(gradient.isfinite().all()), f"the gradient by {name} is not finite")
-    demand(float(context.grad[0].abs().max()) == 0, "a gradient reaches the padded tokens")
+    demand(float(slopes[0][0].abs().max()) == 0, "a gradient reaches the padded tokens")
     if case.B > 1:
         with torch.no_grad():
             alone = attention.mixed(prepared, case.mask)
@@ -148,7 +151,7 @@ def cache_holds_what_is_declared(case: Case) -> None:
     """
     _require_decoding(case)
     size = (case.attention.cache_dtype or torch.float32).itemsize
-    for length in sorted({1, case.T // 2, case.T} - {0}):
+    for length in sorted({1, case.T}):
         cache = case.attention.new_cache()
         with torch.no_grad():
             case.attention(case.x[:, :length], case.x[:, :length], case.mask_over(length), cache)

@@ -28,7 +28,7 @@ from attnkit.checks.blame import line_in, shorten
 from attnkit.checks.case import Broken, Case, demand_close, require
 from attnkit.checks.seats import MaskCase
 from attnkit.models.language_model import LanguageModel
-from attnkit.registry import ATTENTION, RegistryError, Spec, load_plugin
+from attnkit.registry import ATTENTION, POSITIONS, RegistryError, Spec, load_plugin
 from attnkit.tasks.bad_steps import BadSteps
 from attnkit.tasks.optimizers import MuonRecipe
 
@@ -68,12 +68,16 @@ def _elsewhere(case: Case) -> dict[str, Any]:
     if key not in _OUTCOMES:
         name = ATTENTION.name_of(case.mechanism)
         require(name in ATTENTION.names(), "it is built by its registered name")
-        home = case.mechanism.__module__
-        require(home != "__main__", "registered in a notebook or script: no other process has it")
-        plugins = []
-        if not home.startswith("attnkit."):
-            is_file = home.startswith("attnkit_plugin_")
-            plugins = [inspect.getfile(case.mechanism) if is_file else home]
+        parts = (case.mechanism, POSITIONS.get(case.position), *map(type, case.mask.parts()))
+        homes = {part.__module__: part for part in parts}
+        require(
+            "__main__" not in homes, "registered in a notebook or script: no other process has it"
+        )
+        plugins = [
+            inspect.getfile(part) if home.startswith("attnkit_plugin_") else home
+            for home, part in homes.items()
+            if not home.startswith("attnkit.")
+        ]
         spec = {"name": name, **case.options}
         mask = case.first_served("causal", "none")
         step = {"attention": spec, "mask": mask, "position": case.position}

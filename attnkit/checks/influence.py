@@ -10,6 +10,8 @@ from torch import Tensor
 from attnkit.attention.base import Attention
 from attnkit.checks.case import Broken, demand, demand_close, require, scaled_to_scores
 from attnkit.checks.seats import documents, keep
+from attnkit.checks.steps import way_in
+from attnkit.masks import Mask
 
 if TYPE_CHECKING:
     from attnkit.checks.case import Case
@@ -26,18 +28,22 @@ time.
 """
 
 
-def measured(case: Case) -> dict[str, Tensor]:
-    """Influence (B, T, S) of each token on each output of its own row, by the way of measuring.
+WAYS = ("perturbation", "perturbed key", "gradient")
+"""How influence is measured. `gradient` and `perturbation` change a token wherever it goes in: in
+self-attention it asks and answers. `perturbed key` changes the context alone.
+"""
 
-    `gradient` and `perturbation` change a token wherever it goes in: in self-attention it asks and
-    answers. `perturbed key` changes the context alone.
+
+def measured(case: Case) -> dict[str, Tensor]:
+    """Influence (B, T, S) of each token on each output of its own row, by each of `WAYS`; and of
+    perturbed keys on the heads (B, H, T, S), where `forward` is the template's.
     """
     ways = {}
     if case.role == "self":
-        ways["perturbation"] = perturbations(case, joined=True)
-    ways["perturbed key"] = perturbations(case, joined=False)
+        ways["perturbation"], _ = perturbations(case, joined=True)
+    ways["perturbed key"], of_heads = perturbations(case, joined=False)
     ways["gradient"] = gradients(case)
-    return ways
+    return ways if of_heads is None else {**ways, "heads": of_heads}
 
 
 def gradients(case: Case) -> Tensor:
@@ -54,32 +60,46 @@ def gradients(case: Case) -> Tensor:
     return gradient.unflatten(0, (case.T, case.B)).norm(dim=-1).transpose(0, 1)
 
 
-@torch.no_grad()
-def perturbations(case: Case, joined: bool, of_heads: bool = False) -> Tensor:
-    """(B, T, S), or (B, H, T, S) of heads before they are merged: largest move of each output when
-    a token changes, as a query too if `joined`; one copy of the batch for each token that changes,
-    and one as it is.
+def changed(case: Case, joined: bool, factor: float = 1.0) -> tuple[Tensor, Tensor, Mask]:
+    """What goes into a call when each token in turn is another one, as a query too if `joined`: one
+    copy of the batch for each, and at last one as it is.
     """
-    count, key, attention = case.S + 1, torch.arange(case.S), case.attention
-    context = case.copies(case.context, count).unflatten(0, (count, case.B))
+    count, key = case.S + 1, torch.arange(case.S)
+    context = case.copies(factor * case.context, count).unflatten(0, (count, case.B))
     context[key, :, key] = 2 * context[key, :, key].flip(-1)
     context = context.flatten(0, 1)
-    x = context if joined else case.copies(case.x, count)
-    mask = case.mask_of_copies(count)
-    if of_heads:
-        output = attention.mixed(attention.prepare(x, context, mask), mask)
-    else:
-        output = attention(x, context, mask)
-    output = output.unflatten(0, (count, case.B))
-    moves = (output[:-1] - output[-1]).abs().amax(dim=-1)  # (S, B, (H,) T)
-    return moves.movedim(0, -1)
+    x = context if joined else case.copies(factor * case.x, count)
+    return x, context, case.mask_of_copies(count)
+
+
+def moves(case: Case, output: Tensor) -> Tensor:
+    """(B, T, S) from outputs, (B, H, T, S) from heads, of what `changed` gave: the largest move of
+    each when a token changes.
+    """
+    output = output.unflatten(0, (case.S + 1, case.B))
+    return (output[:-1] - output[-1]).abs().amax(dim=-1).movedim(0, -1)
+
+
+@torch.no_grad()
+def perturbations(case: Case, joined: bool) -> tuple[Tensor, Tensor | None]:
+    """(B, T, S): largest move of each output when a token changes; and (B, H, T, S), of the heads
+    before they are merged, where `forward` is the template's.
+    """
+    x, context, mask = changed(case, joined)
+    attention = case.attention
+    if type(attention).forward is not Attention.forward:
+        return moves(case, attention(x, context, mask)), None
+    heads = attention.mixed(attention.prepare(x, context, mask), mask)
+    return moves(case, attention.merge(heads, x)), moves(case, heads)
 
 
 def demand_no_influence(case: Case, forbidden: Tensor) -> None:
     """Breaks a law if an output feels a token where `forbidden` (B or 1, T, S)."""
     forbidden = forbidden.expand(case.B, case.T, case.S)
-    for way, influence in case.influences.items():
-        felt = influence * forbidden
+    for way in WAYS:
+        if way not in case.influences:
+            continue
+        felt = case.influences[way] * forbidden
         if case.role == "self" and way != "perturbed key":  # a token's own query is its own
             felt = felt * ~torch.eye(case.T, dtype=torch.bool)
         worst = felt.nan_to_num(nan=float("inf"))
@@ -90,9 +110,10 @@ def demand_no_influence(case: Case, forbidden: Tensor) -> None:
             verb = "has a gradient of" if way == "gradient" else "moved by"
             when = "by" if way == "gradient" else "when"
             rest = "" if way == "gradient" else " changed"
+            joined = case.role == "self" and way != "perturbed key"
             raise Broken(
                 f"output {t} {verb} {float(worst[b, t, s]):.1e} {when} token {s}{rest} "
-                f"({way}, sequence {b})"
+                f"({way}, sequence {b}){way_in(case, (b, t, s), joined)}"
             )
 
 
@@ -167,26 +188,26 @@ def every_allowed_key_has_influence(case: Case) -> None:
     output in one of several draws of tokens; and each head, where weights are `smooth`.
     """
     within = reached(case)
-    felt = case.influences["perturbed key"] > ROUNDING
-    _demand_influence(case, felt, case.allowed & within.any(dim=0), of_heads=False)
+    _demand_influence(case, "perturbed key", case.allowed & within.any(dim=0))
     cls = case.mechanism
-    if cls.smooth and cls.linear_in_values and cls.forward is Attention.forward:
+    if cls.smooth and cls.linear_in_values and "heads" in case.influences:
         expected = case.allowed[:, None] & within
         expected = expected.expand(-1, case.attention.num_heads, -1, -1)
-        _demand_influence(case, torch.zeros_like(expected), expected, of_heads=True)
+        _demand_influence(case, "heads", expected)
 
 
-def _demand_influence(case: Case, felt: Tensor, expected: Tensor, of_heads: bool) -> None:
+def _demand_influence(case: Case, way: str, expected: Tensor) -> None:
     """Breaks the law unless all that is expected is felt in one of `TRIES` draws."""
-    for seed in range(case.seed, case.seed + TRIES):
+    felt = case.influences[way] > ROUNDING
+    for seed in range(case.seed + 1, case.seed + TRIES):
         if bool(felt[expected].all()):
             return
-        other = case if seed == case.seed else case.resized(seed=seed)
-        felt = felt | (perturbations(other, joined=False, of_heads=of_heads) > ROUNDING)
+        of_outputs, of_heads = perturbations(case.resized(seed=seed), joined=False)
+        felt = felt | ((of_outputs if of_heads is None or way != "heads" else of_heads) > ROUNDING)
     missing = (expected & ~felt).nonzero()
     if len(missing):
         *_, t, s = missing[0].tolist()
-        head = f"head {int(missing[0][1])} of " * of_heads
+        head = f"head {int(missing[0][1])} of " * (way == "heads")
         raise Broken(f"{head}output {t} never moved when token {s} changed, which the mask allows")
 
 
@@ -261,29 +282,33 @@ def forbidden_keys_have_no_influence_in_bfloat16(case: Case) -> None:
     changes that the mask hides: a number that is meant to forbid outweighs all scores.
     """
     require(not bool(case.allowed.all()), "the mask forbids nothing here")
-    attention = case.build()
-    large = scaled_to_scores(case, attention, LARGE_SCORE)
+    attention = case.attention
+    (large,) = scaled_to_scores(case, attention, (LARGE_SCORE,))
+    joined = case.role == "self"
     for factor, autocast in ((1.0, True), (large, True), (large, False)):
-        x, context = factor * case.x, factor * case.context
-        x = context if case.role == "self" else x
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            base = attention(x, context, case.mask)
-            if not bool(base.isfinite().all()):
-                continue  # another law tells
-            for s in range(case.S):
-                other = context.clone()
-                other[:, s] = 2 * other[:, s].flip(-1)
-                moved = attention(other if case.role == "self" else x, other, case.mask)
-                felt = (moved - base).abs().amax(dim=-1) * ~case.allowed[:, :, s]
-                if case.role == "self":
-                    felt[:, s] = 0  # its own query is its own
-                worst = felt.nan_to_num(nan=float("inf"))
-                if float(worst.max()) > ROUNDING * max(1.0, float(base.abs().max())):
-                    b, t = divmod(int(worst.argmax()), case.T)
-                    raise Broken(
-                        f"output {t} moved by {float(worst[b, t]):.1e} when token {s} changed "
-                        f"({'bfloat16' if autocast else 'float32'}, tokens times {factor:g})"
-                    )
+            output = attention(*changed(case, joined, factor))
+        if not bool(output[-case.B :].isfinite().all()):
+            continue  # another law tells
+        felt = moves(case, output) * ~case.allowed
+        if joined:
+            felt = felt * ~torch.eye(case.T, dtype=torch.bool)  # its own query is its own
+        worst = felt.nan_to_num(nan=float("inf"))
+        least = ROUNDING * max(1.0, float(output.abs().max()))
+        if float(worst.max()) <= least:
+            continue
+        b, t, s = (int(i) for i in torch.unravel_index(worst.argmax(), worst.shape))
+        context = factor * case.context  # and without copies beside it
+        other = context.clone()
+        other[:, s] = 2 * other[:, s].flip(-1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            before = attention(context if joined else factor * case.x, context, case.mask)
+            after = attention(other if joined else factor * case.x, other, case.mask)
+        if not float((after - before)[b, t].abs().max()) <= least:
+            raise Broken(
+                f"output {t} moved by {float(worst[b, t, s]):.1e} when token {s} changed "
+                f"({'bfloat16' if autocast else 'float32'}, tokens times {factor:g})"
+            )
 
 
 @torch.no_grad()

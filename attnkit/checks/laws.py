@@ -20,7 +20,7 @@ from attnkit.checks import (
 )
 from attnkit.checks.case import Case
 
-Scope = Literal["mask", "position", "seat", "length", "mechanism"]
+Scope = Literal["mask", "kernel", "position", "seat", "length", "mechanism"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Law:
     Args:
         demand: breaks (`Broken`) or leaves (`DoesNotApply`) if it must.
         topic: what the law is about; laws of a topic stand together on a card.
-        each: how often it is asked: under each mask; once for each position and role, under the
-            few masks that bite alike (`none`, `causal`, padding), or under one of these; about
-            long sequences; once for each mechanism.
+        each: how often it is asked: under each mask; under those that run different kernels; once
+            for each position and role, under few masks (`none`, `causal`, padding), or under one
+            of these; about long sequences; once for each mechanism.
         quick: cheap enough, and grave enough, to be asked before a plugin trains.
         remedy: what a class can declare if it means to do otherwise.
+        fits: whether that declaration would make a case legal; it is named only then.
     """
 
     demand: Callable[[Case], str | None]
@@ -42,6 +43,7 @@ class Law:
     each: Scope = "mask"
     quick: bool = False
     remedy: str = ""
+    fits: Callable[[Case], bool] = lambda case: True
 
     @property
     def name(self) -> str:
@@ -96,6 +98,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         influence.cross_attention_reads_the_context_and_only_it,
         "influence",
+        "kernel",
         quick=True,
         remedy="if it serves self-attention alone, say `roles = frozenset({'self'})`",
     ),
@@ -108,6 +111,7 @@ LAWS: tuple[Law, ...] = (
     Law(
         influence.an_accepted_position_has_an_effect,
         "influence",
+        "position",
         quick=True,
         remedy="if it has no place for one, say `position_kinds = frozenset({'embeddings'})`",
     ),
@@ -116,23 +120,31 @@ LAWS: tuple[Law, ...] = (
     Law(
         long.padding_at_the_end_changes_nothing,
         "lengths",
+        "kernel",
         remedy="if it cannot obey padding, name the masks that it can in `mask_names`",
     ),
     Law(
         decoding.fewer_queries_than_keys_stand_at_the_end,
         "lengths",
+        "kernel",
         quick=True,
         remedy=RECOMPUTES,
     ),
-    Law(decoding.more_queries_than_keys_leave_the_first_rows_empty, "lengths"),
-    Law(decoding.rows_with_nothing_allowed_give_zeros_and_finite_gradients, "lengths"),
+    Law(decoding.more_queries_than_keys_leave_the_first_rows_empty, "lengths", "position"),
+    Law(decoding.rows_with_nothing_allowed_give_zeros_and_finite_gradients, "lengths", "kernel"),
     Law(
         decoding.decoding_token_by_token_equals_the_full_pass,
         "lengths",
         quick=True,
         remedy=RECOMPUTES,
     ),
-    Law(decoding.decoding_in_chunks_equals_the_full_pass, "lengths", quick=True, remedy=RECOMPUTES),
+    Law(
+        decoding.decoding_in_chunks_equals_the_full_pass,
+        "lengths",
+        "kernel",
+        quick=True,
+        remedy=RECOMPUTES,
+    ),
     Law(
         decoding.decoding_far_into_a_sequence_equals_the_full_pass,
         "lengths",
@@ -143,22 +155,36 @@ LAWS: tuple[Law, ...] = (
     Law(
         decoding.outputs_do_not_depend_on_the_length,
         "lengths",
+        "kernel",
         quick=True,
         remedy=RECOMPUTES,
     ),
     Law(decoding.any_batch_size_and_length_works, "lengths", "position"),
-    Law(maps.values_are_mixed_linearly, "map", remedy=JACOBIAN),
-    Law(maps.map_reproduces_the_output, "map", quick=True, remedy=JACOBIAN),
+    Law(maps.values_are_mixed_linearly, "map", "kernel", remedy=JACOBIAN),
+    Law(
+        maps.map_reproduces_the_output,
+        "map",
+        "kernel",
+        quick=True,
+        remedy=JACOBIAN,
+        fits=maps.bends_its_values,
+    ),
     Law(maps.map_is_zero_where_the_mask_forbids, "map", quick=True),
     Law(
         maps.map_rows_are_what_is_declared,
         "map",
+        "kernel",
         quick=True,
         remedy='`map_rows` may be "sum to 1", "unnormalised" or "signed"',
     ),
     Law(maps.map_is_taken_before_dropout, "map", "position"),
-    Law(paths.fast_path_equals_the_reference, "paths", remedy=JACOBIAN),
-    Law(paths.training_mode_computes_the_same, "paths"),
+    Law(
+        paths.fast_path_equals_the_reference,
+        "paths",
+        remedy=JACOBIAN,
+        fits=maps.bends_its_values,
+    ),
+    Law(paths.training_mode_computes_the_same, "paths", "kernel"),
     Law(
         paths.bfloat16_stays_near_float32,
         "paths",
@@ -182,13 +208,14 @@ LAWS: tuple[Law, ...] = (
     Law(
         costs.memory_grows_as_declared,
         "costs",
-        "position",
+        "mechanism",
         remedy="`memory_order()` may return 1 or 2",
     ),
-    Law(costs.parameters_are_counted, "costs", "position"),
+    Law(costs.parameters_are_counted, "costs", "seat"),
     Law(
         decoding.cache_holds_what_is_declared,
         "costs",
+        "position",
         remedy="leave `cache_elements` out: what is not declared is counted",
     ),
     Law(devices.training_step_stays_on_its_device, "processes", "mechanism"),

@@ -14,7 +14,9 @@ from attnkit.checks.influence import ROUNDING
 from attnkit.masks import Padding
 
 ALL_CHANGED, SOME_UP_TO, SOME, FEW = 100, 400, 12, 3
-"""Tokens up to which each of them is changed in turn; of more, some, and of many, few."""
+"""Tokens up to which each of them is changed in turn, in self-attention without a position
+encoding; elsewhere and of more, some, and of many, few.
+"""
 
 
 @torch.no_grad()
@@ -23,7 +25,9 @@ def long_sequences_obey_the_mask(case: Case) -> None:
     the mask hides from it.
     """
     require(not bool(case.allowed.all()), "the mask forbids nothing here")
-    count = case.S if case.S <= ALL_CHANGED else SOME if case.S <= SOME_UP_TO else FEW
+    plain = case.role == "self" and case.position == "none"
+    every = plain and case.S <= ALL_CHANGED
+    count = case.S if every else SOME if case.S <= SOME_UP_TO else FEW
     changed = torch.linspace(1, case.S - 2, count).long() if count < case.S else torch.arange(count)
     for group in changed.split(max(1, 300_000 // case.S**2)):
         context = case.context.repeat(len(group), 1, 1)

@@ -7,13 +7,9 @@ import functools
 import torch
 
 from attnkit.attention.maps import attention_map
-from attnkit.checks.case import Case, demand, demand_close, require
+from attnkit.checks.case import Broken, Case, demand, demand_close, require
 from attnkit.checks.influence import reached
 from attnkit.options import options_of
-
-
-def _taken(case: Case) -> torch.Tensor:
-    return attention_map(case.attention, case.x, case.context, case.mask)
 
 
 @torch.no_grad()
@@ -31,13 +27,24 @@ def values_are_mixed_linearly(case: Case) -> None:
     demand_close(mixed, parts, "heads of 2 v - w, against those of v and w", atol=5e-5)
 
 
+def bends_its_values(case: Case) -> bool:
+    """True if heads are not linear in the values."""
+    try:
+        values_are_mixed_linearly(case)
+    except Broken:
+        return True
+    except Exception:
+        return False
+    return False
+
+
 def map_reproduces_the_output(case: Case) -> None:
     """The map times the values, merged, is what the mechanism gives, by whichever kernel."""
     require(case.mechanism.linear_in_values, "its map is a Jacobian, which reproduces nothing")
     attention = case.attention
     with torch.no_grad():
         _, _, v = case.heads()
-        weights = _taken(case)
+        weights = case.map
         demand(
             weights.shape == (case.B, attention.num_heads, case.T, case.S),
             f"the map has the shape {tuple(weights.shape)}, "
@@ -52,7 +59,7 @@ def map_reproduces_the_output(case: Case) -> None:
 def map_is_zero_where_the_mask_forbids(case: Case) -> None:
     """A pair that the mask forbids has weight zero, in every head."""
     require(not bool(case.allowed.all()), "the mask forbids nothing here")
-    weight = float((_taken(case) * ~case.allowed[:, None]).abs().max())
+    weight = float((case.map * ~case.allowed[:, None]).abs().max())
     demand(weight == 0, f"a forbidden pair has the weight {weight:.1e}")
 
 
@@ -60,7 +67,7 @@ def map_rows_are_what_is_declared(case: Case) -> None:
     """`map_rows`: `sum to 1` means non-negative rows with total 1 (0 where nothing is allowed),
     `unnormalised` non-negative ones, `signed` anything finite, as a Jacobian is.
     """
-    weights = _taken(case)
+    weights = case.map
     declared = case.mechanism.map_rows if case.mechanism.linear_in_values else "signed"
     demand(bool(weights.isfinite().all()), "the map holds NaN or infinity")
     if declared != "signed":
@@ -78,4 +85,4 @@ def map_is_taken_before_dropout(case: Case) -> None:
     attention = case.build(**options).train()
     taken = attention_map(attention, case.x, case.context, case.mask)
     demand(attention.training, "taking a map ended training mode")
-    demand_close(taken, _taken(case), "the map while training", atol=1e-6)
+    demand_close(taken, case.map, "the map while training", atol=1e-6)

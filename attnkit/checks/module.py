@@ -10,14 +10,27 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attnkit.attention import kernels
+from attnkit.attention.base import Attention
 from attnkit.attention.score_attention import ScoreAttention
-from attnkit.checks.case import Broken, Case, demand, demand_close, require, scaled_to_scores
+from attnkit.checks.case import (
+    Broken,
+    Case,
+    demand,
+    demand_close,
+    kernel_of,
+    require,
+    scaled_to_scores,
+)
 from attnkit.options import options_of
 
 DRAWS, SHARE = 150, 0.25
 """Equal sequences over which dropout is averaged, and how much it drops: a half would hide a share
 that is taken for its opposite.
 """
+
+ROUNDED = 1e-5
+"""Share of the largest gradient, or output, below which another may be nothing but rounding."""
 
 LARGE_SCORE, LARGE_SCORE_BF16 = 1e5, 1e3
 """Scores of tokens that are larger than any norm would let them be."""
@@ -27,15 +40,40 @@ STEP, DIRECTIONS = 1e-7, 3
 
 
 def gradients_reach_every_parameter(case: Case) -> None:
-    """No parameter is left out of the computation."""
+    """No parameter is left out of the computation, and none is without effect, as a constant that
+    is added to all scores of a softmax is.
+    """
     attention = case.build()
-    case.run(attention).square().sum().backward()
-    idle = [
-        name
+    output = case.run(attention)
+    output.square().sum().backward()
+    slopes = {
+        name: 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
         for name, parameter in attention.named_parameters()
-        if parameter.grad is None or not float(parameter.grad.abs().max()) > 0
-    ]
+    }
+    idle = [name for name, slope in slopes.items() if not slope > 0]
     demand(not idle, f"no gradient reaches {', '.join(idle)}")
+    # The option `bias` gives one to the keys too, where a softmax does not feel it.
+    small = [n for n, slope in slopes.items() if slope < ROUNDED * max(slopes.values())]
+    small = [name for name in small if name != "key.bias"]
+    without = [name for name in small if not _moves_the_output(case, attention, name)]
+    demand(
+        not without,
+        lambda: (
+            f"{', '.join(without)} changes no output: its gradient is rounding, "
+            f"{slopes[without[0]]:.0e} where the largest one is {max(slopes.values()):.0e}"
+        ),
+    )
+
+
+@torch.no_grad()
+def _moves_the_output(case: Case, attention: Attention, name: str) -> bool:
+    """True if another value of a parameter gives another output."""
+    before, parameter = case.run(attention), attention.get_parameter(name)
+    kept = parameter.clone()
+    parameter.add_(1 + torch.arange(parameter.numel()).view(parameter.shape).cos())
+    after = case.run(attention)
+    parameter.copy_(kept)
+    return float((after - before).abs().max()) > ROUNDED * max(1.0, float(before.abs().max()))
 
 
 def gradients_agree_with_finite_differences(case: Case) -> str | None:
@@ -174,8 +212,8 @@ def dropout_drops_the_declared_share(case: Case) -> None:
     def many(heads: Tensor) -> Tensor:
         return heads[:1].expand(DRAWS, *heads.shape[1:])
 
-    q, k, v = map(many, case.heads(attention))
-    beside = {name: many(tensor) for name, tensor in case.beside(attention).items()}
+    q, k, v = map(many, case.heads())
+    beside = {name: many(tensor) for name, tensor in case.beside().items()}
     mix = functools.partial(attention.mix, q, k, mask=mask, **beside)
     count = min(v.shape[-1], case.S)
     one_hot = torch.zeros_like(v)
@@ -219,20 +257,21 @@ def tokens_of_any_size_give_finite_numbers(case: Case) -> None:
     there are no scores), give finite outputs and gradients; so they do in bfloat16.
     """
     attention = case.build()
-    large = scaled_to_scores(case, attention, LARGE_SCORE)
+    large, of_bf16 = scaled_to_scores(case, attention, (LARGE_SCORE, LARGE_SCORE_BF16))
     for factor in (0.0, large):
-        _demand_finite(case, factor, "")
-    for dtype in ("under autocast to bfloat16", "with weights in bfloat16"):
-        for factor in (0.0, scaled_to_scores(case, attention, LARGE_SCORE_BF16)):
-            _demand_finite(case, factor, dtype)
+        _demand_finite(case, attention, factor, "")
+    for factor in (0.0, of_bf16):
+        _demand_finite(case, attention, factor, "under autocast to bfloat16")
+    attention.bfloat16()
+    for factor in (0.0, of_bf16):
+        _demand_finite(case, attention, factor, "with weights in bfloat16")
 
 
-def _demand_finite(case: Case, factor: float, dtype: str) -> None:
-    attention = case.build()
+def _demand_finite(case: Case, attention: Attention, factor: float, dtype: str) -> None:
     context = (factor * case.context).detach()
     x = factor * case.x
     if dtype.startswith("with"):
-        attention, context, x = attention.bfloat16(), context.bfloat16(), x.bfloat16()
+        context, x = context.bfloat16(), x.bfloat16()
     context.requires_grad_()
     x = context if case.role == "self" else x
 
@@ -248,8 +287,14 @@ def _demand_finite(case: Case, factor: float, dtype: str) -> None:
         return {"the output": output, **named}
 
     for what, numbers in results().items():
+        if bool(numbers.isfinite().all()):
+            continue
         size = f"tokens times {factor:g}"
         if factor and issubclass(case.mechanism, ScoreAttention):
             size += f" (scores of about {LARGE_SCORE_BF16 if dtype else LARGE_SCORE:g})"
-        where = f"{size} {dtype}".rstrip()
-        demand(bool(numbers.isfinite().all()), f"{where}: {what} is NaN or infinite")
+        by = kernel_of(attention, x, context, case.mask)
+        if by:
+            with kernels.only("reference"):
+                finite = bool(results()[what].isfinite().all())
+            by += "; the written-out equation gives finite numbers" * finite
+        raise Broken(f"{f'{size} {dtype}'.rstrip()}: {what} is NaN or infinite{by}")

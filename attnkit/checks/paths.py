@@ -14,7 +14,7 @@ from attnkit.attention import kernels
 from attnkit.attention.base import Attention
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.blame import first_line, line_in
-from attnkit.checks.case import Broken, Case, demand, demand_close, require
+from attnkit.checks.case import Broken, Case, demand, demand_close, kernel_of, require
 
 BFLOAT16_TOLERANCE = 0.06
 """Largest error of an output in bfloat16, whose numbers are 2^-8 apart, as a share of its length.
@@ -133,28 +133,28 @@ def bfloat16_stays_near_float32(case: Case) -> None:
         tolerance = BFLOAT16_TOLERANCE if i == 0 else 4 * BFLOAT16_TOLERANCE
         demand(error < tolerance, f"{what} is {error:.0%} off in bfloat16, by its length")
     if case.position == "none":  # long sums are the same wherever tokens stand
-        _long_in_bfloat16(case.resized(B=1, T=LONG), autocast=True)
-        _long_in_bfloat16(case.resized(B=1, T=LONG), autocast=False)
+        _long_in_bfloat16(case.resized(B=1, T=LONG))
 
 
 @torch.no_grad()
-def _long_in_bfloat16(case: Case, *, autocast: bool) -> None:
+def _long_in_bfloat16(case: Case) -> None:
     """Sums over many keys must not be kept in eight bits."""
     attention, x, context = case.build(), case.x, case.context
     exact = case.run(attention)
-    if not autocast:
-        attention, x, context = attention.bfloat16(), x.bfloat16(), context.bfloat16()
-        x = context if case.role == "self" else x
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        rough = attention(x, context, case.mask)
-    demand(rough.dtype == torch.bfloat16, f"{rough.dtype} comes out where bfloat16 computes")
-    error = float((rough.float() - exact).norm() / exact.norm().clamp(min=1e-3))
-    tolerance = BFLOAT16_TOLERANCE if case.mechanism.smooth else 4 * BFLOAT16_TOLERANCE
-    demand(
-        error < tolerance,
-        f"the output over {case.S} keys is {error:.0%} off "
-        f"{'under autocast to' if autocast else 'with weights in'} bfloat16, by its length",
-    )
+    for autocast in (True, False):
+        if not autocast:
+            attention, x, context = attention.bfloat16(), x.bfloat16(), context.bfloat16()
+            x = context if case.role == "self" else x
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            rough = attention(x, context, case.mask)
+        demand(rough.dtype == torch.bfloat16, f"{rough.dtype} comes out where bfloat16 computes")
+        error = float((rough.float() - exact).norm() / exact.norm().clamp(min=1e-3))
+        tolerance = BFLOAT16_TOLERANCE if case.mechanism.smooth else 4 * BFLOAT16_TOLERANCE
+        demand(
+            error < tolerance,
+            f"the output over {case.S} keys is {error:.0%} off "
+            f"{'under autocast to' if autocast else 'with weights in'} bfloat16, by its length",
+        )
 
 
 def compiled_equals_eager(case: Case) -> None:
@@ -183,8 +183,11 @@ def compiled_equals_eager(case: Case) -> None:
             ) from error
         finally:
             torch._dynamo.reset()
-    for i, (fast, slow) in enumerate(zip(computed, expected, strict=True)):
-        demand_close(fast, slow, "output, compiled" if i == 0 else "a gradient, compiled")
+    by = kernel_of(attention, context if case.role == "self" else case.x, context, case.mask)
+    names = ["output", "gradient by the tokens"]
+    names += [f"gradient by {name}" for name, _ in attention.named_parameters()]
+    for name, fast, slow in zip(names, computed, expected, strict=True):
+        demand_close(fast, slow, f"{name}, compiled{by}")
 
 
 def _compiled(attention: Attention) -> Callable[..., Tensor]:

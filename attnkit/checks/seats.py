@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +127,6 @@ def _word(option: object) -> str:
     return str(option)
 
 
-@functools.cache
 def position_names() -> tuple[str, ...]:
     """`none`, and the encodings that act inside attention."""
     inside = [n for n in POSITIONS.names() if POSITIONS.get(n).acts_on != "embeddings"]

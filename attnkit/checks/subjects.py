@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,69 @@ from attnkit.attention.base import Role
 from attnkit.checks.card import cases_of
 from attnkit.checks.seats import MaskCase, mask_cases
 from attnkit.masks import build_mask, name_of
-from attnkit.registry import ATTENTION, RegistryError, Spec, load_plugin, suggest
+from attnkit.registry import (
+    ATTENTION,
+    MASKS,
+    POSITIONS,
+    Registry,
+    RegistryError,
+    Spec,
+    load_plugin,
+    suggest,
+)
 
 
-def mechanisms_of(what: str) -> list[str]:
-    """The registered names that a word stands for: itself, or all that a file or a module
-    registers.
+@dataclass(frozen=True)
+class Subject:
+    """What one card is about.
+
+    Args:
+        name: of a mechanism.
+        positions: encodings that it is asked with; None: all.
+        masks: it is asked under; None: all.
+    """
+
+    name: str
+    positions: tuple[str, ...] | None = None
+    masks: tuple[MaskCase, ...] | None = None
+
+    def __str__(self) -> str:
+        beside = [f"position {name}" for name in self.positions or ()]
+        beside += [f"mask {case.name}" for case in self.masks or () if not case.padded]
+        return f"{self.name} with {' and '.join(beside)}" if beside else self.name
+
+
+HOST = "multi_head"
+"""The mechanism that is asked about a position encoding or a mask of one's own."""
+
+
+def subjects_of(what: str) -> list[Subject]:
+    """What a word stands for: the mechanism of this name, or all that a file or a module registers.
+    A file of position encodings and masks alone is asked about in the seats of a mechanism that
+    comes with the kit.
 
     Raises:
-        RegistryError: if it is none of these, or registers no mechanism.
+        RegistryError: if it is none of these, or registers nothing that can be checked.
     """
     if not what.endswith(".py"):
         if what in ATTENTION.names():
-            return [what]
+            return [Subject(what)]
         if not _is_module(what):
             raise RegistryError(
                 f"nothing is called `{what}`{suggest(what, ATTENTION.names())} "
                 f"(mechanisms: {', '.join(ATTENTION.names())}; a plugin file ends in .py)"
             )
     module = load_plugin(what, Path()).__name__
-    homes = {name: ATTENTION.get(name).__module__ for name in ATTENTION.names()}
-    found = [name for name, home in homes.items() if f"{home}.".startswith(f"{module}.")]
+
+    def registered(registry: Registry[Any]) -> list[str]:
+        homes = {name: registry.get(name).__module__ for name in registry.names()}
+        return [name for name, home in homes.items() if f"{home}.".startswith(f"{module}.")]
+
+    found = [Subject(name) for name in registered(ATTENTION)]
+    if not found:
+        inside = [n for n in registered(POSITIONS) if POSITIONS.get(n).acts_on != "embeddings"]
+        found += [Subject(HOST, positions=(name,)) for name in inside]
+        found += [Subject(HOST, masks=tuple(masks_of([n]) or ())) for n in registered(MASKS)]
     if not found:
         raise RegistryError(
             f"{what} registers no mechanism; write @ATTENTION.register('a_name') above the class"
@@ -73,15 +116,20 @@ def masks_of(given: Sequence[Any]) -> list[MaskCase] | None:
 
 
 def refuse_unseated(
-    names: Sequence[str], masks: Sequence[MaskCase] | None, roles: Sequence[Role]
+    subjects: Sequence[Subject], masks: Sequence[MaskCase] | None, roles: Sequence[Role]
 ) -> None:
     """Refuses to check a mechanism that refuses every seat in question.
 
     Raises:
         RegistryError: with the mechanism's own reasons.
     """
-    for name in names:
-        cases, refused = cases_of(ATTENTION.get(name), masks=masks, roles=roles)
+    for subject in subjects:
+        cases, refused = cases_of(
+            ATTENTION.get(subject.name),
+            masks=masks or subject.masks,
+            positions=subject.positions,
+            roles=roles,
+        )
         if not cases:
             raise RegistryError(f"nothing to check: {'; '.join(refused)}")
 

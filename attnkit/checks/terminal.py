@@ -12,6 +12,7 @@ from rich.text import Text
 
 from attnkit.checks.card import Card, Line
 from attnkit.checks.laws import LAWS
+from attnkit.checks.subjects import Subject
 from attnkit.registry import ATTENTION, home_of
 
 SIGNS = {
@@ -29,13 +30,13 @@ class CardPrinter:
     """Prints a card line by line, while the laws are asked.
 
     Args:
-        name: of the mechanism.
+        subject: what the card is about.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, subject: Subject) -> None:
         self.topic = ""
-        cls = ATTENTION.get(name)
-        console.print(Text.assemble((name, "bold cyan"), (f"  {home_of(cls)}", "dim")))
+        home = home_of(ATTENTION.get(subject.name))
+        console.print(Text.assemble((str(subject), "bold cyan"), (f"  {home}", "dim")))
 
     def line(self, line: Line) -> None:
         """Prints what became of one law."""

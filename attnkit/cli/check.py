@@ -23,7 +23,7 @@ def check(
         typer.Argument(
             metavar="NAME|FILE|MODULE|KEY=VALUE ...",
             help="Mechanisms: a name, a plugin file (my_attention.py), a module; and options of "
-            "theirs, num_heads=6.",
+            "theirs, num_heads=6. A file of positions or masks is checked in multi_head.",
             show_default=False,
         ),
     ] = None,
@@ -62,30 +62,32 @@ def check(
 
         from attnkit.checks.card import check as ask
         from attnkit.checks.seats import ROLES
-        from attnkit.checks.subjects import masks_of, mechanisms_of, refuse_unseated
+        from attnkit.checks.subjects import Subject, masks_of, refuse_unseated, subjects_of
         from attnkit.checks.terminal import CardPrinter, show_matrix
         from attnkit.registry import ATTENTION, RegistryError
 
-        subjects = [word for word in what or [] if "=" not in word]
-        if everything == bool(subjects):
+        words = [word for word in what or [] if "=" not in word]
+        if everything == bool(words):
             raise RegistryError("name a mechanism, a plugin file or a module; or give --all")
         torch.set_num_threads(1)  # small tensors: more threads cost time
-        names = [name for word in subjects for name in mechanisms_of(word)] or ATTENTION.names()
+        subjects = [subject for word in words for subject in subjects_of(word)]
+        subjects = subjects or [Subject(name) for name in ATTENTION.names()]
         given = [word.partition("=") for word in what or [] if "=" in word]
         try:
             masks = masks_of([yaml.safe_load(text) for text in mask or []])
         except yaml.YAMLError as error:
             raise RegistryError(f"--mask: {str(error).splitlines()[0]}") from error
-        chosen = {name: _typed(name, given) for name in names} if given else {}
+        chosen = {s.name: _typed(s.name, given) for s in subjects} if given else {}
         roles = ROLES if role is None else (role,)
         if not everything:
-            refuse_unseated(names, masks, roles)
-        for name in names:
-            printer, started = CardPrinter(name), time.monotonic()
+            refuse_unseated(subjects, masks, roles)
+        for subject in subjects:
+            printer, started = CardPrinter(subject), time.monotonic()
             card = ask(
-                ATTENTION.get(name),
-                chosen.get(name),
-                masks=masks,
+                ATTENTION.get(subject.name),
+                chosen.get(subject.name),
+                masks=masks or subject.masks,
+                positions=subject.positions,
                 roles=roles,
                 thorough=thorough,
                 on_line=printer.line,

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from attnkit import description, experiment, registry
-from attnkit.checks.at_start import LawBrokenError
+from attnkit.attention.multi_head import MultiHead
+from attnkit.checks.at_start import LawBrokenError, refuse_broken_plugins
 from attnkit.recipe import RecipeError, load_recipe
+from attnkit.registry import ATTENTION
 from attnkit.trained_run import load_run
 
 COSINE = '''\
@@ -277,3 +279,13 @@ def test_a_plugin_that_leaks_under_a_causal_mask_is_no_language_model(caplog):
     assert result.record["later_influence"]["num_moved"] > 0
     assert result.record["loss_is_language_modeling"] is False
     assert "NOT a language-modeling loss" in caplog.text
+
+
+def test_a_mechanism_of_a_notebook_is_told_to_be_unloadable_elsewhere(caplog):
+    for home in ("__main__", "my_file"):
+        mine = type("Mine", (MultiHead,), {"__module__": home})
+        ATTENTION.register(f"of_{home.strip('_')}")(mine)
+        refuse_broken_plugins({"attention": f"of_{home.strip('_')}", "mask": "causal"})
+    (told,) = caplog.messages
+    assert told.startswith("of_main is registered in a notebook or script, so no other process can")
+    assert told.endswith("put it into a file and name that under `plugins`")

@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from attnkit.registry import ATTENTION
+from attnkit.registry import ATTENTION, MASKS, POSITIONS
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    ATTENTION.names()
-    before, modules = dict(ATTENTION._classes), set(sys.modules)
+    registries = ATTENTION, MASKS, POSITIONS
+    for registry in registries:
+        registry.names()
+    before, modules = [dict(registry._classes) for registry in registries], set(sys.modules)
     yield tmp_path
-    ATTENTION._classes = before
+    for registry, classes in zip(registries, before, strict=True):
+        registry._classes = classes
     for name in set(sys.modules) - modules:
         if name.startswith("attnkit_plugin_"):
             del sys.modules[name]

@@ -1,6 +1,8 @@
 """The card, and the command that prints it."""
 
+import functools
 import json
+import operator
 import re
 from pathlib import Path
 
@@ -9,13 +11,15 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from attnkit.attention import kernels
 from attnkit.attention.base import Attention
+from attnkit.attention.kernels.call import Verdict
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
 from attnkit.checks.card import cases_of, law
 from attnkit.checks.seats import MaskCase
 from attnkit.cli.main import app
-from attnkit.masks import Causal
+from attnkit.masks import Causal, Document, NoMask
 from attnkit.registry import ATTENTION
 
 LEAK = '''\
@@ -90,6 +94,35 @@ def test_an_error_in_the_kit_names_what_the_author_overrides():
     assert "look at the shapes that its own scores return" in line.trace[-1]
 
 
+class KnowsFiftyPlaces(MultiHead):
+    roles = frozenset(("self",))
+    knows_order = True
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.places = nn.Parameter(torch.randn(self.num_heads, 50))
+
+    def bias(self, query, key):
+        return self.places[:, key.flatten()].unsqueeze(1).expand(-1, query.shape[-2], -1)
+
+
+class SaysThatItKnowsFiftyPlaces(KnowsFiftyPlaces):
+    def bias(self, query, key):
+        if key.numel() > 50:
+            raise ValueError(f"it knows 50 places, and got {key.numel()} keys")
+        return super().bias(query, key)
+
+
+def test_lengths_that_a_mechanism_refuses_in_words_are_not_asked_about():
+    asked = [law("long_sequences_obey_the_mask"), law("fewer_queries_than_keys_stand_at_the_end")]
+    (line,) = check(KnowsFiftyPlaces, masks=CAUSAL, positions=["none"], laws=asked).lines
+    assert (line.outcome, line.words[:10]) == ("crashed", "IndexError")
+    assert "let it raise a ValueError that says so" in line.remedy
+    card = check(SaysThatItKnowsFiftyPlaces, masks=CAUSAL, positions=["none"], laws=asked)
+    assert [line.outcome for line in card.lines] == ["does not apply", "holds"]
+    assert card.lines[0].words.startswith("it knows 50 places, and got ")
+
+
 class HasAnIdleGate(MultiHead):
     def __init__(self, dim, **options):
         super().__init__(dim, **options)
@@ -129,6 +162,132 @@ def test_every_size_of_a_case_is_another():
             if built.num_heads == 1:  # a head is as wide as the model
                 sizes.remove(case.C)
             assert len(set(sizes)) == len(sizes), case
+
+
+class CutsItsKeysWithoutATranspose(MultiHead):
+    def project_context(self, context):
+        k, v = super().project_context(context)
+        return k, self.value(context).view(v.shape)
+
+
+class AsksWithoutATranspose(MultiHead):
+    def project_query(self, x):
+        return self.query(x).view(super().project_query(x).shape)
+
+
+class JoinsItsHeadsWithoutATranspose(MultiHead):
+    def merge(self, heads, x):
+        return self.output(heads.reshape(x.shape))
+
+
+class SharpensByItsKeys(MultiHead):
+    def scores(self, q, k):
+        return super().scores(q, k) * k.norm(dim=-1).amax(dim=-1)[..., None, None]
+
+
+class ShowsItsMaskLate(MultiHead):
+    def normalize(self, scores, allowed):
+        return super().normalize(scores, None)
+
+    def weights(self, q, k, mask):
+        return self.normalize(self.scores(q, k), None)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "step"),
+    [
+        (
+            CutsItsKeysWithoutATranspose,
+            "`project_context`: it mixes heads with tokens, as a `view`",
+        ),
+        (AsksWithoutATranspose, "`project_query`: it mixes heads with tokens, as a `view` without"),
+        (JoinsItsHeadsWithoutATranspose, "`merge`: it mixes heads with tokens, as a `view` with"),
+        (MyLeak, "`project_context`: other tokens feel it there"),
+        (SharpensByItsKeys, "its map, where other weights of the row feel it"),
+        (ShowsItsMaskLate, "its map, where the weight is "),
+    ],
+)
+def test_a_leak_names_the_step_that_it_takes(mechanism, step):
+    (line,) = check(
+        mechanism, masks=CAUSAL, roles=["self"], laws=[law("later_tokens_have_no_influence")]
+    ).lines
+    assert f", by {step}" in line.words
+
+
+class ShowsTheFirstSequencesMap(MultiHead):
+    def weights(self, q, k, mask):
+        return super().weights(q, k, mask)[:1].expand(len(q), -1, -1, -1)
+
+    def mix(self, q, k, v, mask):
+        return super().weights(q, k, mask) @ v
+
+
+class BendsItsValues(MultiHead):
+    def mix(self, q, k, v, mask):
+        return super().mix(q, k, v, mask).tanh()
+
+
+@pytest.mark.parametrize("name", ["map_reproduces_the_output", "fast_path_equals_the_reference"])
+def test_a_declaration_is_named_only_where_it_would_help(name):
+    (line,) = check(ShowsTheFirstSequencesMap, laws=[law(name)]).lines
+    assert (line.outcome, line.remedy) == ("broken", "")
+    (line,) = check(BendsItsValues, laws=[law(name)]).lines
+    assert "`linear_in_values = False`" in line.remedy
+
+
+class ForgetsDocuments(MultiHead):
+    def mix(self, q, k, v, mask):
+        parts = [part for part in mask.parts() if not isinstance(part, Document)]
+        return super().mix(q, k, v, functools.reduce(operator.and_, parts, NoMask()))
+
+
+def test_a_law_that_holds_under_most_masks_names_those():
+    asked = [law("forbidden_keys_have_no_influence")]
+    (line,) = check(ForgetsDocuments, positions=["none"], roles=["self"], laws=asked).lines
+    assert line.remedy.startswith("if it cannot obey document by design, say `mask_names = frozen")
+    assert "'causal', 'dilated'," in line.remedy
+    assert "'document'" not in line.remedy
+    (line,) = check(MyLeak, positions=["none"], roles=["self"], laws=asked).lines
+    assert line.remedy == ""  # it is no matter of a mask
+
+
+class AddsAConstantToItsScores(MultiHead):
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.shift = nn.Parameter(torch.zeros(self.num_heads, 1, 1))
+
+    def scores(self, q, k):
+        return super().scores(q, k) + self.shift
+
+
+def test_a_parameter_without_effect_is_none_that_a_gradient_reaches():
+    """The softmax takes it away again, up to rounding."""
+    asked = [law("gradients_reach_every_parameter")]
+    (line,) = check(AddsAConstantToItsScores, masks=CAUSAL, laws=asked).lines
+    assert line.words.startswith("shift changes no output: its gradient is rounding, ")
+    assert not check(MultiHead, {"bias": True}, masks=CAUSAL, laws=asked).broken
+
+
+class OverflowsInItsKernel(kernels.Kernel):
+    name = "overflowing"
+
+    def refusal(self, call):
+        return None
+
+    def suits(self, call, where):
+        return Verdict(True, "it is planted")
+
+    def __call__(self, call):
+        return call.v.expand(-1, call.q.shape[1], -1, -1) / (call.q.abs().amax() < 100)
+
+
+def test_numbers_that_a_kernel_spoils_name_the_kernel(monkeypatch):
+    monkeypatch.setattr(
+        kernels.choosing, "KERNELS", {"overflowing": OverflowsInItsKernel(), **kernels.KERNELS}
+    )
+    asked = [law("tokens_of_any_size_give_finite_numbers")]
+    (line,) = check(MultiHead, masks=CAUSAL, laws=asked).lines
+    assert "(kernel overflowing); the written-out equation gives finite numbers" in line.words
 
 
 class CountsFromTheLastKey(MultiHead):
@@ -294,6 +453,62 @@ def test_the_command_takes_options():
     Path("my_leak.py").write_text(LEAK)
     ended = call("check", "my_leak.py", "num_heads=6", "--mask", "causal", "--role", "self")
     assert "C=48 num_heads=6" in ended.stdout
+
+
+POSITION = '''\
+from torch import nn
+
+from attnkit import POSITIONS
+from attnkit.positions.base import AttentionPosition
+
+
+@POSITIONS.register("my_position")
+class MyPosition(AttentionPosition):
+    """A learned number for each head and distance."""
+
+    acts_on = "scores"
+
+    def __init__(self, num_heads, head_dim):
+        super().__init__(num_heads, head_dim)
+        self.table = nn.Embedding(9, num_heads)
+
+    def by_distance(self, distance):
+        return self.table(distance.clamp(-4, 4) + 4).mT
+'''
+MASK = '''\
+from dataclasses import dataclass
+
+from attnkit import MASKS, Mask
+
+
+@MASKS.register("my_mask")
+@dataclass(frozen=True)
+class MyMask(Mask):
+    """Says that it shows no later key, and shows one."""
+
+    ahead = 0
+
+    def allowed(self, batch, query, key):
+        return key <= query + 1
+'''
+
+
+def test_a_position_of_ones_own_is_asked_in_a_mechanism():
+    Path("my_position.py").write_text(POSITION)
+    ended = call("check", "my_position.py", "--mask", "causal", "--role", "self")
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout.startswith("multi_head with position my_position")
+    Path("my_position.py").write_text(POSITION.replace("distance.clamp", "distance[..., :1].clamp"))
+    ended = call("check", "my_position.py", "--mask", "causal", "--role", "self")
+    assert ended.exit_code == 1, ended.output
+
+
+def test_a_mask_of_ones_own_is_asked_in_a_mechanism():
+    Path("my_mask.py").write_text(MASK)
+    ended = call("check", "my_mask.py", "--role", "self")
+    assert ended.exit_code == 1, ended.output
+    assert ended.stdout.startswith("multi_head with mask my_mask")
+    assert re.search("BROKEN +later tokens have no influence", ended.stdout)
 
 
 def test_the_command_says_what_is_broken_and_ends_with_1():
