@@ -3,8 +3,8 @@
     score[i, j] = w_h . tanh(q_i + k_j)
 
 The first attention, before dot products: a small network compares query and key. Its hidden layer
-has T x S x D numbers; some queries at a time make theirs, and make them again for the gradient, so
-that the map is what memory must hold.
+has T x S x D elements. It is computed for some queries at a time, and again for the gradient, so
+that memory only grows with the map.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from attnkit.attention.multi_head import MultiHead
 from attnkit.registry import ATTENTION
 
 NUMBERS_AT_ONCE = 2**26
-"""Of the hidden layer; one query's are the least."""
+"""Bytes of the hidden layer at a time; at least one query's."""
 
 
 @ATTENTION.register("additive")
 class Additive(MultiHead):
-    """A hidden layer of D units for each pair of query and key says how well they match."""
+    """A hidden layer of D units computes the score of each pair of query and key."""
 
     formula = "softmax(w_hᵀ tanh(q_h + k_h)) v_h"
     paper = "Bahdanau et al. 2014, arXiv:1409.0473, appendix A.1.2"
@@ -36,14 +36,14 @@ class Additive(MultiHead):
         """w . tanh(q + k) of every pair: (B, H, T, S)."""
         k = self.share_heads(k)
         match = self.match.to(q.dtype).view(self.num_heads, -1)
-        if torch.compiler.is_compiling():  # which joins all this into a kernel without the layer
+        if torch.compiler.is_compiling():  # it fuses this without storing the hidden layer
             hidden = (q.unsqueeze(3) + k.unsqueeze(2)).tanh()
             return (hidden * match[:, None, None]).sum(dim=-1)
         return _Match.apply(q, k, match)
 
 
 class _Match(torch.autograd.Function):
-    """scores[i, j] = w . tanh(q_i + k_j), with h = tanh(q_i + k_j) made twice instead of kept:
+    """scores[i, j] = w . tanh(q_i + k_j), with h = tanh(q_i + k_j) recomputed instead of stored:
 
     dw = sum_ij dS_ij h        dq_i = sum_j dS_ij w (1 - h^2)        dk_j = sum_i dS_ij w (1 - h^2)
     """
@@ -75,7 +75,7 @@ class _Match(torch.autograd.Function):
 
 
 def _hidden(q: Tensor, k: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The hidden layer of some queries after the other: which, and (B, H, some, S, D)."""
+    """Yields the hidden layer of some queries at a time: their slice, and (B, H, some, S, D)."""
     at_once = max(NUMBERS_AT_ONCE // max(k.numel(), 1), 1)
     for start in range(0, q.shape[2], at_once):
         queries = slice(start, start + at_once)

@@ -1,4 +1,4 @@
-"""What a mechanism remembers between decoding steps: keys and values, or a state of fixed size."""
+"""The memory of a mechanism between decoding steps: keys and values, or a state of fixed size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from attnkit.once import positions
 
 
 class Cache:
-    """The memory of one attention over one batch of sequences. Made by `Attention.new_cache`."""
+    """The memory of one attention for one batch of sequences. Made by `Attention.new_cache`."""
 
     length: int = 0
-    """Tokens seen so far; of a cache of fixed size, as it was fixed."""
+    """Number of tokens so far; for a fixed cache, their number when it was fixed."""
 
     position: Tensor | None = None
-    """Of a cache of fixed size: where the next token stands, (), on the device, so that one graph
-    serves all tokens. Whoever fixed the cache moves it on.
+    """For a fixed cache: position of the next token, (), on the device, so that one graph serves
+    all tokens. The owner of the cache advances it.
     """
 
     @property
@@ -28,34 +28,32 @@ class Cache:
         return self.length if self.position is None else self.position
 
     def fix(self, room: int, position: Tensor) -> None:
-        """From now on, tensors keep their sizes and their places in memory.
+        """Fixes the sizes and memory addresses of all tensors.
 
         Args:
-            room: tokens to have room for.
-            position: see `position`; caches of a model share it.
+            room: number of tokens to reserve memory for.
+            position: see `position`; shared by the caches of a model.
         """
         self.position = position
 
     @functools.cached_property
     def tails(self) -> dict[str, Tensor]:
-        """The last tokens that convolutions saw, by the name of the part (B, H, count, D)."""
+        """The last tokens seen by convolutions: name of the part -> (B, H, count, D)."""
         return {}
 
     def tensors(self) -> list[Tensor]:
-        """The tensors that it holds, by themselves or in dictionaries."""
+        """Returns its tensors, including those in dictionaries."""
         return list(_tensors_in(vars(self)))
 
     def num_bytes(self) -> int:
-        """Bytes that the tokens seen so far need: those of all tensors, unless a cache keeps room
-        for later tokens.
-        """
+        """Returns the bytes needed for the tokens so far, without reserved memory."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows of the batch, in this order: what beam search does to its hypotheses.
+        """Selects rows of the batch, in this order, as beam search does.
 
-        Every tensor that a cache holds, by itself or in a dictionary, has the batch as its first
-        axis; a cache for which that is not so overrides this.
+        The batch must be the first axis of every tensor, including those in dictionaries; other
+        caches override this method.
         """
 
         def selected(value: Any) -> Any:
@@ -68,8 +66,8 @@ class Cache:
 
 
 class KeyValueCache(Cache):
-    """Keys and values of all tokens seen, and what a mechanism carries beside them, in memory that
-    doubles when it is full.
+    """Keys and values of all tokens, and what a mechanism carries with them, in memory that doubles
+    when it is full.
     """
 
     def __init__(self) -> None:
@@ -78,7 +76,7 @@ class KeyValueCache(Cache):
         self._carried: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds keys and values (B, H, S, D) of new tokens and returns those of all tokens."""
+        """Appends keys and values (B, H, S, D) of new tokens; returns those of all tokens."""
         if self.position is not None:
             assert self._keys is not None
             assert self._values is not None
@@ -95,18 +93,18 @@ class KeyValueCache(Cache):
         super().fix(room, position)
         for name in ("_keys", "_values"):
             buffer = getattr(self, name)
-            # Zeros, since what no mask shows is multiplied with a weight of zero all the same.
+            # Zeros, because masked values are multiplied by a weight of zero.
             fixed = buffer.new_zeros(*buffer.shape[:2], room, buffer.shape[3])
             fixed[:, :, : self.length] = buffer[:, :, : self.length]
             setattr(self, name, fixed)
 
     def carry(self, carried: Tensor) -> Tensor:
-        """Adds what the tokens of the last `append` carry (B, H', S, E); returns that of all."""
+        """Appends what the tokens of the last `append` carry (B, H', S, E); returns that of all."""
         self._carried = _write(self._carried, carried, self.length - carried.shape[2])
         return self._carried[:, :, : self.length]
 
     def num_bytes(self) -> int:
-        """Bytes of what is in use (not of the room kept for later tokens, unless it is fixed)."""
+        """Returns the bytes in use, without reserved memory unless the cache is fixed."""
         tensors = (self._keys, self._values, self._carried)
         used = self.length if self.position is None else None
         stored = [t[:, :, :used] for t in tensors if t is not None]
@@ -115,7 +113,7 @@ class KeyValueCache(Cache):
 
 
 def _write(buffer: Tensor | None, new: Tensor, start: int) -> Tensor:
-    """Writes `new` at `start`, into a buffer twice as long if it does not fit."""
+    """Writes `new` at `start`, to a buffer of twice the length if it does not fit."""
     stop = start + new.shape[2]
     if buffer is None or stop > buffer.shape[2]:
         grown = new.new_empty(*new.shape[:2], max(2 * start, stop), new.shape[3])
@@ -127,13 +125,12 @@ def _write(buffer: Tensor | None, new: Tensor, start: int) -> Tensor:
 
 
 State = Tensor | dict[str, Tensor]
-"""What a mechanism carries from token to token: one tensor, or several by name, each with the batch
-as its first axis.
+"""The state of a mechanism: one tensor, or several by name, each with the batch as its first axis.
 """
 
 
 class StateCache(Cache):
-    """A state of fixed size, however many tokens were seen."""
+    """A state of fixed size, independent of the number of tokens."""
 
     def __init__(self) -> None:
         self.state: State | None = None

@@ -1,7 +1,7 @@
-"""The proof that an outside kernel computes what it should, on this very card.
+"""Certifies that an outside kernel computes correctly on this very GPU.
 
-A kernel's numbers and all its gradients are compared with those of the plain operation in float64,
-at the sizes of the run. Kernels have been shipped whose gradients were wrong on some cards alone.
+Compares its outputs and all gradients with those of the plain operation in float64, at the sizes of
+the run. There have been released kernels whose gradients were wrong on certain GPUs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from attnkit.attention.kernels import (
     Call,
     Kernel,
     Where,
-    fla,  # noqa: F401  (it registers its kernels)
+    fla,  # noqa: F401  (registers its kernels)
 )
 from attnkit.attention.kernels.choosing import Seat, seat_of, trust
 from attnkit.attention.kernels.outside import (
@@ -44,23 +44,23 @@ from attnkit.masks import Causal, Mask, name_of
 log = logging.getLogger("attnkit")
 
 LENGTHS = (1, 63, 200)
-"""Tokens at which kernels are compared beside those of the run; none is a multiple of a block."""
+"""Lengths of the comparison besides that of the run; none is a multiple of a block size."""
 
 LONGEST = 2048
-"""A run's own length counts up to here."""
+"""Limit on the run's length in a comparison."""
 
 FLOORS = {torch.bfloat16: 0.02, torch.float16: 0.005, torch.float32: 0.005}
-"""An error that is always allowed: what rounding the terms of a product gives, once or twice. In
-float32 that is of the products with 10 bits that a GPU's units take.
+"""Error that is always allowed: one or two roundings of the terms of a product. For float32, those
+of products with 10 bits (TF32).
 """
 
 TIMES_PLAIN = 4
-"""A larger error is allowed where plain torch in the same dtype errs a quarter as much."""
+"""A larger error is allowed if plain torch in the same dtype has at least a quarter of it."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What came out of comparing one kernel.
+    """The result of one comparison.
 
     Attributes:
         kernel: its name.
@@ -70,10 +70,10 @@ class Certificate:
         torch: version of torch.
         dtype: of the inputs.
         widths: last size of each input.
-        lengths: tokens at which it was compared.
-        accepted: whether it may run.
-        errors: for each output and gradient the largest error of a token, as a share of the token's
-            length: of the kernel, and of plain torch in the same dtype.
+        lengths: tokens of each comparison.
+        accepted: True if it may run.
+        errors: for each output and gradient the largest relative error of a token: that of the
+            kernel, and that of plain torch in the same dtype.
         words: the result in one line.
     """
 
@@ -91,14 +91,14 @@ class Certificate:
 
     @property
     def key(self) -> str:
-        """What it holds for, as a file name."""
+        """File name that identifies what was compared."""
         asked_for = dataclasses.replace(self, accepted=False, errors={}, words="")
         text = json.dumps(dataclasses.asdict(asked_for), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_any_installed() -> bool:
-    """True if there is a kernel to certify at all."""
+    """True if there is any kernel to certify."""
     states = any(kernel.version() is not None for kernel in KERNELS.values())
     return states or torch.cuda.is_available() or any(k.outside for k in SHELF.values())
 
@@ -110,17 +110,17 @@ def certify_model(
     dtype: torch.dtype | None,
     folder: Path | None,
 ) -> list[Certificate]:
-    """Certifies all outside kernels that a model's mechanisms could use, and lets those that pass
-    serve from now on. Without it all is computed in plain torch.
+    """Certifies all outside kernels that a model's mechanisms could use; those that pass are used
+    from now on, plain torch otherwise.
 
     Args:
         model: on its device.
         num_tokens: length of the run's sequences.
-        device: where it trains.
-        dtype: of autocast; None: there is none.
-        folder: where certificates are kept; None: nowhere.
+        device: of the training.
+        dtype: of autocast; None: no autocast.
+        folder: where certificates are stored; None: nowhere.
     """
-    certificates = _certify_shelf(model, num_tokens, device, dtype, folder)
+    certificates = _certify_score_kernels(model, num_tokens, device, dtype, folder)
     for request in _requests(model, device, dtype):
         for kernel in reversed(KERNELS.values()):
             if kernel.version() is None or not kernel.serves(request):
@@ -141,7 +141,7 @@ def certify_model(
 
 
 def outlook(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> dict[str, str]:
-    """What would become of each outside kernel for the states of a model, by its name."""
+    """Returns name -> state of each outside kernel that could serve a model."""
     found: dict[str, str] = {}
     for request in _requests(model, device, dtype):
         for kernel in (kernel for kernel in KERNELS.values() if kernel.serves(request)):
@@ -157,7 +157,7 @@ def outlook(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -
 
 @torch.no_grad()
 def _requests(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> list[Request]:
-    """What the mechanisms of a model ask for, found by running each over a few tokens."""
+    """Returns the operations that a model's mechanisms request when they run over a few tokens."""
     found: dict[Request, None] = {}
     for attention in (module for module in model.modules() if isinstance(module, Attention)):
         weight = next(attention.parameters())
@@ -171,8 +171,8 @@ def _requests(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
     return list(found)
 
 
-class _OfTheShelf:
-    """A kernel for maps of scores, as one that may be certified: q, k, v -> heads."""
+class _ScoreKernel:
+    """A kernel for score maps in the form that can be certified: q, k, v -> heads."""
 
     def __init__(self, kernel: Kernel, call: Call) -> None:
         self.kernel, self.call = kernel, call
@@ -188,7 +188,7 @@ class _OfTheShelf:
         return (self.kernel(self._with(*inputs)),)
 
     def operation(self) -> Operation:
-        """What it is compared with: the reference kernel."""
+        """Returns the operation to compare with: the reference kernel."""
         return Operation(
             f"attention under {name_of(self.call.mask)}",
             lambda *inputs: (SHELF["reference"](self._with(*inputs)),),
@@ -208,18 +208,18 @@ class _OfTheShelf:
         ]
 
 
-Subject = OutsideKernel | _OfTheShelf
+Subject = OutsideKernel | _ScoreKernel
 
 
-def _certify_shelf(
+def _certify_score_kernels(
     model: nn.Module,
     num_tokens: int,
     device: torch.device,
     dtype: torch.dtype | None,
     folder: Path | None,
 ) -> list[Certificate]:
-    """Certifies FlexAttention and plugins' kernels wherever they would compute the map of a
-    model's self-attention. One that is off is not asked again.
+    """Certifies FlexAttention and plugin kernels for each self-attention of a model that would use
+    them; disables those that fail.
     """
     if not isinstance(mask := getattr(model, "mask", None), Mask):
         return []
@@ -238,7 +238,7 @@ def _certify_shelf(
                 continue
             if not kernel.suits(call, where).takes:
                 continue
-            subject = _OfTheShelf(kernel, call)
+            subject = _ScoreKernel(kernel, call)
             widths = tuple(heads.shape[-1] for heads in (call.q, call.k, call.v))
             operation = subject.operation()
             request = Request(operation.name, device.type, width, widths)
@@ -258,17 +258,17 @@ def certify(
     operation: Operation | None = None,
     lengths: Sequence[int] | None = None,
 ) -> Certificate:
-    """Compares a kernel with the plain operation: heads, the last state and the gradients by all
-    inputs, at several lengths. A certificate that is in the folder already is returned.
+    """Compares a kernel with the plain operation: heads, last state and gradients of all inputs, at
+    several lengths. Returns the stored certificate if there is one.
 
     Args:
-        kernel: it must be installed.
-        request: what it is to serve.
+        kernel: an installed kernel.
+        request: what it is to compute.
         num_tokens: length of the run's sequences.
-        device: where.
-        folder: where certificates are kept; None: nowhere.
-        operation: what it is compared with; None: the one that the request names.
-        lengths: tokens of each comparison; None: `LENGTHS`, and those of the run.
+        device: of the comparison.
+        folder: where certificates are stored; None: nowhere.
+        operation: the plain operation; None: the one named by the request.
+        lengths: tokens of each comparison; None: `LENGTHS`, and that of the run.
     """
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     blank = Certificate(
@@ -296,7 +296,7 @@ def certify(
 
 
 def _read(file: Path, blank: Certificate) -> Certificate | None:
-    """The certificate in a file; None: there is none, or it cannot be read."""
+    """Reads a certificate; None: the file is missing or unreadable."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         errors = {
@@ -330,7 +330,7 @@ def _compared(
             ways = [run(kernel)]
             if isinstance(kernel, OutsideKernel) and KERNELS.get(kernel.name) is kernel:
                 ways.append(run(functools.partial(as_a_node, kernel)))
-        except Exception as error:  # whatever it is, the plain path goes on
+        except Exception as error:  # in any case plain torch remains
             words = f"refused: {about}: {type(error).__name__}: {error}".splitlines()[0]
             return dataclasses.replace(blank, errors=errors, words=f"{words} (T {length})")
         for name, true in exact.items():
@@ -353,7 +353,7 @@ def _compared(
 def _as_mechanisms_do(
     plain: Callable[..., tuple[Tensor, ...]], request: Request, *inputs: Tensor
 ) -> tuple[Tensor, ...]:
-    """The plain operation in the dtype of a request."""
+    """Runs the plain operation in the dtype of a request."""
     half = request.dtype != torch.float32
     with torch.autocast(request.device, dtype=request.dtype if half else None, enabled=half):
         heads, *state = plain(*(tensor.float() for tensor in inputs))
@@ -363,7 +363,7 @@ def _as_mechanisms_do(
 def _results(
     inputs: Sequence[Tensor], seed: int, run: Callable[..., tuple[Tensor, ...]]
 ) -> dict[str, Tensor]:
-    """Outputs, and gradients of a random sum of them, by name."""
+    """Returns outputs, and gradients of a random sum of them, by name."""
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
     with torch.enable_grad():
         outputs = run(*inputs)
@@ -379,8 +379,8 @@ def _results(
 
 
 def _error(computed: Tensor, exact: Tensor) -> float:
-    """The largest distance of one token's numbers, as a share of their length or, where that is
-    more, of the usual length.
+    """Returns the largest error of a token, relative to its norm or, if that is larger, the typical
+    norm.
     """
     if computed.shape != exact.shape:
         return math.inf

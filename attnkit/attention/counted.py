@@ -1,5 +1,5 @@
-"""What a mechanism costs where it does not say so: counted while it runs on the meta device, where
-tensors have shapes and no numbers.
+"""Counts the costs that a mechanism does not declare, by running it on the meta device, where
+tensors have shapes but no data.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ STEPS = frozenset(
         "merge",
     )
 )
-"""Methods that compute: a class that overrides one costs something else than its parent."""
+"""Methods that compute: overriding one invalidates the costs declared by a parent."""
 
 SAMPLES = (32, 64)
-"""Tokens that are counted where the meta device cannot run a mechanism."""
+"""Lengths at which costs are counted if the meta device cannot run a mechanism."""
 
 
 def says_itself(cls: type, cost: str) -> bool:
     """True if a class declares a cost (the name of a method) for its own steps: not if a parent
-    does, of which it overrides a step.
+    declares it and the class overrides a step.
     """
     for owner in cls.__mro__:
         if cost in vars(owner):
@@ -57,8 +57,8 @@ def says_itself(cls: type, cost: str) -> bool:
 
 
 def mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> int:
-    """`attention.mixing_flops` where that is declared; else what is counted. A mechanism cannot
-    know what a position encoding computes from queries and keys.
+    """Returns `attention.mixing_flops` if it is declared and the position encoding adds no
+    products; otherwise counts them.
     """
     adjusted = attention.position is not None and attention.position.acts_on == "content"
     if says_itself(type(attention), "mixing_flops") and not adjusted:
@@ -67,20 +67,21 @@ def mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> int:
 
 
 def cache_elements(attention: Attention, num_tokens: int) -> int:
-    """`attention.cache_elements` where that is declared; else what is counted."""
+    """Returns `attention.cache_elements` if it is declared; otherwise counts them."""
     if says_itself(type(attention), "cache_elements"):
         return attention.cache_elements(num_tokens)
     return counted_cache_elements(attention, num_tokens)
 
 
 def counted_mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> int:
-    """Products that torch counts in a forward pass, without those of `projection_flops`. They are
-    a n + b n² for n tokens, of which `pairs` take the place of n².
+    """Counts the FLOPs of a forward pass without those of `projection_flops`.
+
+    They are a n + b n² for n tokens; the number of `pairs` replaces n².
     """
     lengths = (num_tokens, 2 * num_tokens)
     try:
         once, twice = (_flops(_on_meta(attention), n) for n in lengths)
-    except (RuntimeError, NotImplementedError):  # it asks for numbers, or keeps tensors of its own
+    except (RuntimeError, NotImplementedError):  # needs data, or holds tensors of its own
         lengths = SAMPLES
         once, twice = (_flops(attention, n) for n in lengths)
     n = lengths[0]
@@ -90,7 +91,7 @@ def counted_mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> i
 
 
 def counted_cache_elements(attention: Attention, num_tokens: int) -> int:
-    """Numbers that a cache holds for one sequence."""
+    """Counts the elements of a cache for one sequence."""
     if not attention.has_cache:
         return 0
     try:
@@ -101,7 +102,7 @@ def counted_cache_elements(attention: Attention, num_tokens: int) -> int:
 
 
 def _on_meta(attention: Attention) -> Attention:
-    """A copy whose parameters and buffers have no numbers."""
+    """Returns a copy whose parameters and buffers have no data."""
     empty: dict[int, Any] = {}
     for parameter in attention.parameters():
         shape = torch.empty_like(parameter, device="meta", dtype=torch.float32)
@@ -134,7 +135,7 @@ def _tokens(attention: Attention, num_tokens: int) -> Tensor:
 
 
 def _cdist(left: torch.Size, right: torch.Size, *args: Any, **kwargs: Any) -> int:
-    """A difference, its size and a sum for each pair and feature."""
+    """A difference, its square and a sum for each pair and feature."""
     return 3 * functools.reduce(int.__mul__, left, 1) * right[-2]
 
 

@@ -1,9 +1,9 @@
 """DeltaNet. Yang et al. 2024, arXiv:2406.06484, sections 2 and 3.
 
     S_t = S_{t-1} + k_t (b_t (v_t - k_tᵀ S_{t-1}))ᵀ,    head_t = q_t S_t,    b_t = sigmoid(x_t w_h)
-    output = rms_norm(head) W_o                          q, k: silu, then brought to length 1
+    output = rms_norm(head) W_o                          q, k: silu, then normalised to length 1
 
-Linear attention that corrects itself: what the state already answers to a key is taken away before
+Linear attention that corrects itself: what the state already returns for a key is subtracted before
 the new value is written. Within a chunk the corrections u solve a triangular system,
 (I + tril(b k kᵀ, -1)) u = b (v - k S), which is the paper's parallel form. The paper's short
 convolutions are left out.
@@ -28,12 +28,12 @@ from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
-"""Tokens between two states."""
+"""Tokens per chunk."""
 
 
 @ATTENTION.register("delta_net")
 class DeltaNet(Recurrent):
-    """A state that is corrected towards each new value instead of piling them up."""
+    """A state that is corrected towards each new value instead of accumulating them."""
 
     smooth = False
     formula = "S_t = S_{t-1} + β_t k_t (v_t - k_tᵀ S_{t-1})ᵀ,  head = q_t S_t, normalised"
@@ -70,25 +70,25 @@ class DeltaNet(Recurrent):
         return corrected_sums(q, k, v, strength, state)
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Brings each head to one size and projects them."""
+        """Normalises each head and projects them."""
         return super().merge(self.norm(heads), x)
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """State read twice and updated, 2 D^2 each, a token and head: the recurrent form."""
+        """State read twice and updated, 2 D^2 each, per token and head: the recurrent form."""
         return 6 * num_tokens * self.num_heads * self.head_dim**2
 
 
 def corrected_sums(
     q: Tensor, k: Tensor, v: Tensor, strength: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """S_t = S_{t-1} + b_t k_t (v_t - k_tᵀ S_{t-1})ᵀ, o_t = q_t S_t.
+    """Computes S_t = S_{t-1} + b_t k_t (v_t - k_tᵀ S_{t-1})ᵀ, o_t = q_t S_t.
 
     Args:
         q: (B, H, T, D)
         k: (B, H, S, D), of length 1.
         v: (B, H, S, E)
         strength: (B, H, S, 1), b: from 0 to 1.
-        state: (B, H, D, E); None: nothing.
+        state: (B, H, D, E); None: zero.
 
     Returns:
         (B, H, T, E), and the state after the last key.
@@ -99,7 +99,7 @@ def corrected_sums(
     solved = torch.linalg.solve_triangular(
         ahead, strength * torch.cat((v, k), dim=-1), upper=False, unitriangular=True
     )
-    # A chunk writes kᵀ (new - known S): it turns the state S into (I - kᵀ known) S + kᵀ new.
+    # A chunk adds kᵀ (new - known S): it maps the state S to (I - kᵀ known) S + kᵀ new.
     new, known = solved.split((v.shape[-1], k.shape[-1]), dim=-1)
     identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
     before = states_before(identity - k.transpose(-2, -1) @ known, k.transpose(-2, -1) @ new, state)

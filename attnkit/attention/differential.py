@@ -4,10 +4,10 @@
     lambda = exp(a1 . b1) - exp(a2 . b2) + lambda_init
     output = concat((1 - lambda_init) rms_norm(head_h)) W_o
 
-What both maps attend to, noise for the most part, cancels out. The paper's lambda_init rises with
-the depth of the layer, from 0.2 to 0.8; here it is one number, the paper's own simplification
-(section 3.8). Queries and keys are split by even and odd features, so that a rotation to positions,
-which joins feature i and i + D / 2, keeps to one half.
+What both maps attend to, mostly noise, cancels out. The paper's lambda_init rises with the depth of
+the layer, from 0.2 to 0.8; here it is one number, the paper's own simplification (section 3.8).
+Queries and keys are split by even and odd features, so that a rotary encoding, which pairs feature
+i and i + D / 2, stays within one half.
 """
 
 import torch
@@ -21,10 +21,10 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("differential")
 class Differential(MultiHead):
-    """Each head looks twice and keeps the difference of its two maps.
+    """Each head computes two maps and uses their difference.
 
     Args:
-        lambda_init: share of the second map that is taken away at the start.
+        lambda_init: initial factor of the second map.
     """
 
     map_rows = "signed"
@@ -53,12 +53,12 @@ class Differential(MultiHead):
         return first - second + self.lambda_init
 
     def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:
-        """The first map less a part of the second: (B, H, T, S)."""
+        """The first map minus a multiple of the second: (B, H, T, S)."""
         first, second = (
             super(Differential, self).weights(q[..., i::2], k[..., i::2], mask) for i in (0, 1)
         )
         return first - self.taken_away() * second
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Brings each head to one size, as their differences are of many, and projects them."""
+        """Normalises each head, since differences vary in size, and projects them."""
         return super().merge((1 - self.lambda_init) * self.norm(heads), x)

@@ -2,7 +2,7 @@
 
     weights = relu(z / 2 - tau)^2, with tau such that they sum to 1        z = q kᵀ / sqrt(D)
 
-Half-way between softmax and sparsemax: smooth, and still with exact zeros.
+Between softmax and sparsemax: smooth, with exact zeros.
 """
 
 import torch
@@ -21,11 +21,10 @@ class Entmax15(Sparsemax):
     paper = "Peters et al. 2019, arXiv:1905.05702, algorithm 2"
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """Weights over the keys that are allowed.
+        """Returns the weights over the allowed keys.
 
-        With the r largest scores in the support, their mean m and the sum s of their squared
-        distances from it, tau is m - sqrt((1 - s) / r); r is the most for which tau lies below
-        all r scores.
+        With m the mean of the r largest scores and s the sum of their squared deviations, tau is
+        m - sqrt((1 - s) / r); r is the largest number for which tau is below all r scores.
         """
         z = below_largest(scores / 2, allowed)
         ranked = z.sort(dim=-1, descending=True).values
@@ -35,6 +34,6 @@ class Entmax15(Sparsemax):
         tau = mean - ((1 - spread) / rank).clamp(min=0).sqrt()
         size = (tau <= ranked).sum(dim=-1, keepdim=True)
         mean, spread = mean.gather(-1, size - 1), spread.gather(-1, size - 1)
-        # The root is taken of the chosen place alone: that of a clamped zero has no gradient.
+        # Only the chosen root is computed: that of a clamped zero has no gradient.
         tau = mean - ((1 - spread) / size).clamp(min=torch.finfo(z.dtype).tiny).sqrt()
         return (z - tau).relu().square()

@@ -2,9 +2,9 @@
 
     score[i, j] = q_i . k_j / sqrt(D) + sum_{j < l <= i} log f_l        f_l = sigmoid(x_l w_h + b_h)
 
-A forget gate, as recurrent networks have it, in softmax attention: what lies behind a token that
-closes its gate counts less. The sum goes over the tokens that query i may see, so padding and other
-documents close no gate.
+A forget gate, as in recurrent networks, for softmax attention: tokens before one that closes its
+gate count less. The sum covers the tokens that query i may see, so padding and other documents
+close no gate.
 """
 
 import torch
@@ -19,7 +19,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("forgetting")
 class Forgetting(MultiHead):
-    """Each token decides, head by head, how much of what was before it is forgotten."""
+    """Each token decides for each head how much of the past is forgotten."""
 
     roles = frozenset(("self",))
     causal_only = True
@@ -42,7 +42,7 @@ class Forgetting(MultiHead):
         return super().scores(q, k[..., :-1])
 
     def weights(self, q: Tensor, k: Tensor, mask: Mask, grid: Grid | None = None) -> Tensor:
-        """Softmax of the scores and what the gates between key and query leave: (B, H, T, S)."""
+        """Softmax of the scores plus the gates between key and query: (B, H, T, S)."""
         grid = Grid.of(q, k, mask) if grid is None else grid
         log_f = k[..., -1].to(torch.promote_types(k.dtype, torch.float32)).unsqueeze(2)
         seen = log_f.expand(-1, -1, grid.num_queries, -1)
@@ -52,5 +52,5 @@ class Forgetting(MultiHead):
         return self.normalize_under(self.biased_scores(q, k, grid) + decay, grid)
 
     def cache_elements(self, num_tokens: int) -> int:
-        """Keys, values and a gate for each head."""
+        """Keys, values and one gate per head."""
         return num_tokens * self.num_heads * (2 * self.head_dim + 1)

@@ -2,7 +2,7 @@
 
     head_h = sigmoid(x W_g)_h * softmax(q_h k_hᵀ / sqrt(D)) v_h
 
-Only what comes after the mixing differs, so fused kernels still fit.
+Only the output differs, so fused kernels apply.
 """
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("gated")
 class Gated(MultiHead):
-    """Multi-head attention whose every output feature can be shut by the token that asked."""
+    """Multi-head attention with a sigmoid gate on every output feature, computed from the query."""
 
     formula = "sigmoid(x W_g)_h ⊙ softmax(q_h k_hᵀ / √D) v_h"
     paper = "Qiu et al. 2025, arXiv:2505.06708, section 2.2"
@@ -23,6 +23,6 @@ class Gated(MultiHead):
         self.gate = nn.Linear(dim, self.num_heads * self.head_dim, bias=False)
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Shuts each feature of each head as far as x says, then projects them: (B, T, C)."""
+        """Gates each feature of each head, then projects them: (B, T, C)."""
         gate = self.gate(x).sigmoid().unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return super().merge(heads * gate, x)

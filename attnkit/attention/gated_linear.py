@@ -4,8 +4,8 @@
     a_t = sigmoid(x_t A B + b)^(1/16)
     output = (swish(x W_g) * rms_norm(head)) W_o
 
-Retention whose every feature fades at a rate that the token itself decides, through a projection of
-low rank (A has 16 columns).
+Retention with a decay for each feature that depends on the token, through a low-rank projection (A
+has 16 columns).
 """
 
 import torch
@@ -19,15 +19,15 @@ from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
-"""Tokens between two states."""
+"""Tokens per chunk."""
 
 RANK, TEMPERATURE = 16, 16
-"""Of the decay: the rank of its projection, and the root that keeps it near 1 (the paper's tau)."""
+"""Rank of the decay's projection, and the root that keeps the decay near 1 (the paper's tau)."""
 
 
 @ATTENTION.register("gated_linear")
 class GatedLinear(Retention):
-    """A state whose features fade at rates that each token decides, read through a gate."""
+    """A state whose features decay at rates that depend on each token, with an output gate."""
 
     formula = "S_t = diag(a_t) S_{t-1} + k_t v_tᵀ,  head = q_t S_t / √D, normalised and gated"
     paper = "Yang et al. 2023, arXiv:2312.06635, section 4"
@@ -47,7 +47,7 @@ class GatedLinear(Retention):
     def advance(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
     ) -> tuple[Tensor, State]:
-        """Sums that fade as the tokens say (B, H, T, D), and the state (B, H, D, D)."""
+        """Sums with token-dependent decay (B, H, T, D), and the state (B, H, D, D)."""
         assert not isinstance(state, dict)
         real = real_keys(mask, k)
         k, log_decay = (k if real is None else k * real).chunk(2, dim=-1)

@@ -9,13 +9,13 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("grouped_query")
 class GroupedQuery(ScoreAttention):
-    """Heads in groups; each group shares one set of keys and values, which makes the cache smaller.
+    """Heads in groups, each with one set of keys and values, which makes the cache smaller.
 
     Args:
         num_heads: number H of query heads.
         num_kv_heads: number of groups; must divide `num_heads`.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        dropout: share of attention weights that training drops.
+        head_dim: width D of a head; null: `dim / num_heads`.
+        dropout: share of attention weights that are dropped in training.
         bias: add a bias vector to the four projections.
     """
 

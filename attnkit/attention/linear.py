@@ -3,8 +3,8 @@
     output_i = f(q_i) S_i / f(q_i) z_i,   S_i = sum_{j <= i} f(k_j) v_jᵀ,   z_i = sum_{j <= i}
     f(k_j),   f = elu + 1
 
-No map is formed: the sums S and z are all that is kept of the past, so time grows with the length
-and the state for decoding does not grow at all.
+No map is formed: the sums S and z are all that is stored of the past, so time grows with the
+length, and the state for decoding has a fixed size.
 """
 
 import torch
@@ -25,13 +25,13 @@ from attnkit.masks import Causal, Mask
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
-"""Tokens between two states."""
+"""Tokens per chunk."""
 
 
 @ATTENTION.register("linear")
 class Linear(Recurrent):
-    """Attention without a softmax, as a running sum: linear time, and a state of fixed size for
-    decoding. Another feature map of queries and keys makes another mechanism: override `features`.
+    """Attention without a softmax, as a running sum: linear time, and a state of fixed size.
+    Override `features` for another feature map of queries and keys.
     """
 
     roles = frozenset(("self", "cross"))
@@ -52,7 +52,7 @@ class Linear(Recurrent):
         """The normalised sums over the keys that each query may see (B, H, T, D), and after the
         last key the sums S (B, H, F, D) and their total z (B, H, F, 1).
         """
-        # The layout that the products want anyway; torch's backward of elu has its own for others.
+        # The products need this layout; for others torch's backward pass of elu returns its own.
         q, k = self.features(q.contiguous()), self.features(k.contiguous())
         real = real_keys(mask, k)
         k = k if real is None else k * real
@@ -78,7 +78,7 @@ class Linear(Recurrent):
 
 
 def _causal_totals(q: Tensor, k: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor]:
-    """q_i z_i (B, H, T, 1), and z after the last key; the last query stands at the last key."""
+    """Returns q_i z_i (B, H, T, 1), and z after the last key; the last query is at the last key."""
     num_queries, length = q.shape[2], longest(q, k)
     q, k = in_chunks(CHUNK, num_queries, q, k)
     within = k.cumsum(dim=3)  # (B, H, n, chunk, F)

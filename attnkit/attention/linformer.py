@@ -2,8 +2,8 @@
 
     head_h = softmax(q_h (E k_h)ᵀ / sqrt(D)) F v_h        E, F: (R, S), learned, shared by the heads
 
-S keys and values are mixed into R before anybody asks for them, so time grows with the length. Each
-mixture holds later tokens too, so no mask can make it causal, and none is accepted.
+S keys and values are mixed into R before any query reads them, so time grows with the length. Each
+mixture contains later tokens, so no mask can make it causal, and none is accepted.
 """
 
 from typing import ClassVar
@@ -21,14 +21,14 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("linformer")
 class Linformer(Attention):
-    """Attention over a few learned mixtures of the keys, in the place of the keys.
+    """Attention over a few learned mixtures of the keys instead of the keys.
 
     Args:
         num_heads: number H of heads.
         rank: number R of mixtures.
-        max_keys: the most keys that a sequence has; each place has its own share in each mixture.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        dropout: share of the weights on mixtures that training drops.
+        max_keys: largest number of keys; each position has its own share in each mixture.
+        head_dim: width D of a head; null: `dim / num_heads`.
+        dropout: share of the weights on mixtures that are dropped in training.
         bias: add a bias vector to the four projections.
     """
 
@@ -63,7 +63,7 @@ class Linformer(Attention):
         num_keys = k.shape[2]
         if num_keys > self.mix_keys.shape[1]:
             raise ValueError(
-                f"linformer has shares for {self.mix_keys.shape[1]} keys and got {num_keys}; set "
+                f"linformer has shares for {self.mix_keys.shape[1]} keys but got {num_keys}; set "
                 "its option max_keys"
             )
         real = real_keys(mask, k)
@@ -77,7 +77,7 @@ class Linformer(Attention):
         return weights.to(v.dtype) @ v
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
-        """There is no decoding: an earlier output would change with each token that comes.
+        """Not supported: each new token would change earlier outputs.
 
         Raises:
             ValueError: always.
@@ -85,7 +85,7 @@ class Linformer(Attention):
         raise ValueError("linformer is never causal, so it cannot decode from a cache")
 
     def new_cache(self) -> Cache:
-        """There is none, see `decode`.
+        """Not supported, see `decode`.
 
         Raises:
             ValueError: always.
@@ -93,9 +93,8 @@ class Linformer(Attention):
         raise ValueError("linformer is never causal, so it has no cache")
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """Mixtures of keys and values, and attention over them: 8 R D a token and head."""
+        """Mixtures of keys and values, and attention over them: 8 R D per token and head."""
         return 8 * num_tokens * self.num_heads * self.rank * self.head_dim
 
     def cache_elements(self, num_tokens: int) -> int:
-        """None: it does not decode."""
         return 0

@@ -1,13 +1,13 @@
-"""The exact attention map of any mechanism, taken off the training path.
+"""Computes the exact attention map of any mechanism, outside of training.
 
-A `ScoreAttention` has its map in `weights`. Another mechanism that is linear in its values gives
-its map away when it is fed one-hot values: the output for a value that is 1 at key j alone *is*
-column j of the map. D columns come out of each call, S / D calls give all.
+A `ScoreAttention` has its map in `weights`. For another mechanism that is linear in its values,
+one-hot values reveal the map: the output for a value that is 1 at key j only *is* column j. Each
+call gives D columns, S / D calls all of them.
 
-Where a mechanism is not linear in its values (`linear_in_values = False`) no map says all. What is
-taken then is the Jacobian of the heads by the values, the mean over the D features of
-d head[i, f] / d value[j, f]: for a linear mechanism the same numbers, for another the best linear
-account of this one input.
+For a mechanism that is not linear in its values (`linear_in_values = False`) there is no complete
+map. The result is then the Jacobian of the heads with respect to the values, averaged over the D
+features of d head[i, f] / d value[j, f]: identical to the map for linear mechanisms, and the best
+linear approximation at this input for others.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ TakenFrom = Literal["weights", "one-hot values", "Jacobian"]
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One map, as it was before dropout.
+    """One map, before dropout.
 
     Attributes:
-        name: where the mechanism sits in the model ("layers.0.attention").
+        name: path of the mechanism in the model ("layers.0.attention").
         weights: (B, H, T, S), float32, on the CPU.
         allowed: (B or 1, 1, T, S) boolean, on the CPU: what the mask allowed.
-        role: where the keys come from.
-        rows: what a row is.
-        taken_from: the mechanism's own weights; its answers to one-hot values; or, where it is not
-            linear in its values, its Jacobian.
+        role: self-attention or cross-attention.
+        rows: normalisation of a row.
+        taken_from: origin of the map: the mechanism's weights, one-hot values, or the Jacobian.
         mechanism: its registered name.
     """
 
@@ -57,7 +56,8 @@ class AttentionMap:
 def attention_map(
     attention: Attention, x: Tensor, context: Tensor, mask: Mask | None = None
 ) -> Tensor:
-    """The map that `attention(x, context, mask)` uses, in evaluation mode and full precision.
+    """Returns the map that `attention(x, context, mask)` uses, in evaluation mode and full
+    precision.
 
     Args:
         attention: any mechanism.
@@ -83,14 +83,14 @@ def attention_map(
 
 
 def taken_from(attention: Attention) -> TakenFrom:
-    """Where the map of a mechanism comes from."""
+    """Returns the origin of a mechanism's map."""
     if not attention.linear_in_values:
         return "Jacobian"
     return "weights" if isinstance(attention, ScoreAttention) else "one-hot values"
 
 
 def _map_by_jacobian(attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-    """One backward pass a query and feature; for grouped heads, one for each head of a group."""
+    """Takes one backward pass per query and feature; for grouped heads, one per head of a group."""
     with torch.enable_grad():
         v = v.detach().requires_grad_()
         heads = attention.mix(q, k, v, mask)
@@ -99,7 +99,7 @@ def _map_by_jacobian(attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask
         jacobian = v.new_zeros(B, H, T, v.shape[2])
         for t in range(T):
             for feature in range(D):
-                for head in range(shared):  # one of each group: their values are apart
+                for head in range(shared):  # one per group: their values are separate
                     out = heads[:, head::shared, t, feature].sum()
                     (slope,) = torch.autograd.grad(out, v, retain_graph=True)
                     jacobian[:, head::shared, t] += slope[..., feature] / D
@@ -121,20 +121,18 @@ def _map_by_one_hot_values(
 
 
 def attention_maps(model: nn.Module, batch: Any) -> list[AttentionMap]:
-    """Runs a model once and returns the map of every mechanism in it, in the order of the model's
-    modules.
+    """Runs a model once and returns the map of every mechanism in it, in the order of its modules.
 
         attention_maps(model, tokens)                  one tensor, or a tuple of them
         attention_maps(model, next(iter(loader)))      a batch of the kit
         attention_maps(model, lambda: model.encode(x)) any other way to call it
 
-    Pass the plain module, not what `torch.compile` made of it: a compiled model does not call
-    hooks.
+    Pass the original module: a model compiled by `torch.compile` does not call hooks.
 
     Args:
-        model: any module that holds attnkit mechanisms.
+        model: any module that contains attnkit mechanisms.
         batch: a tensor; a tuple or list of arguments; a mapping or a named tuple, from which the
-            model takes what its `forward` names; or a function that makes the forward pass.
+            model takes the parameters of its `forward`; or a function that runs the forward pass.
 
     Raises:
         ValueError: if no mechanism was called.
@@ -168,13 +166,13 @@ def attention_maps(model: nn.Module, batch: Any) -> list[AttentionMap]:
             hook.remove()
     if not found:
         raise ValueError(
-            f"{type(model).__name__} called no attnkit mechanism, so there is no map to take"
+            f"{type(model).__name__} called no attnkit mechanism, so there is no map to return"
         )
     return [found[name] for name in names.values() if name in found]
 
 
 def _call(model: nn.Module, batch: Any) -> None:
-    """Makes the forward pass."""
+    """Runs the forward pass."""
     if isinstance(batch, Tensor):
         model(batch)
     elif hasattr(batch, "_asdict") or isinstance(batch, Mapping):
@@ -191,13 +189,13 @@ def _call(model: nn.Module, batch: Any) -> None:
 def _bind(
     x: Tensor, context: Tensor, mask: Mask | None = None, cache: Any = None
 ) -> tuple[Tensor, Tensor, Mask | None]:
-    """The arguments of `Attention.forward`, however they were passed."""
+    """Returns the arguments of `Attention.forward`, positional or by keyword."""
     return x, context, mask
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, put back as it was in each module."""
+    """Sets evaluation mode, and restores the mode of each module afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

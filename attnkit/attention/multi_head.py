@@ -1,4 +1,4 @@
-"""Multi-head attention: several questions at once. Vaswani et al. 2017, arXiv:1706.03762, section
+"""Multi-head attention: several maps in parallel. Vaswani et al. 2017, arXiv:1706.03762, section
 3.2.2.
 
 head_h = softmax(q_h k_hᵀ / sqrt(D)) v_h
@@ -11,13 +11,12 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("multi_head")
 class MultiHead(ScoreAttention):
-    """H heads side by side, each with its own queries, keys and values, so that a token can ask H
-    questions at once.
+    """H heads in parallel, each with its own queries, keys and values.
 
     Args:
         num_heads: number H of heads.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        dropout: share of attention weights that training drops.
+        head_dim: width D of a head; null: `dim / num_heads`.
+        dropout: share of attention weights that are dropped in training.
         bias: add a bias vector to the four projections.
     """
 

@@ -1,13 +1,13 @@
 """Multi-head latent attention. DeepSeek-AI 2024, arXiv:2405.04434, section 2.1.
 
-    c = rms_norm(W_c context)       (B, S, R), one latent vector a token for all heads
+    c = rms_norm(W_c context)       (B, S, R), one latent vector per token for all heads
     k_h = [U_h c; W_r context]      v_h = V_h c
     head_h = softmax(q_h k_hᵀ / sqrt(D + D_r)) v_h
 
-Keys and values of all heads are made from c, so c and the D_r features that are turned to positions
-are all that a cache holds. They are never made: q_h U_h is the query of c itself, and V_h comes
-after the mixing, so all heads ask one set of keys, which is the values too, and fused kernels fit.
-The paper's low rank of queries, which saves activations alone, is left out.
+Keys and values of all heads are functions of c, so a cache only stores c and the D_r rotated
+features. They are never computed: q_h U_h is the query for c itself, and V_h is applied after the
+mixing, so all heads share one set of keys, which are also the values, and fused kernels apply. The
+paper's low rank of queries, which only saves activations, is left out.
 """
 
 from typing import ClassVar
@@ -22,16 +22,14 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("multi_head_latent")
 class MultiHeadLatent(ScoreAttention):
-    """Many heads over one small latent vector a token: the cache of a few heads, the freedom of
-    many.
+    """Many heads over one small latent vector per token: the cache of few heads, the maps of many.
 
     Args:
         num_heads: number H of heads.
-        latent_dim: width R of the latent vector; None: twice the width of a head.
-        rotary_dim: features D_r of query and key that are turned to positions; None: half the width
-            of a head.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        dropout: share of attention weights that training drops.
+        latent_dim: width R of the latent vector; null: twice the width of a head.
+        rotary_dim: features D_r of query and key with positions; null: half the width of a head.
+        head_dim: width D of a head; null: `dim / num_heads`.
+        dropout: share of attention weights that are dropped in training.
     """
 
     optimizer_roles: ClassVar = {"up_key": "decayed", "up_value": "decayed"}
@@ -69,8 +67,8 @@ class MultiHeadLatent(ScoreAttention):
         self.up_value = nn.Parameter(torch.randn(up) * self.latent_dim**-0.5)
 
     def project_query(self, x: Tensor) -> Tensor:
-        """What each token asks the latent vectors, and in the last features the positions: (B, H,
-        T, R + D_r).
+        """Queries for the latent vectors and, in the last features, for positions: (B, H, T, R +
+        D_r).
         """
         q = super().project_query(x)
         own, turned = q[..., : self.head_dim], q[..., self.head_dim :]
@@ -78,19 +76,17 @@ class MultiHeadLatent(ScoreAttention):
         return torch.cat((own @ up, turned), dim=-1)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """One key for all heads, (B, 1, S, R + D_r), which is the value too: values take none of
-        the cache.
-        """
+        """One key for all heads, (B, 1, S, R + D_r), which is also the value."""
         turned = self.key(context)
         k = torch.cat((self.norm(self.value(context)).to(turned.dtype), turned), dim=-1)
         return k.unsqueeze(1), k.unsqueeze(1)[..., :0]
 
     def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys are the values."""
+        """Uses the keys as values."""
         return k, k
 
     def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Turns the last D_r features to positions."""
+        """Applies positions to the last D_r features."""
         latent = self.latent_dim
         turned_q, turned_k = super().place(q[..., latent:], k[..., latent:], seen)
         return (
@@ -99,20 +95,20 @@ class MultiHeadLatent(ScoreAttention):
         )
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Makes values of mixed latent vectors, (B, H, T, R + D_r) -> (B, H, T, D), and projects
+        """Turns mixed latent vectors into values, (B, H, T, R + D_r) -> (B, H, T, D), and projects
         them.
         """
         up = self.up_value.to(heads.dtype).unflatten(0, (self.num_heads, -1))  # (H, D, R)
         return super().merge(heads[..., : self.latent_dim] @ up.mT, x)
 
     def projection_flops(self) -> int:
-        """The linear layers, and both ways between heads and latent vectors."""
+        """The linear layers, and the maps between heads and latent vectors in both directions."""
         return super().projection_flops() + 2 * (self.up_key.numel() + self.up_value.numel())
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """Scores and mixing over R + D_r features: 4 (R + D_r) a pair and head."""
+        """Scores and mixing over R + D_r features: 4 (R + D_r) per pair and head."""
         return 4 * pairs * self.num_heads * (self.latent_dim + self.rotary_dim)
 
     def cache_elements(self, num_tokens: int) -> int:
-        """A latent vector and the turned features, once for all heads."""
+        """A latent vector and the features with positions, once for all heads."""
         return num_tokens * (self.latent_dim + self.rotary_dim)

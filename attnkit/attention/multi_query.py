@@ -9,13 +9,12 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("multi_query")
 class MultiQuery(ScoreAttention):
-    """Many queries' heads, one set of keys and values for all of them: the smallest key-value
-    cache.
+    """Many query heads share one set of keys and values: the smallest key-value cache.
 
     Args:
         num_heads: number H of query heads.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        dropout: share of attention weights that training drops.
+        head_dim: width D of a head; null: `dim / num_heads`.
+        dropout: share of attention weights that are dropped in training.
         bias: add a bias vector to the four projections.
     """
 

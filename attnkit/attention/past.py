@@ -1,4 +1,4 @@
-"""Convolution over the last few tokens, and what it needs of the tokens before."""
+"""Convolutions over the last few tokens, and the tokens that they need."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from attnkit.masks import Document, Mask, Padding
 
 
 def real_keys(mask: Mask, k: Tensor) -> Tensor | None:
-    """(B, 1, S, 1): 1 where a key is real, 0 where it is padding; None: all are real. `k` may be
-    the last keys of those that the mask knows.
+    """Returns (B, 1, S, 1): 1 for real keys, 0 for padding; None: all are real. `k` may be the last
+    keys of those in the mask.
     """
     keeps = [part.keep for part in mask.parts() if isinstance(part, Padding)]
     if not keeps:
@@ -29,9 +29,9 @@ class Past:
     """The tokens before the new ones, for the step `convolve`.
 
     Attributes:
-        mask: of the call; padding and documents are read from it.
-        cache: where the last tokens are kept between calls; None: the call begins a sequence.
-        owner: the mechanism, by whose parts the cache tells one tail from another.
+        mask: of the call; it provides padding and documents.
+        cache: keeps the last tokens between calls; None: the call begins a sequence.
+        owner: the mechanism, whose parts the cache distinguishes by name.
     """
 
     mask: Mask
@@ -39,13 +39,13 @@ class Past:
     owner: nn.Module
 
     def before(self, part: nn.Module, heads: Tensor, count: int) -> Tensor:
-        """New tokens with the `count` tokens before them in front, zeros where there are none; and
-        keeps the last ones for the next call.
+        """Prepends the previous `count` tokens to new tokens, zeros where there are none, and
+        stores the last ones for the next call.
 
         Args:
-            part: the part of the mechanism that asks.
+            part: the calling part of the mechanism.
             heads: (B, H, T, D)
-            count: how many tokens it looks back.
+            count: number of previous tokens.
 
         Returns:
             (B, H, count + T, D)
@@ -59,13 +59,13 @@ class Past:
         return heads
 
     def real(self, heads: Tensor) -> Tensor:
-        """New tokens (B, H, T, D) with zeros where they are padding."""
+        """Returns new tokens (B, H, T, D) with padding set to zero."""
         real = real_keys(self.mask, heads)
         return heads if real is None else heads * real
 
     def same_document(self, num_tokens: int, count: int) -> Tensor | None:
-        """Whether each new token and the ones before it belong together: (B, T, count + 1), the
-        token itself last; None: there are no documents.
+        """Returns (B, T, count + 1), True where a token belongs to the document of the new one,
+        which is the last; None: there are no documents.
         """
         for part in self.mask.parts():
             if isinstance(part, Document) and part.documents is not None:
@@ -76,17 +76,17 @@ class Past:
 
 
 class ShortConvolution(nn.Module):
-    """A causal convolution over the last few tokens, for each feature by itself, as Mamba-2
-    (arXiv:2405.21060, section 7) and Gated DeltaNet (arXiv:2412.06464, section 3.3) have it before
-    their states. It never reaches into another document, nor finds anything in padding.
+    """A causal depthwise convolution over the last few tokens, as used before the states of Mamba-2
+    (arXiv:2405.21060, section 7) and Gated DeltaNet (arXiv:2412.06464, section 3.3). It does not
+    cross document boundaries, and padding is zero.
 
-    Use it in the step `convolve`, of self-attention.
+    Use it in the step `convolve`, in self-attention.
 
     Args:
-        num_heads: number H of heads that it is given.
+        num_heads: number H of heads.
         width_of_head: features D of each.
-        width: tokens that it sees, the token itself included.
-        activation: what follows it.
+        width: tokens in the window, including the token itself.
+        activation: applied to the result.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ShortConvolution(nn.Module):
         if together is None:
             features = tokens.transpose(-2, -1).flatten(1, 2)  # (B, H D, count + T)
             mixed = F.conv1d(features, weight.flatten(0, 1).unsqueeze(1), groups=features.shape[1])
-            # Fused kernels want the features of a token side by side.
+            # Fused kernels need the features of a token to be contiguous.
             mixed = mixed.unflatten(1, heads.shape[1::2]).transpose(-2, -1).contiguous()
         else:
             windows = tokens.unfold(2, count + 1, 1)  # (B, H, T, D, count + 1)

@@ -1,9 +1,9 @@
-"""The template of mechanisms that carry a state from token to token and form no map.
+"""The base class of mechanisms with a recurrent state and no map.
 
-A state takes up each key and value, and each query reads it; decoding keeps the state and nothing
-else. Subclasses say how a whole sequence is run through a state, `advance`. The functions below the
-template compute that in chunks of tokens, all chunks at once: the products within chunks are
-batched, and the states between them come out of one scan, `states_before`, in log2(chunks) steps.
+A state absorbs each key and value, and each query reads from it; decoding only needs the state. A
+subclass implements `advance`, which runs a whole sequence through a state. The functions below the
+class compute it in chunks of tokens, all chunks at once: products within chunks are batched, and
+one scan, `states_before`, computes the states between them in log2(chunks) steps.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnkit.attention.base import Attention
 from attnkit.attention.cache import Cache, State, StateCache
 from attnkit.attention.kernels import Operation, computed_outside, operation
-from attnkit.attention.past import real_keys as real_keys  # mechanisms take it from here
+from attnkit.attention.past import real_keys as real_keys  # imported from here by mechanisms
 from attnkit.masks import Causal, Mask
 
 
 class Recurrent(Attention):
-    """Attention by a state of fixed size. States and sums are float32 at least: a sum over a whole
-    sequence would lose its small terms in bfloat16. Products follow autocast, but on a CPU, where
-    bfloat16 gains nothing here.
+    """Attention with a state of fixed size.
+
+    States and sums are at least float32: in bfloat16 a sum over a whole sequence would lose its
+    small terms. Products follow autocast, except on a CPU, where bfloat16 is not faster here.
 
     Args:
         num_heads: number H of heads.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        dropout: share of values that training hides from the state, for each head by itself.
+        head_dim: width D of a head; null: `dim / num_heads`.
+        dropout: share of values that are hidden from the state in training, for each head.
         bias: add a bias vector to the four projections.
     """
 
@@ -62,10 +63,10 @@ class Recurrent(Attention):
 
         Args:
             q: (B, H, T, D)
-            k: (B, H, S, D), with what its key carries beyond that.
+            k: (B, H, S, D), with what each key carries in further features.
             v: (B, H, S, D)
-            mask: which query may look at which key.
-            state: after the tokens before these; None: there are none.
+            mask: which query may attend to which key.
+            state: after the previous tokens; None: there are none.
 
         Returns:
             Heads (B, H, T, D), and the state after the last key: a tensor, or several by name, each
@@ -77,22 +78,21 @@ class Recurrent(Attention):
         return self._advance(q, k, v, mask, None)[0]
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, cache: Cache) -> Tensor:
-        """Goes on from the state in the cache."""
+        """Continues from the state in the cache."""
         assert isinstance(cache, StateCache)
         heads, state = self._advance(q, k, v, mask, cache.state)
         cache.update(state, k.shape[2])
         return heads
 
     def new_cache(self) -> Cache:
-        """A state, whatever the length."""
         return StateCache()
 
     @classmethod
     def why_no_fixed_cache(cls) -> str | None:
-        return None if cls.decodes_as(Recurrent) else f"{cls.__name__} decodes in its own way"
+        return None if cls.decodes_as(Recurrent) else f"{cls.__name__} has its own way of decoding"
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """As counted while one token is decoded: the recurrent form, less than chunks take."""
+        """The FLOPs of decoding token by token, fewer than in chunks."""
         with FlopCounterMode(display=False) as counter:
             self._decode_one()
         return num_tokens * max(counter.get_total_flops() - self.projection_flops(), 0)
@@ -103,7 +103,7 @@ class Recurrent(Attention):
 
     @torch.no_grad()
     def _decode_one(self) -> StateCache:
-        """The cache after one token, which is nothing."""
+        """Returns the cache after one token on the meta device."""
         cache = self.new_cache()
         assert isinstance(cache, StateCache)
         token = self.output.weight.new_zeros(1, 1, self.dim)
@@ -116,8 +116,9 @@ class Recurrent(Attention):
         dtype, device = v.dtype, q.device.type
         exact = torch.promote_types(dtype, torch.float32)
         if self.training and self.dropout > 0:
-            # What a token hands over is hidden from all later queries at once: the mean and the
-            # variance of what each query reads are those that dropping weights would give.
+            # Hides a token from all later queries at once: mean and variance of what each query
+            # reads
+            # are those of dropping weights.
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
         products = device != "cpu" and torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=products):
@@ -126,14 +127,16 @@ class Recurrent(Attention):
 
 
 def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
-    """Brings queries, keys, ... to one length, each standing at the end, and cuts them: (B, H, L,
-    X) -> (B, H, n, chunk, X) each. Zeros fill up the front, and the last chunk. A chunk is a power
-    of two, and no longer than few tokens need: decoding one must not cost a whole chunk.
+    """Pads queries, keys, ... at the front to the same length and cuts them: (B, H, L, X) -> (B, H,
+    n, chunk, X) each.
+
+    A chunk is a power of two, and no longer than the tokens need: decoding one must not cost a
+    whole chunk.
     """
     length = longest(*heads)
     length = num_queries if num_queries > length else length
-    # Written as comparisons, so that a compiler for lengths that vary fixes the number of chunks,
-    # and nothing else.
+    # Written as comparisons, so that a compiler for dynamic lengths fixes the number of chunks and
+    # nothing else.
     size = 1
     while size < chunk and size < length:
         size *= 2
@@ -143,7 +146,7 @@ def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
     chunks = []
     for head in heads:
         front = length - head.shape[2]
-        # One layout for all the products that follow, which would each make their own.
+        # One contiguous layout for all the following products, which would each create their own.
         filled = front > 0 or total > length
         head = F.pad(head, (0, 0, front, total - length)) if filled else head.contiguous()
         chunks.append(head.unflatten(2, (total // size, size)))
@@ -151,7 +154,7 @@ def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
 
 
 def longest(*heads: Tensor) -> int:
-    """The number of tokens of the longest of (B, H, L, X)."""
+    """Returns the number of tokens of the longest of (B, H, L, X)."""
     length = heads[0].shape[2]
     for head in heads[1:]:
         length = head.shape[2] if head.shape[2] > length else length
@@ -159,21 +162,22 @@ def longest(*heads: Tensor) -> int:
 
 
 def joined(chunks: Tensor | list[Tensor], length: int, num_queries: int) -> Tensor:
-    """Takes `in_chunks` back for the queries: (B, H, n, chunk, X), or n of (B, H, chunk, X) -> (B,
-    H, T, X).
+    """Inverts `in_chunks` for the queries: (B, H, n, chunk, X), or n of (B, H, chunk, X) -> (B, H,
+    T, X).
     """
     heads = torch.cat(chunks, dim=2) if isinstance(chunks, list) else chunks.flatten(2, 3)
     return heads[:, :, length - num_queries : length]
 
 
 def states_before(fade: Tensor | None, added: Tensor, state: Tensor | None) -> Tensor:
-    """The state before each chunk: S_{n+1} = A_n S_n + B_n, for all n at once.
+    """Returns the state before each chunk: S_{n+1} = A_n S_n + B_n, for all n at once.
 
     Args:
-        fade: A. (B, H, n, D or 1, 1) fades each row of the state; (B, H, n, D, D) is multiplied
-            with it; the batch may be 1. None: all stays.
+        fade: A. (B, H, n, D or 1, 1) scales each row of the state; (B, H, n, D, D) multiplies it;
+        the
+            batch may be 1. None: no decay.
         added: B, (B, H, n, D, E).
-        state: S_0, (B, H, D, E); None: nothing.
+        state: S_0, (B, H, D, E); None: zero.
 
     Returns:
         (B, H, n, D, E)
@@ -188,7 +192,7 @@ def states_before(fade: Tensor | None, added: Tensor, state: Tensor | None) -> T
 
 
 def _scanned(fade: Tensor, added: Tensor) -> Tensor:
-    """S_0 = B_0, S_{i+1} = A_i S_i + B_{i+1}: pairs of steps become one step, and so on.
+    """Scans S_0 = B_0, S_{i+1} = A_i S_i + B_{i+1}: merges pairs of steps, recursively.
 
     Args:
         fade: A, (B, H, n - 1, D or 1, 1 or D)
@@ -211,23 +215,23 @@ def _scanned(fade: Tensor, added: Tensor) -> Tensor:
 
 
 def _applied(fade: Tensor, state: Tensor) -> Tensor:
-    """A S, where A may stand for a diagonal."""
+    """Returns A S, where A may be a diagonal."""
     return fade * state if fade.shape[-1] == 1 else fade @ state
 
 
 def decayed_sums(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """Runs tokens through a state that fades: S_t = exp(g_t) S_{t-1} + k_t v_tᵀ, o_t = q_t S_t. A
-    certified outside kernel may do so.
+    """Runs tokens through a decaying state: S_t = exp(g_t) S_{t-1} + k_t v_tᵀ, o_t = q_t S_t. A
+    certified outside kernel computes it if there is one.
 
     Args:
         q: (B, H, T, D)
         k: (B, H, S, D)
         v: (B, H, S, E)
-        log_decay: (B, H, S, D or 1), g: at most 0; the batch may be 1. None: nothing fades.
-        state: (B, H, D, E); None: nothing.
-        chunk: tokens between two states.
+        log_decay: (B, H, S, D or 1), g: at most 0; the batch may be 1. None: no decay.
+        state: (B, H, D, E); None: zero.
+        chunk: tokens per chunk.
 
     Returns:
         (B, H, T, E), and the state after the last key.
@@ -257,10 +261,10 @@ def _decayed_sums(
         last = before[:, :, -1] + added[:, :, -1]
         sums = (q @ k.transpose(-2, -1)).tril() @ v + q @ before
         return joined(sums, length, num_queries), last
-    # Beyond the smallest number all is 0; sums of larger ones would only lose the digits of others.
+    # Smaller decays are 0 anyway; in a sum they would only cost the digits of other terms.
     log_decay = log_decay.clamp(min=math.log(torch.finfo(log_decay.dtype).tiny))
     q, k, v, log_decay = in_chunks(chunk, num_queries, q, k, v, log_decay)
-    faded = log_decay.cumsum(dim=3)  # (B, H, n, chunk, D or 1): since the chunk began
+    faded = log_decay.cumsum(dim=3)  # (B, H, n, chunk, D or 1): since the start of the chunk
     end = faded[:, :, :, -1:]
     fade = end.exp().transpose(-2, -1)
     added = (k * (end - faded).exp()).transpose(-2, -1) @ v
@@ -272,8 +276,8 @@ def _decayed_sums(
 
 
 def _evenly_faded(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
-    """What queries read from earlier tokens of their own chunk, where all features fade alike:
-    `faded` (B, H, n, chunk, 1) -> (B, H, n, chunk, E).
+    """Returns what queries read from earlier tokens of their own chunk, with one decay for all
+    features: `faded` (B, H, n, chunk, 1) -> (B, H, n, chunk, E).
     """
     later = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool, device=q.device).triu(1)
     between = (faded - faded.transpose(-2, -1)).masked_fill(later, float("-inf")).exp()
@@ -281,15 +285,15 @@ def _evenly_faded(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
 
 
 ONE_BY_ONE = 4
-"""Tokens whose products are written out, feature by feature, where each feature fades by itself."""
+"""Tokens whose products are computed feature by feature, where each feature has its own decay."""
 
 
 def _faded_by_feature(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
-    """As `_evenly_faded`, where each feature fades at its own rate: `faded` (B, H, n, chunk, D).
+    """Like `_evenly_faded`, with a decay for each feature: `faded` (B, H, n, chunk, D).
 
     The later half of a chunk reads the earlier half as a product of q exp(g_i - m) and k exp(m -
-    g_j), with m what had faded at the end of the earlier half: both exponents are at most 0. Each
-    half is cut in halves again, until few tokens are left.
+    g_j), with m the decay at the end of the earlier half: both exponents are at most 0. Each half
+    is split again until few tokens are left.
     """
     size = min(ONE_BY_ONE, q.shape[3])
     q, k, v, faded = (heads.unflatten(3, (-1, size)) for heads in (q, k, v, faded))
@@ -314,7 +318,7 @@ def _faded_by_feature(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
 def _sample_decayed(
     widths: tuple[int, ...], sizes: tuple[int, int, int], generator: torch.Generator
 ) -> list[Tensor]:
-    """Queries, keys and values of usual size; decays from weak to strong."""
+    """Returns queries, keys and values of typical size, and decays from weak to strong."""
     q, k, v, *others = (torch.randn(*sizes, width, generator=generator) for width in widths)
     return [q / widths[0] ** 0.5, k, v, *(-(2 * other - 3).exp() for other in others)]
 

@@ -3,7 +3,7 @@
     weight[i, j] = relu(q_i . k_j / sqrt(D))^p / n_i
 
 The paper divides by the length of the sequence. Here n_i counts the keys that query i may see, as
-in `sigmoid.py`: the same for a vision encoder, and for a causal model free of what comes later.
+in `sigmoid.py`: the same for a vision encoder, and independent of later tokens for a causal model.
 """
 
 import torch
@@ -16,8 +16,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("relu")
 class Relu(MultiHead):
-    """Keys that match weigh as much as they match, the others nothing: no exponential, and no
-    competition for a total of 1.
+    """Weights are the positive part of the scores: no exponential, and no sum of 1.
 
     Args:
         power: exponent p of each weight: 1, or 2 as in squared ReLU.
@@ -36,7 +35,9 @@ class Relu(MultiHead):
         self.power = power
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """The positive part of each score to a power, over the number of keys allowed."""
+        """Returns the positive part of each score to a power, divided by the number of allowed
+        keys.
+        """
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         weights = scores.relu() ** self.power / keys_seen(scores, allowed)
         return weights if allowed is None else weights.masked_fill(~allowed, 0.0)

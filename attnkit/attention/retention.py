@@ -3,8 +3,8 @@
     S_t = gamma_h S_{t-1} + k_t v_tᵀ,    head_t = q_t S_t / sqrt(D),    gamma_h = 1 - 2^(-5 - h)
     output = (swish(x W_g) * rms_norm(head)) W_o
 
-Linear attention that fades at a fixed rate, another one in each head. The paper turns queries and
-keys to positions: `position: rotary`. Its group norm is here the norm of each head.
+Linear attention with a fixed decay per head. The paper applies rotary positions to queries and
+keys: `position: rotary`. Its group norm is a norm of each head here.
 """
 
 import torch
@@ -18,12 +18,12 @@ from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
-"""Tokens between two states."""
+"""Tokens per chunk."""
 
 
 @ATTENTION.register("retention")
 class Retention(Recurrent):
-    """A state that fades at a rate of each head's own, read through a gate."""
+    """A state that decays at a fixed rate per head, with an output gate."""
 
     smooth = False
     formula = "(q_h k_hᵀ / √D ⊙ g_h^(i-j)) v_h, normalised and gated,  g_h = 1 - 2^(-5-h)"
@@ -37,7 +37,7 @@ class Retention(Recurrent):
     def advance(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
     ) -> tuple[Tensor, State]:
-        """Sums that fade with the distance (B, H, T, D), and the state (B, H, D, D)."""
+        """Sums that decay with the distance (B, H, T, D), and the state (B, H, D, D)."""
         assert not isinstance(state, dict)
         head = torch.arange(self.num_heads, device=q.device, dtype=q.dtype).view(-1, 1, 1)
         log_decay = torch.log1p(-torch.exp2(-5 - head)).expand(1, -1, k.shape[2], 1)
@@ -47,10 +47,10 @@ class Retention(Recurrent):
         return decayed_sums(q * self.scale, k, v, log_decay, state, CHUNK)
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Brings each head to one size and lets x choose from it."""
+        """Normalises each head, applies the gate and projects."""
         gate = F.silu(self.gate(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return super().merge(self.norm(heads) * gate, x)
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """State update and read, 2 D^2 each, and D^2 for the decay, a token and head."""
+        """State update and read, 2 D^2 each, and D^2 for the decay, per token and head."""
         return 5 * num_tokens * self.num_heads * self.head_dim**2

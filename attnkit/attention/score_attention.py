@@ -1,9 +1,9 @@
-"""The template that most mechanisms fill in: attention by an explicit map.
+"""The base class of mechanisms with an explicit map.
 
 weights = normalize(scores(q, k) + bias)       (B, H, T, S)
 heads = weights @ v                            (B, H, T, D)
 
-A subclass may give `scores`, `normalize` and `weights` one more parameter, `grid`: positions of
+In a subclass, `scores`, `normalize` and `weights` may take one more parameter, `grid`: positions of
 queries and keys, the mask, and what earlier tokens carry (see `Grid`).
 """
 
@@ -32,40 +32,40 @@ STEPS = ("scores", "normalize", "weights")
 
 
 class ScoreAttention(Attention):
-    """Attention by an explicit map: scores, normalised along the keys. The template.
+    """Attention with an explicit map: scores, normalised along the keys.
 
-    As long as a subclass leaves `scores`, `normalize`, `weights` and `reaches` as they are here,
-    fused kernels compute `mix`.
+    Fused kernels compute `mix` for subclasses that override none of `scores`, `normalize`,
+    `weights` and `reaches`.
     """
 
     rows_alone: ClassVar[bool] = False
-    """True where `scores` and `normalize` compute a row of the map from its own query alone, at any
-    place in the sequence. Long maps are then computed in chunks of queries, and a GPU decodes from
-    a cache of fixed size.
+    """True if `scores` and `normalize` compute a row of the map from its own query only, at any
+    position in the sequence. Long maps are then computed in chunks of queries, and a GPU decodes
+    from a cache of fixed size.
     """
 
     _steps_with_grid: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Looked up here and not in each call: `torch.compile` cannot trace `inspect`.
+        # Inspected once per class: `torch.compile` cannot trace `inspect`.
         cls._steps_with_grid = frozenset(
             step for step in STEPS if "grid" in inspect.signature(getattr(cls, step)).parameters
         )
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """How well each key answers each query: q kᵀ / sqrt(D), (B, H, T, S)."""
+        """Returns the scores q kᵀ / sqrt(D), (B, H, T, S)."""
         return reference.scaled_scores(q, self.share_heads(k), self.scale)
 
     def bias(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """What is added to the scores because of positions: (..., T, 1), (..., 1, S) -> (..., H, T,
-        S), or None.
+        """Returns the bias that positions add to the scores, or None: (..., T, 1), (..., 1, S) ->
+        (..., H, T, S).
         """
         return None if self.position is None else self.position.bias(query, key)
 
     @classmethod
     def has_own_bias(cls) -> bool:
-        """True if a subclass adds a bias of its own, whatever the position encoding."""
+        """True if a subclass adds its own bias, independent of the position encoding."""
         return cls.bias is not ScoreAttention.bias
 
     def has_bias(self) -> bool:
@@ -75,17 +75,17 @@ class ScoreAttention(Attention):
         return self.position is not None and self.position.has_bias()
 
     def _distance_bias(self) -> DistanceBias | None:
-        """`bias`, where it is the position's own and depends on distances alone."""
+        """The `bias`, if it comes from the position encoding and only depends on distances."""
         position = None if self.has_own_bias() else self.position
         return position.by_distance if position is not None and position.has_distances() else None
 
     def _score_mod(self) -> ScoreMod | None:
-        """`bias`, where it is the position's own and has a form for FlexAttention."""
+        """The `bias`, if it comes from the position encoding and has a form for FlexAttention."""
         position = None if self.has_own_bias() else self.position
         return position.score_mod if position is not None and position.has_score_mod() else None
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """Turns scores into weights: softmax over the keys that are allowed.
+        """Turns scores into weights: softmax over the allowed keys.
 
         Args:
             scores: (B, H, T, S)
@@ -94,13 +94,11 @@ class ScoreAttention(Attention):
         return reference.softmax(scores, allowed)
 
     def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:
-        """The attention map (B, H, T, S): how much each query takes from each key. Nothing where
-        nothing is allowed.
-        """
+        """Returns the attention map (B, H, T, S); rows without an allowed key are zero."""
         return self.normalize_under(self.biased_scores(q, k, Grid.of(q, k, mask)), mask)
 
     def map(self, q: Tensor, k: Tensor, mask: Mask, carried: Tensor | None = None) -> Tensor:
-        """`weights`, given its grid if it names one: (B, H, T, S)."""
+        """Calls `weights`, with its grid if it takes one: (B, H, T, S)."""
         weights: Callable[..., Tensor] = self.weights
         if "weights" in self._steps_with_grid:
             return weights(q, k, mask, grid=Grid.of(q, k, mask, carried))
@@ -110,7 +108,9 @@ class ScoreAttention(Attention):
         return self.normalize_under(self.biased_scores(q, k, grid), grid)
 
     def biased_scores(self, q: Tensor, k: Tensor, grid: Grid | None = None) -> Tensor:
-        """Scores, with what positions add: (B, H, T, S). Without a grid, there is no mask."""
+        """Returns the scores with the positions' bias: (B, H, T, S). Without a grid there is no
+        mask.
+        """
         grid = Grid.of(q, k, NoMask()) if grid is None else grid
         if "scores" in self._steps_with_grid:
             step: Callable[..., Tensor] = self.scores
@@ -128,12 +128,12 @@ class ScoreAttention(Attention):
     def _row_weights(
         self, q: Tensor, k: Tensor, bias: Tensor | None, allowed: Tensor | None
     ) -> Tensor:
-        """Some rows of `weights`: (B, H, t, S)."""
+        """Computes some rows of `weights`: (B, H, t, S)."""
         scores = self.scores(q, k)
         return self.normalize(scores if bias is None else scores + bias, allowed)
 
     def normalize_under(self, scores: Tensor, mask: Mask | Grid) -> Tensor:
-        """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
+        """Applies `normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
         num_queries, num_keys = scores.shape[-2:]
         grid = mask
         if not isinstance(grid, Grid):
@@ -151,14 +151,14 @@ class ScoreAttention(Attention):
     def call(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, carried: Tensor | None = None
     ) -> kernels.Call:
-        """What a kernel needs to know of this mechanism to compute `weights @ v`."""
+        """Returns the inputs of a kernel that computes `weights @ v` for this mechanism."""
         own = self.overridden_steps()
         why_own = f"{type(self).__name__} computes its own {' and '.join(own)}"
         adjusted = self.position is not None and self.position.acts_on == "content"
         rows_alone = self.rows_alone and not (adjusted or self._steps_with_grid)
         if adjusted and not own:
             own, why_own = ["scores"], "the position encoding sees queries and keys"
-        if not own:  # norms of queries and keys leave bfloat16; fused kernels want one type
+        if not own:  # norms change bfloat16 to float32; fused kernels need one dtype
             q, k = q.to(v.dtype), k.to(v.dtype)
         return kernels.Call(
             q,
@@ -178,7 +178,7 @@ class ScoreAttention(Attention):
     def call_of_shape(
         self, num_queries: int, num_keys: int, mask: Mask, dtype: torch.dtype
     ) -> kernels.Call:
-        """A call without numbers, on the meta device, for a question to the kernels."""
+        """Returns a call on the meta device, without data, to query the kernels."""
 
         def heads(count: int, tokens: int) -> Tensor:
             return torch.empty(1, count, tokens, self.head_dim, device="meta", dtype=dtype)
@@ -201,24 +201,22 @@ class ScoreAttention(Attention):
         cache: Cache,
         carried: Tensor | None = None,
     ) -> Tensor:
-        """Adds the new keys and values to the cache and mixes over all of them."""
+        """Appends the new keys and values to the cache and attends to all of them."""
         assert isinstance(cache, KeyValueCache)
         k, v = cache.append(k, v)
         beside = {} if carried is None else {"carried": cache.carry(carried)}
         return self.mix(q, *self.expand(k, v), mask, **beside)
 
     def new_cache(self) -> Cache:
-        """Keys and values."""
         return KeyValueCache()
 
     @classmethod
     def why_no_fixed_cache(cls) -> str | None:
         if not cls.decodes_as(ScoreAttention):
-            return f"{cls.__name__} decodes in its own way"
+            return f"{cls.__name__} has its own way of decoding"
         if (own := cls.overridden_steps()) and not cls.rows_alone:
-            return (
-                f"{cls.__name__} computes its own {' and '.join(own)} and does not say rows_alone"
-            )
+            steps = " and ".join(own)
+            return f"{cls.__name__} computes its own {steps} and does not declare rows_alone"
         return None
 
     def share_heads(self, heads: Tensor) -> Tensor:
@@ -227,41 +225,42 @@ class ScoreAttention(Attention):
 
     @classmethod
     def overridden_steps(cls) -> list[str]:
-        """The steps of the map that a subclass computes in its own way; with any of them no fused
-        kernel fits.
+        """Returns the steps of the map that a subclass overrides; with any of them no fused kernel
+        applies.
         """
         steps = (*STEPS, "reaches")
         return [step for step in steps if getattr(cls, step) is not getattr(ScoreAttention, step)]
 
     @classmethod
     def refusal(cls, role: Role, mask: Mask, position: str) -> str | None:
-        """As of every mechanism; a position encoding that sees the mask must be handed it."""
+        """As in `Attention`; also refuses a position encoding that needs the mask but does not get
+        it.
+        """
         sees_mask = getattr(POSITIONS.get(position), "sees_mask", False)
         alone = "weights" in cls.overridden_steps() and "weights" not in cls._steps_with_grid
         if sees_mask and alone:
             return (
-                f"{ATTENTION.name_of(cls)} computes its weights without telling position "
-                f"{position} what the mask allows; give `weights` a parameter `grid` and hand it "
+                f"{ATTENTION.name_of(cls)} computes its weights without passing the mask to "
+                f"position {position}; give `weights` a parameter `grid` and pass it "
                 "to `biased_scores`"
             )
         return super().refusal(role, mask, position)
 
     @classmethod
     def memory_order(cls) -> int:
-        """2 where the map is formed: with steps of one's own, or a bias."""
+        """2 if the map is formed: with overridden steps, or a bias."""
         return 2 if cls.overridden_steps() or cls.has_own_bias() else 1
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """q kᵀ and weights @ v: 4 D a pair and head. The softmax is left out, as is usual."""
+        """q kᵀ and weights @ v: 4 D per pair and head, without the softmax, as is usual."""
         return 4 * pairs * self.num_heads * self.head_dim
 
     def cache_elements(self, num_tokens: int) -> int:
-        """Keys and values of all tokens."""
         return 2 * num_tokens * self.num_kv_heads * self.head_dim
 
 
 def keys_seen(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """How many keys each query may see, 1 at least: broadcasts to (B, H, T, 1)."""
+    """Returns the number of keys that each query may see, at least 1, for (B, H, T, 1)."""
     if allowed is None:
         return scores.new_tensor(scores.shape[-1])
     seen = allowed.expand(*allowed.shape[:-1], scores.shape[-1]).sum(dim=-1, keepdim=True)

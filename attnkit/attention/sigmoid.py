@@ -3,8 +3,8 @@
     weight[i, j] = sigmoid(q_i . k_j / sqrt(D) - log n_i)
 
 The paper subtracts log n for a sequence of n tokens. Here n_i counts the keys that query i may see,
-so that a causal model's output does not depend on how long the sequence will become, and decoding
-with a cache gives the same numbers.
+so that a causal model's output does not depend on the final length, and decoding with a cache gives
+the same result.
 """
 
 import torch
@@ -17,7 +17,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("sigmoid")
 class Sigmoid(MultiHead):
-    """Each key is weighed on its own, without competing for a total of 1."""
+    """Each key is weighted independently; weights need not sum to 1."""
 
     map_rows = "unnormalised"
     rows_alone = True
@@ -25,7 +25,7 @@ class Sigmoid(MultiHead):
     paper = "Ramapuram et al. 2024, arXiv:2409.04431, section 3"
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """Sigmoid of each score, less the log of the number of keys allowed."""
+        """Returns the sigmoid of each score minus the log of the number of allowed keys."""
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         weights = (scores - keys_seen(scores, allowed).log()).sigmoid()
         return weights if allowed is None else weights.masked_fill(~allowed, 0.0)

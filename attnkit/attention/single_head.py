@@ -1,5 +1,4 @@
-"""Single-head attention: one question, one answer, one map. Vaswani et al. 2017, arXiv:1706.03762,
-section 3.2.1.
+"""Single-head attention. Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
 
 output = softmax(q kᵀ / sqrt(D)) v W_o
 """
@@ -10,12 +9,11 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("single_head")
 class SingleHead(ScoreAttention):
-    """One head as wide as the model: each token asks one question and takes one weighted mean of
-    the values.
+    """One head as wide as the model: each token takes one weighted mean of the values.
 
     Args:
-        head_dim: width D of the head; None: as wide as the model.
-        dropout: share of attention weights that training drops.
+        head_dim: width D of the head; null: as wide as the model.
+        dropout: share of attention weights that are dropped in training.
         bias: add a bias vector to the four projections.
     """
 

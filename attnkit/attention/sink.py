@@ -1,10 +1,10 @@
-"""A softmax that may give nothing away.
+"""A softmax whose weights may all be small.
 
     weight[i, j] = exp(s_ij) / (exp(b_h) + sum_l exp(s_il))
 
 Miller 2023 ("Attention Is Off By One", evanmiller.org) adds 1 to the denominator, which is b = 0:
-a head that finds nothing need not put its weight on some token, say the first (the attention sink
-of Xiao et al. 2023, arXiv:2309.17453). OpenAI 2025, arXiv:2508.10925, learn b for each head.
+a head that finds nothing need not attend to some token, say the first (the attention sink of Xiao
+et al. 2023, arXiv:2309.17453). OpenAI 2025, arXiv:2508.10925, learn b for each head.
 """
 
 import torch
@@ -16,11 +16,11 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("sink")
 class Sink(MultiHead):
-    """Each head has one more place to look at, which holds nothing: its weights sum to less than 1.
+    """Each head has one more key without a value: its weights sum to less than 1.
 
     Args:
-        learned: learn the score of that place for each head, from 0 on; otherwise it stays 0, which
-            is the softmax that is off by one.
+        learned: learn the score of that key for each head, initially 0; otherwise it is 0, which is
+            the off-by-one softmax.
     """
 
     map_rows = "unnormalised"
@@ -33,7 +33,7 @@ class Sink(MultiHead):
         self.empty = nn.Parameter(torch.zeros(self.num_heads)) if learned else None
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """Softmax over the keys that are allowed and the empty place, which is left out again."""
+        """Applies softmax over the allowed keys and the empty key, which is then dropped."""
         if allowed is not None:
             scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min / 2)
         empty = scores.new_zeros(self.num_heads) if self.empty is None else self.empty

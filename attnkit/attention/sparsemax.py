@@ -2,7 +2,7 @@
 
     weights = relu(z - tau), with tau such that they sum to 1        z = q kᵀ / sqrt(D)
 
-The point of the simplex that is nearest to the scores: keys that match badly get exactly nothing.
+The projection of the scores onto the simplex: keys with low scores get exactly zero.
 """
 
 import torch
@@ -22,7 +22,7 @@ class Sparsemax(MultiHead):
     paper = "Martins and Astudillo 2016, arXiv:1602.02068, algorithm 1"
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """The scores' projection onto the simplex of the keys that are allowed."""
+        """Projects the scores onto the simplex of the allowed keys."""
         z = below_largest(scores, allowed)
         ranked = z.sort(dim=-1, descending=True).values
         rank = torch.arange(1, z.shape[-1] + 1, device=z.device)
@@ -32,8 +32,8 @@ class Sparsemax(MultiHead):
 
 
 def below_largest(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """Scores less the largest one that is allowed, in float32 at least; -1 where nothing is
-    allowed, or lower: a score 1 below the largest has no weight.
+    """Subtracts the largest allowed score, in float32 at least; where nothing is allowed, returns
+    -1 or less. A score 1 below the largest has no weight.
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if allowed is None:

@@ -2,10 +2,10 @@
 
     weight[i, j] = b_ij prod_{j < l <= i} (1 - b_il)        b_ij = sigmoid(q_i . k_j / sqrt(D))
 
-A query goes back from the newest token to the oldest. Each takes its share b of what is left of a
-stick of length 1, so near tokens come first and no position encoding is needed. The paper's main
-variant starts with the token before the query; here, as in its variant that attends to the current
-token, the query itself comes first.
+A query goes from the newest token back to the oldest. Each takes its share b of the rest of a stick
+of length 1, so near tokens come first and no position encoding is needed. The paper's main variant
+starts with the token before the query; here, as in its variant that attends to the current token,
+the query itself comes first.
 """
 
 import torch
@@ -18,7 +18,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("stick_breaking")
 class StickBreaking(MultiHead):
-    """Each key takes a share of what the newer keys have left over."""
+    """Each key takes a share of what the newer keys leave."""
 
     roles = frozenset(("self",))
     causal_only = True
@@ -29,7 +29,7 @@ class StickBreaking(MultiHead):
     paper = "Tan et al. 2024, arXiv:2410.17980, section 2"
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """Shares of the stick, in logarithms, over the keys that are allowed."""
+        """Returns the shares of the stick over the allowed keys, computed in logarithms."""
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         left = -F.softplus(scores)  # log(1 - b)
         if allowed is not None:

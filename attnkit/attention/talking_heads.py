@@ -13,9 +13,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("talking_heads")
 class TalkingHeads(MultiHead):
-    """Heads exchange scores before the softmax and weights after it; both mixtures start as the
-    identity.
-    """
+    """Mixes heads linearly before and after the softmax; both mixtures start as the identity."""
 
     map_rows = "signed"
     formula = "W_after softmax(W_before (q kᵀ / √D)) v"
@@ -27,13 +25,13 @@ class TalkingHeads(MultiHead):
         self.after = nn.Parameter(torch.eye(self.num_heads))
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Scores of all heads, mixed into those of each: (B, H, T, S)."""
+        """Scores, mixed across heads: (B, H, T, S)."""
         return torch.einsum("gh,bhts->bgts", self.before, super().scores(q, k))
 
     def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:
-        """Weights of all heads, mixed into those of each: (B, H, T, S)."""
+        """Weights, mixed across heads: (B, H, T, S)."""
         return torch.einsum("gh,bhts->bgts", self.after, super().weights(q, k, mask))
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """Multi-head attention's, and two mixtures of the heads: 4 H^2 a pair."""
+        """Those of multi-head attention, and two mixtures of the heads: 4 H^2 per pair."""
         return super().mixing_flops(num_tokens, pairs) + 4 * pairs * self.num_heads**2

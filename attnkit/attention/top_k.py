@@ -11,11 +11,11 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("top_k")
 class TopK(MultiHead):
-    """Each query attends to the few keys that match it best.
+    """Each query attends only to the keys with the highest scores.
 
     Args:
-        num_kept: number k of keys that a query keeps, of those that the mask allows; all of them
-            where there are no more.
+        num_kept: number k of keys that a query keeps among those that the mask allows; all of them
+            if there are fewer.
     """
 
     smooth = False
@@ -30,7 +30,7 @@ class TopK(MultiHead):
         self.num_kept = num_kept
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """Softmax over the largest scores that are allowed; equal ones are kept together."""
+        """Applies softmax over the largest allowed scores; ties are kept together."""
         open_scores = scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
         count = min(self.num_kept, scores.shape[-1])
         least = open_scores.topk(count, dim=-1).values[..., -1:]

@@ -13,10 +13,10 @@ from attnkit.registry import POSITIONS
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """The paper's slopes: 2^(-8/H), 2^(-16/H), ...
+    """Returns the paper's slopes: 2^(-8/H), 2^(-16/H), ...
 
-    For H that is no power of two, those of the next lower power P, then every other slope of 2P:
-    the interpolation of the paper's footnote and published code.
+    If H is not a power of two, those of the next lower power P, then every other slope of 2P: the
+    interpolation of the paper's footnote and published code.
     """
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
@@ -39,9 +39,7 @@ class Alibi(AttentionPosition):
         self.register_buffer("slopes", torch.tensor(alibi_slopes(num_heads)), persistent=False)
 
     def by_distance(self, distance: Tensor) -> Tensor:
-        """-slope times distance."""
         return -self.slopes.view(-1, 1) * distance.abs()
 
     def score_mod(self, score: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """The same for one score."""
         return score - self.slopes[head] * (query - key).abs()

@@ -1,8 +1,8 @@
 """The two kinds of position encoding.
 
-One kind is added to the token embeddings, once, at the input (`EmbeddingPosition`). The other acts
-inside each attention, where queries meet keys (`AttentionPosition`): it turns them, it adds a bias
-to their scores, or it computes on from scores, queries and keys.
+An `EmbeddingPosition` is added to the token embeddings once, at the input. An `AttentionPosition`
+acts inside each attention, where queries meet keys: it rotates them, adds a bias to their scores,
+or computes new scores from scores, queries and keys.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from attnkit.grid import Grid
 class EmbeddingPosition(nn.Module, ABC):
     """A position encoding that is added to the token embeddings.
 
-    One without parameters gives entries in [-1, 1]; a model scales them to the size that its token
-    embeddings start with, so that neither drowns the other.
+    An encoding without parameters has entries in [-1, 1]; a model scales them to the initial size
+    of its token embeddings, so that neither dominates.
 
     Args:
         dim: width C of the model.
-        max_seq_len: longest sequence that the model is built for.
+        max_seq_len: longest sequence of the model.
     """
 
     acts_on: ClassVar[Literal["embeddings"]] = "embeddings"
@@ -35,7 +35,7 @@ class EmbeddingPosition(nn.Module, ABC):
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest sequence that it can encode; None: of any."""
+        """Tokens of the longest sequence that it can encode; None: no limit."""
         return None
 
     @abstractmethod
@@ -44,10 +44,10 @@ class EmbeddingPosition(nn.Module, ABC):
 
 
 class AttentionPosition(nn.Module, ABC):
-    """A position encoding that acts where queries meet keys; it overrides `rotate`,
+    """A position encoding that acts where queries meet keys. A subclass overrides `rotate`,
     `by_distance`, `bias` or `adjust`.
 
-    It compares positions within one sequence, so it serves self-attention alone.
+    It compares positions within one sequence, so it is for self-attention only.
 
     Args:
         num_heads: number H of heads.
@@ -55,12 +55,12 @@ class AttentionPosition(nn.Module, ABC):
     """
 
     acts_on: ClassVar[Literal["queries_and_keys", "scores", "content"]]
-    """Queries and keys, which it turns; scores, by positions alone; or scores by the content of
-    queries of D features each.
+    """What it changes: queries and keys, by rotation; scores, by positions only; or scores,
+    depending on queries of D features.
     """
 
     sees_mask: ClassVar[bool] = False
-    """True where `adjust` needs to know what the mask allows."""
+    """True if `adjust` depends on the mask."""
 
     def __init__(self, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -68,13 +68,13 @@ class AttentionPosition(nn.Module, ABC):
         self.head_dim = head_dim
 
     def rotate(self, heads: Tensor, positions: Tensor) -> Tensor:
-        """Turns queries or keys (B, H, T, D) that stand at `positions` (T,). Default: leaves them
-        as they are.
+        """Rotates queries or keys (B, H, T, D) at `positions` (T,). Default: returns them
+        unchanged.
         """
         return heads
 
     def bias(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """What is added to the scores, or None. Where `by_distance` says it, nothing is left to do.
+        """Returns the bias of the scores, or None. Not needed if `by_distance` is overridden.
 
         Args:
             query: absolute positions (..., T, 1).
@@ -89,8 +89,8 @@ class AttentionPosition(nn.Module, ABC):
         return self.by_distance(distance.flatten()).unflatten(-1, distance.shape).movedim(0, -3)
 
     def by_distance(self, distance: Tensor) -> Tensor:
-        """The bias, where it depends on distances alone. A block of T x S then takes T + S - 1
-        numbers and no more.
+        """Returns the bias, if it only depends on distances. A block of T x S then needs only T + S
+        - 1 numbers.
 
         Args:
             distance: (N,) integers, key position minus query position.
@@ -101,19 +101,17 @@ class AttentionPosition(nn.Module, ABC):
         raise NotImplementedError
 
     def score_mod(self, score: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """The bias for FlexAttention: a score at one head, query and key position -> that score
-        with its bias.
-        """
+        """Returns a score with its bias, for FlexAttention, given head, query and key position."""
         raise NotImplementedError
 
     @classmethod
     def has_bias(cls) -> bool:
-        """True if it adds something to the scores."""
+        """True if it adds a bias to the scores."""
         return cls.bias is not AttentionPosition.bias or cls.has_distances()
 
     @classmethod
     def has_distances(cls) -> bool:
-        """True if its bias depends on distances alone."""
+        """True if its bias only depends on distances."""
         return cls.by_distance is not AttentionPosition.by_distance
 
     @classmethod
@@ -122,7 +120,7 @@ class AttentionPosition(nn.Module, ABC):
         return cls.score_mod is not AttentionPosition.score_mod
 
     def adjust(self, scores: Tensor, q: Tensor, k: Tensor, grid: Grid) -> Tensor:
-        """Scores as an encoding makes them that acts on content.
+        """Returns the scores of an encoding that depends on the content.
 
         Args:
             scores: (B, H, T, S), before the mask.

@@ -3,8 +3,8 @@
     score[i, j] = q_i . k_j / sqrt(D) + q_i . e[p_ij],   p_ij = sum_{j <= l <= i} sigmoid(score_il)
 
 A query decides by its scores which tokens it counts, so that "the third noun back" is a position.
-Between two whole counts, what the query thinks of them is interpolated. Tokens that the mask hides
-are not counted, nor are later ones; a key ahead of its query stands at count 0.
+Between two whole counts, their vectors are interpolated. Masked and later tokens are not counted; a
+key ahead of its query has count 0.
 """
 
 import torch
@@ -17,10 +17,10 @@ from attnkit.registry import POSITIONS
 
 @POSITIONS.register("cope")
 class CoPE(AttentionPosition):
-    """Each query counts the tokens that it chooses to count, and adds what it thinks of the count.
+    """Each query counts the tokens that it selects, and adds a score for each count.
 
     Args:
-        max_position: larger counts are this one.
+        max_position: larger counts are clipped to this.
     """
 
     acts_on = "content"

@@ -1,5 +1,5 @@
-"""Learned positions: one trained vector a position. Gehring et al. 2017, arXiv:1705.03122, section
-3.1.
+"""Learned positions: one trained vector per position. Gehring et al. 2017, arXiv:1705.03122,
+section 3.1.
 """
 
 from torch import Tensor, nn
@@ -20,9 +20,7 @@ class Learned(EmbeddingPosition):
 
     @property
     def longest(self) -> int:
-        """As many as there are vectors."""
         return self.max_seq_len
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Looks positions (T,) up as (T, C)."""
         return self.table(positions)

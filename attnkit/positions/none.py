@@ -1,6 +1,4 @@
-"""No position encoding: the model sees a set of tokens, but for what the mask tells it of their
-order.
-"""
+"""No position encoding: the model sees a set of tokens, whose order only the mask reveals."""
 
 import torch
 from torch import Tensor
@@ -11,10 +9,10 @@ from attnkit.registry import POSITIONS
 
 @POSITIONS.register("none")
 class NoPosition(EmbeddingPosition):
-    """Nothing is added. A causal model still learns some order: later tokens see more keys
+    """Adds nothing. A causal model still learns some order: later tokens see more keys
     (arXiv:2305.19466).
     """
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Zeros (1, C), which broadcast."""
+        """Returns zeros (1, C), which broadcast."""
         return torch.zeros(1, self.dim, device=positions.device)

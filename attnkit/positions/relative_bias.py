@@ -2,8 +2,8 @@
 
     score[i, j] = q_i . k_j / sqrt(D) + table[bucket(j - i), h]
 
-Near distances have a bucket each; farther ones share buckets whose width grows logarithmically up
-to `max_distance`. Differs from T5 in that each layer learns its own table (T5 shares one), and
+Short distances have their own bucket; longer ones share buckets whose width grows logarithmically
+up to `max_distance`. Differs from T5 in that each layer learns its own table (T5 shares one), and
 scores keep their 1 / sqrt(D).
 """
 
@@ -18,12 +18,11 @@ from attnkit.registry import POSITIONS
 
 @POSITIONS.register("relative_bias")
 class RelativeBias(AttentionPosition):
-    """A learned number is added to each score, by head and by bucket of the distance (T5); any
-    length.
+    """Adds a learned number to each score, by head and by bucket of the distance (T5); any length.
 
     Args:
-        num_buckets: buckets in all; one half for keys ahead, one for keys behind.
-        max_distance: all farther distances share the last bucket.
+        num_buckets: total number of buckets, one half for keys ahead, one for keys behind.
+        max_distance: all longer distances share the last bucket.
     """
 
     acts_on = "scores"
@@ -37,14 +36,14 @@ class RelativeBias(AttentionPosition):
         if max_distance <= num_buckets // 4:
             raise ValueError(
                 f"max_distance {max_distance} must exceed the {num_buckets // 4} exact buckets "
-                f"a side of num_buckets {num_buckets}"
+                f"per side of num_buckets {num_buckets}"
             )
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self.table = nn.Embedding(num_buckets, num_heads)
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """The bucket of key position minus query position, elementwise."""
+        """Returns the bucket of key position minus query position, elementwise."""
         side = self.num_buckets // 2
         exact = side // 2
         steps = distance.abs()
@@ -53,5 +52,4 @@ class RelativeBias(AttentionPosition):
         return torch.where(distance > 0, side, 0) + torch.where(steps < exact, steps, far)
 
     def by_distance(self, distance: Tensor) -> Tensor:
-        """Looked up in the table."""
         return self.table(self.bucket(distance)).movedim(-1, 0)

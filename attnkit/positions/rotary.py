@@ -1,9 +1,8 @@
 """Rotary positions (RoPE). Su et al. 2021, arXiv:2104.09864, section 3.2 and equation 34.
 
-Each pair of features is turned by an angle that grows with the position, so that a query and a key
-meet at the angle of their distance: (R_i q) . (R_j k) depends on i - j alone. Pairs are (i, i +
-D/2), the layout of GPT-NeoX; the paper pairs neighbours, which is the same up to a fixed
-permutation of the features.
+Rotates each pair of features by an angle that grows with the position, so that (R_i q) . (R_j k)
+depends on i - j only. Pairs are (i, i + D/2), as in GPT-NeoX; the paper pairs neighbours, which is
+the same up to a fixed permutation of the features.
 """
 
 import torch
@@ -16,7 +15,7 @@ from attnkit.registry import POSITIONS
 
 @POSITIONS.register("rotary")
 class Rotary(AttentionPosition):
-    """Queries and keys are turned by angles that grow with their positions, so scores depend on
+    """Rotates queries and keys by angles that grow with their positions, so that scores depend on
     distances.
 
     Args:
@@ -32,8 +31,8 @@ class Rotary(AttentionPosition):
         self.base = base
 
     def rotate(self, heads: Tensor, positions: Tensor) -> Tensor:
-        """Turns (B, H, T, D) at positions (T,). Angles are float32: bfloat16 could not tell
-        neighbours apart.
+        """Rotates (B, H, T, D) at positions (T,). Angles are float32: in bfloat16 neighbours would
+        be equal.
         """
         half = heads.shape[-1] // 2
         cos, sin = once(_tables, positions, half, self.base, heads.dtype)
@@ -41,7 +40,7 @@ class Rotary(AttentionPosition):
 
 
 def _tables(positions: Tensor, half: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines of all angles: (T, D) each."""
+    """Returns cosines and signed sines of all angles: (T, D) each."""
     pair = torch.arange(half, device=positions.device, dtype=torch.float32)
     angle = positions[:, None].float() * base ** (-pair / half)  # (T, D/2)
     cos, sin = angle.cos(), angle.sin()

@@ -1,10 +1,9 @@
-"""Relative positions that queries look up. Shaw et al. 2018, arXiv:1803.02155, section 3.2, the
-keys' part.
+"""Relative position vectors for keys. Shaw et al. 2018, arXiv:1803.02155, section 3.2.
 
     score[i, j] = q_i . (k_j + r[clip(j - i)]) / sqrt(D)
 
-Differs from the paper in that values get no vectors of their own (its section 4.3 finds them to add
-nothing), and that heads do not share their vectors.
+Differs from the paper in that values get no vectors (its section 4.3 finds that they add nothing),
+and that heads do not share their vectors.
 """
 
 import torch
@@ -17,10 +16,10 @@ from attnkit.registry import POSITIONS
 
 @POSITIONS.register("shaw")
 class Shaw(AttentionPosition):
-    """A learned vector for each distance, which a query is compared with as with a key; any length.
+    """A learned vector for each distance, added to the key; any length.
 
     Args:
-        max_distance: all farther distances share the last vector of their side.
+        max_distance: all longer distances share the last vector of their side.
     """
 
     acts_on = "content"

@@ -12,7 +12,7 @@ from attnkit.registry import POSITIONS
 
 @POSITIONS.register("sinusoidal")
 class Sinusoidal(EmbeddingPosition):
-    """Fixed sines and cosines of geometrically spaced wavelengths, added to the embeddings; any
+    """Fixed sines and cosines with geometrically spaced wavelengths, added to the embeddings; any
     length.
 
     Args:

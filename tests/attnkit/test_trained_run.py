@@ -303,7 +303,7 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
         load_run(file)
     outside = {"attnkit/file/../outside": "written by a stranger"}
     save_file({"weight": torch.ones(2)}, file, outside)
-    with pytest.raises(CheckpointError, match="it contains no recipe"):
+    with pytest.raises(CheckpointError, match="no recipe"):
         load_run(file)
 
 
@@ -313,7 +313,7 @@ def test_weights_that_are_not_finite_are_refused(copy):
     checkpoint["state_dict"][name].view(-1)[0] = float("inf")
     torch.save(checkpoint, last(copy))
     vouch_for(last(copy))
-    with pytest.raises(CheckpointError, match=r"weights that are not finite .*: "):
+    with pytest.raises(CheckpointError, match="weights that are not finite: "):
         load_run(copy)
 
 

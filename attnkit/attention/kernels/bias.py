@@ -1,7 +1,7 @@
 """The bias of a block of the map: some queries, some keys, all heads.
 
-Where a bias depends on distances alone, a block of T x S needs only T + S - 1 of them; they are
-computed once and laid out along the diagonals.
+If a bias only depends on distances, a block of T x S needs T + S - 1 of them; they are computed
+once and placed along the diagonals.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def block_bias(
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> Tensor | None:
-    """What is added to the scores of a block: (H, T, S), or None.
+    """Returns the bias of a block: (H, T, S), or None.
 
     Args:
         bias: computes it from positions.
-        distance_bias: computes it from distances; where there is one, `bias` is not asked.
-        block: which queries and keys.
-        device: where they are.
-        dtype: type to give it in; None: as it is computed.
+        distance_bias: computes it from distances; replaces `bias` if given.
+        block: the queries and keys.
+        device: of the result.
+        dtype: of the result; None: as computed.
     """
     T, S, query, key = block.num_queries, block.num_keys, block.first_query, block.first_key
     if distance_bias is not None:
@@ -57,15 +57,15 @@ def block_bias(
 
 
 def whole_bias(call: Call, dtype: torch.dtype | None = None) -> Tensor | None:
-    """`block_bias` of all queries and keys of a call."""
+    """Returns `block_bias` of all queries and keys of a call."""
     T, S = call.num_queries, call.num_keys
     block = Block(call.mask.first_query(T, S), T, 0, S)
     return block_bias(call.bias, call.distance_bias, block, call.q.device, dtype)
 
 
 class _Diagonals(torch.autograd.Function):
-    """A number for each diagonal, (H, T + S - 1), becomes a block (H, T, S), with the first number
-    in its lower left corner. The backward pass sums along diagonals, without atomic additions.
+    """Places one number per diagonal, (H, T + S - 1), into a block (H, T, S), the first one in the
+    lower left corner. The backward pass sums along diagonals, without atomic additions.
     """
 
     @staticmethod
@@ -81,8 +81,9 @@ class _Diagonals(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         H, T, S = gradients[0].shape
-        # Written in rows of T + S - 1 and read in rows that are one longer, each row stands one
-        # further to the left than the row above it: diagonals become columns.
+        # Written in rows of T + S - 1 and read in rows that are one longer, each row moves one
+        # further
+        # to the left than the row above it: diagonals become columns.
         sheared = gradients[0].new_zeros(H, T * (T + S))
         rows = sheared[:, T - 1 : T - 1 + T * (T + S - 1)].view(H, T, T + S - 1)
         rows[:, :, :S] = gradients[0]

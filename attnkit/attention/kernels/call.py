@@ -1,7 +1,7 @@
-"""What a kernel is given, and what a kernel is: pure functions of queries, keys and values.
+"""The interface of kernels: pure functions of queries, keys and values.
 
-A kernel knows no mechanism. It gets a `Call`, says whether it can compute it and whether it should
-here, and computes it:
+A kernel knows no mechanism. It gets a `Call`, decides if it can and should compute it here, and
+computes it:
 
     normalize(scale q kᵀ + bias, mask) v        or        weights(q, k, mask) v
 """
@@ -22,16 +22,16 @@ Bias = Callable[[Tensor, Tensor], Tensor | None]
 """Positions (..., T, 1) of queries and (..., 1, S) of keys -> (..., H, T, S), added to scores."""
 
 DistanceBias = Callable[[Tensor], Tensor]
-"""A bias that depends on distances alone: key position minus query position (N,) -> (H, N)."""
+"""A bias that only depends on distances: key position minus query position (N,) -> (H, N)."""
 
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """A bias for one score: score, head, query position, key position -> score."""
 
 Weights = Callable[[Tensor, Tensor, Mask], Tensor]
-"""A map of its own: q (B, H, T, D), k (B, H_kv, S, D), mask -> (B, H, T, S)."""
+"""A mechanism's own map: q (B, H, T, D), k (B, H_kv, S, D), mask -> (B, H, T, S)."""
 
 RowWeights = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-"""Some rows of a map of its own: q (B, H, t, D), k (B, H_kv, S, D), bias (H, t, S) or None, allowed
+"""Rows of a mechanism's own map: q (B, H, t, D), k (B, H_kv, S, D), bias (H, t, S) or None, allowed
 (B or 1, 1, t, S) or None -> (B, H, t, S)."""
 
 
@@ -43,15 +43,15 @@ class Call:
         q: queries (B, H, T, D).
         k: keys (B, H_kv, S, D).
         v: values (B, H_kv, S, E).
-        mask: which query may look at which key; the last query stands at the last key.
+        mask: which query may attend to which key; the last query is at the last key.
         scale: factor of q kᵀ.
-        dropout: share of the weights to drop in this call: 0 outside training.
-        bias: what is added to the scores by position, or None.
-        distance_bias: the same bias, where it depends on distances alone.
-        score_mod: the same bias for one score, as FlexAttention takes it; None: there is none.
-        weights: computes the whole map, where it is not the softmax of these scores.
-        row_weights: computes some rows of `weights`, where a row needs its own query alone.
-        why_own: the reason why `weights` is needed, in words.
+        dropout: share of the weights to drop in this call: 0 outside of training.
+        bias: added to the scores, by position; None: no bias.
+        distance_bias: the same bias, if it only depends on distances.
+        score_mod: the same bias for one score, as for FlexAttention; None: not available.
+        weights: computes the whole map, if it is not the softmax of these scores.
+        row_weights: computes some rows of `weights`, if a row only needs its own query.
+        why_own: why `weights` is needed, for messages.
     """
 
     q: Tensor
@@ -69,7 +69,7 @@ class Call:
 
     @property
     def has_bias(self) -> bool:
-        """True if something is added to the scores."""
+        """True if there is a bias."""
         return self.bias is not None or self.distance_bias is not None
 
     @property
@@ -85,12 +85,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Where:
-    """Where a call runs.
+    """The place where a call runs.
 
     Attributes:
         device: type of the device: "cpu", "cuda".
-        dtype: type of the values.
-        compiling: `torch.compile` is tracing.
+        dtype: of the values.
+        compiling: True while `torch.compile` traces.
     """
 
     device: str
@@ -99,20 +99,20 @@ class Where:
 
     @staticmethod
     def of(call: Call) -> Where:
-        """The place where the call's tensors are."""
+        """Returns the place of the call's tensors."""
         return Where(call.v.device.type, call.v.dtype, torch.compiler.is_compiling())
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a kernel is taken, and the reason in words."""
+    """Whether a kernel takes a call, with the reason."""
 
     takes: bool
     why: str
 
 
 class CannotServe(Exception):
-    """A kernel found out, while it ran, that it cannot compute a call. Another one is asked."""
+    """A kernel cannot compute a call, as it found out while running. Another one is used."""
 
 
 class Kernel(ABC):
@@ -121,29 +121,29 @@ class Kernel(ABC):
     name: ClassVar[str]
 
     outside: ClassVar[bool] = False
-    """True where the code is a plugin's or another package's: it runs only once it was certified on
-    the card at hand, see `attention/certificate.py`.
+    """True if the code comes from a plugin or another package: it must be certified on this GPU
+    before it runs, see `attention/certificate.py`.
     """
 
     version: ClassVar[str] = ""
-    """Of code from outside: with another version it is certified again."""
+    """Version of outside code; another version needs another certificate."""
 
     any_place: ClassVar[bool] = False
-    """True where it asks the mask for the position of the first query, which may be a tensor. The
-    others compute calls alone whose last query stands at the last key.
+    """True if it asks the mask for the position of the first query, which may be a tensor. Others
+    only compute calls whose last query is at the last key.
     """
 
     @abstractmethod
     def refusal(self, call: Call) -> str | None:
-        """Why it cannot compute this call, wherever that runs; None: it can."""
+        """Returns why it cannot compute this call on any machine; None: it can."""
 
     @abstractmethod
     def suits(self, call: Call, where: Where) -> Verdict:
-        """Whether a call that it can compute should run on it here, by measurement."""
+        """Decides whether a call that it can compute should run on it here, by measurement."""
 
     @abstractmethod
     def __call__(self, call: Call) -> Tensor:
-        """Heads (B, H, T, E)."""
+        """Returns the heads (B, H, T, E)."""
 
 
 def share_heads(heads: Tensor, num_heads: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which kernel runs, and why: the first of `KERNELS` that can compute a call and pays."""
+"""Chooses the kernel of a call: the first of `KERNELS` that can compute it and is fast for it."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (CpuBf16(), Windowed(), Flex(), Chunked(), Sdpa(), Reference())
 }
-"""By name, in the order in which they are asked."""
+"""Kernels by name, in the order in which they are tried."""
 
 _only: Kernel | None = None
 
 LONG_REFERENCE_KEYS = 2048
-"""From here on, running the reference is worth a word: its map takes 16 MiB a head and more."""
+"""From this length on the reference is reported: its map takes at least 16 MiB per head."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel and the reason for it."""
+    """A kernel with the reason for choosing it."""
 
     kernel: Kernel
     why: str
 
 
 def offer(kernel: Kernel) -> Kernel:
-    """Puts a plugin's kernel first on the shelf. Where its `outside` is True, it runs only once it
-    was certified.
+    """Puts a plugin's kernel first. If its `outside` is True, it needs a certificate before it
+    runs.
 
     Raises:
-        ValueError: if its name is that of another kernel.
+        ValueError: if another kernel has its name.
     """
     others = {name: known for name, known in KERNELS.items() if type(known) is not type(kernel)}
     if kernel.name in others:
@@ -69,24 +69,24 @@ def offer(kernel: Kernel) -> Kernel:
 
 
 Seat = tuple[str, str, torch.dtype, int, str, bool]
-"""Kernel, device, dtype, D, mask, whether there is a bias: one certificate is made for each."""
+"""Kernel, device, dtype, D, mask, has a bias: the scope of a certificate."""
 
 _certified: dict[Seat, str | None] = {}
 
 
 def seat_of(kernel: Kernel, call: Call, where: Where) -> Seat:
-    """What a certificate for this call holds for."""
+    """Returns the scope of a certificate for this call."""
     width, mask = call.v.shape[-1], name_of(call.mask)
     return kernel.name, where.device, where.dtype, width, mask, call.has_bias
 
 
 def trust(seat: Seat, doubt: str | None) -> None:
-    """Takes note of a certificate; a doubt keeps the kernel out of this seat from now on."""
+    """Stores the result of a certification; a doubt disables the kernel for this scope."""
     _certified[seat] = doubt
 
 
 def _doubt(kernel: Kernel, call: Call, where: Where) -> str | None:
-    """Why a kernel is not to be trusted with a call, though it says that it can compute it."""
+    """Returns why a kernel is not trusted with a call that it claims to compute; None: it is."""
     if not kernel.outside and not _certified:
         return None
     seat = seat_of(kernel, call, where)
@@ -95,14 +95,14 @@ def _doubt(kernel: Kernel, call: Call, where: Where) -> str | None:
 
 
 def _misplaced(kernel: Kernel, call: Call) -> str | None:
-    """Why a kernel cannot serve a memory with room for later keys."""
+    """Returns why a kernel cannot serve a cache with reserved memory; None: it can."""
     if kernel.any_place or not isinstance(call.mask, Placed):
         return None
-    return "a tensor says where the queries stand"
+    return "the position of the queries is a tensor"
 
 
 def verdicts(call: Call, where: Where) -> Iterator[tuple[Kernel, Verdict]]:
-    """Asks one kernel after the other, up to the first that takes the call."""
+    """Yields the kernels in order with their verdicts, up to the first that takes the call."""
     for kernel in KERNELS.values():
         refusal = _misplaced(kernel, call) or kernel.refusal(call) or _doubt(kernel, call, where)
         verdict = kernel.suits(call, where) if refusal is None else Verdict(False, refusal)
@@ -112,14 +112,14 @@ def verdicts(call: Call, where: Where) -> Iterator[tuple[Kernel, Verdict]]:
 
 
 def choose(call: Call, where: Where | None = None) -> Choice:
-    """Picks the fastest kernel for this call.
+    """Chooses the fastest kernel for this call.
 
     Args:
-        call: what is to be computed; tensors on the meta device will do.
-        where: the machine; None: the one that holds the call's tensors.
+        call: the call; tensors on the meta device are sufficient.
+        where: the place; None: that of the call's tensors.
     """
     if _only is not None:
-        return Choice(_only, "nothing else is asked")
+        return Choice(_only, "forced by `only`")
     where = Where.of(call) if where is None else where
     *_, (kernel, verdict) = verdicts(call, where)
     return Choice(kernel, verdict.why)
@@ -137,20 +137,19 @@ def attend(
     distance_bias: DistanceBias | None = None,
     score_mod: ScoreMod | None = None,
 ) -> Tensor:
-    """Softmax attention by the kernel that is fastest for it: softmax(scale q kᵀ + bias) v.
+    """Computes softmax(scale q kᵀ + bias) v with the fastest kernel.
 
     Args:
         q: queries (B, H, T, D).
         k: keys (B, H_kv, S, D), where H is a multiple of H_kv.
         v: values (B, H_kv, S, E).
-        mask: which query may look at which key; None: all at all. The last query stands at the
-            last key.
+        mask: which query may attend to which key; None: all. The last query is at the last key.
         scale: factor of q kᵀ; None: 1 / sqrt(D).
         dropout: share of the weights to drop.
         bias: positions of queries (..., T, 1) and keys (..., 1, S) -> (..., H, T, S), added to the
             scores.
-        distance_bias: the same bias, where it depends on distances alone: key position minus query
-            position (N,) -> (H, N). It takes the place of `bias`.
+        distance_bias: the same bias, if it only depends on distances: key position minus query
+            position (N,) -> (H, N). It replaces `bias`.
         score_mod: the same bias for one score, head, query position and key position. With it,
             FlexAttention can compute the call.
 
@@ -165,8 +164,8 @@ def attend(
 
 
 def run(call: Call) -> Tensor:
-    """Computes a call by the kernel that `choose` finds: (B, H, T, E). If that one fails, a warning
-    says why, once, and another one computes it.
+    """Computes a call with the kernel from `choose`: (B, H, T, E). If that one fails, warns once
+    and uses another one.
     """
     choice = choose(call)
     if choice.kernel.name == "reference" and call.num_keys >= LONG_REFERENCE_KEYS:
@@ -182,7 +181,7 @@ def run(call: Call) -> Tensor:
 
 @contextmanager
 def only(name: str) -> Iterator[None]:
-    """Lets one kernel compute every call, whether or not it pays: for measurements and proofs."""
+    """Makes one kernel compute every call, for measurements and proofs."""
     global _only
     before, _only = _only, KERNELS[name]
     try:

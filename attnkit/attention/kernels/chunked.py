@@ -1,6 +1,6 @@
-"""Attention in chunks of queries, each computed again in the backward pass: memory grows with one
-chunk's part of the map. For biases, and for maps of a mechanism's own, that would take the square
-of the length. Chunks are few and large.
+"""Attention in chunks of queries, recomputed in the backward pass: memory grows with one chunk's
+part of the map. For biases, and for own maps, that would need memory quadratic in the length. There
+are few, large chunks.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from attnkit.masks import NoMask
 
 
 class Chunked(Kernel):
-    """sdpa over chunks of queries; a map of its own row by row."""
+    """sdpa over chunks of queries; a mechanism's own map row by row."""
 
     name = "chunked"
 
     def refusal(self, call: Call) -> str | None:
-        """Rows of a map must not need each other."""
+        """Rows of a map must be independent."""
         return call.why_own if call.weights is not None and call.row_weights is None else None
 
     def suits(self, call: Call, where: Where) -> Verdict:
-        """Where the whole would not fit well."""
+        """Used if the whole map would need too much memory."""
         if not call.has_bias and call.weights is None:
-            return Verdict(False, "nothing takes the square of the length")
+            return Verdict(False, "no memory grows with the square of the length")
         size = bytes_of_a_row(call) * call.num_queries
         limit = thresholds.WHOLE_MAP_BYTES
         if size <= limit:
@@ -37,7 +37,6 @@ class Chunked(Kernel):
         return Verdict(True, f"all pairs would take {size / 2**30:.1f} GiB; chunks of queries")
 
     def __call__(self, call: Call) -> Tensor:
-        """The chunks, one after the other."""
         rows = max(1, thresholds.CHUNK_BYTES // bytes_of_a_row(call))
         rows = -(-rows // 64) * 64 if rows > 64 else rows
         chunks = []
@@ -62,14 +61,14 @@ class Chunked(Kernel):
 
 
 def bytes_of_a_row(call: Call) -> int:
-    """What one query of all heads takes for its part of the bias, or of its own map."""
+    """Returns the memory of one query of all heads for its part of the bias, or of its own map."""
     examples = call.q.shape[0] if call.weights is not None or call.mask.batch_size > 1 else 1
     pairs = examples * call.q.shape[1] * call.num_keys
     return pairs * call.q.element_size()
 
 
 def _chunk(call: Call, start: int, stop: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Queries `start` to `stop` over the keys that they can reach: (B, H, stop - start, E)."""
+    """Computes queries `start` to `stop` over the keys within reach: (B, H, stop - start, E)."""
     offset = call.num_keys - call.num_queries
     first, last = start + offset, stop - 1 + offset  # absolute positions
     back, ahead = call.mask.back, call.mask.ahead
@@ -93,7 +92,7 @@ def _chunk(call: Call, start: int, stop: int, q: Tensor, k: Tensor, v: Tensor) -
 
 
 def _allowed(call: Call, block: Block, device: torch.device) -> Tensor:
-    """(B or 1, 1, t, s)."""
+    """Returns the mask of a block: (B or 1, 1, t, s)."""
     batch = torch.arange(call.mask.batch_size, device=device).view(-1, 1, 1, 1)
     query = torch.arange(block.num_queries, device=device).view(1, 1, -1, 1) + block.first_query
     key = torch.arange(block.num_keys, device=device).view(1, 1, 1, -1) + block.first_key

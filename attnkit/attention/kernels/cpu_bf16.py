@@ -1,7 +1,7 @@
-"""bfloat16 on a CPU: softmax(scale q kᵀ) v in fewer calls, its backward pass written by hand.
+"""bfloat16 on a CPU: softmax(scale q kᵀ) v with few calls and a hand-written backward pass.
 
-On a CPU, moving numbers costs more than computing them, and each call costs some microseconds.
-Everything here acts on CPUs alone.
+On a CPU, memory traffic costs more than computation, and each call costs some microseconds. This
+module is used on CPUs only.
 """
 
 from __future__ import annotations
@@ -22,35 +22,34 @@ WHY = f"bfloat16 on a CPU: faster than sdpa up to {SHORT} keys"
 
 
 def is_short_bfloat16_on_a_cpu(call: Call, where: Where) -> bool:
-    """True where written-out products win."""
+    """True if the written-out products are fastest."""
     on_cpu = where.device == "cpu" and where.dtype == torch.bfloat16
     return on_cpu and call.num_keys <= SHORT and call.weights is None
 
 
 class CpuBf16(Kernel):
-    """The standard equation in fewer calls than automatic differentiation takes."""
+    """The standard equation, with fewer calls than automatic differentiation needs."""
 
     name = "cpu_bf16"
     any_place = True
 
     def refusal(self, call: Call) -> str | None:
-        """It has no bias and no dropout."""
+        """Supports neither bias nor dropout."""
         if call.weights is not None:
             return call.why_own
         if call.has_bias:
-            return "it has no place for a bias"
-        return "it has no dropout" if call.dropout > 0 else None
+            return "it does not support a bias"
+        return "it does not support dropout" if call.dropout > 0 else None
 
     def suits(self, call: Call, where: Where) -> Verdict:
-        """For short bfloat16 on a CPU; a compiler joins the reference's steps itself."""
+        """Used for short bfloat16 inputs on a CPU, unless a compiler fuses the reference."""
         if where.compiling:
-            return Verdict(False, "a compiler joins the written-out steps itself")
+            return Verdict(False, "a compiler fuses the written-out steps itself")
         if is_short_bfloat16_on_a_cpu(call, where):
             return Verdict(True, WHY)
-        return Verdict(False, f"for bfloat16 on a CPU alone, up to {SHORT} keys")
+        return Verdict(False, f"only for bfloat16 on a CPU, up to {SHORT} keys")
 
     def __call__(self, call: Call) -> Tensor:
-        """The products, one call each."""
         q, k, v = call.q, share_heads(call.k, call.q.shape[1]), share_heads(call.v, call.q.shape[1])
         if isinstance(call.mask, NoMask):
             return _Explicit.apply(q, k, v, None, call.scale, False)
@@ -62,8 +61,8 @@ class CpuBf16(Kernel):
 def _forbidden(
     mask: Mask, num_queries: int, num_keys: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """What is added to the scores, (B or 1, 1, T, S): 0, or where nothing is allowed a number that
-    no score outweighs.
+    """Returns what is added to the scores, (B or 1, 1, T, S): 0, or a very negative number where
+    nothing is allowed.
     """
     allowed = mask.dense(num_queries, num_keys, device)
     added = torch.zeros_like(allowed, dtype=dtype)
@@ -73,7 +72,7 @@ def _forbidden(
 class _Explicit(torch.autograd.Function):
     """weights = softmax(scale q kᵀ + forbidden); output = weights v.
 
-    With dO the gradient by the output and W the weights, row by row:
+    With dO the gradient of the output and W the weights, row by row:
 
         dV = Wᵀ dO              dW = dO Vᵀ              dS = W (dW - sum(W dW))
         dQ = scale dS K         dK = scale dSᵀ Q
@@ -125,6 +124,6 @@ class _Explicit(torch.autograd.Function):
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """scale left @ right for batches of matrices, in one call."""
-    unused = left.new_empty(())  # beta = 0: what it holds is not read
+    """Returns scale left @ right for batches of matrices, in one call."""
+    unused = left.new_empty(())  # not read, since beta = 0
     return torch.baddbmm(unused, left, right, beta=0, alpha=scale)

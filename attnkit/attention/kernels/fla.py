@@ -1,6 +1,6 @@
 """The kernels of fla-core (flash-linear-attention, MIT), in Triton, for NVIDIA GPUs.
 
-Install them by `pip install 'attnkit[kernels]'`. Their layout is (B, T, H, X).
+Install them with `pip install 'attnkit[kernels]'`. Their layout is (B, T, H, X).
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ class _Fla(OutsideKernel):
     function: ClassVar[str]
 
     def version(self) -> str | None:
-        """Of the package."""
         return installed()
 
     def refusal(self, request: Request) -> str | None:
-        """A GPU and a version that is known are needed."""
+        """Needs a GPU and a supported version."""
         version = installed() or "0"
         if request.device != "cuda":
             return f"{PACKAGE} {version} is installed, but needs a CUDA device"
@@ -45,7 +44,7 @@ class _Fla(OutsideKernel):
         return None
 
     def call(self, heads: list[Tensor], **options: Any) -> tuple[Tensor, Tensor]:
-        """Calls the function with tensors (B, H, T, X), in its own layout."""
+        """Calls the function with tensors (B, H, T, X) in its own layout."""
         function = _function(self.module, self.function)
         q, k, v = (tensor.transpose(1, 2).contiguous() for tensor in heads)
         out, state = function(q, k, v, scale=1.0, output_final_state=True, **options)
@@ -54,7 +53,7 @@ class _Fla(OutsideKernel):
 
 @functools.cache
 def installed() -> str | None:
-    """The version of the package; None: it is not there."""
+    """Returns the version of the package; None: it is not installed."""
     try:
         return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
@@ -66,7 +65,7 @@ def _function(module: str, name: str) -> Callable[..., Any]:
 
 
 class ChunkSimpleGLA(_Fla):
-    """Sums that do not fade, or whose features fade alike: linear, retention."""
+    """Sums without decay, or with one decay for all features: linear, retention."""
 
     name = "fla.chunk_simple_gla"
     module, function = "simple_gla", "chunk_simple_gla"
@@ -76,14 +75,14 @@ class ChunkSimpleGLA(_Fla):
         return request.operation == "decayed_sums" and request.widths[3:] in ((), (1,))
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries, keys, values and, where they fade, log decays (B, H, T, 1)."""
+        """Takes queries, keys, values and, with decay, log decays (B, H, T, 1)."""
         q, k, v, *decay = inputs
         fading = {"g": _per_token(decay[0], q)} if decay else {}
         return self.call([q, k, v], **fading)
 
 
 class ChunkGLA(_Fla):
-    """Sums whose features fade each at its own rate: gated_linear."""
+    """Sums with a decay for each feature: gated_linear."""
 
     name = "fla.chunk_gla"
     module, function = "gla", "chunk_gla"
@@ -94,31 +93,30 @@ class ChunkGLA(_Fla):
         return request.operation == "decayed_sums" and wide
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries, keys, values, log decays (B, H, T, D)."""
+        """Takes queries, keys, values, log decays (B, H, T, D)."""
         q, k, v, decay = inputs
         decay = decay.float().expand_as(k).transpose(1, 2).contiguous()
         return self.call([q, k, v], g=decay)
 
 
 class ChunkDeltaRule(_Fla):
-    """Sums that are corrected: delta_net."""
+    """Corrected sums: delta_net."""
 
     name = "fla.chunk_delta_rule"
     module, function = "delta_rule", "chunk_delta_rule"
 
     def serves(self, request: Request) -> bool:
-        """One strength a token."""
+        """One strength per token."""
         return request.operation == "corrected_sums"
 
     def refusal(self, request: Request) -> str | None:
-        """It has no float32."""
         refusal = super().refusal(request)
         if refusal is None and request.dtype == torch.float32:
-            return f"{self.name} has no float32"
+            return f"{self.name} does not support float32"
         return refusal
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries, keys, values, strengths (B, H, T, 1)."""
+        """Takes queries, keys, values, strengths (B, H, T, 1)."""
         q, k, v, strength = inputs
         return self.call([q, k, v], beta=_per_token(strength, q, q.dtype))
 

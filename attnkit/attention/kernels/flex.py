@@ -1,10 +1,10 @@
-"""FlexAttention, with the mask's rule as mask_mod and the bias as score_mod: blocks of the map in
-which nothing is allowed are skipped.
+"""FlexAttention, with the mask's rule as mask_mod and the bias as score_mod: skips blocks of the
+map in which nothing is allowed.
 
-On a GPU it always runs compiled: not compiled, it writes the whole map out, and says nothing. Each
-rule (a mask and a bias, their numbers, the shape of a head) has a function of its own to compile,
-since torch counts compilations by function and gives up after eight. So no number of masks reaches
-that limit, and a window of one mask is never taken for a variable. A rule that does not compile is
+On a GPU it always runs compiled: otherwise it silently materialises the whole map. Each rule (a
+mask and a bias, their numbers, the shape of a head) compiles its own copy of the function, since
+torch counts compilations per function and gives up after eight. So no number of masks reaches that
+limit, and the window of one mask is never treated as a variable. A rule that does not compile is
 refused from then on, and another kernel takes the call.
 """
 
@@ -25,10 +25,10 @@ from attnkit.masks import Causal, Mask, NoMask, name_of
 from attnkit.once import once
 
 MIN_HEAD_DIM = 16
-"""Its Triton kernel multiplies tiles of at least this width."""
+"""Smallest tile width of its Triton kernel."""
 
 COMPILED_ON = ("cuda",)
-"""Elsewhere it runs as it is, for proofs."""
+"""On other devices it runs uncompiled, for tests."""
 
 _refused: dict[tuple, str] = {}
 
@@ -39,19 +39,19 @@ class Flex(Kernel):
     name = "flex"
 
     def refusal(self, call: Call) -> str | None:
-        """It has no dropout, and takes a bias as a score_mod alone."""
+        """Supports no dropout, and a bias only as a score_mod."""
         if call.weights is not None:
             return call.why_own
         if call.dropout > 0:
-            return "it has no dropout"
+            return "it does not support dropout"
         if call.has_bias and call.score_mod is None:
             return "the bias has no score_mod"
         return _refused.get(_rule(call)) if _refused else None
 
     def suits(self, call: Call, where: Where) -> Verdict:
-        """On a GPU, for long inputs whose mask or bias would otherwise be a tensor."""
+        """Used on a GPU, for long inputs whose mask or bias would otherwise be a tensor."""
         if where.device != "cuda":
-            return Verdict(False, "for a GPU alone")
+            return Verdict(False, "only for a GPU")
         if call.num_queries < thresholds.FLEX_QUERIES or call.num_keys < thresholds.FLEX_KEYS:
             return Verdict(False, f"shorter than {thresholds.FLEX_KEYS} keys")
         if min(call.q.shape[-1], call.v.shape[-1]) < MIN_HEAD_DIM:
@@ -65,7 +65,6 @@ class Flex(Kernel):
         )
 
     def __call__(self, call: Call) -> Tensor:
-        """One call of FlexAttention."""
         device, compiling = call.q.device, torch.compiler.is_compiling()
         compiled = device.type in COMPILED_ON and not compiling
         offset, modify = call.num_keys - call.num_queries, call.score_mod
@@ -109,7 +108,7 @@ def _attend(
 
 
 def _modified(modify: ScoreMod, offset: int) -> Callable[..., Tensor]:
-    """A score_mod over absolute positions, as FlexAttention calls it."""
+    """Returns a score_mod over absolute positions, with FlexAttention's signature."""
 
     def score_mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return modify(score, head, query + offset, key)
@@ -120,7 +119,7 @@ def _modified(modify: ScoreMod, offset: int) -> Callable[..., Tensor]:
 def _block_mask(
     mask: Mask, num_queries: int, num_keys: int, device: torch.device, compiled: bool
 ) -> Any:
-    """Which blocks of the map have an allowed pair; None without a mask."""
+    """Returns the blocks of the map with an allowed pair; None without a mask."""
     if isinstance(mask, NoMask):
         return None
     offset = num_keys - num_queries
@@ -151,21 +150,21 @@ _functions: dict[tuple, Callable[..., Any]] = {}
 
 
 def _compiled(function: Callable[..., Any], rule: tuple) -> Callable[..., Any]:
-    """The function, compiled for a rule. Each rule has its own copy of the code under its own name:
-    by these torch counts compilations and remembers which numbers vary.
+    """Returns the function compiled for a rule. Each rule has a copy of the code under its own
+    name, by which torch counts compilations and remembers which numbers vary.
     """
     key = (function, rule)
     if key not in _functions:
         name = f"{function.__name__}_{len(_functions)}"
         code = function.__code__.replace(co_name=name)
         own = types.FunctionType(code, function.__globals__, name)
-        # A whole graph or an error: at the limit torch would otherwise run what is not compiled.
+        # A whole graph or an error: at the limit torch would otherwise run uncompiled code.
         _functions[key] = torch.compile(own, fullgraph=True)
     return _functions[key]
 
 
 def _rule(call: Call) -> tuple:
-    """What a compiled function is made for: all but lengths and numbers in tensors."""
+    """Returns what a compiled function depends on: all but lengths and the numbers in tensors."""
     heads = call.q, call.k, call.v
     shapes = tuple((h.shape[1], h.shape[3], h.dtype, h.requires_grad) for h in heads)
     modify = _described(call.score_mod) if call.has_bias else None
@@ -174,7 +173,7 @@ def _rule(call: Call) -> tuple:
 
 
 def _described(value: Any) -> Any:
-    """A mask or a bias as a value: its type and its numbers; tensors by what a compiler sees."""
+    """Returns a mask or a bias as a value: its type and its numbers; tensors by shape and dtype."""
     if isinstance(value, Tensor):
         return (value.dtype, value.ndim, value.requires_grad)
     if isinstance(value, types.MethodType):

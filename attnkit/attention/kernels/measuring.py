@@ -1,4 +1,4 @@
-"""Times each kernel that can compute a mechanism, on the machine at hand."""
+"""Times each kernel that can compute a mechanism on this machine."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WARM_UP, TIMED = 2, 5
 
 @dataclass(frozen=True)
 class Measurement:
-    """One kernel, forward and backward.
+    """The measurement of one kernel, forward and backward.
 
     Attributes:
         kernel: its name.
-        chosen: it is the one that would run.
-        milliseconds: median; None: it was not run.
-        mebibytes: the most that tensors held beyond the inputs.
-        why_not: the reason why it was not run.
+        chosen: True if it is the one that would run.
+        milliseconds: median; None: not measured.
+        mebibytes: peak memory of tensors beyond the inputs.
+        why_not: why it was not measured.
     """
 
     kernel: str
@@ -41,7 +41,7 @@ class Measurement:
 
 
 class LiveTensors(TorchDispatchMode):
-    """Counts the most bytes that tensors made under it hold at one time, fake ones too."""
+    """Counts the peak number of bytes of the tensors created under it, including fake ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class LiveTensors(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs the operation and looks at what it gave."""
+        """Runs the operation and counts its results."""
         results = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(results):
             if isinstance(tensor, Tensor):
@@ -79,7 +79,7 @@ def measured(
         if refusal is None and name == "flex" and device.type != "cuda":
             refusal = "it has no backward pass on a CPU"
         if refusal is None and name == "cpu_bf16" and device.type != "cpu":
-            refusal = "for a CPU alone"
+            refusal = "only for a CPU"
         writes_the_map = name in ("reference", "cpu_bf16") or (name == "sdpa" and call.has_bias)
         if refusal is None and writes_the_map and not _fits(call):
             refusal = "the map would not fit in memory"
@@ -128,7 +128,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _fits(call: Call) -> bool:
-    """True if four copies of a whole map in float32 fit in what is free."""
+    """True if four copies of a whole map in float32 fit into free memory."""
     size = 16 * call.q.shape[0] * call.q.shape[1] * call.num_queries * call.num_keys
     if call.q.device.type == "cuda":
         return size < torch.cuda.mem_get_info()[0]

@@ -1,7 +1,7 @@
 """Kernels of other packages, or of a plugin, for operations that attnkit computes in plain torch.
 
-An operation asks `computed_outside`. A kernel runs only once it was certified on the card at hand,
-see `attention/certificate.py`.
+An operation calls `computed_outside`. A kernel must be certified on this GPU before it runs, see
+`attention/certificate.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Operation:
-    """A computation that an outside kernel may take over: tensors (B, H, T, X) -> heads (B, H, T,
-    E) and the state (B, H, D, E) after them.
+    """A computation that an outside kernel may replace: tensors (B, H, T, X) -> heads (B, H, T, E)
+    and the state (B, H, D, E) after them.
 
     Attributes:
-        name: what a request has.
+        name: identifies it in requests.
         plain: computes it in plain torch, in any dtype.
         sample: makes its inputs. It gets the widths X of the inputs, B, H, T and a generator, and
-            returns float32 tensors on the CPU, of the kind that a trained mechanism would give.
+            returns float32 tensors on the CPU, similar to those of a trained mechanism.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Operation:
 
 @dataclass(frozen=True)
 class Request:
-    """What a mechanism asks for: one certificate is made for each.
+    """What a mechanism needs computed; the scope of one certificate.
 
     Attributes:
         operation: its name.
         device: type of the device: "cuda".
-        dtype: of queries, keys and values; what else a key carries is float32 at least.
+        dtype: of queries, keys and values; what else a key carries is at least float32.
         widths: last size of each input.
     """
 
@@ -51,29 +51,29 @@ class Request:
 
 
 class OutsideKernel(ABC):
-    """A kernel that attnkit does not bring. A plugin registers its own by `register`."""
+    """A kernel that is not part of attnkit. A plugin registers its own with `register`."""
 
     name: ClassVar[str]
-    """Of the package and the function: "fla.chunk_gla"."""
+    """Package and function: "fla.chunk_gla"."""
 
     @abstractmethod
     def version(self) -> str | None:
-        """Of its code: with another version it is certified again. None: it is not installed, and
-        nothing is said of it.
+        """Returns the version of its code; another version needs another certificate. None: it is
+        not installed, and is not mentioned.
         """
 
     @abstractmethod
     def serves(self, request: Request) -> bool:
-        """Whether it is a kernel for this operation, with these inputs."""
+        """True if it computes this operation with these inputs."""
 
     @abstractmethod
     def refusal(self, request: Request) -> str | None:
-        """Why it cannot serve a request on this machine, in words that are told; None: it may."""
+        """Returns why it cannot serve a request on this machine, for messages; None: it can."""
 
     @abstractmethod
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Heads (B, H, T, E) and the last state (B, H, D, E), float32, with gradients. The inputs
-        are those of the operation; queries, keys and values come in the dtype of the request.
+        """Returns heads (B, H, T, E) and the last state (B, H, D, E), float32, with gradients. The
+        inputs are those of the operation; queries, keys and values are in the dtype of the request.
         """
 
 
@@ -85,23 +85,23 @@ _EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
 
 
 def operation(operation: Operation) -> Operation:
-    """Makes an operation known by its name."""
+    """Registers an operation under its name."""
     return OPERATIONS.setdefault(operation.name, operation)
 
 
 def register(kernel: OutsideKernel) -> OutsideKernel:
-    """Offers a kernel; of several for one operation the last that is certified is taken."""
+    """Offers a kernel; of several for one operation the last certified one is used."""
     KERNELS[kernel.name] = kernel
     return kernel
 
 
 def forget() -> None:
-    """Takes back all that was certified: plain torch serves everything again."""
+    """Forgets all certificates: plain torch computes everything again."""
     _taken.clear()
 
 
 def take(request: Request, kernel: OutsideKernel | None) -> None:
-    """Lets a kernel serve a request from now on; None: plain torch does."""
+    """Makes a kernel serve a request from now on; None: plain torch does."""
     _taken.pop(request, None)
     if kernel is not None:
         _taken[request] = kernel
@@ -109,7 +109,7 @@ def take(request: Request, kernel: OutsideKernel | None) -> None:
 
 @contextmanager
 def asked() -> Iterator[list[Request]]:
-    """Collects what is asked for meanwhile, and lets nothing but plain torch answer."""
+    """Collects the requests within the block, in which plain torch computes everything."""
     global _asked
     before, _asked = _asked, []
     try:
@@ -119,11 +119,11 @@ def asked() -> Iterator[list[Request]]:
 
 
 def computed_outside(operation: str, *inputs: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What a certified kernel makes of the inputs; None: there is none, compute it.
+    """Computes an operation with a certified kernel; None: there is none.
 
     Args:
         operation: name of the operation.
-        *inputs: (B, H, T, X) each, in float32 at least; under autocast queries, keys and values are
+        *inputs: (B, H, T, X) each, at least float32; under autocast queries, keys and values are
             cast.
     """
     if _asked is None and not _taken:
@@ -144,7 +144,7 @@ def computed_outside(operation: str, *inputs: Tensor) -> tuple[Tensor, Tensor] |
 
 
 def as_a_node(kernel: OutsideKernel, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Calls a registered kernel as one node of a compiler's graph, which cannot look into it."""
+    """Calls a registered kernel as one opaque node of a compiler's graph."""
     return _opaque(kernel.name, list(inputs))
 
 
@@ -165,8 +165,8 @@ def _(kernel: str, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
 def _opaque_backward(
     kernel: str, inputs: list[Tensor], d_heads: Tensor, d_state: Tensor
 ) -> list[Tensor]:
-    """Runs the kernel again, since what it keeps for its backward pass cannot leave it."""
-    # Inside of an operator torch records nothing; this puts the state of its outside back.
+    """Runs the kernel again, since what it saves for its backward pass cannot leave the node."""
+    # Within an operator torch records no gradients; this restores the outer state.
     included = torch._C._dispatch_tls_local_include_set()
     with torch._C._ForceDispatchKeyGuard(included, _EXCLUDED), torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in inputs]

@@ -1,4 +1,4 @@
-"""The equation as it is written: the truth, for any mechanism. Memory grows with T x S."""
+"""The equation as written: correct for any mechanism. Memory grows with T x S."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ class Reference(Kernel):
     any_place = True
 
     def refusal(self, call: Call) -> str | None:
-        """None: it computes everything."""
         return None
 
     def suits(self, call: Call, where: Where) -> Verdict:
-        """Always; it is asked last."""
+        """Always; it is tried last."""
         if call.weights is not None:
             return Verdict(True, call.why_own)
         if cpu_bf16.is_short_bfloat16_on_a_cpu(call, where):
@@ -33,7 +32,6 @@ class Reference(Kernel):
         return Verdict(True, "no other kernel takes it")
 
     def __call__(self, call: Call) -> Tensor:
-        """weights @ v."""
         if call.weights is None:
             weights = standard_weights(call)
         else:
@@ -44,7 +42,7 @@ class Reference(Kernel):
 
 
 def standard_weights(call: Call) -> Tensor:
-    """softmax(scale q kᵀ + bias): (B, H, T, S)."""
+    """Returns softmax(scale q kᵀ + bias): (B, H, T, S)."""
     scores = scaled_scores(call.q, call.k, call.scale)
     bias = whole_bias(call)
     scores = scores if bias is None else scores + bias
@@ -52,12 +50,12 @@ def standard_weights(call: Call) -> Tensor:
 
 
 def scaled_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """scale q kᵀ, keys shared by groups of heads: (B, H, T, S)."""
+    """Returns scale q kᵀ, with keys shared by groups of heads: (B, H, T, S)."""
     return (q * scale) @ share_heads(k, q.shape[1]).transpose(-2, -1)
 
 
 def softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """Softmax over the keys that are allowed; None: all."""
+    """Applies softmax over the allowed keys; None: all."""
     if allowed is not None:
         # Added, not filled in: a sum needs no work in the backward pass.
         forbidden = torch.zeros_like(allowed, dtype=scores.dtype)
@@ -68,7 +66,7 @@ def softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
 def normalized_under(
     normalize: Callable[[Tensor, Tensor | None], Tensor], scores: Tensor, mask: Mask
 ) -> Tensor:
-    """`normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
+    """Applies `normalize` under a mask, with zeros where nothing is allowed: (B, H, T, S)."""
     if isinstance(mask, NoMask):
         return normalize(scores, None)
     num_queries, num_keys = scores.shape[-2:]

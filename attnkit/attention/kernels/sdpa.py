@@ -1,4 +1,4 @@
-"""torch's fused scaled_dot_product_attention: memory grows with T, unless it gets a mask tensor."""
+"""torch's fused scaled_dot_product_attention: memory grows with T, or T x S with a mask tensor."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from attnkit.masks import Causal, NoMask
 
 
 class Sdpa(Kernel):
-    """One fused call; a bias goes in as a float mask."""
+    """One fused call; a bias is passed as a float mask."""
 
     name = "sdpa"
     any_place = True
 
     def refusal(self, call: Call) -> str | None:
-        """It has one formula."""
+        """Supports the standard formula only."""
         return call.why_own if call.weights is not None else None
 
     def suits(self, call: Call, where: Where) -> Verdict:
-        """Wherever nothing special pays."""
+        """Used where no special kernel is faster."""
         if cpu_bf16.is_short_bfloat16_on_a_cpu(call, where):
             return Verdict(False, cpu_bf16.WHY)
         if is_plain_causal(call):
@@ -30,7 +30,6 @@ class Sdpa(Kernel):
         return Verdict(True, "fused; scores and softmax are the standard ones")
 
     def __call__(self, call: Call) -> Tensor:
-        """The fused call."""
         if is_plain_causal(call):
             return fused(call, call.q, call.k, call.v, None, is_causal=True)
         num_queries, num_keys, device = call.num_queries, call.num_keys, call.q.device
@@ -43,13 +42,13 @@ class Sdpa(Kernel):
 
 
 def is_plain_causal(call: Call) -> bool:
-    """True if sdpa's own `is_causal` means our mask: it aligns at the start, we at the end."""
+    """True if sdpa's own `is_causal` is our mask: it aligns at the start, we align at the end."""
     square = call.num_queries == call.num_keys
     return square and isinstance(call.mask, Causal) and not call.has_bias
 
 
 def joined(bias: Tensor | None, allowed: Tensor | None) -> Tensor | None:
-    """One mask tensor for sdpa: boolean, or float with -inf where nothing is allowed."""
+    """Returns one mask tensor for sdpa: boolean, or float with -inf where nothing is allowed."""
     if bias is None:
         return allowed
     bias = bias.unsqueeze(0)
@@ -59,7 +58,7 @@ def joined(bias: Tensor | None, allowed: Tensor | None) -> Tensor | None:
 def fused(
     call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool = False
 ) -> Tensor:
-    """sdpa over these tensors, with the call's scale and dropout."""
+    """Calls sdpa with these tensors, and the call's scale and dropout."""
     return F.scaled_dot_product_attention(
         q,
         k,

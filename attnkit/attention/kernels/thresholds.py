@@ -1,6 +1,6 @@
-"""Where one kernel becomes faster than another: the numbers by which kernels are chosen.
+"""The lengths from which one kernel is faster than another, used to choose kernels.
 
-All were measured, forward and backward. Before you change one, measure on the machine at hand:
+All were measured, forward and backward. Before changing one, measure on the target machine:
 `attnkit show NAME --measure --tokens N ...`.
 """
 
@@ -12,7 +12,7 @@ CPU_BF16_KEYS = 256
 # CPU with two cores, float32, 8 heads of 64, window 64: 512 tokens and more
 # (benchmarks/attention_kernels.py).
 CPU_WINDOWS = 4
-"""CPU: times the reach of a window from which its chunks beat one call with a mask tensor."""
+"""CPU: multiple of a window's reach from which chunks beat one call with a mask tensor."""
 
 # One H200, torch 2.11, bfloat16, 16 heads of 64, batch 1, 4,096 tokens; milliseconds:
 #
@@ -32,20 +32,21 @@ FLEX_KEYS = 1024
 """GPU: below, FlexAttention's compilation and its block mask cost more than they save."""
 
 FLEX_QUERIES = 128
-"""GPU: a block of FlexAttention has this many queries."""
+"""GPU: number of queries in a block of FlexAttention."""
 
 GPU_WINDOW_KEYS = 8192
-"""GPU: from here on chunks of a window are the fastest that was measured."""
+"""GPU: length from which chunks of a window were the fastest."""
 
 GPU_BIASED_WINDOW_KEYS = 2048
-"""GPU: the same for a window with a bias, which would be a tensor of all pairs."""
+"""GPU: the same for a window with a bias, which would need a tensor of all pairs."""
 
 GPU_WINDOWS = 8
-"""GPU: times the reach of a window from which they are."""
+"""GPU: the smallest multiple of a window's reach for that."""
 
 WHOLE_MAP_BYTES = 2**30
-"""Where a bias or the steps of a map would take more than this for all pairs, they are computed in
-chunks of queries, and again in the backward pass."""
+"""Size of a bias or map of all pairs from which it is computed in chunks of queries, and again in
+the backward pass.
+"""
 
 CHUNK_BYTES = 2**27
-"""What a chunk of queries may take."""
+"""Memory of one chunk of queries."""

@@ -1,4 +1,4 @@
-"""sdpa over chunks of queries, each over its own chunk of keys and the neighbours that the mask can
+"""sdpa over chunks of queries, each with its own chunk of keys and the neighbours within the mask's
 reach. Time and memory grow with T x window instead of T x S.
 """
 
@@ -21,12 +21,12 @@ from attnkit.once import once
 
 
 class Windowed(Kernel):
-    """For as many queries as keys, and a mask that reaches `back` and `ahead`."""
+    """For as many queries as keys, and a mask with limits `back` and `ahead`."""
 
     name = "windowed"
 
     def refusal(self, call: Call) -> str | None:
-        """Masks without a window have no chunks."""
+        """Needs a mask with a window."""
         if call.weights is not None:
             return call.why_own
         if call.num_queries != call.num_keys:
@@ -36,7 +36,7 @@ class Windowed(Kernel):
         return None
 
     def suits(self, call: Call, where: Where) -> Verdict:
-        """Where the window is a small part of the keys."""
+        """Used if the window is a small part of the keys."""
         assert call.mask.back is not None
         assert call.mask.ahead is not None
         reach = call.mask.back + call.mask.ahead + 1
@@ -51,20 +51,20 @@ class Windowed(Kernel):
         return Verdict(call.num_keys >= thresholds.GPU_WINDOWS * reach, why)
 
     def __call__(self, call: Call) -> Tensor:
-        """The chunks of all heads in one fused call."""
         B, H, num_tokens, _ = call.q.shape
         place = _Places.of(call.mask, num_tokens)
         group = H // call.k.shape[1]
 
-        # Chunks stand where sdpa has heads, and heads in its batch: so chunks are views. Of the G
-        # heads that share keys and values, the chunks follow one another as if they were one.
+        # Chunks take the place of sdpa's heads, and heads that of its batch, so chunks are views.
+        # The
+        # chunks of the G heads that share keys and values follow one another.
         def by_group(of_heads: Tensor) -> Tensor:  # (N G, n, chunk, X) -> (N, n, G chunk, X)
             return of_heads.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
 
         query, key, allowed = once(_rule, call.mask, num_tokens, call.q.device)
         added = joined(_bias(call, place, query, key), allowed)
         assert added is not None  # (1 or B, 1 or H, n, chunk, reach)
-        alike = added.shape[:2] == (1, 1)  # for all examples and heads
+        alike = added.shape[:2] == (1, 1)  # the same for all examples and heads
         added = added.expand(*((1, group) if alike else (B, H)), *added.shape[2:]).flatten(0, 1)
         heads = fused(
             call,
@@ -79,13 +79,13 @@ class Windowed(Kernel):
 
 @dataclass(frozen=True)
 class _Places:
-    """Where chunks and their neighbours stand.
+    """The positions of chunks and their neighbours.
 
     Attributes:
         num_tokens: T.
-        chunk: queries of a chunk.
+        chunk: queries per chunk.
         before: keys before a chunk that its queries may reach.
-        after: keys behind it.
+        after: keys after it.
     """
 
     num_tokens: int
@@ -95,20 +95,20 @@ class _Places:
 
     @staticmethod
     def of(mask: Mask, num_tokens: int) -> _Places:
-        """Chunks as long as the mask reaches."""
+        """Makes chunks as long as the mask reaches."""
         assert mask.back is not None
         assert mask.ahead is not None
-        chunk = -(-max(mask.back, mask.ahead, 1) // 16) * 16  # a multiple that vector units like
+        chunk = -(-max(mask.back, mask.ahead, 1) // 16) * 16  # a multiple suitable for vector units
         return _Places(num_tokens, chunk, chunk if mask.back else 0, chunk if mask.ahead else 0)
 
     @property
     def num_chunks(self) -> int:
-        """n, the last one filled up."""
+        """n, including a last one that is padded."""
         return -(-self.num_tokens // self.chunk)
 
     @property
     def missing(self) -> int:
-        """Tokens that fill up the last chunk."""
+        """Number of padding tokens in the last chunk."""
         return self.num_chunks * self.chunk - self.num_tokens
 
     def chunks(self, heads: Tensor) -> Tensor:
@@ -118,16 +118,15 @@ class _Places:
 
     def with_neighbours(self, heads: Tensor) -> Tensor:
         """Keys or values (B, H_kv, T, D) -> (B H_kv, n, reach, D)."""
-        # Beyond both ends stand zeros; the rule never allows them, since their positions do not
-        # exist.
+        # Zeros beyond both ends; the rule never allows them, since their positions do not exist.
         padded = F.pad(heads, (0, 0, self.before, self.missing + self.after))
         reach = self.before + self.chunk + self.after
         return _Overlapping.apply(padded.flatten(0, 1), reach, self.chunk)
 
 
 def _rule(mask: Mask, num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions of queries (n, chunk, 1) and of keys (n, 1, reach), and which of them the mask
-    allows (B or 1, 1, n, chunk, reach).
+    """Returns the positions of queries (n, chunk, 1) and of keys (n, 1, reach), and which of them
+    the mask allows (B or 1, 1, n, chunk, reach).
     """
     place = _Places.of(mask, num_tokens)
     start = torch.arange(place.num_chunks, device=device).view(-1, 1, 1) * place.chunk
@@ -141,8 +140,8 @@ def _rule(mask: Mask, num_tokens: int, device: torch.device) -> tuple[Tensor, Te
 
 
 def _bias(call: Call, place: _Places, query: Tensor, key: Tensor) -> Tensor | None:
-    """(H, n, chunk, reach), or (H, 1, chunk, reach) where distances alone decide: all chunks are
-    alike then.
+    """Returns (H, n, chunk, reach), or (H, 1, chunk, reach) if it only depends on distances, which
+    are the same in all chunks.
     """
     if call.distance_bias is not None:
         reach = place.before + place.chunk + place.after
@@ -154,8 +153,8 @@ def _bias(call: Call, place: _Places, query: Tensor, key: Tensor) -> Tensor | No
 
 
 class _Overlapping(torch.autograd.Function):
-    """All windows of `size` tokens that begin at a multiple of `step`, which divides `size`, as a
-    view: (N, T, D) -> (N, n, size, D). torch's own `unfold` has a slow backward.
+    """Returns all windows of `size` tokens that begin at a multiple of `step`, which divides
+    `size`, as a view: (N, T, D) -> (N, n, size, D). torch's `unfold` has a slow backward pass.
     """
 
     @staticmethod

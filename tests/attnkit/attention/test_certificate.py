@@ -250,7 +250,7 @@ def test_fla_says_what_it_lacks(version, device, says, monkeypatch):
 def test_fla_has_no_delta_rule_in_float32(monkeypatch):
     monkeypatch.setattr(fla, "installed", lambda: "0.6.0")
     refusal = fla.ChunkDeltaRule().refusal(Request("corrected_sums", "cuda", torch.float32, ()))
-    assert refusal == "fla.chunk_delta_rule has no float32"
+    assert refusal == "fla.chunk_delta_rule does not support float32"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -289,7 +289,7 @@ def test_options_out_of_range_are_named(name, options, message):
 
 def test_linformer_says_how_many_keys_it_knows(inputs):
     attention = built("linformer", max_keys=6)
-    with pytest.raises(ValueError, match="shares for 6 keys and got 7; set its option max_keys"):
+    with pytest.raises(ValueError, match="shares for 6 keys but got 7; set its option max_keys"):
         attention(inputs[0].double(), inputs[1].double(), NoMask())
     with pytest.raises(ValueError, match="never causal"):
         attention.new_cache()

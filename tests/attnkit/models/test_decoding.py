@@ -271,5 +271,5 @@ def test_a_mechanism_that_does_not_say_rows_alone_keeps_the_cache_that_grows(mon
     monkeypatch.setitem(ATTENTION._classes, "looks_at_the_end", LooksAtTheEnd)
     model = shaken(attention=["multi_head", "looks_at_the_end"])
     assert torch.equal(generated(model, run=model.to), generated(model))  # nobody calls `run`
-    why = "LooksAtTheEnd computes its own scores and does not say rows_alone"
+    why = "LooksAtTheEnd computes its own scores and does not declare rows_alone"
     assert caplog.messages == [f"tokens are decoded from a cache that grows: {why}"]
