@@ -1,4 +1,4 @@
-"""How training can end before its last step, and the error that says so."""
+"""The ways in which training can end before its last step, each with its own error."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ class ProcessLostError(UserError):
 def plain_endings(
     trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
 ) -> Iterator[None]:
-    """Gives each early ending of what runs inside its own error, with what is left and what to do.
+    """Raises a specific error for each early ending of the block, with the checkpoint that is left
+    and the remedy.
 
-    Lightning turns Ctrl-C into `SystemExit(1)` and has the process ignore every further one, which
-    would make a Python session deaf to it; and processes whose partner has gone die of a broken
-    connection.
+    Lightning turns Ctrl-C into `SystemExit(1)` and ignores every further one, also in a Python
+    session; and if one process has gone, the others fail with a broken connection.
 
     Args:
-        trainer: what runs inside.
-        task: what it trains.
+        trainer: runs in the block.
+        task: the task that it trains.
         store: the checkpoints of the run.
-        directory: where the run lies.
+        directory: directory of the run.
 
     Raises:
         KeyboardInterrupt: after SIGINT.
         SystemExit: after SIGTERM, with the code 143.
-        DivergedError: if loss, gradient or weights left the finite numbers.
+        DivergedError: if the loss, the gradient or the weights are not finite.
         OutOfMemoryError: if a step did not fit.
         HardwareError: if `trainer.deterministic` is set and a kernel is not.
         ProcessLostError: if another process of the run has gone.
@@ -96,7 +96,7 @@ def plain_endings(
 
 @contextmanager
 def told_of_restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
-    """Gives whatever goes wrong while a checkpoint is restored one message.
+    """Raises one error for all failures while a checkpoint is restored.
 
     Raises:
         CheckpointError: if it does not fit.
@@ -114,7 +114,7 @@ def told_of_restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
 
 
 class _Left:
-    """What an early ending leaves behind, in words."""
+    """The messages of an early ending: what is left, and what to do."""
 
     def __init__(
         self, trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
@@ -125,12 +125,12 @@ class _Left:
         self.directory = directory
 
     def aborted(self) -> None:
-        """Has TensorBoard's table say so."""
+        """Sets the status of the loggers."""
         for logger in self.trainer.loggers:
             logger.finalize("aborted")
 
     def where(self) -> str:
-        """The step, how good the model is, the checkpoint, and the way on."""
+        """The step, the validation loss, the checkpoint, and the command to resume."""
         loss = self.trainer.callback_metrics.get("loss/val")
         measured = f", validation loss {float(loss):.4f}" if loss is not None else ""
         return (
@@ -139,7 +139,7 @@ class _Left:
         )
 
     def against_divergence(self) -> str:
-        """What to try."""
+        """The remedies."""
         rate = max(options["lr"] for options in self.task.group_options) / 3
         return (
             f"{self._checkpoint()}. Lower the learning rate and go on with: {self._resume()} "
@@ -148,7 +148,7 @@ class _Left:
         )
 
     def against_lack_of_memory(self) -> str:
-        """Which batch did not fit, and which settings decide."""
+        """The batch that did not fit, and the keys that decide its size."""
         batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
         shape = self.task.batch_shape
         size = f" of {shape[0]:,} sequences of {shape[1]:,} tokens" if len(shape) > 1 else ""
@@ -161,7 +161,7 @@ class _Left:
         )
 
     def without_the_others(self) -> str:
-        """That this process is not the one to blame."""
+        """That another process has failed, and not this one."""
         return (
             f"another of the {self.trainer.world_size} processes has ended (killed, or out of "
             f"memory?) at step {self.trainer.global_step:,}; {self._checkpoint()}. Go on with: "

@@ -1,4 +1,4 @@
-"""What callbacks share that act at a few moments of a run, because acting is costly."""
+"""The base class of callbacks that do something costly at a few steps of a run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ log = logging.getLogger("attnkit")
 
 
 class AtMoments(L.Callback):
-    """Calls `write` at chosen moments, once each, also in a run that was resumed.
+    """Calls `write` at chosen steps, once each, also in a run that was resumed.
 
     Args:
-        num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
-        every_n_steps: multiples of this instead, and the last step; needed where the run's length
+        num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
+        every_n_steps: multiples of this instead, and the last step; required if the run's length
             is not known in steps.
 
     Attributes:
@@ -28,7 +28,7 @@ class AtMoments(L.Callback):
             in every run of a recipe. Default: raise it.
 
     Raises:
-        ValueError: when training starts, if `every_n_steps` is needed and missing.
+        ValueError: when training starts, if `every_n_steps` is required and missing.
     """
 
     is_guarded = False
@@ -42,18 +42,16 @@ class AtMoments(L.Callback):
 
     @abstractmethod
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        """Does what is to be done at a moment; called in the first process alone."""
+        """Acts at a moment. Only the first process calls it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The last moment that was written."""
         return {"written": self._written}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Does not write again what was written before the checkpoint."""
         self._written = state_dict["written"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Settles the moments; step 0 is one of them, before anything was learnt."""
+        """Chooses the moments, and acts at step 0, before the first update."""
         if self.every_n_steps is None and self.num_moments > 1:
             total = trainer.estimated_stepping_batches
             if math.isinf(total):
@@ -72,11 +70,10 @@ class AtMoments(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Writes if this step is one of the moments."""
         self._write_if_due(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the last step, also where training was stopped early."""
+        """Acts at the last step, also if training was stopped early."""
         self._moments.add(trainer.global_step)
         self._write_if_due(trainer, pl_module)
 
@@ -87,7 +84,7 @@ class AtMoments(L.Callback):
         if not is_moment or step <= self._written:
             return
         self._written = step
-        # All processes come here: where they share the weights out, each must give its own.
+        # All processes come here: with sharded weights, each contributes its own.
         with getattr(module, "whole_weights", nullcontext)():
             if trainer.is_global_zero:
                 self._attempt(trainer, module, step)

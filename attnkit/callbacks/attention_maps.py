@@ -31,18 +31,18 @@ class AttentionMaps(AtMoments):
         inputs: what the module is called with: one example, with a batch axis of 1.
         query_tokens: texts of the tokens that ask.
         key_tokens: texts of the tokens that answer; None: the same tokens.
-        num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
-        every_n_steps: log at multiples of this instead, and at the last step; needed where the
+        num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
+        every_n_steps: log at multiples of this instead, and at the last step; required if the
             run's length is not known in steps.
         example: name of the example, in the tags.
         forward: how to call the module; None: `module(*inputs)`.
         note: what a viewer should know about the example.
         site_tokens: site (`encoder.self`) -> texts of the tokens that ask and that answer there,
-            where they are others than the two above.
+            where they differ from the two above.
 
     Raises:
         ValueError: when training starts, if the module holds no attnkit mechanism, or if
-            `every_n_steps` is needed and missing.
+            `every_n_steps` is required and missing.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AttentionMaps(AtMoments):
 
     @property
     def state_key(self) -> str:
-        """Tells the state of one example from that of another in a checkpoint."""
+        """Separates the states of several examples in a checkpoint."""
         return self._state_key
 
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
@@ -79,7 +79,7 @@ class AttentionMaps(AtMoments):
             listeners.maps(record, step)
 
     def records(self, module: L.LightningModule) -> list[AttentionRecord]:
-        """The maps as they are logged: one record a site (say, `self` and `decoder.cross`)."""
+        """Returns the maps as they are logged: one record per site (`self`, `decoder.cross`)."""
         inputs = tuple(tensor.to(module.device) for tensor in self.inputs)
         call = module if self.forward is None else self.forward
         with torch.autocast(module.device.type, enabled=False):

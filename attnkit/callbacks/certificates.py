@@ -1,4 +1,4 @@
-"""Before the first step, outside kernels prove themselves on the card that trains."""
+"""Certifies kernels from other packages on the device that trains, before the first step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from attnkit.data.storage import cache_folder
 
 
 class Certificates(L.Callback):
-    """Certifies the outside kernels that the model's mechanisms could use, and lets those that pass
-    serve. Parameters that are split over devices (fsdp) train in plain torch.
+    """Certifies the kernels from other packages that the model's mechanisms could use, and enables
+    those that pass. Sharded parameters (fsdp) train in plain torch.
 
     Args:
-        keep: gets the certificates, in the first process, if there are any.
+        keep: called with the certificates in the first process, if there are any.
     """
 
     def __init__(self, keep: Callable[[Sequence[dict[str, Any]]], None]) -> None:

@@ -1,4 +1,4 @@
-"""When a run is saved, and what a saved run holds besides Lightning's own."""
+"""Saves a run: when, and with which state besides Lightning's."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from attnkit.run_directory import LAST
 
 
 class Checkpoints(Checkpoint):
-    """Saves after whole optimizer steps, when all that belongs to the step has been logged.
+    """Saves after whole optimizer steps, once everything of the step has been logged.
 
-    Where a validation is due, it comes first, so that a run that resumes neither repeats nor lacks
-    it. What was logged is brought to its files before the checkpoint says so.
+    A validation that is due comes first, so that a run that resumes neither repeats nor skips it.
+    Loggers are flushed before the checkpoint records the lengths of their files.
 
-    It comes last among the callbacks, as all that Lightning knows for `Checkpoint` do.
+    Lightning calls it after all other callbacks, since it is a `Checkpoint`.
 
     Args:
-        io: where checkpoints go.
-        periods: numbers of steps of whose multiples there is a checkpoint, besides those at each
-            validation.
+        io: writes the checkpoints.
+        periods: a checkpoint is saved at multiples of each of these steps, and at each validation.
         validate_every: steps between validations.
-        logged_bytes: brings what was logged to its files and returns their lengths.
+        logged_bytes: flushes the loggers and returns file name -> length.
     """
 
     def __init__(
@@ -50,10 +49,10 @@ class Checkpoints(Checkpoint):
         self._loss: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Does not save again what a run resumed from, whose states must fit the weights.
+        """Checks the optimizer's state, and skips the checkpoint that the run resumed from.
 
         Raises:
-            CheckpointError: if the state of the optimizer is that of other weights.
+            CheckpointError: if the state of the optimizer belongs to other weights.
         """
         self._saved = trainer.global_step
         for optimizer in trainer.optimizers:
@@ -68,7 +67,7 @@ class Checkpoints(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Saves if a checkpoint is due and no validation, or if training is to stop here."""
+        """Saves if a checkpoint is due but no validation, or if training stops here."""
         step = trainer.global_step
         if (batch_idx + 1) % trainer.accumulate_grad_batches or step % self.validate_every == 0:
             return
@@ -76,7 +75,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves after a validation that was due: it may be the best so far."""
+        """Saves after a validation that was due."""
         step = trainer.global_step
         if trainer.state.fn != TrainerFn.FITTING or step % self.validate_every:
             return
@@ -86,7 +85,7 @@ class Checkpoints(Checkpoint):
         self._loss = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves the last step, and waits until it is on the disk."""
+        """Saves the last step, and waits until it is on disk."""
         self._save(trainer)
         self.io.wait()
         if trainer.is_global_zero:
@@ -95,14 +94,14 @@ class Checkpoints(Checkpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Lets a checkpoint that is under way be finished."""
+        """Waits for a checkpoint that is being written."""
         with contextlib.suppress(CheckpointError):  # the exception says what matters
             self.io.wait()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds what the store notes of a checkpoint, and puts the loops at the end of a step."""
+        """Adds the notes of the store, and sets the loops to the end of a step."""
         checkpoint["loops"] = {"fit_loop": after_whole_step(checkpoint["loops"]["fit_loop"])}
         checkpoint[NOTES] = {"loss": self._loss, "event_bytes": self.logged_bytes()}
 
@@ -121,7 +120,7 @@ class Checkpoints(Checkpoint):
 
 
 def _check_states(optimizer: torch.optim.Optimizer) -> None:
-    """Raises a CheckpointError if a moment has another shape than its weight."""
+    """Raises a `CheckpointError` if a moment differs from its weight in shape."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
@@ -135,13 +134,13 @@ def _check_states(optimizer: torch.optim.Optimizer) -> None:
 
 
 def after_whole_step(fit_loop: dict[str, Any]) -> dict[str, Any]:
-    """The progress of Lightning's loops as it stands between two batches of the only epoch.
+    """Sets the progress of Lightning's loops to between two batches of the only epoch.
 
     A checkpoint is taken inside hooks, where counters differ by one from hook to hook, and
-    Lightning guesses from them where it was. Put like this, it goes on with the next batch, always.
+    Lightning infers its position from them. In this state it always continues with the next batch.
 
     Args:
-        fit_loop: state of the loop; it is changed.
+        fit_loop: state of the loop; modified in place.
     """
     batches = fit_loop["epoch_loop.batch_progress"]
     for counted in ("total", "current"):

@@ -13,23 +13,23 @@ from torch import Tensor
 from attnkit.errors import DivergedError
 
 _STATE = "training_curves"
-"""Key of a checkpoint under which the sums stand."""
+"""Key of the sums in a checkpoint."""
 
 
 class Speed(NamedTuple):
-    """Tokens, and the seconds that they took."""
+    """A number of tokens and the seconds that they took."""
 
     tokens: int = 0
     seconds: float = 0.0
 
 
 class TrainingCurves(L.Callback):
-    """Writes scalars every few steps, straight to the logger.
+    """Logs scalars every few steps.
 
     `loss/train` is the mean over the steps since the last point, and over all processes. Tokens
-    per second counts training alone, without validation and compilation, and this session alone:
-    another machine may have done what came before a resumption. A step that the task skipped
-    (`Task.is_skipped`) counts as time and tokens, and not in the loss. Nothing is read from the
+    per second counts training only, without validation and compilation, and only the current
+    session: an earlier one may have run on another machine. A step that the task skipped
+    (`Task.is_skipped`) counts as time and tokens, but not in the loss. Nothing is read from the
     device between two points.
 
     Args:
@@ -61,27 +61,27 @@ class TrainingCurves(L.Callback):
 
     @property
     def tokens_per_second(self) -> float:
-        """Mean over this session so far, over all processes; that of the session before until this
-        one has a point.
+        """Mean of this session, over all processes; that of the previous session before the first
+        point.
         """
         speed = self._session if self._session.seconds else self._before
         return speed.tokens / speed.seconds if speed.seconds else 0.0
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of the whole run, those since the last point included."""
+        """Tokens of the whole run, including those since the last point."""
         return self.num_tokens + self._window_tokens
 
     @property
     def wall_seconds(self) -> float:
-        """Time of the whole run so far, validation and logging included."""
+        """Seconds of the whole run so far, including validation and logging."""
         running = 0.0 if self._wall_start is None else time.perf_counter() - self._wall_start
         return self._wall_before + running
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Saves what was summed up since the last point, of each process."""
+        """Saves the sums since the last point, of each process."""
         self._count_time()
         loss_sum = torch.as_tensor(self._loss_sum, device=pl_module.device)
         sums = [torch.empty_like(loss_sum) for _ in range(trainer.world_size)]
@@ -103,7 +103,7 @@ class TrainingCurves(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Goes on with the sums; with another number of processes, each takes their mean."""
+        """Restores the sums; if the number of processes changed, each takes their mean."""
         state = checkpoint[_STATE]
         self.num_tokens, self.seconds = state["num_tokens"], state["seconds"]
         sums = state["loss_sums"]
@@ -117,7 +117,6 @@ class TrainingCurves(L.Callback):
         self._wall_before = state["wall_seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
         self._counted = trainer.global_step
         self._clock = getattr(pl_module, "compile_clock", None)
         self._compiling = getattr(self._clock, "seconds", 0.0)
@@ -126,17 +125,15 @@ class TrainingCurves(L.Callback):
         self._mark = self._wall_start = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops the clock of the whole run, and counts what no point holds."""
+        """Stops the clock of the whole run, and counts the steps since the last point."""
         self._count_time()
         self._session = self._with_window()
         self._wall_before, self._wall_start = self.wall_seconds, None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock again."""
         self._mark, self._compiling = time.perf_counter(), getattr(self._clock, "seconds", 0.0)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops the clock."""
         self._count_time()
 
     def _count_time(self) -> None:
@@ -152,8 +149,8 @@ class TrainingCurves(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Adds the batch up, and writes a point if one is due."""
-        # No .item(): a GPU need not wait. Lightning has divided by the batches of a step.
+        """Adds the batch to the sums, and logs a point if one is due."""
+        # No .item(), which would wait for the GPU. Lightning has divided by the batches of a step.
         self._step_sum = self._step_sum + outputs["loss"].detach()
         self._window_tokens += pl_module.num_tokens(batch) * trainer.world_size  # pyright: ignore
         step = trainer.global_step
@@ -172,14 +169,14 @@ class TrainingCurves(L.Callback):
             self._write(trainer, pl_module, step)
 
     def _with_window(self) -> Speed:
-        """This session with what is its own of the window under way."""
+        """This session, with its part of the current window."""
         return Speed(
             self._session.tokens + self._window_tokens - self._carried.tokens,
             self._session.seconds + self._window_seconds - self._carried.seconds,
         )
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        # First, since it waits for the GPU: the time that follows is then that of work done.
+        # First, since it waits for the GPU: the time below is then that of finished work.
         if (bad_steps := getattr(module, "bad_steps", None)) is not None:
             bad_steps.read()
         loss_sum = trainer.strategy.reduce(torch.as_tensor(self._loss_sum), reduce_op="mean")

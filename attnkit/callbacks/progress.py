@@ -1,4 +1,4 @@
-"""Says how far training is: a bar on a terminal, a line now and then in a log."""
+"""Shows the progress of training: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TrainingProgress(L.Callback):
     """Step, loss, validation loss, tokens per second and remaining time.
 
     Args:
-        curves: where tokens are counted.
-        label: what stands before the bar.
+        curves: counts the tokens.
+        label: text before the bar.
     """
 
     def __init__(self, curves: TrainingCurves, label: str) -> None:
@@ -41,7 +41,6 @@ class TrainingProgress(L.Callback):
         self._first_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws the empty bar."""
         self._started = self._shown = time.monotonic()
         self._first_step = trainer.global_step
         self._begin(trainer, self.label, trainer.max_steps)
@@ -63,7 +62,7 @@ class TrainingProgress(L.Callback):
             self._bar.start()
 
     def _say_compiling(self) -> None:
-        """Says what a first step waits for; in a log once."""
+        """Reports that the first step waits for the compiler; once in a log."""
         words = "compiling the model (trainer.compile), which the first steps wait for"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], words=words, refresh=True)
@@ -73,7 +72,7 @@ class TrainingProgress(L.Callback):
         self._said_compiling = True
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begins to count the batches of the last evaluation, which may take a while."""
+        """Starts to count the batches of the last evaluation."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._started = self._shown = time.monotonic()
             self._first_step = 0
@@ -87,7 +86,7 @@ class TrainingProgress(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Shows how far the last evaluation is, if the last time is a while ago."""
+        """Shows the progress of the last evaluation, at most every few seconds."""
         now = time.monotonic()
         if trainer.state.fn != TrainerFn.VALIDATING or now - self._shown < self._patience:
             return
@@ -101,7 +100,7 @@ class TrainingProgress(L.Callback):
 
     @property
     def _patience(self) -> float:
-        """Seconds between two words about the progress."""
+        """Seconds between two updates."""
         return BAR_SECONDS if self.console.is_terminal else LINE_SECONDS
 
     def on_train_batch_end(
@@ -112,7 +111,7 @@ class TrainingProgress(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Shows the state, if the last time is a while ago."""
+        """Shows the progress, at most every few seconds."""
         now = time.monotonic()
         if now - self._shown < self._patience and trainer.global_step < trainer.max_steps:
             return
@@ -123,11 +122,11 @@ class TrainingProgress(L.Callback):
                 weight = float(getattr(pl_module, "batch_weight", 1.0))
                 shown = float(loss) * trainer.accumulate_grad_batches
                 self._show(trainer, shown / weight if weight else shown)
-            else:  # a GPU would have to finish all work first: the last point must do
+            else:  # reading it would wait for the GPU: show the last point
                 self._show(trainer, self.curves.loss)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes the validation loss: here nothing is under way on the device."""
+        """Reads the validation loss: here the device is idle."""
         if (val := trainer.callback_metrics.get("loss/val")) is not None:
             self._val = float(val)
 
@@ -144,7 +143,7 @@ class TrainingProgress(L.Callback):
         self._tell(self.label, step, words)
 
     def _left(self, done: int, total: int) -> str:
-        """The time that is left, in words."""
+        """The remaining time, in words."""
         elapsed = time.monotonic() - self._started
         left = elapsed / (done - self._first_step) * (total - done)
         return f"{timedelta(seconds=round(left))} left"
@@ -159,7 +158,6 @@ class TrainingProgress(L.Callback):
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leaves the finished bar on the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

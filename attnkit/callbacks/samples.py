@@ -1,4 +1,4 @@
-"""Lets the model speak while it trains."""
+"""Logs samples of the model while it trains."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from attnkit.listeners.lightning import Listeners
 
 
 class Samples(AtMoments):
-    """Writes what the task's `sample` returns to the loggers, letter by letter.
+    """Logs the task's `sample` as text.
 
     Args:
-        num_moments: how many moments: step 0, log-spaced steps, the last one; 1: the last one.
+        num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
     """
 
     def __init__(self, *, num_moments: int = 3) -> None:

@@ -1,4 +1,4 @@
-"""Lets training end early and cleanly: on a signal, or when its time is up."""
+"""Stops training early and cleanly: on a signal, or when its time is up."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _TIME_IS_UP = 1000  # larger than any signal's number
 
 
 class Terminated(SystemExit):
-    """SIGTERM at a moment at which there is nothing to finish."""
+    """SIGTERM arrived while no training step was running."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class Stops(L.Callback):
-    """Ends training after the step under way: at SIGINT, at SIGTERM, or after `max_time`.
+    """Stops training after the current step: on SIGINT, on SIGTERM, or after `max_time`.
 
-    The first signal lets the step be finished and `Checkpoints` save it; a validation comes first
-    only if it is due at that step. A second one, or one outside of training, stops at once.
+    After the first signal the step is finished and saved by `Checkpoints`; a validation comes first
+    only if it is due at that step. A second signal, or one outside of training, stops at once.
 
     All processes of a run stop after the same step, also if a signal reached only one of them.
 
@@ -49,7 +49,7 @@ class Stops(L.Callback):
         self._coming: tuple[torch.Tensor, torch.cuda.Event] | None = None
 
     def raise_if_signalled(self) -> None:
-        """Ends the run after training, if a signal ended that.
+        """Ends the run after training, if a signal stopped it.
 
         Raises:
             KeyboardInterrupt: after SIGINT.
@@ -59,16 +59,16 @@ class Stops(L.Callback):
             raise _ending(self.signal)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listens, and starts the clock."""
+        """Installs the signal handlers, and starts the clock."""
         self._training = self.has_begun = True
         self._listen()
-        # Lightning's own agreement on SIGTERM, a message a batch, which ours makes needless.
+        # Lightning's own agreement on SIGTERM, one message per batch, which ours replaces.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
         if self.max_time is not None:
             self._deadline = time.monotonic() + self.max_time
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listens in the final validation too, where Lightning would ignore SIGTERM."""
+        """Handles signals in the final validation too, where Lightning would ignore SIGTERM."""
         if trainer.state.fn != TrainerFn.FITTING:
             self._listen()
 
@@ -94,8 +94,8 @@ class Stops(L.Callback):
                 self._skip_validation(trainer)
 
     def _skip_validation(self, trainer: L.Trainer) -> None:
-        """Has Lightning not validate, as it would where training stops; but one that is due at this
-        step belongs to the run, which would lack it when it goes on.
+        """Skips the validation that Lightning does where training stops, unless one is due at this
+        step: a resumed run would lack it.
         """
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         if batches % int(trainer.val_check_batch or 1):
@@ -104,8 +104,8 @@ class Stops(L.Callback):
             log.warning("validating first, since that is due at this step; once more stops at once")
 
     def _everybodys(self, reason: int, device: torch.device) -> int:
-        """The strongest reason of all processes. On a GPU that of the step before, which has come
-        over meanwhile: for that of this step the host would have to wait.
+        """The strongest reason of all processes. On a GPU that of the previous step, which has
+        arrived meanwhile: the host would have to wait for that of this step.
         """
         strongest = torch.full((), reason, device=device)
         torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX)
@@ -120,11 +120,11 @@ class Stops(L.Callback):
         return int(before[0])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal stops at once."""
+        """Makes the next signal stop at once."""
         self._training = False
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Gives the signals back to whom they belonged."""
+        """Restores the previous signal handlers."""
         self._training = False
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

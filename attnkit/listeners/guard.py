@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import logging
 import queue
 import threading
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from attnkit.listeners.lightning import Listeners, listener_of
 from attnkit.listeners.listener import Listener, RunInfo
+from attnkit.run_directory import ENVIRONMENT, RECIPE, RESULT
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.event_files import LOGGED_FILES, cut_back, logged_bytes
 from attnkit.tensorboard.images import Image
@@ -31,6 +33,8 @@ MOST_WAITING = 10_000
 """Calls that wait for a slow server; further ones are dropped."""
 
 _NO_EXPERIMENT = DummyLogger().experiment
+
+_FILES_OF_THE_RUN = (RECIPE, ENVIRONMENT, RESULT)
 
 
 class GuardedLogger(Listener, Logger):
@@ -241,7 +245,9 @@ class RunListeners(Listeners):
         loggers: what the trainer gets.
 
     Raises:
-        TypeError: if one is no logger.
+        TypeError: if a source is not a logger.
+        ValueError: if the `files` of a listener include a file of the run itself, which a run that
+            resumes would truncate.
     """
 
     def __init__(self, sources: Sequence[tuple[str, Any]]) -> None:
@@ -249,8 +255,15 @@ class RunListeners(Listeners):
             GuardedLogger(name, source) for name, source in sources
         ]
         super().__init__(self.loggers)
-        files = [pattern for _, source in sources for pattern in listener_of(source).files]
-        self._patterns = tuple(dict.fromkeys([*LOGGED_FILES, *files]))
+        patterns = dict.fromkeys(LOGGED_FILES)
+        for name, source in sources:
+            for pattern in listener_of(source).files:
+                if own := fnmatch.filter(_FILES_OF_THE_RUN, pattern):
+                    raise ValueError(
+                        f"the logger {name}: its file `{pattern}` is the run's {own[0]}"
+                    )
+                patterns[pattern] = None
+        self._patterns = tuple(patterns)
         self._directory: Path | None = None
 
     def open(self, run: RunInfo) -> None:

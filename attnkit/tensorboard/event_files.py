@@ -37,7 +37,7 @@ def event_files(directory: Path) -> list[Path]:
 
 def logged_files(directory: Path, patterns: Iterable[str] = LOGGED_FILES) -> list[Path]:
     """Returns the files directly in a directory that match one of some patterns, by name."""
-    found = {file for pattern in patterns for file in directory.glob(pattern)}
+    found = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
     return sorted(found)
 
 

@@ -221,6 +221,14 @@ def test_a_file_of_a_logger_that_listens_no_more_is_measured_and_cut_back(tmp_pa
     assert read_scalars(tmp_path / "run")["loss"].steps.tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_a_listener_cannot_claim_the_files_of_the_run():
+    class Greedy(Listener):
+        files = ("notes.txt", "*.yaml")
+
+    with pytest.raises(ValueError, match=r"greedy: its file `\*.yaml` is the run's recipe.yaml"):
+        RunListeners([("greedy", Greedy())])
+
+
 def test_a_logger_that_was_never_opened_hears_nothing(tmp_path):
     """As in all processes but the first."""
     notebook = Notebook()

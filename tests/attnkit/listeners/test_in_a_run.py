@@ -406,6 +406,16 @@ def test_a_logger_that_is_not_installed_is_told_with_the_pip_line(small, monkeyp
     assert not recipe.run_dir.exists()
 
 
+def test_a_study_asks_for_its_loggers_before_the_first_run(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("attnkit.recipe.listening._lacks", lambda package: True)
+    file = tmp_path / "study.yaml"
+    file.write_text(small("logging.to=[wandb]").to_yaml())
+    for more in ([], ["--dry-run"]):
+        done = CliRunner().invoke(app, ["ablate", str(file), "model.dim=8,16", *more])
+        assert done.exit_code == 2
+        assert "logging.to[0]: wandb is not installed: pip install wandb" in done.stderr
+
+
 def test_what_a_stored_run_listened_to_need_not_be_installed_to_use_it(small_run, tmp_path):
     text = (small_run.directory / "recipe.yaml").read_text()
     (tmp_path / "recipe.yaml").write_text(text.replace("name: tensorboard", "name: comet"))
