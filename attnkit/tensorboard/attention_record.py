@@ -22,6 +22,11 @@ SUM_TOLERANCE = 0.02
 """How far from 1 the sum of a row may be: bfloat16 rounds to 0.4 %."""
 
 
+NORMS = ("rows", "unnormalised", "signed")
+"""What is known of a layer's weights, the most special first: no weight is negative and rows sum to
+1; no weight is negative; nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class LayerMap:
     """The maps of one layer.
@@ -29,7 +34,7 @@ class LayerMap:
     Args:
         name: which layer, for the viewer ("L0").
         weights: (H, Q, K) float32; masked-out cells are zero.
-        norm: "rows", "unnormalised" or "signed"; `layer_map` finds it out.
+        norm: one of `NORMS`.
         allowed: (Q, K) or (H, Q, K) booleans, True where attending was allowed; None: everywhere.
     """
 
@@ -78,10 +83,20 @@ class AttentionRecord:
         return f"attention_maps/{self.example}/{self.site}"
 
 
-def layer_map(name: str, weights: np.ndarray, allowed: np.ndarray | None = None) -> LayerMap:
-    """Makes a `LayerMap`, and finds out from the weights (H, Q, K) what norm they obey.
+def layer_map(
+    name: str,
+    weights: np.ndarray,
+    allowed: np.ndarray | None = None,
+    norm: str = "rows",
+) -> LayerMap:
+    """Makes a `LayerMap` whose norm the weights obey.
 
-    A row without any weight, because nothing was allowed, does not count against "rows".
+    Args:
+        name: which layer.
+        weights: (H, Q, K).
+        allowed: as in `LayerMap`.
+        norm: norm that the mechanism declares. The weights can only make it more general, so that
+            the maps of a run have the same norm, and so the same colours, at every step.
 
     Raises:
         MapFormatError: if the weights are not three-dimensional or not finite.
@@ -92,12 +107,12 @@ def layer_map(name: str, weights: np.ndarray, allowed: np.ndarray | None = None)
     check_weights(name, weights)
     sums = weights.sum(axis=-1)
     if is_signed(weights):
-        norm = "signed"
-    elif np.all((abs(sums - 1) <= SUM_TOLERANCE) | (sums == 0)):
-        norm = "rows"
+        found = "signed"
+    elif np.all((abs(sums - 1) <= SUM_TOLERANCE) | (sums == 0)):  # 0: nothing was allowed
+        found = "rows"
     else:
-        norm = "unnormalised"
-    return LayerMap(name, weights, norm, allowed)
+        found = "unnormalised"
+    return LayerMap(name, weights, max(norm, found, key=NORMS.index), allowed)
 
 
 def check_weights(name: str, weights: np.ndarray) -> None:

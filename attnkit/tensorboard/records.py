@@ -13,6 +13,8 @@ from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
 
 SiteTokens = tuple[Sequence[str], Sequence[str]]
 
+_NORMS = {"sum to 1": "rows", "unnormalised": "unnormalised", "signed": "signed"}
+
 JACOBIAN_NOTE = "Not linear in its values: what is shown is the Jacobian (signed)."
 
 
@@ -79,7 +81,7 @@ def _record(
         query_tokens=asking,
         key_tokens=answering,
         layers=[
-            layer_map(f"L{i}", m.weights[0].numpy(), m.allowed[0, 0].numpy())
+            layer_map(f"L{i}", m.weights[0].numpy(), m.allowed[0, 0].numpy(), _NORMS[m.rows])
             for i, m in enumerate(maps)
         ],
         note=note,

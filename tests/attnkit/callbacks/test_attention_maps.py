@@ -145,6 +145,26 @@ def test_self_and_cross_maps_are_recorded_by_site(probe, tmp_path):
             Image.open(BytesIO(event.encoded_image_string)).verify()
 
 
+@pytest.mark.parametrize(
+    ("name", "norm"), [("multi_head", "rows"), ("sigmoid", "unnormalised"), ("retention", "signed")]
+)
+def test_the_norm_of_a_map_is_what_the_mechanism_declares_at_every_step(tmp_path, name, norm):
+    """Also where the weights of a step would fit a narrower one: its colours do not change."""
+    attention = build_attention({"name": name, "num_heads": 2}, 8)
+
+    class Bare(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x):
+            return self.attention(x, x, build_mask("causal"))
+
+    maps = AttentionMaps([torch.zeros(1, 3, 8)], ["a", "b", "c"])
+    (record,) = maps.records(Bare())
+    assert [layer.norm for layer in record.layers] == [norm]
+
+
 def test_the_last_map_is_that_of_the_trained_module(probe, tmp_path):
     torch.manual_seed(0)
     net = Translator()
