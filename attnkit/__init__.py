@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from attnkit.masks import Mask, build_mask
     from attnkit.models.language_model import LanguageModel
     from attnkit.recipe import Recipe, RecipeError, load_recipe, recipe_from_dict
-    from attnkit.registry import ATTENTION, MASKS, POSITIONS, SOURCES, TOKENIZERS, Spec
+    from attnkit.registry import ATTENTION, MASKS, POSITIONS, SOURCES, TASKS, TOKENIZERS, Spec
+    from attnkit.tasks.definition import TaskDefinition
     from attnkit.trained_run import TrainedRun, load_run
+    from attnkit.training.task import Task
 
 _HOMES = {
     "attnkit.ablation.compare": ("compare_runs",),
@@ -32,8 +34,18 @@ _HOMES = {
     "attnkit.masks": ("Mask", "build_mask"),
     "attnkit.models.language_model": ("LanguageModel",),
     "attnkit.recipe": ("Recipe", "RecipeError", "load_recipe", "recipe_from_dict"),
+    "attnkit.registry": (
+        "ATTENTION",
+        "MASKS",
+        "POSITIONS",
+        "SOURCES",
+        "TASKS",
+        "TOKENIZERS",
+        "Spec",
+    ),
+    "attnkit.tasks.definition": ("TaskDefinition",),
     "attnkit.trained_run": ("TrainedRun", "load_run"),
-    "attnkit.registry": ("ATTENTION", "MASKS", "POSITIONS", "SOURCES", "TOKENIZERS", "Spec"),
+    "attnkit.training.task": ("Task",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from rich import box
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from attnkit.console import console
 from attnkit.kernel_report import measure_kernels, show_kernels
 from attnkit.recipe.shipped import located, shipped_recipes
 from attnkit.registry import (
@@ -22,13 +23,11 @@ from attnkit.registry import (
     LOGGERS,
     MASKS,
     OPTIMIZERS,
-    PAIRS,
     POSITIONS,
     REGISTRIES,
     REQUIRED,
     SCHEDULES,
-    SOURCES,
-    SYNTHETIC,
+    TASKS,
     TOKENIZERS,
     Option,
     Registry,
@@ -39,23 +38,28 @@ from attnkit.registry import (
     load_plugin,
     suggest,
 )
-from attnkit.report import console
 
-if TYPE_CHECKING:
-    from attnkit.recipe import Recipe
 
-KINDS: dict[str, tuple[Registry[Any], ...]] = {
-    "attention": (ATTENTION,),
-    "masks": (MASKS,),
-    "positions": (POSITIONS,),
-    "data": (SOURCES, PAIRS, SYNTHETIC),
-    "tokenizers": (TOKENIZERS,),
-    "optimizers": (OPTIMIZERS,),
-    "schedules": (SCHEDULES,),
-    "launchers": (LAUNCHERS,),
-    "loggers": (LOGGERS,),
-    "callbacks": (CALLBACKS,),
-    "recipes": (),
+def _data() -> list[Registry[Any]]:
+    """What the tasks take as their data."""
+    from attnkit.recipe.checks import whole_tasks
+
+    return list(dict.fromkeys(task.data for task in whole_tasks().values()))
+
+
+KINDS: dict[str, Callable[[], list[Registry[Any]]]] = {
+    "tasks": lambda: [TASKS],
+    "attention": lambda: [ATTENTION],
+    "masks": lambda: [MASKS],
+    "positions": lambda: [POSITIONS],
+    "data": _data,
+    "tokenizers": lambda: [TOKENIZERS],
+    "optimizers": lambda: [OPTIMIZERS],
+    "schedules": lambda: [SCHEDULES],
+    "launchers": lambda: [LAUNCHERS],
+    "loggers": lambda: [LOGGERS],
+    "callbacks": lambda: [CALLBACKS],
+    "recipes": list,
 }
 """What `attnkit list` takes, and what it lists then."""
 
@@ -71,7 +75,7 @@ def show_names(kind: str | None = None, recipes: Path | None = None) -> None:
         RegistryError: if there is no such kind.
     """
     kinds = KINDS if kind is None else {_kind(kind): KINDS[_kind(kind)]}
-    for registry in (one for registries in kinds.values() for one in registries):
+    for registry in (one for registries in kinds.values() for one in registries()):
         table = _table(registry.kind)
         for name in registry.names():
             table.add_row(name, Text(registry.summary(name)))
@@ -182,6 +186,8 @@ def _show_name(registry: Registry[Any], name: str) -> None:
         _show_mechanism(cls)
     if registry is MASKS:
         _show_mask(name)
+    if registry is TASKS:
+        _show_task(name)
     _show_options(registry.options(name))
     if registry is ATTENTION:
         show_kernels(console, name)
@@ -203,6 +209,23 @@ def _show_mechanism(cls: Any) -> None:
         ("memory", f"grows with {'the square of ' * (cls.memory_order() == 2)}the length"),
     ):
         table.add_row(Text(label, style="dim"), Text(text or "not stated"))
+    console.print(table)
+
+
+def _show_task(name: str) -> None:
+    from attnkit.recipe.checks import whole_tasks
+
+    if (cls := whole_tasks().get(name)) is None:
+        console.print("it lacks a part; a recipe that names it says which")
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    model = cls.model_class()
+    for label, text in (
+        ("data", f"{cls.data.kind}: {', '.join(cls.data.names())}"),
+        ("model", f"{model.__module__}.{model.__qualname__}"),
+        ("takes", ", ".join(cls.takes)),
+    ):
+        table.add_row(Text(label, style="dim"), Text(text))
     console.print(table)
 
 
@@ -282,12 +305,12 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     from attnkit.models.accounting import cache_bytes, flops_per_token, parameter_counts
     from attnkit.models.shapes_only import shapes_only
     from attnkit.recipe import load_recipe
-    from attnkit.recipe.recipe import model_class
 
     recipe = load_recipe(path, overrides)
-    vocab_size, from_where = _vocabulary(recipe)
+    task = recipe.definition
+    sizes, from_where = task.sizes(recipe)
     with shapes_only():
-        model = model_class(recipe.task)(vocab_size, **recipe.model)
+        model = task.build_model(recipe, *sizes)
     parts = parameter_counts(model)
     attention = sum(parts[part] for part in ("query", "key", "value", "output"))
     total = sum(parts.values())
@@ -305,14 +328,13 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     console.print(table)
     flops = flops_per_token(model)
     length = model.max_seq_len
-    console.print(f"vocabulary              {vocab_size:,} ({from_where})")
+    shown = ", ".join(f"{size:,}" for size in sizes)
+    console.print(f"vocabulary              {shown} ({from_where})")
     console.print(f"training FLOPs a token  {flops.training:,.0f}")
     for name in ("projections", "mixing", "mlp", "head"):
         console.print(f"  {name:<22}{3 * getattr(flops, name):,.0f}")
     trainer = recipe.trainer
-    batch = trainer.batch_size * length
-    if recipe.task == "translation":
-        batch = trainer.batch_tokens
+    batch = task.tokens_per_batch(recipe, length)
     total_flops = flops.training * trainer.max_steps * batch * trainer.accumulate
     console.print(f"training FLOPs in all   {total_flops:.3g} ({trainer.max_steps:,} steps)")
     rounded = trainer.precision == "tf32"
@@ -326,19 +348,3 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
         f"({cache_bytes(model, length, torch.float32):,} and "
         f"{cache_bytes(model, length, torch.bfloat16):,} at {length:,} tokens)"
     )
-
-
-def _vocabulary(recipe: Recipe) -> tuple[int, str]:
-    """The size of a vocabulary that has not been made yet: its limit, or a guess that is called
-    one.
-    """
-    if recipe.task == "synthetic":
-        return len(SYNTHETIC.build(recipe.data).symbols), "of the task"
-    tokenizer = recipe.tokenizer
-    options = TOKENIZERS.options(tokenizer.name)
-    for key in ("vocab_size", "max_vocab"):
-        if key in options:
-            return tokenizer.options.get(key, options[key].default), f"tokenizer.{key}"
-    if tokenizer.name == "byte":
-        return 257, "256 bytes and the end of a document"
-    return 100, "assumed: the data decides it"

@@ -17,7 +17,7 @@ from attnkit.callbacks.stops import Stops, Terminated
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.errors import CheckpointError, DivergedError, UserError
 from attnkit.hardware import HardwareError
-from attnkit.tasks.base import Task
+from attnkit.training.task import Task
 
 log = logging.getLogger("attnkit")
 

@@ -22,7 +22,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from attnkit import run_directory
-from attnkit.assembly.by_task import build_data, build_model, build_task, check_size
 from attnkit.callbacks.at_moments import AtMoments
 from attnkit.callbacks.attention_maps import AttentionMaps
 from attnkit.callbacks.certificates import Certificates
@@ -61,8 +60,9 @@ from attnkit.resume import (
 )
 from attnkit.run_directory import RunDirectoryError
 from attnkit.streams import tolerant_streams
-from attnkit.tasks.base import Probe, Task
-from attnkit.tasks.fully_sharded import FullySharded
+from attnkit.tasks.building import build_data, build_model, build_task, check_size
+from attnkit.training.fully_sharded import FullySharded
+from attnkit.training.task import Probe, Task
 
 log = logging.getLogger("attnkit")
 
@@ -80,6 +80,7 @@ class Result:
         record: all that `result.json` holds.
         sample: what the model says in the end.
         example: a text of the validation data, to try the model with.
+        definition: the recipe's task, a `TaskDefinition`.
     """
 
     directory: Path
@@ -88,6 +89,7 @@ class Result:
     record: dict[str, Any]
     sample: str
     example: str
+    definition: Any
 
 
 @tolerant_streams()
@@ -157,7 +159,7 @@ def run(
     task = build_task(recipe, model, data)
     if recipe.trainer.on_nan == "skip":
         task.bad_steps.max_skipped = recipe.trainer.max_skipped
-    task.examine()
+    task.before_training()
     probes = task.probes(recipe.logging.probe_tokens, recipe.logging.probe)
     store = CheckpointStore(
         directory / run_directory.CHECKPOINTS,
@@ -217,21 +219,23 @@ def run(
             trainer.validate(task, verbose=False)
         sample, example = task.sample(final=True), task.example()
         if trainer.is_global_zero:
-            task.conclude(listeners, trainer.global_step)
+            task.log_end(listeners, trainer.global_step)
             listeners.finalize("success")
     metrics = {
         name.removeprefix("final/"): float(value)
         for name, value in trainer.callback_metrics.items()
         if name.startswith("final/")
     }
+    directions = recipe.definition.lower_is_better
     record = {
         "task": recipe.task,
         "status": "finished" if trainer.global_step == recipe.trainer.max_steps else "stopped",
         "steps": trainer.global_step,
         "metrics": metrics,
+        **({"lower_is_better": dict(directions)} if directions else {}),
         "validation_part": recipe.validation.part,
         "data": data_read(environment["data"]),
-        **task.findings(),
+        **task.record(),
         "skipped_steps": task.bad_steps.num_skipped,
         "seconds": curves.wall_seconds,
         "compile_seconds": task.compile_clock.seconds,
@@ -244,7 +248,8 @@ def run(
     }
     if trainer.is_global_zero:
         run_directory.write_json(directory / run_directory.RESULT, record)
-    return Result(directory, metrics, record.get("ngram_floors", {}), record, sample, example)
+    floors = record.get("ngram_floors", {})
+    return Result(directory, metrics, floors, record, sample, example, recipe.definition)
 
 
 def data_read(described: dict[str, Any]) -> dict[str, Any]:
@@ -300,7 +305,7 @@ def introduce(listeners: RunListeners, recipe: Recipe, task: Task, probes: Seque
     listeners.text("recipe", recipe.to_yaml(), 0)
     for probe in probes:
         listeners.text(probe.name, probe.text, 0)
-    task.introduce(listeners)
+    task.log_start(listeners)
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
@@ -430,6 +435,7 @@ def quiet_lightning() -> None:
         ".*treespec, LeafSpec.*",  # Lightning calls what torch deprecates
         ".*smaller than the logging interval.*",  # TrainingCurves writes the last step too
         ".*dataloader is not resumable.*",  # its sampler begins where the run resumes
+        ".*in eval mode at the start of training.*",  # a task may hold another model
         ".*recommended to use `self.log.*sync_dist=True.*",  # torchmetrics has synchronised it
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,6 +1,6 @@
 """Maps names in recipes to classes, with their options, and imports plugins.
 
-Every axis of the kit (mechanism, mask, position, data source, tokenizer, optimizer) is one
+Every axis of the kit (task, mechanism, mask, position, data source, tokenizer, optimizer) is one
 `Registry`. A decorator registers a class; its options are read from its `__init__` (see
 `options.py`).
 
@@ -52,6 +52,7 @@ __all__ = [
     "SCHEDULES",
     "SOURCES",
     "SYNTHETIC",
+    "TASKS",
     "TOKENIZERS",
     "Option",
     "Registry",
@@ -84,6 +85,7 @@ class Registry(Generic[T]):
         base: path of a class; those derived from it may be named by their own path too, as in
             `lightning.pytorch.callbacks.EarlyStopping`, whether registered or not.
         paths: name -> path of a built-in class that is imported only where it is asked for.
+        module: where each name has a folder in the package: the module there that registers it.
     """
 
     def __init__(
@@ -93,11 +95,13 @@ class Registry(Generic[T]):
         *,
         base: str | None = None,
         paths: Mapping[str, str] | None = None,
+        module: str | None = None,
     ) -> None:
         self.kind = kind
         self._package = package
         self._base = base
         self._paths = dict(paths or {})
+        self._module = module
         self._classes: dict[str, type[T]] = {}
         self._discovered = False
 
@@ -205,13 +209,19 @@ class Registry(Generic[T]):
         self._discovered = True  # before the imports below, which may look up names themselves
         try:
             if self._package is not None:
-                package = importlib.import_module(self._package)
-                for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-                    importlib.import_module(f"{self._package}.{module.name}")
+                self._import_built_in(self._package)
         except BaseException:
             self._discovered = False  # the next look-up fails again, instead of missing names
             raise
         load_installed_plugins()
+
+    def _import_built_in(self, package: str) -> None:
+        found = importlib.import_module(package)
+        for entry in pkgutil.iter_modules(getattr(found, "__path__", [])):
+            if self._module is None:
+                importlib.import_module(f"{package}.{entry.name}")
+            elif entry.ispkg:
+                importlib.import_module(f"{package}.{entry.name}.{self._module}")
 
 
 def _class_at(path: str, base: str, kind: str) -> type[Any]:
@@ -383,8 +393,8 @@ SOURCES: Registry[Any] = Registry("data source", "attnkit.data.sources")
 PAIRS: Registry[Any] = Registry("source of sentence pairs", "attnkit.data.pairs")
 SYNTHETIC: Registry[Any] = Registry("synthetic task", "attnkit.data.synthetic")
 TOKENIZERS: Registry[Any] = Registry("tokenizer", "attnkit.data.tokenizers")
-OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.tasks.optimizers")
-SCHEDULES: Registry[Any] = Registry("learning-rate schedule", "attnkit.tasks.schedules")
+OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.training.optimizers")
+SCHEDULES: Registry[Any] = Registry("learning-rate schedule", "attnkit.training.schedules")
 LAUNCHERS: Registry[Any] = Registry("launcher of trials", "attnkit.ablation.launchers")
 LOGGERS: Registry[Any] = Registry(
     "logger", "attnkit.listeners.loggers", base="lightning.pytorch.loggers.Logger"
@@ -398,6 +408,7 @@ CALLBACKS: Registry[Any] = Registry(
         "samples": "attnkit.callbacks.samples.Samples",
     },
 )
+TASKS: Registry[Any] = Registry("task", "attnkit.tasks", module="definition")
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     ATTENTION,
@@ -412,4 +423,5 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     LAUNCHERS,
     LOGGERS,
     CALLBACKS,
+    TASKS,
 )

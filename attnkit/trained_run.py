@@ -1,52 +1,64 @@
-"""A run that has been trained, ready to use: recipe, tokenizer and model. Loads no lightning."""
+"""A run that has been trained, ready to use: its recipe and its model; what else it can do is its
+task's. Loads no lightning.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, NoReturn
 
-import torch
 from torch import Tensor, nn
 
 from attnkit import run_directory
+from attnkit.attention.base import Attention
 from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.checkpoints.exported import SUFFIX, read_export, write_export
 from attnkit.checkpoints.reading import check_finite, read_checkpoint
 from attnkit.checkpoints.store import CheckpointStore
-from attnkit.data.symbols import Symbols
-from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer, unknown_in
-from attnkit.data.translation import TARGET_FOLDER
-from attnkit.errors import CheckpointError, DataError
-from attnkit.models.decoding import generate
-from attnkit.models.language_model import LanguageModel
+from attnkit.data.tokenizer_base import FILE_NAME
+from attnkit.errors import CheckpointError
 from attnkit.models.shapes_only import shapes_only
 from attnkit.plugins import FOLDER, RECORD, StoredPlugins
 from attnkit.recipe import Recipe
-from attnkit.recipe.stored import stored_recipe, written_recipe
-from attnkit.registry import SYNTHETIC
+from attnkit.recipe.stored import stored_recipe
 from attnkit.run_directory import RunDirectoryError
-from attnkit.tensorboard.records import mechanisms_of, records_of
+from attnkit.tensorboard.records import SiteTokens, mechanisms_of, records_of
 from attnkit.tensorboard.scalars import Scalars, read_scalars
+
+Weights = Literal["averaged", "last", "best"]
+"""Which weights of a run."""
+
+FILES: dict[Weights, str] = {
+    "averaged": run_directory.AVERAGED,
+    "last": run_directory.LAST,
+    "best": run_directory.BEST,
+}
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What every finished run gives, whatever its task.
+class TrainedRun:
+    """What every finished run gives, whatever its task; a task adds what it can do.
 
     Attributes:
         recipe: the resolved recipe.
         origin: the run's directory, or the `.safetensors` file that was made of it.
+        model: with the trained weights, in evaluation mode, on the CPU.
     """
 
     recipe: Recipe
     origin: Path
+    model: Any
+
+    evaluation_options: ClassVar[tuple[str, ...]] = ()
+    """Options of `attnkit evaluate` that `evaluate` takes, besides `--data`."""
 
     @property
     def title(self) -> str:
@@ -73,156 +85,148 @@ class Trained:
         """Tag -> `steps` (N,) and `values` (N,) of every scalar that was logged."""
         return read_scalars(self.origin) if self.origin.is_dir() else {}
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.title}, task {self.recipe.task}, from {self.origin}>"
-
-
-@dataclass(frozen=True, repr=False)
-class TrainedRun(Trained):
-    """What a language-modeling or synthetic run left behind.
-
-    Attributes:
-        tokenizer: the run's own vocabulary.
-        model: with the trained weights, in evaluation mode, on the CPU.
-    """
-
-    tokenizer: Tokenizer | Symbols
-    model: LanguageModel
-
     def attention(self, text: str) -> TextMaps:
-        """The exact maps of every layer and head on a text.
+        """The exact maps of every layer and head on one example.
+
+        Args:
+            text: what the model reads, as a person writes it.
 
         Raises:
-            DataError: if the text has no token, or of a synthetic task an unknown one.
+            DataError: if the text is not what the model reads.
+            RunDirectoryError: if the model has no layers, or the task shows no maps.
+        """
+        self.refuse("shows no maps of a text")
+
+    def maps_of(
+        self,
+        inputs: tuple[Any, ...],
+        query_tokens: Sequence[str],
+        key_tokens: Sequence[str] | None = None,
+        *,
+        note: str = "",
+        notes: Sequence[str] = (),
+        site_tokens: Mapping[str, SiteTokens] | None = None,
+    ) -> TextMaps:
+        """The exact maps of every layer and head on what the model is called with.
+
+        Args:
+            inputs: one example, with a batch axis of 1; of a named tuple, what `forward` names.
+            query_tokens: texts of the tokens that ask.
+            key_tokens: texts of the tokens that answer; None: the same tokens.
+            note: what a viewer should know about the example; stands on the page.
+            notes: what the caller should know.
+            site_tokens: site (`encoder.self`) -> the texts of both at a site where they are others.
+
+        Raises:
             RunDirectoryError: if the model has no layers.
         """
-        if not self.model.layers:
+        if not any(isinstance(module, Attention) for module in self.model.modules()):
             raise RunDirectoryError("this run has no layers, so it has no attention to show")
-        notes = []
-        if unknown := self.unknown_in(text):
-            notes.append(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}")
-        ids = self.tokenizer.encode(text).ids
-        if not ids:
-            raise DataError("--text is empty; give it at least one character")
-        longest = self.model.max_seq_len
-        if len(ids) > longest:
-            notes.append(f"{len(ids)} tokens; the model reads the first {longest}")
-            ids = ids[:longest]
-        tokens = torch.tensor([ids])
-        maps = attention_maps(self.model, (tokens, torch.zeros_like(tokens)))
-        words = [self.tokenizer.token_text(i) for i in ids]
-        records = records_of(maps, words, words, example="text")
-        return TextMaps(records, self.title, mechanisms_of(maps), notes)
+        maps = attention_maps(self.model, inputs)
+        keys = query_tokens if key_tokens is None else key_tokens
+        records = records_of(
+            maps, query_tokens, keys, example="text", note=note, site_tokens=site_tokens
+        )
+        return TextMaps(records, self.title, mechanisms_of(maps), list(notes))
 
-    def unknown_in(self, prompt: str) -> list[str]:
-        """What of a prompt the vocabulary lacks, each once; the model reads it as
-        `<|unknown|>`.
-        """
-        return unknown_in(self.tokenizer, prompt)
-
-    def check_speaks(self) -> None:
-        """Makes sure that the run can go on from a text.
+    def stream(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> Iterator[str]:
+        """Yields the text that follows a prompt, piece by piece.
 
         Raises:
-            RunDirectoryError: if it learnt a synthetic task.
-        """
-        if isinstance(self.tokenizer, Symbols):
-            raise RunDirectoryError(
-                "this run learnt a synthetic task: it gives answers, and does not go on from a "
-                "prompt. Its answers are under `samples` on the Text page of TensorBoard; attnkit "
-                f"attention RUN --text '{self.tokenizer.decode(range(3))} ...' shows its maps"
-            )
-
-    def stream(self, prompt: str, max_new_tokens: int, **options: Any) -> Iterator[str]:
-        """Yields the text that follows a prompt, piece by piece; `options` are those of `generate`.
-
-        Raises:
-            RunDirectoryError: if the run learnt a synthetic task.
+            RunDirectoryError: if the task does not go on from a prompt.
             ValueError: if the prompt is empty or an option is out of range.
         """
-        tokenizer = self.tokenizer
-        self.check_speaks()
-        assert not isinstance(tokenizer, Symbols)
-        ids: list[int] = []
-        told = ""
-        for token in self._drawn(prompt, 1, max_new_tokens, options):
-            ids.append(int(token))
-            text = tokenizer.readable(ids)
-            if not text.endswith(
-                "\N{REPLACEMENT CHARACTER}"
-            ):  # half of a character: wait for the rest
-                yield text[len(told) :]
-                told = text
-        if rest := tokenizer.readable(ids)[len(told) :]:  # half of a character, and no more comes
-            yield rest
+        self.refuse("does not go on from a prompt")
 
     def generate(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> str:
-        """The text that follows a prompt, as a whole."""
+        """The text that follows a prompt, as a whole; see `stream`."""
         return "".join(self.stream(prompt, max_new_tokens, **options))
 
     def generate_several(
         self, prompt: str, num_samples: int, max_new_tokens: int = 300, **options: Any
     ) -> list[str]:
-        """Several texts that follow one prompt, drawn in one batch; `options` and errors as for
-        `stream`.
+        """Several texts that follow one prompt, drawn in one batch; see `stream`."""
+        self.refuse("does not go on from a prompt")
+
+    def unknown_in(self, text: str) -> list[str]:
+        """What of a text the run's vocabulary lacks, each once. Default: nothing."""
+        return []
+
+    def evaluate(self, data: Sequence[str] = (), **options: Any) -> Iterator[Any]:
+        """Yields what `attnkit evaluate` prints, a table or a line at a time. Default: the metrics
+        of the whole validation split, as at the end of training.
+
+        Args:
+            data: splits of the run's own data, or files; empty: the task's default.
+            options: those of `evaluation_options`, as Python names (`--gold-index`: `gold_index`).
+
+        Raises:
+            DataError: if there is no such data.
         """
-        self.check_speaks()
-        assert not isinstance(self.tokenizer, Symbols)
-        drawn = list(self._drawn(prompt, num_samples, max_new_tokens, options))
-        if not drawn:
-            return [""] * num_samples
-        return [self.tokenizer.readable(row) for row in torch.stack(drawn, dim=1).tolist()]
+        yield from self.recipe.definition.evaluate(self, data)
 
-    def _drawn(
-        self, prompt: str, num_samples: int, max_new_tokens: int, options: dict[str, Any]
-    ) -> Iterator[Tensor]:
-        """The tokens (num_samples,) that follow a prompt."""
-        assert not isinstance(self.tokenizer, Symbols)
-        ids = self.tokenizer.prompt(prompt)
-        start = torch.tensor([ids] * num_samples, dtype=torch.long)
-        start = start.to(self.model.embedding.weight.device)
-        options = {"end_token": self.tokenizer.end_of_document_id, **options}
-        return generate(self.model, start, max_new_tokens, **options)
+    def refuse(self, words: str) -> NoReturn:
+        """Says what runs of this task cannot do, and which command they are for.
 
+        Raises:
+            RunDirectoryError: always.
+        """
+        commands = self.recipe.definition.next_commands(self.origin, "...").values()
+        more = "".join(f"; {command}" for command in commands)
+        raise RunDirectoryError(f"a run of the task {self.recipe.task} {words}{more}")
 
-def task_of(origin: Path) -> str:
-    """The task of a run's directory, or of a `.safetensors` file; nothing of its model is made.
-
-    Raises:
-        RunDirectoryError: if it is no run.
-        CheckpointError: if the file is none of attnkit.
-    """
-    if origin.suffix != SUFFIX:
-        return written_recipe(origin).task
-    with unpacked(origin) as (folder, _, _):
-        return written_recipe(folder).task
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.title}, task {self.recipe.task}, from {self.origin}>"
 
 
 def load_run(
-    directory: str | Path, *, best: bool = False, trust_plugins: bool = False
-) -> TrainedRun:
+    directory: str | Path,
+    *,
+    best: bool = False,
+    weights: Weights | None = None,
+    trust_plugins: bool = False,
+) -> Any:
     """Loads a run from its directory, or from the file that `export_run` made of it.
 
     Args:
-        directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file.
-        best: take the checkpoint with the lowest validation loss, not the last one.
+        directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file, which has weights of
+            its own.
+        best: take the checkpoint with the lowest validation loss: the same as `weights="best"`.
+        weights: which; None: the averaged ones if there are any, else the last.
         trust_plugins: also run plugins that this user has never run, after their digests were
             logged. Without it, only weights are read from a run that came from elsewhere.
+
+    Returns:
+        A `TrainedRun`, of the class that its task has for it.
 
     Raises:
         RunDirectoryError: if the directory holds no run.
         UntrustedPluginError: if its model needs plugins that this user has never run.
         CheckpointError: if its checkpoint is missing, damaged, of another model, or not plain data.
+        DataError: if a vocabulary is missing or damaged.
     """
     directory = Path(directory)
     if directory.suffix == SUFFIX:
-        with unpacked(directory) as (folder, weights, texts):
+        with unpacked(directory) as (folder, tensors, texts):
             plugins = StoredPlugins.of_texts(directory, texts, trust=trust_plugins)
-            return _loaded(folder, weights, directory, plugins)
+            recipe = stored_recipe(folder, plugins=plugins)
+            return recipe.definition.load(folder, recipe, tensors, directory)
     run_directory.recipe_of(directory)
-    path = checkpoint_of(directory, best=best)
+    folder = directory / run_directory.CHECKPOINTS
+    if best:
+        weights = "best"
+    if weights is None:
+        weights = "averaged" if (folder / FILES["averaged"]).is_file() else "last"
+    path = folder / FILES[weights]
+    if weights == "averaged" and not path.is_file():
+        raise RunDirectoryError(
+            f"{directory} has no averaged weights: its task averages none, or it was not asked to"
+        )
+    # The mean of checkpoints is not one of the store's, which knows the digests of its own.
+    tensors = model_weights(read_checkpoint(path)) if weights == "averaged" else read_weights(path)
     plugins = StoredPlugins.of_run(directory, trust=trust_plugins)
-    return _loaded(directory, read_weights(path), path, plugins)
+    recipe = stored_recipe(directory, plugins=plugins)
+    return recipe.definition.load(directory, recipe, tensors, path)
 
 
 def export_run(
@@ -232,13 +236,13 @@ def export_run(
     best: bool = False,
     overwrite: bool = False,
     trust_plugins: bool = False,
-) -> TrainedRun:
+) -> Any:
     """Writes the weights of a run alone, with its recipe and vocabulary, into one file.
 
     Args:
         directory: of the run.
         target: the file, which ends in `.safetensors`.
-        best: take the checkpoint with the lowest validation loss, not the last one.
+        best: take the checkpoint with the lowest validation loss; else what `load_run` takes.
         overwrite: replace a file that is there.
         trust_plugins: as for `load_run`.
 
@@ -270,7 +274,7 @@ def pack(directory: Path, model: nn.Module, target: Path, *, overwrite: bool) ->
     write_export(target, model.state_dict(), texts, overwrite=overwrite)
 
 
-UNPACKED = (run_directory.RECIPE, FILE_NAME, f"{TARGET_FOLDER}/{FILE_NAME}")
+UNPACKED = re.compile(rf"{re.escape(run_directory.RECIPE)}|([a-z_]+/)?{re.escape(FILE_NAME)}")
 """Texts of an exported file that are written to a folder; no others are."""
 
 
@@ -287,11 +291,10 @@ def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, st
         raise CheckpointError(f"{file} was not exported by attnkit: it holds no recipe")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        for text_name in UNPACKED:
-            if text_name in texts:
-                path = folder / text_name
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(texts[text_name].encode())
+        for text_name in filter(UNPACKED.fullmatch, texts):
+            path = folder / text_name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(texts[text_name].encode())
         try:
             yield folder, weights, texts
         except Exception as error:  # names what the user has, not a folder that is gone
@@ -300,28 +303,6 @@ def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, st
                 arg.replace(inside, named) if isinstance(arg, str) else arg for arg in error.args
             )
             raise
-
-
-def checkpoint_of(directory: Path, *, best: bool) -> Path:
-    """Where the newest or the best checkpoint of a run lies."""
-    name = run_directory.BEST if best else run_directory.LAST
-    return directory / run_directory.CHECKPOINTS / name
-
-
-def _loaded(
-    directory: Path, weights: dict[str, Tensor], origin: Path, plugins: StoredPlugins
-) -> TrainedRun:
-    """The run whose recipe and vocabulary lie in a directory; `origin` is named in errors."""
-    recipe = stored_recipe(directory, plugins=plugins)
-    if recipe.task == "translation":
-        raise RunDirectoryError(f"{origin} is no run of language modeling but one of {recipe.task}")
-    if recipe.task == "synthetic":
-        tokenizer = Symbols(SYNTHETIC.build(recipe.data).symbols)
-    else:
-        tokenizer = load_tokenizer(directory)
-    size = tokenizer.vocab_size
-    model = filled(lambda: LanguageModel(size, **recipe.model), weights, origin)
-    return TrainedRun(recipe, home_of(directory, origin), tokenizer, model)
 
 
 def home_of(directory: Path, origin: Path) -> Path:

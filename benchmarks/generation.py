@@ -19,7 +19,7 @@ import torch
 from attnkit.models import decoding
 from attnkit.models.language_model import LanguageModel
 from attnkit.registry import Spec
-from attnkit.tasks.compiled import Compiled
+from attnkit.training.compiled import Compiled
 
 WAYS = ("grows", "fixed", "compiled")
 VOCABULARY, PROMPT = 65, 16

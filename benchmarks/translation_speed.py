@@ -24,9 +24,9 @@ from attnkit.data.pair_batch import IGNORED
 from attnkit.hardware import fast_dtype
 from attnkit.models.beam_search import Search
 from attnkit.recipe import load_recipe
-from attnkit.tasks.translating import translate_ids
-from attnkit.tasks.translation import padding_share
-from attnkit.translator import load_translator
+from attnkit.tasks.translation.task import padding_share
+from attnkit.tasks.translation.translating import translate_ids
+from attnkit.tasks.translation.translator import load_translator
 
 
 class Plain(nn.Module):

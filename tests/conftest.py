@@ -120,7 +120,8 @@ def write_shard() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def short_samples() -> Iterator[None]:
     """Runs end with a text of 80 tokens instead of 300, which is half of what a small run takes."""
-    from attnkit.tasks import language_modeling  # loads Lightning: only for those who train
+    # Loads Lightning: only for those who train.
+    from attnkit.tasks.language_modeling import task as language_modeling
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(language_modeling, "FINAL_SAMPLE_TOKENS", 80)
@@ -130,10 +131,30 @@ def short_samples() -> Iterator[None]:
 @pytest.fixture
 def tiny_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of 20 tokens while a run trains and 40 at its end, where nobody looks at them."""
-    from attnkit.tasks import language_modeling  # loads Lightning: only for those who train
+    # Loads Lightning: only for those who train.
+    from attnkit.tasks.language_modeling import task as language_modeling
 
     monkeypatch.setattr(language_modeling, "SAMPLE_TOKENS", 20)
     monkeypatch.setattr(language_modeling, "FINAL_SAMPLE_TOKENS", 40)
+
+
+@pytest.fixture
+def stop_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`stop_in_step(4)`: the run that trains next is told to end while it takes its fifth step."""
+    from attnkit.training.task import Task
+
+    plain = Task.on_before_backward
+
+    def arrange(step: int) -> None:
+        def hook(self: Any, loss: Any) -> None:
+            plain(self, loss)
+            if self.global_step == step:
+                monkeypatch.setattr(Task, "on_before_backward", plain)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(Task, "on_before_backward", hook)
+
+    return arrange
 
 
 @pytest.fixture
@@ -141,7 +162,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """What runs with `trainer.compile=true` have compiled: for each graph whether it is one for
     training. The graphs run as they are; one that cannot be made whole fails the test.
     """
-    from attnkit.tasks import compiled
+    from attnkit.training import compiled
 
     made: list[bool] = []
 

@@ -229,3 +229,57 @@ def test_that_question_would_be_found():
     for code in ("isinstance(logger, A)", "issubclass(type(x), loggers.CSVLogger)"):
         assert _asks_for_a_logger(ast.parse(code).body[0].value)
     assert not _asks_for_a_logger(ast.parse("isinstance(callback, AtMoments)").body[0].value)
+
+
+TASK_NAMES = {
+    path.parent.name for path in (PACKAGE / "tasks").glob("*/definition.py")
+}  # fmt: skip
+
+
+def compared_words(tree):
+    """The texts that code compares something with, by `==`, `in` or `match`."""
+    for node in ast.walk(tree):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        sides += [node.value] if isinstance(node, ast.MatchValue) else []
+        for side in sides:
+            yield from (
+                (each.value, node.lineno if hasattr(node, "lineno") else side.lineno)
+                for each in ast.walk(side)
+                if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            )
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if PACKAGE / "tasks" not in p.parents], ids=named
+)
+def test_nobody_asks_which_task_it_is(path):
+    """A task is asked, as an object; its name is compared with nothing outside `tasks/`."""
+    found = compared_words(ast.parse(path.read_text()))
+    assert [(word, line) for word, line in found if word in TASK_NAMES] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    ['task == "translation"', 'x in ("a", "synthetic")', 'match t:\n case "translation": pass'],
+)
+def test_a_comparison_with_a_task_is_found(code):
+    assert TASK_NAMES & {word for word, _ in compared_words(ast.parse(code))}
+
+
+RECIPES = """
+from attnkit.recipe import load_recipe
+for name in {names}:
+    recipe = load_recipe(name)
+    recipe.definition.sizes(recipe), recipe.definition.build_data(recipe)
+"""
+
+
+def test_a_recipe_of_any_task_is_checked_without_lightning():
+    names = ["quickstart", "parity", "translation/reverse"]
+    assert set(loaded_by(RECIPES.format(names=names))) <= {"torch", "omegaconf"}
+
+
+def test_a_trained_run_of_any_task_is_opened_without_lightning():
+    code = "from attnkit.registry import TASKS\nfrom attnkit.tasks.definition import loaded\n"
+    code += "for name in TASKS.names(): loaded(TASKS.get(name).run_class)"
+    assert "lightning" not in loaded_by(code)

@@ -38,7 +38,7 @@ def test_every_mechanism_is_named():
 
 
 def test_every_example_is_tested():
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 8
 
 
 def test_mechanisms_in_own_code():
@@ -71,7 +71,9 @@ def test_a_whole_run(tmp_path, monkeypatch, capsys):
     recipe = tmp_path / "small.yaml"
     quickstart = ROOT / "recipes/language_modeling/quickstart.yaml"
     recipe.write_text(f"extends: {quickstart}\nmodel: {{dim: 32, num_layers: 1}}\n")
-    code = example("load_run").replace("recipes/language_modeling/quickstart.yaml", str(recipe))
+    code = example("trained.generate").replace(
+        "recipes/language_modeling/quickstart.yaml", str(recipe)
+    )
     monkeypatch.chdir(tmp_path)
     names = run(code)
     assert names["result"].record["steps"] == 20
@@ -139,6 +141,34 @@ def test_curves_for_pandas(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(example("pandas"))
     assert drawn == [[2.0, 1.0, 0.0]]
+
+
+def test_the_task(tmp_path, monkeypatch):
+    """A teacher of a few steps, and a run that imitates it."""
+    from attnkit import experiment, load_run
+    from attnkit.recipe import recipe_from_dict
+    from attnkit.registry import TASKS
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TASKS, "_classes", {name: TASKS.get(name) for name in TASKS.names()})
+    Path("distillation.py").write_text(example("kl_div"), encoding="utf-8")
+    Path("text.txt").write_text("the cat sat on the mat.\n" * 200)
+    keys = {
+        "name": "teacher",
+        "data": {"name": "text", "files": "text.txt"},
+        "model": {"max_seq_len": 16, "dim": 16, "num_layers": 1},
+        "trainer": {"max_steps": 2, "batch_size": 4, "precision": 32, "accelerator": "cpu"},
+        "logging": {"every_n_steps": 1, "attention_maps": 0, "samples": 0},
+    }
+    teacher = experiment.run(recipe_from_dict(keys))
+    section = {"teacher": str(teacher.directory), "weight": 2.0}
+    own = {"task": "distillation", "plugins": ["distillation.py"], "distillation": section}
+    result = experiment.run(recipe_from_dict({**keys, **own, "name": "student"}))
+    curves = load_run(result.directory).curves
+    parts = [curves[f"loss/train_{name}"].values for name in ("smoothed", "distillation")]
+    assert sum(parts) == pytest.approx(curves["loss/train"].values, rel=1e-5)
+    assert parts[1][0] != parts[0][0]
+    assert result.metrics["perplexity"] > 1
 
 
 def test_the_picture_names_what_is_there():

@@ -71,7 +71,8 @@ def _metric(
     for plan in plans:
         if plan.metric == metric:
             return metric, plan.lower_is_better
-    return metric, is_lower_better(metric)
+    said = {run.record.get("lower_is_better", {}).get(metric) for run in found.all()} - {None}
+    return metric, said.pop() if len(said) == 1 else is_lower_better(metric)
 
 
 def _leave_out_without(metric: str, found: GroupedRuns) -> None:

@@ -60,8 +60,9 @@ class Row:
     @property
     def cache_bytes_per_token(self) -> float | None:
         """Bytes that decoding keeps for a full context, divided by its tokens."""
-        total = self.mean_of("cache_bytes")
-        return None if total is None else total / self.runs[0].recipe["model"]["max_seq_len"]
+        total, run = self.mean_of("cache_bytes"), self.runs[0]
+        length = run.record.get("max_seq_len") or run.recipe["model"].get("max_seq_len")
+        return None if total is None or not length else total / length
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers, in plain types."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from attnkit.assembly.by_task import build_data, build_model
 from attnkit.models.accounting import costs
 from attnkit.models.shapes_only import shapes_only
 from attnkit.recipe import Recipe
+from attnkit.tasks.building import build_data, build_model
 
-_OF_THE_DATA = ("task", "data", "tokenizer", "target_tokenizer", "translation")
+_OF_THE_DATA = ("task", "data", "tokenizer", "target_tokenizer")
 _OF_BATCHES = ("batch_size", "batch_tokens")
 
 
@@ -64,9 +64,9 @@ class CostModel:
 
     def _about_data(self, recipe: Recipe) -> tuple[tuple[int, ...], float]:
         keys = recipe.to_dict()
-        parts = {name: keys[name] for name in _OF_THE_DATA if name in keys}
+        parts = {name: keys[name] for name in (*_OF_THE_DATA, recipe.task) if name in keys}
         parts |= {name: keys["trainer"].get(name) for name in _OF_BATCHES}
-        parts |= {"max_seq_len": keys["model"]["max_seq_len"], "part": recipe.validation.part}
+        parts |= {"max_seq_len": keys["model"].get("max_seq_len"), "part": recipe.validation.part}
         key = json.dumps(parts, sort_keys=True)
         if key not in self._facts:
             data = build_data(recipe)

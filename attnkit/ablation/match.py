@@ -86,7 +86,7 @@ def free_keys(plan: Plan, recipe: Recipe) -> list[str]:
     if plan.options.match == "cache_bytes":
         # Not the MLP's width, which the cache does not know, nor the model's, which moves it in
         # steps of the number of heads.
-        seats = ("decoder", "cross") if recipe.task == "translation" else ("",)
+        seats = [seat for seat in ("decoder", "cross") if seat in recipe.model] or [""]
         return [".".join(filter(None, ("model", seat, "attention.head_dim"))) for seat in seats]
     return ["model.dim" if recipe.model["mlp"] == "none" else "model.mlp_dim"]
 

@@ -97,8 +97,8 @@ def load_stored_run(directory: Path) -> StoredRun:
     ]
     if missing or not isinstance(record["metrics"], dict):
         raise UnusableRun(f"{RESULT} lacks {', '.join(missing or ['metrics'])}")
-    if _part(recipe, "model", "max_seq_len") is None or not isinstance(recipe.get("seed"), int):
-        raise UnusableRun(f"{RECIPE} lacks seed or model.max_seq_len")
+    if not isinstance(recipe.get("seed"), int):
+        raise UnusableRun(f"{RECIPE} lacks seed")
     study, variant = name_by_place(directory) or (
         str(recipe.get("name")),
         str(recipe.get("variant")),

@@ -103,8 +103,8 @@ def time_recipe(recipe: Recipe) -> Timing:
     """Times one recipe in this process."""
     import torch
 
-    from attnkit.assembly.by_task import build_data, build_model, build_task
     from attnkit.hardware import default_device
+    from attnkit.tasks.building import build_data, build_model, build_task
 
     began = time.perf_counter()
     data = build_data(recipe)
@@ -122,7 +122,7 @@ def time_recipe(recipe: Recipe) -> Timing:
         with torch.no_grad():
             task.eval()
             once = data.val_batches(recipe.validation.max_tokens)
-            val = _mean_seconds((task.loss(batch) for batch in _round(once, device)), device)
+            val = _mean_seconds((task.measure(batch) for batch in _round(once, device)), device)
     every = min(recipe.validation.every_n_steps, recipe.trainer.max_steps)
     return Timing(
         start, step + len(once) * val / every, len(data.val_batches(data.final_max_tokens)) * val
@@ -139,7 +139,9 @@ def _steps(recipe: Recipe, task: Any, optimizer: Any, batches: Any, device: Any)
     while True:
         for _ in range(accumulate):
             batch = move_data_to_device(batches[number % len(batches)], device)
-            (task.training_step(batch, number) / accumulate).backward()
+            found = task.training_step(batch, number)
+            loss = found["loss"] if isinstance(found, dict) else found
+            (loss / accumulate).backward()
             number += 1
         torch.nn.utils.clip_grad_norm_(task.parameters(), limit)
         optimizer.step()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -120,8 +121,10 @@ class Recurrent(Attention):
             # reads
             # are those of dropping weights.
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
-        products = device != "cpu" and torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=products):
+        # Not on the meta device, where costs are counted.
+        knows = torch.amp.is_autocast_available(device)
+        products = knows and device != "cpu" and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=products) if knows else nullcontext():
             heads, state = self.advance(q.to(exact), k.to(exact), v.to(exact), mask, state)
         return heads.to(dtype), state
 

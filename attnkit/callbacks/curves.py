@@ -26,7 +26,8 @@ class Speed(NamedTuple):
 class TrainingCurves(L.Callback):
     """Logs scalars every few steps.
 
-    `loss/train` is the mean over the steps since the last point, and over all processes. Tokens
+    `loss/train` is the mean over the steps since the last point, and over all processes; of a task with
+    several losses it is the mean of their sum, and `loss/train_NAME` the mean of each. Tokens
     per second counts training only, without validation and compilation, and only the current
     session: an earlier one may have run on another machine. A step that the task skipped
     (`Task.is_skipped`) counts as time and tokens, but not in the loss. Nothing is read from the
@@ -151,12 +152,15 @@ class TrainingCurves(L.Callback):
     ) -> None:
         """Adds the batch to the sums, and logs a point if one is due."""
         # No .item(), which would wait for the GPU. Lightning has divided by the batches of a step.
-        self._step_sum = self._step_sum + outputs["loss"].detach()
+        loss = outputs.get("curves")  # a task with several losses: their sum, then each
+        self._step_sum = self._step_sum + (outputs["loss"].detach() if loss is None else loss)
         self._window_tokens += pl_module.num_tokens(batch) * trainer.world_size  # pyright: ignore
         step = trainer.global_step
         if step == self._counted:
             return
         self._counted = step
+        if getattr(self._loss_sum, "shape", self._step_sum.shape) != self._step_sum.shape:
+            self._loss_sum, self._steps = 0.0, 0  # resumed with other losses
         skipped = getattr(pl_module, "is_skipped", False)
         if isinstance(skipped, Tensor):  # known to the device alone
             self._loss_sum = self._loss_sum + self._step_sum.masked_fill(skipped, 0.0)
@@ -181,7 +185,8 @@ class TrainingCurves(L.Callback):
             bad_steps.read()
         loss_sum = trainer.strategy.reduce(torch.as_tensor(self._loss_sum), reduce_op="mean")
         steps = int(self._steps)
-        loss = float(loss_sum) / steps if steps else None
+        means = [x / steps for x in loss_sum.reshape(-1).tolist()] if steps else []
+        loss = means[0] if means else None
         if loss is not None and not math.isfinite(loss):
             raise DivergedError(step, "the training loss is")
         self._count_time()
@@ -189,7 +194,11 @@ class TrainingCurves(L.Callback):
         self.seconds += self._window_seconds
         self._session, self._carried = self._with_window(), Speed()
         self.loss = loss if loss is not None else self.loss
-        points = {} if loss is None else {"loss/train": loss}
+        names = [
+            "loss/train",
+            *(f"loss/train_{name}" for name in getattr(module, "loss_names", ())),
+        ]
+        points = dict(zip(names, means, strict=False))
         points |= {
             "optimizer/learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],
             "speed/tokens_per_second": self._window_tokens / max(self._window_seconds, 1e-9),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import lightning as L
 
 from attnkit.callbacks.at_moments import AtMoments
-from attnkit.listeners.lightning import Listeners
 
 
 class Samples(AtMoments):
@@ -20,4 +19,5 @@ class Samples(AtMoments):
 
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
         said = module.sample()  # pyright: ignore[reportCallIssue]
-        Listeners(trainer.loggers).text("samples", said, step)
+        if said:  # a task may give none
+            Listeners(trainer.loggers).text("samples", said, step)

@@ -29,8 +29,8 @@ from attnkit.checks.case import Broken, Case, demand_close, require
 from attnkit.checks.seats import MaskCase
 from attnkit.models.language_model import LanguageModel
 from attnkit.registry import ATTENTION, POSITIONS, RegistryError, Spec, load_plugin
-from attnkit.tasks.bad_steps import BadSteps
-from attnkit.tasks.optimizers import MuonRecipe
+from attnkit.training.bad_steps import BadSteps
+from attnkit.training.optimizers import MuonRecipe
 
 SIZES = {"max_seq_len": 24, "dim": 16, "num_layers": 1, "tied_embeddings": False}
 

@@ -16,7 +16,7 @@ def attention(
     text: Annotated[
         str,
         typer.Option(
-            help="What the model reads; a translation run takes 'sentence' or "
+            help="What the model reads, as its task has it; a translation run takes 'sentence' or "
             "'sentence ||| translation'.",
             show_default=False,
         ),
@@ -59,11 +59,11 @@ def attention(
         from attnkit.attention_page.text_maps import SUFFIXES
         from attnkit.data.storage import check_outs
         from attnkit.errors import DataError
-        from attnkit.translator import load_any
+        from attnkit.trained_run import load_run
 
         outs = out or [Path("attention.html")]
         check_outs(outs, SUFFIXES, overwrite=overwrite)
-        maps = load_any(run, best=best, trust_plugins=trust_plugins).attention(text)
+        maps = load_run(run, best=best, trust_plugins=trust_plugins).attention(text)
         for note in maps.notes:
             typer.echo(note, err=True)
         try:

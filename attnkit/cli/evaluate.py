@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
-from attnkit.cli.translate import Weights, WeightsOption
+from attnkit.cli.translate import WeightsOption
 
 
 class Form(StrEnum):
@@ -17,15 +17,6 @@ class Form(StrEnum):
 
     pharaoh = "pharaoh"
     naacl = "naacl"
-
-
-def _check_unused(task: str, options: dict[str, object]) -> None:
-    """Refuses options that mean nothing for a run's task."""
-    from attnkit.errors import DataError
-
-    for name, value in options.items():
-        if value is not None:
-            raise DataError(f"{name} means nothing for a run of the task {task}; leave it out")
 
 
 @app.command()
@@ -46,16 +37,18 @@ def evaluate(
             "--length",
             min=1,
             help="Tokens of a window or sequence; may be given again, and be more than in "
-            "training where the positions allow it. Not for translation.",
+            "training where the positions allow it. Of tasks that read one sequence.",
         ),
     ] = None,
     gold: Annotated[
         Path | None, typer.Option("--gold", help="Gold word alignments of --data SOURCE,TARGET.")
     ] = None,
     gold_form: Annotated[
-        Form,
-        typer.Option(help="pharaoh: a line a sentence, 0-0 1-2; naacl: `sentence i j S|P` lines."),
-    ] = Form.pharaoh,
+        Form | None,
+        typer.Option(
+            help="pharaoh (default): a line a sentence, 0-0 1-2; naacl: `sentence i j S|P` lines."
+        ),
+    ] = None,
     gold_index: Annotated[
         int | None,
         typer.Option(min=0, max=1, help="Number of the first word in --gold: 0 or 1. Say it."),
@@ -84,42 +77,33 @@ def evaluate(
     A language model: loss, bits a byte and perplexity of any text. A synthetic task: right answers.
     A translation run: BLEU, chrF, loss, and alignments where gold is given.
     """
-    of_translation = {
+    given = {
+        "--length": length,
         "--gold": gold,
+        "--gold-form": gold_form and gold_form.value,
         "--gold-index": gold_index,
         "--beam": beam,
         "--length-penalty": length_penalty,
         "--moses": moses,
         "--output": output,
-        "--weights averaged": weights if weights == Weights.averaged else None,
     }
+    options = {name: value for name, value in given.items() if value is not None}
 
     def act() -> None:
-        from attnkit import evaluation, text_evaluation
-        from attnkit.trained_run import load_run, task_of
+        from attnkit.console import console
+        from attnkit.errors import DataError
+        from attnkit.trained_run import load_run
 
-        task = task_of(run)
-        if task != "translation":
-            _check_unused(task, of_translation)
-            best = weights == Weights.best
-            trained = load_run(run, best=best, trust_plugins=trust_plugins)
-            longest = text_evaluation.trained_on(trained)
-            for found in text_evaluation.measure(trained, data or [], length or []):
-                text_evaluation.show(found, longest)
-            return
-        _check_unused(task, {"--length": length})
-        from attnkit.tasks.translation_scores import moses_tokenizer
-        from attnkit.translator import load_translator
-
-        # What cannot be is told before anything is translated.
-        tokenize = None if moses is None else moses_tokenizer(moses)
-        checkpoint = None if weights is None else weights.value
-        translator = load_translator(run, checkpoint, trust_plugins=trust_plugins)
-        search = translator.search(beam=beam, length_penalty=length_penalty)
-        sets = evaluation.test_sets(
-            translator, data or [], gold, form=gold_form.value, first_index=gold_index
-        )
-        for one in sets:
-            evaluation.show(evaluation.evaluate(translator, one, search, tokenize, output))
+        which = None if weights is None else weights.value
+        trained = load_run(run, weights=which, trust_plugins=trust_plugins)
+        for name in options:
+            if name not in trained.evaluation_options:
+                raise DataError(
+                    f"{name} means nothing for a run of the task {trained.recipe.task}; leave it "
+                    "out"
+                )
+        named = {name.removeprefix("--").replace("-", "_"): x for name, x in options.items()}
+        for shown in trained.evaluate(data or [], **named):
+            console.print(shown)
 
     guarded(act, debug)

@@ -27,20 +27,15 @@ def export(
 ) -> None:
     """Write a trained model's weights alone into one file, with its recipe and vocabulary inside.
 
-    `attnkit generate` and `attnkit translate` take such a file where they take a run; so do
-    `attnkit.load_run` and `attnkit.translator.load_translator`.
+    `attnkit generate`, `attention`, `translate` and `evaluate` take such a file where they take a
+    run; so does `attnkit.load_run`.
     """
 
     def act() -> None:
-        from attnkit.recipe.stored import written_recipe
-
-        if written_recipe(run).task == "translation":
-            from attnkit.translator import export_translator as export_it
-        else:
-            from attnkit.trained_run import export_run as export_it
+        from attnkit.trained_run import export_run
 
         options = {"best": best, "overwrite": overwrite, "trust_plugins": trust_plugins}
-        model = export_it(run, file, **options).model
+        model = export_run(run, file, **options).model
         count = sum(parameter.numel() for parameter in model.parameters())
         typer.echo(f"{file}: {count:,} parameters, {file.stat().st_size:,} bytes")
 

@@ -62,19 +62,19 @@ def generate(
         from attnkit.trained_run import load_run
 
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
-        trained.check_speaks()
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        pieces = trained.stream(prompt, max_new_tokens, **drawing)  # a run that cannot refuses here
         if unknown := trained.unknown_in(prompt):
             lacks = f"the run's vocabulary lacks {', '.join(map(repr, unknown))}"
             hint = ", which --prompt is by default; give --prompt TEXT" if prompt == DEFAULT else ""
             typer.echo(f"{lacks}{hint}", err=True)
         trained.model.to(default_device())
-        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         if num_samples > 1:
             texts = trained.generate_several(prompt, num_samples, max_new_tokens, **drawing)
             for number, text in enumerate(texts, start=1):
                 typer.echo(f"--- {number} of {num_samples} ---\n{text}")
             return
-        for piece in trained.stream(prompt, max_new_tokens, **drawing):
+        for piece in pieces:
             typer.echo(piece, nl=False)
             sys.stdout.flush()
         typer.echo()

@@ -72,7 +72,7 @@ def translate(
     """
 
     def act() -> None:
-        from attnkit.translator import load_translator
+        from attnkit.tasks.translation.translator import load_translator
 
         if sentences and file is not None:
             _refuse("give sentences or --file, not both")
@@ -88,7 +88,7 @@ def translate(
         checkpoint = None if weights is None else weights.value
         translator = load_translator(run, checkpoint, trust_plugins=trust_plugins)
         wanted = beam
-        if beam is None and n_best > translator.recipe.translation.beam:
+        if beam is None and n_best > translator.search().beam:
             wanted = n_best
         search = translator.search(beam=wanted, length_penalty=length_penalty, n_best=n_best)
         try:

@@ -15,6 +15,7 @@ from attnkit.data.ngrams import cached_floors
 from attnkit.data.sources.base import Part, Source, TextSource
 from attnkit.data.split_parts import part_of
 from attnkit.data.storage import cache_folder, locked
+from attnkit.data.task_data import TaskData
 from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.data.windows import TrainBatches, ValBatches
@@ -27,7 +28,7 @@ NO_TEXT = (
 )
 
 
-class LanguageModelingData:
+class LanguageModelingData(TaskData):
     """A source and a tokenizer, served in batches. Reads nothing before `prepare`.
 
     Args:

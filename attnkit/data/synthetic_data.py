@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from attnkit.data.keyed_random import KeyedRandom
@@ -17,10 +16,11 @@ from attnkit.data.synthetic_batches import (
     SyntheticTrainBatches,
     draw_split,
 )
+from attnkit.data.task_data import TaskData
 from attnkit.registry import SYNTHETIC
 
 
-class SyntheticData:
+class SyntheticData(TaskData):
     """A synthetic task, served in batches.
 
     The final metrics always use whole sets, whose sizes are options of the task.
@@ -35,8 +35,6 @@ class SyntheticData:
         val_part: data of the final metrics. `first_half`, used to choose options: the validation
             set; otherwise the test sets, which such a choice has not seen.
     """
-
-    final_max_tokens = None
 
     def __init__(
         self,
@@ -122,9 +120,6 @@ class SyntheticData:
     def vocab_sizes(self) -> tuple[int, ...]:
         """Size of the vocabulary, as a tuple with one element."""
         return (self.tokenizer.vocab_size,)
-
-    def save_vocabulary(self, directory: Path) -> None:
-        """Writes nothing: the recipe defines the vocabulary."""
 
     def describe(self) -> dict[str, Any]:
         """Returns the task and the format of its sequences, for the record of a run."""

@@ -13,6 +13,7 @@ from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import PairSource, PairTexts
 from attnkit.data.sources.base import Part
 from attnkit.data.split_parts import half_of
+from attnkit.data.task_data import TaskData
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS
@@ -23,7 +24,7 @@ TARGET_FOLDER = "target_tokenizer"
 """Folder in a run's directory for the target's own vocabulary, if it has one."""
 
 
-class TranslationData:
+class TranslationData(TaskData):
     """A source of pairs and its vocabulary, served in batches. Reads nothing before `prepare`.
 
     Args:

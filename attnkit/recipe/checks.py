@@ -7,15 +7,15 @@ the meta device, where tensors have shapes and no memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
-from attnkit.recipe.sections import TrainerOptions, TranslationOptions
+from attnkit.recipe.sections import TrainerOptions
 from attnkit.recipe.source import Node, node_of
-from attnkit.registry import SOURCES, TOKENIZERS, Registry, RegistryError, Spec, load_plugin
+from attnkit.registry import TASKS, Registry, RegistryError, Spec, home_of, load_plugin, options_of
 
 PluginLoader = Callable[[str, Path], bool]
 """Imports an entry of `plugins`, given the folder that a file is relative to; False: it was left
@@ -56,14 +56,116 @@ def load_plugins(root: Node, problems: list[Problem], load: PluginLoader) -> tup
 
 def check_named(
     section: str, registry: Registry[Any], spec: Spec, root: Node, problems: list[Problem]
-) -> None:
-    """Makes what a section names, so that its class checks the values of its options."""
-    _try(lambda: registry.build(spec), section, spec.options, root, problems)
+) -> Any:
+    """Makes what a section names, so that its class checks the values of its options; None if that
+    fails.
+    """
+    return _try(lambda: registry.build(spec), section, spec.options, root, problems)
 
 
-def check_model(
-    model_class: type, options: Mapping[str, Any], root: Node, problems: list[Problem]
-) -> None:
+def whole_tasks() -> dict[str, Any]:
+    """Name -> class of the tasks that lack nothing: what a plugin registers may."""
+    found = {name: TASKS.get(name) for name in TASKS.names()}
+    return {
+        name: task
+        for name, task in found.items()
+        if hasattr(task, "missing_parts") and not task.missing_parts()
+    }
+
+
+def check_task(
+    root: Node, keys: type, problems: list[Problem], *, all_names_known: bool
+) -> tuple[str, bool]:
+    """Finds the task that a recipe names, and checks that it is whole.
+
+    Args:
+        root: the recipe.
+        keys: the class whose options the recipe's keys are.
+        problems: receives what is wrong.
+        all_names_known: False after a plugin failed to load: an unknown name may be one of its own.
+
+    Returns:
+        The name and whether it is registered; the default one where the named one is of no use.
+    """
+    default = options_of(keys)["task"].default
+    node = root.value.get("task")
+    if node is None or not isinstance(node.value, str):  # left as it is, for the schema to refuse
+        return default, True
+    name = node.value
+    if name not in TASKS.names():
+        if not all_names_known:
+            return name, False
+        try:
+            TASKS.get(name)
+        except RegistryError as error:
+            problems.append(Problem(node.mark, "task", str(error)))
+        return default, True
+    task = TASKS.get(name)
+    message = ""
+    if not hasattr(task, "missing_parts"):  # its class is above this module
+        message = f"is a {task.__name__} and not a TaskDefinition; derive it from that"
+    elif missing := task.missing_parts():
+        message = f"lacks {', '.join(missing)}; see attnkit/tasks/definition.py"
+    elif name in options_of(keys):
+        message = "is called as a key of every recipe is; choose another name"
+    if message:
+        problems.append(Problem(node.mark, "task", f"`{name}` of {home_of(task)} {message}"))
+    return (default, True) if message else (name, True)
+
+
+def check_foreign_keys(
+    root: Node, task: Any, foreign: Sequence[str], problems: list[Problem]
+) -> Node:
+    """Refuses the keys of other tasks, and their sections.
+
+    Args:
+        root: the recipe.
+        task: its task, a class.
+        foreign: dotted keys that the task does not take.
+        problems: receives what is wrong.
+
+    Returns:
+        The recipe without them.
+    """
+    own = TASKS.name_of(task)
+    for key in foreign:
+        path = tuple(key.split("."))
+        node = _node_at(root, path)
+        # What a recipe that it extends may have left at its default means nothing.
+        default = getattr(TrainerOptions, path[-1], None)
+        if node is not None and node.value != default:
+            problems.append(Problem(mark_of(root, path), key, task.does_not_take(key)))
+    others = [name for name in whole_tasks() if name in root.value and name != own]
+    for name in others:
+        message = f"belongs to `task: {name}`, and this is {own}"
+        problems.append(Problem(root.value[name].key_mark, name, message))
+    left_out = {*foreign, *others}
+    return replace(root, value={k: v for k, v in root.value.items() if k not in left_out})
+
+
+def name_the_task_of_data(problem: Problem, root: Node) -> Problem:
+    """Adds to the refusal of an unknown name of data which task does take it, if one does."""
+    node = root.value.get("data")
+    name = node.value if node is not None else None
+    if isinstance(name, dict) and "name" in name:
+        name = name["name"].value
+    if problem.key not in ("data", "data.name") or not isinstance(name, str):
+        return problem
+    tasks = [task for task, cls in whole_tasks().items() if name in cls.data.names()]
+    if not tasks or not problem.message.startswith("unknown "):
+        return problem
+    first, *rest = problem.message.split("\n")
+    message = f"{first}; `{name}` is data of the task {' and '.join(tasks)}"
+    return replace(problem, message="\n".join([message, *rest]))
+
+
+def check_fit(recipe: Any, root: Node, problems: list[Problem]) -> None:
+    """Asks the task whether the keys of a recipe, each right by itself, fit together."""
+    for key, message in recipe.definition.check(recipe):
+        problems.append(Problem(mark_of(root, tuple(key.split("."))), key, message))
+
+
+def check_model(task: Any, options: Mapping[str, Any], root: Node, problems: list[Problem]) -> None:
     """Builds the model on the meta device. The vocabulary, which data decides, changes no rule."""
     from attnkit.models.shapes_only import TooManyModulesError, shapes_only
 
@@ -77,7 +179,7 @@ def check_model(
     def build() -> None:
         try:
             with shapes_only():
-                model_class(vocab_size=256, **options)
+                task.model_class()(*task.example_sizes, **options)
         except TooManyModulesError as error:
             raise ValueError(f"{dotted(key)} {largest:,} makes {error}") from None
 
@@ -111,7 +213,7 @@ def check_devices(trainer: Any, root: Node, problems: list[Problem]) -> None:
 
 def check_strategy(
     trainer: TrainerOptions,
-    model_class: type,
+    task: Any,
     options: Mapping[str, Any],
     root: Node,
     problems: list[Problem],
@@ -123,7 +225,7 @@ def check_strategy(
         from attnkit.models.shapes_only import shapes_only
 
         with shapes_only():
-            named = model_class(vocab_size=256, **options).named_parameters()
+            named = task.model_class()(*task.example_sizes, **options).named_parameters()
         numbers = [name for name, parameter in named if parameter.dim() == 0]
         if numbers:
             message = (
@@ -139,70 +241,17 @@ def check_strategy(
         problems.append(Problem(mark_of(root, path), dotted(path), message))
 
 
-def check_length(
-    model: Mapping[str, Any], longest: int, root: Node, problems: list[Problem]
-) -> None:
-    """The model takes the longest sequence of the data."""
-    if model["max_seq_len"] < longest:
-        path = ("model", "max_seq_len")
-        message = (
-            f"{model['max_seq_len']} is less than the {longest} tokens of the longest sequence "
-            f"(data.length, data.test_lengths); set it to {longest}"
-        )
-        problems.append(Problem(mark_of(root, path), dotted(path), message))
-
-
-def check_task(task: str, values: Mapping[str, Any], root: Node, problems: list[Problem]) -> None:
-    """What is set belongs to the task, and the vocabularies fit the embeddings."""
-    trainer, own = values.get("trainer"), f"belongs to `task: translation`, and this is {task}"
-    foreign: dict[KeyPath, str] = {}
-    if isinstance(trainer, TrainerOptions):
-        if task == "translation" and trainer.batch_size != TrainerOptions.batch_size:
-            foreign["trainer", "batch_size"] = "translation counts tokens; set trainer.batch_tokens"
-        if task != "translation" and trainer.batch_tokens != TrainerOptions.batch_tokens:
-            foreign["trainer", "batch_tokens"] = own
-    if task != "translation" and values.get("translation") != TranslationOptions():
-        foreign["translation",] = own
-    if task != "translation" and values.get("target_tokenizer") is not None:
-        foreign["target_tokenizer",] = own
-    if task == "language_modeling" and not problems:
-        foreign |= _unfit_vocabulary(values["data"], values["tokenizer"])
-    if task == "synthetic" and "tokenizer" in root.value:
-        foreign["tokenizer",] = "a synthetic task has its own vocabulary; leave this key out"
-    model = values.get("model")
-    separate = task == "translation" and values.get("target_tokenizer") is not None
-    if separate and isinstance(model, Mapping) and model.get("shared_embeddings"):
-        foreign["target_tokenizer",] = (
-            "source and target have a tokenizer each, so they cannot share embeddings; set "
-            "model.shared_embeddings=false, or leave target_tokenizer out"
-        )
-    for path, message in foreign.items():
-        problems.append(Problem(mark_of(root, path), dotted(path), message))
-
-
-def _unfit_vocabulary(data: Spec, tokenizer: Spec) -> dict[KeyPath, str]:
-    """Text needs a vocabulary that reads it; tokens need one that is there already."""
-    from attnkit.data.language_modeling import NO_TEXT
-    from attnkit.data.sources.base import TokenSource
-
-    made = TOKENIZERS.build(tokenizer)
-    if issubclass(SOURCES.get(data.name), TokenSource):
-        return {} if made.vocab_size else {("tokenizer",): NO_TEXT}
-    needed = "data.{} is text; name the vocabulary's tokenizer.json in tokenizer.file"
-    return {} if made.reads_text else {("tokenizer",): needed.format(data.name)}
-
-
 def _try(
     build: Callable[[], Any],
     section: str,
     options: Mapping[str, Any],
     root: Node,
     problems: list[Problem],
-) -> None:
+) -> Any:
     from attnkit.errors import DataError
 
     try:
-        build()
+        return build()
     # RuntimeError and OverflowError: a size beyond what torch can count.
     except (ValueError, DataError, RuntimeError, OverflowError) as error:
         message = str(error).partition("\n")[0]
@@ -211,6 +260,7 @@ def _try(
         for named in (path, path[1:]) if len(path) > 2 else (path,):
             message = message.removeprefix(f"{dotted(named)} ").removeprefix(f"{dotted(named)}: ")
         problems.append(Problem(mark, dotted(path), message))
+        return None
 
 
 def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
@@ -224,6 +274,16 @@ def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
         key for key, value in options.items() if isinstance(value, Spec) and word in value.options
     ]
     return (section, specs[0], word) if len(specs) == 1 else (section,)
+
+
+def _node_at(root: Node, path: KeyPath) -> Node | None:
+    """What is written at a key; None: nothing."""
+    node = root
+    for key in path:
+        if not isinstance(node.value, dict) or key not in node.value:
+            return None
+        node = node.value[key]
+    return node
 
 
 def mark_of(root: Node, path: KeyPath) -> Mark:

@@ -11,23 +11,25 @@ at once (`RecipeError`).
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from attnkit.recipe.annotations import OptionsOf, Range
 from attnkit.recipe.checks import (
     PluginLoader,
     check_devices,
-    check_length,
+    check_fit,
+    check_foreign_keys,
     check_model,
     check_named,
     check_strategy,
     check_task,
     import_plugin,
     load_plugins,
+    name_the_task_of_data,
 )
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError
 from attnkit.recipe.interpolation import interpolate
@@ -39,7 +41,6 @@ from attnkit.recipe.sections import (
     CheckpointOptions,
     LoggingOptions,
     TrainerOptions,
-    TranslationOptions,
     ValidationOptions,
 )
 from attnkit.recipe.shipped import located
@@ -49,32 +50,17 @@ from attnkit.recipe.writing import plain_types, to_yaml
 from attnkit.registry import (
     CALLBACKS,
     OPTIMIZERS,
-    PAIRS,
     SCHEDULES,
     SOURCES,
-    SYNTHETIC,
+    TASKS,
     TOKENIZERS,
-    Registry,
+    Option,
     Spec,
     options_of,
 )
 
-MODELS = {
-    "language_modeling": "attnkit.models.language_model:LanguageModel",
-    "synthetic": "attnkit.models.language_model:LanguageModel",
-    "translation": "attnkit.models.encoder_decoder:EncoderDecoder",
-}
-"""Task -> the class whose options the section `model` takes. A new task is a line here."""
-
-DATA: dict[str, tuple[Registry[Any], Spec]] = {
-    "language_modeling": (SOURCES, Spec("stdlib_docs")),
-    "synthetic": (SYNTHETIC, Spec("multi_query_recall")),
-    "translation": (PAIRS, Spec("cldr_pairs")),
-}
-"""Task -> what the section `data` may name, and what it names by default."""
-
-TRANSLATION_ONLY = ("translation", "target_tokenizer")
-"""Keys that other tasks do not have."""
+NOT_IN_EVERY_TASK = ("tokenizer", "target_tokenizer", "trainer.batch_size", "trainer.batch_tokens")
+"""Keys that a recipe has only if its task takes them, see `TaskDefinition.takes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +71,13 @@ class RecipeKeys:
         model: options of the task's model.
         name: folder of the recipe's runs; a file may leave it to its stem. Not inherited.
         variant: folder below; default: `base`, or the overrides in a few words. Not inherited.
-        task: what the model learns.
+        task: what the model learns; its own options stand in a section that is called as it is.
         seed: decides initial weights and batches.
         runs_dir: folder of all runs, relative to the working directory.
         plugins: Python files, relative to the recipe that names them, or else to the working
             directory; or modules. Imported first.
-        data: where the text comes from, or which synthetic task.
-        tokenizer: how text becomes tokens; a synthetic task has its own.
+        data: what the task learns from.
+        tokenizer: of tasks that read text: how it becomes tokens.
         target_tokenizer: translation only: how the target does; null: one joint vocabulary.
         optimizer: what makes steps of gradients.
         schedule: how the learning rate changes over the steps.
@@ -100,13 +86,12 @@ class RecipeKeys:
         checkpoint: when it is saved.
         logging: what it writes down.
         callbacks: what acts or looks on while it trains: names, or paths of Lightning's classes.
-        translation: translation only: its loss and its search.
         ablation: variants to be compared, for `attnkit ablate`; no single run has it.
     """
 
     name: Annotated[str, FOLDER_NAME]
     variant: Annotated[str, FOLDER_NAME] = BASE
-    task: Literal["language_modeling", "synthetic", "translation"] = "language_modeling"
+    task: str = "language_modeling"
     seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 0
     runs_dir: Annotated[Path, Written()] = Path("runs")
     plugins: tuple[str, ...] = ()
@@ -121,7 +106,6 @@ class RecipeKeys:
     checkpoint: CheckpointOptions = field(default=CheckpointOptions())
     logging: LoggingOptions = field(default=LoggingOptions())
     callbacks: Annotated[tuple[Spec, ...], CALLBACKS] = ()
-    translation: TranslationOptions = field(default=TranslationOptions())
     ablation: AblationOptions | None = None
 
     @property
@@ -134,42 +118,47 @@ class RecipeKeys:
         """Steps between validations: at least one, at the end."""
         return min(self.validation.every_n_steps, self.trainer.max_steps)
 
-    def to_dict(self) -> dict[str, Any]:
-        """All keys as plain types, with today's defaults, so that later defaults change nothing."""
-        names = [item.name for item in dataclasses.fields(RecipeKeys)]
-        keys = {name: plain_types(getattr(self, name)) for name in names}
-        if self.ablation is None:
-            del keys["ablation"]
-        if not self.callbacks:
-            del keys["callbacks"]
-        if self.task == "translation":
-            del keys["trainer"]["batch_size"]
-        else:
-            del keys["trainer"]["batch_tokens"]
-            for name in TRANSLATION_ONLY:
-                del keys[name]
-        if self.task == "synthetic":
-            del keys["tokenizer"]
-        return keys
-
-    def to_yaml(self) -> str:
-        """`to_dict` as a recipe file; `load_recipe` reads an equal recipe from it."""
-        return to_yaml(self.to_dict())
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(RecipeKeys):
     """A checked recipe. Two are equal if they make the same run, wherever they were read.
 
     Attributes:
+        options: those of the task, from the section that is called as it is.
         path: the file that it was read from; None if made in Python.
         source: the keys as they were written, before interpolation, with their places.
         loader: what imports its plugins.
     """
 
+    options: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
     source: Node = field(compare=False, repr=False)
     loader: PluginLoader = field(default=import_plugin, compare=False, repr=False)
+
+    @functools.cached_property
+    def definition(self) -> Any:
+        """The task with its options, a `TaskDefinition`."""
+        return TASKS.build(Spec(self.task, self.options))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys as plain types, with today's defaults, so that later defaults change nothing."""
+        names = [item.name for item in dataclasses.fields(RecipeKeys)]
+        keys = {name: plain_types(getattr(self, name)) for name in names}
+        for key in foreign_keys(self.task):
+            *sections, name = key.split(".")
+            del (keys[sections[0]] if sections else keys)[name]
+        if not self.callbacks:
+            del keys["callbacks"]
+        ablation = keys.pop("ablation")
+        if self.options:
+            keys[self.task] = plain_types(self.options)
+        if ablation is not None:
+            keys["ablation"] = ablation
+        return keys
+
+    def to_yaml(self) -> str:
+        """`to_dict` as a recipe file; `load_recipe` reads an equal recipe from it."""
+        return to_yaml(self.to_dict())
 
     def with_overrides(self, *overrides: str) -> Recipe:
         """Returns the recipe with `key=value` and `~key` applied to what was written.
@@ -244,7 +233,6 @@ def recipe_from_dict(keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
 
 
 _PYTHON = Mark("recipe")
-_NAMED = {"tokenizer": TOKENIZERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 
 def _recipe(
@@ -277,52 +265,81 @@ def _resolved(
     values = _checked(resolved, problems, all_names_known=all_names_known)
     if problems:
         raise RecipeError(problems)
-    return Recipe(**values, path=path, source=source, loader=loader)
+    recipe = Recipe(**values, path=path, source=source, loader=loader)
+    if all_names_known:
+        check_fit(recipe, resolved, problems)
+    if problems:
+        raise RecipeError(problems)
+    return recipe
 
 
 def _checked(root: Node, problems: list[Problem], *, all_names_known: bool) -> dict[str, Any]:
-    task = _task(root)
-    model, (sources, default_source) = model_class(task), DATA[task]
-    options = options_of(RecipeKeys)
-    options["data"] = dataclasses.replace(
-        options["data"], annotation=Annotated[Spec, sources], default=default_source
-    )
-    model_keys = Annotated[dict[str, Any], OptionsOf(model)]
-    options["model"] = dataclasses.replace(options["model"], annotation=model_keys)
-    checker = Checker(options, root, problems, all_names_known=all_names_known)
+    name, is_known = check_task(root, RecipeKeys, problems, all_names_known=all_names_known)
+    if not is_known:  # of a plugin that was not loaded: its sections are taken as they are written
+        return _checked_without_task(root, name, problems)
+    task = TASKS.get(name)
+    root = check_foreign_keys(root, task, foreign_keys(name), problems)
+    checker = Checker(_keys_of(name, task), root, problems, all_names_known=all_names_known)
     values = checker.check_all()
+    values["options"] = values.pop(name, {})
     if not all_names_known:
         return values
+    problems[:] = [name_the_task_of_data(problem, root) for problem in problems]
     unsound = {problem.key.partition(".")[0] for problem in problems}
+    if name not in unsound:
+        check_named(name, TASKS, Spec(name, values["options"]), root, problems)
     if "model" not in unsound:
-        check_model(model, values["model"], root, problems)
-    for section, registry in {"data": sources, **_NAMED}.items():
-        if section not in unsound:
+        check_model(task, values["model"], root, problems)
+    for section, registry in {"data": task.data, **_NAMED}.items():
+        if section not in unsound and values.get(section) is not None:
             check_named(section, registry, values[section], root, problems)
-    if values.get("target_tokenizer") and "target_tokenizer" not in unsound:
-        named = values["target_tokenizer"]
-        check_named("target_tokenizer", TOKENIZERS, named, root, problems)
-    if "trainer" not in unsound and task != "translation":
+    if "trainer" not in unsound and "trainer.batch_size" in task.takes:
         check_devices(values["trainer"], root, problems)
-    if "task" not in unsound:
-        check_task(task, values, root, problems)
     if not problems:
-        check_strategy(values["trainer"], model, values["model"], root, problems)
-    if task == "synthetic" and not {"model", "data"} & unsound and not problems:
-        check_length(values["model"], SYNTHETIC.build(values["data"]).longest, root, problems)
+        check_strategy(values["trainer"], task, values["model"], root, problems)
     return values
 
 
-def _task(root: Node) -> str:
-    """The recipe's task; the default one where it names no known one."""
-    written = root.value["task"].value if "task" in root.value else None
-    return written if isinstance(written, str) and written in MODELS else RecipeKeys.task
+_NAMED = {
+    "tokenizer": TOKENIZERS,
+    "target_tokenizer": TOKENIZERS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
 
 
-def model_class(task: str) -> type:
-    """The class of a task's model."""
-    module, _, name = MODELS[task].partition(":")
-    return getattr(importlib.import_module(module), name)
+def _keys_of(name: str, task: Any) -> dict[str, Option]:
+    """The keys of a recipe of a task."""
+    options = options_of(RecipeKeys)
+    options["data"] = dataclasses.replace(
+        options["data"], annotation=Annotated[Spec, task.data], default=task.default_data
+    )
+    model_keys = Annotated[dict[str, Any], OptionsOf(task.model_class())]
+    options["model"] = dataclasses.replace(options["model"], annotation=model_keys)
+    for key in foreign_keys(name):
+        options.pop(key, None)
+    if options_of(task):
+        own = Annotated[dict[str, Any], OptionsOf(task)]
+        options[name] = Option(name, own, {}, f"options of the task {name}")
+    return options
+
+
+def _checked_without_task(root: Node, name: str, problems: list[Problem]) -> dict[str, Any]:
+    """The values of a recipe whose task is not registered here."""
+    options = options_of(RecipeKeys)
+    written = Option("data", str | dict[str, Any], {}, "")
+    for section in ("data", name):
+        options[section] = dataclasses.replace(written, name=section)
+    own = dataclasses.replace(root, value={k: v for k, v in root.value.items() if k in options})
+    values = Checker(options, own, problems, all_names_known=False).check_all()
+    values["options"] = values.pop(name)
+    return values
+
+
+def foreign_keys(task: str) -> list[str]:
+    """Keys that recipes of other tasks have; none where the task is not registered here."""
+    takes = TASKS.get(task).takes if task in TASKS.names() else NOT_IN_EVERY_TASK
+    return [key for key in NOT_IN_EVERY_TASK if key not in takes]
 
 
 def _with_variant(root: Node, overrides: Sequence[str]) -> Node:

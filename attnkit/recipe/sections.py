@@ -15,8 +15,8 @@ class TrainerOptions:
 
     Args:
         max_steps: optimizer steps.
-        batch_size: sequences of a batch, over all devices; of no use in translation.
-        batch_tokens: translation only: most tokens of either side of a batch, padding included.
+        batch_size: examples of a batch, over all devices; of tasks that count them.
+        batch_tokens: of tasks that count tokens: most of either side of a batch, padding included.
         accumulate: batches an optimizer step, whose gradient is the mean over all their targets.
         gradient_clip: greatest norm of the gradient; null: no limit.
         precision: `32`, `tf32` (its products rounded to TF32 on a GPU), `bf16`, or `auto`: bf16
@@ -109,35 +109,6 @@ class LoggingOptions:
     samples: Annotated[int, Range(min=0, max=200)] = 3
     probe: str | None = None
     probe_tokens: Annotated[int, Range(min=1)] = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class TranslationOptions:
-    """What only translation needs.
-
-    Args:
-        label_smoothing: share of each target's probability that is spread over the vocabulary
-            (arXiv:1706.03762, section 5.4); the validation loss is without it.
-        max_ratio: training pairs whose one side has more than this many times the tokens of the
-            other are dropped; null: none.
-        beam: hypotheses of the beam search at the end; 1: greedy.
-        length_penalty: alpha of the search, see `models/beam_search.py`.
-        decode_every: steps between greedy translations of a part of the validation split, for BLEU
-            and chrF; null: with each validation.
-        decode_sentences: how many sentences of it; 0: none.
-        average: how many of the last weights, one after each validation, are averaged for the
-            final numbers; 0: none, the last weights are used.
-        probes: sentence pairs whose attention is drawn.
-    """
-
-    label_smoothing: Annotated[float, Range(min=0, max=0.5)] = 0.1
-    max_ratio: Annotated[float, Range(min=1)] | None = 9.0
-    beam: Annotated[int, Range(min=1, max=100)] = 5
-    length_penalty: Annotated[float, Range(min=0, max=5)] = 1.0
-    decode_every: Annotated[int, Range(min=1)] | None = None
-    decode_sentences: Annotated[int, Range(min=0)] = 200
-    average: Annotated[int, Range(min=0, max=100)] = 0
-    probes: Annotated[int, Range(min=1, max=10)] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from attnkit.plugins import StoredPlugins
 from attnkit.recipe.errors import Mark, Problem, RecipeError
 from attnkit.recipe.recipe import Recipe, load_recipe
 from attnkit.recipe.source import UNREADABLE
-from attnkit.registry import Spec
+from attnkit.registry import TASKS, Spec
 
 
 def stored_recipe(
@@ -35,10 +35,10 @@ def stored_recipe(
         RecipeError: if the recipe cannot be read, or a plugin is missing.
     """
     recipe, plugins = _read(directory, overrides, trust_plugins, plugins)
-    needed: list[Any] = [recipe.model, recipe.tokenizer, recipe.target_tokenizer]
-    if recipe.task == "synthetic":
-        needed = [recipe.model, recipe.data]
-    if any(map(_is_incomplete, needed)):
+    if recipe.task not in TASKS.names():
+        plugins.demand()
+    needed = recipe.definition.loads_with
+    if any(_is_incomplete(getattr(recipe, section)) for section in needed):
         plugins.demand()
     return recipe
 

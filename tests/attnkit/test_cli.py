@@ -17,7 +17,7 @@ from attnkit.cli.app import guarded
 from attnkit.cli.main import app
 from attnkit.recipe import load_recipe
 from attnkit.run_directory import RunDirectoryError
-from attnkit.trained_run import TrainedRun
+from attnkit.tasks.text_run import TextRun
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "recipes/language_modeling/quickstart.yaml")
@@ -423,7 +423,7 @@ def test_what_the_vocabulary_lacks_is_said(small_run):
 
 
 def test_the_default_prompt_is_named_where_the_vocabulary_lacks_it(small_run, monkeypatch):
-    monkeypatch.setattr(TrainedRun, "unknown_in", lambda self, prompt: ["U+000A"])
+    monkeypatch.setattr(TextRun, "unknown_in", lambda self, prompt: ["U+000A"])
     ended = call("generate", small_run.directory, "--max-new-tokens", 1)
     assert ended.stderr.endswith("which --prompt is by default; give --prompt TEXT\n")
 

@@ -20,12 +20,12 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from attnkit import experiment
-from attnkit.assembly import by_task
 from attnkit.endings import DivergedError
 from attnkit.errors import DataError
 from attnkit.experiment import build_data, build_model, build_task
 from attnkit.hardware import HardwareError
 from attnkit.run_directory import RunDirectoryError
+from attnkit.tasks import building
 from attnkit.tensorboard.event_files import event_files
 from attnkit.tensorboard.map_format import decode
 from attnkit.tensorboard.moments import log_moments
@@ -312,7 +312,9 @@ def test_an_accumulated_step_is_one_over_all_its_batches(small):
     data = build_data(recipe)
     data.prepare()
     task = build_task(recipe, build_model(recipe, data.tokenizer.vocab_size), data)
-    loss = (task.loss(data.train_batch(0)) + task.loss(data.train_batch(1))) / 2
+    loss = (
+        task.measure(data.train_batch(0))["loss"] + task.measure(data.train_batch(1))["loss"]
+    ) / 2
     loss.backward()
     loss = loss.detach()
     norm = torch.stack([p.grad.norm() for p in task.model.parameters()]).norm()
@@ -450,7 +452,7 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, n
 
 
 def test_a_model_beyond_this_machine_is_refused_before_it_is_made(small, monkeypatch):
-    monkeypatch.setattr(by_task, "physical_memory_bytes", lambda: 10_000)
+    monkeypatch.setattr(building, "physical_memory_bytes", lambda: 10_000)
     recipe = small()
     with pytest.raises(HardwareError, match=r"parameters take .* GB in float32, and this"):
         experiment.run(recipe)

@@ -16,8 +16,8 @@ from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import load_recipe
 from attnkit.registry import ATTENTION
-from attnkit.tasks.base import Task
-from attnkit.tasks.language_modeling import LanguageModelingTask
+from attnkit.tasks.language_modeling.task import LanguageModelingTask
+from attnkit.training.task import Task
 
 pytestmark = [
     pytest.mark.gpu,
@@ -156,8 +156,10 @@ def test_every_recipe_takes_two_steps(path, tmp_path, tiny_samples, write_shard)
     if recipe.name == "gpt3":
         pytest.skip("too large")
     pair = f"[{text}, {text}]"
+    of_text = [f"data={{name: text, files: {text}}}", "model.max_seq_len=16"]
     of_task = {
-        "language_modeling": [f"data={{name: text, files: {text}}}", "model.max_seq_len=16"],
+        "language_modeling": of_text,
+        "masked_language_modeling": of_text,
         "translation": [
             f"data={{name: parallel_files, train: {pair}, val: {pair}}}", "model.max_seq_len=48",
             "trainer.batch_tokens=96",

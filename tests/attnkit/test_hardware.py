@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnkit import experiment
 from attnkit.hardware import exactness, fast_dtype
 from attnkit.registry import OPTIMIZERS
-from attnkit.tasks.muon import StackedMuon
+from attnkit.training.muon import StackedMuon
 
 HALF = {torch.bfloat16, torch.float16}
 

@@ -30,10 +30,10 @@ from attnkit.hardware import HardwareError
 from attnkit.recipe import load_recipe
 from attnkit.resume import differences
 from attnkit.run_directory import FinishedError, RunDirectoryError
-from attnkit.tasks.base import Task
-from attnkit.tasks.language_modeling import LanguageModelingTask
-from attnkit.tasks.translation import TranslationTask
+from attnkit.tasks.language_modeling.task import LanguageModelingTask
+from attnkit.tasks.translation.task import TranslationTask
 from attnkit.tensorboard.event_files import event_files
+from attnkit.training.task import Task
 
 EVERYTHING = {"scalars": 0, "images": 0, "tensors": 0}
 LOUD = ["logging.every_n_steps=2", "logging.attention_maps=4", "logging.samples=4"]
@@ -698,8 +698,8 @@ def in_two(kill_and_resume, tmp_path):
 
 WEAK = """
 import os, signal
-from attnkit.tasks.base import Task
-from attnkit.tasks.language_modeling import LanguageModelingTask
+from attnkit.training.task import Task
+from attnkit.tasks.language_modeling.task import LanguageModelingTask
 
 plain = Task.on_before_backward
 
@@ -716,7 +716,7 @@ so.
 """
 
 SPOILT = """
-from attnkit.tasks.translation import TranslationTask
+from attnkit.tasks.translation.task import TranslationTask
 
 plain_step = TranslationTask.training_step
 

@@ -17,7 +17,7 @@ from attnkit import experiment
 from attnkit.checkpoints.manifest import manifest_text, read_manifest
 from attnkit.errors import CheckpointError, DataError
 from attnkit.recipe import RecipeError
-from attnkit.tasks import language_modeling
+from attnkit.tasks.language_modeling import task as language_modeling
 from attnkit.trained_run import export_run, load_run
 
 
@@ -51,7 +51,8 @@ def test_the_loaded_model_is_the_trained_one(real_run):
     task = experiment.build_task(run.recipe, run.model, data)
     with torch.no_grad():
         losses = [
-            float(task.loss(batch)) for batch in [data.val_batches(None)[i] for i in range(8)]
+            float(task.measure(batch)["loss"])
+            for batch in [data.val_batches(None)[i] for i in range(8)]
         ]
     assert sum(losses) / 8 == pytest.approx(real_run.metrics["loss"], abs=0.1)
 

@@ -12,7 +12,6 @@ from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.models.accounting import parameter_counts
 from attnkit.recipe import load_recipe
-from attnkit.recipe.recipe import model_class
 from attnkit.registry import TOKENIZERS
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -28,7 +27,7 @@ every_recipe = pytest.mark.parametrize(
 def on_paper(recipe, vocab_size=100):
     """The model without its memory."""
     with torch.device("meta"):
-        return model_class(recipe.task)(vocab_size, **recipe.model)
+        return recipe.definition.build_model(recipe, vocab_size)
 
 
 def test_there_are_recipes():
@@ -104,12 +103,10 @@ def test_it_takes_two_steps(path, tmp_path, tiny_samples, graphs, write_shard):
     text.write_text("Now is the winter of our discontent.\n" * 60)
     pair = f"[{text}, {text}x]"
     (tmp_path / "text.txtx").write_text(text.read_text())
+    of_text = [f"data={{name: text, files: {text}}}", "model.max_seq_len=16"]
     of_task = {
-        "language_modeling": [
-            f"data={{name: text, files: {text}}}",
-            "model.max_seq_len=16",
-            "trainer.batch_size=4",
-        ],
+        "language_modeling": [*of_text, "trainer.batch_size=4"],
+        "masked_language_modeling": [*of_text, "trainer.batch_size=4"],
         "translation": [
             f"data={{name: parallel_files, train: {pair}, val: {pair}}}",
             "model.max_seq_len=48",

@@ -23,11 +23,11 @@ from attnkit.listeners.listener import Listener
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.recipe.listening import build_callbacks, build_loggers
 from attnkit.registry import CALLBACKS, LOGGERS
-from attnkit.tasks.base import Task
 from attnkit.tensorboard.event_files import event_files
 from attnkit.tensorboard.map_format import decode
 from attnkit.tensorboard.scalars import read_scalars
 from attnkit.trained_run import load_run
+from attnkit.training.task import Task
 
 FILES = "logging.to=[tensorboard, csv, jsonl]"
 STOP = "lightning.pytorch.callbacks.EarlyStopping"

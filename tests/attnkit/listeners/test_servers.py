@@ -11,7 +11,7 @@ import pytest
 
 from attnkit import experiment
 from attnkit.recipe import RecipeError
-from attnkit.tasks.base import Task
+from attnkit.training.task import Task
 
 KEYS = ["trainer.max_steps=4", "logging.attention_maps=2", "logging.samples=1"]
 

@@ -21,7 +21,7 @@ from attnkit.models.sharding import (
     whole_state,
 )
 from attnkit.registry import ATTENTION
-from attnkit.tasks.optimizers import AdamWRecipe, MuonRecipe
+from attnkit.training.optimizers import AdamWRecipe, MuonRecipe
 
 TOKENS = torch.arange(24).view(2, 12) % 7
 

@@ -17,7 +17,7 @@ from attnkit.data.order import batch_seed
 from attnkit.errors import DataError
 from attnkit.experiment import build_data, build_model, build_task
 from attnkit.models.influence import LaterInfluence
-from attnkit.tasks.language_modeling import describe_influence
+from attnkit.tasks.language_modeling.task import describe_influence
 from attnkit.trained_run import load_run
 
 UNMASKED = ["model.mask=none", "model.position=rotary"]
@@ -45,7 +45,7 @@ def test_the_loss_is_the_mean_surprise_of_the_next_token(make_task):
     batch = task.data.train_batch(0)
     assert batch.tokens.shape == (8, 16)
     assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
-    assert torch.allclose(task.loss(batch), nats(task, batch).mean(), rtol=1e-5)
+    assert torch.allclose(task.measure(batch)["loss"], nats(task, batch).mean(), rtol=1e-5)
     assert task.num_tokens(batch) == 8 * 16
 
 
@@ -57,7 +57,9 @@ def test_predictions_that_saw_their_answer_are_left_out(make_task, length):
     task = make_task(f"model.mask={{name: prefix, length: {length}}}")
     assert task.loss_is_honest
     batch = task.data.train_batch(0)
-    assert torch.allclose(task.loss(batch), nats(task, batch)[:, length - 1 :].mean(), rtol=1e-5)
+    assert torch.allclose(
+        task.measure(batch)["loss"], nats(task, batch)[:, length - 1 :].mean(), rtol=1e-5
+    )
 
 
 def test_what_is_left_out_is_what_leaks(make_task):
@@ -81,7 +83,7 @@ def test_a_mask_that_shows_everything_leaves_no_honest_prediction(make_task):
     task = make_task(*UNMASKED)
     assert not task.loss_is_honest
     batch = task.data.train_batch(0)
-    assert torch.allclose(task.loss(batch), nats(task, batch).mean(), rtol=1e-5)
+    assert torch.allclose(task.measure(batch)["loss"], nats(task, batch).mean(), rtol=1e-5)
 
 
 def test_validation_is_the_mean_over_all_windows(small, small_run, text_file):
@@ -116,7 +118,7 @@ def test_subwords_are_made_comparable_by_bits_a_byte(make_task):
     task.log_dict = lambda metrics, **_: seen.update(metrics)
     task.trainer = SimpleNamespace(loggers=[])
     task.validation_step(task.data.val_batches(None)[0], 0)
-    loss = float(task._val_loss.compute())
+    loss = float(task.measure(task.data.val_batches(None)[0])["loss"].detach())
     task.on_validation_epoch_end()
     assert seen["loss/val"] == pytest.approx(loss)
     assert seen["quality/bits_per_byte"] == pytest.approx(
@@ -132,7 +134,7 @@ def test_a_short_last_batch_counts_by_its_tokens(make_task):
     for batch in (first, last):
         task.validation_step(batch, 0)
     both = torch.cat([nats(task, first), nats(task, last)])
-    assert float(task._val_loss.compute()) == pytest.approx(float(both.detach().mean()), rel=1e-5)
+    assert task.means()["loss"] == pytest.approx(float(both.detach().mean()), rel=1e-5)
 
 
 # The run that sees the future
@@ -230,7 +232,7 @@ def test_gradients_are_clipped_as_torch_clips_them(make_task, share):
     task = make_task()
     optimizer = task.configure_optimizers()
     parameters = list(task.model.parameters())
-    task.loss(task.data.train_batch(0)).backward()
+    task.measure(task.data.train_batch(0))["loss"].backward()
     before = [p.grad.clone() for p in parameters]
     norm = torch.cat([g.flatten() for g in before]).norm()
     task.gradient_clip = None if share is None else share * float(norm)

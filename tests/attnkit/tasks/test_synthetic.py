@@ -12,7 +12,7 @@ from attnkit import experiment, report
 from attnkit.cli.main import app
 from attnkit.data.pair_batch import IGNORED
 from attnkit.recipe import RecipeError, recipe_from_dict
-from attnkit.tasks.synthetic import side_by_side
+from attnkit.tasks.synthetic.task import side_by_side
 from attnkit.tensorboard.map_format import decode
 from attnkit.trained_run import load_run
 
@@ -104,7 +104,9 @@ def test_only_answers_count_in_the_loss():
         if answer != IGNORED
     ]
     assert len(lost) == 32 * 4
-    assert float(task.loss(batch).detach()) == pytest.approx(float(sum(lost) / len(lost)), rel=1e-5)
+    assert float(task.measure(batch)["loss"].detach()) == pytest.approx(
+        float(sum(lost) / len(lost)), rel=1e-5
+    )
     assert task.num_tokens(batch) == 32 * 8
 
 

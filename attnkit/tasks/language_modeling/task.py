@@ -1,0 +1,218 @@
+"""Language modeling: predict each next token."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnkit.data.batch import LanguageBatch, filled_up
+from attnkit.data.language_modeling import LanguageModelingData
+from attnkit.data.pair_batch import IGNORED
+from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
+from attnkit.errors import DataError
+from attnkit.listeners.listener import Listener
+from attnkit.models.decoding import generate
+from attnkit.models.influence import (
+    LaterInfluence,
+    admitted,
+    measure_later_influence,
+    scored_positions,
+)
+from attnkit.models.language_model import LanguageModel
+from attnkit.training.task import Probe, Task
+
+log = logging.getLogger("attnkit")
+
+SAMPLE_TOKENS = 64
+"""Length of a sample while training, which waits for it: about 2 ms a token on a CPU, more beyond
+the model's context, where no cache helps.
+"""
+
+FINAL_SAMPLE_TOKENS = 300
+"""Length of the sample at the end of a run."""
+
+NUMBERS_ALONE = (
+    "samples and maps show the numbers of tokens: name the vocabulary's tokenizer.json in "
+    "tokenizer.file to see text"
+)
+
+
+class LanguageModelingTask(Task):
+    """Mean cross-entropy of the next token, in nats.
+
+    Where a mask shows *some* positions a later token (a prefix), their predictions are left out of
+    the loss: they have seen the answer. Where it shows all of them one (no mask), nothing would be
+    left, so all count, and `loss_is_honest` says that the loss is none of a language model.
+
+    Args:
+        model: the language model.
+        data: prepared data.
+        arguments: as for every task.
+        options: as for every task.
+    """
+
+    model: LanguageModel
+    data: LanguageModelingData
+    _unscored: Tensor | None
+    equal_batches = True
+
+    def __init__(
+        self, model: LanguageModel, data: LanguageModelingData, *arguments: Any, **options: Any
+    ) -> None:
+        super().__init__(model, data, *arguments, **options)
+        scored, self.loss_is_honest = scored_positions(model, model.max_seq_len)
+        unscored = None
+        if scored is not None:
+            unscored = torch.ones(model.max_seq_len, dtype=torch.bool)
+            unscored[scored] = False
+        self.register_buffer("_unscored", unscored, persistent=False)
+        self.floors: dict[int, float] = {}
+        self.influence: LaterInfluence | None = None
+
+    def before_training(self) -> None:
+        """Computes the floors, and measures whether later tokens reach earlier predictions."""
+        self.floors = self.data.floors()
+        self.influence = measure_later_influence(self.model)
+
+    def log_start(self, listeners: Listener) -> None:
+        """Draws the floors, and warns of a loss that is none of a language model."""
+        self.log_end(listeners, 0)
+        if self.influence is not None and self.influence.num_moved:
+            said = describe_influence(self.influence, admitted(self.model, self.influence))
+            log.warning(said)
+            listeners.text("warning", said, 0)
+        if share := self.data.val_store.unknown_share:
+            listeners.text("unknown", describe_unknown(share), 0)
+        if not self.data.tokenizer.reads_text:
+            log.info(NUMBERS_ALONE)
+            listeners.text("tokens", NUMBERS_ALONE, 0)
+
+    def log_end(self, listeners: Listener, step: int) -> None:
+        """Draws the floors again, so that each is a line across the chart."""
+        floors = {f"loss/floor_{order}gram": loss for order, loss in self.floors.items()}
+        listeners.scalars(floors, step)
+
+    def record(self) -> dict[str, Any]:
+        """The floors, the measured influence of later tokens, and what it means for the loss."""
+        assert self.influence is not None
+        honest = self.loss_is_honest and admitted(self.model, self.influence)
+        return {
+            "loss_is_language_modeling": honest,
+            "later_influence": vars(self.influence),
+            "ngram_floors": self.floors,
+            "validation_share": self.data.val_batches(self.data.final_max_tokens).share,
+            "unknown_share": self.data.val_store.unknown_share,
+        }
+
+    def losses(self, batch: LanguageBatch) -> dict[str, Tensor]:
+        """Mean cross-entropy of the predictions that count, in nats a token."""
+        return {"cross_entropy": self.cross_entropy(batch)}
+
+    def measure(self, batch: LanguageBatch) -> dict[str, Tensor]:
+        """The same, whatever else is trained."""
+        return {"loss": self.cross_entropy(batch)}
+
+    def cross_entropy(self, batch: LanguageBatch) -> Tensor:
+        """Mean cross-entropy of the predictions that count, in nats a token."""
+        tokens, targets, documents = batch
+        if self._unscored is not None:
+            targets = targets.masked_fill(self._unscored, IGNORED)
+        if self.compile_model:  # compiled for one shape: a last, smaller batch is filled up
+            rows = self.data.batch_size if not self.training else len(tokens)
+            tokens, targets = filled_up(tokens, rows), filled_up(targets, rows, IGNORED)
+            documents = None if documents is None else filled_up(documents, rows)
+        return self.run_model(tokens, documents, targets=targets)
+
+    def metrics(self) -> dict[str, float]:
+        """The loss in nats a token, in bits a byte (comparable across tokenizers) and as
+        perplexity.
+        """
+        loss = self.means()["loss"]
+        bits = self.data.val_store.bits_per_byte(loss)
+        return {
+            "loss": loss,
+            **({} if bits is None else {"bits_per_byte": bits}),
+            "perplexity": math.exp(min(loss, 700.0)),
+        }
+
+    def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
+        """The first tokens of a text, or of the validation split.
+
+        Raises:
+            DataError: if the text is empty.
+        """
+        num_tokens = min(num_tokens, self.model.max_seq_len)
+        tokenizer = self.data.tokenizer
+        if text is None:
+            ids = self.data.val_store.tokens[:num_tokens].astype("int64").tolist()
+        else:
+            ids = tokenizer.encode(text).ids[:num_tokens]
+        if not ids:
+            raise DataError("logging.probe is empty; write a text, or null for validation text")
+        labels = [tokenizer.token_text(i) for i in ids]
+        inputs: tuple[Tensor, ...] = (torch.tensor([ids]),)
+        if self.data.with_documents:
+            ends = torch.tensor([[i == tokenizer.end_of_document_id for i in ids]]).long()
+            inputs = (*inputs, ends.cumsum(dim=1) - ends)
+        return [Probe("probe", inputs, labels, labels, "".join(labels))]
+
+    def sample(self, final: bool = False) -> str:
+        """A text that begins after a line break; a longer one at the end of a run."""
+        length = FINAL_SAMPLE_TOKENS if final else SAMPLE_TOKENS
+        return self.continue_text("\n", length, temperature=0.8, top_k=50, seed=self.seed)
+
+    def continue_text(self, prompt: str, max_new_tokens: int, **options: Any) -> str:
+        """Text that follows a prompt; `options` are those of `generate`."""
+        tokenizer = self.data.tokenizer
+        start = torch.tensor([tokenizer.prompt(prompt)], device=self.device)
+        drawn = generate(
+            self.model, start, max_new_tokens, end_token=tokenizer.end_of_document_id, **options
+        )
+        training = self.model.training
+        self.model.eval()
+        ids = [int(token) for token in drawn]
+        self.model.train(training)
+        return tokenizer.readable(ids)
+
+    def example(self) -> str:
+        """The first words of the validation split."""
+        tokens = self.data.val_store.tokens[: self.model.max_seq_len].astype("int64").tolist()
+        text = self.data.tokenizer.readable(tokens)
+        words = [word for word in text.split() if UNREADABLE not in word][:3]
+        return f"{' '.join(words)[:40]} " if words else text[:40]
+
+
+def describe_unknown(share: float) -> str:
+    """What it means that the vocabulary does not have all of the validation text."""
+    return (
+        f"{share:.2%} of the validation tokens are {UNKNOWN}, one guess each whatever they stand "
+        "for: compare loss and perplexity with those of the same vocabulary alone. Bits a byte "
+        "include the spelling of the unknown words."
+    )
+
+
+def describe_influence(influence: LaterInfluence, is_admitted: bool) -> str:
+    """What it means that later tokens reach earlier predictions."""
+    said = (
+        f"changing token {influence.changed_token} moved the prediction at position "
+        f"{influence.moved_output} by {influence.change:.2g} standard deviations"
+    )
+    if influence.num_moved == influence.num_positions:
+        return (
+            "NOT a language-modeling loss: every prediction can see the token that it predicts "
+            f"({said}). Do not compare it with that of a masked model."
+        )
+    if not is_admitted:
+        return (
+            f"NOT a language-modeling loss: {influence.num_moved} of {influence.num_positions} "
+            f"predictions see later tokens though the mask forbids it ({said}): the mechanism "
+            "leaks."
+        )
+    return (
+        f"{influence.num_moved} of {influence.num_positions} predictions see later tokens "
+        f"({said}); by the mask's word they are left out of the loss."
+    )

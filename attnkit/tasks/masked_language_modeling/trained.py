@@ -1,0 +1,77 @@
+"""A trained masked language model, ready to fill gaps. Loads no Lightning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnkit.data.tokenizer_base import Tokenizer, unknown_in
+from attnkit.errors import DataError
+from attnkit.tasks.masked_language_modeling.masking import MASK, encode_with_gaps, text_of
+from attnkit.tasks.text_run import TextRun
+
+SHOWN = 3
+"""Guesses that are shown of each gap."""
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedMaskedModel(TextRun):
+    """What a run of masked language modeling left behind."""
+
+    tokenizer: Tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text, in which `<|mask|>` stands for a gap."""
+        return encode_with_gaps(self.tokenizer, text)
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token, for labels."""
+        return text_of(self.tokenizer, token_id)
+
+    def unknown_in(self, text: str) -> list[str]:
+        """What of a text the vocabulary lacks, but for its gaps."""
+        return unknown_in(self.tokenizer, text.replace(MASK, ""))
+
+    def fill(self, text: str) -> str:
+        """A text with its gaps, `<|mask|>`, filled: each with the likeliest token.
+
+        Raises:
+            DataError: if the text has no gap, or more tokens than the model reads.
+        """
+        ids = self.encode(text)
+        if self.tokenizer.vocab_size not in ids:
+            raise DataError(f"there is no gap in this text; write {MASK} where one is")
+        if len(ids) > self.model.max_seq_len:
+            raise DataError(
+                f"the text has {len(ids)} tokens; the model reads {self.model.max_seq_len}"
+            )
+        guesses = self._probabilities(ids).argmax(dim=-1).tolist()
+        filled = [
+            guess if token == self.tokenizer.vocab_size else token
+            for token, guess in zip(ids, guesses, strict=True)
+        ]
+        return self.tokenizer.readable(filled)
+
+    def notes(self, ids: list[int]) -> list[str]:
+        """What the model guesses for each gap, with its probability."""
+        gaps = [place for place, token in enumerate(ids) if token == self.tokenizer.vocab_size]
+        if not gaps:
+            return []
+        likeliest = self._probabilities(ids)[gaps].topk(min(SHOWN, self.tokenizer.vocab_size))
+        return [
+            f"{MASK} at token {place}: "
+            + ", ".join(
+                f"{self.token_text(token)!r} {p:.0%}"
+                for p, token in zip(ps.tolist(), tokens.tolist(), strict=True)
+            )
+            for place, ps, tokens in zip(gaps, *likeliest, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _probabilities(self, ids: list[int]) -> Tensor:
+        """(T, V), without the mask token itself."""
+        tokens = torch.tensor([ids], device=self.model.embedding.weight.device)
+        logits = self.model(tokens, torch.zeros_like(tokens))[0].float()
+        return logits[:, : self.tokenizer.vocab_size].softmax(dim=-1)

@@ -1,0 +1,173 @@
+"""Synthetic tasks: say the answers, where they are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnkit.data.batch import filled_up
+from attnkit.data.pair_batch import IGNORED
+from attnkit.data.synthetic_batches import (
+    SyntheticBatch,
+    SyntheticEvalBatches,
+    answer_sums,
+    means,
+)
+from attnkit.data.synthetic_data import SyntheticData
+from attnkit.errors import DataError
+from attnkit.models.language_model import LanguageModel
+from attnkit.training.task import Probe, Task
+
+SAMPLES = 3
+"""Validation sequences that are shown with the model's answers."""
+
+LINE = 96
+"""Letters of a line of a sample."""
+
+ASKS = "→"
+"""Between a token and the answer that is asked for behind it, in the labels of a probe."""
+
+
+class SyntheticTask(Task):
+    """Mean cross-entropy of the answers, in nats; nothing else in a sequence counts.
+
+    While training, the validation set tells how good the model is; the final numbers are from the
+    test sets.
+
+    Args:
+        model: the language model.
+        data: the task.
+        arguments: as for every task.
+        options: as for every task.
+    """
+
+    size_keys = ("trainer.batch_size", "data.length")
+
+    model: LanguageModel
+    data: SyntheticData
+
+    def __init__(
+        self, model: LanguageModel, data: SyntheticData, *arguments: Any, **options: Any
+    ) -> None:
+        varied = len(data.source.train_lengths) > 1
+        super().__init__(model, data, *arguments, dynamic_shapes=varied, **options)
+        self._sums: dict[int, Tensor] = {}
+
+    def losses(self, batch: SyntheticBatch) -> dict[str, Tensor]:
+        """Mean cross-entropy of the answers, in nats."""
+        documents = torch.zeros_like(batch.tokens)  # a sequence is one document
+        return {"cross_entropy": self.run_model(batch.tokens, documents, targets=batch.targets)}
+
+    def _logits(self, tokens: Tensor) -> Tensor:
+        # Compiled, the model serves what it is trained on: a last, smaller batch is filled up, and
+        # other lengths, which come at the end of a run, go through the plain model.
+        if not self.compile_model or tokens.shape[1] not in self.data.source.train_lengths:
+            return self.model(tokens, torch.zeros_like(tokens))
+        full = filled_up(tokens, self.data.batch_size)
+        return self.run_model(full, torch.zeros_like(full))[: len(tokens)]
+
+    def validation_step(self, batch: SyntheticBatch, batch_idx: int) -> None:
+        """Adds one batch to the sums of its length."""
+        added = answer_sums(self._logits(batch.tokens), batch.targets).cpu().double()
+        length = batch.tokens.shape[1]
+        self._sums[length] = self._sums.get(length, torch.zeros(5).double()) + added
+
+    def metrics(self) -> dict[str, float]:
+        """Loss, share of right answers, and share of sequences whose answers all are right; at the
+        end also the share of right answers for each further length.
+        """
+        found = {length: means(sums.tolist()) for length, sums in self._sums.items()}
+        self._sums = {}
+        source = self.data.source
+        further = source.test_lengths if self.is_final else ()
+        lengths = {f"accuracy_length_{length}": found[length]["accuracy"] for length in further}
+        return found[source.length] | lengths
+
+    def val_batches(self) -> SyntheticEvalBatches:
+        """The validation set; the test sets at the end."""
+        if self.is_final:
+            return self.data.final_batches()
+        return self.data.val_batches(self.data.val_max_tokens)
+
+    def num_targets(self, batch: SyntheticBatch) -> int:
+        """The answers; but all tokens are read, so that all count as tokens."""
+        return int((batch.targets != IGNORED).sum())
+
+    def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
+        """The first validation sequence, or the tokens that are given; as a whole, however many
+        `num_tokens` are, since its end is where most tasks ask.
+
+        Raises:
+            DataError: if a word is no token of the task, or there is none, or too many.
+        """
+        tokenizer = self.data.tokenizer
+        if text is None:
+            (tokens, targets), *_ = self.data.val_batches(1)
+            ids, asked = tokens[0].tolist(), targets[0].tolist()
+        else:
+            ids = tokenizer.encode(text).ids
+            asked = [IGNORED] * len(ids)
+            if not 0 < len(ids) <= self.model.max_seq_len:
+                raise DataError(
+                    f"logging.probe has {len(ids)} tokens; it must have from 1 to "
+                    f"model.max_seq_len {self.model.max_seq_len}, with spaces between them"
+                )
+        words = [tokenizer.token_text(i) for i in ids]
+        rows = [
+            word if answer == IGNORED else f"{word}{ASKS}{tokenizer.token_text(answer)}"
+            for word, answer in zip(words, asked, strict=True)
+        ]
+        inputs = torch.tensor([ids])
+        note = f"a row with `{ASKS}` is asked for what stands behind it"
+        probe = (inputs, torch.zeros_like(inputs))
+        sites = {"self": (rows, words)}
+        return [Probe("probe", probe, rows, words, " ".join(rows), note, sites)]
+
+    @torch.no_grad()
+    def sample(self, final: bool = False) -> str:
+        """Validation sequences: what was read, what was asked for, what the model said."""
+        batch = self.data.val_batches(SAMPLES * self.data.source.length).batches
+        tokens, targets = (torch.cat(parts) for parts in zip(*batch, strict=True))
+        training = self.model.training
+        self.model.eval()
+        said = self.model(tokens.to(self.device), torch.zeros_like(tokens).to(self.device))
+        self.model.train(training)
+        shown = []
+        for read, asked, answers in zip(tokens, targets, said.argmax(dim=-1).cpu(), strict=True):
+            rows = {
+                "prompt": self._words(read, read),
+                "answer": self._words(asked, asked),
+                "model": self._words(answers, asked),
+            }
+            shown.append(side_by_side(rows))
+        return "\n\n".join(shown)
+
+    def example(self) -> str:
+        """The first sequence of the validation set."""
+        tokens, _ = self.data.val_batches(self.data.source.length).batches[0]
+        return self.data.tokenizer.decode(tokens[0].tolist())
+
+    def _words(self, tokens: Tensor, asked: Tensor) -> list[str]:
+        """The texts of tokens, where something was asked."""
+        pairs = zip(tokens.tolist(), asked.tolist(), strict=True)
+        name = self.data.tokenizer.token_text
+        return ["" if answer == IGNORED else name(token) for token, answer in pairs]
+
+
+def side_by_side(rows: dict[str, list[str]]) -> str:
+    """Rows of words below each other, in columns, with line breaks at the same places; a row of
+    which nothing stands in a line is left out of it.
+    """
+    label = max(map(len, rows)) + 2
+    width = 1 + max(len(word) for words in rows.values() for word in words)
+    columns = max((LINE - label) // width, 1)
+    lines = []
+    for start in range(0, max(map(len, rows.values())), columns):
+        for name, words in rows.items():
+            part = words[start : start + columns]
+            if any(part):
+                line = name.ljust(label) + "".join(word.ljust(width) for word in part)
+                lines.append(line.rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""A run that learnt a synthetic task, ready to be looked at. Loads no Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from attnkit.data.symbols import Symbols
+from attnkit.registry import SYNTHETIC
+from attnkit.run_directory import RunDirectoryError
+from attnkit.tasks import text_evaluation
+from attnkit.tasks.synthetic.evaluation import measure
+from attnkit.tasks.text_run import TextRun
+
+
+@dataclass(frozen=True, repr=False)
+class SyntheticRun(TextRun):
+    """What a run of a synthetic task left behind."""
+
+    tokenizer: Symbols
+
+    evaluation_options: ClassVar[tuple[str, ...]] = ("--length",)
+
+    def stream(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> Iterator[str]:
+        """Refuses: a synthetic task gives answers alone.
+
+        Raises:
+            RunDirectoryError: always.
+        """
+        raise RunDirectoryError(
+            "this run learnt a synthetic task: it gives answers, and does not go on from a prompt. "
+            "Its answers are under `samples` on the Text page of TensorBoard; attnkit attention "
+            f"RUN --text '{self.tokenizer.decode(range(3))} ...' shows its maps"
+        )
+
+    def evaluate(
+        self, data: Sequence[str] = (), *, length: Sequence[int] = (), **options: Any
+    ) -> Iterator[Any]:
+        """Yields a table of how many answers are right.
+
+        Args:
+            data: `val` or `test`; empty: the test set.
+            length: tokens of a sequence; empty: those of the run.
+            options: none.
+        """
+        source = SYNTHETIC.build(self.recipe.data)
+        for found in measure(self, data, length):
+            yield from text_evaluation.shown(found, source.length)

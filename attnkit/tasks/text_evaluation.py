@@ -1,0 +1,110 @@
+"""What is measured of runs whose model reads one sequence of tokens, at any length that it can
+read, and how it is shown. Loads no Lightning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from attnkit.data.tokenizer_base import UNKNOWN
+from attnkit.errors import DataError
+from attnkit.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of one data set.
+
+    Attributes:
+        name: of the data.
+        by_length: tokens of a window or sequence -> metric -> value, as in a run's result.
+        unknown_share: share of the tokens that the vocabulary lacks.
+        is_honest: the loss is one of a language model, or of answers.
+    """
+
+    name: str
+    by_length: dict[int, dict[str, float]]
+    unknown_share: float = 0.0
+    is_honest: bool = True
+
+
+def check_reads(model: LanguageModel, length: int) -> None:
+    """Makes sure that a model takes sequences of a length.
+
+    Raises:
+        DataError: if its positions, or a mechanism, end before.
+    """
+    longest = None if model.position is None else model.position.longest
+    if longest is not None and length > longest:
+        raise DataError(
+            f"--length {length}: the run's positions were learnt for {longest} tokens and there "
+            "are no others; train with model.position rotary, alibi, relative_bias, sinusoidal or "
+            "none to read longer texts"
+        )
+    if length > model.max_seq_len:
+        tokens = torch.zeros(1, length, dtype=torch.long)
+        try:
+            with torch.inference_mode():
+                model(tokens, tokens)
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise DataError(f"--length {length}: the model cannot read it: {error}") from error
+
+
+def counted(count: int, label: str) -> Iterator[int]:
+    """The numbers up to `count`, with a bar on a terminal."""
+    screen = Console(stderr=True)
+    yield from track(
+        range(count), label, console=screen, transient=True, disable=not screen.is_terminal
+    )
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[float], Any]]] = {
+    "loss": ("loss, nats", "{:.4f}".format),
+    "bits_per_byte": ("bits a byte", "{:.4f}".format),
+    "perplexity": ("perplexity", "{:.3f}".format),
+    "accuracy": ("accuracy", "{:.2%}".format),
+    "exact_match": ("whole sequences right", "{:.2%}".format),
+}
+
+
+def shown(found: Measured, trained_on: int) -> Iterator[Table | str]:
+    """Yields what a person reads of a data set: a table with a row for each length, and remarks.
+
+    Args:
+        found: what was measured.
+        trained_on: the longest sequence of training.
+    """
+    table = Table(
+        title=found.name,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        header_style="dim",
+        pad_edge=False,
+    )
+    table.add_column("tokens", justify="right")
+    metrics = next(iter(found.by_length.values()))
+    for name in metrics:
+        table.add_column(_COLUMNS[name][0], justify="right")
+    for length, values in found.by_length.items():
+        beyond = " (beyond training)" if length > trained_on else ""
+        words = [_COLUMNS[name][1](value) for name, value in values.items()]
+        table.add_row(f"{length:,}{beyond}", *words)
+    yield table
+    if found.unknown_share:
+        yield (
+            f"{found.unknown_share:.2%} of the tokens are {UNKNOWN}: one guess each, whatever they "
+            "stand for; bits a byte include their spelling."
+        )
+    if not found.is_honest:
+        yield (
+            "[bold]This is not a language-modeling loss:[/] predictions can see the tokens that "
+            "they predict."
+        )

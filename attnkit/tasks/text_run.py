@@ -1,0 +1,64 @@
+"""What trained runs have in common whose model reads one sequence of tokens. Loads no Lightning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from attnkit.attention_page.text_maps import TextMaps
+from attnkit.data.symbols import Symbols
+from attnkit.data.tokenizer_base import Tokenizer, unknown_in
+from attnkit.errors import DataError
+from attnkit.models.language_model import LanguageModel
+from attnkit.trained_run import TrainedRun
+
+
+@dataclass(frozen=True, repr=False)
+class TextRun(TrainedRun):
+    """A run whose model reads one sequence of tokens.
+
+    Attributes:
+        tokenizer: the run's own vocabulary.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer | Symbols
+
+    def attention(self, text: str) -> TextMaps:
+        """The exact maps of every layer and head on a text.
+
+        Raises:
+            DataError: if the text has no token, or of a synthetic task an unknown one.
+            RunDirectoryError: if the model has no layers.
+        """
+        notes = []
+        if unknown := self.unknown_in(text):
+            notes.append(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}")
+        ids = self.encode(text)
+        if not ids:
+            raise DataError("--text is empty; give it at least one character")
+        longest = self.model.max_seq_len
+        if len(ids) > longest:
+            notes.append(f"{len(ids)} tokens; the model reads the first {longest}")
+            ids = ids[:longest]
+        tokens = torch.tensor([ids])
+        words = [self.token_text(i) for i in ids]
+        inputs = (tokens, torch.zeros_like(tokens))
+        return self.maps_of(inputs, words, notes=[*notes, *self.notes(ids)])
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text that a person wrote."""
+        return self.tokenizer.encode(text).ids
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token, for labels."""
+        return self.tokenizer.token_text(token_id)
+
+    def notes(self, ids: list[int]) -> list[str]:
+        """What a person should know of maps of these tokens. Default: nothing."""
+        return []
+
+    def unknown_in(self, text: str) -> list[str]:
+        """What of a text the vocabulary lacks, each once; the model reads it as `<|unknown|>`."""
+        return unknown_in(self.tokenizer, text)

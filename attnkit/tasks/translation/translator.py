@@ -1,0 +1,301 @@
+"""A trained translation run, ready to use: recipe, tokenizers and model. Loads no lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from attnkit.attention.maps import attention_maps
+from attnkit.attention_page.text_maps import TextMaps
+from attnkit.data.alignments import words
+from attnkit.data.pair_batch import IGNORED, ROW_NOTE, pair_texts
+from attnkit.data.pair_batches import PairValBatches
+from attnkit.data.pair_store import PairStore, pair_store
+from attnkit.data.pairs.base import Pair
+from attnkit.data.tokenizer_base import Tokenizer, unknown_in
+from attnkit.errors import DataError
+from attnkit.models.beam_search import Search
+from attnkit.models.encoder_decoder import EncoderDecoder
+from attnkit.tasks.translation import alignment
+from attnkit.tasks.translation.translating import decoded_line, translate_ids
+from attnkit.trained_run import TrainedRun, Weights, load_run
+
+TOGETHER = 256
+"""Lines that are translated at once, the longest beside each other; what follows waits for them."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translation of a line.
+
+    Attributes:
+        text: the translation.
+        score: log-probability divided by the length penalty, in nats.
+        ended: False if it was cut at the greatest length.
+    """
+
+    text: str
+    score: float
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of input and what became of it.
+
+    Attributes:
+        number: from 1.
+        source: the line.
+        translations: the best first; a blank line has one, which is empty.
+        warnings: what a person should know of it, such as that it was cut.
+    """
+
+    number: int
+    source: str
+    translations: list[Translation]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, repr=False)
+class Translator(TrainedRun):
+    """What a translation run left behind.
+
+    Attributes:
+        tokenizers: of source and target.
+    """
+
+    model: EncoderDecoder
+    tokenizers: tuple[Tokenizer, Tokenizer]
+
+    evaluation_options: ClassVar[tuple[str, ...]] = (
+        "--gold",
+        "--gold-form",
+        "--gold-index",
+        "--beam",
+        "--length-penalty",
+        "--moses",
+        "--output",
+    )
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The end tokens of source and target."""
+        return self.tokenizers[0].end_of_document_id, self.tokenizers[1].end_of_document_id
+
+    def search(self, **options: Any) -> Search:
+        """The recipe's search, with some options changed (None leaves one as it is)."""
+        own = self.recipe.definition.search
+        found = {"beam": own.beam, "length_penalty": own.length_penalty}
+        return Search(**(found | {k: v for k, v in options.items() if v is not None}))
+
+    def translate(
+        self, lines: Sequence[str], search: Search | None = None, *, first_number: int = 1
+    ) -> Iterator[Line]:
+        """Translates lines, in their order.
+
+        Blank lines stay blank; a line that is longer than the model's longest sequence is cut, and
+        says so.
+
+        Args:
+            lines: what is there to translate.
+            search: how to search; None: as the recipe says.
+            first_number: number of the first line.
+        """
+        search = search or self.search()
+        for start in range(0, len(lines), TOGETHER):
+            together = lines[start : start + TOGETHER]
+            yield from self._translate(together, search, first_number + start)
+
+    def _translate(self, lines: Sequence[str], search: Search, first_number: int) -> Iterator[Line]:
+        room = self.model.max_seq_len - 1
+        rows: list[np.ndarray] = []
+        warnings: list[list[str]] = []
+        for line in lines:
+            ids = self.tokenizers[0].encode_batch([line.strip()])[0]
+            warnings.append(self._warnings(line.strip(), len(ids)))
+            rows.append(ids[:room].astype(np.int64))
+        written = [i for i, row in enumerate(rows) if len(row)]
+        best = translate_ids(self.model, [rows[i] for i in written], self.ends, search)
+        found = dict(zip(written, best, strict=True))
+        for i, line in enumerate(lines):
+            translations = [
+                Translation(decoded_line(self.tokenizers[1], one), one.score, one.ended)
+                for one in found.get(i, [])
+            ]
+            yield Line(
+                first_number + i, line, translations or [Translation("", 0.0, True)], warnings[i]
+            )
+
+    def _warnings(self, line: str, num_tokens: int) -> list[str]:
+        room = self.model.max_seq_len - 1
+        found = []
+        if num_tokens > room:
+            found.append(f"cut: it has {num_tokens} tokens, and the model reads {room} at most")
+        if unknown := unknown_in(self.tokenizers[0], line):
+            found.append(f"the vocabulary lacks {', '.join(map(repr, unknown))}")
+        return found
+
+    def links(self, source: str, target: str, place: alignment.Place) -> list[tuple[int, int]]:
+        """Source word, target word, both from 0 and split at white space, as the cross-attention at
+        a place has them.
+        """
+        found = alignment.cross_links(self.model, self.tokenizers, spaced(source, target))
+        return sorted(found[place])
+
+    def cross_map(
+        self, source: str, target: str, place: alignment.Place
+    ) -> tuple[np.ndarray, list[str], list[str]]:
+        """The cross-attention (T, S) of a pair at a place, with the target tokens that its rows
+        predict and the source tokens that its columns are.
+        """
+        store = self.store([Pair(source, target)])
+        batch = store.batch(np.array([0]))
+        maps = [m for m in attention_maps(self.model, batch) if m.role == "cross"]
+        heads = maps[place.layer].weights[0]
+        weights = heads.mean(dim=0) if place.head == alignment.MEAN else heads[place.head]
+        texts = pair_texts(batch, self.tokenizers)
+        return weights.numpy(), texts.predicts, texts.source
+
+    def attention(self, text: str) -> TextMaps:
+        """The exact maps of encoder, decoder, and from one to the other.
+
+        Args:
+            text: a sentence, which the run translates; or `sentence ||| translation`.
+
+        Raises:
+            DataError: if a side is empty.
+        """
+        source, bar, target = (part.strip() for part in text.partition("|||"))
+        if not source or (bar and not target):
+            raise DataError("--text needs a sentence, or `sentence ||| translation`")
+        notes = []
+        if not bar:
+            (line,) = self.translate([source])
+            target = line.translations[0].text
+            notes = [*line.warnings, f"translated: {target}"]
+        batch = self.store([Pair(source, target)]).batch(np.array([0]))
+        texts = pair_texts(batch, self.tokenizers)
+        return self.maps_of(
+            batch,
+            texts.predicts,
+            texts.source,
+            note=ROW_NOTE,
+            notes=notes,
+            site_tokens=texts.by_site,
+        )
+
+    def place(self, layer: int | None = None, head: int | None = None) -> alignment.Place:
+        """Where alignments are read: by default the mean of the heads of the last layer but one,
+        which in a model without gold is the safest guess.
+
+        Raises:
+            ValueError: if the model has no such layer or head.
+        """
+        layers = self.model.decoder.layers
+        layer = max(len(layers) - 2, 0) if layer is None else layer
+        if not 0 <= layer < len(layers):
+            raise ValueError(f"layer must be from 0 to {len(layers) - 1}, got {layer}")
+        heads = layers[layer].cross_attention.num_heads
+        if head is not None and not 0 <= head < heads:
+            raise ValueError(f"head must be from 0 to {heads - 1}, got {head}")
+        return alignment.Place(layer, alignment.MEAN if head is None else head, "predicting")
+
+    def store(self, pairs: Sequence[Pair]) -> PairStore:
+        """Pairs as the model reads them; nothing is dropped, what is too long is cut."""
+        return pair_store(
+            pairs,
+            self.tokenizers,
+            split="evaluated",
+            max_seq_len=self.model.max_seq_len,
+            max_ratio=None,
+            keep_all=True,
+        )
+
+    def evaluate(
+        self,
+        data: Sequence[str] = (),
+        *,
+        gold: Path | None = None,
+        gold_form: Literal["pharaoh", "naacl"] = "pharaoh",
+        gold_index: int | None = None,
+        beam: int | None = None,
+        length_penalty: float | None = None,
+        moses: str | None = None,
+        output: Path | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Yields tables of BLEU, chrF and loss, with their signatures, and of alignments.
+
+        Args:
+            data: splits of the run's data, or `SOURCE,TARGET` files; empty: its test splits.
+            gold: gold word alignments of the one pair of files.
+            gold_form: how they are written.
+            gold_index: number of the first word in them; must be said.
+            beam: hypotheses followed; None: as the recipe says.
+            length_penalty: of the search; None: as the recipe says.
+            moses: language of Moses' tokenizer, for BLEU over its lowercased output.
+            output: folder for the translations.
+            options: none.
+        """
+        from attnkit.tasks.translation import evaluation
+        from attnkit.tasks.translation.scores import moses_tokenizer
+
+        # What cannot be is told before anything is translated.
+        tokenize = None if moses is None else moses_tokenizer(moses)
+        search = self.search(beam=beam, length_penalty=length_penalty)
+        sets = evaluation.test_sets(self, data, gold, form=gold_form, first_index=gold_index)
+        for one in sets:
+            yield from evaluation.shown(evaluation.evaluate(self, one, search, tokenize, output))
+
+    @torch.no_grad()
+    def loss(self, store: PairStore) -> float:
+        """Mean cross-entropy of the references, in nats a target token."""
+        total, count = 0.0, 0
+        tokens = max(self.recipe.trainer.batch_tokens, self.model.max_seq_len)
+        batches = PairValBatches(store, batch_tokens=tokens, max_tokens=None)
+        for i in range(len(batches)):
+            batch = batches[i]
+            logits = self.model(batch.source, batch.source_keep, batch.target)
+            predicted = batch.predicted.flatten()
+            total += float(
+                F.cross_entropy(
+                    logits.flatten(0, 1), predicted, ignore_index=IGNORED, reduction="sum"
+                )
+            )
+            count += batch.num_tokens
+        return total / count
+
+
+def spaced(source: str, target: str) -> alignment.Sentence:
+    """A pair whose words are what stands between white space, as Pharaoh's form counts them."""
+    return alignment.Sentence(
+        source,
+        target,
+        words(source, split_on_spaces=True),
+        words(target, split_on_spaces=True),
+    )
+
+
+def load_translator(
+    directory: str | Path, weights: Weights | None = None, *, trust_plugins: bool = False
+) -> Translator:
+    """Loads a translation run: `load_run`, for those who want no other.
+
+    Args:
+        directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file.
+        weights: which; None: the averaged ones if there are any, else the last.
+        trust_plugins: as for `load_run`.
+
+    Raises:
+        RunDirectoryError: if it is a run of another task; and as for `load_run`.
+    """
+    run = load_run(directory, weights=weights, trust_plugins=trust_plugins)
+    if not isinstance(run, Translator):
+        run.refuse("does not translate")
+    return run

@@ -1,0 +1,501 @@
+"""What all tasks share: the sum of their losses, the optimizer's step, the learning rate, the names
+of their metrics, and randomness that a resumed run repeats.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MeanMetric
+
+from attnkit.attention.base import Attention
+from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
+from attnkit.listeners.listener import Listener
+from attnkit.models.sharding import shard, whole, whole_copy
+from attnkit.training.bad_steps import BadSteps, can_leave_out, on_any_process
+from attnkit.training.compiled import CompileClock, Compiled
+from attnkit.training.muon import StackedMuon
+from attnkit.training.optimizers import OptimizerRecipe
+from attnkit.training.schedules import Schedule
+
+_CLIP_MARGIN = 1e-6
+"""torch adds this to the norm that it divides by, so that it shrinks gradients of norm `limit`."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One example that is looked at again and again while a model trains.
+
+    Attributes:
+        name: letters, digits, `.`, `_` and `-`.
+        inputs: what the module is called with, each with a batch axis of 1.
+        query_tokens: texts of the tokens that ask.
+        key_tokens: texts of the tokens that answer.
+        text: the whole of it, for a person to read.
+        note: what a viewer should know about it.
+        site_tokens: the texts of both at a site where they are others, see `AttentionMaps`.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    query_tokens: Sequence[str]
+    key_tokens: Sequence[str]
+    text: str
+    note: str = ""
+    site_tokens: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None
+
+
+class Task(L.LightningModule, ABC):
+    """A model with its losses and its optimizer.
+
+    A subclass says what is minimised, `losses`; the rest has defaults: `measure` and `metrics` what
+    a validation tells, `probes` whose attention is drawn, `sample` what a person reads. What a
+    recipe may set is an option of its `TaskDefinition`, which is at hand as `definition`.
+
+    A step minimizes the sum of the losses, each the mean over its targets: where a step takes
+    several batches, of this process and of others, each counts for as many as it has,
+    `num_targets`.
+
+    Nothing is logged from `training_step`: a `self.log` there costs 0.4 ms a call even in steps
+    that write nothing. Callbacks read `gradient_norm` when they need it.
+
+    A step whose loss or gradient is not finite ends training, before the weights are touched; or it
+    is skipped, up to `bad_steps.max_skipped` times: weights and optimizer stay as they were, and
+    the next step takes the next batches. On a GPU training ends where the host next reads a number;
+    until then the weights stay as they were before that step.
+
+    Args:
+        model: the network.
+        data: what it is trained on, a `TaskData`.
+        optimizer: makes the optimizer.
+        schedule: the learning rate's shape.
+        definition: the recipe's task with its options, a `TaskDefinition`.
+        max_steps: optimizer steps of the whole run.
+        accumulate: batches an optimizer step.
+        num_workers: processes that load batches.
+        seed: of the run.
+        gradient_clip: largest norm of the gradient; None: no limit.
+        compile_model: run the model through `torch.compile`.
+        dynamic_shapes: batches differ in their sizes, all of which one compiled model is to serve.
+
+    Attributes:
+        size_keys: the recipe's keys that decide how large a batch is and how long its sequences,
+            for messages.
+        equal_batches: every batch of a run has as many targets, so that none is weighed.
+        batch_weight: what the mean loss of the batch under way counts for in its step; 1 where all
+            count alike.
+        loss_names: names of the losses whose curves are drawn beside that of their sum; empty as
+            long as there is one loss alone.
+        bad_steps: which steps were skipped, and how many may be.
+        is_skipped: the last step was; a tensor where only the device knows.
+        group_options: the optimizer's options by parameter group, as the recipe has them.
+        batch_shape: of the first tensor of the batch under way, for messages.
+    """
+
+    size_keys: tuple[str, str] = ("trainer.batch_size", "model.max_seq_len")
+    equal_batches: bool = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        optimizer: OptimizerRecipe,
+        schedule: Schedule,
+        *,
+        definition: Any = None,
+        max_steps: int,
+        accumulate: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        gradient_clip: float | None = 1.0,
+        compile_model: bool = False,
+        dynamic_shapes: bool = False,
+    ) -> None:
+        super().__init__()
+        self.compile_model = compile_model
+        self.compile_clock = CompileClock()
+        self.dynamic_shapes = dynamic_shapes
+        self._take(model)
+        self.data = data
+        self.definition = definition
+        self.optimizer_recipe = optimizer
+        self.schedule = schedule
+        self.max_steps = max_steps
+        self.accumulate = accumulate
+        self.num_workers = num_workers
+        self.seed = seed
+        self.gradient_clip = gradient_clip
+        self._plain: list[nn.Module] = []  # outside the module tree; while the model is sharded
+        self.gradient_norm: Tensor | None = None
+        self.bad_steps = BadSteps()
+        self.is_skipped: bool | Tensor = False
+        self.batch_shape: tuple[int, ...] = ()
+        self._step_loss: Tensor | None = None
+        self.group_options: list[dict[str, Any]] = []
+        self.is_final = False
+        self.loss_names: tuple[str, ...] = ()
+        self._means: dict[str, MeanMetric] = {}
+        self.batch_weight: float | Tensor = 1.0
+        self._batch_weights: deque[float | Tensor] = deque()
+
+    def _take(self, model: nn.Module) -> None:
+        self.model = model
+        # Kept outside the module tree: its parameters are the model's, and hooks on the plain model
+        # must keep working.
+        run = Compiled(model, dynamic=self.dynamic_shapes) if self.compile_model else model
+        self._run: list[Callable[..., Any]] = [run]
+
+    def configure_model(self) -> None:
+        """Shares the weights out before training, if the strategy is made for it."""
+        mesh = self.device_mesh
+        if mesh is not None and self.trainer.state.fn == TrainerFn.FITTING and not self._plain:
+            self._plain = [shard(self.model, mesh["data_parallel"])]
+
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Inside, `model` has whole weights on each process, also where training shares them out:
+        what runs it in another way than `forward` needs them. All processes must enter together;
+        what one of them does inside waits for no other.
+        """
+        model = self.model
+        if self._plain:
+            self.model = whole_copy(model, self._plain[0])
+        try:
+            yield
+        finally:
+            self.model = model
+
+    def setup(self, stage: str) -> None:
+        """Begins to measure how long torch compiles."""
+        if self.compile_model:
+            self.compile_clock.start()
+
+    def teardown(self, stage: str) -> None:
+        """Ends that."""
+        if self.compile_model:
+            self.compile_clock.stop()
+
+    def run_model(self, *args: Any, **options: Any) -> Any:
+        """Calls the model, compiled if the recipe says so."""
+        return self._run[0](*args, **options)
+
+    def forward(self, *args: Any) -> Any:
+        """Calls the plain model: what maps and samples are taken from."""
+        return self.model(*args)
+
+    def train_batches(self, stop: int) -> Dataset[Any]:
+        """The batches of the run, from its very first to before `stop`, as this process takes part
+        in them. Batch n must be a function of (seed, n) alone.
+        """
+        trainer = self.trainer
+        return self.data.train_batches(0, stop, trainer.global_rank, trainer.world_size)
+
+    def val_batches(self) -> Dataset[Any]:
+        """Fixed batches of the validation split; those of the final numbers if `is_final`."""
+        data = self.data
+        return data.val_batches(data.final_max_tokens if self.is_final else data.val_max_tokens)
+
+    def train_dataloader(self) -> DataLoader | StepsAhead:
+        """The training batches from the one on at which this process begins, or goes on."""
+        first, stop = (n * self.accumulate for n in (self.trainer.global_step, self.max_steps))
+        loader = self._loader(self.train_batches(stop), sampler=BatchesFrom(first, stop))
+        if self.equal_batches or self.accumulate * self.trainer.world_size == 1:
+            return loader
+        self._batch_weights.clear()
+        return StepsAhead(loader, self.accumulate, self._weigh)
+
+    def _weigh(self, step: list[Any]) -> None:
+        """Notes what each batch of a step counts for: its share of the targets of all batches, on
+        all processes, times the number of batches. Counts are of the host; only where processes
+        share a step are they summed on the device, for which nothing waits.
+        """
+        counts = [self.num_targets(batch) for batch in step]
+        total: int | Tensor = max(sum(counts), 1)
+        if (processes := self.trainer.world_size) > 1:
+            here = torch.full((), float(sum(counts)), device=self.device)
+            torch.distributed.all_reduce(here)  # Lightning's waits at a barrier
+            total = here.clamp(min=1.0)
+        self._batch_weights += [count * len(step) * processes / total for count in counts]
+
+    @abstractmethod
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """What is minimised of a training batch: name -> (), a mean over the batch's targets.
+
+        Their sum is trained. Where there are several, each is a curve of its own,
+        `loss/train_NAME`; so the names are the same in every step.
+
+        The model is called by `run_model`, which compiles it if the recipe says so. What is read
+        from a tensor here (`float(x)`, `x.tolist()`) makes a GPU wait in each step.
+        """
+
+    def all_losses(self, batch: Any) -> dict[str, Tensor]:
+        """`losses`, with those that the model's own parts add.
+
+        Raises:
+            TypeError: if `losses` returns something else than losses by name.
+        """
+        losses = self.losses(batch)
+        if not isinstance(losses, dict) or not losses:
+            raise TypeError(
+                f"{type(self).__name__}.losses must return a dict of losses, name -> (), and at "
+                f"least one; got {losses if losses == {} else type(losses).__name__}"
+            )
+        return losses
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | dict[str, Tensor]:
+        """The sum of the losses of one batch, for as much as it counts in its step; where there are
+        several, also what the curves are made of.
+        """
+        losses = self.all_losses(batch)
+        total = total_of(losses)
+        weight = self.batch_weight
+        weighs = not (isinstance(weight, float) and weight == 1.0)
+        loss = total * weight if weighs else total
+        if len(losses) == 1:
+            return loss
+        self.loss_names = tuple(losses)
+        curves = torch.stack([total, *losses.values()]).detach().float()
+        share = 1.0 / self.accumulate
+        return {"loss": loss, "curves": curves * (share * weight if weighs else share)}
+
+    def val_dataloader(self) -> DataLoader:
+        """The validation batches."""
+        return self._loader(self.val_batches())
+
+    def _loader(self, batches: Dataset[Any], **options: Any) -> DataLoader:
+        return DataLoader(
+            batches,
+            **options,
+            batch_size=None,
+            num_workers=self.num_workers,
+            worker_init_fn=end_without_parent,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=False,
+        )
+
+    def measure(self, batch: Any) -> dict[str, Tensor]:
+        """What a validation batch tells: name -> (), a mean over its targets; `loss` among them.
+        Default: the sum of `losses`.
+        """
+        return {"loss": total_of(self.losses(batch))}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Adds what `measure` says to the means, weighted by the batch's targets."""
+        weight = self.num_targets(batch)
+        for name, value in self.measure(batch).items():
+            if name not in self._means:
+                self._means[name] = MeanMetric().to(self.device)
+            self._means[name].update(value, weight)
+
+    def means(self) -> dict[str, float]:
+        """The means of what `measure` said in the validation that has just ended, over all
+        processes; they begin anew.
+        """
+        found = {name: float(mean.compute()) for name, mean in self._means.items()}
+        self._means.clear()
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        """What is told of a validation: `loss`, by which the best checkpoint is found, and others.
+        Default: the means.
+
+        The base class names them, `loss/val` and `quality/NAME`, and logs them; those of the
+        validation at the end, where `is_final`, are the run's results. A name that holds a `/`
+        stays as it is.
+        """
+        return self.means()
+
+    def on_validation_epoch_end(self) -> None:
+        """Names the metrics and logs them."""
+        names = {"loss": "loss/val"} if not self.is_final else {}
+        place = "final" if self.is_final else "quality"
+        metrics = {
+            name if "/" in name else names.get(name, f"{place}/{name}"): value
+            for name, value in self.metrics().items()
+        }
+        # Lightning would write them a step too early: it counts the step when validation is over.
+        self.log_dict(metrics, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, self.global_step)
+
+    def num_tokens(self, batch: Any) -> int:
+        """Tokens of a batch: what tokens per second counts. Default: those of its first tensor,
+        (B, T, ...): B x T.
+        """
+        return batch[0].shape[:2].numel()
+
+    def num_targets(self, batch: Any) -> int:
+        """Targets over which `losses` are means; the batch is on the host. Default: its tokens."""
+        return self.num_tokens(batch)
+
+    def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
+        """The examples whose attention is drawn. Default: none.
+
+        Args:
+            num_tokens: how many tokens of each, at the most.
+            text: what it says; None: the beginning of the validation data.
+        """
+        return []
+
+    @property
+    def has_attention(self) -> bool:
+        """True if the model has maps to draw: one without layers has none."""
+        return any(isinstance(module, Attention) for module in self.model.modules())
+
+    def before_training(self) -> None:
+        """Measures what must be known before the first step. Default: nothing."""
+
+    def log_start(self, listeners: Listener) -> None:
+        """Logs what `before_training` found, at step 0. Default: nothing."""
+
+    def begin_final(self, directory: Path) -> None:
+        """Is called when training is over: the validation that follows gives the final numbers, on
+        the whole split. From here on each process has whole weights.
+
+        Args:
+            directory: where the run lies.
+        """
+        self.is_final = True
+        if self._plain:
+            self._take(whole_copy(self.model, self._plain.pop()))
+
+    def record(self) -> dict[str, Any]:
+        """What `result.json` holds of this task, besides metrics and costs. Default: nothing."""
+        return {}
+
+    def log_end(self, listeners: Listener, step: int) -> None:
+        """Logs what belongs at the last step. Default: nothing."""
+
+    def sample(self, final: bool = False) -> str:
+        """What the model gives, for a person to read; empty: nothing is shown. Default: empty.
+
+        Args:
+            final: at the end of the run.
+        """
+        return ""
+
+    def example(self) -> str:
+        """A text of the validation data that the model can read, for a person to try it with.
+        Default: none.
+        """
+        return ""
+
+    def configure_optimizers(self) -> Optimizer:
+        """One optimizer; the learning rate is set before each step by `on_train_batch_start`."""
+        optimizer = self.optimizer_recipe.build(self.model)
+        for part in getattr(optimizer, "parts", [optimizer]):
+            if isinstance(part, StackedMuon):
+                part.compiled = self.compile_model
+        for group in optimizer.param_groups:
+            group["highest_lr"] = group["lr"]
+        self.group_options = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """Sets the optimizer's options to those of the recipe; a checkpoint brought back its own,
+        which may be others if the recipe was changed.
+        """
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
+            group.update(options)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves the count of skipped steps."""
+        checkpoint["num_skipped"] = self.bad_steps.num_skipped
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.bad_steps.num_skipped = checkpoint["num_skipped"]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Sets the learning rate, and seeds dropout from (seed, rank, batch number) so that a
+        resumed run repeats it.
+        """
+        if self._batch_weights:
+            self.batch_weight = self._batch_weights.popleft()
+        seed = batch_seed(self.seed, self.global_rank, batch_idx)
+        # Not torch.manual_seed: without a GPU it keeps a stack trace of every call, 1 ms each.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        factor = self.schedule.factor(self.global_step, self.max_steps)
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        for group in optimizer.param_groups:
+            group["lr"] = group["highest_lr"] * factor
+        self.batch_shape = next((tuple(t.shape) for t in batch if isinstance(t, Tensor)), ())
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Keeps the loss, to be looked at once a step."""
+        loss = loss.detach()
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by the norm of all gradients, and keeps that norm; skips what is not finite.
+
+        Lightning's own clipping refuses bfloat16 with a fused optimizer, though bfloat16 needs no
+        gradient scaling; and torch's multiplies all gradients by one where there is nothing to
+        clip.
+
+        Raises:
+            DivergedError: if loss or gradient hold NaN or infinity, and no more may be skipped.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = whole(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
+        self.gradient_norm = norm
+        watched = [norm] if self._step_loss is None else [norm, self._step_loss]
+        self._step_loss = None
+        numbers = torch.stack([x.float() for x in watched])
+        limit, step = self.gradient_clip, self.global_step + 1
+        if not self.waits_each_step and can_leave_out(optimizer):
+            if limit is not None:
+                nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+            is_bad = on_any_process(~numbers.isfinite().all())
+            self.is_skipped = self.bad_steps.leave_out(step, is_bad, optimizer)
+            return
+        here = numbers.tolist()
+        self.is_skipped = not all(map(math.isfinite, here))
+        if self.bad_steps.max_skipped:
+            self.is_skipped = bool(
+                on_any_process(torch.tensor(self.is_skipped, device=norm.device))
+            )
+        if self.is_skipped:
+            self.bad_steps.skip(step)
+            optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is left alone
+        elif limit is not None and here[0] > limit - _CLIP_MARGIN:
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+    @property
+    def waits_each_step(self) -> bool:
+        """True where the host reads loss and norm in each step: on a CPU, where that is free."""
+        return self.device.type == "cpu"
+
+
+def total_of(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of losses, ()."""
+    total, *others = losses.values()
+    for loss in others:
+        total = total + loss
+    return total

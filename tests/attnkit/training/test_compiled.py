@@ -1,0 +1,195 @@
+"""Compiled models: graphs are counted, with a backend that runs them as they are."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from attnkit import experiment
+from attnkit.callbacks.curves import TrainingCurves
+from attnkit.masks import build_mask
+from attnkit.models.decoding import generate
+from attnkit.models.language_model import LanguageModel
+from attnkit.recipe import load_recipe
+from attnkit.registry import ATTENTION
+from attnkit.training import compiled
+from attnkit.training.compiled import CompileClock, Compiled
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler's own
+
+EVERYTHING = [
+    "trainer.compile=true", "trainer.accumulate=2", "trainer.max_steps=4", "trainer.batch_size=6",
+    "validation.every_n_steps=2", "logging.attention_maps=2", "logging.samples=2",
+]  # fmt: skip
+"""Validation with a smaller last batch, maps, samples and accumulated batches."""
+
+CAUSAL = [
+    name
+    for name in ATTENTION.names()
+    if ATTENTION.get(name).refusal("self", build_mask("causal"), "learned") is None
+]
+
+
+def small_one(name):
+    heads = {"num_heads": 2} if "num_heads" in ATTENTION.options(name) else {}
+    return str({"name": name, **heads})
+
+
+# Several to a model: what is traced is the sum of its layers.
+MODELS = [("causal", CAUSAL[i::4]) for i in range(4)]
+MODELS += [("none", [name]) for name in ATTENTION.names() if name not in CAUSAL]
+
+
+@pytest.mark.parametrize(("mask", "names"), MODELS, ids=[names[0] for _, names in MODELS])
+def test_every_mechanism_is_one_graph_to_train_and_one_to_evaluate(
+    small, graphs, tiny_samples, mask, names
+):
+    attention = f"model.attention=[{', '.join(map(small_one, names))}]"
+    layers = f"model.num_layers={len(names)}"
+    experiment.run(small(*EVERYTHING, layers, attention, f"model.mask={mask}"))
+    assert graphs == [True, False], f"one of {names} is compiled anew"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["model.mask={name: sliding_window, window: 3}", "model.position=rotary"],
+        ["model.mask=[causal, document]", "model.position=alibi"],
+        ["model.mask={name: prefix, length: 3}", "model.position=relative_bias"],
+    ],
+    ids=["window", "document", "prefix"],
+)
+def test_masks_and_positions_are_in_the_graph(small, graphs, tiny_samples, keys):
+    experiment.run(small(*EVERYTHING, "model.num_layers=1", *keys))
+    assert graphs == [True, False]
+
+
+def test_sentences_of_any_length_share_a_graph(small, graphs):
+    keys = ["trainer.compile=true", "data.num_train=200", "data.max_length=12"]
+    experiment.run(small(*keys, "trainer.max_steps=12", task="translation"))
+    assert graphs == [True, False]
+
+
+def test_a_model_compiles_after_many_others(graphs):
+    """torch counts by code object, and gives up after eight."""
+    models = [torch.nn.Linear(4, 1 + i) for i in range(10)]
+    for model in models:
+        run = Compiled(model, dynamic=False)
+        assert torch.equal(run(torch.ones(2, 4)), model(torch.ones(2, 4)))
+    assert len(graphs) == 10
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"attention": ["multi_head", "grouped_query"], "position": "rotary"},
+        {"attention": ["multi_head_latent", "sink"], "position": "alibi"},
+        {"attention": ["gated_linear", "delta_net"]},
+        {"attention": ["multi_head"] * 2, "mask": [{"name": "sliding_window", "window": 5},
+                                                   "document"]},
+    ],
+    ids=["rotary", "alibi", "states", "masks"],
+)  # fmt: skip
+def test_one_graph_decodes_all_tokens(graphs, keys):
+    torch.manual_seed(0)
+    model = LanguageModel(13, max_seq_len=64, dim=16, num_layers=2, **keys).eval()
+    run, prompt = Compiled(model, dynamic=False), torch.tensor([[1, 2, 3], [9, 0, 4]])
+    for seed in (1, 2):  # the second text needs no other graph
+        drawn = torch.stack(list(generate(model, prompt, 20, seed=seed, end_token=0, run=run)))
+        plain = torch.stack(list(generate(model, prompt, 20, seed=seed, end_token=0)))
+        assert torch.equal(drawn, plain)
+    assert graphs == [False]
+
+
+PLUGIN = """
+from attnkit.attention.multi_head import MultiHead
+from attnkit.registry import ATTENTION
+
+@ATTENTION.register("{name}")
+class Hasty(MultiHead):
+    \"\"\"Looks at a number of the device.\"\"\"
+
+    def normalize(self, scores, allowed):
+        if float(scores.mean()) > 1e9:
+            raise ValueError
+        return super().normalize(scores, allowed)
+"""
+
+
+def test_a_mechanism_that_breaks_the_graph_is_told_once_and_runs_plain(
+    small, monkeypatch, tmp_path, tiny_samples, caplog
+):
+    plugin = tmp_path / "hasty.py"
+    plugin.write_text(PLUGIN.format(name="hasty"))
+    counter = CompileCounter()
+    monkeypatch.setattr(compiled, "BACKEND", counter)
+    keys = [f"plugins=[{plugin}]", "model.attention={name: hasty, num_heads: 2}"]
+    result = experiment.run(small("trainer.compile=true", *keys), check=False)
+    plain = experiment.run(small("trainer.compile=false", *keys), check=False)
+    assert result.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
+    (told,) = [r.getMessage() for r in caplog.records if "compiled as a whole" in r.getMessage()]
+    assert f"{plugin}:10 (if float(scores.mean()) > 1e9:)" in told
+    assert "Hasty will run as plain Python; set trainer.compile=false" in told
+    assert counter.frame_count > 2  # what stands around it is still compiled
+    torch._dynamo.reset()
+
+
+def test_what_a_backend_cannot_do_is_told_and_done_plain(small, monkeypatch, tiny_samples, caplog):
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no C++ compiler was found")
+
+    monkeypatch.setattr(compiled, "BACKEND", no_compiler)
+    result = experiment.run(small("trainer.compile=true"))
+    assert result.record["status"] == "finished"
+    (told,) = [r.getMessage() for r in caplog.records if "compiled as a whole" in r.getMessage()]
+    assert "no C++ compiler was found" in told
+    torch._dynamo.reset()
+
+
+def test_compiling_is_told_and_counts_apart(small, graphs, monkeypatch, tiny_samples, capsys):
+    speeds = []
+    plain = TrainingCurves._write
+
+    def write(self, *args):
+        speeds.append((self.seconds, self._clock.seconds))
+        plain(self, *args)
+
+    monkeypatch.setattr(TrainingCurves, "_write", write)
+    result = experiment.run(small("trainer.compile=true", "trainer.max_steps=2"))
+    told = [line for line in capsys.readouterr().err.splitlines() if "compiling" in line]
+    assert told == [
+        f"small/{result.directory.parent.name}  compiling the model (trainer.compile), which the "
+        "first steps wait for"
+    ]
+    seconds = result.record["compile_seconds"]
+    assert seconds > 0.1
+    trained = result.record["tokens"] / result.record["tokens_per_second"]
+    assert trained < result.record["seconds"] - speeds[0][1]
+
+
+def test_a_clock_that_torch_forgot_can_be_stopped():
+    clock = CompileClock()
+    clock.start()
+    torch._dynamo.reset()
+    clock.stop()
+
+
+@pytest.mark.parametrize(
+    ("option", "accelerator", "has_gpu", "expected"),
+    [
+        ("auto", "auto", True, True),
+        ("auto", "gpu", True, True),
+        ("auto", "cpu", True, False),
+        ("auto", "auto", False, False),
+        (True, "cpu", False, True),
+        (False, "gpu", True, False),
+    ],
+)
+def test_it_is_compiled_where_there_is_a_gpu(monkeypatch, option, accelerator, has_gpu, expected):
+    from attnkit.hardware import compiles
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert compiles(option, accelerator) is expected
+
+
+def test_recipes_leave_it_to_the_machine():
+    assert load_recipe("recipes/language_modeling/quickstart.yaml").trainer.compile == "auto"
