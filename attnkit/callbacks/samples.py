@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning as L
 
 from attnkit.callbacks.at_moments import AtMoments
+from attnkit.listeners.lightning import Listeners
 
 
 class Samples(AtMoments):
