@@ -288,7 +288,7 @@ def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, st
     """
     weights, texts = read_export(file)
     if run_directory.RECIPE not in texts:
-        raise CheckpointError(f"{file} was not exported by attnkit: it holds no recipe")
+        raise CheckpointError(f"{file} was not exported by attnkit: it contains no recipe")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         for text_name in filter(UNPACKED.fullmatch, texts):
