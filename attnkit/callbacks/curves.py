@@ -26,8 +26,8 @@ class Speed(NamedTuple):
 class TrainingCurves(L.Callback):
     """Logs scalars every few steps.
 
-    `loss/train` is the mean over the steps since the last point, and over all processes; of a task with
-    several losses it is the mean of their sum, and `loss/train_NAME` the mean of each. Tokens
+    `loss/train` is the mean over the steps since the last point, and over all processes; of a task
+    with several losses it is the mean of their sum, and `loss/train_NAME` the mean of each. Tokens
     per second counts training only, without validation and compilation, and only the current
     session: an earlier one may have run on another machine. A step that the task skipped
     (`Task.is_skipped`) counts as time and tokens, but not in the loss. Nothing is read from the
