@@ -47,7 +47,7 @@ from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.models.accounting import costs
 from attnkit.plugins import keep, made_with, remember
 from attnkit.recipe import Problem, Recipe, RecipeError
-from attnkit.recipe.listening import build_callbacks, build_loggers
+from attnkit.recipe.listening import build_callbacks, build_loggers, naming_callbacks
 from attnkit.resume import (
     ABOUT_THE_PLACE,
     WITHOUT_INFLUENCE,
@@ -134,7 +134,7 @@ def run(
     check_single(recipe)
     named = [(type(logger).__name__, logger) for logger in loggers]
     listeners = RunListeners([*build_loggers(recipe), *named])
-    callbacks = [*build_callbacks(recipe), *callbacks]
+    named_callbacks = build_callbacks(recipe)
     directory = recipe.run_dir if directory is None else directory
     plugins = made_with(recipe.to_dict())
 
@@ -176,7 +176,7 @@ def run(
         curves,
         stops,
         store,
-        [certificates, *callbacks],
+        [certificates, *named_callbacks, *callbacks],
     )
 
     # Whatever can be refused was refused above: nothing half-written is left behind.
@@ -184,7 +184,10 @@ def run(
         deterministic=recipe.trainer.deterministic, tf32=recipe.trainer.precision == "tf32"
     )
     with run_directory.in_use(directory), closing(listeners), exact:
-        with plain_endings(trainer, task, store, directory):
+        with (
+            plain_endings(trainer, task, store, directory),
+            naming_callbacks(recipe, named_callbacks),
+        ):
             if run_directory.is_first_process():
                 # Another process may have trained here while this one waited for data.
                 if (meanwhile := starting()) != start:

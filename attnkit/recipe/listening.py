@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from attnkit.errors import UserError
 from attnkit.recipe.checks import mark_of
 from attnkit.recipe.errors import KeyPath, Problem, RecipeError, dotted
 from attnkit.recipe.recipe import Recipe
@@ -66,6 +70,33 @@ def build_callbacks(recipe: Recipe) -> list[Any]:
     if problems:
         raise RecipeError(problems)
     return made
+
+
+@contextmanager
+def naming_callbacks(recipe: Recipe, callbacks: Sequence[Any]) -> Iterator[None]:
+    """Names the recipe's callback that an exception of the block came from.
+
+    Args:
+        recipe: names the callbacks.
+        callbacks: those that `build_callbacks` returned, in the same order.
+
+    Raises:
+        RecipeError: if a hook of one of them raised. A `UserError` and a lack of memory stay what
+            they are.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        frames = traceback.walk_tb(error.__traceback__)
+        passed = [id(frame.f_locals.get("self")) for frame, _ in frames]
+        blamed = next((i for i, one in enumerate(callbacks) if id(one) in passed), None)
+        if blamed is None or type(error).__name__ == "OutOfMemoryError":  # torch's
+            raise
+        words = str(error).strip().partition("\n")[0]
+        message = f"{recipe.callbacks[blamed].name}: {type(error).__name__}: {words}"
+        raise RecipeError([_problem(recipe, ("callbacks", f"[{blamed}]"), message)]) from error
 
 
 def _lacks(package: str) -> bool:

@@ -232,6 +232,38 @@ def test_the_kits_own_callbacks(small):
     assert list(record.query_tokens) == list("a dog")
 
 
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (
+            f"{{name: {STOP}, monitor: nothing}}",
+            r"callbacks\[1\]: .*EarlyStopping: RuntimeError: Early stopping conditioned on",
+        ),
+        (
+            "{name: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.1}",
+            r"callbacks\[1\]: .*MisconfigurationException: SWA with `swa_epoch_start` as",
+        ),
+    ],
+    ids=["in a step", "before the first"],
+)
+def test_a_callback_that_raises_is_named(small, callback, message):
+    recipe = small(f"callbacks=[samples, {callback}]")
+    with pytest.raises(RecipeError, match=message):
+        experiment.run(recipe)
+
+
+def test_an_exception_that_no_callback_of_the_recipe_raised_stays_what_it_is(small, crash_at):
+    class Own(L.Callback):
+        def on_train_start(self, *_):
+            raise ZeroDivisionError("of mine")
+
+    with pytest.raises(ZeroDivisionError, match="of mine"):
+        experiment.run(small("callbacks=[samples]"), callbacks=[Own()])
+    crash_at(2)
+    with pytest.raises(ZeroDivisionError, match="a crash"):
+        experiment.run(small("callbacks=[samples]", "seed=1"))
+
+
 CALLBACK = '''\
 from pathlib import Path
 
