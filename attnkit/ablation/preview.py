@@ -102,7 +102,9 @@ def _notes(
     if done:
         notes.append(f"{done} of the runs are already finished")
     if timings and not workers:
-        notes.append("steps are computed from this machine's speed; each run measures again")
+        notes.append(
+            "steps are computed from this machine's speed; it is measured again where the runs are"
+        )
     if timings and workers:
         runs = [(trial.recipe.variant, trial) for trial in trials]
         runs += [(candidate.variant, candidate.trial) for candidate in tuning]

@@ -1,1 +1,1 @@
-"""The attention of a trained run on any text: as pictures, numbers, and one page for a browser."""
+"""The attention of a trained run on any text: as figures, numbers, and one page for a browser."""

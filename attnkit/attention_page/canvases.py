@@ -1,5 +1,5 @@
-"""What a figure is drawn on: a PNG (Pillow), an SVG (text), or a matplotlib figure, which also
-writes PDF. All three take the same few calls; see `figure.py`.
+"""Canvases for figures: PNG (Pillow), SVG (text), or a matplotlib figure, which can also write PDF.
+All three have the same few methods; see `figure.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 INK, PAPER = "#1d2126", "#ffffff"
 
 SPACE = "␣"
-"""How a space in a token is shown, here and on every page."""
+"""The sign for a space in a token, here and on every page."""
 
 FONT_VARIABLE = "ATTNKIT_FONT"
-"""Environment variable that names a font file (.ttf, .otf, .ttc) to be tried before all others."""
+"""Environment variable with a font file (.ttf, .otf, .ttc) to try first."""
 
 FONT_FOLDERS = (
     "/usr/share/fonts",
@@ -42,7 +42,7 @@ class FontError(ValueError):
 
 
 class FigureError(ValueError):
-    """A figure cannot be drawn here; the message says what is missing."""
+    """A figure cannot be drawn here; the message names what is missing."""
 
 
 class Canvas(ABC):
@@ -51,7 +51,7 @@ class Canvas(ABC):
     Args:
         width: of the sheet.
         height: of the sheet.
-        words: all text that will be drawn, so that a font that has its letters can be found.
+        words: all text that will be drawn, used to choose a font.
     """
 
     def __init__(self, width: float, height: float, words: str) -> None:
@@ -68,7 +68,7 @@ class Canvas(ABC):
         *,
         up: bool = False,
     ) -> None:
-        """Writes words whose middle is at height `y`; `up`: turned, to read upwards from (x, y)."""
+        """Writes text centred at height `y`; `up`: rotated, to be read upwards from (x, y)."""
 
     @abstractmethod
     def cells(self, x: float, y: float, colours: np.ndarray, cell: tuple[float, float]) -> None:
@@ -76,11 +76,11 @@ class Canvas(ABC):
 
     @abstractmethod
     def content(self) -> bytes:
-        """The file."""
+        """Returns the contents of the file."""
 
 
 class PngCanvas(Canvas):
-    """Drawn by Pillow, at twice the size in pixels."""
+    """A sheet drawn by Pillow, with two pixels per point."""
 
     ZOOM = 2
 
@@ -92,7 +92,7 @@ class PngCanvas(Canvas):
         self.image = Image.new("RGB", size, PAPER)
         self.draw = ImageDraw.Draw(self.image)
         self.font_file = font_file(words)
-        self.space = SPACE if self.font_file is not None else "_"  # Pillow's own font lacks it
+        self.space = SPACE if self.font_file is not None else "_"  # not in Pillow's own font
 
     def text(
         self,
@@ -134,7 +134,7 @@ class PngCanvas(Canvas):
 
 
 class SvgCanvas(Canvas):
-    """Written as text; the fonts are those of whoever shows it."""
+    """A sheet written as text; the viewer chooses the fonts."""
 
     def __init__(self, width: float, height: float, words: str) -> None:
         super().__init__(width, height, words)
@@ -162,7 +162,7 @@ class SvgCanvas(Canvas):
         )
 
     def cells(self, x: float, y: float, colours: np.ndarray, cell: tuple[float, float]) -> None:
-        # One path a colour, with a run of equal cells as one rectangle: a tenth of the size.
+        # One path per colour, with a run of equal cells as one rectangle: a tenth of the size.
         across, down = cell
         paths: dict[tuple[int, ...], list[str]] = {}
         for row, line in enumerate(colours):
@@ -183,7 +183,7 @@ class SvgCanvas(Canvas):
 
 
 class MatplotlibCanvas(Canvas):
-    """A matplotlib figure (`figure`), which notebooks show; its content is a PDF with real letters.
+    """A matplotlib figure (`figure`) for notebooks; its contents are a PDF with real letters.
 
     Raises:
         FigureError: if matplotlib is not installed.
@@ -197,7 +197,7 @@ class MatplotlibCanvas(Canvas):
         except ImportError as error:
             raise FigureError(
                 "this needs matplotlib, which is not installed: pip install 'attnkit[figures]'; "
-                ".png and .svg need nothing"
+                ".png and .svg work without it"
             ) from error
         self.figure = Figure(figsize=(width / 72, height / 72), facecolor=PAPER)
         file = font_file(words)
@@ -218,7 +218,7 @@ class MatplotlibCanvas(Canvas):
         self.figure.text(
             x / self.width,
             1 - y / self.height,
-            words.replace("$", r"\$"),  # matplotlib would read what stands between two as a formula
+            words.replace("$", r"\$"),  # otherwise matplotlib reads text between two as a formula
             color=INK,
             fontproperties=font,
             rotation=90 if up else 0,
@@ -237,7 +237,7 @@ class MatplotlibCanvas(Canvas):
         from matplotlib import rc_context
 
         file = io.BytesIO()
-        with rc_context({"pdf.fonttype": 42}):  # letters stay letters, for editors of figures
+        with rc_context({"pdf.fonttype": 42}):  # letters stay letters, for editing
             self.figure.savefig(file, format="pdf", metadata={"CreationDate": None})
         return file.getvalue()
 
@@ -251,10 +251,11 @@ def _pillow_font(file: Path | None, size: int) -> Any:
 
 @cache
 def font_file(text: str) -> Path | None:
-    """The first font of this machine that has all letters of a text; None: Pillow's own has them.
+    """Returns the first font on this machine with all letters of a text; None: Pillow's own has
+    them.
 
     Raises:
-        FontError: if there is none; says what to do.
+        FontError: if there is none; the message names the remedy.
     """
     letters = sorted({c for c in text if not c.isspace() and c != SPACE})
     best: list[str] = letters
@@ -275,12 +276,12 @@ def font_file(text: str) -> Path | None:
 
 
 def _ink(font: Any, letter: str) -> bytes:
-    """How a font draws a letter; all that it lacks are drawn alike."""
+    """Returns how a font draws a letter; all missing letters look the same."""
     return bytes(font.getmask(letter))
 
 
 def _font_files() -> list[Path]:
-    """Font files of this machine, those that are likely to serve first."""
+    """Returns the font files of this machine, the most suitable first."""
     named = os.environ.get(FONT_VARIABLE)
     folders = [Path(folder).expanduser() for folder in FONT_FOLDERS]
     found = [

@@ -1,6 +1,6 @@
-"""Attention maps as a figure for a document: tokens along the axes, a title, a key to the colours.
+"""Attention maps as a figure for a document: tokens along the axes, a title, a colour bar.
 
-TensorBoard's own pictures are drawn by `tensorboard/images.py`, which is fast enough for training.
+TensorBoard's pictures are drawn by `tensorboard/images.py`, which is fast enough for training.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ CANVASES: dict[str, type[Canvas]] = {
 
 MARGIN, GAP = 16, 14
 TITLE, WORDS = 15, 11
-"""Sizes of letters, in points."""
+"""Font sizes, in points."""
 
 MIN_CELL_WITH_TOKENS = 5.5
-"""Smaller cells have no room for a token beside each."""
+"""Smallest cell with room for a token beside it."""
 
 PANEL, ALONE = 150, 560
-"""Points that one of many maps, or a single one, takes at most, unless its cells get too small."""
+"""Largest size in points of one of many maps, or of a single one, unless its cells get too small.
+"""
 
 NORMS = {
     "rows": "each row sums to 1",
@@ -56,7 +57,7 @@ _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One map of a figure: the layer's, and which head (None: their mean)."""
+    """One map of a figure: a layer, and a head (None: the mean of all)."""
 
     layer: LayerMap
     head: int | None
@@ -76,13 +77,13 @@ class Panel:
 
     @property
     def name(self) -> str:
-        """What stands above it."""
+        """Title of the map."""
         head = "mean of heads" if self.head is None else f"head {self.head}"
         return f"layer {self.layer.name.removeprefix('L')}, {head}"
 
 
 def visible(token: str) -> str:
-    """A token as a person can read it: a space as `␣`, other invisible letters escaped."""
+    """Makes a token readable: a space becomes `␣`, other invisible letters are escaped."""
     shown = "".join(_visible_letter(letter) for letter in token)
     return shown or "[]"
 
@@ -98,15 +99,15 @@ def _visible_letter(letter: str) -> str:
 def panels_of(
     record: AttentionRecord, layer: int | None = None, head: int | None = None
 ) -> list[list[Panel]]:
-    """The maps of a figure, in rows: a row a layer, a column a head.
+    """Returns the maps of a figure in rows: a row per layer, a column per head.
 
     Args:
         record: the maps of one site.
-        layer: which layer; None: all.
-        head: which head; None: all.
+        layer: index of a layer; None: all.
+        head: index of a head; None: all.
 
     Raises:
-        ValueError: if there is no such layer or head.
+        ValueError: if the layer or head does not exist.
     """
     layers = list(record.layers)
     if layer is not None:
@@ -132,19 +133,19 @@ def draw(
     scale: Scale = "row",
     canvas: type[Canvas] = PngCanvas,
 ) -> Canvas:
-    """Draws maps of the same tokens: queries down, keys across.
+    """Draws maps of the same tokens: queries downwards, keys across.
 
     Args:
         rows: rows of maps, from `panels_of`.
         query_tokens: Q texts.
         key_tokens: K texts.
-        title: stands above in larger letters.
+        title: in larger letters.
         subtitle: below it: the run, the mechanism, the site.
-        scale: what the brightest colour means, see `images.colour`.
-        canvas: what is drawn on.
+        scale: meaning of the brightest colour, see `images.colour`.
+        canvas: class of the canvas.
 
     Raises:
-        FontError: if no font of this machine has all letters.
+        FontError: if no font on this machine has all letters.
         FigureError: if the canvas needs a package that is not installed.
     """
     queries, keys = [visible(t) for t in query_tokens], [visible(t) for t in key_tokens]
@@ -194,7 +195,7 @@ def draw(
 
 
 def draw_file(suffix: str, *args, **options) -> bytes:
-    """`draw`, as the bytes of a file that ends in `.png`, `.svg` or `.pdf`."""
+    """Calls `draw` and returns the contents of a file with suffix `.png`, `.svg` or `.pdf`."""
     return draw(*args, **options, canvas=CANVASES[suffix.lower()]).content()
 
 
@@ -202,16 +203,16 @@ def _caption(rows: Sequence[Sequence[Panel]], scale: Scale, with_tokens: bool) -
     norms = [n for n in NORMS if any(panel.layer.norm == n for row in rows for panel in row)]
     words = f"Rows are queries, columns are keys; {'; '.join(NORMS[n] for n in norms)}."
     if scale == "row":
-        words += " Each row is coloured by its own largest weight, so an even row is bright."
+        words += " Each row is scaled to its own largest weight, so a uniform row is bright."
     elif scale == "map":
-        words += " Each map is coloured by its own largest weight."
+        words += " Each map is scaled to its own largest weight."
     if not with_tokens:
-        words += " Tokens are left out at this size; choose one layer and one head to see them."
+        words += " Tokens are omitted at this size; choose one layer and one head to see them."
     return words
 
 
 def _key(sheet: Canvas, rows: Sequence[Sequence[Panel]], y: float, scale: Scale) -> None:
-    """The bars of colours, with what their ends mean."""
+    """Draws the colour bars with labels at their ends."""
     panels = [panel for row in rows for panel in row]
     largest = {"row": "the row's largest", "map": "the map's largest", "one": "1"}[scale]
     x = float(MARGIN)
@@ -240,14 +241,14 @@ def _key(sheet: Canvas, rows: Sequence[Sequence[Panel]], y: float, scale: Scale)
 
 
 def _width(words: str) -> float:
-    """About how wide words are, as a multiple of the size of their letters. Nobody knows the font
-    of an SVG; wide letters (Hangul) take the size of the font.
+    """Estimates the width of text in units of its font size, since the font of an SVG is unknown;
+    wide letters (Hangul) count as one unit.
     """
     return sum(1.0 if ord(letter) > 0x1100 else 0.62 for letter in words)
 
 
 def _wrapped(words: str, width: float, size: float) -> list[str]:
-    """Words as lines that fit a sheet."""
+    """Breaks text into lines that fit a sheet."""
     lines: list[str] = []
     for word in re.split(r"\s+", words.strip()) if words.strip() else []:
         longer = f"{lines[-1]} {word}" if lines else word

@@ -1,4 +1,4 @@
-"""Maps as one self-contained page: style, script and numbers in a single file, no network."""
+"""Renders maps as one self-contained page: style, script and data in one file, without network."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from attnkit.tensorboard.palettes import (
 
 
 def page(records: Sequence[AttentionRecord], title: str) -> str:
-    """The page for a browser. Whatever a token says, it is shown as text and nothing else.
+    """Returns the page as HTML. All tokens are shown as plain text.
 
     Args:
-        records: one a site; at least one.
-        title: what stands above.
+        records: one per site; at least one.
+        title: of the page.
     """
     data = {
         "title": title,
@@ -46,7 +46,7 @@ def _site(record: AttentionRecord) -> dict[str, Any]:
 
 
 def _layer(layer: LayerMap) -> dict[str, Any]:
-    """Weights as little-endian float32, what is allowed as bytes, both in base64."""
+    """Returns weights as little-endian float32 and `allowed` as bytes, both in base64."""
     allowed = None if layer.allowed is None else np.asarray(layer.allowed, dtype=np.uint8)
     if allowed is not None and allowed.ndim == 3:
         allowed = allowed.max(axis=0)

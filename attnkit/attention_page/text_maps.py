@@ -1,4 +1,4 @@
-"""The maps of a trained model on a text, as `run.attention("...")` gives them."""
+"""The maps of a trained model on a text, as returned by `run.attention("...")`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".html", ".png", ".svg", ".pdf", ".npz")
 
 NOTEBOOK_HEIGHT = 820
-"""Pixels of the page inside a notebook."""
+"""Height in pixels of the page inside a notebook."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,10 +36,10 @@ class TextMaps:
     `attnkit attention` writes.
 
     Attributes:
-        records: one for each site.
+        records: one per site.
         title: of the page and of figures.
         mechanisms: site -> names of its mechanisms.
-        notes: what a reader should know, such as that the text was cut.
+        notes: remarks for the reader, such as that the text was truncated.
     """
 
     records: Sequence[AttentionRecord]
@@ -53,27 +53,28 @@ class TextMaps:
         return [record.site for record in self.records]
 
     def __getitem__(self, site: str) -> AttentionRecord:
-        """The maps of a site: `query_tokens`, `key_tokens`, and `layers` with `weights` (H, Q, K).
+        """Returns the maps of a site: `query_tokens`, `key_tokens`, and `layers` with `weights` (H,
+        Q, K).
 
         Raises:
-            KeyError: if there is no such site; names those there are.
+            KeyError: if the site does not exist; the message lists the existing ones.
         """
         for record in self.records:
             if record.site == site:
                 return record
-        raise KeyError(f"no site {site!r}; this model has {', '.join(self.sites)}")
+        raise KeyError(f"unknown site {site!r}; this model has {', '.join(self.sites)}")
 
     def weights(self, layer: int, head: int, site: str | None = None) -> np.ndarray:
-        """One map (Q, K).
+        """Returns one map (Q, K).
 
         Args:
             layer: from 0.
             head: from 0.
-            site: which attention; None: the last, which is the cross-attention of a translation.
+            site: name of the site; None: the last, which is the cross-attention of a translation.
 
         Raises:
-            KeyError: if there is no such site.
-            ValueError: if there is no such layer or head.
+            KeyError: if the site does not exist.
+            ValueError: if the layer or head does not exist.
         """
         return panels_of(self._record(site), layer, head)[0][0].weights
 
@@ -85,14 +86,15 @@ class TextMaps:
         site: str | None = None,
         scale: Scale = "row",
     ) -> Figure:
-        """A matplotlib figure of the maps of a site.
+        """Returns a matplotlib figure of the maps of a site.
 
         Args:
-            layer: which layer; None: all.
-            head: which head; None: all.
-            site: which attention; None: the last.
-            scale: what the brightest colour means: the largest weight of the `row`, of the `map`,
-                or `one`.
+            layer: index of a layer; None: all.
+            head: index of a head; None: all.
+            site: name of the site; None: the last.
+            scale: meaning of the brightest colour: the largest weight of the `row`, of the `map`,
+            or
+                `one`.
 
         Raises:
             FigureError: if matplotlib is not installed.
@@ -109,23 +111,23 @@ class TextMaps:
         scale: Scale = "row",
         overwrite: bool = False,
     ) -> list[Path]:
-        """Writes files; the end of a name says what: `.html` a page for a browser, `.png`, `.svg`
-        or `.pdf` a figure, `.npz` numbers. A figure of several sites is one file for each, with
-        the site in its name.
+        """Writes files, with the format given by the suffix: `.html` a page for a browser, `.png`,
+        `.svg` or `.pdf` a figure, `.npz` numbers. Each site gets its own figure, with the site in
+        its name.
 
         Args:
-            paths: where to.
-            layer: which layer figures show; None: all.
-            head: which head figures show; None: all.
+            paths: names of the files.
+            layer: the layer in figures; None: all.
+            head: the head in figures; None: all.
             scale: of figures, see `plot`.
-            overwrite: replace files that are there.
+            overwrite: replace existing files.
 
         Returns:
             The files that were written.
 
         Raises:
-            DataError: if a file's kind is unknown, it is there already, or its folder is not.
-            FigureError: if a `.pdf` is asked for without matplotlib.
+            DataError: if a suffix is unknown, a file exists, or its folder does not exist.
+            FigureError: for `.pdf` without matplotlib.
             FontError: if no font has the letters of a `.png` or `.pdf`.
         """
         outs = [Path(path) for path in paths]
@@ -142,7 +144,7 @@ class TextMaps:
                     file = out.with_stem(f"{out.stem}-{record.site}") if several else out
                     sheet = self._draw(record, layer, head, scale, CANVASES[out.suffix])
                     contents[file] = sheet.content()
-        check_outs(list(contents), SUFFIXES, overwrite=overwrite)  # sites gave names of their own
+        check_outs(list(contents), SUFFIXES, overwrite=overwrite)  # sites add names of their own
         for file, content in contents.items():
             with atomic_write(file) as opened:
                 opened.write(content)
@@ -196,7 +198,7 @@ class TextMaps:
         return f"<TextMaps of {self.title}; {'; '.join(sites)}>"
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own, for Jupyter, Colab and marimo."""
+        """Returns the page in an iframe, for Jupyter, Colab and marimo."""
         content = html.escape(page(self.records, self.title))
         return (
             f'<iframe srcdoc="{content}" sandbox="allow-scripts" title="{html.escape(self.title)}" '
@@ -205,5 +207,5 @@ class TextMaps:
 
 
 def _sentence(note: str) -> str:
-    """A note with a capital letter and a full stop."""
+    """Formats a note as a sentence."""
     return note and note[0].upper() + note[1:] + ("" if note.endswith(".") else ".")

@@ -1,4 +1,4 @@
-"""What all commands share: the application, how an error ends, and arguments that several take."""
+"""Shared by all commands: the application, error handling, and common arguments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Experiments with attention: train recipes, look at the maps, compare mechanisms."""
+    """Experiment with attention: train recipes, look at the maps, compare mechanisms."""
 
 
 FAILED, INTERRUPTED = 1, 130
@@ -54,14 +54,14 @@ RecipeArgument = Annotated[
 def _the_run(path: Path) -> Path:
     run = the_run(path)
     if run != path:
-        typer.echo(f"the only run there: {run}", err=True)
+        typer.echo(f"using the only run there: {run}", err=True)
     return run
 
 
 RunArgument = Annotated[
     Path,
     typer.Argument(
-        help="A run's directory, runs/NAME/VARIANT/seedK, or one that holds this run alone.",
+        help="A run's directory, runs/NAME/VARIANT/seedK, or a folder with a single run.",
         show_default=False,
         callback=_the_run,
     ),
@@ -76,7 +76,7 @@ TrustPlugins = Annotated[
     bool,
     typer.Option(
         "--trust-plugins",
-        help="Run the plugins of a run or a file from elsewhere, after showing their digests.",
+        help="Run the plugins of a foreign run or file, after showing their digests.",
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -16,7 +16,7 @@ def attention(
     text: Annotated[
         str,
         typer.Option(
-            help="What the model reads, as its task has it; a translation run takes 'sentence' or "
+            help="Input of the model; for a translation run 'sentence' or "
             "'sentence ||| translation'.",
             show_default=False,
         ),
@@ -24,32 +24,30 @@ def attention(
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A file: .html (a page), .png, .svg, .pdf (a figure), .npz (numbers); may be "
-            "repeated. Default: attention.html.",
+            help="An output file: .html (a page), .png, .svg, .pdf (a figure), .npz (numbers); may "
+            "be repeated. Default: attention.html.",
             show_default=False,
         ),
     ] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help="Of a figure: one layer, from 0. Default: all.", show_default=False),
+        typer.Option(help="For a figure: one layer, from 0. Default: all.", show_default=False),
     ] = None,
     head: Annotated[
         int | None,
-        typer.Option(help="Of a figure: one head, from 0. Default: all.", show_default=False),
+        typer.Option(help="For a figure: one head, from 0. Default: all.", show_default=False),
     ] = None,
     scale: Annotated[
         Literal["row", "map", "one"],
         typer.Option(
-            help="Of a figure: the brightest colour is the largest weight of the row, of the map, "
+            help="For a figure: the brightest colour is the largest weight of the row, of the map, "
             "or 1."
         ),
     ] = "row",
     best: Annotated[
         bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:

@@ -22,31 +22,32 @@ def check(
         list[str] | None,
         typer.Argument(
             metavar="NAME|FILE|MODULE|KEY=VALUE ...",
-            help="Mechanisms: a name, a plugin file (my_attention.py), a module; and options of "
-            "theirs, num_heads=6. A file of positions or masks is checked in multi_head.",
+            help="Mechanisms: a name, a plugin file (my_attention.py), a module; and their "
+            "options, num_heads=6. A file of positions or masks is checked in multi_head.",
             show_default=False,
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every registered mechanism, and a table of all.")
+        bool, typer.Option("--all", help="Check every registered mechanism, and print a table.")
     ] = False,
     mask: Annotated[
         list[str] | None,
-        typer.Option(help="Under this mask alone: a name, or as in a recipe.", show_default=False),
+        typer.Option(help="Only under this mask: a name, or as in a recipe.", show_default=False),
     ] = None,
     role: Annotated[
         Literal["self", "cross"] | None,
-        typer.Option(help="In this role alone.", show_default=False),
+        typer.Option(help="Only in this role.", show_default=False),
     ] = None,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="All laws in all seats; takes minutes.")
+        bool, typer.Option("--thorough", help="Check all laws in all seats; takes minutes.")
     ] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the cards here.", show_default=False)
+        Path | None,
+        typer.Option("--json", help="Write the cards to this file.", show_default=False),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Ask every law about a mechanism, under every mask and position, and print its card.
+    """Check every law for a mechanism, under every mask and position, and print its card.
 
     A law holds, does not apply, or is broken, with the evidence; exit code 1 if one is, or if the
     mechanism raises an error.

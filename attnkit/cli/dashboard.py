@@ -14,20 +14,18 @@ from attnkit.cli.app import Debug, app, guarded
 def dashboard(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders that hold runs; `runs` if none is named.", show_default=False),
+        typer.Argument(help="Folders with runs; default: `runs`.", show_default=False),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=65535, help="Port of the server; a free one near 6006 if not given."
-        ),
+        typer.Option(min=0, max=65535, help="Port of the server; default: a free one near 6006."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")
     ] = "localhost",
     debug: Debug = False,
 ) -> None:
-    """Open TensorBoard on attention maps and curves, also of runs that still train.
+    """Open TensorBoard with attention maps and curves, also of runs in progress.
 
     Example: attnkit dashboard runs/quickstart
     """

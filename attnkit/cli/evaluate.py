@@ -13,7 +13,7 @@ from attnkit.cli.translate import WeightsOption
 
 
 class Form(StrEnum):
-    """How an alignment file is written."""
+    """Formats of an alignment file."""
 
     pharaoh = "pharaoh"
     naacl = "naacl"
@@ -27,8 +27,8 @@ def evaluate(
         typer.Option(
             "--data",
             help="A split of the run's own data (val, test, ...), or a file: text for a language "
-            "model, SOURCE,TARGET (two line-aligned files) for a translation run. May be given "
-            "again; default: the run's own test sets, or validation text.",
+            "model, SOURCE,TARGET (two line-aligned files) for a translation run. May be "
+            "repeated; default: the run's own test sets, or validation text.",
         ),
     ] = None,
     length: Annotated[
@@ -36,8 +36,8 @@ def evaluate(
         typer.Option(
             "--length",
             min=1,
-            help="Tokens of a window or sequence; may be given again, and be more than in "
-            "training where the positions allow it. Of tasks that read one sequence.",
+            help="Tokens of a window or sequence; may be repeated, and be more than in "
+            "training where the positions allow it. For tasks with one sequence.",
         ),
     ] = None,
     gold: Annotated[
@@ -46,12 +46,12 @@ def evaluate(
     gold_form: Annotated[
         Form | None,
         typer.Option(
-            help="pharaoh (default): a line a sentence, 0-0 1-2; naacl: `sentence i j S|P` lines."
+            help="pharaoh (default): lines `0-0 1-2` per sentence; naacl: lines `sentence i j S|P`."
         ),
     ] = None,
     gold_index: Annotated[
         int | None,
-        typer.Option(min=0, max=1, help="Number of the first word in --gold: 0 or 1. Say it."),
+        typer.Option(min=0, max=1, help="Number of the first word in --gold: 0 or 1. Required."),
     ] = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
     length_penalty: Annotated[
@@ -61,21 +61,21 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="LANGUAGE",
-            help="Also BLEU over lowercased, Moses-tokenised text, as older papers count "
+            help="Also BLEU of lowercased, Moses-tokenised text, as in older papers "
             "(needs attnkit[moses]).",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write the translations into this folder.")
+        Path | None, typer.Option("--output", help="Write the translations to this folder.")
     ] = None,
     weights: WeightsOption = None,
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
-    """Score a run on any data.
+    """Evaluate a run on any data.
 
-    A language model: loss, bits a byte and perplexity of any text. A synthetic task: right answers.
-    A translation run: BLEU, chrF, loss, and alignments where gold is given.
+    A language model: loss, bits per byte and perplexity of any text. A synthetic task: accuracy. A
+    translation run: BLEU, chrF, loss, and alignments if gold ones are given.
     """
     given = {
         "--length": length,
@@ -99,8 +99,7 @@ def evaluate(
         for name in options:
             if name not in trained.evaluation_options:
                 raise DataError(
-                    f"{name} means nothing for a run of the task {trained.recipe.task}; leave it "
-                    "out"
+                    f"{name} does not apply to a run of the task {trained.recipe.task}; remove it"
                 )
         named = {name.removeprefix("--").replace("-", "_"): x for name, x in options.items()}
         for shown in trained.evaluate(data or [], **named):

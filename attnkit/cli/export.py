@@ -14,20 +14,20 @@ from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
 def export(
     run: RunArgument,
     file: Annotated[
-        Path, typer.Argument(help="What to write: NAME.safetensors.", show_default=False)
+        Path, typer.Argument(help="Output file: NAME.safetensors.", show_default=False)
     ],
     best: Annotated[
         bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that is already there.")
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
     ] = False,
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
-    """Write a trained model's weights alone into one file, with its recipe and vocabulary inside.
+    """Write a trained model's weights to one file, with its recipe and vocabulary inside.
 
-    `attnkit generate`, `attention`, `translate` and `evaluate` take such a file where they take a
+    `attnkit generate`, `attention`, `translate` and `evaluate` accept such a file instead of a
     run; so does `attnkit.load_run`.
     """
 

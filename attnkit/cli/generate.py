@@ -11,14 +11,14 @@ from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
 
 
 def not_empty(value: str) -> str:
-    """Refuses an empty text: a model needs a token to go on from."""
+    """Refuses an empty text: a model needs a token to continue."""
     if not value:
         raise typer.BadParameter("it is empty; give it at least one character")
     return value
 
 
 def above_0_up_to_1(value: float | None) -> float | None:
-    """Refuses what is no probability to draw from."""
+    """Refuses values that are not a probability to draw from."""
     if value is not None and not 0 < value <= 1:
         raise typer.BadParameter(f"it must be above 0 and at most 1, got {value}")
     return value
@@ -31,23 +31,26 @@ DEFAULT = "\n"
 def generate(
     run: RunArgument,
     prompt: Annotated[
-        str, typer.Option(help="The text to go on from.", callback=not_empty)
+        str, typer.Option(help="The text to continue.", callback=not_empty)
     ] = DEFAULT,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 300,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="0: always the likeliest token.")
+        float, typer.Option(min=0.0, help="0: always the most likely token.")
     ] = 0.8,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="Draw among the k likeliest tokens.")
+        int | None, typer.Option(min=1, help="Draw from the k most likely tokens.")
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Draw among the likeliest that sum to p.", callback=above_0_up_to_1),
+        typer.Option(
+            help="Draw from the most likely tokens with total probability p.",
+            callback=above_0_up_to_1,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     num_samples: Annotated[
         int,
-        typer.Option(min=1, help="Texts to generate, in one batch; each is printed as a whole."),
+        typer.Option(min=1, help="Texts to generate, as one batch; each is printed when complete."),
     ] = 1,
     best: Annotated[
         bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
@@ -55,7 +58,7 @@ def generate(
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
-    """Let a trained language model go on from a prompt."""
+    """Continue a prompt with a trained language model."""
 
     def act() -> None:
         from attnkit.hardware import default_device

@@ -1,7 +1,7 @@
-"""The command line: each command parses, then calls one function. Nothing heavy is imported before
-a command needs it.
+"""The command line: each command parses its arguments, then calls one function. Heavy modules are
+imported when a command needs them.
 
-A command is a file beside this one; the order below is that of `attnkit --help`.
+A command is a file in this folder; the order below is that of `attnkit --help`.
 """
 
 # isort: off

@@ -12,11 +12,13 @@ from attnkit.cli.app import Debug, app, guarded
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="Its name, say my_attention.", show_default=False)],
-    like: Annotated[str, typer.Option(help="The mechanism that it starts from.")] = "multi_head",
+    name: Annotated[
+        str, typer.Argument(help="Its name, such as my_attention.", show_default=False)
+    ],
+    like: Annotated[str, typer.Option(help="The mechanism to start from.")] = "multi_head",
     debug: Debug = False,
 ) -> None:
-    """Start a mechanism of your own, here: a file that overrides one step, and its test."""
+    """Create a mechanism here: a file that overrides one step, and its test."""
 
     def act() -> None:
         from attnkit.checks.new_mechanism import next_commands, write

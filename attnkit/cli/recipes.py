@@ -21,18 +21,18 @@ def _names(incomplete: str) -> list[str]:
 def recipes(
     name: Annotated[
         str | None,
-        typer.Argument(help="Print this one.", show_default=False, autocompletion=_names),
+        typer.Argument(help="Recipe to print.", show_default=False, autocompletion=_names),
     ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Copy it, with what it extends, into a folder; without NAME: all of them.",
+            help="Copy it, with the recipes it extends, to a folder; without NAME: all of them.",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List the recipes that come with attnkit; print one, or copy them to change them.
+    """List the recipes that come with attnkit, print one, or copy them.
 
     Example: attnkit recipes quickstart --to my_recipes
     """

@@ -14,7 +14,7 @@ def resume(
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
-    """Go on with a run that was stopped or killed, exactly, from its newest good checkpoint.
+    """Continue a stopped or killed run exactly, from its newest valid checkpoint.
 
     Example: attnkit resume runs/quickstart/base/seed0 trainer.max_steps=3000
     """

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 AllowChanges = Annotated[
     bool,
-    typer.Option("--allow-changes", help="Resume also if keys differ that change what is learnt."),
+    typer.Option("--allow-changes", help="Resume even if changed keys affect what is learned."),
 ]
 
 
 class Resuming(StrEnum):
-    """What `--resume` may be followed by."""
+    """Values of `--resume`."""
 
     YES = "yes"
     AUTO = "auto"
 
 
 class RunCommand(TyperCommand):
-    """Reads `--resume` alone as `--resume yes`, for overrides may follow it."""
+    """Reads a bare `--resume` as `--resume yes`, since overrides may follow it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Gives `--resume` its value."""
+        """Adds the value of `--resume`."""
         known = [value.value for value in Resuming]
         for i, (word, following) in enumerate(zip(args, [*args[1:], ""], strict=True)):
             if word == "--resume" and following not in known:
@@ -43,27 +43,27 @@ def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run that is already there.")
+        bool, typer.Option("--overwrite", help="Replace an existing run.")
     ] = False,
     resume: Annotated[
         Resuming | None,
         typer.Option(
             "--resume",
             metavar="[auto]",
-            help="Go on with the run that is already there; `auto`: if there is one.",
+            help="Continue an existing run; `auto`: if there is one.",
         ),
     ] = None,
     allow_changes: AllowChanges = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check the recipe and show it resolved; train nothing."),
+        typer.Option("--dry-run", help="Check the recipe and print it resolved, without training."),
     ] = False,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Train a plugin even if it breaks a law.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Train what a recipe describes.
+    """Train a recipe.
 
     Example: attnkit run quickstart model.attention.name=linear seed=1
     """
@@ -94,7 +94,7 @@ def run(
 
 
 def train(recipe: Recipe, **options: Any) -> None:
-    """Trains, and shows what became of it; `options` are those of `experiment.run`."""
+    """Trains and prints the result; `options` are those of `experiment.run`."""
     from attnkit import experiment, report
     from attnkit.run_directory import FinishedError, is_first_process
     from attnkit.streams import tolerant_streams
@@ -102,13 +102,13 @@ def train(recipe: Recipe, **options: Any) -> None:
     with tolerant_streams():
         try:
             result = experiment.run(recipe, **options)
-        except FinishedError as error:  # nothing to do is no failure: schedulers start jobs again
+        except FinishedError as error:  # not a failure: schedulers start finished jobs again
             typer.echo(str(error), err=True)
             return
         if is_first_process():
             try:
                 report.show_result(result)
-            except Exception as error:  # the run is finished, whatever becomes of its report
+            except Exception as error:  # the run itself has succeeded
                 typer.echo(
                     f"the run in {result.directory} is finished; its report failed: "
                     f"{type(error).__name__}: {error}",

@@ -30,11 +30,11 @@ def list_names(
     ] = None,
     recipes: Annotated[
         Path | None,
-        typer.Option(help="Folder whose recipes are listed. Default: those of attnkit."),
+        typer.Option(help="Folder of the recipes to list. Default: those of attnkit."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List mechanisms, masks, positions, data, tokenizers, optimizers and recipes, a line each.
+    """List mechanisms, masks, positions, data, tokenizers, optimizers and recipes, one per line.
 
     Example: attnkit list masks
     """

@@ -14,7 +14,7 @@ from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
 
 
 class Weights(StrEnum):
-    """Which weights of a run."""
+    """The weights of a run."""
 
     averaged = "averaged"
     last = "last"
@@ -23,7 +23,9 @@ class Weights(StrEnum):
 
 WeightsOption = Annotated[
     Weights | None,
-    typer.Option("--weights", help="Default: the averaged ones if the run has any, else the last."),
+    typer.Option(
+        "--weights", help="Default: the averaged weights if the run has any, else the last."
+    ),
 ]
 
 
@@ -32,26 +34,26 @@ def translate(
     run: RunArgument,
     sentences: Annotated[
         list[str] | None,
-        typer.Argument(help="Sentences; without any, lines of standard input.", show_default=False),
+        typer.Argument(help="Sentences; default: lines of standard input.", show_default=False),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="Translate the lines of a file (.gz too).")
+        Path | None, typer.Option("--file", help="Translate the lines of a file (also .gz).")
     ] = None,
     beam: Annotated[
-        int | None, typer.Option(min=1, help="Hypotheses followed; default: the recipe's.")
+        int | None, typer.Option(min=1, help="Beam size; default: the recipe's.")
     ] = None,
-    n_best: Annotated[int, typer.Option(min=1, help="Translations of each line.")] = 1,
+    n_best: Annotated[int, typer.Option(min=1, help="Translations per line.")] = 1,
     length_penalty: Annotated[
         float | None, typer.Option(min=0.0, help="0: none; default: the recipe's.")
     ] = None,
     alignments: Annotated[
         bool,
         typer.Option(
-            "--alignments", help="Print source-target pairs of words (0-0 1-2) behind a tab."
+            "--alignments", help="Add aligned word pairs (source-target, 0-0 1-2) after a tab."
         ),
     ] = False,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="Layer whose cross-attention is read, from 0.")
+        int | None, typer.Option(min=0, help="Layer of the cross-attention, from 0.")
     ] = None,
     head: Annotated[
         int | None, typer.Option(min=0, help="Head, from 0; default: the mean of all.")
@@ -59,14 +61,14 @@ def translate(
     attention: Annotated[
         Path | None,
         typer.Option(
-            "--attention", help="Draw the cross-attention of the one sentence (.png, .svg, .pdf)."
+            "--attention", help="Draw the cross-attention of a single sentence (.png, .svg, .pdf)."
         ),
     ] = None,
     weights: WeightsOption = None,
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
-    """Translate sentences, a file or standard input; a line in, a line out, in order.
+    """Translate sentences, a file or standard input, line by line.
 
     With --n-best N each line gives up to N lines: score, tab, translation.
     """
@@ -82,7 +84,7 @@ def translate(
             if attention.suffix.lower() not in (".png", ".svg", ".pdf"):
                 _refuse(f"--attention {attention}: the name must end in .png, .svg or .pdf")
             if not attention.parent.is_dir():
-                _refuse(f"--attention {attention}: there is no folder {attention.parent}")
+                _refuse(f"--attention {attention}: the folder {attention.parent} does not exist")
         if beam is not None and n_best > beam:
             _refuse(f"--n-best {n_best} is more than --beam {beam}")
         checkpoint = None if weights is None else weights.value
@@ -123,7 +125,7 @@ def _draw(translator: Any, line: Any, place: Any, path: Path) -> None:
         line.source.strip(), line.translations[0].text, place
     )
     row = [Panel(layer_map(f"L{place.layer}", weights[None]), 0)]
-    subtitle = f"cross-attention, {place}: what each target token was made from"
+    subtitle = f"cross-attention, {place}: the sources of each target token"
     try:
         content = draw_file(
             path.suffix, [row], queries, keys, title=translator.title, subtitle=subtitle
@@ -134,15 +136,14 @@ def _draw(translator: Any, line: Any, place: Any, path: Path) -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    """Ends a command because of what was asked of it."""
+    """Raises an error about the command's arguments."""
     from attnkit.errors import DataError
 
     raise DataError(message)
 
 
 def _as_they_come(sentences: list[str] | None, file: Path | None) -> Iterator[list[str]]:
-    """The input; of standard input the lines that are there, so that nobody who writes one waits
-    for others.
+    """Yields the input; from standard input the available lines, without waiting for more.
 
     Raises:
         DataError: if it is not UTF-8; names the line.
@@ -157,7 +158,7 @@ def _as_they_come(sentences: list[str] | None, file: Path | None) -> Iterator[li
         return
     number, begun = 1, b""
     read = sys.stdin.buffer.read1  # pyright: ignore[reportAttributeAccessIssue]
-    while chunk := read(1 << 16):  # waits for the first byte alone
+    while chunk := read(1 << 16):  # waits for the first byte only
         *whole, begun = (begun + chunk).split(b"\n")
         if whole:
             yield decoded("standard input", whole, number)

@@ -1,6 +1,6 @@
-"""The Attention dashboard: a plugin that TensorBoard finds as soon as attnkit is installed.
+"""The Attention dashboard, a TensorBoard plugin that is active once attnkit is installed.
 
-Python serves what was logged (`plugin.py`); the pages are plain ES modules (`static/`). Only the
-standard library, werkzeug, numpy and tensorboard are loaded: a plugin whose import fails takes the
-whole of TensorBoard down, and one that loads torch holds up its start.
+Python serves the logged data (`plugin.py`); the pages are plain ES modules (`static/`). Only the
+standard library, werkzeug, numpy and tensorboard are imported: an import error in a plugin breaks
+all of TensorBoard, and torch would delay its start.
 """

@@ -1,4 +1,4 @@
-"""Where TensorBoard enters: the entry point of the group `tensorboard_plugins`."""
+"""The entry point for TensorBoard, in the group `tensorboard_plugins`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from tensorboard.plugins import base_plugin
 from attnkit.tensorboard.map_header import PLUGIN_NAME
 
 KEPT_STEPS = 200
-"""Steps of a tag that TensorBoard keeps; of an unknown plugin it keeps a random ten, step 0 not
-among them. `attnkit.tensorboard.moments` logs no more than that."""
+"""Steps of a tag that TensorBoard keeps. For an unknown plugin it keeps ten random ones, without
+step 0. `attnkit.tensorboard.moments` logs no more than this.
+"""
 
 
 class AttentionLoader(base_plugin.TBLoader):
-    """Makes the plugin, and has TensorBoard keep every logged step."""
+    """Creates the plugin, and makes TensorBoard keep every logged step."""
 
     def fix_flags(self, flags: Namespace) -> None:
         """Raises the number of kept steps, unless the user chose it (`--samples_per_plugin`)."""
         flags.samples_per_plugin.setdefault(PLUGIN_NAME, KEPT_STEPS)
 
     def load(self, context: base_plugin.TBContext) -> Any:
-        """Returns the plugin; None where TensorBoard has no data provider to read from."""
+        """Returns the plugin; None if TensorBoard has no data provider."""
         if context.data_provider is None:
             return None
         from attnkit.dashboard.plugin import AttentionPlugin

@@ -1,4 +1,4 @@
-"""Logged maps, read through TensorBoard's data provider, and checked before anyone sees them."""
+"""Reads logged maps through TensorBoard's data provider, and validates them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from attnkit.tensorboard.map_header import PLUGIN_NAME, inflate_layer, read_head
 from attnkit.tensorboard.untrusted import MapFormatError, require
 
 READERS = 32
-"""Blobs that are read at the same time: four records of seven layers."""
+"""Blobs that are read simultaneously: four records of seven layers."""
 
 ALL_STEPS = 10**6
-"""Asking for as many steps as TensorBoard's own hint names would lose some at random."""
+"""TensorBoard would drop random steps if asked for as many as its own hint names."""
 
 
 _tensor_size = reader._tensor_size
 
 
 def _num_blobs(tensor: Any) -> int:
-    """Blobs of a record, for TensorBoard's Python reader: it believes the shape, and one that is
-    wrong ends the list of all maps. Such a record has none here, and says so where it is read.
+    """Returns the number of blobs of a record, for TensorBoard's Python reader, which trusts the
+    shape: a wrong one would end the list of all maps. Such a record has none here; reading it is an
+    error.
     """
     size = _tensor_size(tensor)
     return size if 0 <= size <= len(tensor.string_val) else 0
@@ -38,7 +39,7 @@ class Series:
 
     Attributes:
         steps: ascending.
-        started: seconds since 1970 of the first; tells a run from another of the same name.
+        started: seconds since 1970 of the first; distinguishes runs with the same name.
         keys: step -> the keys of its blobs.
     """
 
@@ -48,24 +49,24 @@ class Series:
 
 
 class LoggedMaps:
-    """All maps that TensorBoard knows. Threads may share it."""
+    """All maps known to TensorBoard. Thread-safe."""
 
     def __init__(self, provider: Any) -> None:
-        # A `tensorboard.data.provider.DataProvider`, whose methods declare no types of results.
+        # A `tensorboard.data.provider.DataProvider`, whose methods declare no result types.
         self.provider = provider
         if isinstance(provider, reader.MultiplexerDataProvider):
             reader._tensor_size = _num_blobs
         self._known: dict[tuple[str, str, str], Series] = {}
         self._lock = threading.Lock()
-        # TensorBoard's data server takes 40 ms for a blob, idle or not: all are asked for at once.
+        # TensorBoard's data server takes 40 ms per blob, so all are requested at once.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="attention")
 
     def all_series(self, context: Any, experiment: str) -> dict[tuple[str, str], Series]:
-        """Returns (run, tag) -> its steps, as they are now."""
+        """Returns (run, tag) -> its current steps."""
         return self._look(context, experiment, None)
 
     def one_series(self, context: Any, experiment: str, run: str, tag: str) -> Series:
-        """Returns the steps of one run and tag, as they are now.
+        """Returns the current steps of one run and tag.
 
         Raises:
             errors.NotFoundError: if there are none.
@@ -73,20 +74,20 @@ class LoggedMaps:
         chosen = data_provider.RunTagFilter(runs=[run], tags=[tag])
         found = self._look(context, experiment, chosen)
         if (run, tag) not in found:
-            raise errors.NotFoundError(f"run {run!r} holds no maps {tag!r}")
+            raise errors.NotFoundError(f"run {run!r} has no maps {tag!r}")
         return found[run, tag]
 
     def record(self, context: Any, experiment: str, run: str, tag: str, step: int) -> list[bytes]:
-        """Returns one step: a header that was checked, and the bytes of each layer, as it says.
+        """Returns one step: a validated header, and the bytes of each layer.
 
         Raises:
             errors.NotFoundError: if nothing was logged there.
-            MapFormatError: if what was logged is damaged, too large, or of another version.
+            MapFormatError: if the data is damaged, too large, or of another version.
         """
         return _inflated(self.blobs(context, experiment, run, tag, step))
 
     def blobs(self, context: Any, experiment: str, run: str, tag: str, step: int) -> list[bytes]:
-        """Returns what was logged at one step, unchecked.
+        """Returns the data of one step, unchecked.
 
         Raises:
             errors.NotFoundError: if nothing was logged there.
@@ -96,14 +97,14 @@ class LoggedMaps:
         if series is None or step not in series.keys:
             series = self.one_series(context, experiment, run, tag)
         if step not in series.keys:
-            raise errors.NotFoundError(f"run {run!r} holds no maps {tag!r} at step {step}")
+            raise errors.NotFoundError(f"run {run!r} has no maps {tag!r} at step {step}")
         return list(self._readers.map(lambda key: self._blob(context, key), series.keys[step]))
 
     def _blob(self, context: Any, key: str) -> bytes:
         try:
             return self.provider.read_blob(context, blob_key=key)
         except (ValueError, TypeError, IndexError) as error:  # TensorBoard's Python reader
-            raise MapFormatError(f"what was logged is damaged: {error}") from error
+            raise MapFormatError(f"the logged data is damaged: {error}") from error
 
     def _look(
         self, context: Any, experiment: str, chosen: data_provider.RunTagFilter | None
@@ -131,8 +132,8 @@ def _series(data: Any) -> Series:
 
 
 def _inflated(blobs: list[bytes]) -> list[bytes]:
-    """Inflates the layers, and refuses what is no record: the pages rely on the header's sizes."""
-    require(bool(blobs), "the record is damaged: it holds no blobs, so it has no header")
+    """Decompresses the layers and checks their number: the pages trust the header's sizes."""
+    require(bool(blobs), "the record is damaged: it has no blobs, and so no header")
     header = read_header(blobs[0])
     layers = len(header.shapes)
     require(len(blobs) == 1 + layers, f"{layers} layers, but {len(blobs) - 1} blobs for them")

@@ -1,12 +1,12 @@
 """The routes of the dashboard, under `/data/plugin/attention/`.
 
-    index         which runs hold maps, of what, at which steps (JSON)
-    record        all maps of one run, tag and step: header and layers, their sizes before them
+    index         the runs with maps, their tags and steps (JSON)
+    record        all maps of one run, tag and step: header and layers, preceded by their sizes
     statistics    entropy, distance and first-token mass of each head over training (JSON)
     static/...    the pages
 
-Whatever is refused is answered with JSON, {"error": "..."}: 400 for a request that makes no sense,
-404 for what is not there, 422 for what lies in an event file and cannot be read.
+Errors are JSON, {"error": "..."}: 400 for an invalid request, 404 for missing data, 422 for an
+event file that cannot be read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import gzip
 import struct
 from collections.abc import Callable
+from importlib import resources
 from typing import Any
 
 from tensorboard import errors, plugin_util
@@ -22,20 +23,26 @@ from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
-from attnkit.dashboard import pages
+from attnkit.dashboard.head_statistics import StatisticsCache
 from attnkit.dashboard.logged_maps import LoggedMaps
-from attnkit.dashboard.statistics import StatisticsCache
 from attnkit.tensorboard.map_header import PLUGIN_NAME, VERSION
 from attnkit.tensorboard.untrusted import MapFormatError
 
 LARGE = 2**18
-"""Bytes from which on a record is compressed: worth it for a server that is far away."""
+"""Size in bytes from which a record is compressed, which helps with remote servers."""
+
+ENTRY = "main.js"
+"""The module that TensorBoard imports; its `render` draws the dashboard."""
+
+CONTENT_TYPES = {"js": "text/javascript", "css": "text/css"}
+
+_STATIC = resources.files("attnkit.dashboard").joinpath("static")
 
 Answer = Callable[[Request], Response]
 
 
 class AttentionPlugin(base_plugin.TBPlugin):
-    """Serves logged maps to the pages; it changes nothing and answers GET and HEAD alone."""
+    """Serves logged maps to the pages, read-only, for GET and HEAD."""
 
     plugin_name = PLUGIN_NAME
 
@@ -45,21 +52,19 @@ class AttentionPlugin(base_plugin.TBPlugin):
         self._statistics = StatisticsCache()
 
     def get_plugin_apps(self) -> dict[str, Any]:
-        """The routes; a page is served if its name is listed, so no path leads elsewhere."""
+        """Returns the routes. Only listed pages are served, so no path escapes the folder."""
         answers = {"/index": self._index, "/record": self._record, "/statistics": self._head_curves}
-        for name in pages.names():
+        for name in page_names():
             answers[f"/static/{name}"] = functools.partial(_page, name)
         return {route: _guarded(answer) for route, answer in answers.items()}
 
     def is_active(self) -> bool:
-        """False: TensorBoard itself sees that there is data of this plugin's name."""
+        """Returns False: TensorBoard itself detects data with this plugin's name."""
         return False
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
-        """How TensorBoard shows the plugin."""
-        return base_plugin.FrontendMetadata(
-            es_module_path=f"/static/{pages.ENTRY}", tab_name="Attention"
-        )
+        """Returns how TensorBoard shows the plugin."""
+        return base_plugin.FrontendMetadata(es_module_path=f"/static/{ENTRY}", tab_name="Attention")
 
     def _index(self, request: Request) -> Response:
         series = self._maps.all_series(_context(request), _experiment(request))
@@ -98,18 +103,30 @@ class AttentionPlugin(base_plugin.TBPlugin):
         return _json(request, curves)
 
 
+@functools.cache
+def page_names() -> tuple[str, ...]:
+    """Returns the names of all files that may be served."""
+    files = (file.name for file in _STATIC.iterdir())
+    return tuple(sorted(name for name in files if name.rpartition(".")[2] in CONTENT_TYPES))
+
+
+def read_page(name: str) -> tuple[bytes, str]:
+    """Returns the content and the media type of one of `page_names`."""
+    return _STATIC.joinpath(name).read_bytes(), CONTENT_TYPES[name.rpartition(".")[2]]
+
+
 def _page(name: str, request: Request) -> Response:
-    content, content_type = pages.read(name)
+    content, content_type = read_page(name)
     return http_util.Respond(request, content, content_type)
 
 
 def _guarded(answer: Answer) -> Any:
-    """A WSGI application that answers GET and HEAD, and says in JSON what it refuses."""
+    """Wraps a handler in a WSGI application for GET and HEAD, with errors as JSON."""
 
     @Request.application
     def application(request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
-            refusal = {"error": f"{request.method} is not answered here; use GET"}
+            refusal = {"error": f"{request.method} is not supported; use GET"}
             return _json(request, refusal, 405, [("Allow", "GET, HEAD")])
         try:
             return answer(request)
@@ -146,5 +163,5 @@ def _whole_number(request: Request, name: str) -> int:
     value = _argument(request, name)
     digits = value.removeprefix("-")
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 20):
-        raise errors.InvalidArgumentError(f"`{name}` is no whole number: {value[:40]!r}")
+        raise errors.InvalidArgumentError(f"`{name}` is not a whole number: {value[:40]!r}")
     return int(value)

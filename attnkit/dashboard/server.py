@@ -1,4 +1,4 @@
-"""Starts TensorBoard as the dashboard needs it."""
+"""Starts TensorBoard with the settings of the dashboard."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from attnkit.tensorboard.map_header import PLUGIN_NAME
 
 RELOAD_SECONDS = 5
 KEPT_IMAGES = 100
-"""TensorBoard's own default of ten images a tag loses the contact sheet of step 0."""
+"""With TensorBoard's default of ten images per tag the contact sheet of step 0 is lost."""
 
 
 class DashboardError(UserError):
-    """TensorBoard cannot be started as asked; the message says what to do."""
+    """TensorBoard cannot be started as requested."""
 
 
 def arguments(folders: Sequence[Path], host: str, port: int | None) -> list[str]:
     """Returns TensorBoard's arguments.
 
     Args:
-        folders: where runs lie; several are shown under their own names.
+        folders: folders with runs; several are shown under their own names.
         host: the address to listen on.
-        port: the port; None: TensorBoard looks for a free one.
+        port: the port; None: TensorBoard finds a free one.
 
     Raises:
-        DashboardError: if a folder does not exist, is a file, or cannot be named.
+        DashboardError: if a folder does not exist, is a file, or has a name that TensorBoard cannot
+            handle.
     """
     for folder in folders:
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             raise DashboardError(
-                f"{folder} {what}; give a folder that holds runs (attnkit run makes one: runs/)"
+                f"{folder} {what}; give a folder with runs (attnkit run creates one: runs/)"
             )
     listening = ["--host", host] if port is None else ["--host", host, "--port", str(port)]
     kept = f"{PLUGIN_NAME}={KEPT_STEPS},images={KEPT_IMAGES}"
@@ -63,10 +64,10 @@ def _folder_arguments(folders: Sequence[Path]) -> list[str]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Short names for folders: as many of the last parts of their paths as tell them apart."""
+    """Returns short, distinct names for folders: the last parts of their paths."""
     paths = [folder.absolute() for folder in folders]
     if len(set(paths)) < len(paths):
-        raise DashboardError("a folder is named twice; give each once")
+        raise DashboardError("a folder is given twice; give each once")
     for count in range(1, max(len(path.parts) for path in paths)):
         names = ["_".join(path.parts[-count:]).replace(":", "_") for path in paths]
         if len(set(names)) == len(names):

@@ -364,7 +364,7 @@ def test_a_run_is_named_by_a_folder_that_holds_it_alone(small_run):
     for folder in (small_run.directory.parent, small_run.directory.parents[1]):
         ended = call("generate", folder, "--max-new-tokens", 5)
         assert ended.stdout == whole.stdout
-        assert ended.stderr == f"the only run there: {small_run.directory}\n"
+        assert ended.stderr == f"using the only run there: {small_run.directory}\n"
 
 
 def test_several_runs_below_a_folder_are_named():

@@ -66,7 +66,7 @@ def test_the_preview_counts_and_estimates(load, capsys):
     assert "6 tuning runs choose" in shown
     assert "about 0:00:48 with 4 at a time" in shown  # 16 runs of 12 s
     show_plan(made, made.trials(), candidates(made), timings, workers=None)
-    assert "from this machine's speed; each run measures again" in capsys.readouterr().out
+    assert "from this machine's speed; it is measured again" in capsys.readouterr().out
 
 
 def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monkeypatch):

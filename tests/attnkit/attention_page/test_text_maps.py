@@ -106,8 +106,8 @@ def test_an_even_row_is_bright_by_row_and_dark_by_one():
     bright, quarter = hexadecimal(SEQUENTIAL_LEVELS - 1), hexadecimal(SEQUENTIAL_LEVELS // 4)
     maps = {scale: svg_of(even, None, scale=scale).split("the row")[-1] for scale in ("row", "one")}
     assert maps["row"].count(f'fill="{bright}"') == 1
-    assert "an even row is bright" in svg_of(even, None)
-    assert "an even row is bright" not in svg_of(even, None, scale="one")
+    assert "a uniform row is bright" in svg_of(even, None)
+    assert "a uniform row is bright" not in svg_of(even, None, scale="one")
     assert quarter in fills(svg_of(even, None, scale="one"))
 
 

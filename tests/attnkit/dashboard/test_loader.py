@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tensorboard.plugins.base_plugin import TBContext
 
-from attnkit.dashboard import pages
 from attnkit.dashboard.loader import AttentionLoader
+from attnkit.dashboard.plugin import ENTRY, page_names
 from attnkit.tensorboard.moments import MAX_MOMENTS
 
 ROOT = Path(__file__).parents[3]
@@ -55,8 +55,8 @@ def test_without_a_data_provider_there_is_no_plugin():
 
 
 def test_every_page_is_served():
-    assert pages.ENTRY in pages.names()
-    assert sorted(pages.names()) == sorted(path.name for path in STATIC.iterdir())
+    assert ENTRY in page_names()
+    assert sorted(page_names()) == sorted(path.name for path in STATIC.iterdir())
 
 
 @pytest.mark.slow
@@ -76,4 +76,4 @@ def test_a_wheel_holds_the_pages_and_the_entry_point(tmp_path):
         names = set(archive.namelist())
         (entries,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "attnkit.dashboard.loader:AttentionLoader" in archive.read(entries).decode()
-    assert {f"attnkit/dashboard/static/{name}" for name in pages.names()} <= names
+    assert {f"attnkit/dashboard/static/{name}" for name in page_names()} <= names

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.data_provider import MultiplexerDataPr
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from werkzeug.test import Client
 
-from attnkit.dashboard import pages
 from attnkit.dashboard.loader import AttentionLoader
+from attnkit.dashboard.plugin import ENTRY, page_names, read_page
 from attnkit.tensorboard import summaries
 from attnkit.tensorboard.map_format import decode
 
@@ -164,15 +164,15 @@ def test_statistics_have_a_value_a_head_and_step(client):
     [
         ("record", {}, 400, "lacks `run`"),
         ("record", {"run": "a/seed0", "tag": "attention/probe/self"}, 400, "lacks `step`"),
-        ("record", {"run": "a/seed0", "tag": "t", "step": "1e3"}, 400, "no whole number"),
-        ("record", {"run": "a/seed0", "tag": "t", "step": "9" * 99}, 400, "no whole number"),
-        ("record", {"run": "a/seed0", "tag": "t", "step": "٣"}, 400, "no whole number"),
-        ("record", {"run": "b", "tag": "attention/probe/self", "step": 0}, 404, "holds no maps"),
-        ("record", {"run": "a/seed0", "tag": "loss", "step": 0}, 404, "holds no maps"),
+        ("record", {"run": "a/seed0", "tag": "t", "step": "1e3"}, 400, "not a whole number"),
+        ("record", {"run": "a/seed0", "tag": "t", "step": "9" * 99}, 400, "not a whole number"),
+        ("record", {"run": "a/seed0", "tag": "t", "step": "٣"}, 400, "not a whole number"),
+        ("record", {"run": "b", "tag": "attention/probe/self", "step": 0}, 404, "has no maps"),
+        ("record", {"run": "a/seed0", "tag": "loss", "step": 0}, 404, "has no maps"),
         ("record", {"run": "a/seed0", "tag": "attention/probe/self", "step": 1}, 404, "at step 1"),
-        ("record", {"run": "../../etc", "tag": "passwd", "step": 0}, 404, "holds no maps"),
+        ("record", {"run": "../../etc", "tag": "passwd", "step": 0}, 404, "has no maps"),
         ("statistics", {"run": "a/seed0"}, 400, "lacks `tag`"),
-        ("statistics", {"run": "b", "tag": "attention/probe/self"}, 404, "holds no maps"),
+        ("statistics", {"run": "b", "tag": "attention/probe/self"}, 404, "has no maps"),
     ],
 )
 def test_bad_requests_are_told_why(client, route, query, code, said):
@@ -192,7 +192,7 @@ def test_damaged_records_are_refused(client, name):
     assert answer.status_code == 422
 
 
-@pytest.mark.parametrize("route", ["index", "record", "statistics", f"static/{pages.ENTRY}"])
+@pytest.mark.parametrize("route", ["index", "record", "statistics", f"static/{ENTRY}"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_nothing_but_get_and_head_is_answered(client, route, method):
     answer = client.open(f"{PREFIX}/{route}", method=method)
@@ -206,12 +206,12 @@ def test_head_has_no_body(client):
 
 
 def test_pages_are_served_with_their_types(client):
-    for name in pages.names():
+    for name in page_names():
         answer = get(client, f"static/{name}")
         assert answer.status_code == 200
         wanted = "text/css" if name.endswith("css") else "text/javascript"
         assert answer.content_type.startswith(wanted)
-        assert answer.data == pages.read(name)[0]
+        assert answer.data == read_page(name)[0]
 
 
 @pytest.mark.parametrize(

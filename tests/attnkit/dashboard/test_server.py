@@ -40,7 +40,7 @@ def test_several_folders_get_names_that_tell_them_apart(tmp_path):
     [
         (["nowhere"], "nowhere does not exist"),
         (["file"], "file is a file"),
-        (["good", "good"], "named twice"),
+        (["good", "good"], "given twice"),
         (["good", "a,b"], "comma"),
     ],
 )

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from attnkit.dashboard.statistics import StatisticsCache, statistics
+from attnkit.dashboard.head_statistics import StatisticsCache, statistics
 from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
 from attnkit.tensorboard.map_format import decode, encode
 from attnkit.tensorboard.untrusted import MapFormatError

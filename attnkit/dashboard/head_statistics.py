@@ -1,16 +1,16 @@
-"""What a head's map comes to in three numbers, at every logged step.
+"""Three statistics of each head's map, at every logged step.
 
-All are means over the queries that may look at two keys or more: a query with a single key has no
-choice, and would say the same of every head. A row is divided by its sum first; of signed weights
-the absolute values count.
+All are means over the queries that may attend to at least two keys: a query with a single key has
+the same values in every head. A row is divided by its sum first; signed weights count with their
+absolute value.
 
-    entropy      -sum_k p_k ln p_k, in nats: 0 for one key, ln(n) for n keys alike
+    entropy      -sum_k p_k ln p_k, in nats: 0 for one key, ln(n) for n equal keys
     distance     sum_k p_k |position of the query - position of the key|, in tokens; for
                  self-attention only, since two texts have no common positions
     first        p_0, the mass on the first key (the sink of arXiv:2309.17453)
 
-A record holds square roots of weights in 8 bits (`attnkit.tensorboard.map_format`); through that,
-the mean entropy of a head keeps an error of about 0.002 nats.
+A record stores square roots of weights in 8 bits (`attnkit.tensorboard.map_format`), which causes
+an error of about 0.002 nats in a head's mean entropy.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Numbers = dict[str, list[list[float] | None]]
 KEPT_SERIES = 64
 
 AT_ONCE = 4
-"""Steps that are read at the same time, since most of a reading is waiting for the data server."""
+"""Steps that are read simultaneously; most of the time is spent waiting for the data server."""
 
 
 def statistics(record: AttentionRecord) -> Numbers:
-    """Returns name -> one list a layer, with one number a head; None where a number is undefined.
+    """Returns name -> one list per layer, with one number per head; None if undefined.
 
-    A layer in which no query may look at two keys counts as undefined.
+    A layer in which no query may attend to two keys is undefined.
     """
     numbers: Numbers = {"entropy": [], "distance": [], "first": []}
     for layer in record.layers:
@@ -68,20 +68,20 @@ def _of_layer(layer: LayerMap, kind: str) -> dict[str, list[float]]:
         "first": rows[..., 0],
     }
     if kind == "self":
-        # Aligned at the end, as a causal mask is: the last query stands at the last key.
+        # Aligned at the end, like a causal mask: the last query is at the last key.
         positions = np.arange(queries)[:, None] + keys - queries
         values["distance"] = np.einsum("hqk,qk->hq", rows, abs(positions - np.arange(keys)))
     return {name: _mean(value, counts) for name, value in values.items()}
 
 
 def _mean(values: np.ndarray, counts: np.ndarray) -> list[float]:
-    """Means over the queries (H, Q) that count, rounded for the wire."""
+    """Returns the means over the counted queries (H, Q), rounded for transfer."""
     means = (values * counts).sum(axis=-1) / counts.sum(axis=-1)
     return [round(float(mean), 5) for mean in means]
 
 
 class StatisticsCache:
-    """Computes each step of a run once. Threads may share it."""
+    """Computes each step of a run once. Thread-safe."""
 
     def __init__(self) -> None:
         self._computed: OrderedDict[Hashable, dict[int, Numbers]] = OrderedDict()
@@ -93,10 +93,10 @@ class StatisticsCache:
         steps: Sequence[int],
         read: Callable[[int], list[bytes]],
     ) -> dict[str, Any]:
-        """Returns {"steps": [...], "names": [...], "entropy": [one entry a step], ...}.
+        """Returns {"steps": [...], "names": [...], "entropy": [one entry per step], ...}.
 
-        Steps whose layers or heads differ from the last step's, or that cannot be read, are left
-        out.
+        Leaves out steps that cannot be read, or whose layers or heads differ from those of the last
+        step.
 
         Raises:
             MapFormatError: if the last step cannot be read.
@@ -121,7 +121,7 @@ class StatisticsCache:
 
 
 def _numbers(read: Callable[[int], list[bytes]], step: int) -> Numbers | None:
-    """The statistics of one step; None if it cannot be read."""
+    """Returns the statistics of one step; None if it cannot be read."""
     try:
         return statistics(decode(read(step)))
     except MapFormatError:
@@ -129,7 +129,7 @@ def _numbers(read: Callable[[int], list[bytes]], step: int) -> Numbers | None:
 
 
 def _alike(numbers: Numbers | None, others: Numbers) -> bool:
-    """True if two moments have the same layers and heads."""
+    """True if two steps have the same layers and heads."""
     return numbers is not None and _sizes(numbers) == _sizes(others)
 
 
