@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -22,6 +22,8 @@ from attnkit.registry import (
     LAUNCHERS,
     LOGGERS,
     MASKS,
+    MLPS,
+    NORMS,
     OPTIMIZERS,
     POSITIONS,
     REGISTRIES,
@@ -29,6 +31,7 @@ from attnkit.registry import (
     SCHEDULES,
     TASKS,
     TOKENIZERS,
+    WIRINGS,
     Option,
     Registry,
     RegistryError,
@@ -52,6 +55,9 @@ KINDS: dict[str, Callable[[], list[Registry[Any]]]] = {
     "attention": lambda: [ATTENTION],
     "masks": lambda: [MASKS],
     "positions": lambda: [POSITIONS],
+    "mlps": lambda: [MLPS],
+    "norms": lambda: [NORMS],
+    "wirings": lambda: [WIRINGS],
     "data": _data,
     "tokenizers": lambda: [TOKENIZERS],
     "optimizers": lambda: [OPTIMIZERS],
@@ -188,6 +194,8 @@ def _show_name(registry: Registry[Any], name: str) -> None:
         _show_mask(name)
     if registry is TASKS:
         _show_task(name)
+    if registry is WIRINGS:
+        _show_facts((("formula", vars(cls).get("formula")), ("paper", vars(cls).get("paper"))))
     _show_options(registry.options(name))
     if registry is ATTENTION:
         show_kernels(console, name)
@@ -198,8 +206,7 @@ def _show_mechanism(cls: Any) -> None:
     masks = "any" if cls.mask_names is None else ", ".join(sorted(cls.mask_names))
     masks += " that shows no later token" * (cls.causal_only and cls.mask_names is None)
     places = ", ".join(sorted(kind.replace("_", " ") for kind in cls.position_kinds))
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for label, text in (
+    rows = (
         ("formula", vars(cls).get("formula")),  # not its parent's: it differs from that
         ("paper", vars(cls).get("paper")),
         ("serves", ", ".join(f"{role}-attention" for role in sorted(cls.roles, reverse=True))),
@@ -207,7 +214,13 @@ def _show_mechanism(cls: Any) -> None:
         ("positions", f"acting on {places}"),
         ("map rows", cls.map_rows),
         ("memory", f"grows with {'the square of ' * (cls.memory_order() == 2)}the length"),
-    ):
+    )
+    _show_facts(rows)
+
+
+def _show_facts(rows: Iterable[tuple[str, str | None]]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for label, text in rows:
         table.add_row(Text(label, style="dim"), Text(text or "not stated"))
     console.print(table)
 
@@ -268,7 +281,8 @@ def type_words(annotation: Any) -> str:
     metadata = getattr(annotation, "__metadata__", ())
     for registry in metadata:
         if isinstance(registry, Registry):
-            return f"{registry.kind}, or a list of them"
+            listed = "list[" in str(annotation) or "Sequence[" in str(annotation)
+            return f"{registry.kind}{', or a list of them' * listed}"
     if metadata:
         return type_words(get_args(annotation)[0])
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -326,6 +340,7 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     table.add_row("query + key + value + output", f"{attention:,}", f"{attention / total:.1%}")
     table.add_row("all", f"{total:,}", "")
     console.print(table)
+    _show_layers(model)
     flops = flops_per_token(model)
     length = model.max_seq_len
     shown = ", ".join(f"{size:,}" for size in sizes)
@@ -348,3 +363,46 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
         f"({cache_bytes(model, length, torch.float32):,} and "
         f"{cache_bytes(model, length, torch.bfloat16):,} at {length:,} tokens)"
     )
+
+
+def _show_layers(model: Any) -> None:
+    """Prints what each layer is and costs, where layers differ; equal ones in a row in one line."""
+    import torch
+
+    from attnkit.masks import build_mask, name_of
+    from attnkit.models.accounting import layer_costs, stacks_of
+
+    length = model.max_seq_len
+    costs = {each.name: each for each in layer_costs(model)}
+    groups: list[tuple[list[str], tuple[str, ...]]] = []
+    for part, stack in stacks_of(model):
+        for i, options in enumerate(stack.options):
+            cost = costs[f"{part}layers.{i}"]
+            mask = build_mask(options.mask)
+            seen = "" if mask.back is None else f" ({mask.back + 1:,} keys back)"
+            words = (
+                options.attention.name + (f", {options.cross.name}" if options.cross else ""),
+                name_of(mask) + seen,
+                options.position.name,
+                options.mlp.name,
+                options.wiring.name,
+                f"{cost.parameters:,}",
+                f"{cost.training_flops(length):,.0f}",
+                f"{cost.cache_bytes(torch.float32):,}",
+            )
+            if groups and groups[-1][1] == words and groups[-1][0][0].startswith(part):
+                groups[-1][0].append(cost.name)
+            else:
+                groups.append(([cost.name], words))
+    if len(groups) < 2:
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    for column in ("layer", "attention", "mask", "position", "MLP", "wiring"):
+        table.add_column(column)
+    for column in ("parameters", "FLOPs a token", f"cache bytes, {length:,} tokens"):
+        table.add_column(column, justify="right")
+    for names, words in groups:
+        first, last = (name.replace("layers.", "") for name in (names[0], names[-1]))
+        places = first if len(names) == 1 else f"{first} to {last.rpartition('.')[2]}, each"
+        table.add_row(places, *map(Text, words))
+    console.print(table)

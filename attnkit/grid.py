@@ -40,7 +40,7 @@ class Grid:
 
     @property
     def offset(self) -> int | Tensor:
-        """Position of the first query: S - T, or a tensor; see `Mask.first_query`."""
+        """Position of the first query, see `Mask.first_query`."""
         return self.mask.first_query(self.num_queries, self.num_keys)
 
     @property
@@ -51,7 +51,7 @@ class Grid:
     @property
     def key(self) -> Tensor:
         """Positions of the keys (1, S)."""
-        return positions(0, self.num_keys, self.device).view(1, -1)
+        return positions(self.mask.first_key, self.num_keys, self.device).view(1, -1)
 
     @property
     def allowed(self) -> Tensor | None:
@@ -85,4 +85,22 @@ class Placed(AllOf):
 
     def parts(self) -> tuple[Mask, ...]:
         """Returns the mask itself: its parts lack the position."""
+        return (self,)
+
+
+class Recent(AllOf):
+    """A mask whose first keys a memory has dropped, since no query looks that far back. Code makes
+    it, no recipe names it.
+
+    Args:
+        mask: the rule, bound to its batch.
+        first_key: position of the first key that is left.
+    """
+
+    def __init__(self, mask: Mask, first_key: int) -> None:
+        super().__init__(masks=[mask])
+        self.first_key = first_key
+
+    def parts(self) -> tuple[Mask, ...]:
+        """Itself: its parts would not know the place."""
         return (self,)

@@ -8,7 +8,8 @@ Conventions:
 - True means that attending is allowed, as in `scaled_dot_product_attention`
   (`nn.MultiheadAttention` means the opposite).
 - Positions are absolute. With `T` queries and `S` keys the last query is at the last key, so query
-  `t` has position `S - T + t`, as cached decoding needs. Only `grid.Placed` differs.
+  `t` has position `S - T + t`, as cached decoding needs. Only `grid.Placed` and `grid.Recent`
+  differ.
 - `window = W` lets a query see W keys, including its own.
 
 A mask is one elementwise rule, `allowed`. The dense tensor, the chunks of the windowed kernel and
@@ -46,6 +47,9 @@ class Mask(ABC):
     batch_size: int = 1
     """Number of batch rows with their own mask; 1 if it is the same for all."""
 
+    first_key: int = 0
+    """Position of the first key: above 0 where a memory has dropped the keys before it."""
+
     needs_documents: bool = False
     """True until `bind` has provided the documents of a batch."""
 
@@ -70,7 +74,7 @@ class Mask(ABC):
 
     def first_query(self, num_queries: int, num_keys: int) -> int | Tensor:
         """Returns the position of the first query, where the last one is at the last key."""
-        return num_keys - num_queries
+        return self.first_key + num_keys - num_queries
 
     def row(self, batch: Tensor) -> Tensor:
         """Maps a row of the batch to one of the mask's own tensors, which may have a single row."""
@@ -119,7 +123,7 @@ def _dense(mask: Mask, num_queries: int, num_keys: int, device: torch.device | N
     batch = torch.arange(mask.batch_size, device=device).view(-1, 1, 1, 1)
     first = mask.first_query(num_queries, num_keys)
     query = positions(first, num_queries, device).view(1, 1, -1, 1)
-    key = positions(0, num_keys, device).view(1, 1, 1, -1)
+    key = positions(mask.first_key, num_keys, device).view(1, 1, 1, -1)
     return mask.allowed(batch, query, key)
 
 

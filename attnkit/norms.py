@@ -1,24 +1,57 @@
-"""Normalisations of tokens and heads."""
+"""Normalisations: over the features of a token, or of a head.
+
+A class is registered in `NORMS`; it is made with the width and whether it may have a bias vector.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-NormName = Literal["layer_norm", "rms_norm", "none"]
+from attnkit.registry import NORMS, Spec
 
 
+@NORMS.register("layer_norm")
+class LayerNorm(nn.LayerNorm):
+    """Zero mean and unit variance over the features of a token, with a learned gain.
+    arXiv:1607.06450.
+
+    Args:
+        dim: width C of a token.
+        bias: add a learned bias vector.
+        eps: added to the variance.
+    """
+
+    def __init__(self, dim: int, bias: bool = False, *, eps: float = 1e-5) -> None:
+        super().__init__(dim, eps=eps, bias=bias)
+
+
+@NORMS.register("rms_norm")
 class RMSNorm(nn.RMSNorm):
-    """RMS norm (arXiv:1910.07467), computed in the dtype of its weight."""
+    """Unit mean square over the features of a token, with a learned gain. arXiv:1910.07467.
+    Computed in the dtype of its weight.
 
-    # Under autocast the input has another dtype, for which torch's RMS norm has no kernel and
-    # warns;
-    # its LayerNorm has one.
+    Args:
+        dim: width C of a token.
+        bias: it has none, whatever this says.
+        eps: added to the mean square; None: the smallest step of the number type at 1.
+    """
+
+    def __init__(self, dim: int, bias: bool = False, *, eps: float | None = None) -> None:
+        super().__init__(dim, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
+        # Under autocast the input has another dtype, for which torch's RMS norm has no kernel and
+        # warns; its LayerNorm has one.
         return super().forward(x.to(self.weight.dtype))
+
+
+@NORMS.register("none")
+class NoNorm(nn.Identity):
+    """Leaves tokens as they are."""
+
+    def __init__(self, dim: int, bias: bool = False) -> None:
+        super().__init__()
 
 
 class HeadNorm(RMSNorm):
@@ -32,11 +65,10 @@ class HeadNorm(RMSNorm):
         super().__init__(head_dim, eps=1e-5)
 
 
-def build_norm(name: NormName, dim: int, *, bias: bool = False) -> nn.Module:
-    """Makes a normalisation over the last axis; `none` is the identity.
+def build_norm(norm: Spec | str, dim: int, *, bias: bool = False) -> nn.Module:
+    """Makes a normalisation over the last axis.
 
-    `layer_norm` is arXiv:1607.06450, `rms_norm` arXiv:1910.07467.
+    Raises:
+        RegistryError: if a name or an option is unknown.
     """
-    if name == "layer_norm":
-        return nn.LayerNorm(dim, bias=bias)
-    return RMSNorm(dim) if name == "rms_norm" else nn.Identity()
+    return NORMS.build(norm, dim, bias)

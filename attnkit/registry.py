@@ -44,6 +44,8 @@ __all__ = [
     "LEFT_OUT",
     "LOGGERS",
     "MASKS",
+    "MLPS",
+    "NORMS",
     "OPTIMIZERS",
     "PAIRS",
     "POSITIONS",
@@ -54,6 +56,7 @@ __all__ = [
     "SYNTHETIC",
     "TASKS",
     "TOKENIZERS",
+    "WIRINGS",
     "Option",
     "Registry",
     "RegistryError",
@@ -389,6 +392,9 @@ def _import_failure(what: str, error: Exception, path: Path | None = None) -> st
 ATTENTION: Registry[Any] = Registry("attention mechanism", "attnkit.attention")
 MASKS: Registry[Any] = Registry("mask", "attnkit.masks")
 POSITIONS: Registry[Any] = Registry("position encoding", "attnkit.positions")
+MLPS: Registry[Any] = Registry("MLP", "attnkit.models.mlps")
+NORMS: Registry[Any] = Registry("normalisation", "attnkit.norms")
+WIRINGS: Registry[Any] = Registry("wiring of a layer", "attnkit.models.wirings")
 SOURCES: Registry[Any] = Registry("data source", "attnkit.data.sources")
 PAIRS: Registry[Any] = Registry("source of sentence pairs", "attnkit.data.pairs")
 SYNTHETIC: Registry[Any] = Registry("synthetic task", "attnkit.data.synthetic")
@@ -414,6 +420,9 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     ATTENTION,
     MASKS,
     POSITIONS,
+    MLPS,
+    NORMS,
+    WIRINGS,
     SOURCES,
     PAIRS,
     SYNTHETIC,

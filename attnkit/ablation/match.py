@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from attnkit.ablation.costs import CostModel
 from attnkit.ablation.plan import Plan, Variant, value_node
 from attnkit.recipe import Recipe, RecipeError
-from attnkit.recipe.errors import Problem
+from attnkit.recipe.errors import Problem, key_path
+
+if TYPE_CHECKING:
+    from attnkit.models.layers import LayerEntry
 
 TOLERANCE = 0.01
 """Share of the base's cost by which a variant may differ."""
@@ -49,7 +53,7 @@ def _solved(plan: Plan, count: CostModel, variant: Variant, target: float) -> Va
     seen: list[float] = []
 
     def sized(size: int) -> Variant:
-        return replace(variant, matched={tuple(key.split(".")): value_node(size) for key in keys})
+        return replace(variant, matched={key_path(key): value_node(size) for key in keys})
 
     def cost(size: int) -> float | None:
         try:
@@ -86,9 +90,30 @@ def free_keys(plan: Plan, recipe: Recipe) -> list[str]:
     if plan.options.match == "cache_bytes":
         # Not the MLP's width, which the cache does not know, nor the model's, which moves it in
         # steps of the number of heads.
-        seats = [seat for seat in ("decoder", "cross") if seat in recipe.model] or [""]
-        return [".".join(filter(None, ("model", seat, "attention.head_dim"))) for seat in seats]
-    return ["model.dim" if recipe.model["mlp"] == "none" else "model.mlp_dim"]
+        model = recipe.model
+        if "decoder" not in model:
+            return _of_layers("model", model["layers"], "attention", "head_dim")
+        entries = model["decoder"].layers
+        return [
+            *_of_layers("model.decoder", entries, "attention", "head_dim"),
+            *_of_layers("model.decoder", entries, "cross", "head_dim", "model.cross.attention"),
+        ]
+    return ["model.dim" if recipe.model["mlp"].name == "none" else "model.mlp_dim"]
+
+
+def _of_layers(
+    section: str,
+    entries: Sequence[LayerEntry] | None,
+    key: str,
+    option: str,
+    otherwise: str | None = None,
+) -> list[str]:
+    """An option of a mechanism wherever a section or an entry of its pattern names one."""
+    own = [i for i, entry in enumerate(entries or ()) if getattr(entry, key) is not None]
+    keys = [f"{section}.layers[{i}].{key}.{option}" for i in own]
+    if not entries or len(own) < len(entries):
+        keys.insert(0, f"{otherwise or f'{section}.{key}'}.{option}")
+    return keys
 
 
 def nearest_size(cost: Callable[[int], float | None], target: float) -> tuple[int, float] | None:

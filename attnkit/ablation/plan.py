@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.recipe import AblationOptions, Recipe, RecipeError, load_recipe
-from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, key_path
 from attnkit.recipe.layers import read_changes
 from attnkit.recipe.source import Node, plain, read_value
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
@@ -220,7 +220,7 @@ def grid(values: Node | None, where: str, problems: list[Problem]) -> list[Chang
     """Returns every combination of a mapping of keys to lists; one empty combination of none."""
     axes: list[list[tuple[KeyPath, Node]]] = []
     for key, listed in (values.value or {} if values else {}).items():
-        path = tuple(key.split("."))
+        path = key_path(key)
         if not isinstance(listed.value, list) or not listed.value:
             message = "expected a list of values, such as [1, 2]"
             problems.append(Problem(listed.mark, f"{where}.{key}", message))

@@ -19,7 +19,7 @@ from attnkit.ablation.plan import Changes, Plan, Variant, plain_changes, value_n
 from attnkit.ablation.plan_file import FILE_NAME, VERSION
 from attnkit.ablation.trial import Trial, recipe_changes
 from attnkit.recipe import Recipe, RecipeError
-from attnkit.recipe.errors import Problem
+from attnkit.recipe.errors import Problem, key_path
 from attnkit.run_directory import RunDirectoryError
 
 _MAY_GROW = ("variants", "seeds", "varied")
@@ -51,7 +51,7 @@ class Study:
     def variant(self, name: str) -> Variant:
         """Returns a variant, with the candidates that were chosen for it."""
         chosen = self.tuned.get(name, {})
-        tuned = {tuple(key.split(".")): value_node(value) for key, value in chosen.items()}
+        tuned = {key_path(key): value_node(value) for key, value in chosen.items()}
         return replace(self.plan.variant(name), tuned=tuned)
 
     def recipe(self, name: str) -> Recipe:

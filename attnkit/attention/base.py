@@ -13,9 +13,10 @@ the attention map; the map mixes the values:
     heads = mix(q, k, v)                 (B, H, T, D)     equals weights @ v
     output = merge(heads, x)             (B, T, C)
 
-Override one step and you have a mechanism. Three more steps do nothing unless overridden:
-`convolve` lets tokens see the few before them, `carry` keeps more of a token than its key and
-value, `expand` makes keys and values out of something smaller that is cached.
+Override one step and you have a mechanism. More steps do nothing unless overridden: `convolve` lets
+tokens see the few before them, `exchange` shares keys and values with other layers, `carry` keeps
+more of a token than its key and value, `expand` makes keys and values out of something smaller that
+is cached, `auxiliary_losses` adds to what training minimises.
 
 `score_attention.py` holds the template of mechanisms with scores, `recurrent.py` that of mechanisms
 with a state; `kernels/` computes what is left as it was.
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ from attnkit import norms
 from attnkit.attention import counted
 from attnkit.attention.cache import Cache
 from attnkit.attention.past import Past
+from attnkit.attention.stream import Stream
 from attnkit.cpu import model as cpu
 from attnkit.masks import Mask, NoMask, name_of
 from attnkit.once import one_pass, positions
@@ -150,6 +152,7 @@ class Attention(nn.Module, ABC):
         self.scale = 1 / math.sqrt(self.head_dim)
         self.position: AttentionPosition | None = None
         self.layer, self.num_layers = 0, 1
+        self.lender: int | None = None
         inner, shared = num_heads * self.head_dim, num_kv_heads * self.head_dim
 
         def linear(name: str, inputs: int, outputs: int) -> nn.Linear:
@@ -186,6 +189,15 @@ class Attention(nn.Module, ABC):
         self.layer, self.num_layers = layer, num_layers
         return self
 
+    def above(self, below: Sequence[Attention]) -> None:
+        """Tells the mechanism which ones stand in the layers below its own, the lowest first; the
+        model calls it after `at_layer`. A mechanism that uses keys and values of one of them sets
+        `self.lender` to the layer of that one. Default: nothing.
+
+        Raises:
+            ValueError: if it does not fit to them.
+        """
+
     def initialise(self, draw: Callable[[nn.Module], None]) -> None:
         """Gives parameters the values that training starts from. The model calls it once.
 
@@ -206,7 +218,12 @@ class Attention(nn.Module, ABC):
 
     @one_pass
     def forward(
-        self, x: Tensor, context: Tensor, mask: Mask | None = None, cache: Cache | None = None
+        self,
+        x: Tensor,
+        context: Tensor,
+        mask: Mask | None = None,
+        cache: Cache | None = None,
+        stream: Stream | None = None,
     ) -> Tensor:
         """Lets `x` (B, T, C) attend to `context` (B, S, C); self-attention passes `x` for both.
 
@@ -216,21 +233,35 @@ class Attention(nn.Module, ABC):
             mask: which query may look at which key; None: all at all.
             cache: memory of earlier calls, from `new_cache`; `x` and `context` are then the tokens
                 that follow.
+            stream: what travels beside the tokens from layer to layer; a model gives it to a
+                mechanism that `reads_stream`.
 
         Returns:
             (B, T, C)
         """
         mask = NoMask() if mask is None else mask
-        prepared = self.prepare(x, context, mask, cache)
-        return self.merge(self.mixed(prepared, mask, cache), x)
+        beside = {} if stream is None else {"stream": stream}
+        prepared = self.prepare(x, context, mask, cache, **beside)
+        heads = self.mixed(prepared, mask, cache)
+        if stream is not None and stream.losses is not None:
+            for name, term in self.auxiliary_losses(prepared, heads, stream.real).items():
+                stream.add_loss(name, term)
+        return self.merge(heads, x)
 
     def prepare(
-        self, x: Tensor, context: Tensor, mask: Mask, cache: Cache | None = None
+        self,
+        x: Tensor,
+        context: Tensor,
+        mask: Mask,
+        cache: Cache | None = None,
+        stream: Stream | None = None,
     ) -> Prepared:
         """Everything before the mixing: projects, convolves and places the tokens of a call."""
         q, k, v = self._project(x, context)
         q, k, v = self.convolve(q, k, v, Past(mask, cache, self))
         q, k = self.place(q, k, seen=0 if cache is None else cache.seen)
+        if stream is not None:
+            k, v = self.exchange(k, v, stream)
         carried = self.carry(q, x)
         if carried is not None:
             carried = Past(mask, cache, self).real(carried)
@@ -289,6 +320,40 @@ class Attention(nn.Module, ABC):
         """
         return q, k, v
 
+    def exchange(self, k: Tensor, v: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """Leaves keys or values for later layers in `stream.shared`, or takes those that an earlier
+        layer left, in self-attention. Default: neither.
+
+        Args:
+            k: keys of the new tokens (B, H_kv, S, D), placed.
+            v: values of the new tokens (B, H_kv, S, D).
+            stream: of this pass and layer.
+        """
+        return k, v
+
+    def auxiliary_losses(
+        self, prepared: Prepared, heads: Tensor, real: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Terms that training adds to its loss, by the names of their curves, () each and weighted
+        already; those of all layers are summed. Default: none.
+
+        Args:
+            prepared: queries, keys and values of the call.
+            heads: what was mixed of them (B, H, T, D).
+            real: (B, T), True where a token is real; None: all are.
+        """
+        return {}
+
+    @classmethod
+    def has_auxiliary_losses(cls) -> bool:
+        """True if it adds to the loss."""
+        return cls.auxiliary_losses is not Attention.auxiliary_losses
+
+    @classmethod
+    def reads_stream(cls) -> bool:
+        """True if it takes part in what travels beside the tokens."""
+        return cls.exchange is not Attention.exchange or cls.has_auxiliary_losses()
+
     def carry(self, q: Tensor, x: Tensor) -> Tensor | None:
         """What later rows need of earlier tokens beside keys and values: earlier queries, say
         (return `q`), or the tokens themselves. Default: nothing.
@@ -336,6 +401,20 @@ class Attention(nn.Module, ABC):
             return q, features
         return q, torch.cat((features, k[..., self.head_dim :]), dim=-1)
 
+    def over(self, x: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """Cross-attention over keys and values that were computed once: (B n, T, C).
+
+        Args:
+            x: (B n, T, C): n sequences for each of B contexts, those of one context in a row.
+            k: (B, H_kv, S, D), from `project_context`.
+            v: (B, H_kv, S, D), from `project_context`.
+            mask: which token of a context is real.
+        """
+        # All sequences of a context ask the same keys, so they stand in a row as its queries.
+        asking = x.view(k.shape[0], -1, x.shape[-1])  # (B, n T, C)
+        q, k = self.place(self.project_query(asking), k)
+        return self.merge(self.mix(q, *self.expand(k, v), mask), asking).view_as(x)
+
     @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         """Mixes the values by the attention map: (B, H, T, D). Linear in `v`,
@@ -362,6 +441,12 @@ class Attention(nn.Module, ABC):
     def new_cache(self) -> Cache:
         """An empty cache for decoding."""
         raise NotImplementedError(f"{type(self).__name__} has no `new_cache`; {_NO_CACHE}")
+
+    def keys_kept(self, mask: Mask) -> int | None:
+        """How many keys before the new ones decoding must keep under a mask; None: whatever its
+        cache holds of itself, all keys or a state.
+        """
+        return None
 
     @classmethod
     def why_no_fixed_cache(cls) -> str | None:

@@ -68,59 +68,125 @@ class Cache:
 class KeyValueCache(Cache):
     """Keys and values of all tokens, and what a mechanism carries with them, in memory that doubles
     when it is full.
+
+    Attributes:
+        keeps: how many keys before the new ones are kept, because no later query looks further
+            back; None: all. A cache of fixed size keeps all.
+        first_key: position of the first key that is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: int | None = None) -> None:
+        self.keeps = keeps
+        self.first_key = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
         self._carried: Tensor | None = None
+        self._start = 0  # place of the first kept key in the buffers
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends keys and values (B, H, S, D) of new tokens; returns those of all tokens."""
+        """Appends keys and values (B, H, S, D) of new tokens; returns those of all tokens that are
+        kept, from `first_key` on.
+        """
         if self.position is not None:
             assert self._keys is not None
             assert self._values is not None
             places = positions(self.position, keys.shape[2], keys.device)
             self._keys.index_copy_(2, places, keys)
             self._values.index_copy_(2, places, values)
+            return self.stored()
+        kept = self.length - self.first_key
+        if self.keeps is not None and kept > self.keeps:
+            self._start += kept - self.keeps
+            self.first_key += kept - self.keeps
+            kept = self.keeps
+        start, count = self._start, keys.shape[2]
+        fits = self._keys is not None and start + kept + count <= self._keys.shape[2]
+        self._keys = _write(self._keys, keys, start, kept)
+        self._values = _write(self._values, values, start, kept)
+        self._start = start if fits else 0
+        self.length += count
+        return self.stored()
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tokens that are kept; of a cache of fixed size with the room for
+        later ones.
+        """
+        assert self._keys is not None
+        assert self._values is not None
+        if self.position is not None:
             return self._keys, self._values
-        start, self.length = self.length, self.length + keys.shape[2]
-        self._keys = _write(self._keys, keys, start)
-        self._values = _write(self._values, values, start)
-        return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+        kept = slice(self._start, self._start + self.length - self.first_key)
+        return self._keys[:, :, kept], self._values[:, :, kept]
 
     def fix(self, room: int, position: Tensor) -> None:
-        super().fix(room, position)
-        for name in ("_keys", "_values"):
-            buffer = getattr(self, name)
+        for name, kept in zip(("_keys", "_values"), self.stored(), strict=True):
             # Zeros, because masked values are multiplied by a weight of zero.
-            fixed = buffer.new_zeros(*buffer.shape[:2], room, buffer.shape[3])
-            fixed[:, :, : self.length] = buffer[:, :, : self.length]
+            fixed = kept.new_zeros(*kept.shape[:2], room, kept.shape[3])
+            fixed[:, :, self.first_key : self.length] = kept
             setattr(self, name, fixed)
+        self._start = self.first_key = 0
+        super().fix(room, position)
 
     def carry(self, carried: Tensor) -> Tensor:
         """Appends what the tokens of the last `append` carry (B, H', S, E); returns that of all."""
-        self._carried = _write(self._carried, carried, self.length - carried.shape[2])
+        before = self.length - carried.shape[2]
+        self._carried = _write(self._carried, carried, 0, before)
         return self._carried[:, :, : self.length]
 
     def num_bytes(self) -> int:
         """Returns the bytes in use, without reserved memory unless the cache is fixed."""
         tensors = (self._keys, self._values, self._carried)
-        used = self.length if self.position is None else None
+        used = self.length - self.first_key if self.position is None else None
         stored = [t[:, :, :used] for t in tensors if t is not None]
         stored += self.tails.values()
         return sum(t.numel() * t.element_size() for t in stored)
 
 
-def _write(buffer: Tensor | None, new: Tensor, start: int) -> Tensor:
-    """Writes `new` at `start`, to a buffer of twice the length if it does not fit."""
-    stop = start + new.shape[2]
+class Borrowed(KeyValueCache):
+    """Keys and values that an earlier layer keeps, for a layer that uses them too. It holds nothing
+    of its own.
+
+    Args:
+        lender: the cache of that layer, which has taken up the new tokens already.
+    """
+
+    def __init__(self, lender: Cache) -> None:
+        assert isinstance(lender, KeyValueCache)
+        self._lender = lender
+
+    @property
+    def first_key(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Position of the first key that is kept."""
+        return self._lender.first_key
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the lender; the new ones are among them."""
+        self.length = self._lender.length
+        return self._lender.stored()
+
+    def fix(self, room: int, position: Tensor) -> None:
+        Cache.fix(self, room, position)  # the lender has the room
+
+    def select(self, rows: Tensor) -> None:
+        """The lender has selected them."""
+
+    def num_bytes(self) -> int:
+        """None of its own."""
+        return 0
+
+
+def _write(buffer: Tensor | None, new: Tensor, start: int, kept: int) -> Tensor:
+    """Writes `new` behind the `kept` tokens from `start` on. If it does not fit, these go to the
+    front of a buffer with room for as many again.
+    """
+    stop = start + kept + new.shape[2]
     if buffer is None or stop > buffer.shape[2]:
-        grown = new.new_empty(*new.shape[:2], max(2 * start, stop), new.shape[3])
+        room = max(2 * kept, kept + new.shape[2])
+        grown = new.new_empty(*new.shape[:2], room, new.shape[3])
         if buffer is not None:
-            grown[:, :, :start] = buffer[:, :, :start]
-        buffer = grown
-    buffer[:, :, start:stop] = new
+            grown[:, :, :kept] = buffer[:, :, start : start + kept]
+        buffer, start = grown, 0
+    buffer[:, :, start + kept : start + kept + new.shape[2]] = new
     return buffer
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from attnkit.attention.base import Attention, Role
 from attnkit.attention.score_attention import ScoreAttention
+from attnkit.attention.stream import Stream
 from attnkit.masks import Mask, NoMask
 from attnkit.registry import ATTENTION
 
@@ -54,7 +55,11 @@ class AttentionMap:
 
 @torch.no_grad()
 def attention_map(
-    attention: Attention, x: Tensor, context: Tensor, mask: Mask | None = None
+    attention: Attention,
+    x: Tensor,
+    context: Tensor,
+    mask: Mask | None = None,
+    stream: Stream | None = None,
 ) -> Tensor:
     """Returns the map that `attention(x, context, mask)` uses, in evaluation mode and full
     precision.
@@ -64,6 +69,7 @@ def attention_map(
         x: (B, T, C)
         context: (B, S, C)
         mask: as in `Attention.forward`.
+        stream: as in `Attention.forward`.
 
     Returns:
         (B, H, T, S)
@@ -72,7 +78,10 @@ def attention_map(
     with _evaluating(attention), torch.autocast(x.device.type, enabled=False):
         asking = x.to(attention.dtype)
         answering = asking if context is x else context.to(attention.dtype)
-        q, k, v, carried = attention.prepare(asking, answering, mask)
+        beside: dict[str, Any] = {} if stream is None else {"stream": stream}
+        q, k, v, carried = attention.prepare(asking, answering, mask, **beside)
+        if stream is not None:  # what another layer left may be in a narrower type
+            k, v = k.to(q.dtype), v.to(q.dtype)
         k, v = attention.expand(k, v)
         source = taken_from(attention)
         if source == "weights":
@@ -144,12 +153,12 @@ def attention_maps(model: nn.Module, batch: Any) -> list[AttentionMap]:
 
     def take(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         assert isinstance(module, Attention)
-        x, context, mask = _bind(*args, **kwargs)
+        x, context, mask, stream = _bind(*args, **kwargs)
         mask = NoMask() if mask is None else mask
         T, S = x.shape[1], context.shape[1]
         found[names[module]] = AttentionMap(
             name=names[module],
-            weights=attention_map(module, x, context, mask).float().cpu(),
+            weights=attention_map(module, x, context, mask, stream).float().cpu(),
             allowed=mask.dense(T, S, x.device).expand(-1, -1, T, S).cpu(),
             role="self" if context is x else "cross",
             rows=module.map_rows if module.linear_in_values else "signed",
@@ -187,10 +196,14 @@ def _call(model: nn.Module, batch: Any) -> None:
 
 
 def _bind(
-    x: Tensor, context: Tensor, mask: Mask | None = None, cache: Any = None
-) -> tuple[Tensor, Tensor, Mask | None]:
+    x: Tensor,
+    context: Tensor,
+    mask: Mask | None = None,
+    cache: Any = None,
+    stream: Stream | None = None,
+) -> tuple[Tensor, Tensor, Mask | None, Stream | None]:
     """Returns the arguments of `Attention.forward`, positional or by keyword."""
-    return x, context, mask
+    return x, context, mask, stream
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from attnkit.attention.cache import Cache, KeyValueCache
 from attnkit.attention.kernels import reference
 from attnkit.attention.kernels.bias import Block, block_bias
 from attnkit.attention.kernels.call import DistanceBias, ScoreMod, share_heads
-from attnkit.grid import Grid
+from attnkit.grid import Grid, Recent
 from attnkit.masks import Mask, NoMask
 from attnkit.registry import ATTENTION, POSITIONS
 
@@ -119,7 +119,9 @@ class ScoreAttention(Attention):
             scores = self.scores(q, k)
         own = self.bias if self.has_bias() else None
         T, S = grid.num_queries, grid.num_keys
-        bias = block_bias(own, self._distance_bias(), Block(grid.offset, T, 0, S), scores.device)
+        bias = block_bias(
+            own, self._distance_bias(), Block(grid.offset, T, grid.mask.first_key, S), scores.device
+        )
         scores = scores if bias is None else scores + bias
         if self.position is not None and self.position.acts_on == "content":
             scores = self.position.adjust(scores, q, k, grid)
@@ -204,11 +206,16 @@ class ScoreAttention(Attention):
         """Appends the new keys and values to the cache and attends to all of them."""
         assert isinstance(cache, KeyValueCache)
         k, v = cache.append(k, v)
+        if cache.first_key:
+            mask = Recent(mask, cache.first_key)
         beside = {} if carried is None else {"carried": cache.carry(carried)}
         return self.mix(q, *self.expand(k, v), mask, **beside)
 
     def new_cache(self) -> Cache:
         return KeyValueCache()
+
+    def keys_kept(self, mask: Mask) -> int | None:
+        return mask.back if self.decodes_as(ScoreAttention) else None
 
     @classmethod
     def why_no_fixed_cache(cls) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from attnkit.checks.laws import LAWS
 from attnkit.checks.seats import MaskCase
 from attnkit.errors import UserError
 from attnkit.masks import build_mask, name_of
+from attnkit.models.layers import LayerOptions, layer_options
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 
 log = logging.getLogger(__name__)
@@ -69,13 +71,30 @@ def refuse_broken_plugins(model: Mapping[str, Any]) -> None:
 
 
 def _seats(model: Mapping[str, Any], role: Role = "self") -> Iterator[tuple[Role, Spec, Any, str]]:
-    """Role, mechanism, mask and position of each `attention` key, in nested sections too."""
-    if "attention" in model:
+    """Role, mechanism, mask and position of each layer, in nested sections too."""
+    if "attention" in model and role == "cross":
         named = model["attention"]
-        position = Spec.of(model.get("position", "none")).name
-        inside = POSITIONS.get(position).acts_on != "embeddings" and role == "self"
         for spec in named if isinstance(named, list | tuple) else [named]:
-            yield role, Spec.of(spec), model.get("mask", "none"), position if inside else "none"
+            yield role, Spec.of(spec), "none", "none"
+    elif "attention" in model:
+        for layer in _layers(model):
+            inside = POSITIONS.get(layer.position.name).acts_on != "embeddings"
+            yield role, layer.attention, layer.mask, layer.position.name if inside else "none"
+            if layer.cross is not None:
+                yield "cross", layer.cross, "none", "none"
     for name, section in model.items():
+        if dataclasses.is_dataclass(section) and not isinstance(section, Spec):
+            section = vars(section)
         if isinstance(section, Mapping):
             yield from _seats(section, "cross" if name.startswith("cross") else "self")
+
+
+def _layers(section: Mapping[str, Any]) -> list[LayerOptions]:
+    """What each layer of a section is; without a number of layers, of one for each mechanism."""
+    named, pattern = section["attention"], section.get("layers")
+    length = len(named) if isinstance(named, list | tuple) else 1
+    keys = {"mask": "none", "position": "none", "mlp": "none", "norm": "none", "wiring": "pre_norm"}
+    given = {key: section[key] for key in ("mask", "position") if key in section}
+    return layer_options(
+        {**keys, **given, "attention": named}, section.get("num_layers", length), pattern
+    )

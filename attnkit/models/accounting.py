@@ -7,6 +7,7 @@ FLOPs are analytic, since torch's counter sees none inside fused attention on a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,7 @@ import torch
 from torch import nn
 
 from attnkit.attention.counted import cache_elements, mixing_flops
-from attnkit.models.encoder_decoder import EncoderDecoder
-from attnkit.models.language_model import LanguageModel
+from attnkit.models.stack import Stack
 
 PARTS = (
     "embeddings",
@@ -27,14 +27,12 @@ PARTS = (
     "attention other",
     "mlp",
     "norms",
+    "other",
     "head",
 )
 
 
-Model = LanguageModel | EncoderDecoder
-
-
-def parameter_counts(model: Model) -> dict[str, int]:
+def parameter_counts(model: Any) -> dict[str, int]:
     """Parameters by part, in the order of `PARTS`; a tied head counts as embeddings, once."""
     counts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
@@ -48,13 +46,16 @@ def _part_of(name: str) -> str:
     if first.endswith("embedding"):
         return "embeddings"
     if first != "layers":
-        return {"position": "positions", "norm": "norms"}.get(first, first)
-    branch, inner = rest[1], rest[2]
+        part = {"position": "positions", "norm": "norms"}.get(first, first)
+        return part if part in PARTS else "other"
+    branch, *inner = rest[1:]
     if branch in ("attention", "cross_attention"):
-        if inner in ("query", "key", "value", "output"):
-            return inner
-        return "positions" if inner == "position" else "attention other"
-    return "mlp" if branch == "mlp" else "norms"
+        if inner[0] in ("query", "key", "value", "output"):
+            return inner[0]
+        return "positions" if inner[0] == "position" else "attention other"
+    if branch == "mlp":
+        return "mlp"
+    return "norms" if inner else "other"
 
 
 @dataclass(frozen=True)
@@ -80,68 +81,113 @@ class Flops:
         return 3 * (self.projections + self.mixing + self.mlp + self.head)
 
 
-def flops_per_token(model: Model, num_tokens: int | None = None) -> Flops:
+@dataclass(frozen=True)
+class LayerCosts:
+    """What one layer costs, for sequences of some length.
+
+    Attributes:
+        name: its place in the model, such as `layers.0`.
+        parameters: of all its parts.
+        projections: FLOPs of the projections of its attention, for one token.
+        mixing: FLOPs between them, for a whole sequence.
+        mlp: FLOPs of its MLP, for one token.
+        cache_elements: numbers that its self-attention keeps of one sequence while it decodes.
+        cache_dtype: the type of these numbers; None: that of keys and values.
+        source_elements: numbers that its cross-attention keeps of a source of equal length.
+    """
+
+    name: str
+    parameters: int
+    projections: float
+    mixing: float
+    mlp: float
+    cache_elements: int
+    cache_dtype: torch.dtype | None
+    source_elements: int
+
+    def training_flops(self, num_tokens: int) -> float:
+        """Of one token, forward and backward, in sequences of this length."""
+        return 3 * (self.projections + self.mixing / num_tokens + self.mlp)
+
+    def cache_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes that decoding keeps, with keys and values in `dtype`."""
+        own = self.cache_elements * (self.cache_dtype or dtype).itemsize
+        return own + self.source_elements * dtype.itemsize
+
+
+def layer_costs(model: Any, num_tokens: int | None = None) -> list[LayerCosts]:
+    """What each layer costs for sequences of `num_tokens` tokens (default: `max_seq_len`), the
+    lowest first; of an encoder-decoder those of the encoder first, with sources as long as targets.
+    """
+    num_tokens = int(model.max_seq_len) if num_tokens is None else num_tokens
+    return [
+        costs for part, stack in stacks_of(model) for costs in _of_stack(part, stack, num_tokens)
+    ]
+
+
+def stacks_of(model: nn.Module) -> list[tuple[str, Stack]]:
+    """The stacks of a model, by what stands before `layers` in the names of their parameters."""
+    return [
+        (f"{name}." if name else "", module)
+        for name, module in model.named_modules()
+        if isinstance(module, Stack)
+    ]
+
+
+def _of_stack(part: str, stack: Stack, num_tokens: int) -> Iterator[LayerCosts]:
+    decodes = part != "encoder."
+    pairs = [mask.pairs(num_tokens) for mask in stack.masks]
+    for i, layer in enumerate(stack.layers):
+        own, cross = layer.attention, layer.cross_attention
+        mixing = mixing_flops(own, num_tokens, pairs[stack.mask_of[i]])
+        source = 0
+        if cross is not None:
+            mixing += mixing_flops(cross, num_tokens, num_tokens * num_tokens)
+            source = 2 * num_tokens * cross.num_kv_heads * cross.head_dim
+        yield LayerCosts(
+            name=f"{part}layers.{i}",
+            parameters=sum(parameter.numel() for parameter in layer.parameters()),
+            projections=sum(a.projection_flops() for a in (own, cross) if a is not None),
+            mixing=mixing,
+            mlp=0 if layer.mlp is None else layer.mlp.flops(),
+            cache_elements=_kept(stack, i, num_tokens) if decodes else 0,
+            cache_dtype=own.cache_dtype,
+            source_elements=source,
+        )
+
+
+def _kept(stack: Stack, layer: int, num_tokens: int) -> int:
+    """Numbers in the cache of a layer: those of a window where it looks no further back."""
+    attention = stack.layers[layer].attention
+    if attention.lender is not None:
+        return 0
+    before = stack.keys_kept(layer)
+    return cache_elements(attention, num_tokens if before is None else min(num_tokens, before + 1))
+
+
+def flops_per_token(model: Any, num_tokens: int | None = None) -> Flops:
     """Analytic FLOPs a token for sequences of `num_tokens` tokens (default: the model's
     `max_seq_len`); of an encoder-decoder, for one source and one target token.
     """
-    num_tokens = model.max_seq_len if num_tokens is None else num_tokens
-    if isinstance(model, EncoderDecoder):
-        return _flops_of_pair(model, num_tokens)
-    pairs = model.mask.pairs(num_tokens)
-    attentions = [layer.attention for layer in model.layers]
+    num_tokens = int(model.max_seq_len) if num_tokens is None else num_tokens
+    layers, head = layer_costs(model, num_tokens), getattr(model, "head", None)
     return Flops(
-        projections=sum(attention.projection_flops() for attention in attentions),
-        mixing=sum(mixing_flops(attention, num_tokens, pairs) for attention in attentions)
-        / num_tokens,
-        mlp=sum(2 * _matrix_weights(layer.mlp) for layer in model.layers if layer.mlp is not None),
-        head=2 * model.head.weight.numel(),
+        projections=sum(layer.projections for layer in layers),
+        mixing=sum(layer.mixing for layer in layers) / num_tokens,
+        mlp=sum(layer.mlp for layer in layers),
+        head=2 * sum(p.numel() for p in head.parameters()) if isinstance(head, nn.Linear) else 0,
     )
 
 
-def _flops_of_pair(model: EncoderDecoder, num_tokens: int) -> Flops:
-    """For one source and one target token, both sides of `num_tokens` tokens."""
-    layers = [*model.encoder.layers, *model.decoder.layers]
-    cross = [layer.cross_attention for layer in model.decoder.layers]
-    pairs = num_tokens * num_tokens
-    mixing = sum(mixing_flops(attention, num_tokens, pairs) for attention in cross)
-    for stack in (model.encoder, model.decoder):
-        allowed = stack.mask.pairs(num_tokens)
-        mixing += sum(mixing_flops(layer.attention, num_tokens, allowed) for layer in stack.layers)
-    own = [layer.attention for layer in layers]
-    return Flops(
-        projections=sum(attention.projection_flops() for attention in (*own, *cross)),
-        mixing=mixing / num_tokens,
-        mlp=sum(2 * _matrix_weights(layer.mlp) for layer in layers if layer.mlp is not None),
-        head=2 * model.head.weight.numel(),
-    )
-
-
-def _matrix_weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 2)
-
-
-def cache_bytes(model: Model, num_tokens: int, dtype: torch.dtype) -> int:
+def cache_bytes(model: Any, num_tokens: int, dtype: torch.dtype) -> int:
     """Bytes that decoding keeps for one sequence of `num_tokens` tokens, with keys and values in
     `dtype`; a state has a dtype of its own. An encoder-decoder keeps keys and values of a source of
     as many tokens too.
     """
-    of_source = 0
-    if isinstance(model, EncoderDecoder):
-        layers = model.decoder.layers
-        cross = [layer.cross_attention for layer in layers]
-        of_source = (
-            sum(2 * num_tokens * a.num_kv_heads * a.head_dim for a in cross) * dtype.itemsize
-        )
-    else:
-        layers = model.layers
-    attentions = [layer.attention for layer in layers]
-    return of_source + sum(
-        cache_elements(attention, num_tokens) * (attention.cache_dtype or dtype).itemsize
-        for attention in attentions
-    )
+    return sum(layer.cache_bytes(dtype) for layer in layer_costs(model, num_tokens))
 
 
-def costs(model: Model) -> dict[str, Any]:
+def costs(model: Any) -> dict[str, Any]:
     """All of it, for the record of a run: parameters, training FLOPs a token, cache bytes of a full
     context.
     """

@@ -25,6 +25,10 @@ class ModelCache:
     length: int = 0
     position: Tensor | None = None
 
+    def source_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the source that a layer looks at; None: it looks at none."""
+        return None
+
     @property
     def seen(self) -> int | Tensor:
         """Position of the next token."""
@@ -59,21 +63,20 @@ class ModelCache:
         return sum(layer.num_bytes() for layer in self.layers)
 
 
-@dataclass
-class DecoderCache:
+@dataclass(kw_only=True)
+class DecoderCache(ModelCache):
     """What a decoder remembers of the source, computed once, and of the target so far.
 
     Attributes:
-        layers: one cache a layer, of the self-attention over the target.
         source: keys and values (B, H_kv, S, D) of each layer's cross-attention.
         source_keep: (B, S), True where a source token is real.
-        length: target tokens seen.
     """
 
-    layers: list[Cache]
     source: list[tuple[Tensor, Tensor]]
     source_keep: Tensor
-    length: int = 0
+
+    def source_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        return self.source[layer]
 
     @property
     def source_mask(self) -> Mask:
@@ -94,6 +97,5 @@ class DecoderCache:
         self.source_keep = self.source_keep.index_select(0, rows)
 
     def num_bytes(self) -> int:
-        """Bytes that the source and the tokens seen so far need."""
         of_source = sum(t.numel() * t.element_size() for pair in self.source for t in pair)
-        return of_source + sum(layer.num_bytes() for layer in self.layers)
+        return of_source + super().num_bytes()

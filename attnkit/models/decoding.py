@@ -107,7 +107,7 @@ def generate(
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     generator = torch.Generator().manual_seed(seed)
     tokens = prompt
-    end_token = end_token if model.mask.needs_documents else None
+    end_token = end_token if model.needs_documents else None
     cache = model.new_cache() if model.can_cache else None
     fixes = cache is not None and _fixes(model, run, prompt.device)
     room = min(model.max_seq_len, prompt.shape[1] + max_new_tokens)

@@ -6,22 +6,29 @@ before each branch, as in arXiv:2002.04745.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention.base import Attention, Role, build_attention
+from attnkit.attention.stream import Stream
 from attnkit.masks import Mask, NoMask, Padding, build_mask, name_of
 from attnkit.models.cache import DecoderCache
-from attnkit.models.language_model import one_per_layer
-from attnkit.models.layers import MLP, DecoderLayer, Layer, MLPName, draw_parameters
-from attnkit.models.token_loss import token_loss
-from attnkit.norms import NormName, build_norm
+from attnkit.models.layers import (
+    DecoderLayerEntry,
+    LayerEntry,
+    LayerOptions,
+    draw_parameters,
+    key_of,
+    layer_options,
+)
+from attnkit.models.stack import Stack, cross_attentions, embedding_position, self_attentions
+from attnkit.models.token_loss import IGNORED, token_loss
 from attnkit.once import one_pass
 from attnkit.positions.base import EmbeddingPosition
-from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
+from attnkit.registry import ATTENTION, MASKS, MLPS, NORMS, POSITIONS, WIRINGS, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +37,15 @@ class EncoderOptions:
 
     Args:
         num_layers: layers of self-attention and MLP.
+        layers: a pattern: what layers have in place of the keys below and of those of the model,
+            cycled through all layers.
         attention: the mechanism of all layers, or a list with one for each.
         mask: which source token may look at which, besides padding.
         position: how the order of the source tokens is told.
     """
 
     num_layers: int = 4
+    layers: list[LayerEntry] | None = None
     attention: Annotated[Spec | list[Spec], ATTENTION] = Spec("multi_head")
     mask: Annotated[Spec | list[Spec], MASKS] = Spec("none")
     position: Annotated[Spec, POSITIONS] = Spec("sinusoidal")
@@ -47,12 +57,15 @@ class DecoderOptions:
 
     Args:
         num_layers: layers of self-attention, cross-attention and MLP.
+        layers: a pattern: what layers have in place of the keys below and of those of the model,
+            cycled through all layers.
         attention: the mechanism over the target, or a list with one for each layer.
         mask: which target token may look at which; none may see a later one.
         position: how the order of the target tokens is told.
     """
 
     num_layers: int = 4
+    layers: list[DecoderLayerEntry] | None = None
     attention: Annotated[Spec | list[Spec], ATTENTION] = Spec("multi_head")
     mask: Annotated[Spec | list[Spec], MASKS] = Spec("causal")
     position: Annotated[Spec, POSITIONS] = Spec("sinusoidal")
@@ -85,9 +98,10 @@ class EncoderDecoder(nn.Module):
         encoder: how the source is read.
         decoder: how the target is written.
         cross: how the target looks at the source.
-        mlp: nonlinearity of the MLPs; `none` leaves them out.
+        mlp: the MLPs; `none` leaves them out.
         mlp_dim: width inside the MLPs; None: four times `dim` (8/3 of it for swiglu).
-        norm: normalisation before each branch and behind each stack.
+        norm: normalisation of each branch and behind each stack.
+        wiring: how a layer joins its branches.
         shared_embeddings: one embedding matrix for source and target; needs a joint vocabulary.
         tied_embeddings: the head reuses the target's embedding matrix.
         dropout: share of embeddings and of each branch's output that training drops.
@@ -98,8 +112,8 @@ class EncoderDecoder(nn.Module):
         RegistryError: if a name or an option is unknown.
     """
 
-    encoder: Encoder
-    decoder: Decoder
+    encoder: Stack
+    decoder: Stack
 
     def __init__(
         self,
@@ -111,9 +125,10 @@ class EncoderDecoder(nn.Module):
         encoder: EncoderOptions = EncoderOptions(),
         decoder: DecoderOptions = DecoderOptions(),
         cross: CrossOptions = CrossOptions(),
-        mlp: MLPName = "relu",
+        mlp: Annotated[Spec, MLPS] = Spec("relu"),
         mlp_dim: int | None = None,
-        norm: NormName = "layer_norm",
+        norm: Annotated[Spec, NORMS] = Spec("layer_norm"),
+        wiring: Annotated[Spec, WIRINGS] = Spec("pre_norm"),
         shared_embeddings: bool = True,
         tied_embeddings: bool = True,
         dropout: float = 0.1,
@@ -135,8 +150,6 @@ class EncoderDecoder(nn.Module):
                 f"shared_embeddings needs one vocabulary, but the source has {source_vocab_size} "
                 f"tokens and the target {vocab_size}; set it to false"
             )
-        if mlp_dim is None:
-            mlp_dim = 4 * dim if mlp != "swiglu" else 8 * math.ceil(dim / 3)
         self.max_seq_len = max_seq_len
         self.dim = dim
         self.dropout = nn.Dropout(dropout)
@@ -145,42 +158,29 @@ class EncoderDecoder(nn.Module):
         if shared_embeddings:
             self.source_embedding = self.target_embedding
 
-        def feed_forward() -> MLP | None:
-            return None if mlp == "none" else MLP(dim, mlp, mlp_dim, bias=bias)
-
-        def norms(count: int) -> list[nn.Module]:
-            return [build_norm(norm, dim, bias=bias) for _ in range(count)]
-
-        self.encoder = Encoder(
-            [
-                Layer(attention, feed_forward(), (*norms(2),), dropout)  # pyright: ignore
-                for attention in mechanisms("encoder", "self", encoder, encoder.num_layers, dim)
-            ],
-            build_mask(encoder.mask),
-            _embedding_position(encoder.position, dim, max_seq_len),
-            build_norm(norm, dim, bias=bias),
-        )
-        if self.encoder.mask.needs_documents:
-            raise ValueError("encoder.mask document needs documents, and a pair has none")
-        decoder_mask = build_mask(decoder.mask)
-        if decoder_mask.ahead != 0 or decoder_mask.needs_documents:
-            raise ValueError(
-                f"decoder.mask {name_of(decoder_mask)} lets a token see later ones, which do not "
-                "exist when it translates; use causal, or a mask joined with it: [causal, ...]"
-            )
-        self.decoder = Decoder(
-            [
-                DecoderLayer(own, to_source, feed_forward(), (*norms(3),), dropout)  # pyright: ignore
-                for own, to_source in zip(
-                    mechanisms("decoder", "self", decoder, decoder.num_layers, dim),
-                    mechanisms("cross", "cross", cross, decoder.num_layers, dim),
-                    strict=True,
-                )
-            ],
-            decoder_mask,
-            _embedding_position(decoder.position, dim, max_seq_len),
-            build_norm(norm, dim, bias=bias),
-        )
+        every = {
+            "mlp": mlp,
+            "mlp_dim": mlp_dim,
+            "norm": norm,
+            "wiring": wiring,
+            "dropout": dropout,
+            "bias": bias,
+        }
+        of_encoder = _layers("encoder", encoder, None, every)
+        of_decoder = _layers("decoder", decoder, cross, every)
+        _check_masks(of_encoder, of_decoder, cross)
+        # Lists: the mechanisms of a stack are drawn before its MLPs, as equal seeds expect.
+        self.encoder = Stack()
+        own = list(self_attentions(of_encoder, dim, "encoder", padded=True))
+        self.encoder.add_layers(of_encoder, dim, [(each, None) for each in own], "encoder")
+        self.encoder.position = embedding_position(of_encoder, encoder.position, dim, max_seq_len)
+        self.encoder.add_norm(norm, dim, bias)
+        self.decoder = Stack()
+        own = list(self_attentions(of_decoder, dim, "decoder"))
+        to_source = list(cross_attentions(of_decoder, dim, "decoder"))
+        self.decoder.add_layers(of_decoder, dim, zip(own, to_source, strict=True), "decoder")
+        self.decoder.position = embedding_position(of_decoder, decoder.position, dim, max_seq_len)
+        self.decoder.add_norm(norm, dim, bias)
         self.head = nn.Linear(dim, vocab_size, bias=False)
         if tied_embeddings:
             self.head.weight = self.target_embedding.weight
@@ -214,6 +214,7 @@ class EncoderDecoder(nn.Module):
         *,
         predicted: Tensor | None = None,
         label_smoothing: float = 0.0,
+        stream: Stream | None = None,
     ) -> Tensor:
         """Scores every next target token, or says how well they are predicted.
 
@@ -223,38 +224,56 @@ class EncoderDecoder(nn.Module):
             target: (B, T) token numbers, padded at the right.
             predicted: (B, T) what is to be predicted, see `token_loss`.
             label_smoothing: see `token_loss`.
+            stream: receives the auxiliary losses of the layers.
 
         Returns:
             (B, T, V) logits; with `predicted`, its mean cross-entropy in nats, ().
         """
-        context = self.encode(source, source_keep)
+        losses = None if stream is None else stream.losses
+        context = self.encode(source, source_keep, losses)
         x = self._embed(self.target_embedding, self.decoder.position, target, 0)
-        x = self.decoder(x, context, Padding(source_keep))
+        real = None if predicted is None or losses is None else predicted != IGNORED
+        inner = Stream(context=context, context_mask=Padding(source_keep), real=real, losses=losses)
+        x = self.decoder.through(x, inner, _as_it_is)
         if predicted is None:
             return self.head(x)
         return token_loss(x, self.head, predicted, label_smoothing)
 
     @one_pass
-    def encode(self, source: Tensor, source_keep: Tensor) -> Tensor:
-        """Reads the source: (B, S) tokens -> (B, S, C)."""
+    def encode(
+        self, source: Tensor, source_keep: Tensor, losses: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Reads the source: (B, S) tokens -> (B, S, C).
+
+        Args:
+            source: token numbers, padded at the right.
+            source_keep: boolean, True where a token is real.
+            losses: receives the auxiliary losses of the encoder; None: nobody asks.
+        """
         x = self._embed(self.source_embedding, self.encoder.position, source, 0)
-        return self.encoder(x, source_keep)
+        padding = Padding(source_keep)
+        stream = Stream(real=source_keep, losses=losses)
+        return self.encoder.through(x, stream, lambda mask: mask & padding)
 
     def new_cache(self, source: Tensor, source_keep: Tensor) -> DecoderCache:
         """Reads the source and keeps each layer's keys and values of it, for `decode`."""
         context = self.encode(source, source_keep)
+        cross = [layer.cross_attention for layer in self.decoder.layers]
         return DecoderCache(
-            layers=[layer.attention.new_cache() for layer in self.decoder.layers],
-            source=[
-                layer.cross_attention.project_context(context) for layer in self.decoder.layers
-            ],
+            self.decoder.new_caches(),
+            source=[each.project_context(context) for each in cross if each is not None],
             source_keep=source_keep,
         )
 
     @property
     def can_cache(self) -> bool:
         """True if all of the decoder's mechanisms keep what they computed."""
-        return all(layer.attention.has_cache for layer in self.decoder.layers)
+        return self.decoder.can_cache
+
+    @property
+    def has_auxiliary_losses(self) -> bool:
+        """True if a mechanism adds to the loss."""
+        return self.encoder.has_auxiliary_losses or self.decoder.has_auxiliary_losses
 
     @one_pass
     def decode(self, target: Tensor, cache: DecoderCache) -> Tensor:
@@ -268,8 +287,9 @@ class EncoderDecoder(nn.Module):
             (B n, T, V) logits.
         """
         x = self._embed(self.target_embedding, self.decoder.position, target, cache.length)
-        x = self.decoder.step(x, cache)
-        cache.length += target.shape[1]
+        stream = Stream(context_mask=cache.source_mask, losses=None)
+        x = self.decoder.through(x, stream, _as_it_is, cache)
+        cache.advance(target.shape[1])
         return self.head(x)
 
     def _embed(
@@ -287,126 +307,59 @@ class EncoderDecoder(nn.Module):
         return self.dropout(x)
 
 
-class Encoder(nn.Module):
-    """The stack that reads the source.
-
-    Args:
-        layers: self-attention and MLP.
-        mask: which token may look at which, besides padding.
-        position: what is added to the embeddings, or None.
-        norm: behind the last layer.
+def _as_it_is(mask: Mask) -> Mask:
+    """The mask of a target, which is the same for every batch: its padding stands behind the real
+    tokens, where a causal mask hides it.
     """
-
-    layers: list[Layer]  # an nn.ModuleList, annotated by what it holds
-
-    def __init__(
-        self,
-        layers: list[Layer],
-        mask: Mask,
-        position: EmbeddingPosition | None,
-        norm: nn.Module,
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)  # pyright: ignore[reportAttributeAccessIssue]
-        self.mask = mask
-        self.position = position
-        self.norm = norm
-
-    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        """(B, S, C) -> (B, S, C)."""
-        mask = self.mask & Padding(keep)
-        for layer in self.layers:
-            x = layer(x, mask)
-        return self.norm(x)
+    return mask
 
 
-class Decoder(nn.Module):
-    """The stack that writes the target.
-
-    Args:
-        layers: self-attention, cross-attention and MLP.
-        mask: which target token may look at which.
-        position: what is added to the embeddings, or None.
-        norm: behind the last layer.
-    """
-
-    layers: list[DecoderLayer]  # an nn.ModuleList, annotated by what it holds
-
-    def __init__(
-        self,
-        layers: list[DecoderLayer],
-        mask: Mask,
-        position: EmbeddingPosition | None,
-        norm: nn.Module,
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)  # pyright: ignore[reportAttributeAccessIssue]
-        self.mask = mask
-        self.position = position
-        self.norm = norm
-
-    def forward(self, x: Tensor, context: Tensor, context_mask: Mask) -> Tensor:
-        """(B, T, C) over the source's context (B, S, C) -> (B, T, C)."""
-        for layer in self.layers:
-            x = layer(x, self.mask, context, context_mask)
-        return self.norm(x)
-
-    def step(self, x: Tensor, cache: DecoderCache) -> Tensor:
-        """`forward` for tokens that follow those in the cache."""
-        source_mask = cache.source_mask
-        for layer, own, source in zip(self.layers, cache.layers, cache.source, strict=True):
-            x = layer.step(x, self.mask, own, *source, source_mask)
-        return self.norm(x)
-
-
-def mechanisms(
+def _layers(
     part: str,
-    role: Role,
-    options: EncoderOptions | DecoderOptions | CrossOptions,
-    num_layers: int,
-    dim: int,
-) -> list[Attention]:
-    """Makes the mechanisms of one part of the model, one a layer.
+    options: EncoderOptions | DecoderOptions,
+    cross: CrossOptions | None,
+    every: Mapping[str, Any],
+) -> list[LayerOptions]:
+    """What each layer of a part is."""
+    section = {"attention": options.attention, "mask": options.mask, "position": options.position}
+    if cross is not None:
+        section["cross"] = cross.attention
+    return layer_options({**every, **section}, options.num_layers, options.layers, part)
+
+
+def _check_masks(
+    encoder: Sequence[LayerOptions], decoder: Sequence[LayerOptions], cross: CrossOptions
+) -> None:
+    """Checks what masks and positions say of two sequences.
 
     Raises:
-        ValueError: if one of them cannot serve the role, the mask or the position; says why.
+        ValueError: if one has no meaning where it stands.
     """
-    mask = build_mask(options.mask)
-    position = Spec.of(options.position)
-    if role == "cross" and not isinstance(mask, NoMask):
+    for layer in encoder:
+        if build_mask(layer.mask).needs_documents:
+            key = key_of(layer, "mask", "encoder")
+            raise ValueError(f"{key} document needs documents, and a pair has none")
+    for layer in decoder:
+        mask = build_mask(layer.mask)
+        if mask.ahead != 0 or mask.needs_documents:
+            key = key_of(layer, "mask", "decoder")
+            raise ValueError(
+                f"{key} {name_of(mask)} lets a token see later ones, which do not exist when it "
+                "translates; use causal, or a mask joined with it: [causal, ...]"
+            )
+    mask, position = build_mask(cross.mask), Spec.of(cross.position)
+    if not isinstance(mask, NoMask):
         raise ValueError(
             f"cross.mask {name_of(mask)} compares places within one sequence, so it has no meaning "
             "between two; padding is always masked"
         )
-    added = POSITIONS.get(position.name).acts_on == "embeddings" and position.name != "none"
-    if role == "cross" and added:
+    if POSITIONS.get(position.name).acts_on == "embeddings" and position.name != "none":
         raise ValueError(
             f"cross.position {position.name} is added to embeddings, and cross-attention has none "
             "of its own; set encoder.position and decoder.position"
         )
-    try:
-        specs = [Spec.of(spec) for spec in one_per_layer(options.attention, num_layers)]
-    except ValueError as error:
-        raise ValueError(f"{part}.{error}") from None
-    found = []
-    for i, spec in enumerate(specs):
-        for asked in (mask, Padding(torch.ones(1, 1, dtype=torch.bool))):
-            if asked is not mask and part == "decoder":
-                continue  # padding stands behind the target: a causal mask hides it
-            refusal = ATTENTION.get(spec.name).refusal(role, asked, position.name)
-            if refusal is not None:
-                raise ValueError(f"{part}.attention {refusal}")
-        try:
-            attention = build_attention(spec, dim, position=position)
-            found.append(attention.at_layer(i, num_layers))
-        except ValueError as error:
-            raise ValueError(f"{part}.attention: {error}") from None
-    return found
-
-
-def _embedding_position(position: Spec, dim: int, max_seq_len: int) -> EmbeddingPosition | None:
-    """The encoding that is added to embeddings; None where it acts inside attention."""
-    spec = Spec.of(position)
-    if POSITIONS.get(spec.name).acts_on != "embeddings":
-        return None
-    return POSITIONS.build(spec, dim, max_seq_len)
+    if position.name != "none":
+        raise ValueError(
+            f"cross.attention position {position.name} compares positions within one sequence, so "
+            "it has no meaning in cross-attention"
+        )

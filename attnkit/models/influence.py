@@ -5,6 +5,7 @@ how to measure it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,7 +77,7 @@ def measure_later_influence(model: LanguageModel, seed: int = 0) -> LaterInfluen
 def admitted(model: LanguageModel, influence: LaterInfluence) -> bool:
     """True if no more predictions moved than the mask says: none of them under a causal mask."""
     num_tokens = influence.num_positions + 1
-    said = sees_later_tokens(model.mask, num_tokens, len(model.layers))
+    said = sees_later_tokens(model.layer_masks(), num_tokens)
     return influence.num_moved <= int(said.sum())
 
 
@@ -84,22 +85,25 @@ def scored_positions(model: LanguageModel, num_tokens: int) -> tuple[list[int] |
     """Which predictions of a sequence count in a loss, by the mask's word: those that have not seen
     the answer. None: all, since none has seen it, or all have; and False if all have.
     """
-    leaks = sees_later_tokens(model.mask, num_tokens, len(model.layers))
+    leaks = sees_later_tokens(model.layer_masks(), num_tokens)
     is_honest = not bool(leaks[:-1].all()) or num_tokens == 1
     partial = bool(leaks.any()) and is_honest
     return torch.nonzero(~leaks).flatten().tolist() if partial else None, is_honest
 
 
-def sees_later_tokens(mask: Mask, num_tokens: int, num_layers: int) -> Tensor:
-    """Which positions (T,) may depend on a later token, through any number of the layers, by the
-    mask's own word.
+def sees_later_tokens(masks: Sequence[Mask], num_tokens: int) -> Tensor:
+    """Which positions (T,) may depend on a later token, by the masks' own word.
+
+    Args:
+        masks: of the layers, the lowest first.
+        num_tokens: T.
     """
     position = torch.arange(num_tokens)
-    if mask.ahead == 0:
+    if all(mask.ahead == 0 for mask in masks):
         return torch.zeros(num_tokens, dtype=torch.bool)
-    bound = mask.bind(documents=torch.zeros(1, num_tokens, dtype=torch.long))
-    allowed = bound.dense(num_tokens, num_tokens)[0, 0].expand(num_tokens, num_tokens)
     furthest = position
-    for _ in range(num_layers):
+    for mask in masks:
+        bound = mask.bind(documents=torch.zeros(1, num_tokens, dtype=torch.long))
+        allowed = bound.dense(num_tokens, num_tokens)[0, 0].expand(num_tokens, num_tokens)
         furthest = torch.where(allowed, furthest, 0).amax(dim=1).maximum(furthest)
     return furthest > position

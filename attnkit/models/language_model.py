@@ -5,28 +5,39 @@ next token.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from attnkit.attention.base import build_attention
+from attnkit.attention.stream import Stream
 from attnkit.cpu import model as cpu
 from attnkit.grid import Placed
-from attnkit.masks import build_mask
+from attnkit.masks import Mask
 from attnkit.models.cache import ModelCache
-from attnkit.models.layers import MLP, Layer, MLPName, draw_parameters
+from attnkit.models.layers import LayerEntry, LayerOptions, draw_parameters, layer_options
+from attnkit.models.stack import Stack, embedding_position, self_attentions
 from attnkit.models.token_loss import token_loss
-from attnkit.norms import NormName, build_norm
 from attnkit.once import one_pass, positions
-from attnkit.positions.base import EmbeddingPosition
-from attnkit.registry import ATTENTION, MASKS, POSITIONS, Spec
+from attnkit.registry import ATTENTION, MASKS, MLPS, NORMS, POSITIONS, WIRINGS, Spec
 
 EMBEDDING_STD = 0.02  # as in GPT-2
-SpecLike = Spec | str | Mapping[str, Any]
+
+LAYER_KEYS = (
+    "attention",
+    "mask",
+    "position",
+    "mlp",
+    "mlp_dim",
+    "norm",
+    "wiring",
+    "dropout",
+    "bias",
+)
+"""The options of the model that say what a layer is."""
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Stack):
     """Predicts the next token at every position: (B, T) tokens -> (B, T, V) logits.
 
     With `num_layers: 0` it is a bigram model, with `mlp: none` attention alone, with `mask: none`
@@ -37,13 +48,15 @@ class LanguageModel(nn.Module):
         max_seq_len: longest sequence; the length that it is trained on.
         dim: width C of the model.
         num_layers: layers of attention and MLP.
+        layers: a pattern: what layers have in place of the keys below, cycled through all layers.
         attention: the mechanism of all layers, or a list with one for each.
         mask: which query may look at which key; a list means that all must allow.
         position: how the order of the tokens is told.
-        mlp: nonlinearity of the MLP; `none` leaves the MLP out.
+        mlp: the MLP; `none` leaves it out.
         mlp_dim: width inside the MLP; None: four times `dim` (8/3 of it for swiglu, which has three
             matrices).
-        norm: normalisation before each branch and before the head.
+        norm: normalisation of each branch and before the head.
+        wiring: how a layer joins its branches.
         tied_embeddings: the head reuses the embedding matrix.
         dropout: share of embeddings and of each branch's output that training drops.
         bias: bias vectors in MLPs and norms (a mechanism has an option of its own).
@@ -58,8 +71,6 @@ class LanguageModel(nn.Module):
         RegistryError: if a name or an option is unknown.
     """
 
-    layers: list[Layer]  # an nn.ModuleList, annotated by what it holds
-
     def __init__(
         self,
         vocab_size: int,
@@ -67,12 +78,14 @@ class LanguageModel(nn.Module):
         max_seq_len: int = 64,
         dim: int = 128,
         num_layers: int = 4,
+        layers: list[LayerEntry] | None = None,
         attention: Annotated[Spec | list[Spec], ATTENTION] = Spec("multi_head"),
         mask: Annotated[Spec | list[Spec], MASKS] = Spec("causal"),
         position: Annotated[Spec, POSITIONS] = Spec("learned"),
-        mlp: MLPName = "gelu",
+        mlp: Annotated[Spec, MLPS] = Spec("gelu"),
         mlp_dim: int | None = None,
-        norm: NormName = "layer_norm",
+        norm: Annotated[Spec, NORMS] = Spec("layer_norm"),
+        wiring: Annotated[Spec, WIRINGS] = Spec("pre_norm"),
         tied_embeddings: bool = True,
         dropout: float = 0.0,
         bias: bool = False,
@@ -95,41 +108,46 @@ class LanguageModel(nn.Module):
                 "embedding matrix; set one of them to false"
             )
         self.max_seq_len = max_seq_len
-        self.mask = build_mask(mask)
-        position = Spec.of(position)
-        mechanisms = [Spec.of(spec) for spec in one_per_layer(attention, num_layers)]
-        for spec in mechanisms:
-            refusal = ATTENTION.get(spec.name).refusal("self", self.mask, position.name)
-            if refusal is not None:
-                raise ValueError(f"attention {refusal}")
-
+        options = self.layer_options(
+            {
+                "num_layers": num_layers,
+                "layers": layers,
+                "attention": attention,
+                "mask": mask,
+                "position": position,
+                "mlp": mlp,
+                "mlp_dim": mlp_dim,
+                "norm": norm,
+                "wiring": wiring,
+                "dropout": dropout,
+                "bias": bias,
+            }
+        )
         self.embedding = nn.Embedding(vocab_size, dim)
-        self.position: EmbeddingPosition | None = None
-        if POSITIONS.get(position.name).acts_on == "embeddings":
-            self.position = POSITIONS.build(position, dim, max_seq_len)
+        self.position = embedding_position(options, Spec.of(position), dim, max_seq_len)
         # What is trained finds its own size. What is fixed, sines say, would drown tokens that
         # start fifty times smaller: it gets the size that they start with.
         fixed = self.position is not None and not any(True for _ in self.position.parameters())
         self.position_size = EMBEDDING_STD if fixed else 1.0
         self.dropout = nn.Dropout(dropout)
-        if mlp_dim is None:
-            mlp_dim = 4 * dim if mlp != "swiglu" else 8 * math.ceil(dim / 3)
-        self.layers = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
-            Layer(
-                build_attention(spec, dim, position=position),
-                None if mlp == "none" else MLP(dim, mlp, mlp_dim, bias=bias),
-                (build_norm(norm, dim, bias=bias), build_norm(norm, dim, bias=bias)),
-                dropout,
-            )
-            for spec in mechanisms
-        )
-        for i, layer in enumerate(self.layers):
-            layer.attention.at_layer(i, num_layers)
-        self.norm = build_norm(norm, dim, bias=bias)
+        # A generator: each mechanism is drawn with its layer, as equal seeds expect.
+        mechanisms = ((made, None) for made in self_attentions(options, dim))
+        self.add_layers(options, dim, mechanisms)
+        self.add_norm(norm, dim, bias)
         self.head = nn.Linear(dim, vocab_size, bias=False)
         if tied_embeddings:
             self.head.weight = self.embedding.weight
         self._initialise(init_std, zero_init)
+
+    @staticmethod
+    def layer_options(model: Mapping[str, Any]) -> list[LayerOptions]:
+        """What each layer of a recipe's section `model` is.
+
+        Raises:
+            ValueError: if the pattern or a list does not fit the number of layers.
+        """
+        section = {key: model[key] for key in LAYER_KEYS}
+        return layer_options(section, model["num_layers"], model["layers"])
 
     def _initialise(self, init_std: float | None, zero_init: bool) -> None:
         """Normal with a mean of 0. Matrices inside the layers: see `init_std`. Embeddings and
@@ -146,7 +164,7 @@ class LanguageModel(nn.Module):
 
         drawn = draw_parameters(self, draw)
         last = [layer.attention.output for layer in self.layers]
-        last += [layer.mlp.down for layer in self.layers if layer.mlp is not None]
+        last += [getattr(layer.mlp, "output", None) for layer in self.layers]
         for linear in last:
             # What a mechanism has set since, or never let the rule draw, is its own.
             if linear is not None and drawn.get(linear.weight) == linear.weight._version:
@@ -163,6 +181,7 @@ class LanguageModel(nn.Module):
         cache: ModelCache | None = None,
         *,
         targets: Tensor | None = None,
+        stream: Stream | None = None,
     ) -> Tensor:
         """Scores every next token, or says how well some are predicted.
 
@@ -172,6 +191,7 @@ class LanguageModel(nn.Module):
                 others in a cache of fixed size; only the `document` mask reads it.
             cache: memory of earlier calls, from `new_cache`.
             targets: (B, T) what is to be predicted, see `token_loss`.
+            stream: receives the auxiliary losses of the layers.
 
         Returns:
             (B, T, V) logits; with targets, their mean cross-entropy in nats, ().
@@ -182,53 +202,26 @@ class LanguageModel(nn.Module):
             places = positions(seen, tokens.shape[1], tokens.device)
             x = x + self.position(places).to(x.dtype) * self.position_size
         x = cpu.residual(self.dropout(x))
-        mask = self.mask.bind(documents=documents)
-        if isinstance(seen, Tensor):
-            mask = Placed(mask, seen)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, mask, None if cache is None else cache.layers[i])
+
+        def bind(mask: Mask) -> Mask:
+            bound = mask.bind(documents=documents)
+            return Placed(bound, seen) if isinstance(seen, Tensor) else bound
+
+        inner = Stream(losses=None if stream is None else stream.losses)
+        x = self.through(x, inner, bind, cache)
         if cache is not None:
             cache.advance(tokens.shape[1])
-        x = self.norm(x)
         return self.head(x) if targets is None else token_loss(x, self.head, targets)
 
     def new_cache(self) -> ModelCache:
         """An empty cache for decoding.
 
         Raises:
-            ValueError: if the mask lets tokens see later ones, so that what was computed for a
-                token would change; or if a mechanism has no cache.
+            ValueError: if a mask lets tokens see later ones, so that what was computed for a token
+                would change; or if a mechanism has no cache.
         """
-        if self.mask.ahead != 0:
+        if any(mask.ahead != 0 for mask in self.masks):
             raise ValueError("a model whose mask shows later tokens cannot decode from a cache")
         if not self.can_cache:
             raise ValueError("a mechanism of this model declares that it has no cache")
-        return ModelCache([layer.attention.new_cache() for layer in self.layers])
-
-    @property
-    def can_cache(self) -> bool:
-        """True if no token sees later ones, so that what was computed for it stays true, and all
-        mechanisms keep it.
-        """
-        return self.mask.ahead == 0 and all(layer.attention.has_cache for layer in self.layers)
-
-    def why_no_fixed_cache(self) -> str | None:
-        """Why its cache cannot have a fixed size, see `ModelCache.fix`; None: it can."""
-        reasons = (layer.attention.why_no_fixed_cache() for layer in self.layers)
-        return next((reason for reason in reasons if reason is not None), None)
-
-
-def one_per_layer(attention: SpecLike | Sequence[SpecLike], num_layers: int) -> list[SpecLike]:
-    """One mechanism a layer: repeats a single one, checks the length of a list.
-
-    Raises:
-        ValueError: if a list has another length than `num_layers`.
-    """
-    if isinstance(attention, Sequence) and not isinstance(attention, str):
-        if len(attention) != num_layers:
-            raise ValueError(
-                f"attention lists {len(attention)} mechanisms for num_layers {num_layers}; "
-                "list one for each layer, or a single one for all"
-            )
-        return list(attention)
-    return [attention] * num_layers
+        return ModelCache(self.new_caches())

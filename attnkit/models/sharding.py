@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from attnkit.models.layers import DecoderLayer, Layer
+from attnkit.models.layers import Layer
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
@@ -39,7 +39,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     }
     plain = copy.deepcopy(model, shapes)
     for module in model.modules():
-        if isinstance(module, Layer | DecoderLayer):
+        if isinstance(module, Layer):
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return plain

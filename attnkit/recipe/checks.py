@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, key_path
 from attnkit.recipe.sections import TrainerOptions
 from attnkit.recipe.source import Node, node_of
 from attnkit.registry import TASKS, Registry, RegistryError, Spec, home_of, load_plugin, options_of
@@ -265,9 +265,9 @@ def _try(
 
 def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
     """The key with whose name a message begins: one of the section, or of one name in it."""
-    words = re.match(r"`?([\w.]*)", message)
+    words = re.match(r"`?([\w.\[\]]*)", message)
     word = words[1].removeprefix(f"{section}.") if words else ""
-    first, *below = word.split(".")
+    first, *below = key_path(word)
     if first in options:
         return (section, first, *below)
     specs = [

@@ -7,6 +7,7 @@ bad.yaml:4:3: model.num_haeds: unknown key; did you mean `num_heads`? (known: dr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,17 @@ class RecipeError(UserError):
 def dotted(path: KeyPath) -> str:
     """`("model", "attention", "[0]", "name")` as `model.attention[0].name`."""
     return ".".join(path).replace(".[", "[")
+
+
+def key_path(text: str) -> KeyPath:
+    """`model.attention[0].name` as `("model", "attention", "[0]", "name")`."""
+    return tuple(re.sub(r"\[(\w+)\]", r".[\1]", text).split("."))
+
+
+def index_of(key: str) -> int | None:
+    """The place of an element of a list, 0 of `[0]`; None for the key of a mapping."""
+    found = re.fullmatch(r"\[([0-9]+)\]", key)
+    return int(found[1]) if found else None
 
 
 def _place(problem: Problem) -> tuple[int, int, int]:

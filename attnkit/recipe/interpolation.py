@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from attnkit.recipe.errors import KeyPath, Problem, RecipeError, dotted
+from attnkit.recipe.errors import KeyPath, Problem, RecipeError, dotted, key_path
 from attnkit.recipe.source import UNREADABLE, Node, node_of, plain
 
 _REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]]*\}")
@@ -119,7 +119,7 @@ def _target(reference: str, path: KeyPath) -> KeyPath:
     """`a.b[0]` as keys from the top; a dot in front means the section around `path`."""
     name = reference.lstrip(".")
     dots = len(reference) - len(name)
-    keys = tuple(re.sub(r"\[(\w+)\]", r".[\1]", name).split("."))
+    keys = key_path(name)
     return (*path[: len(path) - dots], *keys) if dots else keys
 
 

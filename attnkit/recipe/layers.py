@@ -10,8 +10,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError, dotted
+from attnkit.recipe.errors import (
+    KeyPath,
+    Mark,
+    Problem,
+    RecipeError,
+    dotted,
+    index_of,
+    key_path,
+)
 from attnkit.recipe.shipped import located
 from attnkit.recipe.source import UNREADABLE, Node, read_file, read_value
 
@@ -36,8 +45,11 @@ def merge(base: Node, over: Node) -> Node:
     """Lays `over` on `base`: mappings merge deeply, everything else is replaced.
 
     A mapping whose `name` differs replaces the whole one below it: options of one mechanism mean
-    nothing to another.
+    nothing to another. A mapping of places (`[0]`, `[1]`, ...) changes these elements of a list.
     """
+    if isinstance(base.value, list) and _is_places(over.value):
+        elements = _merged(_by_place(base.value), over.value)
+        return replace(base, value=list(elements.values()))
     if isinstance(over.value, dict) and isinstance(base.value, str):
         base = _named(base)
     elif isinstance(over.value, str) and isinstance(base.value, dict) and "name" in base.value:
@@ -100,12 +112,12 @@ def read_changes(written: Node, problems: list[Problem]) -> dict[KeyPath, Node |
             message = f"`{key}` is no key; write section.key, such as model.dim"
             problems.append(Problem(value.key_mark, text, message))
         elif text == key:
-            changes[tuple(key.split("."))] = value
+            changes[key_path(key)] = value
         elif value.value is not None:
             message = f"~ removes a key and takes no value; write {text}: null or {key}: ..."
             problems.append(Problem(value.mark, text, message))
         else:
-            changes[tuple(key.split("."))] = value.key_mark
+            changes[key_path(key)] = value.key_mark
     return changes
 
 
@@ -198,7 +210,7 @@ def _read_override(text: str, mark: Mark, problems: list[Problem]) -> tuple[KeyP
     if not _KEY.fullmatch(key):
         what = f"`{key}` is no key" if key else "the key is missing"
         raise _failure(mark, "", f"{what}; write section.key=value, such as model.dim=64")
-    path = tuple(key.split("."))
+    path = key_path(key)
     if path[0] == "extends":
         raise _failure(mark, key, "`extends` belongs into a recipe file and is no override")
     if removing:
@@ -231,7 +243,8 @@ def _without(
     written: Mapping[str, str],
 ) -> Node:
     key, rest = path[0], path[1:]
-    children = node.value if isinstance(node.value, dict) else {}
+    elements = _by_place(node.value) if isinstance(node.value, list) else {}
+    children = node.value if isinstance(node.value, dict) else elements
     if key not in children:
         near = difflib.get_close_matches(key, [*children, *written], n=1)
         meant = near[0] if near and near[0] in children else written[near[0]] if near else ""
@@ -242,23 +255,50 @@ def _without(
     if rest:
         changed = _without(children[key], rest, (*done, key), mark, problems, written)
         kept = {**children, key: changed}
-    return replace(node, value=kept)
+    return replace(node, value=list(kept.values()) if elements else kept)
+
+
+def _by_place(elements: list[Node]) -> dict[str, Node]:
+    """The elements of a list as a mapping: `[0]`, `[1]`, ... -> element."""
+    return {f"[{i}]": element for i, element in enumerate(elements)}
+
+
+def _is_places(value: Any) -> bool:
+    """True for a mapping whose keys are places of a list."""
+    return isinstance(value, dict) and bool(value) and None not in map(index_of, value)
 
 
 def _without_list_keys(
     base: dict[str, Node], over: dict[str, Node], path: KeyPath, problems: list[Problem]
 ) -> dict[str, Node]:
-    """Drops what reaches into a list: it would replace the list by a mapping. Each is told."""
+    """Drops what does not fit to a list that is there: a key in a list, which would be replaced by
+    a mapping; a place that no list has. Each is told.
+    """
     kept: dict[str, Node] = {}
     for key, child in over.items():
         below = base[key].value if key in base else None
         name = dotted((*path, key))
-        if isinstance(child.value, dict) and isinstance(below, list) and "name" not in child.value:
-            message = f"this is a list; an override sets it as a whole: {name}=[...]"
+        elements = _by_place(below) if isinstance(below, list) else {}
+        if _is_places(child.value):
+            beyond = next((place for place in child.value if place not in elements), None)
+            if beyond is not None:
+                found = f"has {len(elements)} elements" if elements else "is written as no list"
+                message = f"there is no such element; {name} {found}"
+                problems.append(Problem(child.mark, f"{name}{beyond}", message))
+                continue
+        elif (
+            isinstance(child.value, dict) and isinstance(below, list) and "name" not in child.value
+        ):
+            message = (
+                f"this is a list; an override sets it as a whole: {name}=[...], or one element: "
+                f"{name}[0]=..."
+            )
             problems.append(Problem(child.mark, name, message))
             continue
-        if isinstance(child.value, dict) and isinstance(below, dict):
-            inner = _without_list_keys(below, child.value, (*path, key), problems)
-            child = replace(child, value=inner)
+        if isinstance(child.value, dict) and isinstance(below, dict | list):
+            inner = below if isinstance(below, dict) else elements
+            child = replace(
+                child, value=_without_list_keys(inner, child.value, (*path, key), problems)
+            )
         kept[key] = child
     return kept

@@ -18,7 +18,7 @@ from typing import Any
 
 from attnkit.options import positional_option
 from attnkit.recipe.annotations import Kind, Pattern, Range, kinds_of, mismatch
-from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
+from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, index_of
 from attnkit.recipe.paths import Written, found
 from attnkit.recipe.source import UNREADABLE, Node, node_of, plain
 from attnkit.registry import (
@@ -209,6 +209,9 @@ class Checker:
             nearness = _OWN_SECTION if home == section else _NESTED_SECTION if nested else 0.0
             return difflib.SequenceMatcher(None, key, name).ratio() + nearness
 
+        near = suggest(key, options)
+        if near and any(index_of(part) is not None for part in path):  # in an element of a list
+            return f"unknown key{near}{known}"
         name, home = max(everywhere, key=likeness)
         if home == section or likeness((name, home)) < _ALIKE:
             return f"unknown key{suggest(key, options)}{known}"

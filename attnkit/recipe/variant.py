@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from attnkit.recipe.annotations import Pattern
+from attnkit.recipe.errors import key_path
 from attnkit.recipe.layers import override_key
 from attnkit.recipe.scalars import read_plain
 
@@ -47,7 +48,9 @@ def variant_of(overrides: Sequence[str], before: str = BASE) -> str:
 
 
 def _word(override: str) -> str:
-    key = override_key(override).removeprefix("model.")
+    # `layers[1].mask` as `layers.1.mask`: brackets have no place in the name of a folder.
+    key = ".".join(key_path(override_key(override).removeprefix("model.")))
+    key = key.replace("[", "").replace("]", "")
     if override.startswith("~"):
         return f"no-{key}"
     written = override.partition("=")[2].strip()

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
 from attnkit.attention.base import Attention
+from attnkit.attention.stream import Stream
 from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
 from attnkit.listeners.listener import Listener
 from attnkit.models.sharding import shard, whole, whole_copy
@@ -157,6 +158,8 @@ class Task(L.LightningModule, ABC):
         # must keep working.
         run = Compiled(model, dynamic=self.dynamic_shapes) if self.compile_model else model
         self._run: list[Callable[..., Any]] = [run]
+        self._collects = bool(getattr(model, "has_auxiliary_losses", False))
+        self._auxiliary: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
         """Shares the weights out before training, if the strategy is made for it."""
@@ -189,8 +192,22 @@ class Task(L.LightningModule, ABC):
             self.compile_clock.stop()
 
     def run_model(self, *args: Any, **options: Any) -> Any:
-        """Calls the model, compiled if the recipe says so."""
-        return self._run[0](*args, **options)
+        """Calls the model, compiled if the recipe says so. In training, auxiliary losses of its
+        mechanisms are kept for `auxiliary_losses`.
+        """
+        if not (self._collects and self.training):
+            return self._run[0](*args, **options)
+        stream = Stream()
+        output = self._run[0](*args, **options, stream=stream)
+        self._auxiliary = stream.losses or {}
+        return output
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """Name -> () term that mechanisms add to the loss of the batch which the model has just
+        read; they are handed out once.
+        """
+        found, self._auxiliary = self._auxiliary, {}
+        return found
 
     def forward(self, *args: Any) -> Any:
         """Calls the plain model: what maps and samples are taken from."""
@@ -253,7 +270,7 @@ class Task(L.LightningModule, ABC):
                 f"{type(self).__name__}.losses must return a dict of losses, name -> (), and at "
                 f"least one; got {losses if losses == {} else type(losses).__name__}"
             )
-        return losses
+        return losses | self.auxiliary_losses()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | dict[str, Tensor]:
         """The sum of the losses of one batch, for as much as it counts in its step; where there are

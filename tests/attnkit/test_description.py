@@ -150,7 +150,8 @@ def test_an_unknown_name_gets_a_suggestion():
         (str | list[str], "text or list of text"),
         (tuple[float, float], "tuple of number"),
         (Literal["a", 3], "a | 3"),
-        (Annotated[Spec, MASKS], "mask, or a list of them"),
+        (Annotated[Spec, MASKS], "mask"),
+        (Annotated[Spec | list[Spec], MASKS], "mask, or a list of them"),
         (Annotated[int, "at least 1"], "whole number"),
     ],
 )

@@ -59,7 +59,7 @@ def block_bias(
 def whole_bias(call: Call, dtype: torch.dtype | None = None) -> Tensor | None:
     """Returns `block_bias` of all queries and keys of a call."""
     T, S = call.num_queries, call.num_keys
-    block = Block(call.mask.first_query(T, S), T, 0, S)
+    block = Block(call.mask.first_query(T, S), T, call.mask.first_key, S)
     return block_bias(call.bias, call.distance_bias, block, call.q.device, dtype)
 
 

@@ -28,7 +28,7 @@ from attnkit.attention.kernels.flex import Flex
 from attnkit.attention.kernels.reference import Reference
 from attnkit.attention.kernels.sdpa import Sdpa
 from attnkit.attention.kernels.windowed import Windowed
-from attnkit.grid import Placed
+from attnkit.grid import Placed, Recent
 from attnkit.masks import Mask, NoMask, name_of
 
 log = logging.getLogger("attnkit")
@@ -95,9 +95,13 @@ def _doubt(kernel: Kernel, call: Call, where: Where) -> str | None:
 
 
 def _misplaced(kernel: Kernel, call: Call) -> str | None:
-    """Returns why a kernel cannot serve a cache with reserved memory; None: it can."""
-    if kernel.any_place or not isinstance(call.mask, Placed):
+    """Returns why a kernel cannot serve a cache with reserved memory, or one that has dropped its
+    first keys; None: it can.
+    """
+    if kernel.any_place or not isinstance(call.mask, Placed | Recent):
         return None
+    if isinstance(call.mask, Recent):
+        return "the first keys are dropped"
     return "the position of the queries is a tensor"
 
 

@@ -57,7 +57,8 @@ class LanguageModeling(TaskDefinition):
 
     def data_options(self, recipe: Recipe) -> dict[str, Any]:
         """Arguments of `LanguageModelingData`."""
-        from attnkit.masks import build_mask
+        from attnkit.models.language_model import LanguageModel
+        from attnkit.models.stack import needs_documents
 
         batch_size, max_seq_len = recipe.trainer.batch_size, recipe.model["max_seq_len"]
         return {
@@ -69,7 +70,7 @@ class LanguageModeling(TaskDefinition):
             "val_max_tokens": recipe.validation.max_tokens,
             "final_max_tokens": final_max_tokens(recipe, batch_size * max_seq_len),
             "val_part": recipe.validation.part,
-            "with_documents": build_mask(recipe.model["mask"]).needs_documents,
+            "with_documents": needs_documents(LanguageModel.layer_options(recipe.model)),
         }
 
     def sizes(self, recipe: Recipe) -> tuple[tuple[int, ...], str]:

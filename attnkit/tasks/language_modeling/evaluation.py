@@ -99,7 +99,7 @@ def _loss(
         store,
         batch_size=max(run.recipe.trainer.batch_size * model.max_seq_len // length, 1),
         max_seq_len=length,
-        end_of_document_id=run.tokenizer.end_of_document_id if model.mask.needs_documents else None,
+        end_of_document_id=run.tokenizer.end_of_document_id if model.needs_documents else None,
         max_tokens=None,
     )
     sums, count = [], 0

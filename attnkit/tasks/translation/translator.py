@@ -201,7 +201,9 @@ class Translator(TrainedRun):
         layer = max(len(layers) - 2, 0) if layer is None else layer
         if not 0 <= layer < len(layers):
             raise ValueError(f"layer must be from 0 to {len(layers) - 1}, got {layer}")
-        heads = layers[layer].cross_attention.num_heads
+        cross = layers[layer].cross_attention
+        assert cross is not None
+        heads = cross.num_heads
         if head is not None and not 0 <= head < heads:
             raise ValueError(f"head must be from 0 to {heads - 1}, got {head}")
         return alignment.Place(layer, alignment.MEAN if head is None else head, "predicting")

@@ -44,6 +44,7 @@ def test_each_part_by_hand():
         "attention other": 2 * 4,
         "mlp": 2 * 8 * 256,
         "norms": 5 * 16,
+        "other": 0,
         "head": 11 * 16,
     }
     assert parameter_counts(built())["head"] == 0

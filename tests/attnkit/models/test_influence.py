@@ -41,7 +41,7 @@ def built(mask, num_layers=2, **options):
 def test_the_measurement_agrees_with_the_mask(name):
     mask, leaking = MASKS[name]
     found = measure_later_influence(built(mask))
-    declared = sees_later_tokens(build_mask(mask), T, num_layers=2)
+    declared = sees_later_tokens([build_mask(mask)] * 2, T)
     assert found.num_moved == leaking == int(declared.sum())
     assert found.num_positions == T - 1
     assert (found.change > 1e-3) == (leaking > 0)
@@ -93,12 +93,14 @@ def test_a_large_model_is_probed_at_some_tokens(monkeypatch):
 def test_no_layers_and_one_token_have_no_later_influence():
     assert measure_later_influence(built("none", num_layers=0)).num_moved == 0
     assert measure_later_influence(built("none", max_seq_len=1)).num_positions == 0
-    assert not sees_later_tokens(build_mask("none"), T, num_layers=0).any()
+    assert not sees_later_tokens([], T).any()
 
 
 def test_more_layers_see_further():
     """A centred window of 3 sees one token ahead; only the last token has none."""
     mask = build_mask({"name": "sliding_window", "window": 3, "centered": True})
-    assert sees_later_tokens(mask, 5, num_layers=1).tolist() == [True] * 4 + [False]
+    assert sees_later_tokens([mask], 5).tolist() == [True] * 4 + [False]
+    mixed = [build_mask("causal"), mask, build_mask("causal"), mask]  # two tokens ahead
+    assert sees_later_tokens(mixed, 5).tolist() == [True] * 4 + [False]
     prefix = build_mask({"name": "prefix", "length": 3})
-    assert sees_later_tokens(prefix, 5, num_layers=4).tolist() == [True, True] + [False] * 3
+    assert sees_later_tokens([prefix] * 4, 5).tolist() == [True, True] + [False] * 3

@@ -58,7 +58,7 @@ def test_without_an_mlp_attention_stands_alone(tokens):
     x = model.embedding(tokens) + model.position(torch.arange(T))
     for layer in model.layers:
         normed = layer.attention_norm(x)
-        x = x + layer.attention(normed, normed, model.mask)
+        x = x + layer.attention(normed, normed, model.masks[0])
     torch.testing.assert_close(model(tokens), model.head(model.norm(x)))
 
 
@@ -71,7 +71,7 @@ def test_without_norms_the_residual_stream_is_read_as_it_is(tokens):
     }
     x = model.embedding(tokens) + model.position(torch.arange(T))
     layer = model.layers[0]
-    x = x + layer.attention(x, x, model.mask)
+    x = x + layer.attention(x, x, model.masks[0])
     x = x + layer.mlp.down(torch.relu(layer.mlp.up(x)))
     torch.testing.assert_close(model(tokens), x @ model.embedding.weight.T)
 

@@ -243,7 +243,7 @@ MODELS = [
     ("{dim: 0}", "bad.yaml:1:14: model.dim: dim must be at least 1, got 0"),
     ("{dim: 3000000000000000000}", "bad.yaml:1:14: model.dim: 3,000,000,000,000,000,000 is beyond"),
     ("{dropout: 1}", "bad.yaml:1:18: model.dropout: dropout must be in [0, 1), got 1.0"),
-    ("{mlp: rello}", "bad.yaml:1:14: model.mlp: expected "),
+    ("{mlp: rello}", "bad.yaml:1:14: model.mlp: unknown MLP `rello`; did you mean `relu`?"),
     (
         "{attention: {name: multi_head, num_heads: 5}}",
         "bad.yaml:1:50: model.attention.num_heads: num_heads 5 ",

@@ -1,0 +1,148 @@
+"""Laws about whole models: what layers do together, whatever their wirings, norms, MLPs, masks and
+mechanisms are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.checks.case import NOISE, demand, demand_close, require
+from attnkit.models.encoder_decoder import EncoderDecoder
+from attnkit.models.influence import admitted, measure_later_influence
+from attnkit.models.language_model import LanguageModel
+
+M = TypeVar("M", bound=nn.Module)
+Law = Callable[[LanguageModel | EncoderDecoder], None]
+
+CHUNKS = ((1,), (4, 1, 3), (2, 5, 1), (7, 1))
+"""Sizes of the steps in which a cache is read, repeated to the end of a sequence."""
+
+
+def no_prediction_sees_more_than_the_masks_say(model: LanguageModel | EncoderDecoder) -> None:
+    """A later token moves no prediction that the masks keep it from."""
+    if isinstance(model, LanguageModel):
+        found = measure_later_influence(model)
+        demand(
+            admitted(model, found),
+            f"{found.num_moved} of {found.num_positions} predictions moved, and the masks allow "
+            f"fewer; token {found.changed_token} moved prediction {found.moved_output} by "
+            f"{found.change:.1e}",
+        )
+        return
+    model = shaken(model)
+    source, keep, target = _pairs(model)
+    with torch.no_grad():
+        before = model(source, keep, target)
+        for place in range(1, target.shape[1]):
+            changed = target.clone()
+            changed[:, place] = (changed[:, place] + 1) % model.head.out_features
+            moved = float((model(source, keep, changed) - before)[:, :place].abs().max())
+            demand(moved == 0, f"target token {place} moved an earlier prediction by {moved:.1e}")
+
+
+def decoding_equals_the_full_pass(model: LanguageModel | EncoderDecoder) -> None:
+    """Token by token and in chunks of any size, from caches of whatever kind the layers have."""
+    require(model.can_cache, "its layers keep nothing that decoding could go on from")
+    model = shaken(model)
+    with torch.no_grad():
+        tokens, full, start = _reading(model)
+        for sizes in CHUNKS:
+            read = start()
+            parts = [read(a, b) for a, b in _steps(sizes, tokens.shape[1])]
+            demand_close(torch.cat(parts, dim=1), full, f"decoded in chunks of {sizes}", atol=1e-9)
+
+
+def _reading(
+    model: LanguageModel | EncoderDecoder,
+) -> tuple[Tensor, Tensor, Callable[[], Callable[[int, int], Tensor]]]:
+    """Tokens, what a full pass makes of them, and what begins to read them in steps: it returns a
+    function of where a step begins and ends.
+    """
+    if isinstance(model, LanguageModel):
+        tokens, documents = _tokens(model)
+
+        def start() -> Callable[[int, int], Tensor]:
+            cache = model.new_cache()
+            return lambda a, b: model(tokens[:, a:b], documents[:, :b], cache)
+
+        return tokens, model(tokens, documents), start
+    source, keep, target = _pairs(model)
+
+    def start_decoder() -> Callable[[int, int], Tensor]:
+        cache = model.new_cache(source, keep)
+        return lambda a, b: model.decode(target[:, a:b], cache)
+
+    return target, model(source, keep, target), start_decoder
+
+
+def padding_changes_nothing(model: LanguageModel | EncoderDecoder) -> None:
+    """A sequence gives the same predictions alone as beside longer ones, filled up; and what stands
+    at padded places moves nothing.
+    """
+    model = shaken(model)
+    with torch.no_grad():
+        if isinstance(model, LanguageModel):
+            require(all(mask.ahead == 0 for mask in model.masks), "its tokens see later ones")
+            tokens, documents = _tokens(model)
+            whole, half = model(tokens, documents), tokens.shape[1] // 2
+            alone = model(tokens[:1, :half], documents[:1, :half])
+            demand_close(whole[:1, :half], alone, "beside a longer sequence", atol=1e-9)
+            return
+        source, keep, target = _pairs(model)
+        together = model(source, keep, target)
+        other = torch.where(keep, source, (source + 1) % model.source_embedding.num_embeddings)
+        demand_close(model(other, keep, target), together, "with other padding", atol=1e-9)
+        for row, length in enumerate(keep.sum(dim=1).tolist()):
+            one = slice(row, row + 1)
+            alone = model(source[one, :length], keep[one, :length], target[one])
+            demand_close(together[one], alone, "beside a longer source", atol=1e-9)
+
+
+MODEL_LAWS: tuple[Law, ...] = (
+    no_prediction_sees_more_than_the_masks_say,
+    decoding_equals_the_full_pass,
+    padding_changes_nothing,
+)
+
+
+def shaken(model: M, seed: int = 0) -> M:
+    """A copy in float64 and evaluation mode with noise on all parameters: an identity or a zero at
+    the start hides nothing.
+    """
+    model = copy.deepcopy(model).eval().cpu().double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.add_(NOISE * noise)
+    return model
+
+
+def _tokens(model: LanguageModel) -> tuple[Tensor, Tensor]:
+    """Tokens (2, T) and the documents that they belong to."""
+    generator, length = torch.Generator().manual_seed(1), min(model.max_seq_len, 24)
+    tokens = torch.randint(model.head.out_features, (2, length), generator=generator)
+    return tokens, (torch.arange(length) // 9).expand(2, -1)
+
+
+def _pairs(model: EncoderDecoder) -> tuple[Tensor, Tensor, Tensor]:
+    """Sources (3, S), which of their tokens are real, and targets (3, T)."""
+    generator, length = torch.Generator().manual_seed(1), min(model.max_seq_len, 12)
+    source = torch.randint(model.source_embedding.num_embeddings, (3, length), generator=generator)
+    target = torch.randint(model.head.out_features, (3, length), generator=generator)
+    lengths = torch.tensor([length, max(length // 2, 1), max(length // 3, 1)])
+    return source, torch.arange(length) < lengths[:, None], target
+
+
+def _steps(sizes: tuple[int, ...], length: int) -> Iterator[tuple[int, int]]:
+    """Where each step begins and ends."""
+    start, turn = 0, 0
+    while start < length:
+        stop = min(start + sizes[turn % len(sizes)], length)
+        yield start, stop
+        start, turn = stop, turn + 1

@@ -1,0 +1,110 @@
+"""MLPs: what a layer does to each token alone.
+
+A class is registered in `MLPS`; its keyword-only parameters are the keys of `mlp: {name: ...}`. It
+subclasses `MLP`, or is a module of its own with the same `__init__` and `forward`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnkit.attention.stream import Stream
+from attnkit.registry import MLPS
+
+
+class MLP(nn.Module):
+    """Two matrices with a nonlinearity between them, for each token alone: (B, T, C) -> (B, T, C).
+
+    Args:
+        dim: width C of the model.
+        hidden_dim: width between the matrices; None: `default_hidden_dim`.
+        bias: add bias vectors.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int | None = None, bias: bool = False) -> None:
+        super().__init__()
+        hidden_dim = self.default_hidden_dim(dim) if hidden_dim is None else hidden_dim
+        self.up = nn.Linear(dim, hidden_dim, bias=bias)
+        self.add_gate(dim, hidden_dim, bias)
+        self.down = nn.Linear(hidden_dim, dim, bias=bias)
+
+    @staticmethod
+    def default_hidden_dim(dim: int) -> int:
+        """Four times the width of the model."""
+        return 4 * dim
+
+    def add_gate(self, dim: int, hidden_dim: int, bias: bool) -> None:
+        """Makes what stands beside `up`. Default: nothing."""
+
+    @property
+    def output(self) -> nn.Linear | None:
+        """The last matrix, which starts small so that a layer adds little; None: there is none."""
+        return self.down
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """down(activated(up(x))).
+
+        Args:
+            x: (B, T, C)
+            stream: what travels beside the tokens; an MLP with an auxiliary loss adds it there.
+        """
+        return self.down(self.activated(self.up(x), x))
+
+    def activated(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """The nonlinearity: (B, T, hidden_dim) -> (B, T, hidden_dim). `x` is there for gates."""
+        raise NotImplementedError
+
+    def flops(self) -> int:
+        """Floating-point operations for one token, forward: 2 a weight of a matrix."""
+        return 2 * sum(p.numel() for p in self.parameters() if p.dim() == 2)
+
+
+@MLPS.register("gelu")
+class Gelu(MLP):
+    """GELU, as in GPT-2. arXiv:1606.08415."""
+
+    def activated(self, hidden: Tensor, x: Tensor) -> Tensor:
+        return F.gelu(hidden)
+
+
+@MLPS.register("relu")
+class Relu(MLP):
+    """ReLU, as in the first Transformer. arXiv:1706.03762, section 3.3."""
+
+    def activated(self, hidden: Tensor, x: Tensor) -> Tensor:
+        return F.relu(hidden)
+
+
+@MLPS.register("squared_relu")
+class SquaredRelu(MLP):
+    """The square of ReLU. arXiv:2109.08668, section 4."""
+
+    def activated(self, hidden: Tensor, x: Tensor) -> Tensor:
+        return F.relu(hidden).square()
+
+
+@MLPS.register("swiglu")
+class SwiGLU(MLP):
+    """A third matrix gates the hidden features through SiLU. arXiv:2002.05202, section 2."""
+
+    @staticmethod
+    def default_hidden_dim(dim: int) -> int:
+        """8/3 of the width, so that three matrices have as many weights as two elsewhere."""
+        return 8 * math.ceil(dim / 3)
+
+    def add_gate(self, dim: int, hidden_dim: int, bias: bool) -> None:
+        self.gate = nn.Linear(dim, hidden_dim, bias=bias)
+
+    def activated(self, hidden: Tensor, x: Tensor) -> Tensor:
+        return F.silu(self.gate(x)) * hidden
+
+
+@MLPS.register("none")
+class NoMLP(nn.Module):
+    """No MLP: a layer without this branch, and without its norm."""
+
+    def __init__(self, dim: int, hidden_dim: int | None = None, bias: bool = False) -> None:
+        super().__init__()
