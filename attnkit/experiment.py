@@ -45,7 +45,8 @@ from attnkit.hardware import (
 from attnkit.listeners.guard import RunListeners
 from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.models.accounting import costs
-from attnkit.plugins import keep, made_with, remember
+from attnkit.plugins.record import keep, made_with
+from attnkit.plugins.trust import remember
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.recipe.listening import build_callbacks, build_loggers, naming_callbacks
 from attnkit.resume import (

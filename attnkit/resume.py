@@ -18,7 +18,7 @@ from attnkit import run_directory
 from attnkit.checkpoints.reading import check_resumable
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.errors import DataError
-from attnkit.plugins import Plugin, changes, copy_in, made_with, read_record, refuse_changes
+from attnkit.plugins.record import Plugin, changes, copy_in, made_with, read_record, refuse_changes
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
 from attnkit.registry import imported_source

@@ -26,7 +26,8 @@ from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.tokenizer_base import FILE_NAME
 from attnkit.errors import CheckpointError
 from attnkit.models.shapes_only import shapes_only
-from attnkit.plugins import FOLDER, RECORD, StoredPlugins
+from attnkit.plugins.record import FOLDER, RECORD
+from attnkit.plugins.trust import StoredPlugins
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import stored_recipe
 from attnkit.run_directory import RunDirectoryError

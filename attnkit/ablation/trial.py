@@ -19,7 +19,7 @@ from typing import Any
 
 from attnkit import run_directory
 from attnkit.ablation.launchers.base import Job
-from attnkit.plugins import changes, made_with, read_record
+from attnkit.plugins.record import changes, made_with, read_record
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
 from attnkit.resume import differences, has_no_influence

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnkit import run_directory
-from attnkit.plugins import StoredPlugins
+from attnkit.plugins.trust import StoredPlugins
 from attnkit.recipe.errors import Mark, Problem, RecipeError
 from attnkit.recipe.recipe import Recipe, load_recipe
 from attnkit.recipe.source import UNREADABLE

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from attnkit import experiment
 from attnkit.checks.at_start import LawBrokenError
-from attnkit.plugins import ChangedPluginError, UntrustedPluginError
+from attnkit.plugins.record import ChangedPluginError
+from attnkit.plugins.trust import UntrustedPluginError
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.stored import recipe_to_resume
 from attnkit.registry import ATTENTION
@@ -146,7 +147,7 @@ def test_a_changed_plugin_is_refused_or_shown(trained, plugin, caplog):
     with pytest.raises(ChangedPluginError, match=r"plugins have changed since .*halved.py: sha256"):
         recipe_to_resume(trained, longer)
     recipe = load_recipe(trained / "recipe.yaml", longer)
-    with pytest.raises(ChangedPluginError, match=r"bring them back .*or add --allow-changes"):
+    with pytest.raises(ChangedPluginError, match=r"restore them .*or add --allow-changes"):
         experiment.run(recipe, directory=trained, resume="yes")
     recipe = recipe_to_resume(trained, longer, allow_changes=True)
     experiment.run(recipe, directory=trained, resume="yes", allow_changes=True)
@@ -229,7 +230,7 @@ def forged(small_run, tmp_path):
 def test_texts_of_an_exported_file_are_not_written_and_not_run(forged, mark, name):
     evil = f"open({str(mark)!r}, 'w')"
     file = forged(lambda text: text.replace("plugins: []", f"plugins: [{name}]"), **{name: evil})
-    with pytest.raises(RecipeError, match=r"evil\.py does not exist, and .*holds no copy"):
+    with pytest.raises(RecipeError, match=r"evil\.py does not exist, and .*has no copy"):
         load_run(file, trust_plugins=True)
     assert not mark.exists()
 

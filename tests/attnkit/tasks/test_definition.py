@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from attnkit import experiment, registry, report
 from attnkit.cli.main import app
 from attnkit.errors import DivergedError
-from attnkit.plugins import made_with
+from attnkit.plugins.record import made_with
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.recipe import NOT_IN_EVERY_TASK, RecipeKeys
 from attnkit.recipe.stored import written_recipe
