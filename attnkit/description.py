@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from rich import box
@@ -271,7 +273,7 @@ def _show_options(options: dict[str, Option]) -> None:
     for column in ("option", "type", "default", "what it is"):
         table.add_column(column)
     for option in options.values():
-        default = "required" if option.default is REQUIRED else _yaml_word(option.default)
+        default = "required" if option.default is REQUIRED else yaml_words(option.default)
         table.add_row(option.name, Text(type_words(option.annotation)), default, Text(option.help))
     console.print(table)
 
@@ -281,8 +283,7 @@ def type_words(annotation: Any) -> str:
     metadata = getattr(annotation, "__metadata__", ())
     for registry in metadata:
         if isinstance(registry, Registry):
-            listed = "list[" in str(annotation) or "Sequence[" in str(annotation)
-            return f"{registry.kind}{', or a list of them' * listed}"
+            return _named_words(registry.kind, get_args(annotation)[0])
     if metadata:
         return type_words(get_args(annotation)[0])
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -290,24 +291,47 @@ def type_words(annotation: Any) -> str:
         return words[annotation]
     if annotation is type(None):
         return "null"
+    if dataclasses.is_dataclass(annotation):
+        return "section"
     arguments = get_args(annotation)
     if not arguments:
         return getattr(annotation, "__name__", str(annotation))
     origin = get_origin(annotation)
     if origin is Literal:
         return " | ".join(map(str, arguments))
-    words_of_arguments = list(dict.fromkeys(map(type_words, arguments)))
-    if origin in (list, tuple):
-        return f"{origin.__name__} of {', '.join(words_of_arguments)}"
-    return " or ".join(words_of_arguments)
+    words_of_arguments = list(
+        dict.fromkeys(type_words(argument) for argument in arguments if argument is not ...)
+    )
+    if origin in _LISTS:
+        kind = "tuple" if origin is tuple and ... not in arguments else "list"
+        return f"{kind} of {', '.join(words_of_arguments)}"
+    return "mapping" if origin in (dict, Mapping) else " or ".join(words_of_arguments)
 
 
-def _yaml_word(value: Any) -> str:
-    if isinstance(value, Spec):
-        value = value.name
-    if isinstance(value, tuple):
-        value = list(value)
-    return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+def _named_words(kind: str, annotation: Any) -> str:
+    """What a recipe writes where an annotation takes a registered name, or a list of such."""
+    union = get_origin(annotation) in (Union, UnionType)
+    arms = get_args(annotation) if union else (annotation,)
+    lists = [get_origin(arm) in _LISTS for arm in arms if arm is not type(None)]
+    if all(lists):
+        return f"list ({kind})"
+    return f"{kind}, or a list of them" if any(lists) else kind
+
+
+_LISTS = (list, tuple, Sequence)
+
+
+def yaml_words(value: Any) -> str:
+    """A default as a recipe writes it, on one line."""
+
+    def written(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [written(item) for item in value]
+        if isinstance(value, Spec):
+            return {"name": value.name, **value.options} if value.options else value.name
+        return str(value) if isinstance(value, Path) else value
+
+    return yaml.safe_dump(written(value), default_flow_style=True).split("\n")[0]
 
 
 def show_recipe(path: Path, overrides: Sequence[str]) -> None:

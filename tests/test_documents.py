@@ -1,9 +1,11 @@
-"""docs/writing_a_mechanism.md: its examples obey the laws, and its tables are what the code says.
+"""The documents: their tables are what the code says, and the examples of
+docs/writing_a_mechanism.md obey the laws.
 
 `ATTNKIT_WRITE_DOCS=1 pytest tests/test_documents.py -n 0` writes the tables anew.
 """
 
 import ast
+import dataclasses
 import inspect
 import os
 import re
@@ -15,9 +17,15 @@ from attnkit.attention import base
 from attnkit.checks.card import check
 from attnkit.checks.laws import LAWS
 from attnkit.checks.subjects import subjects_of
-from attnkit.registry import ATTENTION, POSITIONS
+from attnkit.description import type_words, yaml_words
+from attnkit.recipe.annotations import kinds_of
+from attnkit.recipe.recipe import RecipeKeys
+from attnkit.recipe.sections import BudgetOptions
+from attnkit.registry import ATTENTION, LOGGERS, POSITIONS, REQUIRED, Spec, options_of
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "writing_a_mechanism.md"
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs" / "writing_a_mechanism.md"
+KEYS = ROOT / "docs" / "recipe_keys.md"
 PLUGIN = re.compile(r"<!-- plugin: (\w+)\.py -->\n```python\n(.*?)```", re.S)
 
 
@@ -51,15 +59,59 @@ def laws():
         yield f"| {law.words} | {one_line(law.text)} | {one_line(law.remedy)} |"
 
 
-@pytest.mark.parametrize("part", [declarations, laws])
+def keys_of(options):
+    """A row for each option."""
+    yield "| key | value | default | what it is |\n|---|---|---|---|"
+    for option in options.values():
+        has_none = option.default is REQUIRED or dataclasses.is_dataclass(option.default)
+        default = (
+            ""
+            if has_none and not isinstance(option.default, Spec)
+            else f"`{yaml_words(option.default)}`"
+        )
+        words = type_words(option.annotation).replace("|", "\\|")
+        yield f"| `{option.name}` | {words} | {default} | {one_line(option.help)} |"
+
+
+def recipe_keys():
+    return keys_of(options_of(RecipeKeys))
+
+
+def run_keys():
+    """The sections of a recipe that configure the run itself."""
+    for name, option in options_of(RecipeKeys).items():
+        for kind in kinds_of(option.annotation):
+            if dataclasses.is_dataclass(kind.type) and kind.type is not Spec:
+                yield f"\n## {name}\n"
+                yield from keys_of(options_of(kind.type))
+    yield "\n## budget (of ablation)\n"
+    yield from keys_of(options_of(BudgetOptions))
+
+
+def loggers():
+    """The loggers that come with the kit, and their options."""
+    for name in LOGGERS.names():
+        if LOGGERS.get(name).__module__.startswith("attnkit."):
+            words = inspect.getdoc(LOGGERS.get(name)).partition("\n\n")[0]
+            yield f"\n### {name}\n\n{one_line(words)}\n"
+            if options := LOGGERS.options(name):
+                yield from keys_of(options)
+
+
+PARTS = {declarations: DOCUMENT, laws: DOCUMENT, recipe_keys: ROOT / "README.md"}
+PARTS |= {run_keys: KEYS, loggers: KEYS}
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_the_tables_are_what_the_code_says(part):
-    table = "\n".join(part())
+    table = "\n".join(part()).strip()
     begin, end = f"<!-- generated: {part.__name__} -->\n", "\n<!-- end -->"
-    before, _, rest = text().partition(begin)
+    document = PARTS[part]
+    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
     found, _, after = rest.partition(end)
     assert "<!-- generated" not in found, "a table that is not ended would swallow the next one"
     if os.environ.get("ATTNKIT_WRITE_DOCS"):
-        DOCUMENT.write_text(before + begin + table + end + after, encoding="utf-8")
+        document.write_text(before + begin + table + end + after, encoding="utf-8")
         found = table
     assert found == table, "write the tables anew, see the head of this file"
 

@@ -52,7 +52,7 @@ class Jsonl(Listener):
 
 @LOGGERS.register("wandb")
 class Wandb(Listener):
-    """Weights & Biases. A run that resumes continues its run of wandb.
+    """Weights & Biases; a run that resumes continues its run there.
 
     Args:
         project: project of the run.
@@ -109,7 +109,7 @@ class Wandb(Listener):
 
 @LOGGERS.register("mlflow")
 class MLflow(Listener):
-    """MLflow. A run that resumes continues its run of MLflow.
+    """MLflow; a run that resumes continues its run there.
 
     Args:
         experiment: experiment of the run; null: the recipe's name.
@@ -152,7 +152,7 @@ class MLflow(Listener):
 
 @LOGGERS.register("comet")
 class Comet(Listener):
-    """Comet. A run that resumes continues its experiment of Comet.
+    """Comet; a run that resumes continues its experiment there.
 
     Args:
         project: project of the experiment.

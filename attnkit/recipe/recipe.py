@@ -69,24 +69,24 @@ class RecipeKeys:
 
     Args:
         model: options of the task's model.
-        name: folder of the recipe's runs; a file may leave it to its stem. Not inherited.
-        variant: folder below; default: `base`, or the overrides in a few words. Not inherited.
-        task: what the model learns; its own options stand in a section that is called as it is.
-        seed: decides initial weights and batches.
+        name: folder of the recipe's runs; default: the stem of the file. Not inherited.
+        variant: folder below; default: `base`, or a name made of the overrides. Not inherited.
+        task: what the model learns; the section with its name has its options.
+        seed: seed of the initial weights and the batches.
         runs_dir: folder of all runs, relative to the working directory.
-        plugins: Python files, relative to the recipe that names them, or else to the working
-            directory; or modules. Imported first.
-        data: what the task learns from.
-        tokenizer: of tasks that read text: how it becomes tokens.
-        target_tokenizer: translation only: how the target does; null: one joint vocabulary.
-        optimizer: what makes steps of gradients.
-        schedule: how the learning rate changes over the steps.
+        plugins: Python files, relative to the recipe that names them or to the working directory,
+            or modules. Imported first.
+        data: data of the task.
+        tokenizer: splits text into tokens, for tasks that read text.
+        target_tokenizer: tokenizer of the target, for translation; null: one joint vocabulary.
+        optimizer: optimizer.
+        schedule: learning-rate schedule.
         trainer: how the run trains.
         validation: how it validates.
-        checkpoint: when it is saved.
-        logging: what it writes down.
-        callbacks: what acts or looks on while it trains: names, or paths of Lightning's classes.
-        ablation: variants to be compared, for `attnkit ablate`; no single run has it.
+        checkpoint: when it is saved, and what is kept.
+        logging: what it logs, and where.
+        callbacks: callbacks, each a name, the path of a class, or {name: ..., option: ...}.
+        ablation: variants to compare, for `attnkit ablate`; a single run has none.
     """
 
     name: Annotated[str, FOLDER_NAME]

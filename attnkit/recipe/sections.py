@@ -15,24 +15,25 @@ class TrainerOptions:
 
     Args:
         max_steps: optimizer steps.
-        batch_size: examples of a batch, over all devices; of tasks that count them.
-        batch_tokens: of tasks that count tokens: most of either side of a batch, padding included.
-        accumulate: batches an optimizer step, whose gradient is the mean over all their targets.
-        gradient_clip: greatest norm of the gradient; null: no limit.
-        precision: `32`, `tf32` (its products rounded to TF32 on a GPU), `bf16`, or `auto`: bf16
-            where the hardware computes it fast.
+        batch_size: examples per batch, over all devices; for tasks that count examples.
+        batch_tokens: tokens per batch at most, including padding, on either side; for tasks that
+            count tokens.
+        accumulate: batches per optimizer step; the gradient is the mean over all their targets.
+        gradient_clip: the gradient is scaled down to this norm; null: no limit.
+        precision: `32`, `tf32` (products rounded to TF32 on a GPU), `bf16`, or `auto`: bf16 if the
+            hardware computes it fast.
         compile: compile the model (torch.compile); `auto`: on a CUDA device.
-        deterministic: use kernels alone that give the same sums each time, so that a run on a GPU
-            is repeated to the last bit; where there is none, the run is refused.
-        accelerator: `auto`, `cpu`, `gpu` or another accelerator that Lightning knows.
-        devices: number of devices, or `auto` for all.
-        strategy: `auto`; `ddp`: each device holds all weights; `fsdp`: each holds a share of
-            weights, gradients and the optimizer's state; or another that Lightning knows.
-        num_workers: processes that prepare batches; 0: the training process itself.
+        deterministic: use deterministic kernels only, so that a run on a GPU repeats bit for bit;
+            an operation without one is an error.
+        accelerator: `auto`, `cpu`, `gpu` or another accelerator of Lightning.
+        devices: number of devices; `auto`: all.
+        strategy: `auto`; `ddp`: each device holds all weights; `fsdp`: weights, gradients and the
+            optimizer's state are sharded; or another strategy of Lightning.
+        num_workers: processes that prepare batches; 0: the training process prepares them.
         max_time: seconds after which training stops, with a checkpoint; null: no limit.
-        on_nan: what to do with a step whose loss or gradient is no finite number: `stop`, or
-            `skip` it and go on.
-        max_skipped: steps that may be skipped in all.
+        on_nan: what happens at a step whose loss or gradient is not finite: `stop` the run, or
+            `skip` the step.
+        max_skipped: steps that may be skipped in total.
     """
 
     max_steps: Annotated[int, Range(min=1)] = 1000
@@ -54,13 +55,13 @@ class TrainerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """When a run is saved, and what is kept. The newest checkpoint always is.
+    """When a run is saved, and which checkpoints are kept besides the newest.
 
     Args:
-        every_n_steps: steps between checkpoints, besides those at each validation and at the end;
-            null: no more than those.
-        best: how many of those with the lowest validation loss are kept.
-        keep_every: steps between checkpoints that are kept for good; null: none are.
+        every_n_steps: steps between checkpoints, in addition to those at each validation and at the
+            end; null: only those.
+        best: number of checkpoints with the lowest validation loss that are kept.
+        keep_every: steps between checkpoints that are never removed; null: none.
     """
 
     every_n_steps: Annotated[int, Range(min=1)] | None = None
@@ -75,12 +76,13 @@ class ValidationOptions:
     Args:
         every_n_steps: optimizer steps between validations.
         max_tokens: tokens of the validation split used while training; null: all.
-        final_max_tokens: tokens of it used for the final numbers; null: all; `auto`: all, if that
-            takes less than a tenth of the training, else an evenly spread part that does, of at
-            least 65,536 and `max_tokens`. A synthetic task always uses its whole sets.
-        part: the half of the validation split that counts as all of it; `all`: both. What is
-            chosen by one half can be judged by the other. A synthetic task's first half is its
-            validation set, and its second half, like `all`, its test sets.
+        final_max_tokens: tokens of the validation split used for the final metrics; null: all;
+            `auto`: all, if that takes less than a tenth of the training time, else an evenly spread
+            part that does, of at least 65,536 and `max_tokens`. A synthetic task always uses its
+            whole sets.
+        part: the half of the validation split that is used; `all`: both. A choice made on one half
+            can be judged on the other. For a synthetic task `first_half` is the validation set,
+            and `second_half`, like `all`, the test sets.
     """
 
     every_n_steps: Annotated[int, Range(min=1)] = 250
@@ -91,15 +93,15 @@ class ValidationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingOptions:
-    """What a run writes down.
+    """What a run logs, and where.
 
     Args:
-        to: who listens: a list of loggers, each a name or {name: ..., option: ...}; [] is nobody.
+        to: loggers, each a name or {name: ..., option: ...}; []: none.
         every_n_steps: optimizer steps between points of a curve.
-        attention_maps: moments at which maps of the probe are drawn: step 0, log-spaced, the last;
-            0: none.
-        samples: moments at which text is generated; 0: none.
-        probe: the text whose maps are drawn; null: the start of the validation split.
+        attention_maps: number of steps at which maps of the probe are drawn: step 0, log-spaced,
+            the last; 0: none.
+        samples: number of steps at which text is generated; 0: none.
+        probe: text whose maps are drawn; null: the start of the validation split.
         probe_tokens: length of the probe in tokens.
     """
 
@@ -113,15 +115,14 @@ class LoggingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
-    """What each variant spends; one of the four is set.
+    """The budget of each variant; exactly one key is set.
 
     Args:
         steps: optimizer steps.
-        tokens: predicted tokens, all batches together.
+        tokens: predicted tokens, over all batches.
         flops: floating-point operations of training, as `attnkit show` counts them.
-        seconds: of training, with the validations in between. Speeds are measured before the first
-            run, with as many processes at once as there are workers; the schedule falls over the
-            steps that fit.
+        seconds: seconds of training, including validations. Speeds are measured before the first
+            run, with as many processes as there are workers; the schedule spans the steps that fit.
     """
 
     steps: Annotated[int, Range(min=1)] | None = None
@@ -135,24 +136,24 @@ class AblationOptions:
     """A study: variants of the recipe, each trained with several seeds. `attnkit ablate` runs it.
 
     Args:
-        vary: keys, each with a list of values; every combination of them is a variant.
-        variants: names, each with the keys in which that variant differs from the recipe; with
-            `vary`, each of them is combined with each of those.
-        base: the variant that the others are compared with and matched to; null: the first.
-        seeds: how many seeds, from 0 on, or a list of them. Variants of one seed see the same
-            batches in the same order.
-        match: what every variant must have as much of as the base, within 1 %: `parameters`,
-            `flops` (a token, in training), `cache_bytes` (at a full context) or `none`.
-        free: the size that is changed to match, or a list of keys that get one size; null:
-            `model.mlp_dim`, or `model.dim` where there is no MLP; for the cache, which the MLP's
-            width does not touch, the heads' width.
-        budget: what each variant spends; null: `trainer.max_steps`.
-        tune: keys, each with candidate values; every variant takes the combination with which it
-            has the lowest loss on the first half of the validation split, in a run of its own
-            with another seed. The study's numbers are those of the second half.
-        metric: the number that is compared, by its name among the metrics in `result.json`.
-        workers: runs at the same time; null: the launcher decides.
-        launcher: what starts the runs.
+        vary: keys, each with a list of values; every combination is a variant.
+        variants: names, each with the keys in which the variant differs from the recipe; with
+            `vary`, every combination of both is a variant.
+        base: variant that the others are compared with and matched to; null: the first.
+        seeds: number of seeds, counted from 0, or a list of seeds. Variants of one seed see the
+            same batches in the same order.
+        match: quantity in which every variant must equal the base within 1 %: `parameters`,
+            `flops` (per token, in training), `cache_bytes` (at a full context) or `none`.
+        free: size that is changed to match, or a list of keys that get the same size; null:
+            `model.mlp_dim`, or `model.dim` if there is no MLP; for `cache_bytes`, which does not
+            depend on the MLP's width, the heads' width.
+        budget: budget of each variant; null: `trainer.max_steps`.
+        tune: keys, each with candidate values. Every variant takes the combination with the lowest
+            loss on the first half of the validation split, in separate runs with another seed. The
+            study's metrics are those of the second half.
+        metric: metric that is compared, by its name in `result.json`.
+        workers: number of simultaneous runs; null: the launcher decides.
+        launcher: starts the runs.
     """
 
     vary: dict[str, Any] | None = None

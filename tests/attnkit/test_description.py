@@ -152,6 +152,9 @@ def test_an_unknown_name_gets_a_suggestion():
         (Literal["a", 3], "a | 3"),
         (Annotated[Spec, MASKS], "mask"),
         (Annotated[Spec | list[Spec], MASKS], "mask, or a list of them"),
+        (Annotated[tuple[Spec, ...], MASKS], "list (mask)"),
+        (tuple[str, ...], "list of text"),
+        (dict[str, float] | None, "mapping or null"),
         (Annotated[int, "at least 1"], "whole number"),
     ],
 )
