@@ -334,7 +334,7 @@ def test_the_attention_of_a_sentence_and_its_translation(result, tmp_path):
     assert {file.name for file in tmp_path.glob("*.png")} == pictures
     again = invoke("attention", result.directory, "--text", "a b", "--out", tmp_path / "map.png")
     assert again.exit_code == 2
-    assert "map-decoder.cross.png exists already" in again.stderr
+    assert "map-decoder.cross.png exists;" in again.stderr
     half = invoke("attention", result.directory, "--text", "a |||", "--out", tmp_path / "x.png")
     assert half.exit_code == 2
     assert "`sentence ||| translation`" in half.stderr
@@ -397,7 +397,7 @@ def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["translate", broken, "a"], "does not fit the recipe and the vocabulary"),
-        (["translate", tmp_path / "empty", "a"], "holds no recipe.yaml"),
+        (["translate", tmp_path / "empty", "a"], "has no recipe.yaml"),
         (["translate", result.directory, "--file", tmp_path / "bad.txt"], "bad.txt:2: byte 0xff"),
         (["translate", result.directory, "a", "--beam", 2, "--n-best", 3], "more than --beam 2"),
         (
