@@ -388,7 +388,7 @@ def test_a_plan_that_names_none_of_the_runs(finished_study):
 
 def test_unknown_names(finished_study):
     assert refusal(finished_study, metric="los") == (
-        "--metric los: no run has it; did you mean `loss`? (known: bits_per_byte, perplexity, loss)"
+        "--metric los: no run has it; did you mean `loss`? (known: loss, bits_per_byte, perplexity)"
     )
     assert refusal(finished_study, base="bas") == (
         "--base bas: no such variant; did you mean `base`? (known: base, better, same)"
