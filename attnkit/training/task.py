@@ -199,7 +199,9 @@ class Task(L.LightningModule, ABC):
             return self._run[0](*args, **options)
         stream = Stream()
         output = self._run[0](*args, **options, stream=stream)
-        self._auxiliary = stream.losses or {}
+        for name, term in (stream.losses or {}).items():  # a task may call the model more than once
+            before = self._auxiliary.get(name)
+            self._auxiliary[name] = term if before is None else before + term
         return output
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
@@ -259,10 +261,11 @@ class Task(L.LightningModule, ABC):
         """
 
     def all_losses(self, batch: Any) -> dict[str, Tensor]:
-        """`losses`, with those that the model's own parts add.
+        """`losses`, with those that mechanisms of the model add.
 
         Raises:
             TypeError: if `losses` returns something else than losses by name.
+            ValueError: if a mechanism adds one under the same name.
         """
         losses = self.losses(batch)
         if not isinstance(losses, dict) or not losses:
@@ -270,7 +273,13 @@ class Task(L.LightningModule, ABC):
                 f"{type(self).__name__}.losses must return a dict of losses, name -> (), and at "
                 f"least one; got {losses if losses == {} else type(losses).__name__}"
             )
-        return losses | self.auxiliary_losses()
+        added = self.auxiliary_losses()
+        if same := losses.keys() & added.keys():
+            raise ValueError(
+                f"a mechanism of the model adds a loss `{min(same)}`, and so does "
+                f"{type(self).__name__}.losses; call one of them otherwise"
+            )
+        return losses | added
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | dict[str, Tensor]:
         """The sum of the losses of one batch, for as much as it counts in its step; where there are

@@ -74,8 +74,8 @@ class PatchClassifier(LanguageModel):
         super().__init__(classes, dim=dim, tied_embeddings=tied_embeddings, **options)
         self.embedding = nn.Linear(pixels, dim)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        return super().forward(patches).mean(dim=1)
+    def forward(self, patches: Tensor, **options) -> Tensor:
+        return super().forward(patches, **options).mean(dim=1)
 
 
 class ImageTask(Task):

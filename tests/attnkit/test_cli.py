@@ -213,7 +213,9 @@ def test_a_list_of_one_kind_has_no_other():
         assert len(ended.stdout) < len(everything) / 5
     assert "language_modeling/quickstart" in call("list", "recipes").stdout
     said = complaint("list", "maks")
-    assert said.startswith("there is no kind `maks`; did you mean `masks`? (known: tasks, attention")
+    assert said.startswith(
+        "there is no kind `maks`; did you mean `masks`? (known: tasks, attention"
+    )
 
 
 def test_the_recipes_are_listed_printed_and_copied():

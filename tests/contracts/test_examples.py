@@ -12,6 +12,7 @@ from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.errors import DataError
 from attnkit.recipe import RecipeError, load_recipe
+from attnkit.registry import TASKS
 from attnkit.trained_run import export_run, load_run
 
 FOLDER = Path(__file__).parents[2] / "examples" / "plugins"
@@ -30,7 +31,8 @@ def recipe(tmp_path_factory):
     def make(*overrides, runs_dir=runs):
         return load_recipe(DIGITS, [f"runs_dir={runs_dir}", *small, *overrides])
 
-    return make
+    yield make
+    TASKS._classes.pop("image_classification", None)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,15 @@ def test_the_commands_serve_it(result, recipe):
     assert "10, 4 (classes, and pixels of a patch)" in shown.stdout
     compared = invoke("compare", result.directory, "--metric", "accuracy")
     assert compared.exit_code == 0, compared.output
+
+
+def test_auxiliary_losses_of_a_mechanism_join_its_own(recipe, tmp_path):
+    keys = ["model.attention.name=disagreement", "logging.every_n_steps=20"]
+    result = experiment.run(recipe(*keys, runs_dir=tmp_path))
+    curves = load_run(result.directory).curves
+    parts = [curve.values for name, curve in curves.items() if name.startswith("loss/train_")]
+    assert len(parts) == 2
+    assert sum(parts) == pytest.approx(curves["loss/train"].values, rel=1e-5)
 
 
 def test_variants_are_planned_and_matched(tmp_path):
