@@ -381,7 +381,9 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
         f"float32 products        {'rounded to TF32 on a GPU' if rounded else 'exact, no TF32'} "
         f"(trainer.precision {trainer.precision})"
     )
-    per_token = cache_bytes(model, 2, torch.float32) - cache_bytes(model, 1, torch.float32)
+    per_token = cache_bytes(model, length, torch.float32) - cache_bytes(
+        model, length - 1, torch.float32
+    )
     console.print(
         f"cache a token           {per_token:,} bytes in float32, {per_token // 2:,} in bfloat16 "
         f"({cache_bytes(model, length, torch.float32):,} and "
@@ -403,7 +405,7 @@ def _show_layers(model: Any) -> None:
         for i, options in enumerate(stack.options):
             cost = costs[f"{part}layers.{i}"]
             mask = build_mask(options.mask)
-            seen = "" if mask.back is None else f" ({mask.back + 1:,} keys back)"
+            seen = "" if mask.back is None else f" ({mask.back + 1:,} keys)"
             words = (
                 options.attention.name + (f", {options.cross.name}" if options.cross else ""),
                 name_of(mask) + seen,
@@ -423,7 +425,7 @@ def _show_layers(model: Any) -> None:
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     for column in ("layer", "attention", "mask", "position", "MLP", "wiring"):
         table.add_column(column)
-    for column in ("parameters", "FLOPs a token", f"cache bytes, {length:,} tokens"):
+    for column in ("parameters", "training FLOPs a token", f"cache bytes, {length:,} tokens"):
         table.add_column(column, justify="right")
     for names, words in groups:
         first, last = (name.replace("layers.", "") for name in (names[0], names[-1]))

@@ -7,15 +7,17 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from attnkit.attention.base import Role
 from attnkit.checks.card import judge
-from attnkit.checks.case import Case
+from attnkit.checks.case import Broken, Case, DoesNotApply
 from attnkit.checks.laws import LAWS
 from attnkit.checks.seats import MaskCase
 from attnkit.errors import UserError
 from attnkit.masks import build_mask, name_of
 from attnkit.models.layers import LayerOptions, layer_options
-from attnkit.registry import ATTENTION, POSITIONS, Spec
+from attnkit.registry import ATTENTION, MLPS, NORMS, POSITIONS, WIRINGS, Spec
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +26,12 @@ LONGEST = 24
 
 
 class LawBrokenError(UserError, ValueError):
-    """A mechanism breaks a law in the seat that a recipe gives it."""
+    """A plugin breaks a law in the place that a recipe gives it."""
 
 
 def refuse_broken_plugins(model: Mapping[str, Any]) -> None:
-    """Asks the quick laws about each mechanism that does not come with the kit.
+    """Asks the quick laws about each mechanism that does not come with the kit, and the laws about
+    whole models about each such wiring, norm and MLP.
 
     Args:
         model: a recipe's section: `attention`, `mask` and `position`, or sections that hold them.
@@ -36,6 +39,12 @@ def refuse_broken_plugins(model: Mapping[str, Any]) -> None:
     Raises:
         LawBrokenError: with the evidence.
     """
+    _refuse_broken_mechanisms(model)
+    for key, spec in {repr(part): part for part in _parts(model)}.values():
+        _refuse_broken_part(key, spec)
+
+
+def _refuse_broken_mechanisms(model: Mapping[str, Any]) -> None:
     done = set()
     for role, spec, mask, position in _seats(model):
         mechanism = ATTENTION.get(spec.name)
@@ -68,6 +77,52 @@ def refuse_broken_plugins(model: Mapping[str, Any]) -> None:
                     f"({line.smallest}; {remedy}`attnkit check` shows all laws; --no-check trains "
                     "it nonetheless)"
                 )
+
+
+_REGISTRIES = {"attention": ATTENTION, "mlp": MLPS, "norm": NORMS, "wiring": WIRINGS}
+
+
+def _parts(value: Any, key: str = "") -> Iterator[tuple[str, Spec]]:
+    """Each wiring, norm and MLP, and each mechanism that shares with other layers, which a plugin
+    brings, wherever a section names it.
+    """
+    if isinstance(value, Spec):
+        cls = _REGISTRIES[key].get(value.name) if key in _REGISTRIES else None
+        if cls is None or cls.__module__.startswith("attnkit."):
+            return
+        if key != "attention" or cls.reads_stream():
+            yield key, value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _parts(item, key)
+    elif isinstance(value, Mapping) or dataclasses.is_dataclass(value):
+        for name, item in (value if isinstance(value, Mapping) else vars(value)).items():
+            yield from _parts(item, name)
+
+
+def _refuse_broken_part(key: str, spec: Spec) -> None:
+    """Asks the laws about whole models about two small layers with one part."""
+    from attnkit.checks.models import MODEL_LAWS
+    from attnkit.models.language_model import LanguageModel
+
+    where = f"model.{key}: {spec.name}"
+    options: dict[str, Any] = {key: spec, "position": "none"}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            small = LanguageModel(7, max_seq_len=LONGEST, dim=32, num_layers=2, **options)
+    except ValueError:  # it takes no such width: the recipe's own was checked before
+        return
+    for law in MODEL_LAWS:
+        try:
+            law(small)
+        except DoesNotApply:
+            continue
+        except Broken as error:
+            words = law.__name__.replace("_", " ")
+            raise LawBrokenError(
+                f"{where} breaks a law: {words}. {error}\n(two layers of width 32; --no-check "
+                "trains it nonetheless)"
+            ) from None
 
 
 def _seats(model: Mapping[str, Any], role: Role = "self") -> Iterator[tuple[Role, Spec, Any, str]]:

@@ -2,15 +2,20 @@
 planted faults.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from attnkit import experiment
 from attnkit.attention.cross_layer import CrossLayer
 from attnkit.attention.multi_head import MultiHead
 from attnkit.attention.value_residual import FIRST, ValueResidual
+from attnkit.checks.at_start import LawBrokenError
 from attnkit.checks.case import Broken, DoesNotApply
 from attnkit.checks.models import MODEL_LAWS
+from attnkit.models.accounting import parameter_counts
 from attnkit.models.encoder_decoder import (
     CrossOptions,
     DecoderOptions,
@@ -22,7 +27,9 @@ from attnkit.models.layers import DecoderLayerEntry, LayerEntry
 from attnkit.models.mlps import Relu
 from attnkit.models.stack import Stack
 from attnkit.models.wirings import PreNorm
+from attnkit.recipe import recipe_from_dict
 from attnkit.registry import ATTENTION, MLPS, NORMS, WIRINGS, Spec
+from attnkit.trained_run import load_run
 
 WINDOW = {"name": "sliding_window", "window": 4}
 PARTS = [
@@ -238,3 +245,66 @@ def test_a_cache_that_forgets_what_another_layer_still_needs_is_caught(monkeypat
     law = next(law for law in MODEL_LAWS if law.__name__ == "decoding_equals_the_full_pass")
     with pytest.raises(Broken):
         law(model)
+
+
+# Plugins
+
+LEAKS = '''
+from attnkit.models.wirings import PreNorm
+from attnkit.registry import WIRINGS
+
+
+@WIRINGS.register("leaks")
+class Leaks(PreNorm):
+    """Adds the mean of all tokens."""
+
+    def forward(self, x, stream):
+        return super().forward(x + x.mean(dim=1, keepdim=True), stream)
+'''
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
+
+
+def example():
+    """The wiring that CONTRIBUTING shows, as a plugin file."""
+    blocks = CONTRIBUTING.read_text(encoding="utf-8").split("```")
+    (code,) = (block for block in blocks if block.startswith("python\n@WIRINGS"))
+    return (
+        "import torch\nfrom torch import nn\nfrom attnkit.models.layers import Layer\n"
+        f"from attnkit.registry import WIRINGS\n\n{code.removeprefix('python')}"
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A tiny recipe with the wiring of a plugin file."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(code, name):
+        (tmp_path / f"{name}.py").write_text(code)
+        return recipe_from_dict(
+            {
+                "name": "plugged",
+                "plugins": [f"{name}.py"],
+                "task": "synthetic",
+                "data": {"name": "parity", "length": 6},
+                "model": {"max_seq_len": 8, "dim": 8, "num_layers": 2, "wiring": name},
+                "trainer": {"max_steps": 2, "batch_size": 4, "accelerator": "cpu"},
+                "logging": {"attention_maps": 0, "samples": 0},
+            }
+        )
+
+    return make
+
+
+def test_a_wiring_of_ones_own_is_one_file(recipe):
+    trained = recipe(example(), "rezero")
+    result = experiment.run(trained)
+    run = load_run(result.directory)
+    assert [type(layer).__name__ for layer in run.model.layers] == ["ReZero"] * 2
+    assert parameter_counts(run.model)["other"] == 2
+    hold(run.model)
+
+
+def test_a_wiring_that_leaks_is_refused_before_it_trains(recipe):
+    with pytest.raises(LawBrokenError, match=r"model\.wiring: leaks breaks a law: no prediction"):
+        experiment.run(recipe(LEAKS, "leaks"))
