@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,8 +161,8 @@ def _requests(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
     found: dict[Request, None] = {}
     for attention in (module for module in model.modules() if isinstance(module, Attention)):
         weight = next(attention.parameters())
-        if attention.refusal("self", Causal(), "none"):
-            continue
+        if attention.refusal("self", Causal(), "none") or attention.lender is not None:
+            continue  # the latter asks as the layer does whose keys it uses
         x = torch.zeros(1, 2, attention.dim, device=device, dtype=weight.dtype)
         autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
         with asked() as requests, autocast, torch.random.fork_rng(devices=[]):
@@ -221,12 +221,16 @@ def _certify_score_kernels(
     """Certifies FlexAttention and plugin kernels for each self-attention of a model that would use
     them; disables those that fail.
     """
-    if not isinstance(mask := getattr(model, "mask", None), Mask):
+    if not hasattr(model, "attentions"):  # a stack of layers tells each mechanism with its mask
         return []
     length = min(num_tokens, LONGEST)
-    mask = mask.bind(documents=torch.arange(length, device=device).mul(3).div(length).long()[None])
+    documents = torch.arange(length, device=device).mul(3).div(length).long()[None]
     made: dict[Seat, Certificate] = {}
-    for attention in (module for module in model.modules() if isinstance(module, ScoreAttention)):
+    seats: Iterable[tuple[Attention, Mask]] = model.attentions()  # pyright: ignore
+    for attention, mask in seats:
+        if not isinstance(attention, ScoreAttention):
+            continue
+        mask = mask.bind(documents=documents)
         width = dtype or attention.output.weight.dtype
         where = Where(device.type, width)
         call = attention.call_of_shape(length, length, mask, width)

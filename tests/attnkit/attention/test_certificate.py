@@ -399,3 +399,17 @@ def test_on_a_gpu_fla_is_certified_or_refused_and_the_numbers_hold(name):
         assert error < 0.03, [one.words for one in made]
     finally:
         outside.forget()
+
+
+def test_each_layer_of_a_pattern_is_certified_under_its_own_mask(shelf):
+    """Also where a layer uses the keys of another one, and so cannot be called alone."""
+    shelf(OwnKernel(1.0))
+    layers = [
+        {"mask": {"name": "sliding_window", "window": 3}},
+        {"attention": "cross_layer"},
+        {"attention": "cross_layer"},
+    ]
+    model = LanguageModel(5, max_seq_len=40, dim=C, num_layers=3, layers=layers)
+    made = certify_model(model, 40, CPU, None, None)
+    assert [one.accepted for one in made] == [True, True]
+    assert [seat[4] for seat in choosing._certified] == ["sliding_window", "causal"]
