@@ -89,18 +89,29 @@ class Placed(AllOf):
 
 
 class Recent(AllOf):
-    """A mask whose first keys a memory has dropped, since no query looks that far back. Code makes
-    it, no recipe names it.
+    """A mask over the keys that a cache has kept. It has dropped those before them, because no
+    query looks that far back. Made by code, not named in recipes.
 
     Args:
         mask: the rule, bound to its batch.
-        first_key: position of the first key that is left.
+        first_key: position of the first key that is left; a () tensor in a cache of fixed size,
+            where it may be below 0: such keys are reserved memory.
     """
 
-    def __init__(self, mask: Mask, first_key: int) -> None:
+    def __init__(self, mask: Mask, first_key: int | Tensor) -> None:
         super().__init__(masks=[mask])
         self.first_key = first_key
 
+    def first_query(self, num_queries: int, num_keys: int) -> int | Tensor:
+        rule = self.masks[0]
+        if isinstance(rule, Placed):
+            return rule.first
+        return super().first_query(num_queries, num_keys)
+
+    def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        allowed = super().allowed(batch, query, key)
+        return allowed & (key >= 0) if isinstance(self.first_key, Tensor) else allowed
+
     def parts(self) -> tuple[Mask, ...]:
-        """Itself: its parts would not know the place."""
+        """Returns the mask itself: its parts lack the position."""
         return (self,)

@@ -47,8 +47,8 @@ class Mask(ABC):
     batch_size: int = 1
     """Number of batch rows with their own mask; 1 if it is the same for all."""
 
-    first_key: int = 0
-    """Position of the first key: above 0 where a memory has dropped the keys before it."""
+    first_key: int | Tensor = 0
+    """Position of the first key: not 0 where a cache has dropped the keys before it."""
 
     needs_documents: bool = False
     """True until `bind` has provided the documents of a batch."""

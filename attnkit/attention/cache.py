@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attnkit.once import positions
@@ -71,60 +72,103 @@ class KeyValueCache(Cache):
 
     Attributes:
         keeps: how many keys before the new ones are kept, because no later query looks further
-            back; None: all. A cache of fixed size keeps all.
-        first_key: position of the first key that is kept.
+            back; None: all.
     """
 
     def __init__(self, keeps: int | None = None) -> None:
         self.keeps = keeps
-        self.first_key = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
         self._carried: Tensor | None = None
-        self._start = 0  # place of the first kept key in the buffers
+        self._dropped = 0  # position of the first key that is kept
+        self._start = 0  # its place in the buffers
+        self._slots = (
+            0  # of a cache of fixed size that keeps a window: a key is at position % slots
+        )
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Appends keys and values (B, H, S, D) of new tokens; returns those of all tokens that are
-        kept, from `first_key` on.
+        kept, in order.
         """
+        count = keys.shape[2]
         if self.position is not None:
             assert self._keys is not None
             assert self._values is not None
-            places = positions(self.position, keys.shape[2], keys.device)
+            places = positions(self.position, count, keys.device)
+            if self._slots:
+                assert self.keeps is not None
+                if count > self._slots - self.keeps:
+                    raise ValueError(
+                        f"{count} tokens at once do not fit into a cache of fixed size that keeps "
+                        f"a window of {self.keeps + 1}; give it {self._slots - self.keeps} at most"
+                    )
+                places = places % self._slots
             self._keys.index_copy_(2, places, keys)
             self._values.index_copy_(2, places, values)
-            return self.stored()
-        kept = self.length - self.first_key
+            return self.stored(count)
+        kept = self.length - self._dropped
         if self.keeps is not None and kept > self.keeps:
             self._start += kept - self.keeps
-            self.first_key += kept - self.keeps
+            self._dropped += kept - self.keeps
             kept = self.keeps
-        start, count = self._start, keys.shape[2]
+        start = self._start
         fits = self._keys is not None and start + kept + count <= self._keys.shape[2]
         self._keys = _write(self._keys, keys, start, kept)
         self._values = _write(self._values, values, start, kept)
         self._start = start if fits else 0
         self.length += count
-        return self.stored()
+        return self.stored(count)
 
-    def stored(self) -> tuple[Tensor, Tensor]:
-        """Keys and values of the tokens that are kept; of a cache of fixed size with the room for
-        later ones.
+    def stored(self, count: int) -> tuple[Tensor, Tensor]:
+        """Returns keys and values of the tokens that are kept, in order; of a cache of fixed size
+        that keeps all with the room for later ones.
+
+        Args:
+            count: tokens that were appended last.
         """
         assert self._keys is not None
         assert self._values is not None
+        if self._slots:
+            first = self.first_key(count)
+            order = positions(first, self._slots, self._keys.device) % self._slots
+            return self._keys.index_select(2, order), self._values.index_select(2, order)
         if self.position is not None:
             return self._keys, self._values
-        kept = slice(self._start, self._start + self.length - self.first_key)
+        kept = slice(self._start, self._start + self.length - self._dropped)
         return self._keys[:, :, kept], self._values[:, :, kept]
 
+    @property
+    def has_dropped(self) -> bool:
+        """True if the first key is not at position 0."""
+        return self._dropped > 0 or self._slots > 0
+
+    def first_key(self, count: int) -> int | Tensor:
+        """Position of the first key; of a cache of fixed size that keeps a window a () tensor,
+        below 0 while there are fewer keys.
+
+        Args:
+            count: tokens that were appended last.
+        """
+        if self._slots:
+            assert self.position is not None
+            return self.position + (count - self._slots)
+        return self._dropped
+
     def fix(self, room: int, position: Tensor) -> None:
-        for name, kept in zip(("_keys", "_values"), self.stored(), strict=True):
+        slots = 0 if self.keeps is None else -(-(self.keeps + 1) // 8) * 8
+        self._slots = slots if slots < room else 0
+        size = self._slots or room
+        kept = self.length - self._dropped
+        for name in ("_keys", "_values"):
+            buffer = getattr(self, name)
             # Zeros, because masked values are multiplied by a weight of zero.
-            fixed = kept.new_zeros(*kept.shape[:2], room, kept.shape[3])
-            fixed[:, :, self.first_key : self.length] = kept
+            fixed = buffer.new_zeros(*buffer.shape[:2], size, buffer.shape[3])
+            last = min(kept, size)
+            stop = self._start + kept
+            places = torch.arange(self.length - last, self.length, device=buffer.device) % size
+            fixed[:, :, places] = buffer[:, :, stop - last : stop]
             setattr(self, name, fixed)
-        self._start = self.first_key = 0
+        self._start = self._dropped = 0
         super().fix(room, position)
 
     def carry(self, carried: Tensor) -> Tensor:
@@ -136,7 +180,7 @@ class KeyValueCache(Cache):
     def num_bytes(self) -> int:
         """Returns the bytes in use, without reserved memory unless the cache is fixed."""
         tensors = (self._keys, self._values, self._carried)
-        used = self.length - self.first_key if self.position is None else None
+        used = self.length - self._dropped if self.position is None else None
         stored = [t[:, :, :used] for t in tensors if t is not None]
         stored += self.tails.values()
         return sum(t.numel() * t.element_size() for t in stored)
@@ -155,14 +199,17 @@ class Borrowed(KeyValueCache):
         self._lender = lender
 
     @property
-    def first_key(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Position of the first key that is kept."""
-        return self._lender.first_key
+    def has_dropped(self) -> bool:
+        """True if the first key is not at position 0."""
+        return self._lender.has_dropped
+
+    def first_key(self, count: int) -> int | Tensor:
+        return self._lender.first_key(count)
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Those of the lender; the new ones are among them."""
         self.length = self._lender.length
-        return self._lender.stored()
+        return self._lender.stored(keys.shape[2])
 
     def fix(self, room: int, position: Tensor) -> None:
         Cache.fix(self, room, position)  # the lender has the room

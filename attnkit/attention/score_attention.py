@@ -205,9 +205,10 @@ class ScoreAttention(Attention):
     ) -> Tensor:
         """Appends the new keys and values to the cache and attends to all of them."""
         assert isinstance(cache, KeyValueCache)
+        count = k.shape[2]
         k, v = cache.append(k, v)
-        if cache.first_key:
-            mask = Recent(mask, cache.first_key)
+        if cache.has_dropped:
+            mask = Recent(mask, cache.first_key(count))
         beside = {} if carried is None else {"carried": cache.carry(carried)}
         return self.mix(q, *self.expand(k, v), mask, **beside)
 

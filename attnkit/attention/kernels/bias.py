@@ -25,7 +25,7 @@ class Block:
 
     first_query: int | Tensor
     num_queries: int
-    first_key: int
+    first_key: int | Tensor
     num_keys: int
 
 

@@ -224,9 +224,30 @@ def test_a_cache_of_fixed_size_serves_a_pattern(layers):
     cache = model.new_cache()
     model(TOKENS[:, :7], cache=cache)
     cache.fix(24, TOKENS.device)
+    places = [tensor.data_ptr() for tensor in cache.tensors()]
     for t in range(7, T):
         logits = model(TOKENS[:, t : t + 1], cache=cache)
         torch.testing.assert_close(logits, full[:, t : t + 1], rtol=1e-4, atol=1e-4)
+    assert places == [tensor.data_ptr() for tensor in cache.tensors()]  # nothing has moved
+
+
+@torch.no_grad()
+def test_of_fixed_size_too_the_cache_of_a_window_is_its_window():
+    """Rounded up to a multiple of eight keys, and whatever was read before it was fixed."""
+    model = built(**LOCAL_GLOBAL, max_seq_len=100)
+    for read in (1, 3, 9, T):
+        cache = model.new_cache()
+        model(TOKENS[:, :read], cache=cache)
+        cache.fix(64, TOKENS.device)
+        kept = [layer.num_bytes() // (2 * 2 * 16 * 4) for layer in cache.layers]
+        assert kept == [8, 64, 8, 64]
+        for t in range(read, T):
+            logits = model(TOKENS[:, t : t + 1], cache=cache)
+            torch.testing.assert_close(
+                logits, model(TOKENS[:, : t + 1])[:, -1:], rtol=1e-4, atol=1e-4
+            )
+    with pytest.raises(ValueError, match=r"6 tokens at once do not fit .* window of 4; give it 5"):
+        model(TOKENS[:, :6], cache=cache)
 
 
 def test_generation_uses_the_caches_of_a_pattern():
