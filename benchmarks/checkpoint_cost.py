@@ -17,9 +17,9 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from attnkit import experiment
 from attnkit.checkpoints.store import CheckpointStore
 from attnkit.recipe import load_recipe
+from attnkit.runs import experiment
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "language_modeling"
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from training_speed import RECIPES, plain_loop
 
-from attnkit import experiment
 from attnkit.recipe import load_recipe
+from attnkit.runs import experiment
 
 LONG = ["trainer.max_steps=700", "trainer.batch_size=48", "schedule.warmup_steps=40"]
 """What makes the speedrun a run of the baseline's whole time."""

@@ -26,9 +26,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from attnkit import experiment
 from attnkit.recipe import Recipe, load_recipe
 from attnkit.registry import OPTIMIZERS, SCHEDULES
+from attnkit.runs import experiment
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "language_modeling"
 

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attnkit import experiment
 from attnkit.data.pair_batch import IGNORED
 from attnkit.hardware import fast_dtype
 from attnkit.models.beam_search import Search
 from attnkit.recipe import load_recipe
+from attnkit.runs import experiment
 from attnkit.tasks.translation.task import padding_share
 from attnkit.tasks.translation.translating import translate_ids
 from attnkit.tasks.translation.translator import load_translator

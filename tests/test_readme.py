@@ -145,9 +145,10 @@ def test_curves_for_pandas(tmp_path, monkeypatch):
 
 def test_the_task(tmp_path, monkeypatch):
     """A teacher of a few steps, and a run that imitates it."""
-    from attnkit import experiment, load_run
+    from attnkit import load_run
     from attnkit.recipe import recipe_from_dict
     from attnkit.registry import TASKS
+    from attnkit.runs import experiment
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(TASKS, "_classes", {name: TASKS.get(name) for name in TASKS.names()})

@@ -16,7 +16,7 @@ from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, key_path
 from attnkit.recipe.layers import read_changes
 from attnkit.recipe.source import Node, plain, read_value
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
-from attnkit.resume import differences
+from attnkit.runs.resume import differences
 
 Changes = Mapping[KeyPath, Node | Mark]
 """Key -> its value in a variant; for a removed key, the place where the removal is written."""

@@ -177,7 +177,7 @@ def _mean_seconds(steps: Iterator[Any], device: Any) -> float:
 def _precision(recipe: Recipe, device: Any) -> contextlib.AbstractContextManager[Any]:
     import torch
 
-    from attnkit.experiment import resolve_precision
+    from attnkit.runs.experiment import resolve_precision
 
     mixed = resolve_precision(recipe.trainer.precision, recipe.trainer.accelerator) == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
@@ -188,7 +188,7 @@ def main(out: Path, files: Sequence[Path]) -> None:
     from attnkit.recipe import load_recipe
 
     began = time.perf_counter()
-    import attnkit.experiment  # noqa: F401 - what a run imports
+    import attnkit.runs.experiment  # noqa: F401 - what a run imports
 
     imports = time.perf_counter() - began
     found = {}

@@ -22,8 +22,8 @@ from attnkit.ablation.launchers.base import Job
 from attnkit.plugins.record import changes, made_with, read_record
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
-from attnkit.resume import differences, has_no_influence
 from attnkit.run_directory import RunDirectoryError
+from attnkit.runs.resume import differences, has_no_influence
 
 FOLDER = ".trials"
 """Folder of a study for files that do not belong to a run."""

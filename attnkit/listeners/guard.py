@@ -255,7 +255,7 @@ class RunListeners(Listeners):
             GuardedLogger(name, source) for name, source in sources
         ]
         super().__init__(self.loggers)
-        patterns = dict.fromkeys(LOGGED_FILES)
+        patterns: dict[str, None] = dict.fromkeys(LOGGED_FILES)
         for name, source in sources:
             for pattern in listener_of(source).files:
                 if own := fnmatch.filter(_FILES_OF_THE_RUN, pattern):

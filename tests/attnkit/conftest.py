@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attnkit import experiment
 from attnkit.recipe import Recipe, recipe_from_dict
+from attnkit.runs import experiment
 
 SMALL_MODEL = {
     "max_seq_len": 16,

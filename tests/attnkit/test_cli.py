@@ -190,7 +190,7 @@ def test_the_version_is_shown():
     ("words", "completed"),
     [
         ("attnkit gen", ["generate"]),
-        ("attnkit list m", ["masks"]),
+        ("attnkit list ma", ["masks"]),
         ("attnkit recipes par", ["parity"]),
     ],
 )

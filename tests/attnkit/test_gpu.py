@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attnkit import experiment
 from attnkit.attention.kernels.choosing import only
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.errors import DivergedError
@@ -16,6 +15,7 @@ from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import load_recipe
 from attnkit.registry import ATTENTION
+from attnkit.runs import experiment
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.training.task import Task
 

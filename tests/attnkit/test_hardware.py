@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnkit import experiment
 from attnkit.hardware import exactness, fast_dtype
 from attnkit.registry import OPTIMIZERS
+from attnkit.runs import experiment
 from attnkit.training.muon import StackedMuon
 
 HALF = {torch.bfloat16, torch.float16}

@@ -12,7 +12,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.models.encoder_decoder import (
     CrossOptions,
@@ -23,6 +22,7 @@ from attnkit.models.encoder_decoder import (
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe.stored import recipe_to_resume
 from attnkit.registry import Spec
+from attnkit.runs import experiment
 from attnkit.trained_run import load_run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "old_runs"

@@ -8,11 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.errors import DataError
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.registry import TASKS
+from attnkit.runs import experiment
 from attnkit.trained_run import export_run, load_run
 
 FOLDER = Path(__file__).parents[2] / "examples" / "plugins"

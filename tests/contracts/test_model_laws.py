@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from attnkit import experiment
 from attnkit.attention.cross_layer import CrossLayer
 from attnkit.attention.multi_head import MultiHead
 from attnkit.attention.value_residual import FIRST, ValueResidual
@@ -29,6 +28,7 @@ from attnkit.models.stack import Stack
 from attnkit.models.wirings import PreNorm
 from attnkit.recipe import recipe_from_dict
 from attnkit.registry import ATTENTION, MLPS, NORMS, WIRINGS, Spec
+from attnkit.runs import experiment
 from attnkit.trained_run import load_run
 
 WINDOW = {"name": "sliding_window", "window": 4}

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from attnkit import description, experiment, registry
+from attnkit import description, registry
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks.at_start import LawBrokenError, refuse_broken_plugins
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.registry import ATTENTION
+from attnkit.runs import experiment
 from attnkit.trained_run import load_run
 
 COSINE = '''\

@@ -8,11 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.models.accounting import parameter_counts
 from attnkit.recipe import load_recipe
 from attnkit.registry import TOKENIZERS
+from attnkit.runs import experiment
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))

@@ -197,7 +197,7 @@ def test_the_section_has_a_schema(ablation, words, study):
 
 
 def test_a_single_run_is_told_from_a_study(load):
-    from attnkit import experiment
+    from attnkit.runs import experiment
 
     recipe = load(variants={"a": {}})
     with pytest.raises(RecipeError, match=r"ablation: .*attnkit ablate .*study.yaml.*~ablation"):

@@ -95,7 +95,7 @@ def test_a_damaged_plan_is_told(load, launcher):
 
 
 def test_a_run_that_is_none_of_the_studys_is_refused(load, launcher, study):
-    from attnkit import experiment
+    from attnkit.runs import experiment
 
     recipe = load(variants={"one": {}, "two": {}}, seeds=1)
     other = recipe.with_overrides("~ablation", "variant=two", "optimizer.lr=0.3")
@@ -111,7 +111,7 @@ def test_a_run_that_is_none_of_the_studys_is_refused(load, launcher, study):
 
 def test_a_run_made_by_hand_counts(load, launcher, study):
     """`attnkit run RECIPE key=value` writes where the grid does, so it need not be run again."""
-    from attnkit import experiment
+    from attnkit.runs import experiment
 
     experiment.run(load_recipe(study(), ["optimizer.lr=0.02"]))
     run_study(load(vary={"optimizer.lr": [0.02, 0.03]}))

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attnkit import experiment
 from attnkit.cpu import training
 from attnkit.cpu.training import MIB, KeptMemory
+from attnkit.runs import experiment
 
 glibc_only = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="a matter of glibc's malloc"

@@ -147,8 +147,8 @@ def maps_of_real_runs(
     small_keys: dict, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """Two short trainings with maps, of other mechanisms and numbers of heads: variant -> run."""
-    from attnkit import experiment
     from attnkit.recipe import recipe_from_dict
+    from attnkit.runs import experiment
 
     root = tmp_path_factory.mktemp("trained")
     keys = {

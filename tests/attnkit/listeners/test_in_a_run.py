@@ -15,7 +15,6 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from typer.testing import CliRunner
 
-from attnkit import experiment
 from attnkit.ablation.compare import compare_runs
 from attnkit.ablation.curves import learning_curves
 from attnkit.cli.main import app
@@ -23,6 +22,7 @@ from attnkit.listeners.listener import Listener
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.recipe.listening import build_callbacks, build_loggers
 from attnkit.registry import CALLBACKS, LOGGERS
+from attnkit.runs import experiment
 from attnkit.tensorboard.event_files import event_files
 from attnkit.tensorboard.map_format import decode
 from attnkit.tensorboard.scalars import read_scalars

@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from attnkit import experiment
 from attnkit.recipe import RecipeError
+from attnkit.runs import experiment
 from attnkit.training.task import Task
 
 KEYS = ["trainer.max_steps=4", "logging.attention_maps=2", "logging.samples=1"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attnkit import experiment, registry, report
+from attnkit import registry
 from attnkit.cli.main import app
 from attnkit.errors import DivergedError
 from attnkit.plugins.record import made_with
@@ -20,6 +20,7 @@ from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.recipe import NOT_IN_EVERY_TASK, RecipeKeys
 from attnkit.recipe.stored import written_recipe
 from attnkit.registry import TASKS, RegistryError, options_of
+from attnkit.runs import experiment, report
 from attnkit.tasks.definition import TaskDefinition, loaded
 from attnkit.trained_run import load_run
 from attnkit.training.task import Task

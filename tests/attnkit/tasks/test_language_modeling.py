@@ -12,11 +12,11 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator
 from torch.nn import functional as F
 
-from attnkit import experiment
 from attnkit.data.order import batch_seed
 from attnkit.errors import DataError
-from attnkit.experiment import build_data, build_model, build_task
 from attnkit.models.influence import LaterInfluence
+from attnkit.runs import experiment
+from attnkit.runs.experiment import build_data, build_model, build_task
 from attnkit.tasks.language_modeling.task import describe_influence
 from attnkit.trained_run import load_run
 

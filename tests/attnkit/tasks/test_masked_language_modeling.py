@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from attnkit import experiment, report
 from attnkit.cli.main import app
 from attnkit.data.pair_batch import IGNORED
 from attnkit.errors import DataError
 from attnkit.recipe import RecipeError
 from attnkit.run_directory import RunDirectoryError
+from attnkit.runs import experiment, report
 from attnkit.tasks.masked_language_modeling.masking import MASK, pseudo_perplexity
 from attnkit.trained_run import export_run, load_run
 

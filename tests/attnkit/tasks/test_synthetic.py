@@ -8,10 +8,10 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator
 from typer.testing import CliRunner
 
-from attnkit import experiment, report
 from attnkit.cli.main import app
 from attnkit.data.pair_batch import IGNORED
 from attnkit.recipe import RecipeError, recipe_from_dict
+from attnkit.runs import experiment, report
 from attnkit.tasks.synthetic.task import side_by_side
 from attnkit.tensorboard.map_format import decode
 from attnkit.trained_run import load_run

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from attnkit import experiment
 from attnkit.cli.main import app
 from attnkit.errors import DataError
 from attnkit.recipe import recipe_from_dict
+from attnkit.runs import experiment
 from attnkit.tasks.language_modeling.evaluation import measure
 from attnkit.tasks.synthetic import evaluation as synthetic
 from attnkit.trained_run import export_run, load_run

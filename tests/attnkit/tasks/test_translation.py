@@ -18,12 +18,12 @@ from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 from typer.testing import CliRunner
 
-from attnkit import experiment, report
 from attnkit.cli.main import app
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizers import WordTokenizer
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.run_directory import RunDirectoryError
+from attnkit.runs import experiment, report
 from attnkit.tasks.translation.scores import moses_lowercased_bleu, moses_tokenizer, score
 from attnkit.tasks.translation.translator import load_translator
 from attnkit.tensorboard.map_format import decode

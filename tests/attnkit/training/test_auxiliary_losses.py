@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnkit import experiment
+from attnkit.runs import experiment
 from attnkit.tensorboard.scalars import read_scalars
 
 

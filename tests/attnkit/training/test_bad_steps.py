@@ -7,11 +7,11 @@ import torch
 from torch.optim import AdamW
 from torch.overrides import TorchFunctionMode
 
-from attnkit import experiment
 from attnkit.callbacks import progress
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.errors import DivergedError
 from attnkit.run_directory import CHECKPOINTS
+from attnkit.runs import experiment
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.training.bad_steps import BadSteps, can_leave_out
 from attnkit.training.muon import StackedMuon

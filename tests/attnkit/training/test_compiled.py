@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from attnkit import experiment
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.masks import build_mask
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import load_recipe
 from attnkit.registry import ATTENTION
+from attnkit.runs import experiment
 from attnkit.training import compiled
 from attnkit.training.compiled import CompileClock, Compiled
 

@@ -10,10 +10,10 @@ from torch.nn.functional import mse_loss
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset
 
-from attnkit import experiment
 from attnkit.data.pair_batch import IGNORED
 from attnkit.recipe import recipe_from_dict
 from attnkit.registry import OPTIMIZERS, SCHEDULES
+from attnkit.runs import experiment
 from attnkit.training.task import Task, total_of
 
 

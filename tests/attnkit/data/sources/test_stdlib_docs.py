@@ -7,7 +7,7 @@ import pytest
 
 from attnkit.data.sources.stdlib_docs import StdlibDocs
 from attnkit.errors import DataError
-from attnkit.experiment import data_read
+from attnkit.runs.experiment import data_read
 
 LONG = "Says more than eighty characters about what it is for, so that it is worth reading {}."
 

@@ -20,15 +20,15 @@ import pytest
 import torch
 from tensorboard.backend.event_processing import event_accumulator
 
-from attnkit import experiment
+from attnkit.runs import experiment
 from attnkit.callbacks import progress
 from attnkit.checkpoints import store
 from attnkit.checkpoints.manifest import COPY, MANIFEST, manifest_text, read_manifest
-from attnkit.endings import OutOfMemoryError
+from attnkit.runs.early_ends import OutOfMemoryError
 from attnkit.errors import CheckpointError, DataError, DivergedError
 from attnkit.hardware import HardwareError
 from attnkit.recipe import load_recipe
-from attnkit.resume import differences
+from attnkit.runs.resume import differences
 from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.tasks.translation.task import TranslationTask
@@ -657,7 +657,7 @@ def test_a_full_disk_stops_training_with_one_message(small, monkeypatch):
 @pytest.fixture
 def kill_and_resume(monkeypatch):
     """The benchmark as a module: it forks, instead of importing everything for each process."""
-    script = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
+    script = Path(__file__).parents[3] / "benchmarks" / "kill_and_resume.py"
     spec = importlib.util.spec_from_file_location("kill_and_resume", script)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # where its dataclass looks itself up

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attnkit import report
+from attnkit.runs import report
 
 
 def test_an_honest_result(read, numbers, small_run):

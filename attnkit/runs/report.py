@@ -10,7 +10,7 @@ from rich.text import Text
 from attnkit.console import console, numbers_table
 
 if TYPE_CHECKING:
-    from attnkit.experiment import Result
+    from attnkit.runs.experiment import Result
 
 
 def show_result(result: Result) -> None:

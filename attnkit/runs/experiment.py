@@ -34,7 +34,7 @@ from attnkit.checkpoints.lightning_io import StoredCheckpoints
 from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.cpu.training import KeptMemory
-from attnkit.endings import plain_endings, told_of_restoring
+from attnkit.runs.early_ends import plain_endings, told_of_restoring
 from attnkit.hardware import (
     HardwareError,
     device_name,
@@ -49,7 +49,7 @@ from attnkit.plugins.record import keep, made_with
 from attnkit.plugins.trust import remember
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.recipe.listening import build_callbacks, build_loggers, naming_callbacks
-from attnkit.resume import (
+from attnkit.runs.resume import (
     ABOUT_THE_PLACE,
     WITHOUT_INFLUENCE,
     Resume,
