@@ -304,6 +304,9 @@ class Attention(nn.Module, ABC):
             and cls.project_query is Attention.project_query
             and cls.project_context is Attention.project_context
             and self.projections >= {"query", "key", "value"}
+            and self.query.out_features == self.num_heads * self.head_dim
+            and self.key.out_features == self.num_kv_heads * self.head_dim
+            and self.value.out_features == self.num_kv_heads * self.head_dim
         ):
             together = cpu.joined(x, (self.query, self.key, self.value))
         if together is None:

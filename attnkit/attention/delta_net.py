@@ -9,6 +9,8 @@ the new value is written. Within a chunk the corrections u solve a triangular sy
 convolutions are left out.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +19,7 @@ from attnkit.attention.cache import State
 from attnkit.attention.kernels import Operation, computed_outside, operation
 from attnkit.attention.recurrent import (
     Recurrent,
+    faded_products,
     in_chunks,
     joined,
     longest,
@@ -29,6 +32,9 @@ from attnkit.registry import ATTENTION
 
 CHUNK = 64
 """Tokens per chunk."""
+
+SMALLEST = math.log(torch.finfo(torch.float32).tiny)
+"""Of the logarithm of a decay: beyond it the state is 0."""
 
 
 @ATTENTION.register("delta_net")
@@ -79,33 +85,56 @@ class DeltaNet(Recurrent):
 
 
 def corrected_sums(
-    q: Tensor, k: Tensor, v: Tensor, strength: Tensor, state: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    strength: Tensor,
+    state: Tensor | None = None,
+    log_decay: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes S_t = S_{t-1} + b_t k_t (v_t - k_tᵀ S_{t-1})ᵀ, o_t = q_t S_t.
+    """Computes S_t = exp(g_t) S_{t-1} + b_t k_t (v_t - k_tᵀ exp(g_t) S_{t-1})ᵀ, o_t = q_t S_t.
 
     Args:
         q: (B, H, T, D)
         k: (B, H, S, D), of length 1.
         v: (B, H, S, E)
-        strength: (B, H, S, 1), b: from 0 to 1.
+        strength: (B, H, S, 1), b: from 0 to 1; up to 2 reflects.
         state: (B, H, D, E); None: zero.
+        log_decay: (B, H, S, 1 or D), g: at most 0; the state decays before it is corrected. None:
+            no decay.
 
     Returns:
         (B, H, T, E), and the state after the last key.
     """
     num_queries, length = q.shape[2], longest(q, k)
-    q, k, v, strength = in_chunks(CHUNK, num_queries, q, k, v, strength)
-    ahead = (strength * (k @ k.transpose(-2, -1))).tril(-1)
+    if log_decay is None:
+        q, k, v, strength = in_chunks(CHUNK, num_queries, q, k, v, strength)
+        asked, known, offered, fade = q, k, k, None
+        seen, met = (q @ k.transpose(-2, -1)).tril(), k @ k.transpose(-2, -1)
+    else:
+        log_decay = log_decay.clamp(min=SMALLEST)
+        q, k, v, strength, log_decay = in_chunks(CHUNK, num_queries, q, k, v, strength, log_decay)
+        faded = log_decay.cumsum(dim=3)  # since the chunk began
+        asked, known = q * faded.exp(), k * faded.exp()
+        offered = k * (faded[:, :, :, -1:] - faded).exp()
+        fade = faded[:, :, :, -1].exp().unsqueeze(-1)  # (B, H, n, 1 or D, 1)
+        seen, met = faded_products(q, k, faded), faded_products(k, k, faded)
     solved = torch.linalg.solve_triangular(
-        ahead, strength * torch.cat((v, k), dim=-1), upper=False, unitriangular=True
+        (strength * met).tril(-1),
+        strength * torch.cat((v, known), dim=-1),
+        upper=False,
+        unitriangular=True,
     )
-    # A chunk adds kᵀ (new - known S): it maps the state S to (I - kᵀ known) S + kᵀ new.
+    # A chunk adds offeredᵀ (new - known S): it maps the state S to A S + B.
     new, known = solved.split((v.shape[-1], k.shape[-1]), dim=-1)
+    offered = offered.transpose(-2, -1)
     identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-    before = states_before(identity - k.transpose(-2, -1) @ known, k.transpose(-2, -1) @ new, state)
+    kept = identity if fade is None else fade * identity
+    before = states_before(kept - offered @ known, offered @ new, state)
     written = new - known @ before
-    sums = q @ before + (q @ k.transpose(-2, -1)).tril() @ written
-    last = before[:, :, -1] + k[:, :, -1].transpose(-2, -1) @ written[:, :, -1]
+    sums = asked @ before + seen @ written
+    last = before[:, :, -1] if fade is None else fade[:, :, -1] * before[:, :, -1]
+    last = last + offered[:, :, -1] @ written[:, :, -1]
     return joined(sums, length, num_queries), last
 
 

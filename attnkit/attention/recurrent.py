@@ -278,13 +278,28 @@ def _decayed_sums(
     return joined(sums, length, num_queries), last
 
 
+def faded_products(q: Tensor, k: Tensor, faded: Tensor) -> Tensor:
+    """sum_d q_id k_jd exp(g_id - g_jd) for j <= i within each chunk, else 0: (B, H, n, chunk, D)
+    with `faded` g, (B, H, n, chunk, 1 or D) -> (B, H, n, chunk, chunk).
+    """
+    if faded.shape[-1] == 1:
+        return (q @ k.transpose(-2, -1)) * _between(faded)
+    # The identity as values gives the weights themselves.
+    identity = torch.eye(q.shape[3], dtype=q.dtype, device=q.device)
+    return _faded_by_feature(q, k, identity.expand(*q.shape[:4], -1), faded)
+
+
+def _between(faded: Tensor) -> Tensor:
+    """exp(g_i - g_j) for j <= i, else 0: (B, H, n, chunk, 1) -> (B, H, n, chunk, chunk)."""
+    later = torch.ones(faded.shape[3], faded.shape[3], dtype=torch.bool, device=faded.device)
+    return (faded - faded.transpose(-2, -1)).masked_fill(later.triu(1), float("-inf")).exp()
+
+
 def _evenly_faded(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
     """Returns what queries read from earlier tokens of their own chunk, with one decay for all
     features: `faded` (B, H, n, chunk, 1) -> (B, H, n, chunk, E).
     """
-    later = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool, device=q.device).triu(1)
-    between = (faded - faded.transpose(-2, -1)).masked_fill(later, float("-inf")).exp()
-    return ((q @ k.transpose(-2, -1)) * between) @ v
+    return ((q @ k.transpose(-2, -1)) * _between(faded)) @ v
 
 
 ONE_BY_ONE = 4

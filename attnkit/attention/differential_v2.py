@@ -1,0 +1,51 @@
+"""Differential attention, second version. Ye et al. 2026, huggingface.co, "Differential Transformer
+V2" (no paper; microsoft/diff-attn-v2).
+
+    head_h = (softmax(q1 kᵀ / sqrt(D)) - lambda softmax(q2 kᵀ / sqrt(D))) v
+    lambda = sigmoid(x w_h)
+
+Two queries of full width ask the same keys. Each token sets the share of the second map, and no
+norm follows, unlike the first version (`differential`, arXiv:2410.05258).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention.multi_head import MultiHead
+from attnkit.masks import Mask
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("differential_v2")
+class DifferentialV2(MultiHead):
+    """Each head asks twice and subtracts a share of the second map, which the token sets."""
+
+    map_rows = "signed"
+    position_kinds = frozenset(("embeddings", "queries_and_keys", "scores"))
+    formula = "(softmax(q₁ k_hᵀ / √D) - sigmoid(x w_h) softmax(q₂ k_hᵀ / √D)) v_h"
+    paper = "Ye et al. 2026, huggingface.co/blog/microsoft/diff-attn-v2"
+
+    def __init__(self, dim: int, **options) -> None:
+        super().__init__(dim, **options)
+        inner = self.num_heads * self.head_dim
+        self.query = nn.Linear(dim, 2 * inner, bias=self.query.bias is not None)
+        self.share = nn.Linear(dim, self.num_heads, bias=False)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """Both queries and the share of the second: (B, H, T, 2 D + 1)."""
+        share = self.share(x).sigmoid().transpose(1, 2).unsqueeze(-1)
+        q = super().project_query(x)
+        return torch.cat((q, share.to(q.dtype)), dim=-1)
+
+    def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Turns both queries, and the keys once, to their positions."""
+        first, second, share = q.split((self.head_dim, self.head_dim, 1), dim=-1)
+        first, placed = super().place(first, k, seen)
+        second, _ = super().place(second, k, seen)
+        return torch.cat((first, second, share), dim=-1), placed
+
+    def weights(self, q: Tensor, k: Tensor, mask: Mask) -> Tensor:
+        """The first map less a share of the second: (B, H, T, S)."""
+        first, second, share = q.split((self.head_dim, self.head_dim, 1), dim=-1)
+        first, second = (super(DifferentialV2, self).weights(q, k, mask) for q in (first, second))
+        return first - share * second

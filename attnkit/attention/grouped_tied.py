@@ -1,0 +1,76 @@
+"""Grouped-tied attention (GTA). Zadouri et al. 2025, arXiv:2505.21487, section 3.3.
+
+    k_g = [first half of t_g; r]        v_g = t_g        t = x W_t, r = x W_r
+    head_h = softmax(q_h k_gᵀ / sqrt(D)) v_g             with g the group of head h
+
+Keys and values of a group are one tensor t: half of it is the key, all of it the value. The other
+half of the key, r, is turned to positions and shared by all groups.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention.score_attention import ScoreAttention
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("grouped_tied")
+class GroupedTied(ScoreAttention):
+    """Heads in groups whose key is half of their value: about half the cache of `grouped_query`.
+
+    Args:
+        num_heads: number H of query heads.
+        num_kv_heads: number of groups; must divide `num_heads`.
+        head_dim: width D of a head, a multiple of 4; None: `dim / num_heads`.
+        dropout: share of attention weights that training drops.
+        bias: add a bias vector to the projections.
+    """
+
+    position_kinds = frozenset(("embeddings", "queries_and_keys", "scores"))
+    formula = "softmax(q_h [t_g[:D/2]; r]ᵀ / √D) t_g,  g = group of h"
+    paper = "Zadouri et al. 2025, arXiv:2505.21487, section 3.3"
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 4,
+        num_kv_heads: int = 2,
+        head_dim: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(
+            dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            dropout=dropout,
+            bias=bias,
+        )
+        if self.head_dim % 4:
+            raise ValueError(
+                f"grouped_tied turns half of each key to positions, so head_dim {self.head_dim} "
+                "must be a multiple of 4"
+            )
+        self.half = self.head_dim // 2
+        self.key = nn.Linear(dim, self.half, bias=bias)
+
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The shared half of the keys (B, 1, S, D / 2), and the values (B, H_kv, S, D)."""
+        v = self.value(context).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
+        return self.key(context).unsqueeze(1), v
+
+    def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Turns the second half of the queries, and the shared half of the keys."""
+        turned, k = super().place(q[..., self.half :], k, seen)
+        return torch.cat((q[..., : self.half], turned), dim=-1), k
+
+    def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys are half of the values and the shared half: (B, H_kv, S, D) each."""
+        shared = k.expand(-1, self.num_kv_heads, -1, -1)
+        return torch.cat((v[..., : self.half], shared), dim=-1), v
+
+    def cache_elements(self, num_tokens: int) -> int:
+        """Values of the groups, and half a key."""
+        return num_tokens * (self.num_kv_heads * self.head_dim + self.half)

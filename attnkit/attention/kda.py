@@ -1,0 +1,32 @@
+"""Kimi Delta Attention (KDA). Kimi Team 2025, arXiv:2510.26692, section 3.
+
+    S_t = (I - b_t k_t k_tᵀ) Diag(a_t) S_{t-1} + b_t k_t v_tᵀ        head_t = q_t S_t
+
+Gated DeltaNet in which each feature fades at its own rate, through a projection of low rank. With
+equal rates it is Gated DeltaNet.
+"""
+
+from torch import nn
+
+from attnkit.attention.gated_delta_net import GatedDeltaNet
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("kda")
+class KDA(GatedDeltaNet):
+    """A corrected state whose features fade at rates that each token sets."""
+
+    formula = "S_t = (I - b_t k_t k_tᵀ) Diag(a_t) S_{t-1} + b_t k_t v_tᵀ,  head = q_t S_t, gated"
+    paper = "Kimi Team 2025, arXiv:2510.26692, section 3"
+
+    def __init__(self, dim: int, **options) -> None:
+        super().__init__(dim, **options)
+        rank = self.head_dim
+        self.fade = nn.Sequential(
+            nn.Linear(dim, rank, bias=False), nn.Linear(rank, self.step.numel(), bias=False)
+        )
+
+    @property
+    def num_rates(self) -> int:
+        """One rate for each feature."""
+        return self.head_dim

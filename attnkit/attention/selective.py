@@ -1,0 +1,47 @@
+"""Selective attention. Leviathan et al. 2024, arXiv:2410.02703, section 3.
+
+    F[i, j] = sum_{l < i} relu(score_1[l, j])        not for j = l, nor for the first token
+    weights = softmax(scores - F)
+
+A token may veto earlier tokens for all that come after it: what the first head scores highly is
+subtracted from the scores of later queries, in all heads. The veto costs no parameters.
+"""
+
+from torch import Tensor
+
+from attnkit.attention.multi_head import MultiHead
+from attnkit.grid import Grid
+from attnkit.masks import Causal, Mask, Padding
+from attnkit.registry import ATTENTION
+
+
+@ATTENTION.register("selective")
+class Selective(MultiHead):
+    """Softmax attention in which tokens can hide earlier tokens from later ones."""
+
+    roles = frozenset(("self",))
+    causal_only = True
+    knows_order = True
+    formula = "softmax(s_h - F) v_h,  F[i, j] = Σ_{l<i} relu(s_1[l, j])"
+    paper = "Leviathan et al. 2024, arXiv:2410.02703, section 3"
+
+    def carry(self, q: Tensor, x: Tensor) -> Tensor:
+        """Queries of the first head, which decide what later rows do not see: (B, 1, T, D)."""
+        return q[:, :1]
+
+    def weights(self, q: Tensor, k: Tensor, mask: Mask, grid: Grid) -> Tensor:
+        """Softmax of the scores less what earlier tokens have hidden: (B, H, T, S)."""
+        assert grid.carried is not None
+        every = grid.all_queries()  # (S, S): all tokens so far
+        vetoes = (self.scale * grid.carried @ k[:, :1].mT).relu()  # (B, 1, S, S)
+        free = (every.query == every.key) | (every.key == 0)  # oneself, and the first token
+        vetoes = vetoes.masked_fill(free, 0.0)
+        if every.allowed is not None:
+            vetoes = vetoes.masked_fill(~every.allowed, 0.0)
+        if all(isinstance(part, Causal | Padding) for part in mask.parts()):
+            hidden = vetoes.cumsum(dim=-2) - vetoes  # by tokens before this one
+            hidden = hidden[:, :, grid.num_keys - grid.num_queries :]
+        else:  # by those of them that it may see
+            seen = mask.dense(grid.num_queries, grid.num_keys, grid.device)
+            hidden = (seen & (grid.key < grid.query)).to(vetoes.dtype) @ vetoes
+        return self.normalize_under(self.biased_scores(q, k, grid) - hidden, grid)
