@@ -66,7 +66,8 @@ class Linear(Recurrent):
             sums = seen if sums is None else sums + seen
             total = seen_total if total is None else total + seen_total
             read, weight = q @ sums, q @ total
-        heads = read / torch.where(weight > 0, weight, 1.0)  # nothing allowed: 0 / 1
+        # Nothing is allowed, or nothing answers: 0 / 1. A quotient of tiny numbers has no digits.
+        heads = read / torch.where(weight > torch.finfo(weight.dtype).eps ** 2, weight, 1.0)
         return heads, {"sums": sums, "total": total}
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
