@@ -28,6 +28,7 @@ class CosFormer(Linear):
 
     roles = frozenset(("self",))
     knows_order = True
+    map_rows = "unnormalised"  # a query whose features are all 0 gets nothing
     position_kinds = frozenset(("embeddings",))
     formula = "Σ f(q) f(k) cos(π(i-j)/2M) v / Σ f(q) f(k) cos(π(i-j)/2M),  f = relu"
     paper = "Qin et al. 2022, arXiv:2202.08791, section 3"

@@ -81,7 +81,7 @@ class Nystrom(ScoreAttention):
         last = last.softmax(dim=-1)
         if real is not None:
             last = last * real.mT  # zeros where there is nothing to see
-        return (q @ offered.mT).softmax(dim=-1), _inverse(middle), last
+        return (q @ offered.mT).softmax(dim=-1), pseudo_inverse(middle), last
 
     def _landmarks(self, heads: Tensor, real: Tensor | None) -> Tensor:
         """Means over segments of the real tokens: (B, H, N, D) -> (B, H, m, D)."""
@@ -95,7 +95,7 @@ class Nystrom(ScoreAttention):
         return inside.mT @ heads / inside.sum(dim=2).clamp(min=1).unsqueeze(-1)
 
 
-def _inverse(a: Tensor) -> Tensor:
+def pseudo_inverse(a: Tensor) -> Tensor:
     """The pseudo-inverse of (..., m, m), by the iteration of the paper's equation 8."""
     identity = torch.eye(a.shape[-1], device=a.device, dtype=a.dtype)
     rows, columns = (a.abs().sum(dim=axis).amax(dim=-1) for axis in (-1, -2))
