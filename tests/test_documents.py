@@ -141,7 +141,7 @@ def test_the_examples_obey_the_laws_that_a_run_asks(subjects):
     assert [str(subject) for subject in subjects] == [
         "cosine",
         "distance_bias",
-        "multi_token",
+        "neighbours",
         "fading",
         "multi_head with position distance_table",
     ]

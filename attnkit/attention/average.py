@@ -1,4 +1,4 @@
-"""Average attention network. Zhang, Xiong and Su 2018, arXiv:1805.00631, section 3.
+"""Average attention network. Zhang et al. 2018, arXiv:1805.00631, section 3.
 
     g_i = mean of v_j over the tokens j that i may see
     output = i ⊙ x + f ⊙ (g W_o)        i, f = sigmoid([x; g W_o] W)
