@@ -178,7 +178,7 @@ def test_a_registered_name_is_its_files_name(registry, name):
     assert Path(inspect.getfile(registry.get(name))).stem == name
 
 
-SHARED = ("base", "score_attention", "recurrent", "cache", "stream", "kernels")
+SHARED = ("base", "score_attention", "recurrent", "cache", "past", "stream", "kernels")
 
 
 @pytest.mark.parametrize("name", ATTENTION.names())

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,15 +221,10 @@ def _certify_score_kernels(
     """Certifies FlexAttention and plugin kernels for each self-attention of a model that would use
     them; disables those that fail.
     """
-    if not hasattr(model, "attentions"):  # a stack of layers tells each mechanism with its mask
-        return []
     length = min(num_tokens, LONGEST)
     documents = torch.arange(length, device=device).mul(3).div(length).long()[None]
     made: dict[Seat, Certificate] = {}
-    seats: Iterable[tuple[Attention, Mask]] = model.attentions()  # pyright: ignore
-    for attention, mask in seats:
-        if not isinstance(attention, ScoreAttention):
-            continue
+    for attention, mask in _self_attentions(model):
         mask = mask.bind(documents=documents)
         width = dtype or attention.output.weight.dtype
         where = Where(device.type, width)
@@ -251,6 +246,14 @@ def _certify_score_kernels(
             log.warning(found.words)
             trust(seat, None if found.accepted else found.words)
     return list(made.values())
+
+
+def _self_attentions(model: nn.Module) -> Iterator[tuple[ScoreAttention, Mask]]:
+    """Yields each self-attention with scores of a model's stacks, with the mask of its layer."""
+    for module in model.modules():
+        for attention, mask in getattr(module, "attentions", tuple)():
+            if isinstance(attention, ScoreAttention):
+                yield attention, mask
 
 
 def certify(

@@ -1,4 +1,4 @@
-"""Differential attention, second version. Ye et al. 2026, huggingface.co, "Differential Transformer
+"""Differential attention, second version. Ye et al. 2026, "Differential Transformer
 V2" (no paper; microsoft/diff-attn-v2).
 
     head_h = (softmax(q1 kᵀ / sqrt(D)) - lambda softmax(q2 kᵀ / sqrt(D))) v
@@ -23,7 +23,9 @@ class DifferentialV2(MultiHead):
     map_rows = "signed"
     position_kinds = frozenset(("embeddings", "queries_and_keys", "scores"))
     formula = "(softmax(q₁ k_hᵀ / √D) - sigmoid(x w_h) softmax(q₂ k_hᵀ / √D)) v_h"
-    paper = "Ye et al. 2026, huggingface.co, microsoft/diff-attn-v2; first version: arXiv:2410.05258"
+    paper = (
+        "Ye et al. 2026, huggingface.co, microsoft/diff-attn-v2; first version: arXiv:2410.05258"
+    )
 
     def __init__(self, dim: int, **options) -> None:
         super().__init__(dim, **options)
