@@ -34,7 +34,6 @@ from attnkit.checkpoints.lightning_io import StoredCheckpoints
 from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.cpu.training import KeptMemory
-from attnkit.runs.early_ends import plain_endings, told_of_restoring
 from attnkit.hardware import (
     HardwareError,
     device_name,
@@ -49,6 +48,8 @@ from attnkit.plugins.record import keep, made_with
 from attnkit.plugins.trust import remember
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.recipe.listening import build_callbacks, build_loggers, naming_callbacks
+from attnkit.run_directory import RunDirectoryError
+from attnkit.runs.early_ends import plain_endings, told_of_restoring
 from attnkit.runs.resume import (
     ABOUT_THE_PLACE,
     WITHOUT_INFLUENCE,
@@ -59,7 +60,6 @@ from attnkit.runs.resume import (
     tell,
     tell_surroundings,
 )
-from attnkit.run_directory import RunDirectoryError
 from attnkit.streams import tolerant_streams
 from attnkit.tasks.building import build_data, build_model, build_task, check_size
 from attnkit.training.fully_sharded import FullySharded

@@ -19,12 +19,12 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.context import RequestContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from attnkit.runs import experiment
-from attnkit.runs.early_ends import DivergedError
 from attnkit.errors import DataError
-from attnkit.runs.experiment import build_data, build_model, build_task
 from attnkit.hardware import HardwareError
 from attnkit.run_directory import RunDirectoryError
+from attnkit.runs import experiment
+from attnkit.runs.early_ends import DivergedError
+from attnkit.runs.experiment import build_data, build_model, build_task
 from attnkit.tasks import building
 from attnkit.tensorboard.event_files import event_files
 from attnkit.tensorboard.map_format import decode

@@ -20,16 +20,16 @@ import pytest
 import torch
 from tensorboard.backend.event_processing import event_accumulator
 
-from attnkit.runs import experiment
 from attnkit.callbacks import progress
 from attnkit.checkpoints import store
 from attnkit.checkpoints.manifest import COPY, MANIFEST, manifest_text, read_manifest
-from attnkit.runs.early_ends import OutOfMemoryError
 from attnkit.errors import CheckpointError, DataError, DivergedError
 from attnkit.hardware import HardwareError
 from attnkit.recipe import load_recipe
-from attnkit.runs.resume import differences
 from attnkit.run_directory import FinishedError, RunDirectoryError
+from attnkit.runs import experiment
+from attnkit.runs.early_ends import OutOfMemoryError
+from attnkit.runs.resume import differences
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.tasks.translation.task import TranslationTask
 from attnkit.tensorboard.event_files import event_files
