@@ -24,18 +24,23 @@ def show_comparison(comparison: Comparison) -> None:
     """Prints the table and its notes; splits quality from cost if the terminal is too narrow."""
     table = grid(comparison)
     count = len(table.columns)
-    parts = [_table(table, range(count))]
+    quality = _table(table, range(table.num_quality))
+    cost = _table(table, [0, *range(table.num_quality, count)])
+    console = Console(highlight=False, soft_wrap=True, width=NATURAL)
+    console.print(Text(table.title, style="bold"))
+    print_fitting(_table(table, range(count)), [quality, cost])
+    for note in table.notes:
+        console.print(Text(note, style="yellow" if note.startswith(("*", "left out")) else "dim"))
+
+
+def print_fitting(whole: Table, parts: Sequence[Table]) -> None:
+    """Prints a table, or its parts one below the other if it is wider than the terminal."""
     terminal = Console(highlight=False, soft_wrap=True)
     console = Console(highlight=False, soft_wrap=True, width=NATURAL)
     # A file or a pipe has no width: its lines are as long as needed.
-    if terminal.is_terminal and console.measure(parts[0]).maximum > terminal.width:
-        cost = _table(table, [0, *range(table.num_quality, count)])
-        parts = [_table(table, range(table.num_quality)), cost]
-    console.print(Text(table.title, style="bold"))
-    for part in parts:
-        console.print(part)
-    for note in table.notes:
-        console.print(Text(note, style="yellow" if note.startswith(("*", "left out")) else "dim"))
+    too_wide = terminal.is_terminal and console.measure(whole).maximum > terminal.width
+    for table in parts if too_wide else [whole]:
+        console.print(table)
 
 
 def _table(table: Grid, columns: range | list[int]) -> Table:

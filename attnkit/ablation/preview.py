@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from rich import box
@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attnkit.ablation.output import print_fitting
 from attnkit.ablation.plan import Changes, Plan, as_overrides, side_effects
 from attnkit.ablation.study import Study
 from attnkit.ablation.timing import Timing
 from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import Candidate
+
+COLUMNS = ("variant", "parameters", "FLOPs/token", "cache bytes/token", "steps", "time per run")
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -36,11 +39,7 @@ def show_plan(
         workers: number of simultaneous runs here; None: the runs are on other machines.
     """
     plan = study.plan
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    table.add_column("variant", style="cyan", no_wrap=True)
-    names = ("parameters", "FLOPs/token", "cache bytes/token", "steps", "a run")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    rows: list[list[str]] = []
     firsts = {trial.recipe.variant: trial for trial in reversed(trials)}
     for variant in plan.variants:
         recipe = firsts[variant.name].recipe
@@ -48,15 +47,16 @@ def show_plan(
         steps = recipe.trainer.max_steps
         took = timings[variant.name].seconds(steps) if timings and workers else None
         star = " *" if variant.name == plan.base else ""
-        table.add_row(
-            Text(variant.name + star),
+        cells = [
+            variant.name + star,
             f"{costs.parameters:,}",
             f"{costs.flops:,.0f}",
             f"{costs.cache_bytes / costs.max_seq_len:,.0f}",
             f"{steps:,}",
             "unknown" if took is None else _clock(took),
-        )
-    console.print(table)
+        ]
+        rows.append(cells)
+    print_fitting(_table(rows, range(6)), [_table(rows, [0, 1, 2, 3]), _table(rows, [0, 4, 5])])
     for variant in plan.variants:
         if words := _words(variant.changes, variant.matched):
             console.print(f"{variant.name}: {words}", markup=False)
@@ -65,6 +65,16 @@ def show_plan(
     console.print()
     for line in _notes(study, trials, tuning, timings, workers):
         console.print(line, markup=False)
+
+
+def _table(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    for i in columns:
+        style, justify = ("cyan", "left") if i == 0 else (None, "right")
+        table.add_column(COLUMNS[i], style=style, justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[i]) for i in columns))
+    return table
 
 
 def side_effect_lines(plan: Plan) -> list[str]:
