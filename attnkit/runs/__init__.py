@@ -1,0 +1,1 @@
+"""A run: how it is made, resumed, ended early and reported."""
