@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from attnkit.data.symbols import Symbols
 from attnkit.registry import SYNTHETIC
-from attnkit.run_directory import RunDirectoryError
 from attnkit.tasks import text_evaluation
 from attnkit.tasks.synthetic.evaluation import measure
 from attnkit.tasks.text_run import TextRun
@@ -21,18 +20,6 @@ class SyntheticRun(TextRun):
     tokenizer: Symbols
 
     evaluation_options: ClassVar[tuple[str, ...]] = ("--length",)
-
-    def stream(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> Iterator[str]:
-        """Refuses: a synthetic task gives answers alone.
-
-        Raises:
-            RunDirectoryError: always.
-        """
-        raise RunDirectoryError(
-            "this run learnt a synthetic task: it gives answers, and does not go on from a prompt. "
-            "Its answers are under `samples` on the Text page of TensorBoard; attnkit attention "
-            f"RUN --text '{self.tokenizer.decode(range(3))} ...' shows its maps"
-        )
 
     def evaluate(
         self, data: Sequence[str] = (), *, length: Sequence[int] = (), **options: Any
