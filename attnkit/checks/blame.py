@@ -20,7 +20,10 @@ LONGEST = 300
 
 
 def first_line(error: BaseException) -> str:
-    """Type and first line: what follows in torch's errors lists its dispatcher's tables."""
+    """Type and first line: what follows in torch's errors lists its dispatcher's tables. Of an
+    error while compiling, the one that was meant.
+    """
+    error = getattr(error, "inner_exception", error)
     lines = str(error).strip().splitlines() or [""]
     return shorten(f"{type(error).__name__}: {lines[0]}")
 

@@ -8,16 +8,18 @@ import gc
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from attnkit.attention.base import Attention
+from attnkit.checks.blame import first_line
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
 from attnkit.checks.seats import documents, keep
 from attnkit.masks import Document, Mask, Padding
 
+T = TypeVar("T")
 Call = Callable[[Attention], Tensor]
 
 _OF_TORCH = frozenset(vars(nn.Module()))
@@ -132,10 +134,23 @@ def a_call_leaves_nothing_behind(case: Case) -> None:
     used = case.build()
     calls = dict(_calls(case))
     with torch.no_grad():
-        for call in calls.values():
-            call(used)
-        for words, call in reversed(calls.items()):
-            demand_close(call(used), call(case.build()), f"{words}, called after others", atol=1e-6)
+        alone = {words: call(case.build()) for words, call in calls.items()}
+        for words, call in [*calls.items(), *reversed(calls.items())]:
+            again = _after_others(words, lambda call=call: call(used))
+            _demand_the_same(again, alone[words], f"{words}, called after others")
+
+
+def _after_others(words: str, call: Callable[[], T]) -> T:
+    """Makes a call that went well alone."""
+    try:
+        return call()
+    except Exception as error:
+        raise Broken(f"{words}, called after others, raises {first_line(error)}") from error
+
+
+def _demand_the_same(again: Tensor, alone: Tensor, what: str) -> None:
+    """NaN is the same as NaN: another law tells of it."""
+    demand_close(again.nan_to_num(), alone.nan_to_num(), what, atol=1e-6)
 
 
 def a_training_step_leaves_nothing_behind(case: Case) -> None:
@@ -146,10 +161,10 @@ def a_training_step_leaves_nothing_behind(case: Case) -> None:
     calls = list(_calls(case, training=True))
     alone = {words: _step(case.build().train(), call) for words, call in calls}
     for words, call in [*calls, *calls[:2]]:
-        results = zip(_step(used, call), alone[words], strict=True)
-        for i, (again, first) in enumerate(results):
+        again = _after_others(words, lambda call=call: _step(used, call))
+        for i, (now, first) in enumerate(zip(again, alone[words], strict=True)):
             what = "output" if i == 0 else "a gradient"
-            demand_close(again, first, f"{words}, {what} in training after other batches", 1e-6)
+            _demand_the_same(now, first, f"{words}, {what} in training after other batches")
     _demand_no_graph(case)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +41,7 @@ OTHER_OPTIONS: tuple[dict[str, Any], ...] = (
 power of two, and a width of heads that is not the model's over their number.
 """
 
+REMEMBERS = "other calls went well before this one: does it keep something of them?"
 LIMITED = (
     "if there is a longest sequence that it takes, let it raise a ValueError that says so: longer "
     "ones are then not asked about"
@@ -215,7 +215,7 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
                 asked + 1,
                 first_line(error),
                 str(case),
-                LIMITED if law.topic == "lengths" else "",
+                _hint(law),
                 frames_of(error, case.mechanism),
             )
         else:
@@ -225,6 +225,13 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
     if asked:
         return Line(law.name, law.topic, "holds", asked, "; ".join(notes))
     return Line(law.name, law.topic, "does not apply", 0, reason)
+
+
+def _hint(law: Law) -> str:
+    """What an error may come from, by the law that met it first."""
+    if law.topic == LAWS[0].topic and law is not LAWS[0]:
+        return REMEMBERS
+    return LIMITED if law.topic == "lengths" else ""
 
 
 def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> list[Case]:
@@ -321,7 +328,10 @@ def masks_it_obeys(law: Law, broken: Case, cases: Sequence[Case]) -> str:
         names = {name_of(part) for part in case.mask.parts()}
         if not names <= {*MASKS.names(), "padding"}:  # `any_of` has no name of its own to declare
             continue
-        if _broken(law, case) is None:
+        evidence = _broken(law, case)
+        if law.topic == "influence":  # some of these laws are about one kind of mask
+            evidence = evidence or _broken(_LAWS["forbidden_keys_have_no_influence"], case)
+        if evidence is None:
             holds |= names
         else:
             breaks.append(names)
@@ -353,11 +363,13 @@ def _broken(law: Law, case: Case) -> str | None:
     return None
 
 
-@functools.cache
+_LAWS = {law.name: law for law in LAWS}
+
+
 def law(name: str) -> Law:
     """The law of this name.
 
     Raises:
         KeyError: if there is none.
     """
-    return {law.name: law for law in LAWS}[name]
+    return _LAWS[name]

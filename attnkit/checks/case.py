@@ -277,11 +277,13 @@ def demand_close(
 
 @torch.no_grad()
 def kernel_of(attention: Attention, x: Tensor, context: Tensor, mask: Mask) -> str:
-    """What computes a call, in brackets, as the end of an evidence: a kernel of the kit; nothing
-    where a mechanism has a `mix` of its own.
+    """What computes a call, in brackets, as the end of an evidence: a kernel of the kit, or steps
+    of a map of its own; nothing where a mechanism has a `mix` of its own.
     """
     if not isinstance(attention, ScoreAttention) or type(attention).mix is not ScoreAttention.mix:
         return ""
+    if own := attention.overridden_steps():
+        return f" (its own {' and '.join(f'`{step}`' for step in own)})"
     try:
         q, k, v, carried = attention.prepare(x, context, mask)
         call = attention.call(q, *attention.expand(k, v), mask, carried)

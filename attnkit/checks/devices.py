@@ -134,7 +134,8 @@ def outcomes(
         env={**os.environ, "PYTHONHASHSEED": seed},
     )
     if done.returncode:
-        raise RuntimeError(f"the process with the fake device failed:\n{done.stderr[-2000:]}")
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"the process with the fake device failed: {last}\n{done.stderr}")
     found = json.loads(done.stdout.splitlines()[-1])
     if "missing" in found:
         raise NoFakeDevice(f"this torch has no fake device: {found['missing']}")

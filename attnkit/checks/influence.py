@@ -96,6 +96,11 @@ def perturbations(case: Case, joined: bool) -> tuple[Tensor, Tensor | None]:
 def demand_no_influence(case: Case, forbidden: Tensor) -> None:
     """Breaks a law if an output feels a token where `forbidden` (B or 1, T, S)."""
     forbidden = forbidden.expand(case.B, case.T, case.S)
+    lost = (~case.output.isfinite()).any(dim=-1).nonzero()
+    if len(lost):
+        b, t = lost[0].tolist()
+        nothing = ", where nothing is allowed" * (not bool(case.allowed[b, t].any()))
+        raise Broken(f"output {t} of sequence {b} is NaN or infinite{nothing}")
     for way in WAYS:
         if way not in case.influences:
             continue

@@ -264,7 +264,7 @@ def test_a_parameter_without_effect_is_none_that_a_gradient_reaches():
     """The softmax takes it away again, up to rounding."""
     asked = [law("gradients_reach_every_parameter")]
     (line,) = check(AddsAConstantToItsScores, masks=CAUSAL, laws=asked).lines
-    assert line.words.startswith("shift changes no output: its gradient is rounding, ")
+    assert line.words.startswith("shift: no other value changes an output; the gradient is round")
     assert not check(MultiHead, {"bias": True}, masks=CAUSAL, laws=asked).broken
 
 
