@@ -326,8 +326,6 @@ def masks_it_obeys(law: Law, broken: Case, cases: Sequence[Case]) -> str:
         if (case.role, case.position, case.options, case.extra) != seat:
             continue
         names = {name_of(part) for part in case.mask.parts()}
-        if not names <= {*MASKS.names(), "padding"}:  # `any_of` has no name of its own to declare
-            continue
         evidence = _broken(law, case)
         if law.topic == "influence":  # some of these laws are about one kind of mask
             evidence = evidence or _broken(_LAWS["forbidden_keys_have_no_influence"], case)
@@ -338,7 +336,8 @@ def masks_it_obeys(law: Law, broken: Case, cases: Sequence[Case]) -> str:
     guilty = set().union(*breaks) - holds
     if not breaks or not all(names & guilty for names in breaks) or len(guilty) >= len(holds):
         return ""
-    declared = ", ".join(repr(name) for name in sorted(holds))
+    # A choice of masks, (a | b), is no name that can be declared.
+    declared = ", ".join(repr(name) for name in sorted(holds & {*MASKS.names(), "padding"}))
     return (
         f"if it cannot obey {' and '.join(sorted(guilty))} by design, say "
         f"`mask_names = frozenset({{{declared}}})`"

@@ -46,7 +46,7 @@ def map_reproduces_the_output(case: Case) -> None:
         _, _, v = case.heads()
         weights = case.map
         demand(
-            weights.shape == (case.B, attention.num_heads, case.T, case.S),
+            _has_its_shape(case),
             f"the map has the shape {tuple(weights.shape)}, "
             f"for {case.B} sequences, {attention.num_heads} heads, {case.T} queries and "
             f"{case.S} keys",
@@ -58,6 +58,10 @@ def map_reproduces_the_output(case: Case) -> None:
     if right and len(right) < case.B:
         what += f" (sequence {right[0]} of {case.B} is right)"
     demand_close(rebuilt, case.output, what)
+
+
+def _has_its_shape(case: Case) -> bool:
+    return case.map.shape == (case.B, case.attention.num_heads, case.T, case.S)
 
 
 def _agree(computed: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -75,6 +79,7 @@ def map_rows_are_what_is_declared(case: Case) -> None:
     """`map_rows`: `sum to 1` means non-negative rows with total 1 (0 where nothing is allowed),
     `unnormalised` non-negative ones, `signed` anything finite, as a Jacobian is.
     """
+    require(_has_its_shape(case), "another law tells that its shape is wrong")
     weights = case.map
     declared = case.mechanism.map_rows if case.mechanism.linear_in_values else "signed"
     demand(bool(weights.isfinite().all()), "the map holds NaN or infinity")
