@@ -240,6 +240,9 @@ def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> lis
     and with padding on top, of which each encoding sees one; for each position and role, one of
     these; long ones; or a single one, causal if it can be. All of them where it is `thorough`.
     """
+    if not cases:
+        return []
+    first = cases[0].position  # none, unless it is asked with others alone
     if law.each == "length":
         return list(_long(cases, thorough))
     if thorough and law.each in ("mask", "kernel", "position"):
@@ -247,13 +250,13 @@ def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> lis
     if law.each in ("mask", "kernel"):
         usual = {case.name for case in mask_cases()}
         of_kernels = law.each == "kernel"
-        without = {(c.mask_case.name, c.role) for c in cases if c.position == "none"}
+        without = {(c.mask_case.name, c.role) for c in cases if c.position == first}
 
         def is_asked(case: Case) -> bool:
             name = case.mask_case.name
             if name not in usual:  # somebody's own mask
                 return True
-            if case.position == "none" or (name, case.role) not in without:
+            if case.position == first or (name, case.role) not in without:
                 return name in MASKS_OF_KERNELS if of_kernels else True
             return name in MASKS_OF_POSITIONS
 
@@ -262,7 +265,7 @@ def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> lis
     few = few or list(cases[:1])
     if law.each == "position":
         last = {(c.position, c.role): c for c in few}  # with positions, the mask that hides most
-        return [c for c in few if c.position == "none" or c is last[c.position, c.role]]
+        return [c for c in few if c.position == first or c is last[c.position, c.role]]
     if law.each == "seat":
         usual = [case for case in few if _is_usual(case, cases)]
         usual.sort(key=lambda case: case.mask_case.name != "causal")
@@ -282,9 +285,10 @@ def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
     masks += [mask for name, mask in own.items() if name not in usual]
     found = {(case.role, case.position): case for case in cases if _is_usual(case, cases)}
     for case in found.values():
-        plain = case.role == "self" and case.position == "none"
+        first = case.position == cases[0].position
+        plain = case.role == "self" and first
         for mask in masks:
-            if case.position != "none" and mask.name in left_out and not thorough:
+            if not first and mask.name in left_out and not thorough:
                 continue
             lengths = (SHORTEST_LONG, LONG) if plain or thorough else (SHORTEST_LONG,)
             if thorough or (plain and mask.name in MASKS_OF_LONGEST):
