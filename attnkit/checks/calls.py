@@ -65,6 +65,9 @@ def inputs_are_left_as_they_were(case: Case) -> None:
         ends = Padding(keep(case.B, case.S) & keep(case.B, case.S).flip(1))
         if _served(case, ends):  # the first and the last token are padded somewhere
             mask = mask & ends
+        of_key = Document(documents(case.B, case.S))
+        if case.role == "self" and not case.mask.needs_documents and _served(case, of_key):
+            mask = mask & of_key
         in_mask = [(path, t, t.clone()) for path, t in _of_mask(mask)]
         with torch.no_grad():
             attention(x, context, mask)

@@ -18,6 +18,7 @@ from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
 from attnkit.checks.card import cases_of, law
 from attnkit.checks.seats import MaskCase
+from attnkit.checks.subjects import subjects_of
 from attnkit.cli.main import app
 from attnkit.masks import Causal, Document, NoMask
 from attnkit.registry import ATTENTION
@@ -450,7 +451,7 @@ def test_the_command_shows_an_errors_place_and_nothing_of_torchs():
 
 
 def test_the_command_takes_options():
-    Path("my_leak.py").write_text(LEAK)
+    Path("my_leak.py").write_text(CRASH)
     ended = call("check", "my_leak.py", "num_heads=6", "--mask", "causal", "--role", "self")
     assert "C=48 num_heads=6" in ended.stdout
 
@@ -493,22 +494,29 @@ class MyMask(Mask):
 '''
 
 
+def card_of(file, laws):
+    """The card of what a file registers, as the command makes it."""
+    (subject,) = subjects_of(file)
+    cls = ATTENTION.get(subject.name)
+    return str(subject), check(cls, masks=subject.masks, positions=subject.positions, laws=laws)
+
+
 def test_a_position_of_ones_own_is_asked_in_a_mechanism():
+    asked = [law("later_tokens_have_no_influence"), law("fast_path_equals_the_reference")]
     Path("my_position.py").write_text(POSITION)
-    ended = call("check", "my_position.py", "--mask", "causal", "--role", "self")
-    assert ended.exit_code == 0, ended.output
-    assert ended.stdout.startswith("multi_head with position my_position")
-    Path("my_position.py").write_text(POSITION.replace("distance.clamp", "distance[..., :1].clamp"))
-    ended = call("check", "my_position.py", "--mask", "causal", "--role", "self")
-    assert ended.exit_code == 1, ended.output
+    name, card = card_of("my_position.py", asked)
+    assert name == "multi_head with position my_position"
+    assert [line.outcome for line in card.lines] == ["holds", "holds"]
+    Path("my_position.py").write_text(POSITION.replace("+ 4).mT", "+ 4).mT * len(distance)"))
+    _, card = card_of("my_position.py", [law("decoding_token_by_token_equals_the_full_pass")])
+    assert card.broken
 
 
 def test_a_mask_of_ones_own_is_asked_in_a_mechanism():
     Path("my_mask.py").write_text(MASK)
-    ended = call("check", "my_mask.py", "--role", "self")
-    assert ended.exit_code == 1, ended.output
-    assert ended.stdout.startswith("multi_head with mask my_mask")
-    assert re.search("BROKEN +later tokens have no influence", ended.stdout)
+    name, card = card_of("my_mask.py", [law("later_tokens_have_no_influence")])
+    assert name == "multi_head with mask my_mask"
+    assert card.broken
 
 
 def test_the_command_says_what_is_broken_and_ends_with_1():

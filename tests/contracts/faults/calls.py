@@ -206,3 +206,44 @@ class FoldsItsWeightsOnce(MultiHead):
         if not hasattr(self, "folded"):
             self.folded = self.query.weight.detach().clone()
         return (x @ self.folded.T.to(x.dtype)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class RenumbersItsDocuments(MultiHead):
+    """Lets documents begin at 0 by writing into those that it was given."""
+
+    caught_by = ("inputs_are_left_as_they_were",)
+
+    def mix(self, q, k, v, mask):
+        for part in mask.parts():
+            if isinstance(part, Document) and part.documents is not None:
+                part.documents[:] = part.documents - part.documents[:, -1:]
+        return super().mix(q, k, v, mask)
+
+
+class KeepsATableOfTheFirstLength(MultiHead):
+    """Places as shares of the first sequence's length; a shorter one takes a part of that table."""
+
+    knows_order = True
+    caught_by = ("a_call_leaves_nothing_behind",)
+
+    def scores(self, q, k):
+        count = k.shape[2]
+        if getattr(self, "table", torch.empty(0)).numel() < count:
+            self.table = torch.arange(count) / count
+        return super().scores(q, k) + self.table[:count]
+
+
+class FoldsItsWeightsWhenItEvaluates(MultiHead):
+    """Takes the scale into the queries' weight when `eval()` is called, and never again."""
+
+    caught_by = ("new_weights_take_effect_at_once",)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.folded = None if mode else self.query.weight.detach().clone()
+        return self
+
+    def project_query(self, x):
+        if self.folded is None:
+            return super().project_query(x)
+        return (x @ self.folded.T.to(x.dtype)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

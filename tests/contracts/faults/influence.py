@@ -327,3 +327,12 @@ class NeedsAsManyKeysAsQueries(MultiHead):
     def mix(self, q, k, v, mask):
         mixed = super().mix(q, k, v, mask)
         return mixed if k.shape[2] >= q.shape[2] else torch.zeros_like(mixed)
+
+
+class JoinsItsHeadsInTheWrongOrder(MultiHead):
+    """A reshape of (B, H, T, D) to (B, T, C) without a transpose."""
+
+    caught_by = ("later_tokens_have_no_influence",)
+
+    def merge(self, heads, x):
+        return self.output(heads.reshape(x.shape))

@@ -298,3 +298,50 @@ class CutsChunksThatAreLongerThanTheFirst(MultiHead):
         if cache.length and k.shape[2] > cache.width > 1:
             v = torch.cat((v[:, :, : cache.width], v[:, :, cache.width :].roll(1, dims=2)), dim=2)
         return super().decode(q, k, v, mask, cache)
+
+
+class WidensWideWindows(MultiHead):
+    """A window of more than 16 keys is one wider."""
+
+    caught_by = ("long_sequences_obey_the_mask",)
+
+    def mix(self, q, k, v, mask):
+        if isinstance(mask, SlidingWindow) and mask.window > 16:
+            mask = SlidingWindow(window=mask.window + 1, centered=mask.centered)
+        return super().mix(q, k, v, mask)
+
+
+class ForgetsTheMaskOfItsLastChunk(MultiHead):
+    """Chunks of 512 queries, of which the last one is not full and sees everything."""
+
+    caught_by = ("long_sequences_obey_the_mask", "long_sequences_are_computed_as_short_ones")
+
+    def mix(self, q, k, v, mask):
+        heads = super().mix(q, k, v, mask)
+        if q.shape[2] <= 512 or mask.ahead != 0:
+            return heads
+        last = F.scaled_dot_product_attention(q[:, :, 512:], k, v)
+        return torch.cat((heads[:, :, :512], last), dim=2)
+
+
+class FillsItsLastBlockWithZeros(MultiHead):
+    """Without a mask, keys are filled up to blocks of 32, and the filling is looked at."""
+
+    caught_by = ("long_sequences_are_computed_as_short_ones",)
+
+    def mix(self, q, k, v, mask):
+        if not isinstance(mask, NoMask) or k.shape[2] < 32:
+            return super().mix(q, k, v, mask)
+        missing = -k.shape[2] % 32
+        return super().mix(q, *(F.pad(heads, (0, 0, 0, missing)) for heads in (k, v)), mask)
+
+
+class RemembersSixtyFourTokens(MultiHead):
+    """What stands further back in the cache is zeros."""
+
+    caught_by = ("decoding_far_into_a_sequence_equals_the_full_pass",)
+
+    def decode(self, q, k, v, mask, cache):
+        k, v = cache.append(k, v)
+        near = torch.arange(k.shape[2]).view(-1, 1) >= k.shape[2] - 64
+        return self.mix(q, k * near, v * near, mask)

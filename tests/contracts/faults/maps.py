@@ -95,3 +95,15 @@ class LosesTrackOfTheMode(MultiHead):
     def weights(self, q, k, mask):
         weights = super().weights(q, k, mask)
         return F.dropout(weights, self.dropout) if getattr(self, "ever_trained", 0) else weights
+
+
+class ShowsTheFirstSequencesMap(MultiHead):
+    """The map of sequence 0 for the whole batch."""
+
+    caught_by = ("map_reproduces_the_output",)
+
+    def weights(self, q, k, mask):
+        return super().weights(q, k, mask)[:1].expand(len(q), -1, -1, -1)
+
+    def mix(self, q, k, v, mask):
+        return super().weights(q, k, mask) @ v

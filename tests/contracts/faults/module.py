@@ -200,3 +200,37 @@ class OverflowsInBfloat16(MultiHead):
             return super().normalize(scores, allowed)
         weights = scores.exp() if allowed is None else scores.exp() * allowed
         return weights / (weights.sum(dim=-1, keepdim=True) + 1e-9)
+
+
+class AddsAConstantToItsScores(MultiHead):
+    """A parameter that every softmax takes away again: its gradient is rounding."""
+
+    caught_by = ("gradients_reach_every_parameter",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.shift = nn.Parameter(torch.zeros(self.num_heads, 1, 1))
+
+    def scores(self, q, k):
+        return super().scores(q, k) + self.shift
+
+
+class DropsTwice(MultiHead):
+    """Weights, and then features of what they mixed."""
+
+    caught_by = ("dropout_drops_the_declared_share",)
+
+    def mix(self, q, k, v, mask):
+        return F.dropout(super().mix(q, k, v, mask), self.dropout, self.training)
+
+
+class DropsItsScores(MultiHead):
+    """Dropout before the softmax, which makes some weights larger and drops none."""
+
+    caught_by = ("dropout_drops_the_declared_share",)
+
+    def scores(self, q, k):
+        return F.dropout(super().scores(q, k), self.dropout, self.training)
+
+    def mix(self, q, k, v, mask):
+        return self.weights(q, k, mask) @ v

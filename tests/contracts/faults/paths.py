@@ -152,3 +152,15 @@ class HangsOnAHash(MultiHead):
         gains = [1 + hash(f"head {head}") % 1000 / 1000 for head in range(self.num_heads)]
         q = super().project_query(x)
         return q * q.new_tensor(gains).view(-1, 1, 1)
+
+
+class TakesTheUsualWidthForItsOwn(MultiHead):
+    """The fused call scales by the width of a head that the option `head_dim` has changed."""
+
+    caught_by = ("fast_path_equals_the_reference",)
+
+    def mix(self, q, k, v, mask):
+        if self.position is not None:
+            return super().mix(q, k, v, mask)
+        allowed, usual = mask.dense(q.shape[2], k.shape[2]), self.dim // self.num_heads
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=usual**-0.5)
