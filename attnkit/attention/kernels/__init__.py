@@ -12,10 +12,7 @@ flex        FlexAttention, compiled for the mask and the bias (GPU)
 kernels of other packages may replace, see `outside.py`.
 """
 
-import torch
-from torch import Tensor
-
-from attnkit.attention.kernels.call import Call, Kernel, Where
+from attnkit.attention.kernels.call import Call, Kernel, Where, positions
 from attnkit.attention.kernels.choosing import (
     KERNELS,
     Choice,
@@ -55,11 +52,3 @@ __all__ = [
     "run",
     "verdicts",
 ]
-
-
-def positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Positions of queries (T, 1) and keys (1, S) for a step that has no `Grid`; the last query
-    stands at the last key.
-    """
-    query = torch.arange(num_keys - num_queries, num_keys, device=device)
-    return query.view(-1, 1), torch.arange(num_keys, device=device).view(1, -1)
