@@ -62,8 +62,8 @@ def show_kernels(console: Console, name: str) -> None:
             asked = list(verdicts(attention.call_of_shape(length, length, mask, dtype), where))
             row.append(asked[-1][0].name)
             for kernel, verdict in asked:
-                told = f"{'' if verdict.takes else 'not: '}{verdict.why}"
-                reasons.setdefault(kernel.name, {})[told] = None
+                note = f"{'' if verdict.takes else 'not: '}{verdict.why}"
+                reasons.setdefault(kernel.name, {})[note] = None
         label = f"{MASKS.name_of(type(mask))}{' (64)' if isinstance(mask, SlidingWindow) else ''}"
         table.add_row(label, *row)
     console.print(table)
@@ -125,12 +125,12 @@ def measure_kernels(console: Console, name: str, tokens: Sequence[int]) -> None:
             for found in measured(functools.partial(_call, attention, mask), (q, k, v)):
                 if found.milliseconds is not None:
                     numbers = f"{found.milliseconds:.2f}", f"{found.mebibytes:.0f}"
-                    told = "chosen" if found.chosen else ""
+                    note = "chosen" if found.chosen else ""
                 elif found.chosen:
-                    numbers, told = ("-", "-"), f"chosen; not measured: {found.why_not}"
+                    numbers, note = ("-", "-"), f"chosen; not measured: {found.why_not}"
                 else:
                     continue
-                table.add_row(f"{length}", label, found.kernel, *numbers, Text(told))
+                table.add_row(f"{length}", label, found.kernel, *numbers, Text(note))
             table.add_section()
     console.print(table)
 
@@ -167,5 +167,5 @@ def _cases(
             spec = Spec(name, options)
             attention = build_attention(spec, heads * HEAD_DIM, position=position).to(device)
             assert isinstance(attention, ScoreAttention)
-            told = "" if position == "none" else f", {position}"
-            yield f"{name_of(mask)}{window}{told}", attention, mask
+            note = "" if position == "none" else f", {position}"
+            yield f"{name_of(mask)}{window}{note}", attention, mask

@@ -71,8 +71,8 @@ def _metric(
     for plan in plans:
         if plan.metric == metric:
             return metric, plan.lower_is_better
-    said = {run.record.get("lower_is_better", {}).get(metric) for run in found.all()} - {None}
-    return metric, said.pop() if len(said) == 1 else is_lower_better(metric)
+    declared = {run.record.get("lower_is_better", {}).get(metric) for run in found.all()} - {None}
+    return metric, declared.pop() if len(declared) == 1 else is_lower_better(metric)
 
 
 def _leave_out_without(metric: str, found: GroupedRuns) -> None:
@@ -87,8 +87,8 @@ def _leave_out_without(metric: str, found: GroupedRuns) -> None:
         for seed, run in list(runs.items()):
             value = run.metrics.get(metric)
             if not isinstance(value, int | float) or not math.isfinite(value):
-                said = f"it has no {metric}" if value is None else f"its {metric} is {value}"
-                found.left_out.append(LeftOut(run.directory, said))
+                reason = f"it has no {metric}" if value is None else f"its {metric} is {value}"
+                found.left_out.append(LeftOut(run.directory, reason))
                 del runs[seed]
         if not runs:
             del found.runs[label]

@@ -128,19 +128,19 @@ class Comparison:
             by.append("Student's t interval")
         if "bootstrap" in methods:
             by.append(f"studentised bootstrap from {BOOTSTRAP_FROM} seeds on")
-        said = ["±: 95 % interval of the mean over seeds (Student's t)."]
+        lines = ["±: 95 % interval of the mean over seeds (Student's t)."]
         if all(row.value.n == 1 for row in self.rows):
-            said = ["One seed: no interval and no verdict; train more with seed=1, seed=2, ..."]
+            lines = ["One seed: no interval and no verdict; train more with seed=1, seed=2, ..."]
         parts = {run.record.get("validation_part", "all") for row in self.rows for run in row.runs}
         if len(parts) == 1 and (part := parts.pop()) != "all":
-            said.append(f"Validation numbers are from the {part.replace('_', ' ')} of the split.")
+            lines.append(f"Validation numbers are from the {part.replace('_', ' ')} of the split.")
         shares = {run.record.get("validation_share", 1) for row in self.rows for run in row.runs}
         if len(shares) == 1 and (share := shares.pop()) < 1:
-            said.append(f"Validation text is an evenly spread {share:.1%} of the split.")
+            lines.append(f"Validation text is an evenly spread {share:.1%} of the split.")
         if by:
-            said.append(f"Differences are paired by seed ({'; '.join(by)}).")
+            lines.append(f"Differences are paired by seed ({'; '.join(by)}).")
         if self.num_verdicts:
-            said.append(
+            lines.append(
                 f"Verdicts: at {100 * LEVEL:.0f} % after Holm's correction for {self.num_verdicts} "
                 f"comparison{'s' * (self.num_verdicts > 1)}; the intervals are not corrected."
             )
@@ -148,11 +148,11 @@ class Comparison:
             (row.difference.n for row in self.rows if row.verdict and row.difference), default=0
         )
         if fewest in FOUND_WITH_FEW:
-            said.append(
+            lines.append(
                 f"{fewest} seeds are few: one comparison finds a difference of two standard "
                 f"deviations in about {FOUND_WITH_FEW[fewest]} % of cases, with 8 seeds in 94 %."
             )
-        return said
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers in plain types, for programs."""

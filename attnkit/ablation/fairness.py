@@ -90,7 +90,7 @@ def remarks_of(
             remarks.append(
                 f"{what}: {ours:,.0f}, the base {base_has:,.0f} ({_change(ours, base_has)})"
             )
-    remarks += dict.fromkeys(said for run, other in pairs for said in _machine(run, other))
+    remarks += dict.fromkeys(remark for run, other in pairs for remark in _machine(run, other))
     return tuple(remarks)
 
 

@@ -76,11 +76,13 @@ def verdict(row: Row) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Returns the lines below the table: remarks, how to read it, and what was left out."""
-    said: dict[str, list[str]] = {}  # remark -> the variants that it applies to
+    variants: dict[str, list[str]] = {}  # remark -> the variants that it applies to
     for row in comparison.rows:
         for remark in row.remarks:
-            said.setdefault(remark, []).append(row.variant)
-    remarks = [f"* {visible(', '.join(names))}: {visible(text)}" for text, names in said.items()]
+            variants.setdefault(remark, []).append(row.variant)
+    remarks = [
+        f"* {visible(', '.join(names))}: {visible(text)}" for text, names in variants.items()
+    ]
     left_out = [
         f"left out: {visible(str(run.directory))}: {visible(run.reason)}"
         for run in comparison.left_out

@@ -35,7 +35,7 @@ from attnkit.attention.kernels.outside import (
     OutsideKernel,
     Request,
     as_a_node,
-    asked,
+    collected_requests,
     take,
 )
 from attnkit.attention.score_attention import ScoreAttention
@@ -165,7 +165,7 @@ def _requests(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
             continue  # the latter asks as the layer does whose keys it uses
         x = torch.zeros(1, 2, attention.dim, device=device, dtype=weight.dtype)
         autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-        with asked() as requests, autocast, torch.random.fork_rng(devices=[]):
+        with collected_requests() as requests, autocast, torch.random.fork_rng(devices=[]):
             attention(x, x, Causal())
         found.update(dict.fromkeys(requests))
     return list(found)
@@ -349,11 +349,11 @@ def _compared(
         for name, pair in errors.items()
         if not pair[0] <= max(floor, TIMES_PLAIN * pair[1])
     }
-    told = ", ".join(
+    comparisons = ", ".join(
         f"{name} {own:.1e} off (plain torch {plain:.1e})"
         for name, (own, plain) in (wrong or errors).items()
     )
-    words = f"{'refused' if wrong else 'certified'}: {about}: {told}"
+    words = f"{'refused' if wrong else 'certified'}: {about}: {comparisons}"
     return dataclasses.replace(blank, accepted=not wrong, errors=errors, words=words)
 
 

@@ -76,7 +76,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def serve(
-    folders: Sequence[Path], host: str, port: int | None, say: Callable[[str], object]
+    folders: Sequence[Path], host: str, port: int | None, write: Callable[[str], object]
 ) -> None:
     """Runs TensorBoard until it is interrupted (Ctrl-C) or terminated.
 
@@ -91,9 +91,9 @@ def serve(
         raise DashboardError(
             f"TensorBoard does not start: {error.msg}; try another --port"
         ) from error
-    say(f"attention  {address}#{PLUGIN_NAME}")
-    say(f"all else   {address}")
-    say("Ctrl-C stops it.")
+    write(f"attention  {address}#{PLUGIN_NAME}")
+    write(f"other tabs {address}")
+    write("Ctrl-C stops it.")
     ended = threading.Event()
 
     def end(signal_number: int, frame: FrameType | None) -> None:
@@ -103,4 +103,4 @@ def serve(
     try:
         ended.wait()
     except KeyboardInterrupt:
-        say("stopped")
+        write("stopped")

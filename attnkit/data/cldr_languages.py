@@ -48,7 +48,7 @@ _PART = re.compile(r"\{\w+\}|[^\s{}:]+:[\w.]+|\s+")
 _COLUMN = {"en": 0, "de": 1, "ko": 2, "fr": 3}
 
 
-def say(template: str, meaning: Meaning, language: Language, prefix: str = "") -> list[Piece]:
+def express(template: str, meaning: Meaning, language: Language, prefix: str = "") -> list[Piece]:
     """Expresses a meaning in a language.
 
     Args:
@@ -170,8 +170,8 @@ def _unit(unit: str, language: Language) -> str:
     from babel.units import format_unit
 
     for length in ("long", "short"):
-        said = format_unit(40, unit, length, format="0", locale=language)  # pyright: ignore
-        name = _plain(said).replace("40", "").strip()
+        text = format_unit(40, unit, length, format="0", locale=language)  # pyright: ignore
+        name = _plain(text).replace("40", "").strip()
         if name != unit:  # Babel returns the unit's own id where the language has no such form
             return name
     raise LookupError(f"CLDR has no {unit} in {language}")
@@ -182,10 +182,10 @@ def _currency(currency: str, language: Language) -> str:
     """Returns the plural name, as used behind a number within a sentence."""
     from babel.numbers import format_currency
 
-    said = format_currency(
+    text = format_currency(
         40, currency, locale=language, format_type="name", currency_digits=False, format="0"
     )
-    name = _plain(said).replace("40", "").strip()
+    name = _plain(text).replace("40", "").strip()
     if language == "de":  # CLDR's names are capitalised: Britische Pfund
         name = re.sub(r"^\w(?=\w*ische )", lambda letter: letter[0].lower(), name)
     return name
@@ -210,7 +210,7 @@ def _relative(when: str, span: int, period: str, language: Language) -> list[Pie
     from babel.dates import format_timedelta
 
     delta = timedelta(**{f"{period}s": span})
-    said = _plain(
+    text = _plain(
         format_timedelta(
             -delta if when == "ago" else delta,
             granularity=period,  # pyright: ignore[reportArgumentType]
@@ -219,7 +219,7 @@ def _relative(when: str, span: int, period: str, language: Language) -> list[Pie
             locale=language,
         )
     )
-    before, number, behind = said.partition(str(span))
+    before, number, behind = text.partition(str(span))
     unit, _, direction = behind.strip().partition(" ")
     word = CHOICES["when"][when][_COLUMN[language]]
     if word:
@@ -248,9 +248,9 @@ def _date(iso: str, language: Language) -> list[Piece]:
             pieces += [Piece(mark, None if language == "en" else f"{last}.mark"), Piece(space)]
         else:
             symbol, width = str(value[0]), int(value[1])
-            said = format_date(day, symbol * width, locale=language)
+            text = format_date(day, symbol * width, locale=language)
             last = keys[symbol]
-            pieces.append(Piece(_plain(said), last))
+            pieces.append(Piece(_plain(text), last))
     return pieces
 
 

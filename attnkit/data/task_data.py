@@ -1,4 +1,4 @@
-"""What the data of a task is: the contract between it and all that trains and measures."""
+"""The contract of a task's data."""
 
 from __future__ import annotations
 
@@ -16,79 +16,76 @@ from attnkit.data.order import StepBatches, share_of
 
 
 class TaskData(ABC):
-    """Data of a task as batches. Nothing is read before `prepare`.
+    """The data of a task, served in batches. Reads nothing before `prepare`.
 
-    A batch is a tuple, best a `NamedTuple`, of tensors whose first axis counts examples.
+    A batch is a tuple, preferably a `NamedTuple`, of tensors whose first axis is the batch.
 
     Attributes:
-        val_max_tokens: tokens of the validation split that a validation while training takes; None:
-            all.
-        final_max_tokens: the same for the final numbers.
+        val_max_tokens: tokens of a validation during training; None: the whole split.
+        final_max_tokens: the same for the final validation.
     """
 
     val_max_tokens: int | None = None
     final_max_tokens: int | None = None
 
     def prepare(self) -> None:  # noqa: B027
-        """Reads or makes what batches are cut from. Default: nothing.
+        """Reads or generates the data. Default: does nothing.
 
         Raises:
-            DataError: if it is missing or bad.
+            DataError: if the data is missing or invalid.
         """
 
     @abstractmethod
     def train_batches(
         self, start: int, stop: int, rank: int = 0, world_size: int = 1
     ) -> StepBatches[Any]:
-        """Returns the training batches from `start` up to before `stop`.
+        """Returns the training batches `start` to `stop - 1`.
 
-        Batch n is a function of (seed, n): so a resumed run goes on with the batches that it would
-        have had. With several processes each gets its part of it, see `share_of`.
+        Batch n is a function of (seed, n), so a resumed run gets the same batches as an
+        uninterrupted one. Each of several processes gets its part of it, see `share_of`.
         """
 
     @abstractmethod
     def val_batches(self, max_tokens: int | None) -> Any:
-        """Returns fixed batches of the validation split, a dataset with a length: of `max_tokens`
-        tokens, at least one batch, or (None) of all.
+        """Returns fixed batches of the validation split, with a length: `max_tokens` tokens, at
+        least one batch; None: the whole split.
         """
 
     @property
     @abstractmethod
     def vocab_sizes(self) -> tuple[int, ...]:
-        """What the model is built for: the positional arguments of its class, such as the size of
-        the vocabulary. Known after `prepare`.
+        """The positional arguments of the model's class, such as the size of the vocabulary. Known
+        after `prepare`.
         """
 
     @property
     @abstractmethod
     def tokens_per_batch(self) -> float:
-        """Tokens of a batch, over all processes, on average; budgets count them."""
+        """Tokens per batch, over all processes, on average; used for budgets."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Returns what pins the data down, in plain types: its `source`, a `sha256`. A run does not
-        resume with data that says something else.
+        """Returns what identifies the data, in plain types: its `source`, a `sha256`. A run only
+        resumes with data of the same description.
         """
 
     def save_vocabulary(self, directory: Path) -> None:  # noqa: B027
-        """Writes what a trained model reads its input with into a run's directory. Default:
-        nothing, since the recipe says it all.
-        """
+        """Writes the vocabulary to a run's directory. Default: nothing, if the recipe defines it."""
 
 
 class TensorData(TaskData):
-    """Examples that fit into memory, as tensors whose first axis counts them.
+    """Examples that fit into memory, as tensors whose first axis is the example.
 
     A step's batch is drawn uniformly, with repetition, from the training examples by (seed, step).
 
     Args:
         source: name of the data, for the record of a run.
-        read: returns the training and the validation examples: a tuple of tensors each, best a
-            `NamedTuple`, which batches then are too.
-        batch_size: examples of a step over all processes.
+        read: returns the training and the validation examples, each a tuple of tensors, preferably
+            a `NamedTuple`; batches have the same type.
+        batch_size: examples per step over all processes.
         seed: of the run.
-        vocab_sizes: what the model is built for.
-        length: tokens of an example.
+        vocab_sizes: positional arguments of the model's class.
+        length: tokens per example.
 
     Attributes:
         train: the training examples, after `prepare`.
@@ -116,34 +113,28 @@ class TensorData(TaskData):
         self._vocab_sizes = vocab_sizes
 
     def prepare(self) -> None:
-        """Reads the examples."""
         self.train, self.val = self.read()
 
     def train_batches(
         self, start: int, stop: int, rank: int = 0, world_size: int = 1
     ) -> StepBatches[Any]:
-        """Returns the batches of the steps from `start` up to before `stop`."""
         mine = share_of(self.batch_size, rank, world_size)
         return _DrawnExamples(self.train, self.seed, self.batch_size, mine, start, stop)
 
     def val_batches(self, max_tokens: int | None) -> Sequence[Any]:
-        """Returns the validation examples in their order, of `max_tokens` tokens or (None) all."""
         count = None if max_tokens is None else max(1, max_tokens // self.length)
         parts = (part[:count].split(self.batch_size) for part in self.val)
         return [_like(self.val, batch) for batch in zip(*parts, strict=True)]
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:
-        """What the model is built for."""
         return self._vocab_sizes
 
     @property
     def tokens_per_batch(self) -> float:
-        """Tokens of a batch, over all processes."""
         return self.batch_size * self.length
 
     def describe(self) -> dict[str, Any]:
-        """Returns the name of the data, how many examples there are, and a digest of them all."""
         digest = hashlib.sha256()
         for part in (*self.train, *self.val):
             digest.update(part.contiguous().numpy().tobytes())
@@ -172,6 +163,6 @@ class _DrawnExamples(StepBatches[Any]):
 
 
 def _like(examples: Any, parts: Iterable[Tensor]) -> Any:
-    """A batch of the kind of the examples: their named tuple, or a tuple."""
+    """Returns a batch of the same type as the examples."""
     make = getattr(examples, "_make", tuple)
     return make(parts)

@@ -108,7 +108,7 @@ def take(request: Request, kernel: OutsideKernel | None) -> None:
 
 
 @contextmanager
-def asked() -> Iterator[list[Request]]:
+def collected_requests() -> Iterator[list[Request]]:
     """Collects the requests within the block, in which plain torch computes everything."""
     global _asked
     before, _asked = _asked, []

@@ -12,8 +12,8 @@ from datetime import date
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-from attnkit.data import cldr_languages as said
 from attnkit.data import cldr_words as words
+from attnkit.data.cldr_languages import Meaning, Piece, express
 from attnkit.data.pairs.base import Pair, PairSource, SpanLink, SplitByText, sha256_of_texts
 from attnkit.errors import DataError
 from attnkit.registry import PAIRS
@@ -87,17 +87,17 @@ class CldrPairs(PairSource):
             target = self._text(clauses, self.target)
             yield Pair(sentence, _joined(target), _links(source, target))
 
-    def _clauses(self, draw: random.Random, split: str) -> list[tuple[str, said.Meaning]]:
+    def _clauses(self, draw: random.Random, split: str) -> list[tuple[str, Meaning]]:
         digits = (4, 5) if split == "test_numbers" else (1, 3)
         count = 3 if split == "test_length" else (1 if draw.random() < 0.85 else 2)
         return [meaning(draw, digits) for _ in range(count)]
 
-    def _text(self, clauses: list[tuple[str, said.Meaning]], language: str) -> list[said.Piece]:
-        pieces: list[said.Piece] = []
+    def _text(self, clauses: list[tuple[str, Meaning]], language: str) -> list[Piece]:
+        pieces: list[Piece] = []
         for number, (template, slots) in enumerate(clauses):
             if number:
-                pieces.append(said.Piece(" "))
-            pieces += said.say(template, slots, language, prefix=f"{number}.")
+                pieces.append(Piece(" "))
+            pieces += express(template, slots, language, prefix=f"{number}.")
         return pieces
 
     def fingerprint(self) -> str:
@@ -117,7 +117,7 @@ class CldrPairs(PairSource):
         }
 
 
-def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, said.Meaning]:
+def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, Meaning]:
     """Draws a template and the values of its slots.
 
     Args:
@@ -157,7 +157,7 @@ def meaning(draw: random.Random, digits: tuple[int, int]) -> tuple[str, said.Mea
     return template, slots
 
 
-def _joined(pieces: list[said.Piece]) -> str:
+def _joined(pieces: list[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
@@ -169,7 +169,7 @@ class _Place(NamedTuple):
     is_content: bool
 
 
-def _places(pieces: list[said.Piece]) -> dict[str, list[_Place]]:
+def _places(pieces: list[Piece]) -> dict[str, list[_Place]]:
     """Maps the clause and the first part of a key to its pieces."""
     places: dict[str, list[_Place]] = {}
     at = 0
@@ -182,7 +182,7 @@ def _places(pieces: list[said.Piece]) -> dict[str, list[_Place]]:
     return places
 
 
-def _links(source: list[said.Piece], target: list[said.Piece]) -> tuple[SpanLink, ...]:
+def _links(source: list[Piece], target: list[Piece]) -> tuple[SpanLink, ...]:
     """Links pieces with the same key: content words surely, function words possibly.
 
     An article or auxiliary also has a possible link to the word that determines its form.

@@ -72,7 +72,7 @@ def test_it_says_where_it_is_and_stops_when_asked(ending, tmp_path, make_record,
         first, second, _ = (process.stdout.readline() for _ in range(3))
         assert first.startswith("attention  http://")
         assert first.strip().endswith("/#attention")
-        address = second.removeprefix("all else").strip()
+        address = second.removeprefix("other tabs").strip()
         with urllib.request.urlopen(f"{address}data/plugin/attention/index", timeout=300) as answer:
             assert json.load(answer)["version"] == 1
     finally:
