@@ -70,7 +70,7 @@ class TaskData(ABC):
         """
 
     def save_vocabulary(self, directory: Path) -> None:  # noqa: B027
-        """Writes the vocabulary to a run's directory. Default: nothing, if the recipe defines it."""
+        """Writes the vocabulary to a run's directory. Default: does nothing."""
 
 
 class TensorData(TaskData):
