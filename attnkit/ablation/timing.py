@@ -177,7 +177,7 @@ def _mean_seconds(steps: Iterator[Any], device: Any) -> float:
 def _precision(recipe: Recipe, device: Any) -> contextlib.AbstractContextManager[Any]:
     import torch
 
-    from attnkit.runs.experiment import resolve_precision
+    from attnkit.runs.trainer import resolve_precision
 
     mixed = resolve_precision(recipe.trainer.precision, recipe.trainer.accelerator) == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)

@@ -40,7 +40,7 @@ class ProcessLostError(UserError):
 
 
 @contextmanager
-def plain_endings(
+def explained_ends(
     trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
 ) -> Iterator[None]:
     """Raises a specific error for each early ending of the block, with the checkpoint that is left
@@ -64,38 +64,38 @@ def plain_endings(
         ProcessLostError: if another process of the run has gone.
     """
     on_interrupt = signal.getsignal(signal.SIGINT)
-    left = _Left(trainer, task, store, directory)
+    messages = _Messages(trainer, task, store, directory)
     try:
         yield
     except Terminated:
-        left.aborted()
+        messages.aborted()
         if trainer.is_global_zero:
-            log.warning("terminated %s", left.where())
+            log.warning("terminated %s", messages.where())
         raise SystemExit(128 + signal.SIGTERM) from None
     except (KeyboardInterrupt, SystemExit):
         if trainer.interrupted:
             signal.signal(signal.SIGINT, on_interrupt)
-        left.aborted()
-        raise KeyboardInterrupt(left.where()) from None
+        messages.aborted()
+        raise KeyboardInterrupt(messages.where()) from None
     except DivergedError as error:
-        raise DivergedError(error.step, error.where, left.against_divergence()) from error
+        raise DivergedError(error.step, error.where, messages.against_divergence()) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemoryError(left.against_lack_of_memory()) from error
+        raise OutOfMemoryError(messages.against_lack_of_memory()) from error
     except RuntimeError as error:
         if _NO_MEMORY.search(str(error)):
-            raise OutOfMemoryError(left.against_lack_of_memory()) from error
+            raise OutOfMemoryError(messages.against_lack_of_memory()) from error
         if found := _NOT_DETERMINISTIC.search(str(error)):
             raise HardwareError(
                 f"trainer.deterministic: {found[1]} has no deterministic kernel here; take another "
                 "mechanism, mask or position, or set it to false"
             ) from error
         if trainer.world_size > 1 and _PEER_GONE.search(f"{type(error).__name__} {error}"):
-            raise ProcessLostError(left.without_the_others()) from error
+            raise ProcessLostError(messages.without_the_others()) from error
         raise
 
 
 @contextmanager
-def told_of_restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
+def restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
     """Raises one error for all failures while a checkpoint is restored.
 
     Raises:
@@ -113,7 +113,7 @@ def told_of_restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
         ) from error
 
 
-class _Left:
+class _Messages:
     """The messages of an early ending: what is left, and what to do."""
 
     def __init__(

@@ -1,13 +1,10 @@
-"""The table of contents of a run: recipe -> data -> model -> task -> callbacks -> training ->
-result.
-"""
+"""The steps of a run: recipe -> data -> model -> task -> trainer -> result."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import shlex
-import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,29 +13,17 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from attnkit import run_directory
-from attnkit.callbacks.at_moments import AtMoments
-from attnkit.callbacks.attention_maps import AttentionMaps
 from attnkit.callbacks.certificates import Certificates
-from attnkit.callbacks.checkpoints import Checkpoints
 from attnkit.callbacks.curves import TrainingCurves
-from attnkit.callbacks.progress import TrainingProgress
-from attnkit.callbacks.samples import Samples
 from attnkit.callbacks.stops import Stops
-from attnkit.checkpoints.lightning_io import StoredCheckpoints
 from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
-from attnkit.cpu.training import KeptMemory
 from attnkit.hardware import (
-    HardwareError,
     device_name,
     exactness,
-    fast_dtype,
     peak_memory_bytes,
 )
 from attnkit.listeners.guard import RunListeners
@@ -49,20 +34,20 @@ from attnkit.plugins.trust import remember
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.recipe.listening import build_callbacks, build_loggers, naming_callbacks
 from attnkit.run_directory import RunDirectoryError
-from attnkit.runs.early_ends import plain_endings, told_of_restoring
+from attnkit.runs.early_ends import explained_ends, restoring
 from attnkit.runs.resume import (
     ABOUT_THE_PLACE,
     WITHOUT_INFLUENCE,
     Resume,
     Start,
     check_start,
+    report_start,
+    report_surroundings,
     starting_point,
-    tell,
-    tell_surroundings,
 )
+from attnkit.runs.trainer import build_trainer
 from attnkit.streams import tolerant_streams
 from attnkit.tasks.building import build_data, build_model, build_task, check_size
-from attnkit.training.fully_sharded import FullySharded
 from attnkit.training.task import Probe, Task
 
 log = logging.getLogger("attnkit")
@@ -70,16 +55,16 @@ log = logging.getLogger("attnkit")
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
-        directory: where the run lies.
-        metrics: final numbers by name: `loss` (nats a token), and those of the task: `perplexity`
-            and `bits_per_byte`, `bleu_test2016` and the like, or `accuracy`.
-        floors: order -> validation loss of an n-gram model, nats a token; empty where the task
+        directory: directory of the run.
+        metrics: final metrics by name: `loss` (nats per token), and those of the task, such as
+            `perplexity` and `bits_per_byte`, `bleu_test2016`, or `accuracy`.
+        floors: order -> validation loss of an n-gram model in nats per token; empty if the task
             has none.
-        record: all that `result.json` holds.
-        sample: what the model says in the end.
+        record: content of `result.json`.
+        sample: a sample of the trained model.
         example: a text of the validation data, to try the model with.
         definition: the recipe's task, a `TaskDefinition`.
     """
@@ -105,32 +90,33 @@ def run(
     callbacks: Sequence[L.Callback] = (),
     loggers: Sequence[Logger | Listener] = (),
 ) -> Result:
-    """Trains and evaluates what a recipe describes, and leaves it in a directory.
+    """Trains and evaluates the model that a recipe describes, in a directory.
 
     Args:
         recipe: from `load_recipe`.
-        directory: of the run; None: `recipe.run_dir`.
-        overwrite: replace a run that lies there already.
-        resume: go on with the run that lies there (`yes`), or `auto`: if one does.
-        allow_changes: go on also if its recipe differs in what matters.
-        check: ask the quick laws about mechanisms that are plugins, before a run's first step, and
-            again where one changed.
-        callbacks: Lightning's or your own, besides those of the recipe.
-        loggers: Lightning's, or listeners (`attnkit.listeners.listener`), besides those of the
-            recipe.
+        directory: directory of the run; None: `recipe.run_dir`.
+        overwrite: replace a run in the directory.
+        resume: `yes`: resume the run in the directory; `auto`: resume it if there is one.
+        allow_changes: resume also if the recipe differs in keys that change what is learnt.
+        check: check the quick laws of plugin mechanisms before the first step, and again if one
+            changed.
+        callbacks: Lightning callbacks, in addition to those of the recipe.
+        loggers: Lightning loggers or `Listener`s (`attnkit.listeners.listener`), in addition to
+            those of the recipe.
 
     Raises:
-        RecipeError: if the recipe describes many runs, or a logger that it names is not installed.
-        LawBrokenError: if a plugin breaks a law in the recipe's seat.
-        RunDirectoryError: if the directory is taken or in use, or holds nothing to resume.
+        RecipeError: if the recipe describes a study, if a logger that it names is not installed, or
+            if a callback that it names fails.
+        LawBrokenError: if a plugin breaks a law.
+        RunDirectoryError: if the directory is taken or in use, or contains nothing to resume.
         CheckpointError: if no checkpoint verifies, or one cannot be written.
-        DataError: if the data is missing or bad, or has changed since the run began.
-        ChangedPluginError: if a plugin is not what it was when the run began.
-        HardwareError: if this machine lacks what `trainer` asks for.
-        OutOfMemoryError: if it lacks memory.
-        DivergedError: if loss, gradient or weights are no finite numbers any more.
-        KeyboardInterrupt: if it was interrupted; the message says what is left behind.
-        SystemExit: if it was terminated, with the code 143.
+        DataError: if the data is missing or invalid, or has changed since the run began.
+        ChangedPluginError: if a plugin has changed since the run began.
+        HardwareError: if this machine lacks what `trainer` requests.
+        OutOfMemoryError: if the memory does not suffice.
+        DivergedError: if the loss, the gradient or the weights are not finite.
+        KeyboardInterrupt: if the run was interrupted; the message names the last checkpoint.
+        SystemExit: if the run was terminated, with exit code 143.
     """
     check_single(recipe)
     named = [(type(logger).__name__, logger) for logger in loggers]
@@ -180,13 +166,13 @@ def run(
         [certificates, *named_callbacks, *callbacks],
     )
 
-    # Whatever can be refused was refused above: nothing half-written is left behind.
+    # All checks are above: a run that is refused leaves nothing half-written.
     exact = exactness(
         deterministic=recipe.trainer.deterministic, tf32=recipe.trainer.precision == "tf32"
     )
     with run_directory.in_use(directory), closing(listeners), exact:
         with (
-            plain_endings(trainer, task, store, directory),
+            explained_ends(trainer, task, store, directory),
             naming_callbacks(recipe, named_callbacks),
         ):
             if run_directory.is_first_process():
@@ -198,9 +184,9 @@ def run(
                         )
                     start = meanwhile
                     check_start(start, directory, environment, model)
-                tell(start, directory)
-                tell_surroundings(start, directory, environment)
-                take_up(directory, start, recipe, environment, store, overwrite=overwrite)
+                report_start(start, directory)
+                report_surroundings(start, directory, environment)
+                prepare(directory, start, recipe, environment, store, overwrite=overwrite)
                 keep(directory, plugins)
                 remember(plugins)
                 data.save_vocabulary(directory)
@@ -215,8 +201,8 @@ def run(
                     )
                 )
                 if start.checkpoint is None:
-                    introduce(listeners, recipe, task, probes)
-            with told_of_restoring(start.checkpoint, stops):
+                    log_start(listeners, recipe, task, probes)
+            with restoring(start.checkpoint, stops):
                 trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
             stops.raise_if_signalled()
             task.begin_final(directory)
@@ -257,14 +243,14 @@ def run(
 
 
 def data_read(described: dict[str, Any]) -> dict[str, Any]:
-    """Which data a run read: its source, version and digest, as far as it has such."""
+    """The source, version and digest of the data that a run read."""
     inner = described["source"]
     source = inner if isinstance(inner, dict) else described
     return {key: source[key] for key in ("source", "python", "version", "sha256") if key in source}
 
 
 def check_single(recipe: Recipe) -> None:
-    """Checks that a recipe describes one run.
+    """Checks that a recipe describes a single run.
 
     Raises:
         RecipeError: if it describes a study.
@@ -278,7 +264,7 @@ def check_single(recipe: Recipe) -> None:
         raise RecipeError([Problem(recipe.source.value["ablation"].key_mark, "ablation", message)])
 
 
-def take_up(
+def prepare(
     directory: Path,
     start: Start,
     recipe: Recipe,
@@ -287,10 +273,10 @@ def take_up(
     *,
     overwrite: bool,
 ) -> None:
-    """Makes a directory ready for a run that begins or goes on; only the first process does.
+    """Prepares the directory of a run that begins or resumes. Only the first process calls it.
 
     Raises:
-        RunDirectoryError: if the directory is taken, or cannot be written.
+        RunDirectoryError: if the directory is taken or not writable.
     """
     if start.checkpoint is not None:
         step = start.point.step if start.point else 0
@@ -303,8 +289,8 @@ def take_up(
     store.take_over()
 
 
-def introduce(listeners: RunListeners, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
-    """Tells the loggers what is known before the first step."""
+def log_start(listeners: RunListeners, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
+    """Logs what is known before the first step."""
     listeners.begin(hyperparameters(recipe))
     listeners.text("recipe", recipe.to_yaml(), 0)
     for probe in probes:
@@ -313,133 +299,9 @@ def introduce(listeners: RunListeners, recipe: Recipe, task: Task, probes: Seque
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
-    """The keys that a table of runs should compare: what learns what, not where it is written."""
+    """The recipe's keys for a table of runs: those that change what is learnt."""
     hidden = {*ABOUT_THE_PLACE, *WITHOUT_INFLUENCE, "seed", "validation"}
     keys = {name: part for name, part in recipe.to_dict().items() if name not in hidden}
     trainer = keys["trainer"].items()
     shown = {name: x for name, x in trainer if f"trainer.{name}" not in hidden}
     return {**keys, "trainer": {"max_steps": recipe.trainer.max_steps, **shown}}
-
-
-def build_trainer(
-    recipe: Recipe,
-    directory: Path,
-    probes: Sequence[Probe],
-    listeners: RunListeners,
-    curves: TrainingCurves,
-    stops: Stops,
-    store: CheckpointStore,
-    more: Sequence[L.Callback] = (),
-) -> L.Trainer:
-    """Lightning's loop, with what listens to it.
-
-    Raises:
-        HardwareError: if this machine lacks the accelerator, the devices or the strategy.
-    """
-    quiet_lightning()
-    options = recipe.trainer
-    validate_every = recipe.validate_every
-    label = f"{recipe.name}/{recipe.variant}"
-    io = StoredCheckpoints(store)
-    saving = recipe.checkpoint
-    periods = [every for every in (saving.every_n_steps, saving.keep_every) if every]
-    checkpoints = Checkpoints(
-        io, periods, validate_every=validate_every, logged_bytes=listeners.logged_bytes
-    )
-    callbacks: list[L.Callback] = [
-        KeptMemory(),
-        curves,
-        TrainingProgress(curves, label),
-        stops,
-        checkpoints,
-        *more,
-    ]
-    if recipe.logging.attention_maps:
-        callbacks += [
-            AttentionMaps(
-                probe.inputs,
-                probe.query_tokens,
-                probe.key_tokens,
-                num_moments=recipe.logging.attention_maps,
-                example=probe.name,
-                note=probe.note,
-                site_tokens=probe.site_tokens,
-            )
-            for probe in probes
-        ]
-    if recipe.logging.samples:
-        callbacks.append(Samples(num_moments=recipe.logging.samples))
-    for callback in callbacks:
-        if isinstance(callback, AtMoments):
-            callback.is_guarded = True
-    try:
-        return L.Trainer(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            strategy=build_strategy(options.strategy),
-            precision=resolve_precision(options.precision, options.accelerator),
-            max_steps=options.max_steps,
-            accumulate_grad_batches=options.accumulate,
-            val_check_interval=validate_every * options.accumulate,  # counted in batches
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            # Its tensors would be of another kind than those of a validation between steps: a
-            # model would be compiled once more, and training could not use what fsdp gathers.
-            inference_mode=False,
-            log_every_n_steps=recipe.logging.every_n_steps,
-            logger=list(listeners.loggers),
-            default_root_dir=directory,
-            callbacks=callbacks,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            # Lightning's own requeueing on SLURM would save and resume beside us.
-            plugins=[io, *([SLURMEnvironment(auto_requeue=False)] if on_slurm() else [])],
-        )
-    except (MisconfigurationException, ValueError, ImportError) as error:
-        raise HardwareError(
-            f"trainer: accelerator {options.accelerator}, devices {options.devices} and strategy "
-            f"{options.strategy} do not work here: {error}"
-        ) from error
-
-
-def build_strategy(name: str) -> str | Strategy:
-    """Lightning's strategy; ddp without a copy of every gradient in each step, fsdp as FSDP2."""
-    if name == "fsdp":
-        return FullySharded()
-    return DDPStrategy(gradient_as_bucket_view=True) if name == "ddp" else name
-
-
-def on_slurm() -> bool:
-    """True in a process that `srun` started."""
-    return SLURMEnvironment.detect()
-
-
-def resolve_precision(precision: str | int, accelerator: str) -> Any:
-    """Lightning's word for a recipe's precision; `auto` takes bfloat16 where the hardware computes
-    it fast.
-    """
-    is_fast = fast_dtype(accelerator) == torch.bfloat16
-    if precision == "bf16" and not is_fast:
-        log.warning(
-            "trainer.precision=bf16: this machine has no fast bfloat16, so that a step takes "
-            "longer than with 32, which `auto` would take"
-        )
-    half = precision == "bf16" or (precision == "auto" and is_fast)
-    return "bf16-mixed" if half else "32-true"
-
-
-def quiet_lightning() -> None:
-    """Silences what Lightning says of itself at every start, and advice that does not hold here."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # batches are cut from memory: a worker would be slower
-        ".*Checkpoint directory.*exists and is not empty.*",
-        ".*You are using a CUDA device.*",
-        ".*treespec, LeafSpec.*",  # Lightning calls what torch deprecates
-        ".*smaller than the logging interval.*",  # TrainingCurves writes the last step too
-        ".*dataloader is not resumable.*",  # its sampler begins where the run resumes
-        ".*in eval mode at the start of training.*",  # a task may hold another model
-        ".*recommended to use `self.log.*sync_dist=True.*",  # torchmetrics has synchronised it
-    ):
-        warnings.filterwarnings("ignore", message)

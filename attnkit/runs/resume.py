@@ -217,7 +217,7 @@ def check_start(
         check_resumable(start.checkpoint, model)
 
 
-def tell(start: Start, directory: Path) -> None:
+def report_start(start: Start, directory: Path) -> None:
     """Says where the run goes on, what was changed, and what is missing."""
     if start.replaced:
         log.warning("replacing %s", start.replaced)
@@ -262,7 +262,7 @@ def _difference(directory: Path, name: str, before: Sequence[Plugin]) -> str:
 _SHOWN_LINES = 60
 
 
-def tell_surroundings(start: Start, directory: Path, environment: dict[str, Any]) -> None:
+def report_surroundings(start: Start, directory: Path, environment: dict[str, Any]) -> None:
     """Says which versions or numbers of threads changed since the run was last trained."""
     if start.checkpoint is None:
         return

@@ -91,7 +91,7 @@ def train(net, callback, folder, num_batches=10, logger=None, **options):
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    from attnkit.runs.experiment import quiet_lightning
+    from attnkit.runs.trainer import quiet_lightning
 
     quiet_lightning()
 

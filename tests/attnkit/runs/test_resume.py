@@ -30,6 +30,7 @@ from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.runs import experiment
 from attnkit.runs.early_ends import OutOfMemoryError
 from attnkit.runs.resume import differences
+from attnkit.runs.trainer import on_slurm
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.tasks.translation.task import TranslationTask
 from attnkit.tensorboard.event_files import event_files
@@ -859,7 +860,7 @@ def test_under_slurm_a_run_stops_and_resumes_like_any_other(small, at_batch, mon
         "SLURM_NODELIST": "localhost",
     }.items():
         monkeypatch.setenv(name, value)
-    assert experiment.on_slurm()
+    assert on_slurm()
     handlers = []
 
     def look():

@@ -14,6 +14,7 @@ from attnkit.data.pair_batch import IGNORED
 from attnkit.recipe import recipe_from_dict
 from attnkit.registry import OPTIMIZERS, SCHEDULES
 from attnkit.runs import experiment
+from attnkit.runs.trainer import quiet_lightning
 from attnkit.training.task import Task, total_of
 
 
@@ -104,7 +105,7 @@ def test_the_batches_of_a_step_count_for_as_many_targets_as_they_have(small, mak
         def on_before_optimizer_step(self, trainer, module, optimizer):
             seen.append((copy.deepcopy(module.model), gradient_of(module.model)))
 
-    experiment.quiet_lightning()
+    quiet_lightning()
     options = {"max_steps": 2, "accumulate_grad_batches": 3, "limit_val_batches": 0}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     L.Trainer(
