@@ -3,7 +3,7 @@
     g_i = mean of v_j over the tokens j that i may see
     output = i ⊙ x + f ⊙ (g W_o)        i, f = sigmoid([x; g W_o] W)
 
-The simplest map: every token counts the same. A gate decides what of it is taken. The paper's
+The simplest map: equal weights. A gate combines the mean with the token itself. The paper's
 feed-forward network on g is a linear layer here, as in every mechanism of this kit.
 """
 
@@ -16,7 +16,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("average")
 class Average(MultiHead):
-    """The mean of what the visible tokens hand over, through a gate. Asks nothing."""
+    """The gated mean of the values of all allowed tokens, without queries and keys."""
 
     projections = frozenset(("value", "output"))
     rows_alone = True
@@ -29,11 +29,11 @@ class Average(MultiHead):
         self.gate = nn.Linear(2 * dim, 2 * dim)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Zeros (B, H, T, S): a softmax of them is the mean."""
+        """Zeros (B, H, T, S), whose softmax is the mean."""
         return q.new_zeros(*q.shape[:3], k.shape[2])
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Lets a gate choose between the token and the mean."""
+        """Combines token and mean by gates."""
         mean = super().merge(heads, x)
         x = x.to(mean.dtype)
         own, taken = self.gate(torch.cat((x, mean), dim=-1)).sigmoid().chunk(2, dim=-1)

@@ -4,7 +4,7 @@
     f(q) . f(k) = 1 + s + s² / 2          s = q . k / sqrt(D_f)
 
 Linear attention whose features are the first terms of the exponential's Taylor series. Queries and
-keys are narrow, since the state grows with the square of their width. The paper joins it with
+keys are narrow, since the state grows with the square of their width. The paper combines it with
 sliding windows in other layers.
 """
 
@@ -17,7 +17,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("based")
 class Based(Linear):
-    """Linear attention by a second-order Taylor series of the exponential.
+    """Linear attention with a second-order Taylor series of the exponential.
 
     Args:
         feature_dim: width D_f of queries and keys; the state has 1 + D_f + D_f² rows.

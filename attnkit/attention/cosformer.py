@@ -2,7 +2,7 @@
 
     weight[i, j] ∝ relu(q_i) . relu(k_j) cos(pi (i - j) / (2 M))
 
-Linear attention with features relu, which prefers near keys by a cosine of the distance. Since
+Linear attention with relu features, which favours near keys by a cosine of the distance. Since
 cos(a - b) = cos a cos b + sin a sin b, each feature becomes two and the sum stays linear.
 """
 
@@ -19,7 +19,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("cosformer")
 class CosFormer(Linear):
-    """Linear attention by rectified features, weighed by a cosine of the distance.
+    """Linear attention with relu features, weighted by a cosine of the distance.
 
     Args:
         max_tokens: distance M at which a key has no weight. A longer sequence raises a
@@ -28,7 +28,7 @@ class CosFormer(Linear):
 
     roles = frozenset(("self",))
     knows_order = True
-    map_rows = "unnormalised"  # a query whose features are all 0 gets nothing
+    map_rows = "unnormalised"  # rows are zero if all features of a query are 0
     position_kinds = frozenset(("embeddings",))
     formula = "Σ f(q) f(k) cos(π(i-j)/2M) v / Σ f(q) f(k) cos(π(i-j)/2M),  f = relu"
     paper = "Qin et al. 2022, arXiv:2202.08791, section 3"
@@ -40,11 +40,11 @@ class CosFormer(Linear):
         self.max_tokens = max_tokens
 
     def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Rectified features times cosine and sine of their positions: (B, H, N, 2 D) each."""
+        """Multiplies relu features by cosine and sine of their positions: (B, H, N, 2 D) each."""
         T, S = q.shape[2], k.shape[2]
         if isinstance(seen, int) and seen + S > self.max_tokens:
             raise ValueError(
-                f"cosformer weighs distances up to {self.max_tokens} tokens and got "
+                f"cosformer supports distances up to {self.max_tokens} tokens but got "
                 f"{seen + S}; set its option max_tokens"
             )
         of_keys = positions(seen, S, q.device)
@@ -57,7 +57,7 @@ class CosFormer(Linear):
         return torch.cat((heads * cos, heads * sin), dim=-1)
 
     def features(self, x: Tensor) -> Tensor:
-        """They are ready: (B, H, N, 2 D)."""
+        """Returns x, since `place` has computed the features: (B, H, N, 2 D)."""
         return x
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:

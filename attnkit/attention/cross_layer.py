@@ -1,4 +1,4 @@
-"""Cross-layer attention: neighbouring layers use one set of keys and values. Brandon et al. 2024,
+"""Cross-layer attention: neighbouring layers share keys and values. Brandon et al. 2024,
 arXiv:2405.12981, section 2.
 
 head_h = softmax(q_h k_gᵀ / sqrt(D)) v_g        k, v from the lowest layer of the group of layers
@@ -22,11 +22,11 @@ KEYS, VALUES = "keys of the group", "values of the group"
 
 @ATTENTION.register("cross_layer")
 class CrossLayer(GroupedQuery):
-    """Grouped-query attention in which `share` layers use the keys and values of the lowest of
-    them. The others have no key and value projections and no cache.
+    """Grouped-query attention in which `share` layers use the keys and values of the lowest one.
+    The others have no key and value projections and no cache.
 
     Args:
-        share: layers of this mechanism that use one set of keys and values.
+        share: number of layers that share one set of keys and values.
     """
 
     roles = frozenset({"self"})
@@ -44,7 +44,7 @@ class CrossLayer(GroupedQuery):
         lent = len(own) - next(
             (i for i in reversed(range(len(own))) if own[i].lender is None), len(own)
         )
-        if lent == 0 or lent >= self.share:  # there is nobody to lend, or the group is complete
+        if lent == 0 or lent >= self.share:  # no lender below, or its group is complete
             return
         lender = own[-lent]
         if (lender.num_kv_heads, lender.head_dim) != (self.num_kv_heads, self.head_dim):

@@ -3,7 +3,7 @@
     for n = 1 .. N:  S <- S + b_{t,n} k_{t,n} (v_{t,n} - k_{t,n}ᵀ S)ᵀ        head_t = q_t S_t
     b_{t,n} = 2 sigmoid(x_t u_n)
 
-DeltaNet that takes several steps a token. Each is a generalised Householder reflection, and the
+DeltaNet with several steps per token. Each is a generalised Householder reflection, and the
 product of N of them can rotate the state: what it can track grows with N. N = 1 is DeltaNet with
 strengths up to 2.
 """
@@ -21,13 +21,13 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("delta_product")
 class DeltaProduct(DeltaNet):
-    """A state that each token corrects several times, by keys and values of each step.
+    """A state that each token corrects several times, with its own keys and values per step.
 
     Args:
-        num_steps: corrections N a token.
+        num_steps: corrections N per token.
     """
 
-    linear_in_values = False  # each token hands over several
+    linear_in_values = False  # each token has several
     position_kinds = frozenset(("embeddings",))
     formula = "S ← S + β_n k_n (v_n - k_nᵀ S)ᵀ for n = 1..N,  head = q_t S_t, normalised"
     paper = "Siems et al. 2025, arXiv:2502.10297, section 3"
@@ -55,19 +55,19 @@ class DeltaProduct(DeltaNet):
     def advance(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
     ) -> tuple[Tensor, State]:
-        """What queries read after all steps of their token (B, H, T, D), and the state."""
+        """Reads the state after all steps of each token (B, H, T, D); returns it too."""
         assert not isinstance(state, dict)
         real = real_keys(mask, k)
         k, strength = k.unflatten(-1, (self.num_steps, -1)).split((self.head_dim, 1), dim=-1)
         v = v.unflatten(-1, (self.num_steps, -1))
         strength = strength if real is None else strength * real.unsqueeze(-1)
-        # Steps become tokens, of which the last of each asks.
+        # Steps become tokens; only the last step of a token has a query.
         k, v, strength = (part.flatten(2, 3) for part in (k, v, strength))
         q = F.pad(q.unsqueeze(3), (0, 0, self.num_steps - 1, 0)).flatten(2, 3)
         sums, state = corrected_sums(q, k, v, strength, state)
         return sums[:, :, self.num_steps - 1 :: self.num_steps], state
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """State read and updated by each step, and read once: (4 N + 2) D^2 a token and head."""
+        """State read and updated per step, and read once: (4 N + 2) D^2 per token and head."""
         steps = 4 * self.num_steps + 2
         return steps * num_tokens * self.num_heads * self.head_dim**2

@@ -17,8 +17,8 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("disagreement")
 class Disagreement(MultiHead):
-    """Multi-head attention with an auxiliary loss: the mean cosine between what two heads give for
-    a token, summed over the layers.
+    """Multi-head attention with an auxiliary loss: the mean cosine between the outputs of two heads
+    for a token, summed over the layers.
 
     Args:
         weight: of the auxiliary loss.

@@ -4,8 +4,8 @@
     a_t = exp(-exp(A_h) softplus(x_t w_h + d_h))        b_t = sigmoid(x_t u_h)
     output = (silu(x W_g) * rms_norm(head)) W_o
 
-DeltaNet that can also forget: each token sets how far the whole state fades before it is corrected.
-Queries, keys and values pass a short convolution first, as in the paper.
+DeltaNet with a decay of the whole state that depends on the token. Queries, keys and values first
+pass a short convolution, as in the paper.
 """
 
 import math
@@ -22,18 +22,18 @@ from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
 FASTEST, SLOWEST = 16.0, 1.0
-"""Range of exp(A) at the start."""
+"""Initial range of exp(A)."""
 
 STEPS = 0.001, 0.1
-"""Range of softplus(d) at the start, drawn by its logarithm, as in Mamba-2 (arXiv:2405.21060)."""
+"""Initial range of softplus(d), log-uniform, as in Mamba-2 (arXiv:2405.21060)."""
 
 
 @ATTENTION.register("gated_delta_net")
 class GatedDeltaNet(DeltaNet):
-    """A corrected state that fades as each token says, read through a gate.
+    """A corrected state with token-dependent decay and an output gate.
 
     Args:
-        convolution: tokens that the short convolution sees; 0: no convolution.
+        convolution: width of the short convolution; 0: no convolution.
     """
 
     formula = "S_t = a_t S_{t-1} + b_t k_t (v_t - a_t k_tᵀ S_{t-1})ᵀ,  head = q_t S_t, gated"
@@ -58,7 +58,7 @@ class GatedDeltaNet(DeltaNet):
 
     @property
     def num_rates(self) -> int:
-        """Rates at which the state of a head fades."""
+        """Number of decay rates of a head."""
         return 1
 
     def project_query(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class GatedDeltaNet(DeltaNet):
         return super(DeltaNet, self).project_query(x)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys carry b and the logarithms of the decay: (B, H, S, D + 1 + 1 or D)."""
+        """Keys carry b and the log decays: (B, H, S, D + 1 + 1 or D)."""
         k, v = super(DeltaNet, self).project_context(context)
         strength = self.write(context).sigmoid().transpose(1, 2).unsqueeze(-1)
         fade = F.softplus((self.fade(context) + self.step).float())
@@ -77,7 +77,7 @@ class GatedDeltaNet(DeltaNet):
     def convolve(
         self, q: Tensor, k: Tensor, v: Tensor, past: Past
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Short convolutions, then queries and keys of length 1."""
+        """Applies short convolutions, then normalises queries and keys to length 1."""
         k, gates = k[..., : self.head_dim], k[..., self.head_dim :]
         if self.convolutions:
             q, k, v = (
@@ -91,7 +91,7 @@ class GatedDeltaNet(DeltaNet):
     def advance(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
     ) -> tuple[Tensor, State]:
-        """What queries read from the fading, corrected state (B, H, T, D), and the state."""
+        """Reads the decaying, corrected state (B, H, T, D); returns it too."""
         assert not isinstance(state, dict)
         k, strength, log_decay = k.split((self.head_dim, 1, self.num_rates), dim=-1)
         real = real_keys(mask, k)
@@ -100,10 +100,10 @@ class GatedDeltaNet(DeltaNet):
         return corrected_sums(q, k, v, strength, state, log_decay)
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Brings each head to one size and lets x choose from it."""
+        """Normalises each head, applies the gate and projects."""
         gate = F.silu(self.gate(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return super(DeltaNet, self).merge(self.norm(heads) * gate, x)
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """State faded, read twice and updated: 7 D^2 a token and head, the recurrent form."""
+        """State decayed, read twice and updated: 7 D^2 per token and head, the recurrent form."""
         return 7 * num_tokens * self.num_heads * self.head_dim**2

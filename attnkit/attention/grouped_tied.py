@@ -4,7 +4,7 @@
     head_h = softmax(q_h k_gᵀ / sqrt(D)) v_g             with g the group of head h
 
 Keys and values of a group are one tensor t: half of it is the key, all of it the value. The other
-half of the key, r, is turned to positions and shared by all groups.
+half of the key, r, has the positions and is shared by all groups.
 """
 
 import torch
@@ -16,13 +16,13 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("grouped_tied")
 class GroupedTied(ScoreAttention):
-    """Heads in groups whose key is half of their value: about half the cache of `grouped_query`.
+    """Groups of heads whose key is half of their value: about half the cache of `grouped_query`.
 
     Args:
         num_heads: number H of query heads.
         num_kv_heads: number of groups; must divide `num_heads`.
-        head_dim: width D of a head, a multiple of 4; None: `dim / num_heads`.
-        dropout: share of attention weights that training drops.
+        head_dim: width D of a head, a multiple of 4; null: `dim / num_heads`.
+        dropout: share of attention weights that are dropped in training.
         bias: add a bias vector to the projections.
     """
 
@@ -50,7 +50,7 @@ class GroupedTied(ScoreAttention):
         )
         if self.head_dim % 4:
             raise ValueError(
-                f"grouped_tied turns half of each key to positions, so head_dim {self.head_dim} "
+                f"grouped_tied applies positions to half of each key, so head_dim {self.head_dim} "
                 "must be a multiple of 4"
             )
         self.half = self.head_dim // 2
@@ -62,7 +62,7 @@ class GroupedTied(ScoreAttention):
         return self.key(context).unsqueeze(1), v
 
     def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Turns the second half of the queries, and the shared half of the keys."""
+        """Applies positions to the second half of the queries, and the shared half of the keys."""
         turned, k = super().place(q[..., self.half :], k, seen)
         return torch.cat((q[..., : self.half], turned), dim=-1), k
 

@@ -2,7 +2,7 @@
 
     f(x) = [softmax(x W_h); softmax(-x W_h)]        x = q or k
 
-Linear attention with learned features that a softmax makes spiky. The paper trains them to mimic a
+Linear attention with learned features, sharpened by a softmax. The paper trains them to mimic a
 softmax attention; here they are trained with the model.
 """
 
@@ -15,14 +15,14 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("hedgehog")
 class Hedgehog(Linear):
-    """Linear attention with learned, spiky features."""
+    """Linear attention with learned, sharp features."""
 
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f(x) = [softmax(x W_h); softmax(-x W_h)]"
     paper = "Zhang et al. 2024, arXiv:2402.04347, section 4.2"
 
     def __init__(self, dim: int, **options) -> None:
         super().__init__(dim, **options)
-        # The identity at first, for queries and for keys, as in the paper.
+        # Starts as the identity, for queries and for keys, as in the paper.
         eye = torch.eye(self.head_dim).expand(self.num_heads, -1, -1)
         self.spikes = nn.Parameter(eye.clone())
 
@@ -32,6 +32,6 @@ class Hedgehog(Linear):
         return torch.cat((x.softmax(dim=-1), (-x).softmax(dim=-1)), dim=-1)
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """Features of queries and keys, 4 D² a token and head, and what every feature costs."""
+        """Features of queries and keys, 4 D² per token and head, and the cost of each feature."""
         spikes = 4 * num_tokens * self.num_heads * self.head_dim**2
         return super().mixing_flops(num_tokens, pairs) + spikes

@@ -4,8 +4,8 @@
     f_t = l + (1 - l) sigmoid(x_t W_f)
     output = rms_norm(head) W_o
 
-A gated recurrent network whose state is a matrix: the key is what the forget gate leaves free, so
-there is none to learn. The lower bound l rises with the layer: upper layers remember longer.
+A gated recurrent network whose state is a matrix: the key is one minus the forget gate, not learned
+separately. The lower bound l rises with the layer: upper layers remember longer.
 """
 
 import torch
@@ -19,12 +19,12 @@ from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
-"""Tokens between two states."""
+"""Tokens per chunk."""
 
 
 @ATTENTION.register("hgrn2")
 class HGRN2(Recurrent):
-    """A state whose features fade as each token says, and take up what that leaves free."""
+    """A state with a token-dependent forget gate f per feature, and the input gate 1 - f."""
 
     smooth = False
     position_kinds = frozenset(("embeddings",))
@@ -37,7 +37,7 @@ class HGRN2(Recurrent):
 
     @property
     def lower_bound(self) -> float:
-        """l of this layer: from 0 in the first, evenly up to (L - 1) / L in the last of L."""
+        """l of this layer: 0 in the first, rising linearly to (L - 1) / L in the last of L."""
         return self.layer / self.num_layers
 
     def project_query(self, x: Tensor) -> Tensor:
@@ -53,17 +53,17 @@ class HGRN2(Recurrent):
     def advance(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
     ) -> tuple[Tensor, State]:
-        """What queries read from the fading state (B, H, T, D), and the state (B, H, D, D)."""
+        """Reads the decaying state (B, H, T, D); returns it too (B, H, D, D)."""
         assert not isinstance(state, dict)
         real = real_keys(mask, k)
         log_forget = k if real is None else k * real
-        free = -torch.expm1(log_forget)  # 0 where a token is padding
+        free = -torch.expm1(log_forget)  # 0 for padding
         return decayed_sums(q, free, v, log_forget, state, CHUNK)
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Brings each head to one size and projects them."""
+        """Normalises each head and projects them."""
         return super().merge(self.norm(heads), x)
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """State faded, written and read: 5 D^2 a token and head, the recurrent form."""
+        """State decayed, written and read: 5 D^2 per token and head, the recurrent form."""
         return 5 * num_tokens * self.num_heads * self.head_dim**2

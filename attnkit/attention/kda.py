@@ -2,8 +2,8 @@
 
     S_t = (I - b_t k_t k_tᵀ) Diag(a_t) S_{t-1} + b_t k_t v_tᵀ        head_t = q_t S_t
 
-Gated DeltaNet in which each feature fades at its own rate, through a projection of low rank. With
-equal rates it is Gated DeltaNet.
+Gated DeltaNet with a decay rate for each feature, from a low-rank projection. With equal rates it
+is Gated DeltaNet.
 """
 
 from torch import nn
@@ -14,7 +14,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("kda")
 class KDA(GatedDeltaNet):
-    """A corrected state whose features fade at rates that each token sets."""
+    """A corrected state whose features have token-dependent decay rates."""
 
     formula = "S_t = (I - b_t k_t k_tᵀ) Diag(a_t) S_{t-1} + b_t k_t v_tᵀ,  head = q_t S_t, gated"
     paper = "Kimi Team 2025, arXiv:2510.26692, section 3"
@@ -28,5 +28,5 @@ class KDA(GatedDeltaNet):
 
     @property
     def num_rates(self) -> int:
-        """One rate for each feature."""
+        """One rate per feature."""
         return self.head_dim

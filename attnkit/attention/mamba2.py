@@ -4,9 +4,9 @@
     d_t = softplus(u_t w_h + bias_h)
     output = rms_norm(y * silu(u W_z)) W_o
 
-A state space as attention: C asks (query), B answers (key), x is handed over (value). One number a
-head and token, the step d, sets both how far the state fades and how much is written. B and C serve
-all heads. A short convolution comes before all three.
+A state space model as attention: C is the query, B the key, x the value. One number per head and
+token, the step d, sets the decay of the state and the amount that is written. All heads share B and
+C. A short convolution comes before all three.
 """
 
 import math
@@ -23,22 +23,22 @@ from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
-"""Tokens between two states."""
+"""Tokens per chunk."""
 
 STEPS = 0.001, 0.1
-"""Range of softplus(bias) at the start, drawn by its logarithm."""
+"""Initial range of softplus(bias), log-uniform."""
 
 
 @ATTENTION.register("mamba2")
 class Mamba2(Recurrent):
-    """A state space whose step each token sets, with keys and queries that serve all heads.
+    """A state space with token-dependent steps, and keys and queries shared by all heads.
 
     Args:
         num_heads: number H of heads.
-        head_dim: width D of a head; None: `dim / num_heads`.
+        head_dim: width D of a head; null: `dim / num_heads`.
         state_dim: width N of B and C.
-        convolution: tokens that the short convolution sees; 0: no convolution.
-        dropout: share of values that training hides from the state, for each head by itself.
+        convolution: width of the short convolution; 0: no convolution.
+        dropout: share of values that are hidden from the state in training, for each head.
     """
 
     smooth = False
@@ -104,7 +104,7 @@ class Mamba2(Recurrent):
     def advance(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, state: State | None
     ) -> tuple[Tensor, State]:
-        """What the state gives, and each token's own value: (B, H, T, D); and the state."""
+        """Reads the state and adds each token's own value: (B, H, T, D); returns the state too."""
         assert not isinstance(state, dict)
         real = real_keys(mask, k)
         k = k if real is None else k * real
@@ -118,11 +118,11 @@ class Mamba2(Recurrent):
         return sums + self.skip.to(v.dtype).view(-1, 1, 1) * own, state
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Gates all features, brings them to one size together and projects them."""
+        """Gates all features, normalises them together and projects them."""
         gate = F.silu(self.gate(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         together = self.norm((heads * gate).transpose(1, 2).flatten(-2))
         return self.output(together)
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """State faded, written and read: 5 N D a token and head, the recurrent form."""
+        """State decayed, written and read: 5 N D per token and head, the recurrent form."""
         return 5 * num_tokens * self.num_heads * self.state_dim * self.head_dim

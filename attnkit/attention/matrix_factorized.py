@@ -3,8 +3,8 @@
     q_h = x S Q_h        k = x S_k        v = x S_v        one k and v for all heads
     head_h = softmax(q_h kᵀ / sqrt(D)) v
 
-Many wide heads at the price of few. Queries of all heads come from one projection S of low rank,
-and all heads ask one key of full width. `reuse_keys` is the paper's MFA-KR: v = k + gain (k W),
+Many wide heads at the cost of few. The queries of all heads come from one low-rank projection S,
+and all heads share one key of full width. `reuse_keys` is the paper's MFA-KR: v = k + gain (k W),
 with a gain that starts at 0.
 """
 
@@ -17,14 +17,14 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("matrix_factorized")
 class MatrixFactorized(ScoreAttention):
-    """Many wide heads over one key and one value a token, with queries of low rank.
+    """Many wide heads over one key and one value per token, with low-rank queries.
 
     Args:
         num_heads: number H of query heads.
-        head_dim: width D of each head, of the key and of the value; None: twice `dim / num_heads`.
-        query_rank: rank of all queries together; None: `head_dim`.
-        reuse_keys: make the value out of the key.
-        dropout: share of attention weights that training drops.
+        head_dim: width D of each head, of the key and of the value; null: twice `dim / num_heads`.
+        query_rank: rank of all queries together; null: `head_dim`.
+        reuse_keys: compute the value from the key.
+        dropout: share of attention weights that are dropped in training.
     """
 
     formula = "softmax(x S Q_h (x S_k)ᵀ / √D) x S_v"
@@ -60,11 +60,11 @@ class MatrixFactorized(ScoreAttention):
             self.value = nn.Linear(self.head_dim, self.head_dim, bias=False)
 
     def project_query(self, x: Tensor) -> Tensor:
-        """Queries of low rank: (B, H, T, D)."""
+        """Low-rank queries: (B, H, T, D)."""
         return super().project_query(self.down(x))
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """One key and one value a token: (B, 1, S, D) each."""
+        """One key and one value per token: (B, 1, S, D) each."""
         if self.gain is None:
             return super().project_context(context)
         k = self.key(context)

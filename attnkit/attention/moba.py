@@ -2,9 +2,8 @@
 
     weights = softmax over the keys of the n blocks with the largest q_i . mean(k of the block)
 
-Keys are cut into blocks. Each query attends to its own block, and to the blocks whose mean key it
-matches best, of those that lie wholly before it. With as many blocks as there are, this is full
-attention.
+Each query attends to its own block of keys, and to the earlier whole blocks with the largest score
+of their mean key. With the number of all blocks, this is full attention.
 """
 
 import torch
@@ -19,11 +18,11 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("moba")
 class MoBA(MultiHead):
-    """Each query attends to its own block of keys and to the few that match it best.
+    """Each query attends to its own block of keys and to the few with the highest scores.
 
     Args:
-        block: keys in a block.
-        num_blocks: blocks that a query sees, its own included.
+        block: number of keys per block.
+        num_blocks: number of blocks per query, including its own.
     """
 
     roles = frozenset(("self",))
@@ -46,10 +45,10 @@ class MoBA(MultiHead):
         return self.normalize(scores, chosen).masked_fill(~chosen, 0.0)
 
     def _chosen(self, scores: Tensor, grid: Grid) -> Tensor:
-        """Which keys lie in a chosen block and are allowed: (B, H, T, S)."""
+        """Returns True for the allowed keys of the chosen blocks: (B, H, T, S)."""
         keys = grid.num_keys
         allowed = grid.mask.dense(grid.num_queries, keys, grid.device)
-        # A query's product with the mean of keys is the mean of its scores, over those it may see.
+        # The score of a mean key is the mean of the scores, over the allowed keys.
         sums, seen = (self._by_block(part) for part in (scores * allowed, allowed.to(scores.dtype)))
         own = self._by_block(grid.query == grid.key) > 0
         match = (sums / seen.clamp(min=1)).masked_fill(seen == 0, -torch.inf)

@@ -25,8 +25,8 @@ class MultiToken(MultiHead):
     """Scores are convolved over neighbouring queries and keys, weights are mixed over heads.
 
     Args:
-        query_width: queries that a score sees, its own and those before it.
-        key_width: keys that a score sees, centred on its own.
+        query_width: queries in the window of a score, its own and earlier ones.
+        key_width: keys in the window of a score, centred on its own.
     """
 
     roles = frozenset(("self",))
@@ -52,7 +52,7 @@ class MultiToken(MultiHead):
         self.norm = HeadNorm(self.head_dim)
 
     def carry(self, q: Tensor, x: Tensor) -> Tensor:
-        """Queries, which later rows convolve with their own: (B, H, T, D)."""
+        """Queries, which the convolutions of later rows need: (B, H, T, D)."""
         return q
 
     def weights(self, q: Tensor, k: Tensor, mask: Mask, grid: Grid) -> Tensor:
@@ -61,7 +61,7 @@ class MultiToken(MultiHead):
         every = grid.all_queries()
         scores = self.biased_scores(grid.carried, k, every)
         if every.allowed is not None:
-            scores = scores.masked_fill(~every.allowed, 0.0)  # the future stays out of the sums
+            scores = scores.masked_fill(~every.allowed, 0.0)  # excludes the future from the sums
         queries, keys = self.kernel.shape[2:]
         scores = F.pad(scores, (keys // 2, (keys - 1) // 2, queries - 1, 0))
         scores = F.conv2d(scores, self.kernel.to(scores.dtype), groups=self.num_heads)
@@ -69,5 +69,5 @@ class MultiToken(MultiHead):
         return torch.einsum("gh,bhts->bgts", self.heads_mix.to(weights.dtype), weights)
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Brings each head to one size and projects them."""
+        """Normalises each head and projects them."""
         return super().merge(self.norm(heads), x)

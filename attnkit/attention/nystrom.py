@@ -3,8 +3,8 @@
     head = softmax(Q K~ᵀ) pinv(softmax(Q~ K~ᵀ)) softmax(Q~ Kᵀ) V        scores over sqrt(D)
 
 Queries and keys are averaged over m segments of the sequence, the landmarks Q~ and K~. The product
-of three small maps stands for the large one, in linear time. pinv is the paper's iteration for the
-pseudo-inverse. Landmarks see the whole sequence, so it is never causal.
+of three small maps approximates the large one, in linear time. pinv is the paper's iteration for
+the pseudo-inverse. Landmarks see the whole sequence, so it is never causal.
 """
 
 import torch
@@ -16,7 +16,7 @@ from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
 ITERATIONS = 6
-"""Of the pseudo-inverse, as in the paper."""
+"""Iterations of the pseudo-inverse, as in the paper."""
 
 
 @ATTENTION.register("nystrom")
@@ -25,8 +25,8 @@ class Nystrom(ScoreAttention):
 
     Args:
         num_heads: number H of heads.
-        head_dim: width D of a head; None: `dim / num_heads`.
-        num_landmarks: number m of segments; at most one a token.
+        head_dim: width D of a head; null: `dim / num_heads`.
+        num_landmarks: number m of segments, at most one per token.
         bias: add a bias vector to the four projections.
     """
 
@@ -80,7 +80,7 @@ class Nystrom(ScoreAttention):
         middle = (asked @ offered.mT).softmax(dim=-1)
         last = last.softmax(dim=-1)
         if real is not None:
-            last = last * real.mT  # zeros where there is nothing to see
+            last = last * real.mT  # zeros for padding
         return (q @ offered.mT).softmax(dim=-1), pseudo_inverse(middle), last
 
     def _landmarks(self, heads: Tensor, real: Tensor | None) -> Tensor:

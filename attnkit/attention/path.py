@@ -3,7 +3,7 @@
     score[i, j] = q_iᵀ (H_i H_{i-1} ... H_{j+1}) k_j / sqrt(D)        H_t = I - b_t w_t w_tᵀ
     w_t = x_t W_w, of length 1        b_t = 2 sigmoid(x_t u)
 
-Positions as a product of reflections that the tokens between query and key choose, instead of a
+Positions as a product of reflections that depend on the tokens between query and key, instead of a
 rotation by the distance. The products for all pairs come from one triangular system over the
 sequence (the paper's UT transform):
 
@@ -22,7 +22,7 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("path")
 class PaTH(MultiHead):
-    """Scores see what lies between query and key, through reflections that tokens choose."""
+    """Scores depend on the tokens between query and key, through data-dependent reflections."""
 
     roles = frozenset(("self",))
     mask_names = frozenset(("causal", "padding"))
@@ -49,7 +49,7 @@ class PaTH(MultiHead):
         exact = torch.promote_types(q.dtype, torch.float32)
         k, w, b = k.to(exact).split((self.head_dim, self.head_dim, 1), dim=-1)
         real = real_keys(grid.mask, k)
-        b = b if real is None else b * real  # padding reflects nothing
+        b = b if real is None else b * real  # no reflection for padding
         q = q.to(exact) * self.scale
         with torch.autocast(q.device.type, enabled=False):
             system = (b * (w @ w.mT)).tril(-1)

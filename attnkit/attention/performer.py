@@ -4,8 +4,8 @@
     E[f(q) . f(k)] = exp(q . k / sqrt(D))
 
 Linear attention whose features estimate the softmax. W has random orthogonal rows with the lengths
-of normal vectors, drawn once. The paper shifts exponents by their largest, which needs all keys and
-cancels out; here they are bounded by |w|² / 2 and need no shift.
+of normal vectors, drawn once. The paper subtracts the largest exponent, which needs all keys and
+cancels out; here exponents are bounded by |w|² / 2 and need no shift.
 """
 
 import math
@@ -19,10 +19,10 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("performer")
 class Performer(Linear):
-    """Softmax attention, estimated by random positive features in linear time.
+    """Softmax attention, approximated by positive random features in linear time.
 
     Args:
-        num_features: number m of random features; None: twice `head_dim`.
+        num_features: number m of random features; null: twice `head_dim`.
     """
 
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f(x) = exp(W x - |x|²/2),  W random, orthogonal"

@@ -2,7 +2,7 @@
 
     weight[i, j] = relu(exp(s_ij) - 1) / (sum_l |exp(s_il) - 1| + eps)
 
-A rectified softmax: a key with a score of 0 or less gets no weight, so that a head which finds
+A rectified softmax: a key with a score of at most 0 gets no weight, so that a head that finds
 nothing need not attend to the first token. Negative scores still count in the denominator.
 """
 
@@ -13,7 +13,7 @@ from attnkit.attention.multi_head import MultiHead
 from attnkit.registry import ATTENTION
 
 EPSILON = 1e-6
-"""Keeps the denominator from 0 where all scores are 0."""
+"""Keeps the denominator positive if all scores are 0."""
 
 
 @ATTENTION.register("softpick")
@@ -31,7 +31,7 @@ class Softpick(MultiHead):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if allowed is not None:
             scores = scores.masked_fill(~allowed, 0.0)  # adds 0 to the denominator, where m is 0
-        # Divided by exp(m) above and below, so that nothing overflows.
+        # Numerator and denominator are divided by exp(m) to avoid overflow.
         largest = scores.amax(dim=-1, keepdim=True).clamp(min=0.0).detach()
         shifted = (scores - largest).exp() - (-largest).exp()
         total = shifted.abs().sum(dim=-1, keepdim=True) + EPSILON * (-largest).exp()

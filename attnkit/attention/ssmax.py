@@ -2,7 +2,7 @@
 
     weight[i, j] = softmax_j(s_h log(n_i) q_i . k_j / sqrt(D))
 
-The largest weight of a softmax shrinks as the number n of keys grows. A factor log(n) keeps it. n_i
+The largest weight of a softmax shrinks with the number n of keys. A factor log(n) preserves it. n_i
 counts the keys that query i may see, so that a causal output does not depend on later tokens.
 """
 
@@ -16,11 +16,11 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("ssmax")
 class SSMax(MultiHead):
-    """Softmax attention that stays sharp as the context grows: the logarithm of the number of keys
-    scales the scores.
+    """Softmax attention that stays sharp for long contexts: scores are scaled by the logarithm of
+    the number of keys.
 
     Args:
-        initial_scale: first value of the learned factor s of each head.
+        initial_scale: initial value of the learned factor s of each head.
     """
 
     rows_alone = True

@@ -1,4 +1,4 @@
-"""What travels beside the tokens through the layers of a model."""
+"""The values that pass through the layers of a model beside the tokens."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from attnkit.masks import Mask
 
 @dataclass
 class Stream:
-    """What travels beside the tokens through the layers of one forward pass.
+    """The values that pass through the layers of one forward pass beside the tokens.
 
-    A model takes one to hand back auxiliary losses, `model(tokens, stream=Stream())`, and gives
-    each layer one with the same `shared` and `losses` and with the rest as it is at that layer.
+    Pass one to a model to get its auxiliary losses: `model(tokens, stream=Stream())`. Each layer
+    gets one with the same `shared` and `losses`, and with the other attributes of that layer.
 
     Attributes:
-        mask: which token may look at which; None: each at all.
-        cache: what the self-attention keeps of earlier calls; None: nothing.
-        context: (B, S, C), what cross-attention looks at; None where there is none, or where
-            `source` stands in its place.
+        mask: which token may attend to which; None: all.
+        cache: of the self-attention; None: no cache.
+        context: (B, S, C), the input of cross-attention; None: there is none, or `source` replaces
+            it.
         source: keys and values (B, H_kv, S, D) of the context, computed once for many calls.
-        context_mask: which token may look at which of the context.
-        real: (B, T), True where a token is real; None: all are.
-        shared: name -> what a layer leaves for later layers, such as its values.
-        losses: name -> () term of the loss to be minimised, with its weight; None: nobody asks.
+        context_mask: which token may attend to which of the context.
+        real: (B, T), True for real tokens; None: all are real.
+        shared: name -> a value for later layers, such as a layer's values.
+        losses: name -> () weighted term of the loss; None: losses are not needed.
     """
 
     mask: Mask | None = None

@@ -2,7 +2,7 @@
 
     weights = softmax(R1_h R2_hᵀ)        R1, R2: r learned numbers for each position
 
-A map that asks nothing of the tokens. It shows how much of attention is content and how much is
+A map that does not depend on the tokens. It shows how much of attention is content and how much is
 position.
 """
 
@@ -20,7 +20,7 @@ class Synthesizer(MultiHead):
 
     Args:
         rank: numbers r for each position and head.
-        max_tokens: positions that the tables cover. A longer sequence raises a `ValueError`.
+        max_tokens: positions in the tables. A longer sequence raises a `ValueError`.
     """
 
     projections = frozenset(("value", "output"))
@@ -42,10 +42,10 @@ class Synthesizer(MultiHead):
         """Products of the two tables at the positions of the call: (B, H, T, S)."""
         if grid.num_keys > self.max_tokens:
             raise ValueError(
-                f"synthesizer has scores for {self.max_tokens} tokens and got {grid.num_keys}; "
+                f"synthesizer has scores for {self.max_tokens} tokens but got {grid.num_keys}; "
                 "set its option max_tokens"
             )
-        # A query before the first key sees none.
+        # A query before the first key has no allowed key.
         rows = self.of_queries[:, grid.query.flatten().clamp(min=0)]
         scores = rows @ self.of_keys[:, : grid.num_keys].mT
         return scores.to(q.dtype).expand(q.shape[0], -1, -1, -1)

@@ -3,7 +3,7 @@
     q = 1/R_q sum_r a_r(x) ⊗ b_r(x)      (H, D) for each token; k and v alike with R_kv
     head_h = softmax(q_h k_hᵀ / sqrt(D)) v_h
 
-Queries, keys and values of all heads are sums of a few outer products. A cache holds the factors:
+Queries, keys and values of all heads are sums of a few outer products. A cache stores the factors:
 R_kv (H + D) numbers for keys and as many for values, instead of H D each.
 """
 
@@ -16,11 +16,11 @@ from attnkit.registry import ATTENTION
 
 @ATTENTION.register("tensor_product")
 class TensorProduct(MultiHead):
-    """Queries, keys and values of low rank over heads and features, with a cache of the factors.
+    """Low-rank queries, keys and values over heads and features, with a cache of the factors.
 
     Args:
-        query_rank: outer products that make the queries of a token.
-        kv_rank: outer products that make its keys, and as many for its values.
+        query_rank: number of outer products for the queries of a token.
+        kv_rank: number of outer products for its keys, and for its values.
     """
 
     formula = "softmax(q_h k_hᵀ / √D) v_h,  q, k, v = 1/R Σ_r a_r(x) ⊗ b_r(x)"
@@ -48,7 +48,7 @@ class TensorProduct(MultiHead):
         return k, v
 
     def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all heads, out of their factors: (B, H, S, D) each."""
+        """Keys and values of all heads, from their factors: (B, H, S, D) each."""
         return self._product(k), self._product(v)
 
     def _product(self, factors: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class TensorProduct(MultiHead):
         return torch.einsum("brsh,brsd->bhsd", a, b) / factors.shape[1]
 
     def projection_flops(self) -> int:
-        """The linear layers, and the outer products: 2 D a term and head."""
+        """The linear layers, and the outer products: 2 D per term and head."""
         terms = self.query_rank + 2 * self.kv_rank
         return super().projection_flops() + 2 * self.num_heads * self.head_dim * terms
 

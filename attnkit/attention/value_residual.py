@@ -22,8 +22,8 @@ FIRST = "first values"
 
 @ATTENTION.register("value_residual")
 class ValueResidual(MultiHead):
-    """Multi-head attention over values that keep what the first layer said of a token. The first
-    layer of this mechanism is plain; each one above it learns two shares, which start at one half.
+    """Multi-head attention whose values include those of the first layer. The first layer of this
+    mechanism is plain; each one above it learns two factors, initially one half.
     """
 
     roles = frozenset({"self"})
