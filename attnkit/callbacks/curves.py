@@ -109,7 +109,7 @@ class TrainingCurves(L.Callback):
         self.num_tokens, self.seconds = state["num_tokens"], state["seconds"]
         sums = state["loss_sums"]
         same = len(sums) == trainer.world_size
-        self._loss_sum = sums[trainer.global_rank] if same else sums.mean()
+        self._loss_sum = sums[trainer.global_rank] if same else sums.mean(dim=0)
         self._steps = state["steps"]
         self._window_tokens = state["window_tokens"]
         self._window_seconds = state["window_seconds"]

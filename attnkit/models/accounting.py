@@ -167,9 +167,12 @@ def _kept(stack: Stack, layer: int, num_tokens: int) -> int:
 
 def flops_per_token(model: Any, num_tokens: int | None = None) -> Flops:
     """Analytic FLOPs a token for sequences of `num_tokens` tokens (default: the model's
-    `max_seq_len`); of an encoder-decoder, for one source and one target token.
+    `max_seq_len`); of an encoder-decoder, for one source and one target token; of a model without a
+    `Stack`, two for each of its weights.
     """
     num_tokens = int(model.max_seq_len) if num_tokens is None else num_tokens
+    if not stacks_of(model):
+        return Flops(0, 0, 2 * sum(p.numel() for p in model.parameters()), 0)
     layers, head = layer_costs(model, num_tokens), getattr(model, "head", None)
     return Flops(
         projections=sum(layer.projections for layer in layers),
@@ -197,4 +200,5 @@ def costs(model: Any) -> dict[str, Any]:
         "parameters_by_part": parts,
         "training_flops_per_token": flops_per_token(model).training,
         "cache_bytes": cache_bytes(model, model.max_seq_len, torch.float32),
+        "max_seq_len": model.max_seq_len,
     }

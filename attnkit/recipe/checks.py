@@ -176,14 +176,20 @@ def check_model(task: Any, options: Mapping[str, Any], root: Node, problems: lis
         problems.append(Problem(mark_of(root, path), dotted(path), message))
         return
 
-    def build() -> None:
+    def build() -> Any:
         try:
             with shapes_only():
-                task.model_class()(*task.example_sizes, **options)
+                return task.model_class()(*task.example_sizes, **options)
         except TooManyModulesError as error:
             raise ValueError(f"{dotted(key)} {largest:,} makes {error}") from None
 
-    _try(build, "model", options, root, problems)
+    model = _try(build, "model", options, root, problems)
+    if model is not None and not isinstance(getattr(model, "max_seq_len", None), int):
+        message = (
+            f"{type(model).__name__} of {home_of(type(model))} lacks the attribute `max_seq_len`, "
+            "the number of tokens of its longest sequence"
+        )
+        problems.append(Problem(mark_of(root, ("model",)), "model", message))
 
 
 LARGEST_SIZE = 2**26

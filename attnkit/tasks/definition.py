@@ -59,9 +59,9 @@ class TaskDefinition(ABC):
         data: registry of what the section `data` may name.
         default_data: what it names by default.
         model: class of the model, or "package.module:Class"; its keyword-only parameters are the
-            keys of the section `model`, and the data's `vocab_sizes` its positional ones. One with
-            `layers`, `mask`, `head` and `max_seq_len`, as `LanguageModel` has them, is counted by
-            `attnkit show` and `compare`.
+            keys of the section `model`, and the data's `vocab_sizes` its positional ones. It has an
+            attribute `max_seq_len`, the tokens of its longest sequence. Layers in a `Stack` are
+            counted one by one (`attnkit show`, `compare`), other weights as two FLOPs a token.
         module: the `Task`, or "package.module:Class", which loads it when a run begins.
         example_sizes: `vocab_sizes` that stand for those of the data where a recipe is checked.
         run_class: what `load_run` returns, a `TrainedRun`, or "package.module:Class".

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attnkit import registry
+from attnkit.ablation.compare import compare_runs
 from attnkit.cli.main import app
 from attnkit.errors import DivergedError
 from attnkit.plugins.record import made_with
@@ -20,6 +21,7 @@ from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.recipe import NOT_IN_EVERY_TASK, RecipeKeys
 from attnkit.recipe.stored import written_recipe
 from attnkit.registry import TASKS, RegistryError, options_of
+from attnkit.run_directory import RunDirectoryError
 from attnkit.runs import experiment, report
 from attnkit.tasks.definition import TaskDefinition, loaded
 from attnkit.trained_run import load_run
@@ -189,6 +191,70 @@ def test_a_run_keeps_the_plugin_that_brought_its_task(plugin, tmp_path, monkeypa
     run = load_run(result.directory)
     assert run.recipe.definition.weight == 0.5
     assert run.generate("the ", 3)
+
+
+OWN_MODEL = """
+import torch
+from torch import nn
+from attnkit import TASKS, Spec, Task, TaskDefinition, build_attention
+from attnkit.data.task_data import TensorData
+from attnkit.registry import Registry
+
+WAVES = Registry("kind of wave", __name__)
+
+@WAVES.register("sine")
+class Sine:
+    def read(self):
+        x = torch.linspace(0, 50, 330).sin().view(10, 33, 1)
+        return (x[:8],), (x[8:],)
+
+class Mixer(nn.Module):
+    def __init__(self, size: int, *, dim: int = 8, heads: int = 2) -> None:
+        super().__init__()
+        self.read, self.write = nn.Linear(size, dim), nn.Linear(dim, size)
+        self.mix = build_attention({"name": "multi_head", "num_heads": heads}, dim)
+        self.max_seq_len = 32
+
+    def forward(self, x):
+        h = self.read(x)
+        return self.write(h + self.mix(h, h))
+
+class MineTask(Task):
+    def losses(self, batch):
+        (x,) = batch
+        return {"error": (self.run_model(x[:, :-1]) - x[:, 1:]).square().mean()}
+
+@TASKS.register("mine")
+class Mine(TaskDefinition):
+    '''Waves.'''
+
+    data, default_data, model, module, example_sizes = WAVES, Spec("sine"), Mixer, MineTask, (1,)
+    lower_is_better = {"accuracy": True}
+
+    def build_data(self, recipe):
+        wave = WAVES.build(recipe.data)
+        return TensorData("sine", wave.read, batch_size=4, seed=0, vocab_sizes=(1,), length=32)
+"""
+
+
+def test_a_task_may_have_any_model_and_data(plugin, tmp_path, read):
+    keys = ["~model", "model.dim=4", "data=sine", "~tokenizer"]
+    result = experiment.run(plugin(OWN_MODEL, *keys))
+    assert set(result.metrics) == {"loss"}
+    assert result.record["training_flops_per_token"] == 6 * result.record["parameters"]
+    assert result.record["lower_is_better"] == {"accuracy": True}
+    report.show_result(result)
+    assert "loss" in read()
+    run = load_run(result.directory)
+    assert [type(shown).__name__ for shown in run.evaluate()] == ["Table"]
+    with pytest.raises(RunDirectoryError, match="task mine shows no maps of a text"):
+        run.attention("a")
+    assert compare_runs([tmp_path / "runs"]).rows[0].cache_bytes_per_token == 0
+    without = OWN_MODEL.replace("self.max_seq_len = 32", "pass")
+    with pytest.raises(
+        RecipeError, match=r"model: Mixer of .*mine.py lacks the attribute `max_seq"
+    ):
+        plugin(without, *keys)
 
 
 @pytest.mark.parametrize(
