@@ -224,12 +224,16 @@ class MineTask(Task):
         (x,) = batch
         return {"error": (self.run_model(x[:, :-1]) - x[:, 1:]).square().mean()}
 
+    def measure(self, batch):
+        found = super().measure(batch)
+        return found | {"distance": found["loss"].sqrt()}
+
 @TASKS.register("mine")
 class Mine(TaskDefinition):
     '''Waves.'''
 
     data, default_data, model, module, example_sizes = WAVES, Spec("sine"), Mixer, MineTask, (1,)
-    lower_is_better = {"accuracy": True}
+    lower_is_better = {"distance": True}
 
     def build_data(self, recipe):
         wave = WAVES.build(recipe.data)
@@ -240,9 +244,9 @@ class Mine(TaskDefinition):
 def test_a_task_may_have_any_model_and_data(plugin, tmp_path, read):
     keys = ["~model", "model.dim=4", "data=sine", "~tokenizer"]
     result = experiment.run(plugin(OWN_MODEL, *keys))
-    assert set(result.metrics) == {"loss"}
+    assert set(result.metrics) == {"loss", "distance"}
     assert result.record["training_flops_per_token"] == 6 * result.record["parameters"]
-    assert result.record["lower_is_better"] == {"accuracy": True}
+    assert compare_runs([tmp_path / "runs"], metric="distance").lower_is_better
     report.show_result(result)
     assert "loss" in read()
     run = load_run(result.directory)
