@@ -28,13 +28,15 @@ TOKENS = torch.arange(24).view(2, 12) % 7
 
 def model_of(name):
     """One head where it may be one: then a gain a head leaves one process nothing."""
-    one_head = "num_heads" in ATTENTION.options(name) and name != "grouped_query"
+    options = ATTENTION.options(name)
+    one_head = "num_heads" in options and "num_kv_heads" not in options
+    several = ("multi_head", "value_residual", "cross_layer")  # layers in turn, layers with ties
     torch.manual_seed(0)
     return LanguageModel(
         7,
         max_seq_len=12,
         dim=16,
-        num_layers=2 if name == "multi_head" else 1,  # that layers come in turn is seen once
+        num_layers=2 if name in several else 1,
         attention={"name": name, **({"num_heads": 1} if one_head else {})},
         mask="none" if name == "linformer" else "causal",
         bias=True,
