@@ -7,11 +7,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
 from attnkit.attention.base import Role
 from attnkit.checks.card import judge
-from attnkit.checks.case import Broken, Case, DoesNotApply
+from attnkit.checks.case import Case
 from attnkit.checks.laws import LAWS
 from attnkit.checks.seats import MaskCase
 from attnkit.errors import UserError
@@ -102,27 +100,17 @@ def _parts(value: Any, key: str = "") -> Iterator[tuple[str, Spec]]:
 
 def _refuse_broken_part(key: str, spec: Spec) -> None:
     """Asks the laws about whole models about two small layers with one part."""
-    from attnkit.checks.models import MODEL_LAWS
-    from attnkit.models.language_model import LanguageModel
+    from attnkit.checks.models import check_part
 
-    where = f"model.{key}: {spec.name}"
-    options: dict[str, Any] = {key: spec, "position": "none"}
     try:
-        with torch.random.fork_rng(devices=[]):
-            small = LanguageModel(7, max_seq_len=LONGEST, dim=32, num_layers=2, **options)
-    except ValueError:  # it takes no such width: the recipe's own was checked before
+        card = check_part(key, spec)
+    except ValueError:  # it takes no such width; the recipe's own was checked before
         return
-    for law in MODEL_LAWS:
-        try:
-            law(small)
-        except DoesNotApply:
-            continue
-        except Broken as error:
-            words = law.__name__.replace("_", " ")
-            raise LawBrokenError(
-                f"{where} breaks a law: {words}. {error}\n(two layers of width 32; --no-check "
-                "trains it nonetheless)"
-            ) from None
+    for line in card.broken:
+        raise LawBrokenError(
+            f"model.{key}: {spec.name} breaks a law: {line.law.replace('_', ' ')}. {line.words}\n"
+            f"({line.smallest}; --no-check trains it nonetheless)"
+        )
 
 
 def _seats(model: Mapping[str, Any], role: Role = "self") -> Iterator[tuple[Role, Spec, Any, str]]:

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from attnkit.checks.case import NOISE, demand, demand_close, require
-from attnkit.models.encoder_decoder import EncoderDecoder
+from attnkit.checks.card import Card, Line
+from attnkit.checks.case import NOISE, Broken, DoesNotApply, demand, demand_close, require
+from attnkit.checks.subjects import PARTS
+from attnkit.models.encoder_decoder import DecoderOptions, EncoderDecoder, EncoderOptions
 from attnkit.models.influence import admitted, measure_later_influence
 from attnkit.models.language_model import LanguageModel
+from attnkit.registry import Spec
 
 M = TypeVar("M", bound=nn.Module)
 Law = Callable[[LanguageModel | EncoderDecoder], None]
@@ -108,6 +111,61 @@ MODEL_LAWS: tuple[Law, ...] = (
     decoding_equals_the_full_pass,
     padding_changes_nothing,
 )
+
+DIM, LENGTH = 32, 24
+"""Width and length of the models that a part is tried in."""
+
+
+def models_with(key: str, spec: Spec) -> list[LanguageModel | EncoderDecoder]:
+    """Makes small models with one part: a language model, and an encoder-decoder where the part
+    belongs to all layers.
+
+    Args:
+        key: of the model, such as `wiring`.
+        spec: what it names.
+
+    Raises:
+        ValueError: if the part cannot be made in this size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"max_seq_len": LENGTH, "dim": DIM, key: spec}
+        alone = LanguageModel(7, num_layers=2, position=Spec("none"), **options)
+        if key not in PARTS:
+            return [alone]
+        encoder, decoder = EncoderOptions(num_layers=1), DecoderOptions(num_layers=2)
+        return [alone, EncoderDecoder(7, encoder=encoder, decoder=decoder, **options)]
+
+
+def check_part(key: str, spec: Spec, on_line: Callable[[Line], None] = lambda line: None) -> Card:
+    """Asks the laws about whole models about models with one part.
+
+    Args:
+        key: of the model, such as `wiring`.
+        spec: what it names.
+        on_line: called with each line as soon as it is known.
+    """
+    models = models_with(key, spec)
+    card = Card(spec.name, len(models))
+    for law in MODEL_LAWS:
+        asked, line = 0, None
+        for model in models:
+            about = f"{type(model).__name__} of width {DIM}"
+            try:
+                law(model)
+                asked += 1
+            except DoesNotApply:
+                continue
+            except Broken as error:
+                line = Line(law.__name__, "models", "broken", asked, str(error), about)
+                break
+            except Exception as error:
+                words = f"{type(error).__name__}: {error}"
+                line = Line(law.__name__, "models", "crashed", asked, words, about)
+                break
+        card.lines.append(line or Line(law.__name__, "models", "holds", asked))
+        on_line(card.lines[-1])
+    return card
 
 
 def shaken(model: M, seed: int = 0) -> M:

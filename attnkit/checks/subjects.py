@@ -15,7 +15,10 @@ from attnkit.masks import build_mask, name_of
 from attnkit.registry import (
     ATTENTION,
     MASKS,
+    MLPS,
+    NORMS,
     POSITIONS,
+    WIRINGS,
     Registry,
     RegistryError,
     Spec,
@@ -29,12 +32,14 @@ class Subject:
     """What one card is about.
 
     Args:
-        name: of a mechanism.
+        name: of a mechanism, or of a part of layers.
+        part: key of a model (`wiring`, `norm`, `mlp`) whose value it is; empty: a mechanism.
         positions: encodings that it is asked with; None: all.
         masks: it is asked under; None: all.
     """
 
     name: str
+    part: str = ""
     positions: tuple[str, ...] | None = None
     masks: tuple[MaskCase, ...] | None = None
 
@@ -43,6 +48,9 @@ class Subject:
         beside += [f"mask {case.name}" for case in self.masks or () if not case.padded]
         return f"{self.name} with {' and '.join(beside)}" if beside else self.name
 
+
+PARTS: dict[str, Registry[Any]] = {"wiring": WIRINGS, "norm": NORMS, "mlp": MLPS}
+"""Key of a model -> the parts of layers that it may name, see `models.py`."""
 
 HOST = "multi_head"
 """The mechanism that is asked about a position encoding or a mask of one's own."""
@@ -59,6 +67,9 @@ def subjects_of(what: str) -> list[Subject]:
     if not what.endswith(".py"):
         if what in ATTENTION.names():
             return [Subject(what)]
+        parts = [Subject(what, part) for part in PARTS if what in PARTS[part].names()]
+        if parts:
+            return parts
         if not _is_module(what):
             raise RegistryError(
                 f"nothing is called `{what}`{suggest(what, ATTENTION.names())} "
@@ -75,6 +86,7 @@ def subjects_of(what: str) -> list[Subject]:
         inside = [n for n in registered(POSITIONS) if POSITIONS.get(n).acts_on != "embeddings"]
         found += [Subject(HOST, positions=(name,)) for name in inside]
         found += [Subject(HOST, masks=tuple(masks_of([n]) or ())) for n in registered(MASKS)]
+    found += [Subject(name, part) for part in PARTS for name in registered(PARTS[part])]
     if not found:
         raise RegistryError(
             f"{what} registers no mechanism; write @ATTENTION.register('a_name') above the class"
@@ -124,6 +136,8 @@ def refuse_unseated(
         RegistryError: with the mechanism's own reasons.
     """
     for subject in subjects:
+        if subject.part:
+            continue
         cases, refused = cases_of(
             ATTENTION.get(subject.name),
             masks=masks or subject.masks,

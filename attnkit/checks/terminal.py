@@ -12,7 +12,7 @@ from rich.text import Text
 
 from attnkit.checks.card import Card, Line
 from attnkit.checks.laws import LAWS
-from attnkit.checks.subjects import Subject
+from attnkit.checks.subjects import PARTS, Subject
 from attnkit.registry import ATTENTION, home_of
 
 SIGNS = {
@@ -35,7 +35,8 @@ class CardPrinter:
 
     def __init__(self, subject: Subject) -> None:
         self.topic = ""
-        home = home_of(ATTENTION.get(subject.name))
+        registry = PARTS[subject.part] if subject.part else ATTENTION
+        home = home_of(registry.get(subject.name))
         console.print(Text.assemble((str(subject), "bold cyan"), (f"  {home}", "dim")))
 
     def line(self, line: Line) -> None:
@@ -80,7 +81,9 @@ class CardPrinter:
 
 def _sum(card: Card, seconds: float) -> str:
     counts = {o: sum(line.outcome == o for line in card.lines) for o in SIGNS}
-    told = f"{len(card.lines)} laws in {card.num_seats} seats (mask x position x role): "
+    is_part = all(line.topic == "models" for line in card.lines)
+    where = "models" if is_part else "seats (mask x position x role)"
+    told = f"{len(card.lines)} laws in {card.num_seats} {where}: "
     told += f"{counts['holds']} hold, {counts['does not apply']} do not apply, "
     return told + f"{counts['broken'] + counts['crashed']} broken. {seconds:.1f} s"
 

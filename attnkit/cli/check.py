@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,10 +63,11 @@ def check(
         import yaml
 
         from attnkit.checks.card import check as ask
+        from attnkit.checks.models import check_part
         from attnkit.checks.seats import ROLES
         from attnkit.checks.subjects import Subject, masks_of, refuse_unseated, subjects_of
         from attnkit.checks.terminal import CardPrinter, show_matrix
-        from attnkit.registry import ATTENTION, RegistryError
+        from attnkit.registry import ATTENTION, RegistryError, Spec
 
         words = [word for word in what or [] if "=" not in word]
         if everything == bool(words):
@@ -78,24 +80,31 @@ def check(
             masks = masks_of([yaml.safe_load(text) for text in mask or []])
         except yaml.YAMLError as error:
             raise RegistryError(f"--mask: {str(error).splitlines()[0]}") from error
-        chosen = {s.name: _typed(s.name, given) for s in subjects} if given else {}
+        chosen = {s.name: _typed(s.name, given) for s in subjects if not s.part} if given else {}
         roles = ROLES if role is None else (role,)
         if not everything:
             refuse_unseated(subjects, masks, roles)
         for subject in subjects:
             printer, started = CardPrinter(subject), time.monotonic()
-            card = ask(
-                ATTENTION.get(subject.name),
-                chosen.get(subject.name),
-                masks=masks or subject.masks,
-                positions=subject.positions,
-                roles=roles,
-                thorough=thorough,
-                on_line=printer.line,
-            )
+            if subject.part:
+                card = check_part(subject.part, Spec(subject.name), printer.line)
+            else:
+                card = ask(
+                    ATTENTION.get(subject.name),
+                    chosen.get(subject.name),
+                    masks=masks or subject.masks,
+                    positions=subject.positions,
+                    roles=roles,
+                    thorough=thorough,
+                    on_line=printer.line,
+                )
+                if ATTENTION.get(subject.name).reads_stream():  # layers of it are tied together
+                    options = chosen.get(subject.name) or {}
+                    tied = check_part("attention", Spec(subject.name, options), printer.line)
+                    card = replace(card, lines=[*card.lines, *tied.lines])
             printer.end(card, time.monotonic() - started)
             cards.append(card)
-        if len(cards) > 1:
+        if len(cards) > 1 and not any(subject.part for subject in subjects):
             show_matrix(cards)
         if json_file is not None:
             text = json.dumps([card.to_dict() for card in cards], indent=1)

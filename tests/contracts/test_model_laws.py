@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from attnkit.attention.cross_layer import CrossLayer
 from attnkit.attention.multi_head import MultiHead
@@ -14,6 +15,7 @@ from attnkit.attention.value_residual import FIRST, ValueResidual
 from attnkit.checks.at_start import LawBrokenError
 from attnkit.checks.case import Broken, DoesNotApply
 from attnkit.checks.models import MODEL_LAWS
+from attnkit.cli.main import app
 from attnkit.models.accounting import parameter_counts
 from attnkit.models.encoder_decoder import (
     CrossOptions,
@@ -308,3 +310,16 @@ def test_a_wiring_of_ones_own_is_one_file(recipe):
 def test_a_wiring_that_leaks_is_refused_before_it_trains(recipe):
     with pytest.raises(LawBrokenError, match=r"model\.wiring: leaks breaks a law: no prediction"):
         experiment.run(recipe(LEAKS, "leaks"))
+
+
+def test_a_card_tells_of_a_wiring_what_it_tells_of_a_mechanism(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "leaking.py").write_text(LEAKS.replace('"leaks"', '"leaking"'))
+    held, broken = (CliRunner().invoke(app, ["check", what]) for what in ("sandwich", "leaking.py"))
+    assert held.exit_code == 0, held.output
+    assert held.stdout.count("  holds ") == len(MODEL_LAWS)
+    assert "3 laws in 2 models: 3 hold" in held.stdout
+    assert broken.exit_code == 1
+    assert "BROKEN  no prediction sees more than the masks say" in broken.stdout
+    assert "predictions moved, and the masks allow fewer" in broken.stdout
