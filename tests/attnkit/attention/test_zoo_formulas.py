@@ -296,7 +296,7 @@ def test_cosformer_weighs_by_the_cosine_of_the_distance():
 @pytest.mark.parametrize("name", ["cosformer", "synthesizer"])
 def test_a_sequence_beyond_the_positions_known_names_the_key(name):
     attention = built(name, max_tokens=5)
-    with pytest.raises(ValueError, match="5 tokens and got 7; set its option max_tokens"):
+    with pytest.raises(ValueError, match="5 tokens but got 7; set its option max_tokens"):
         attention(sequence(), sequence(), Causal())
 
 
