@@ -509,6 +509,10 @@ class Attention(nn.Module, ABC):
             return (
                 f"{name} cannot serve {role}-attention (it serves: {', '.join(sorted(cls.roles))})"
             )
+        if role == "cross" and cls.carry is not Attention.carry:
+            return (
+                f"{name} carries what it needs of earlier tokens, so it serves self-attention alone"
+            )
         if cls.mask_names is not None:
             for part in mask.parts():
                 part_name = name_of(part)

@@ -58,8 +58,8 @@ class ScoreAttention(Attention):
         return reference.scaled_scores(q, self.share_heads(k), self.scale)
 
     def bias(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """Returns the bias that positions add to the scores, or None: (..., T, 1), (..., 1, S) ->
-        (..., H, T, S).
+        """Returns the bias that positions add to the scores, or None: (T, 1), (1, S) -> (H, T, S),
+        where 1 in place of H, T or S broadcasts.
         """
         return None if self.position is None else self.position.bias(query, key)
 

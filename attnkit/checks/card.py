@@ -42,6 +42,14 @@ power of two, and a width of heads that is not the model's over their number.
 """
 
 REMEMBERS = "other calls went well before this one: does it keep something of them?"
+FAR = (
+    "outputs_do_not_depend_on_the_length",
+    "decoding_far_into_a_sequence_equals_the_full_pass",
+    "memory_grows_as_declared",
+    "bfloat16_stays_near_float32",
+)
+"""Laws that ask about longer sequences than those of their case."""
+
 LIMITED = (
     "if there is a longest sequence that it takes, let it raise a ValueError that says so: longer "
     "ones are then not asked about"
@@ -231,7 +239,7 @@ def _hint(law: Law) -> str:
     """What an error may come from, by the law that met it first."""
     if law.topic == LAWS[0].topic and law is not LAWS[0]:
         return REMEMBERS
-    return LIMITED if law.topic == "lengths" else ""
+    return LIMITED if law.each == "length" or law.name in FAR else ""
 
 
 def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> list[Case]:

@@ -12,6 +12,7 @@ from attnkit.checks.case import Broken, demand, demand_close, require, scaled_to
 from attnkit.checks.seats import documents, keep
 from attnkit.checks.steps import way_in
 from attnkit.masks import Mask
+from attnkit.registry import POSITIONS
 
 if TYPE_CHECKING:
     from attnkit.checks.case import Case
@@ -324,7 +325,11 @@ def an_accepted_position_has_an_effect(case: Case) -> None:
     attention = case.build()
     attention.position = None
     moved = float((case.run(attention) - case.output).abs().max())
-    demand(moved > ROUNDING, f"position {case.position} is accepted, and changes no output")
+    kind = POSITIONS.get(case.position).acts_on
+    demand(
+        moved > ROUNDING,
+        f"position {case.position}, which acts on {kind}, is accepted, and changes no output",
+    )
 
 
 def order_of_the_keys_does_not_matter(case: Case) -> None:

@@ -113,7 +113,7 @@ LAWS: tuple[Law, ...] = (
         "influence",
         "position",
         quick=True,
-        remedy="if it has no place for one, say `position_kinds = frozenset({'embeddings'})`",
+        remedy="if it has no place for one, leave what that acts on out of `position_kinds`",
     ),
     Law(
         long.padding_at_the_end_changes_nothing,

@@ -77,11 +77,11 @@ class AttentionPosition(nn.Module, ABC):
         """Returns the bias of the scores, or None. Not needed if `by_distance` is overridden.
 
         Args:
-            query: absolute positions (..., T, 1).
-            key: absolute positions (..., 1, S).
+            query: absolute positions (T, 1).
+            key: absolute positions (1, S).
 
         Returns:
-            (..., H, T, S)
+            (H, T, S)
         """
         if not self.has_distances():
             return None

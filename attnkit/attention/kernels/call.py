@@ -19,7 +19,7 @@ from torch import Tensor
 from attnkit.masks import Mask
 
 Bias = Callable[[Tensor, Tensor], Tensor | None]
-"""Positions (..., T, 1) of queries and (..., 1, S) of keys -> (..., H, T, S), added to scores."""
+"""Positions (T, 1) of queries and (1, S) of keys -> (H, T, S), added to scores."""
 
 DistanceBias = Callable[[Tensor], Tensor]
 """A bias that only depends on distances: key position minus query position (N,) -> (H, N)."""

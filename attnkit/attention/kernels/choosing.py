@@ -150,8 +150,7 @@ def attend(
         mask: which query may attend to which key; None: all. The last query is at the last key.
         scale: factor of q kᵀ; None: 1 / sqrt(D).
         dropout: share of the weights to drop.
-        bias: positions of queries (..., T, 1) and keys (..., 1, S) -> (..., H, T, S), added to the
-            scores.
+        bias: positions of queries (T, 1) and keys (1, S) -> (H, T, S), added to the scores.
         distance_bias: the same bias, if it only depends on distances: key position minus query
             position (N,) -> (H, N). It replaces `bias`.
         score_mod: the same bias for one score, head, query position and key position. With it,

@@ -148,8 +148,11 @@ def _bias(call: Call, place: _Places, query: Tensor, key: Tensor) -> Tensor | No
         block = Block(0, place.chunk, -place.before, reach)
         bias = block_bias(None, call.distance_bias, block, call.q.device, call.q.dtype)
         return None if bias is None else bias.unsqueeze(1)
-    bias = None if call.bias is None else call.bias(query, key)
-    return None if bias is None else bias.transpose(0, 1).to(call.q.dtype)
+    last = call.num_keys - 1  # whoever looks up a position in a table gets none that does not exist
+    query, key = query.clamp(max=last), key.clamp(0, last)
+    if call.bias is None or call.bias(query[0], key[0]) is None:
+        return None
+    return torch.vmap(call.bias, out_dims=1)(query, key).to(call.q.dtype)
 
 
 class _Overlapping(torch.autograd.Function):

@@ -232,6 +232,15 @@ def test_what_is_cached_is_counted(x):
     assert numbers[Factors] == 2 * 11 * 2 * (2 + 8)
 
 
+def test_what_carries_earlier_tokens_serves_self_attention_alone():
+    class Carries(MultiHead):
+        def carry(self, q, x):
+            return q
+
+    assert Carries.refusal("self", NoMask(), "none") is None
+    assert "so it serves self-attention alone" in Carries.refusal("cross", NoMask(), "none")
+
+
 def test_parts_that_are_not_needed_are_not_there(x):
     synthesizer = built(Synthesizer)
     names = {name for name, _ in synthesizer.named_parameters()}

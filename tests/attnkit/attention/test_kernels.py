@@ -213,6 +213,22 @@ def test_anyones_queries_keys_and_values_are_served():
         torch.testing.assert_close(heads, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mask", [Causal(), WINDOW, NoMask()])
+def test_a_bias_is_asked_for_blocks_of_positions_that_exist(mask):
+    """A table of 70 rows serves 70 keys, whatever chunks a kernel makes of them."""
+    table = torch.randn(4, 70, generator=torch.Generator().manual_seed(1))
+
+    def bias(query, key):
+        assert query.shape[1:] == key.shape[:1] == (1,)
+        return table[:, key.flatten()].unsqueeze(1) + 0.1 * query
+
+    q, k, v = torch.randn(3, 2, 4, 70, 8, generator=torch.Generator().manual_seed(0))
+    with kernels.only("reference"):
+        expected = attnkit.attend(q, k, v, mask, bias=bias)
+    computed = attnkit.attend(q, k, v, mask, bias=bias)
+    torch.testing.assert_close(computed, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("position", [None, "alibi"])
 def test_a_mechanisms_own_bias_keeps_it_off_flex(position):
     """FlexAttention takes the position's score_mod alone: a mechanism's own bias would be lost."""
