@@ -1,4 +1,4 @@
-"""What a person reads when a run has ended: its numbers, a sample, where it lies."""
+"""The report of a finished run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from attnkit.console import console, numbers_table
+from attnkit.tensorboard.event_files import event_files
 
 if TYPE_CHECKING:
     from attnkit.runs.experiment import Result
 
 
 def show_result(result: Result) -> None:
-    """Prints how a run ended: its numbers, a sample, where it lies, how to look at it."""
+    """Prints the metrics of a run, a sample, its directory, and commands to look at it."""
     record, definition = result.record, result.definition
     table = numbers_table(definition.title(record))
     for row in definition.rows(record):
@@ -35,14 +36,13 @@ def show_result(result: Result) -> None:
     if sample := result.sample.strip("\n"):
         console.print("[bold]sample[/]")
         console.print(Text(sample))
-    # A run may have been moved, or be named by less than three parts of its path.
+    # A run may have been moved, or its path may have fewer than three parts.
     above = result.directory.absolute().parents
     root = above[min(1, len(above) - 1)] if above else result.directory
     shown = result.directory.parents[1] if len(result.directory.parts) > 2 else root
-    commands = {
-        "look at it": f"tensorboard --logdir {shlex.quote(str(shown))}",
-        **definition.next_commands(result.directory, result.example),
-    }
+    commands = definition.next_commands(result.directory, result.example)
+    if event_files(result.directory):
+        commands = {"look at it": f"tensorboard --logdir {shlex.quote(str(shown))}", **commands}
     console.print(f"\nrun          {result.directory}", markup=False)
     for purpose, command in commands.items():
         console.print(f"{purpose:<12} {command}", markup=False)

@@ -1,6 +1,4 @@
-"""Where a run begins: anew, or at the newest checkpoint that verifies; and what may have changed
-since.
-"""
+"""Where a run begins: at step 0 or at its newest checkpoint that verifies; and what changed since."""
 
 from __future__ import annotations
 
@@ -31,10 +29,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("attnkit")
 
 Resume = Literal["no", "yes", "auto"]
-"""`auto`: resume if there is something to resume, else begin."""
+"""`auto`: resume if there is a run to resume, else begin."""
 
 ABOUT_THE_PLACE = ("name", "variant", "runs_dir", "plugins")
-"""Keys that say where a run or its plugins lie: they may have been moved."""
+"""Keys with the place of a run or its plugins, which may have been moved."""
 
 WITHOUT_INFLUENCE = (
     "trainer.max_steps",
@@ -50,8 +48,8 @@ WITHOUT_INFLUENCE = (
     "checkpoint",
     "logging",
 )
-"""Keys and sections that a run may resume with changed: they decide how long, where and how closely
-watched it trains, and change what it learns by nothing, or by rounding.
+"""Keys and sections that may differ when a run resumes: they do not change what it learns, except
+for rounding.
 """
 
 
@@ -63,11 +61,11 @@ class Start:
     """Where a run begins.
 
     Attributes:
-        checkpoint: the file to go on from; None: step 0.
-        point: for the logger; None: the run is new.
-        changes: `key: before -> now`, for what differs from the recipe of the run.
-        plugins: name -> what changed in the code of a plugin.
-        replaced: the run that makes room for it, in words; empty: there is none.
+        checkpoint: file to resume from; None: step 0.
+        point: resume point of the loggers; None: the run is new.
+        changes: `key: before -> now`, for each key that differs from the recipe of the run.
+        plugins: name -> the change in the code of a plugin.
+        replaced: description of the run that is replaced; empty: none.
     """
 
     checkpoint: Path | None = None
@@ -88,8 +86,8 @@ def starting_point(
     """Decides where a run begins. Changes nothing on the disk.
 
     Args:
-        recipe: of the run that is to begin or to go on.
-        directory: of the run.
+        recipe: recipe of the run.
+        directory: directory of the run.
         overwrite: a run that lies there may be replaced.
         resume: whether to go on with it.
         allow_changes: also if its recipe differs where it matters.
@@ -136,9 +134,9 @@ def starting_point(
 
 
 def check_replaceable(directory: Path, recipe: Recipe) -> str:
-    """Checks that the run in a directory is one of the same recipe: another one is never replaced.
+    """Checks that the run in a directory has the same recipe: another run is never replaced.
 
-    The stored recipe is read as plain data: nothing that it names is loaded.
+    The stored recipe is read as plain data; nothing that it names is imported.
 
     Returns:
         What would go, and the keys with which it was trained otherwise.
@@ -182,11 +180,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 
 def check_data(directory: Path, described: Mapping[str, Any]) -> None:
-    """Checks that the data is what the run began with.
+    """Checks that the data has not changed since the run began.
 
     Args:
-        directory: of the run.
-        described: what the data says of itself now.
+        directory: directory of the run.
+        described: the present description of the data.
 
     Raises:
         DataError: if it changed; with what differs.
@@ -205,7 +203,7 @@ def check_data(directory: Path, described: Mapping[str, Any]) -> None:
 def check_start(
     start: Start, directory: Path, environment: Mapping[str, Any], model: nn.Module
 ) -> None:
-    """Checks that a run can go on: with the same data, from a checkpoint that fits.
+    """Checks that a run can resume: the data has not changed, and the checkpoint fits the model.
 
     Raises:
         DataError: if the data changed.
@@ -218,7 +216,7 @@ def check_start(
 
 
 def report_start(start: Start, directory: Path) -> None:
-    """Says where the run goes on, what was changed, and what is missing."""
+    """Reports the step at which a run resumes, the changes, and missing files."""
     if start.replaced:
         log.warning("replacing %s", start.replaced)
     if start.point is None:
@@ -247,7 +245,7 @@ def report_start(start: Start, directory: Path) -> None:
 
 
 def _difference(directory: Path, name: str, before: Sequence[Plugin]) -> str:
-    """The lines in which a plugin file differs from the copy that a run kept of it."""
+    """The difference between a plugin file and the run's copy of it, as a unified diff."""
     old = next((plugin for plugin in before if plugin.name == name and plugin.file), None)
     new = imported_source(name)
     if old is None or new is None:
@@ -263,7 +261,7 @@ _SHOWN_LINES = 60
 
 
 def report_surroundings(start: Start, directory: Path, environment: dict[str, Any]) -> None:
-    """Says which versions or numbers of threads changed since the run was last trained."""
+    """Reports versions and numbers of threads that changed since the last session of the run."""
     if start.checkpoint is None:
         return
     if changed := run_directory.changed_surroundings(directory, environment):
@@ -287,7 +285,7 @@ def _check_unfinished(directory: Path, max_steps: int, steps: int) -> None:
 
 
 def has_no_influence(key: str) -> bool:
-    """True for a key of `WITHOUT_INFLUENCE`, or below one."""
+    """True for a key in `WITHOUT_INFLUENCE`, or below one."""
     return any(key == name or key.startswith(f"{name}.") for name in WITHOUT_INFLUENCE)
 
 

@@ -381,6 +381,15 @@ def test_an_installed_package_brings_a_logger(tmp_path, small):
     assert json.loads(record.read_text())[0]["package"] == "lines-package"
 
 
+@pytest.mark.parametrize("to", ["[csv]", "[csv, tensorboard]"])
+def test_the_report_names_tensorboard_only_if_it_has_something_to_show(small, tmp_path, to):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(small("trainer.max_steps=1").to_yaml())
+    done = CliRunner().invoke(app, ["run", str(file), f"logging.to={to}"])
+    assert done.exit_code == 0, done.output
+    assert ("tensorboard --logdir" in done.stdout) == ("tensorboard" in to)
+
+
 # Bad input
 
 

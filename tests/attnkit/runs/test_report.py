@@ -48,8 +48,11 @@ def test_unknown_tokens_stand_beside_the_loss(read, small_run):
     assert "60.49%" in line
 
 
-def test_brackets_are_letters_like_others(read, small_run):
+def test_brackets_are_letters_like_others(read, small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     sample, folder = "[bold]no[/bold] [/] end", Path("runs/[red]/base/seed0")
+    folder.mkdir(parents=True)
+    (folder / "events.out.tfevents.1").touch()
     report.show_result(dataclasses.replace(small_run, sample=sample, directory=folder))
     shown = read()
     assert sample in shown
@@ -57,6 +60,7 @@ def test_brackets_are_letters_like_others(read, small_run):
 
 
 @pytest.mark.parametrize("directory", ["seed0", ".", "/"])
-def test_a_path_may_be_short(read, small_run, directory):
+def test_a_path_may_be_short(read, small_run, directory, monkeypatch):
+    monkeypatch.setattr("attnkit.runs.report.event_files", lambda directory: [directory])
     report.show_result(dataclasses.replace(small_run, directory=Path(directory)))
     assert "look at it" in read()
