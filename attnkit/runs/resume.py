@@ -1,4 +1,4 @@
-"""Where a run begins: at step 0 or at its newest checkpoint that verifies; and what changed since."""
+"""Where a run begins: at step 0 or at its newest checkpoint that verifies; and what has changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged of attention at one moment: the maps of all layers, their tokens and masks.
+"""The attention maps of one logging moment: all layers, with their tokens and masks.
 
 Importing this module needs the standard library only; the functions load numpy when called.
 """
@@ -74,7 +74,7 @@ class AttentionRecord:
 
     @property
     def tag(self) -> str:
-        """The tag under which TensorBoard keeps the record."""
+        """The tag of the record in TensorBoard."""
         return f"{PLUGIN_NAME}/{self.example}/{self.site}"
 
     @property

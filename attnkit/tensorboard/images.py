@@ -97,14 +97,14 @@ def colour(
 
 
 def contact_sheet(record: AttentionRecord, step: int | None) -> Image:
-    """Draws all maps of a record: a row a layer, a column a head; inside a map, a row a query.
+    """Draws all maps of a record, one row per layer and one column per head.
 
-    Layers may have different numbers of heads. Above the maps stand what they show and a key to
+    Layers may have different numbers of heads. Above the maps are a title and a key to
     their colours.
 
     Args:
         record: what to draw.
-        step: the training step, for the title; None: untold.
+        step: training step in the title; None: not shown.
     """
     longest = max(len(record.query_tokens), len(record.key_tokens))
     columns = max(len(layer.weights) for layer in record.layers)
@@ -135,11 +135,11 @@ def contact_sheet(record: AttentionRecord, step: int | None) -> Image:
 
 
 def _header(record: AttentionRecord, step: int | None, shrink: int, width: int) -> np.ndarray:
-    """Draws the title and the key to the colours as (height, width) indices."""
+    """Returns title and colour key as (height, width) indices."""
     title = f"{record.site}, {record.example}" + ("" if step is None else f", step {step}")
     reading = (
-        f"A row a layer, a column a head; {len(record.query_tokens)} queries down, "
-        f"{len(record.key_tokens)} keys across. An even row is all bright."
+        f"Rows are layers, columns are heads; {len(record.query_tokens)} queries down, "
+        f"{len(record.key_tokens)} keys across. A row of equal weights is bright."
     )
     if any(layer.norm == "unnormalised" for layer in record.layers):
         reading += " Rows need not sum to 1."
@@ -158,7 +158,7 @@ def _header(record: AttentionRecord, step: int | None, shrink: int, width: int) 
 
 
 def _key(record: AttentionRecord) -> list[tuple[np.ndarray, str]]:
-    """Bars of palette indices, with what they mean."""
+    """Bars of palette indices, each with its meaning."""
     norms = {layer.norm for layer in record.layers}
     key = []
     if norms != {"signed"}:

@@ -1,4 +1,4 @@
-"""Attention maps as they lie in an event file: format, version 1.
+"""The format of attention maps in an event file, version 1.
 
 A record is a list of blobs under the tag `attention/<example>/<site>`. Blob 0 is a JSON object:
 
@@ -13,7 +13,7 @@ A record is a list of blobs under the tag `attention/<example>/<site>`. Blob 0 i
     bitmaps             [{shape, bits}], for masks that have no name
     note                free text
 
-Blob `1 + i` holds layer `i`: one byte a cell, heads first, then queries, compressed with gzip.
+Blob `1 + i` holds layer `i`: one byte per cell, heads first, then queries, compressed with gzip.
 `norm` says what the weights are: "rows" (each row sums to 1), "unnormalised" (not negative) or
 "signed"; a byte u stands for
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 def encode(record: AttentionRecord) -> list[bytes]:
-    """Writes a record as blobs: the header, then one a layer.
+    """Writes a record as blobs: the header, then one per layer.
 
     A weight w of a layer with scale s comes back with an error of at most 0.004 * sqrt(w * s) plus
     4e-6 * s; of a signed layer, twice and four times that.

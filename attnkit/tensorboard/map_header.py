@@ -1,4 +1,4 @@
-"""Blob 0 of a logged attention map, and the reading of untrusted blobs.
+"""Blob 0 of a logged attention map, and the checks of untrusted blobs.
 
 `map_format` tells the whole format. Only the standard library is used, since a TensorBoard plugin
 reads this. Nothing that is read is trusted: sizes are checked before memory is taken.
@@ -45,7 +45,7 @@ MAX_SCALE = 1e30
 
 @dataclass(frozen=True)
 class Bitmap:
-    """Allowed cells: shape (Q, K) or (H, Q, K), one bit a cell, padded to whole bytes."""
+    """Allowed cells: shape (Q, K) or (H, Q, K), one bit per cell, padded to whole bytes."""
 
     shape: tuple[int, ...]
     bits: bytes
@@ -53,7 +53,7 @@ class Bitmap:
 
 @dataclass(frozen=True)
 class Header:
-    """Everything but the weights. The tuples from `shapes` to `masks` have one entry a layer."""
+    """Everything but the weights. The tuples from `shapes` to `masks` have one entry per layer."""
 
     example: str
     site: str

@@ -1,9 +1,9 @@
-"""When to log what is costly to log: early often, later seldom."""
+"""The steps at which costly things are logged: often at first, then seldom."""
 
 from __future__ import annotations
 
 MAX_MOMENTS = 200
-"""TensorBoard keeps a random sample of a longer series, which may lack step 0."""
+"""TensorBoard keeps a random sample of a longer series, possibly without step 0."""
 
 
 def log_moments(total_steps: int, count: int) -> list[int]:
@@ -23,7 +23,7 @@ def log_moments(total_steps: int, count: int) -> list[int]:
     steps = [0]
     while steps[-1] < total_steps and len(steps) < count:
         last, remaining = steps[-1], count - len(steps)
-        # The ratio is taken anew each time: what rounding up costs early is spread over the rest.
+        # A new ratio each time spreads the early rounding over the remaining steps.
         ratio = (total_steps / max(last, 1)) ** (1 / remaining)
         step = total_steps if remaining == 1 else max(last + 1, round(last * ratio))
         steps.append(min(step, total_steps))

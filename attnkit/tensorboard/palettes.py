@@ -1,6 +1,6 @@
-"""The 256 colours of every image: two scales, and the colours of what is no weight.
+"""The 256 colours of every image: two scales, and the colours of everything else.
 
-Both scales share one palette, since one sheet may hold layers of probabilities and signed layers.
+Both scales share one palette, since one sheet may show both probabilities and signed layers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Maps of a model, gathered by the place where they sit: one record a site."""
+"""Groups the maps of a model by site: one record per site."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SiteTokens = tuple[Sequence[str], Sequence[str]]
 
 _NORMS = {"sum to 1": "rows", "unnormalised": "unnormalised", "signed": "signed"}
 
-JACOBIAN_NOTE = "Not linear in its values: what is shown is the Jacobian (signed)."
+JACOBIAN_NOTE = "Not linear in its values: the Jacobian (signed) is shown."
 
 
 def records_of(
@@ -27,7 +27,7 @@ def records_of(
     note: str = "",
     site_tokens: Mapping[str, SiteTokens] | None = None,
 ) -> list[AttentionRecord]:
-    """One record a site (say, `self` and `decoder.cross`), of the first sequence of the batch.
+    """Returns one record per site (`self`, `decoder.cross`), of the first sequence of the batch.
 
     Args:
         maps: from `attention_maps`.

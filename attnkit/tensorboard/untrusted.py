@@ -1,4 +1,4 @@
-"""Reads values from blobs that anybody may have written: types and sizes first, memory later."""
+"""Reads values from untrusted blobs: checks types and sizes before it takes memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 GZIP = 31
 ZLIB = 15
-"""Window bits, by which zlib tells its containers apart."""
+"""Window bits of zlib's container formats."""
 
 
 class MapFormatError(ValueError):
-    """A record that cannot be written, or blobs that are not one; the message says why."""
+    """A record cannot be encoded, or blobs are not a record."""
 
 
 def require(holds: bool, complaint: str) -> None:
@@ -54,7 +54,7 @@ def is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
 
 
 def inflate(blob: bytes, size: int, window_bits: int, what: str) -> bytes:
-    """Decompresses exactly `size` bytes (`GZIP` or `ZLIB`); a bomb is left after one byte more."""
+    """Decompresses exactly `size` bytes (`GZIP` or `ZLIB`); stops one byte after that."""
     stream = zlib.decompressobj(window_bits)
     try:
         content = stream.decompress(blob, size + 1)
