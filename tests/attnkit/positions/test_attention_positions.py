@@ -51,6 +51,46 @@ def test_rotary_angles_stay_exact_in_bfloat16():
     torch.testing.assert_close(turned, exact, atol=0.02, rtol=0)
 
 
+def test_partial_rotary_leaves_the_slowest_pairs():
+    q, far = torch.randn(1, 2, 1, 8), torch.tensor([1000])
+    turned, all_of_it = Rotary(2, 8, share=0.5).rotate(q, far), Rotary(2, 8).rotate(q, far)
+    for pair in (0, 1):
+        assert torch.equal(turned[..., pair::4], all_of_it[..., pair::4])
+    for pair in (2, 3):
+        assert torch.equal(turned[..., pair::4], q[..., pair::4])
+
+
+def test_yarn_slows_down_what_turns_less_than_once():
+    """Speeds of a base of 10,000, read off a rotation by one token; D is 128."""
+    rotary = Rotary(1, 128, factor=4.0, trained_tokens=2048)
+    one = torch.zeros(1, 1, 1, 128)
+    one[..., :64] = 1
+    turned = rotary.rotate(one, torch.tensor([1]))[0, 0, 0]
+    speed = torch.atan2(turned[64:], turned[:64])
+    plain = 10000 ** (-torch.arange(64) / 64)
+    turns = 2048 * plain / (2 * math.pi)
+    torch.testing.assert_close(speed[turns > 32], plain[turns > 32])
+    torch.testing.assert_close(speed[turns < 1], plain[turns < 1] / 4)
+    between = (turns > 1) & (turns < 32)
+    share = (turns[between] - 1) / 31
+    torch.testing.assert_close(speed[between], plain[between] * (share + (1 - share) / 4))
+    gain = 0.1 * math.log(4) + 1
+    torch.testing.assert_close(turned[:64] ** 2 + turned[64:] ** 2, torch.full((64,), gain**2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": 0.0}, "share must be above 0 and at most 1, got 0.0"),
+        ({"factor": 0.5}, "factor must be at least 1, got 0.5"),
+        ({"factor": 2.0}, "factor 2.0 needs the length of the training's sequences: set trained"),
+    ],
+)
+def test_rotary_names_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        Rotary(2, 8, **options)
+
+
 def test_rotary_refuses_an_odd_head_dim():
     with pytest.raises(ValueError, match="even head_dim, got 3"):
         build_attention({"name": "multi_head", "num_heads": 2, "head_dim": 3}, 8, position="rotary")
