@@ -111,7 +111,7 @@ class Attention(nn.Module, ABC):
     optimizer_roles: ClassVar[Mapping[str, str]] = {}
     """Parameter -> how optimizers treat it, where that is not the default: "matrix" decays and is
     orthogonalised by Muon (weights of `nn.Linear` are), "decayed" decays, "plain" does neither (all
-    other parameters of a mechanism). See `tasks/optimizers.py`.
+    other parameters of a mechanism). See `training/optimizers.py`.
     """
 
     formula: ClassVar[str] = ""

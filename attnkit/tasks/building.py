@@ -1,4 +1,4 @@
-"""Data, model and module of a recipe, by its task; and whether the weights fit in memory."""
+"""Builds the data, model and `Task` of a recipe, and checks that the weights fit in memory."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
     from attnkit.training.task import Task
 
 FEWEST_FINAL_TOKENS = 65536
-"""Validation tokens of the final numbers, where there are so many and nothing else was asked for:
-fewer say too little, and so many take seconds.
+"""Smallest number of validation tokens for the final metrics with `auto`, if the split has so many.
+They take seconds.
 """
 
 
 def build_data(recipe: Recipe) -> Any:
-    """The data of a recipe; nothing is read yet."""
+    """Returns the data of a recipe; reads nothing yet."""
     return recipe.definition.build_data(recipe)
 
 
 def build_model(recipe: Recipe, *sizes: int) -> Any:
-    """The model that a recipe describes, with weights drawn from its seed.
+    """Returns the model of a recipe, initialised from its seed.
 
     Args:
-        recipe: which.
+        recipe: the recipe.
         sizes: the data's `vocab_sizes`.
     """
     return recipe.definition.build_model(recipe, *sizes)
 
 
 def build_task(recipe: Recipe, model: nn.Module, data: TaskData) -> Task:
-    """The model with its losses, its data and its optimizer."""
+    """Returns the `Task` of a recipe."""
     return recipe.definition.build_task(recipe, model, data)
 
 
 def check_size(recipe: Recipe, *sizes: int) -> None:
-    """Checks that the weights fit into this machine, before any are made.
+    """Checks that the weights fit in memory, without allocating them.
 
     Raises:
         HardwareError: if they do not.
@@ -58,10 +58,11 @@ def check_size(recipe: Recipe, *sizes: int) -> None:
 
 
 def final_max_tokens(recipe: Recipe, tokens_per_batch: int) -> int | None:
-    """Tokens of the validation split that the final numbers are from at the most; None: all.
+    """Returns the largest number of validation tokens for the final metrics; None: all.
 
     Args:
-        recipe: which may leave it to us, so that it takes less than a tenth of the training.
+        recipe: with `validation.final_max_tokens: auto`, they take less than a tenth of the
+            training time.
         tokens_per_batch: of training.
     """
     asked, trainer = recipe.validation.final_max_tokens, recipe.trainer

@@ -1,9 +1,8 @@
-"""What a task is: the contract between it and recipes, runs, commands. Loads no Lightning.
+"""The contract between a task and recipes, runs and commands. Loads no Lightning.
 
-A task has two parts. Its `TaskDefinition`, registered in `TASKS`, says what a recipe of it holds,
-and how data, model and trained runs are made; its `Task` (`training/task.py`) is the
-LightningModule that trains. They are apart because most commands need the first alone, and
-Lightning takes seconds to import.
+A task has two parts. Its `TaskDefinition`, registered in `TASKS`, defines the keys of a recipe and
+builds data, model and trained runs. Its `Task` (`training/task.py`) is the LightningModule. Most
+commands only need the first, and Lightning takes seconds to import.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """A line of the table that a run ends with.
+    """A row of the table at the end of a run.
 
     Attributes:
-        label: what the number is.
-        number: as it is shown.
+        label: name of the number.
+        number: the formatted number.
         is_dim: shown in grey.
-        begins_section: a line is drawn above it.
+        begins_section: separated from the row above by a line.
     """
 
     label: str
@@ -46,30 +45,31 @@ class Row(NamedTuple):
 
 
 class TaskDefinition(ABC):
-    """What the kit asks of a task.
+    """A task as recipes and commands see it.
 
-    The keyword-only parameters of `__init__` are the keys of the recipe's section that is called as
-    the task is: `task: mine` and `mine: {weight: 0.5}`. An instance is one recipe's task, with
-    those values; it touches no data.
+    The keyword-only parameters of `__init__` are the keys of the section with the task's name:
+    `task: mine` and `mine: {weight: 0.5}`. An instance holds the values of one recipe. `__init__`
+    reads no data.
 
-    A subclass sets `data`, `default_data`, `model` and `module`, and overrides `build_data`; all
-    else has defaults.
+    A subclass sets `data`, `default_data`, `model` and `module`, and overrides `build_data`.
+    Everything else has a default.
 
     Attributes:
-        data: registry of what the section `data` may name.
-        default_data: what it names by default.
-        model: class of the model, or "package.module:Class"; its keyword-only parameters are the
-            keys of the section `model`, and the data's `vocab_sizes` its positional ones. It has an
-            attribute `max_seq_len`, the tokens of its longest sequence. Layers in a `Stack` are
-            counted one by one (`attnkit show`, `compare`), other weights as two FLOPs a token.
-        module: the `Task`, or "package.module:Class", which loads it when a run begins.
-        example_sizes: `vocab_sizes` that stand for those of the data where a recipe is checked.
-        run_class: what `load_run` returns, a `TrainedRun`, or "package.module:Class".
-        takes: keys that not every task has, out of `tokenizer`, `target_tokenizer`,
-            `trainer.batch_size` and `trainer.batch_tokens`.
-        loads_with: sections of the recipe that a trained model cannot be opened without.
-        lower_is_better: metric -> which way is better, where its name does not say it (`loss`,
-            `perplexity`, `bits`, `error`: lower; anything else: higher).
+        data: registry of the names that the section `data` accepts.
+        default_data: default of the section `data`.
+        model: class of the model, or "package.module:Class". Its positional parameters are the
+            data's `vocab_sizes`, its keyword-only ones the keys of the section `model`. An instance
+            has the attribute `max_seq_len`, the length of its longest sequence in tokens. `attnkit
+            show` and `compare` count the layers of a `Stack` one by one, and two FLOPs per token
+            and weight of a model without one.
+        module: class of the `Task`, or "package.module:Class", which is imported when a run starts.
+        example_sizes: used as `vocab_sizes` to check a recipe without its data.
+        run_class: class of the `TrainedRun` that `load_run` returns, or "package.module:Class".
+        takes: the keys of this task among those that not all tasks have: `tokenizer`,
+            `target_tokenizer`, `trainer.batch_size`, `trainer.batch_tokens`.
+        loads_with: sections of the recipe that are needed to load a trained model.
+        lower_is_better: metric -> whether lower is better, for metrics whose name does not tell:
+            lower for `loss`, `perplexity`, `bits` and `error`, otherwise higher.
     """
 
     data: ClassVar[Registry[Any]]
@@ -87,11 +87,11 @@ class TaskDefinition(ABC):
         """The name under which the task is registered."""
         return TASKS.name_of(type(self))
 
-    # What a recipe may say
+    # The recipe
 
     @classmethod
     def missing_parts(cls) -> list[str]:
-        """What a subclass still has to set or to override, as words of its code."""
+        """Returns what a subclass does not define, in words."""
         needed = ("data", "default_data", "model", "module")
         missing = [f"the class attribute `{name}`" for name in needed if not hasattr(cls, name)]
         missing += [f"the method `{name}`" for name in sorted(cls.__abstractmethods__)]
@@ -102,14 +102,14 @@ class TaskDefinition(ABC):
         return missing
 
     def check(self, recipe: Recipe) -> Iterable[tuple[str, str]]:
-        """Yields what is wrong with a recipe whose keys are each right by themselves: the dotted
-        key, what is wrong with it and how to fix it. Default: nothing.
+        """Yields the problems of a recipe whose keys are valid one by one: the dotted key, and the
+        problem with its remedy. Default: none.
         """
         return ()
 
     @classmethod
     def does_not_take(cls, key: str) -> str:
-        """Says why a recipe of this task cannot have a key that is not among `takes`."""
+        """Returns why a recipe of this task has no such key, for a key that is not in `takes`."""
         name = TASKS.name_of(cls)
         if key == "trainer.batch_size":
             return f"{name} counts tokens; set trainer.batch_tokens"
@@ -120,28 +120,28 @@ class TaskDefinition(ABC):
 
     @abstractmethod
     def build_data(self, recipe: Recipe) -> TaskData:
-        """The data that a recipe names; nothing is read yet."""
+        """Returns the data of a recipe; reads nothing yet."""
 
     def sizes(self, recipe: Recipe) -> tuple[tuple[int, ...], str]:
-        """What the model is built for, before there is data: `vocab_sizes`, or a guess, and where
-        the numbers are from. Default: `example_sizes`.
+        """Returns `vocab_sizes`, exact or estimated, without reading data, and the origin of the
+        numbers. Default: `example_sizes`.
         """
         return self.example_sizes, "assumed"
 
     @classmethod
     def model_class(cls) -> type:
-        """The class of the model."""
+        """Returns the class of the model."""
         return loaded(cls.model)
 
     def build_model(self, recipe: Recipe, *sizes: int) -> Any:
-        """The model that a recipe describes, with weights drawn from its seed."""
+        """Returns the model of a recipe, initialised from its seed."""
         import torch
 
         torch.manual_seed(recipe.seed)
         return self.model_class()(*sizes, **recipe.model)
 
     def build_task(self, recipe: Recipe, model: nn.Module, data: TaskData) -> Task:
-        """The model with its losses, its data and its optimizer."""
+        """Returns the `Task` of a recipe."""
         return loaded(self.module)(
             model,
             data,
@@ -158,11 +158,11 @@ class TaskDefinition(ABC):
         )
 
     def module_options(self, recipe: Recipe) -> dict[str, Any]:
-        """Keyword arguments of `module`, besides those of every `Task`. Default: none."""
+        """Returns further keyword arguments of `module`. Default: none."""
         return {}
 
     def tokens_per_batch(self, recipe: Recipe, max_seq_len: int) -> int:
-        """Tokens of a full batch, for what a recipe costs; no data is read."""
+        """Returns the number of tokens of a full batch, without reading data."""
         if "trainer.batch_tokens" in self.takes:
             return recipe.trainer.batch_tokens
         return recipe.trainer.batch_size * max_seq_len
@@ -172,16 +172,16 @@ class TaskDefinition(ABC):
     def load(
         self, folder: Path, recipe: Recipe, weights: dict[str, Tensor], origin: Path
     ) -> TrainedRun:
-        """Opens a trained run. Default: `run_class` with a model of `sizes`.
+        """Loads a trained run. Default: `run_class` with a model of `sizes`.
 
         Args:
-            folder: holds what `save_vocabulary` wrote.
+            folder: contains the files of `TaskData.save_vocabulary`.
             recipe: of the run.
             weights: of its model.
-            origin: the checkpoint or the exported file that they are from, for errors.
+            origin: checkpoint or exported file with the weights, for error messages.
 
         Raises:
-            CheckpointError: if the weights are those of another model.
+            CheckpointError: if the weights do not fit the model.
         """
         from attnkit.trained_run import filled, home_of
 
@@ -190,11 +190,11 @@ class TaskDefinition(ABC):
         return loaded(self.run_class)(recipe, home_of(folder, origin), model)
 
     def evaluate(self, run: TrainedRun, data: Sequence[str]) -> Iterator[Any]:
-        """Yields what `attnkit evaluate` prints. Default: the metrics of the whole validation
+        """Yields the output of `attnkit evaluate`. Default: the metrics of the whole validation
         split, as at the end of training.
 
         Raises:
-            DataError: if other data is asked for.
+            DataError: if `data` is not empty.
         """
         import torch
 
@@ -204,8 +204,8 @@ class TaskDefinition(ABC):
 
         if data:
             raise DataError(
-                f"--data {data[0]}: a run of the task {self.name} is measured on the validation "
-                "split of its own data; leave it out"
+                f"--data {data[0]}: a run of the task {self.name} is evaluated on its own "
+                "validation split; remove this option"
             )
         own = self.build_data(run.recipe)
         own.prepare()
@@ -224,11 +224,12 @@ class TaskDefinition(ABC):
         for row in self.rows(record):
             table.add_row(row.label, row.number)
         yield table
+        yield from self.remarks(record)
 
     # The report of a run
 
     def title(self, record: Mapping[str, Any]) -> str:
-        """What the final numbers are from.
+        """Returns the title of the table at the end of a run: the data of the final metrics.
 
         Args:
             record: the content of `result.json`.
@@ -241,27 +242,27 @@ class TaskDefinition(ABC):
         return half if share == 1 else f"{share:.1%} of the {half}"
 
     def rows(self, record: Mapping[str, Any]) -> Iterable[Row]:
-        """The lines of the table that a run ends with. Default: one for each metric."""
+        """Yields the rows of that table. Default: one per metric."""
         for name, value in record["metrics"].items():
             yield Row(name.replace("_", " "), f"{value:.4f}")
 
     def remarks(self, record: Mapping[str, Any]) -> Iterable[str]:
-        """What a reader of those numbers must know. Default: nothing."""
+        """Yields remarks on those numbers. Default: none."""
         return ()
 
     def next_commands(self, directory: Path, example: str) -> dict[str, str]:
-        """What one may do with a run: purpose -> command.
+        """Returns commands for a trained run: purpose -> command.
 
         Args:
             directory: of the run.
-            example: what the module's `example` says.
+            example: from `Task.example`.
         """
         command = f"attnkit attention {shlex.quote(str(directory))}"
         return {"its maps": f"{command} --text {shlex.quote(example)}"} if example else {}
 
 
 def loaded(named: type | str) -> Any:
-    """A class, or the one that "package.module:Class" names."""
+    """Returns a class, or imports the one named "package.module:Class"."""
     if not isinstance(named, str):
         return named
     module, _, name = named.partition(":")

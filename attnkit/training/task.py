@@ -1,5 +1,5 @@
-"""What all tasks share: the sum of their losses, the optimizer's step, the learning rate, the names
-of their metrics, and randomness that a resumed run repeats.
+"""The base class of all tasks: sums losses, steps the optimizer, sets the learning rate, names and
+logs metrics, and seeds each batch so that a resumed run repeats it.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _CLIP_MARGIN = 1e-6
 
 @dataclass(frozen=True)
 class Probe:
-    """One example that is looked at again and again while a model trains.
+    """An example whose attention is logged repeatedly during training.
 
     Attributes:
         name: letters, digits, `.`, `_` and `-`.
-        inputs: what the module is called with, each with a batch axis of 1.
-        query_tokens: texts of the tokens that ask.
-        key_tokens: texts of the tokens that answer.
-        text: the whole of it, for a person to read.
-        note: what a viewer should know about it.
-        site_tokens: the texts of both at a site where they are others, see `AttentionMaps`.
+        inputs: arguments of the module, each with a batch axis of 1.
+        query_tokens: labels of the queries.
+        key_tokens: labels of the keys.
+        text: the example as text, to be shown.
+        note: a remark for the viewer.
+        site_tokens: site -> labels of its queries and keys, where they differ; see `AttentionMaps`.
     """
 
     name: str
@@ -62,48 +62,43 @@ class Probe:
 class Task(L.LightningModule, ABC):
     """A model with its losses and its optimizer.
 
-    A subclass says what is minimised, `losses`; the rest has defaults: `measure` and `metrics` what
-    a validation tells, `probes` whose attention is drawn, `sample` what a person reads. What a
-    recipe may set is an option of its `TaskDefinition`, which is at hand as `definition`.
+    A subclass overrides `losses`. Everything else has a default: `measure` and `metrics` for
+    validation, `probes` for attention maps, `sample` for text. Options of the recipe belong to the
+    `TaskDefinition`, which is available as `definition`.
 
-    A step minimizes the sum of the losses, each the mean over its targets: where a step takes
-    several batches, of this process and of others, each counts for as many as it has,
+    A step minimises the sum of the losses, each a mean over its targets. Where a step has several
+    batches, of this process or of others, each is weighted by its number of targets,
     `num_targets`.
 
-    Nothing is logged from `training_step`: a `self.log` there costs 0.4 ms a call even in steps
-    that write nothing. Callbacks read `gradient_norm` when they need it.
-
-    A step whose loss or gradient is not finite ends training, before the weights are touched; or it
-    is skipped, up to `bad_steps.max_skipped` times: weights and optimizer stay as they were, and
-    the next step takes the next batches. On a GPU training ends where the host next reads a number;
-    until then the weights stay as they were before that step.
+    A step whose loss or gradient is not finite ends training before the weights change; or it is
+    skipped, up to `bad_steps.max_skipped` times: weights and optimizer state stay the same, and the
+    next step takes the next batches. On a GPU training ends when the host next reads a number;
+    until then the weights do not change.
 
     Args:
         model: the network.
-        data: what it is trained on, a `TaskData`.
-        optimizer: makes the optimizer.
-        schedule: the learning rate's shape.
-        definition: the recipe's task with its options, a `TaskDefinition`.
+        data: a `TaskData`.
+        optimizer: builds the optimizer.
+        schedule: of the learning rate.
+        definition: the `TaskDefinition` with the options of the recipe.
         max_steps: optimizer steps of the whole run.
-        accumulate: batches an optimizer step.
+        accumulate: batches per optimizer step.
         num_workers: processes that load batches.
         seed: of the run.
         gradient_clip: largest norm of the gradient; None: no limit.
         compile_model: run the model through `torch.compile`.
-        dynamic_shapes: batches differ in their sizes, all of which one compiled model is to serve.
+        dynamic_shapes: compile one graph for batches of all sizes.
 
     Attributes:
-        size_keys: the recipe's keys that decide how large a batch is and how long its sequences,
-            for messages.
-        equal_batches: every batch of a run has as many targets, so that none is weighed.
-        batch_weight: what the mean loss of the batch under way counts for in its step; 1 where all
-            count alike.
-        loss_names: names of the losses whose curves are drawn beside that of their sum; empty as
-            long as there is one loss alone.
+        size_keys: the keys of a recipe that determine the batch size and the sequence length, for
+            error messages.
+        equal_batches: all batches have the same number of targets, so that none is weighted.
+        batch_weight: weight of the current batch in its step; 1 if all have the same.
+        loss_names: names of the losses that have a curve each; empty if there is only one loss.
         bad_steps: which steps were skipped, and how many may be.
-        is_skipped: the last step was; a tensor where only the device knows.
-        group_options: the optimizer's options by parameter group, as the recipe has them.
-        batch_shape: of the first tensor of the batch under way, for messages.
+        is_skipped: True if the last step was skipped; a tensor if only the device knows.
+        group_options: options of the optimizer by parameter group, as in the recipe.
+        batch_shape: shape of the first tensor of the current batch, for error messages.
     """
 
     size_keys: tuple[str, str] = ("trainer.batch_size", "model.max_seq_len")
@@ -169,9 +164,9 @@ class Task(L.LightningModule, ABC):
 
     @contextmanager
     def whole_weights(self) -> Iterator[None]:
-        """Inside, `model` has whole weights on each process, also where training shares them out:
-        what runs it in another way than `forward` needs them. All processes must enter together;
-        what one of them does inside waits for no other.
+        """Gives `model` whole weights on each process, also where training shards them; needed to
+        run it other than by `forward`. All processes must enter together; inside, none waits for
+        another.
         """
         model = self.model
         if self._plain:
@@ -192,8 +187,8 @@ class Task(L.LightningModule, ABC):
             self.compile_clock.stop()
 
     def run_model(self, *args: Any, **options: Any) -> Any:
-        """Calls the model, compiled if the recipe says so. In training, auxiliary losses of its
-        mechanisms are kept for `auxiliary_losses`.
+        """Calls the model, compiled if the recipe says so. In training, keeps the auxiliary losses
+        of its mechanisms for `auxiliary_losses`.
         """
         if not (self._collects and self.training):
             return self._run[0](*args, **options)
@@ -205,30 +200,28 @@ class Task(L.LightningModule, ABC):
         return output
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
-        """Name -> () term that mechanisms add to the loss of the batch which the model has just
-        read; they are handed out once.
-        """
+        """Returns the () losses by name that mechanisms added since the last call."""
         found, self._auxiliary = self._auxiliary, {}
         return found
 
     def forward(self, *args: Any) -> Any:
-        """Calls the plain model: what maps and samples are taken from."""
+        """Calls the plain model, for maps and samples."""
         return self.model(*args)
 
     def train_batches(self, stop: int) -> Dataset[Any]:
-        """The batches of the run, from its very first to before `stop`, as this process takes part
-        in them. Batch n must be a function of (seed, n) alone.
+        """Returns this process's part of the batches 0 to `stop - 1` of the run. Batch n must be a
+        function of (seed, n) alone.
         """
         trainer = self.trainer
         return self.data.train_batches(0, stop, trainer.global_rank, trainer.world_size)
 
     def val_batches(self) -> Dataset[Any]:
-        """Fixed batches of the validation split; those of the final numbers if `is_final`."""
+        """Returns fixed validation batches; if `is_final`, those of the final metrics."""
         data = self.data
         return data.val_batches(data.final_max_tokens if self.is_final else data.val_max_tokens)
 
     def train_dataloader(self) -> DataLoader | StepsAhead:
-        """The training batches from the one on at which this process begins, or goes on."""
+        """Returns the training batches, from the first that is still to be trained on."""
         first, stop = (n * self.accumulate for n in (self.trainer.global_step, self.max_steps))
         loader = self._loader(self.train_batches(stop), sampler=BatchesFrom(first, stop))
         if self.equal_batches or self.accumulate * self.trainer.world_size == 1:
@@ -251,17 +244,17 @@ class Task(L.LightningModule, ABC):
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """What is minimised of a training batch: name -> (), a mean over the batch's targets.
+        """Returns the losses of a training batch: name -> (), each a mean over its targets.
 
-        Their sum is trained. Where there are several, each is a curve of its own,
-        `loss/train_NAME`; so the names are the same in every step.
+        Their sum is minimised. If there are several, each has a curve `loss/train_NAME`, so the
+        names must not change during a run.
 
-        The model is called by `run_model`, which compiles it if the recipe says so. What is read
-        from a tensor here (`float(x)`, `x.tolist()`) makes a GPU wait in each step.
+        Call the model by `run_model`, which compiles it if the recipe says so. Reading a tensor
+        here (`float(x)`, `x.tolist()`) makes the host wait for the GPU in each step.
         """
 
     def all_losses(self, batch: Any) -> dict[str, Tensor]:
-        """`losses`, with those that mechanisms of the model add.
+        """Returns `losses` and those that mechanisms of the model add.
 
         Raises:
             TypeError: if `losses` returns something else than losses by name.
@@ -277,14 +270,15 @@ class Task(L.LightningModule, ABC):
         if same := losses.keys() & added.keys():
             raise ValueError(
                 f"a mechanism of the model adds a loss `{min(same)}`, and so does "
-                f"{type(self).__name__}.losses; call one of them otherwise"
+                f"{type(self).__name__}.losses; rename one of them"
             )
         return losses | added
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | dict[str, Tensor]:
-        """The sum of the losses of one batch, for as much as it counts in its step; where there are
-        several, also what the curves are made of.
+        """Returns the weighted sum of the losses of one batch; of several losses also the values
+        for their curves.
         """
+        # No self.log here: it costs 0.4 ms a call even in steps that write nothing.
         losses = self.all_losses(batch)
         total = total_of(losses)
         weight = self.batch_weight
@@ -313,13 +307,13 @@ class Task(L.LightningModule, ABC):
         )
 
     def measure(self, batch: Any) -> dict[str, Tensor]:
-        """What a validation batch tells: name -> (), a mean over its targets; `loss` among them.
-        Default: the sum of `losses`.
+        """Returns numbers of a validation batch: name -> (), each a mean over its targets,
+        including `loss`. Default: the sum of `losses`.
         """
         return {"loss": total_of(self.losses(batch))}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Adds what `measure` says to the means, weighted by the batch's targets."""
+        """Adds the result of `measure` to the means, weighted by the batch's targets."""
         weight = self.num_targets(batch)
         for name, value in self.measure(batch).items():
             if name not in self._means:
@@ -327,20 +321,20 @@ class Task(L.LightningModule, ABC):
             self._means[name].update(value, weight)
 
     def means(self) -> dict[str, float]:
-        """The means of what `measure` said in the validation that has just ended, over all
-        processes; they begin anew.
+        """Returns the means of `measure` over the validation that has just ended, over all
+        processes, and resets them.
         """
         found = {name: float(mean.compute()) for name, mean in self._means.items()}
         self._means.clear()
         return found
 
     def metrics(self) -> dict[str, float]:
-        """What is told of a validation: `loss`, by which the best checkpoint is found, and others.
-        Default: the means.
+        """Returns the metrics of a validation: `loss`, which selects the best checkpoint, and
+        others. Default: the means of `measure`.
 
-        The base class names them, `loss/val` and `quality/NAME`, and logs them; those of the
-        validation at the end, where `is_final`, are the run's results. A name that holds a `/`
-        stays as it is.
+        The base class logs them as `loss/val` and `quality/NAME`. Those of the last validation, in
+        which `is_final` is True, are the results of the run. A name that contains `/` is not
+        changed.
         """
         return self.means()
 
@@ -358,21 +352,23 @@ class Task(L.LightningModule, ABC):
             logger.log_metrics(metrics, self.global_step)
 
     def num_tokens(self, batch: Any) -> int:
-        """Tokens of a batch: what tokens per second counts. Default: those of its first tensor,
-        (B, T, ...): B x T.
+        """Returns the number of tokens of a batch, for the speed. Default: B x T of its first
+        tensor, (B, T, ...).
         """
         return batch[0].shape[:2].numel()
 
     def num_targets(self, batch: Any) -> int:
-        """Targets over which `losses` are means; the batch is on the host. Default: its tokens."""
+        """Returns the number of targets that `losses` are means over; the batch is on the host.
+        Default: `num_tokens`.
+        """
         return self.num_tokens(batch)
 
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
-        """The examples whose attention is drawn. Default: none.
+        """Returns the examples whose attention is logged. Default: none.
 
         Args:
-            num_tokens: how many tokens of each, at the most.
-            text: what it says; None: the beginning of the validation data.
+            num_tokens: largest number of tokens of each.
+            text: the example; None: the start of the validation data.
         """
         return []
 
@@ -382,31 +378,31 @@ class Task(L.LightningModule, ABC):
         return any(isinstance(module, Attention) for module in self.model.modules())
 
     def before_training(self) -> None:
-        """Measures what must be known before the first step. Default: nothing."""
+        """Is called before the first step, to measure the model or the data. Default: nothing."""
 
     def log_start(self, listeners: Listener) -> None:
         """Logs what `before_training` found, at step 0. Default: nothing."""
 
     def begin_final(self, directory: Path) -> None:
-        """Is called when training is over: the validation that follows gives the final numbers, on
-        the whole split. From here on each process has whole weights.
+        """Is called after training: the next validation gives the final metrics. From here on each
+        process has whole weights.
 
         Args:
-            directory: where the run lies.
+            directory: of the run.
         """
         self.is_final = True
         if self._plain:
             self._take(whole_copy(self.model, self._plain.pop()))
 
     def record(self) -> dict[str, Any]:
-        """What `result.json` holds of this task, besides metrics and costs. Default: nothing."""
+        """Returns further entries of `result.json`, beside metrics and costs. Default: none."""
         return {}
 
     def log_end(self, listeners: Listener, step: int) -> None:
         """Logs what belongs at the last step. Default: nothing."""
 
     def sample(self, final: bool = False) -> str:
-        """What the model gives, for a person to read; empty: nothing is shown. Default: empty.
+        """Returns output of the model as text; empty: nothing is shown. Default: empty.
 
         Args:
             final: at the end of the run.
@@ -414,7 +410,7 @@ class Task(L.LightningModule, ABC):
         return ""
 
     def example(self) -> str:
-        """A text of the validation data that the model can read, for a person to try it with.
+        """Returns an input from the validation data as text, for `next_commands` of the definition.
         Default: none.
         """
         return ""

@@ -205,7 +205,7 @@ def test_the_commands_ask_the_task(result):
     assert "accuracy of missing tokens" in measured.stdout
     assert invoke("evaluate", result.directory, "--length", 8).exit_code == 2
     assert (
-        "is measured on the validation"
+        "is evaluated on its own validation split"
         in invoke("evaluate", result.directory, "--data", "x").stderr
     )
 
