@@ -216,7 +216,8 @@ class ScoreAttention(Attention):
         return KeyValueCache()
 
     def keys_kept(self, mask: Mask) -> int | None:
-        return mask.back if self.decodes_as(ScoreAttention) else None
+        # As for a fixed cache: other steps of its own may count the keys from the first one on.
+        return mask.back if self.why_no_fixed_cache() is None else None
 
     @classmethod
     def why_no_fixed_cache(cls) -> str | None:

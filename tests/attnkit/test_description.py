@@ -12,7 +12,7 @@ from attnkit.attention.kernels import KERNELS
 from attnkit.masks import build_mask
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import RecipeError, load_recipe
-from attnkit.registry import ATTENTION, MASKS, POSITIONS, REQUIRED, RegistryError, Spec
+from attnkit.registry import ATTENTION, MASKS, POSITIONS, REQUIRED, WIRINGS, RegistryError, Spec
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 QUICKSTART = RECIPES / "language_modeling/quickstart.yaml"
@@ -177,6 +177,26 @@ def test_the_parameters_of_a_recipe_are_those_of_its_model(read, numbers):
     parts = ("projections", "mixing", "mlp", "head")
     lines = shown[shown.index("training FLOPs a token") :]
     assert sum(numbers(lines, part)[0] for part in parts) == numbers(lines, "training FLOPs a")[0]
+
+
+def test_a_pattern_is_shown_layer_by_layer(read):
+    """Equal layers in a row in one line; nothing where all are equal."""
+    description.show("local_global", [], [])
+    rows = [line.split() for line in read().splitlines() if " pre_norm " in line]
+    assert [row[0] for row in rows] == ["0", "2", "3", "5"]
+    assert rows[0][:8] == ["0", "to", "1,", "each", "multi_head", "sliding_window", "(16", "keys)"]
+    assert [row[-1] for row in rows] == ["16,384", "65,536", "16,384", "65,536"]
+    assert rows[0][-3:-1] == ["196,864", "1,201,344"]
+    description.show("quickstart", [], [])
+    assert "pre_norm" not in read()
+
+
+@pytest.mark.parametrize("name", WIRINGS.names())
+def test_a_wiring_is_shown_with_formula_and_paper(name, read):
+    description.show(name, [], [])
+    shown = " ".join(read().split())
+    assert WIRINGS.get(name).formula in shown
+    assert WIRINGS.get(name).paper in shown
 
 
 def test_gpt3_on_paper(read, numbers):

@@ -16,6 +16,7 @@ from attnkit.checks.at_start import LawBrokenError
 from attnkit.checks.case import Broken, DoesNotApply
 from attnkit.checks.models import MODEL_LAWS
 from attnkit.cli.main import app
+from attnkit.masks import build_mask
 from attnkit.models.accounting import parameter_counts
 from attnkit.models.encoder_decoder import (
     CrossOptions,
@@ -81,7 +82,8 @@ PATTERNS = {
 
 def language_model(num_layers=4, **options):
     torch.manual_seed(0)
-    return LanguageModel(7, max_seq_len=24, dim=8, num_layers=num_layers, **options)
+    sizes = {"max_seq_len": 24, "dim": 8, "num_layers": num_layers}
+    return LanguageModel(7, **(sizes | options))
 
 
 def translator(**options):
@@ -134,6 +136,18 @@ def test_the_laws_hold_with_a_pattern_in_a_translator(name):
         ]
     }
     hold(translator(encoder=encoder, decoder=decoder))
+
+
+UNDER_A_WINDOW = [
+    name
+    for name in ATTENTION.names()
+    if ATTENTION.get(name).refusal("self", build_mask(WINDOW), "none") is None
+]
+
+
+@pytest.mark.parametrize("name", UNDER_A_WINDOW)
+def test_no_mechanism_misses_the_keys_that_a_window_has_dropped(name):
+    hold(language_model(num_layers=2, dim=16, attention=name, mask=WINDOW, position="none"))
 
 
 class Leaks(PreNorm):

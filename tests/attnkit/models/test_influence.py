@@ -5,7 +5,7 @@ import torch
 
 from attnkit.attention.multi_head import MultiHead
 from attnkit.masks import Causal, build_mask
-from attnkit.models.influence import measure_later_influence, sees_later_tokens
+from attnkit.models.influence import admitted, measure_later_influence, sees_later_tokens
 from attnkit.models.language_model import LanguageModel
 from attnkit.registry import ATTENTION
 
@@ -94,6 +94,26 @@ def test_no_layers_and_one_token_have_no_later_influence():
     assert measure_later_influence(built("none", num_layers=0)).num_moved == 0
     assert measure_later_influence(built("none", max_seq_len=1)).num_positions == 0
     assert not sees_later_tokens([], T).any()
+
+
+@pytest.mark.parametrize(
+    ("masks", "leaking"),
+    [
+        ([{"name": "prefix", "length": 4}, "causal"], 3),
+        (["causal", {"name": "prefix", "length": 4}, {"name": "prefix", "length": 6}], 5),
+        ([{"name": "sliding_window", "window": 3, "centered": True}, "causal"], 9),
+        ([{"name": "sliding_window", "window": 3}, "causal"], 0),
+    ],
+    ids=str,
+)
+def test_layers_with_masks_of_their_own_leak_what_these_say(masks, leaking):
+    layers = [{"mask": mask} for mask in masks]
+    model = built("causal", num_layers=len(masks), layers=layers)
+    found = measure_later_influence(model)
+    declared = sees_later_tokens(model.layer_masks(), T)
+    assert found.num_moved == leaking == int(declared.sum())
+    assert admitted(model, found)
+    assert declared[found.moved_output] or not leaking
 
 
 def test_more_layers_see_further():
