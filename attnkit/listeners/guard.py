@@ -54,7 +54,7 @@ class GuardedLogger(Listener, Logger):
         self.label = name
         self.source = source
         self.place: RunInfo | None = None
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._listener: Listener | None = None
         self._background = listener_of(source).in_background
         self._status: str | None = None
@@ -180,11 +180,14 @@ class GuardedLogger(Listener, Logger):
             self._status = status
 
     def __getattr__(self, name: str) -> Any:
-        """Other methods of the logger (`log_table` of wandb, ...), with the same protection."""
-        inner = getattr(self.__dict__.get("_listener"), "logger", None)
-        if name.startswith("_") or inner is None:
-            raise AttributeError(f"the logger {self.__dict__.get('label')} has no {name}")
-        found = getattr(inner, name)
+        """Other methods of the logger (`log_table` of wandb, ...), with the same protection. Before
+        it is open, in all processes but the first, and if it failed to open, they do nothing.
+        """
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if self._listener is None:
+            return lambda *args, **options: None
+        found = getattr(getattr(self._listener, "logger", self._listener), name)
         if not callable(found):
             return found
         return lambda *args, **options: self._do(lambda: found(*args, **options))
@@ -220,8 +223,12 @@ class GuardedLogger(Listener, Logger):
             # Half a record may be in a local file; a server may come back.
             self._is_mute |= not self._background and isinstance(error, OSError)
             self._report(error)
+        except SystemExit as error:  # it would end the thread without a word
+            if not self._background:
+                raise
+            self._report(error)
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         if self.failure is not None:
             return
         self.failure = error

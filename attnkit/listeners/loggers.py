@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from attnkit.listeners.listener import Listener, RunInfo
@@ -139,8 +141,10 @@ class MLflow(Listener):
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from lightning.pytorch.loggers import MLFlowLogger
 
+        name = self.experiment or run.name
+        _make_experiment(uri, name, run.runs_dir)
         logger = MLFlowLogger(
-            experiment_name=self.experiment or run.name,
+            experiment_name=name,
             run_name=f"{run.variant}/seed{run.seed}",
             tracking_uri=uri,
             tags={**self.tags, "variant": run.variant, "seed": str(run.seed)},
@@ -148,6 +152,26 @@ class MLflow(Listener):
         )
         run.remember("mlflow", str(logger.run_id))
         return logger
+
+
+def _make_experiment(uri: str, name: str, runs_dir: Path) -> None:
+    """Creates an experiment of MLflow, unless it exists.
+
+    The runs of a study start at the same time: a server refuses all but the first, and files need a
+    lock.
+    """
+    from filelock import FileLock
+    from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+    from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
+
+    client = MlflowClient(uri)
+    with FileLock(runs_dir / ".mlflow.lock") if uri.startswith("file:") else nullcontext():
+        if client.get_experiment_by_name(name) is None:
+            try:
+                client.create_experiment(name)
+            except MlflowException:
+                if client.get_experiment_by_name(name) is None:
+                    raise
 
 
 @LOGGERS.register("comet")

@@ -104,6 +104,21 @@ def test_one_that_cannot_be_opened_costs_nothing_but_itself(tmp_path, caplog):
     ]
 
 
+def test_a_server_that_exits_ends_no_thread(tmp_path, caplog):
+    class Leaving(Notebook):
+        def scalars(self, values, step):
+            if step == 1:
+                raise SystemExit("no account")
+            super().scalars(values, step)
+
+    leaving = Leaving()
+    listeners = listeners_of(tmp_path, leaving)
+    listen(listeners)
+    listeners.close()
+    assert [step for step, _ in leaving.heard[:-1]] == [0, 2, 3, 4]
+    assert "the logger leaving failed: SystemExit: no account" in told(caplog)[0]
+
+
 def test_one_that_hangs_is_not_waited_for(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(guard, "FINISH_SECONDS", 0.1)
     release = threading.Event()
@@ -236,6 +251,7 @@ def test_a_logger_that_was_never_opened_hears_nothing(tmp_path):
     listen(listeners)
     listeners.loggers[0].log_metrics({"loss": 1.0, "epoch": 0}, 3)
     listeners.loggers[0].experiment.log(1)
+    assert listeners.loggers[0].log_table("words", data=[]) is None
     assert listeners.logged_bytes() == {}
     listeners.close()
     assert notebook.heard == []
