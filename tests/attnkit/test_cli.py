@@ -267,7 +267,7 @@ print([name for name in ("lightning", "torchmetrics", "tensorboard") if name in 
 
 
 def test_looking_things_up_loads_no_lightning():
-    """Every registered name but a callback, which is a Lightning class, is shown without lightning."""
+    """Every registered name is shown without lightning, except callbacks, which are its classes."""
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_LIGHTNING], capture_output=True, text=True, check=False
     )
