@@ -8,7 +8,7 @@ const WIDTH = 640,
   RIGHT = 16,
   TOP = 12,
   BOTTOM = 44;
-const DASHES = ["", "7 4", "2 3", "9 3 2 3"]; // after eight colours, the lines differ too
+const DASHES = ["", "7 4", "2 3", "9 3 2 3"]; // distinguish lines beyond eight colours
 const colour = (variant) => `var(--c${variant % 8})`;
 const dash = (variant) => DASHES[Math.floor(variant / 8) % DASHES.length];
 const hidden = new Set();
@@ -248,7 +248,7 @@ function drawCosts() {
     .map((point, variant) => ({ ...point, variant, x: point[key] }))
     .filter((point) => finite(point.x) && finite(point.mean));
   if (!drawn.length) {
-    nothing(box, "The runs have no such number.");
+    nothing(box, "The runs do not have this metric.");
     return;
   }
   const xs = drawn.map((point) => point.x),
@@ -287,7 +287,7 @@ function drawCosts() {
         }),
       );
     group.append(make("circle", { cx: px, cy: py, r: 6, fill: colour(point.variant) }));
-    // A name goes beside its point, on the side with room, and further down where one stands.
+    // A name goes beside its point, on the side with room, and further down if one is in the way.
     const cut = name.length > 28 ? `${name.slice(0, 27)}\u2026` : name;
     const size = cut.length * 6.6,
       right = px + 12 + size < WIDTH - RIGHT;
@@ -302,7 +302,7 @@ function drawCosts() {
       )
     )
       height += 13;
-    const fits = height < HEIGHT - BOTTOM; // a name that finds no room is in the table, with its colour
+    const fits = height < HEIGHT - BOTTOM; // otherwise only in the table, with its colour
     if (fits) taken.push({ height, edge, size });
     if (fits)
       group.append(
@@ -357,7 +357,7 @@ function legend() {
   );
 }
 
-// Rows by a column: numbers by their own value, names by their letters, what is missing last.
+// Sorts rows by a column: numbers by value, names alphabetically, missing values last.
 function sortable(table) {
   const heads = [...table.querySelectorAll("thead th")],
     body = table.tBodies[0];

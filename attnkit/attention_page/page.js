@@ -46,7 +46,7 @@ function colour(value, peak, signed) {
   return ramp[Math.min(ramp.length - 1, Math.round(place * (ramp.length - 1)))];
 }
 
-// A map as an image of one pixel a cell.
+// A map as an image with one pixel per cell.
 function paint(canvas, of, head) {
   const queries = site().queries.length, keys = site().keys.length;
   canvas.width = keys;

@@ -1,4 +1,4 @@
-// Says changes to screen readers, a little late: a scrub through fifty steps is one message.
+// Announces changes to screen readers, with a delay: scrubbing through fifty steps is one message.
 
 import { element, setText } from "./element.js";
 

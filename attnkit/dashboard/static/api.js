@@ -1,5 +1,5 @@
-// The four things that the server answers. Addresses are relative to this file, so that a
-// TensorBoard behind a path prefix works too.
+// Requests to the server. Addresses are relative to this file, so that a TensorBoard behind a path
+// prefix works too.
 
 import { parseRecord } from "./record.js";
 
@@ -27,8 +27,8 @@ async function answer(route, parameters = {}) {
     throw new Error("TensorBoard does not answer. Is it still running?");
   }
   if (response.ok) return response;
-  const told = await response.json().catch(() => ({}));
-  throw new Error(explained(String(told.error ?? `TensorBoard answered with ${response.status}`)));
+  const reply = await response.json().catch(() => ({}));
+  throw new Error(explained(String(reply.error ?? `TensorBoard answered with ${response.status}`)));
 }
 
 function explained(message) {

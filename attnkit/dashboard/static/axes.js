@@ -1,26 +1,26 @@
-// Where the cells and the labels of an enlarged map lie, in CSS pixels.
+// Layout of the cells and labels of an enlarged map, in CSS pixels.
 
 import { short } from "./tokens.js";
 
 const TITLE = 18; // room for the name of an axis
 const GAP = 6;
 const MAX_CELL = 48;
-const MAX_SIDE = 4096; // canvases beyond this cost too much memory
-const LONG_LABEL = 132; // where the panel is wide
+const MAX_SIDE = 4096; // larger canvases need too much memory
+const LONG_LABEL = 132; // in a wide panel
 const SHORT_LABEL = 92;
 const WIDE = 560;
-const LETTERS = 20; // of a token, at most
+const LETTERS = 20; // of a token that are shown
 const LEGIBLE_CELL = 10;
 export const LABELLED_CELL = 9; // smaller cells have no room for tokens
 
 const MONO = 'ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 export const FONT = `11px ${MONO}`;
-export const SMALL_FONT = `10px ${MONO}`; // for cells that are lower than a line of the other
+export const SMALL_FONT = `10px ${MONO}`; // for cells lower than a line of the other font
 export const TITLE_FONT =
   '11px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif';
 
 export class Axes {
-  // `width` is the room there is; `height` the room there should be, if cells stay legible.
+  // `width` is the available width; `height` the desired one, if cells stay legible.
   constructor(context, queries, keys, { width, height, zoom }) {
     context.font = FONT;
     const longest = width >= WIDE ? LONG_LABEL : SHORT_LABEL;
@@ -40,7 +40,7 @@ export class Axes {
       return this.#cell(fit, Math.max(queries.length, keys.length), zoom);
     };
     this.cell = size();
-    // Key tokens lie flat where each has room above its column; else they stand.
+    // Key tokens are horizontal if each has room above its column; otherwise vertical.
     this.flat = wide(this.keyLabels) <= this.cell - 1;
     if (!this.flat) {
       this.top = room(wide(this.keyLabels));
@@ -48,7 +48,7 @@ export class Axes {
     }
     this.labelled = this.cell >= LABELLED_CELL;
     if (!this.labelled) {
-      // Numbers instead of tokens: four digits at most.
+      // Numbers instead of tokens: at most four digits.
       this.left = TITLE + GAP + 24;
       this.top = TITLE + GAP + 12;
       this.cell = size();
@@ -65,7 +65,7 @@ export class Axes {
     return cell >= 2 ? Math.floor(cell) : cell;
   }
 
-  // Which cell or label lies at a point: {query, key}, null for what it is not.
+  // Returns the cell or label at a point: {query, key}, with null where there is none.
   at(x, y, queries, keys) {
     const query = Math.floor((y - this.top) / this.cell);
     const key = Math.floor((x - this.left) / this.cell);
@@ -75,7 +75,7 @@ export class Axes {
     return { query: onQuery ? query : null, key: onKey ? key : null };
   }
 
-  // Positions that are numbered where tokens have no room.
+  // Positions that are numbered where tokens do not fit.
   ticks(count) {
     const rough = 36 / this.cell;
     const step = [8, 16, 32, 64, 128, 256].find((one) => one >= rough) ?? 512;
@@ -83,7 +83,7 @@ export class Axes {
   }
 }
 
-// As much of a token as the room allows: letters of some scripts are twice as wide as others.
+// Truncates a token to the available width: letters of some scripts are twice as wide as others.
 function fitted(context, token, room) {
   let letters = LETTERS;
   let label = short(token, letters);

@@ -1,4 +1,4 @@
-// Records that were fetched, the least recently used forgotten first, and steps in advance.
+// A cache of fetched records (least recently used), which also prefetches steps.
 
 import { fetchRecord } from "./api.js";
 
@@ -9,7 +9,7 @@ export class RecordCache {
   #coming = new Map(); // address -> promise
   #bytes = 0;
 
-  // `series` is {run, tag, started}. Returns {record} or {error}, or undefined until it is there.
+  // `series` is {run, tag, started}. Returns {record} or {error}, or undefined while loading.
   peek(series, step) {
     const address = key(series, step);
     const found = this.#records.get(address);
@@ -27,7 +27,7 @@ export class RecordCache {
     if (!this.#coming.has(address)) {
       const coming = fetchRecord(series.run, series.tag, step)
         .then((record) => this.#keep(address, { record }))
-        .catch((error) => ({ error })) // not kept: the next try may succeed
+        .catch((error) => ({ error })) // not cached: the next try may succeed
         .finally(() => this.#coming.delete(address));
       this.#coming.set(address, coming);
     }

@@ -1,4 +1,4 @@
-// Which runs hold which maps, at which steps: what the server's index says, and questions to it.
+// The server's index: the runs with their maps and steps.
 
 import { tagParts } from "./tokens.js";
 
@@ -8,7 +8,7 @@ export class Catalogue {
   runs = []; // names of those with maps
   series = new Map(); // run -> tag -> {steps, started}
 
-  // Takes a new index; returns whether anything changed.
+  // Stores a new index; returns true if anything changed.
   read(index) {
     const text = JSON.stringify(index);
     if (text === this.#text) return false;
@@ -29,7 +29,7 @@ export class Catalogue {
     return [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || siteOrder(a, b));
   }
 
-  // {run, tag, started, steps}, or null where the run has no such maps.
+  // {run, tag, started, steps}, or null if the run has no such maps.
   find(run, tag) {
     const found = this.series.get(run)?.get(tag);
     return found ? { run, tag, ...found } : null;
@@ -42,7 +42,7 @@ export class Catalogue {
   }
 }
 
-// The last step that is not after the wanted one; a run that begins later shows its first.
+// The last step up to the wanted one; a run that begins later shows its first.
 export function nearestStep(steps, wanted) {
   let nearest = steps[0];
   for (const step of steps) if (step <= wanted) nearest = step;

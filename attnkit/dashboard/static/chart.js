@@ -1,13 +1,12 @@
-// One small chart: a line a head over the steps, which are spread by their logarithm, as they are
-// logged.
+// A small chart: one line per head over the steps, on a logarithmic axis.
 
 import { element, setAttribute } from "./element.js";
 import { categorical } from "./palettes.js";
 import { number } from "./tokens.js";
 
-export const HEIGHT = 84; // at least
+export const HEIGHT = 84; // minimum
 const PAD = { left: 4, right: 6, top: 16, bottom: 16 };
-const APART = 34; // from one number below to the next, at least
+const APART = 34; // minimum distance of axis labels
 
 export class Chart {
   #hovered = null;
@@ -38,7 +37,7 @@ export class Chart {
     new ResizeObserver(() => this.#draw()).observe(this.element);
   }
 
-  // Its largest value, and how high it is in pixels: both common to all charts that are shown.
+  // Its largest value, and its height in pixels: both are common to all visible charts.
   fit(limit, height) {
     if (limit === this.#limit && height === this.#height) return;
     this.#limit = limit;
@@ -46,7 +45,7 @@ export class Chart {
     this.#draw();
   }
 
-  // `label` says what is drawn to those who cannot see it.
+  // `label` describes the chart to screen readers.
   update(step, head, label) {
     this.step = step;
     this.head = head;
@@ -128,7 +127,7 @@ export class Chart {
     context.setLineDash([]);
   }
 
-  // The first and the last step below, and powers of ten between them where there is room.
+  // Axis labels: the first and the last step, and powers of ten between them where they fit.
   #nameSteps(context, y) {
     const last = this.steps.at(-1);
     const end = this.#x(last);

@@ -1,4 +1,4 @@
-// The page: it hears of changes (state, index, theme, size) and tells its parts.
+// The page: passes changes (state, index, theme, size) to its parts.
 
 import { Announcer } from "./announce.js";
 import { fetchIndex } from "./api.js";
@@ -21,7 +21,7 @@ const LINK_DELAY = 150;
 export class Dashboard {
   #linking = 0;
   #read = ownPart(readHash()); // our part of the address, as it was last read or written
-  #told = null;
+  #announced = null;
 
   constructor() {
     this.state = new State(fromHash(readHash()));
@@ -54,7 +54,7 @@ export class Dashboard {
     this.state.refresh();
   }
 
-  // Asks again and again, seldom where an answer takes long: hundreds of runs make a long index.
+  // Polls the index, less often if an answer takes long: hundreds of runs make a long index.
   async #poll() {
     const begin = performance.now();
     if (isShown()) await this.reload();
@@ -62,7 +62,7 @@ export class Dashboard {
     setTimeout(() => this.#poll(), pause);
   }
 
-  // Asks what there is now: a run still training has new steps.
+  // Fetches the current index: a run in progress has new steps.
   async reload() {
     try {
       const changed = this.catalogue.read(await fetchIndex());
@@ -84,15 +84,15 @@ export class Dashboard {
     this.#linking = setTimeout(() => this.#link(), LINK_DELAY);
   }
 
-  // Says another view, scale or set of colours to those who do not see it.
+  // Announces changes of view, scale or colours to screen readers.
   #tell(values) {
-    const told = ["view", "scale", "colours"].map((key) => `${key} ${values[key]}`);
-    const news = told.filter((text, i) => this.#told && text !== this.#told[i]);
-    this.#told = told;
+    const current = ["view", "scale", "colours"].map((key) => `${key} ${values[key]}`);
+    const news = current.filter((text, i) => this.#announced && text !== this.#announced[i]);
+    this.#announced = current;
     if (news.length) this.announcer.say(news.join(", "));
   }
 
-  // Takes the state that an address holds.
+  // Restores the state from an address.
   #follow() {
     clearTimeout(this.#linking);
     const hash = readHash();
@@ -100,9 +100,9 @@ export class Dashboard {
     if (this.#read && hash !== toHash(this.state.values)) this.state.replace(fromHash(hash));
   }
 
-  // Keeps the address up to date, unless another tab of TensorBoard has it now. A little late: a
-  // change of address costs TensorBoard more than drawing a step costs us. Where somebody has just
-  // followed a link, of which the browser has still to tell, it is read, not written over.
+  // Updates the address, unless another tab of TensorBoard uses it now. Delayed, since a change of
+  // address is slower in TensorBoard than drawing a step is here. If the user has just followed a
+  // link that the browser has not reported yet, the address is read, not overwritten.
   #link() {
     const hash = readHash();
     const tab = hash.split("&")[0];
@@ -120,7 +120,7 @@ export class Dashboard {
     this.state.refresh();
   }
 
-  // Goes `count` logged steps on; the last one is followed while training goes on.
+  // Moves by `count` logged steps; the last one is followed while training continues.
   moveStep(count) {
     const { steps, index } = this.selection;
     this.goTo(index + count, steps);

@@ -1,4 +1,4 @@
-// Difference: run A minus run B, or minus A's own beginning, where the two can be compared at all.
+// Difference: run A minus run B, or minus A's own first step, if the two are comparable.
 
 import { nearestStep } from "./catalogue.js";
 import { element, setText } from "./element.js";
@@ -77,9 +77,9 @@ export class DifferencePanel {
       step,
       selection,
     });
-    const told = steps[0] === steps[1] ? stepName(steps[0]) : steps.map(stepName).join(" − ");
+    const label = steps[0] === steps[1] ? stepName(steps[0]) : steps.map(stepName).join(" − ");
     this.frame.say(
-      told,
+      label,
       [...model.record.left, ...facts(model).filter((fact) => fact !== "signed weights")],
       null,
     );
@@ -93,7 +93,7 @@ export class DifferencePanel {
     this.frame.say("", [], reason);
   }
 
-  // The last difference is kept: a change of head or scale needs no new one.
+  // The last difference is cached: a change of head or scale does not affect it.
   #subtract(one, other) {
     if (this.#made.one !== one || this.#made.other !== other) {
       this.#made = { one, other, record: subtract(one, other) };
@@ -188,7 +188,7 @@ export function subtract(one, other) {
   };
 }
 
-// What at least one of the two may look at is drawn.
+// Draws the cells that at least one of the two allows.
 function union(a, b) {
   if (!a.allowed || !b.allowed) return null;
   if (a.allowed === b.allowed) return a.allowed;
@@ -199,10 +199,10 @@ function union(a, b) {
 function leftOut(one, other, kept) {
   const [a, b] = [one.layers.length, other.layers.length];
   const [common, all] = [Math.min(a, b), Math.max(a, b)];
-  const told = [];
+  const gaps = [];
   if (common < all)
-    told.push(`${all - common} of ${all} layers left out: ${a < b ? "A" : "B"} has only ${common}`);
+    gaps.push(`${all - common} of ${all} layers left out: ${a < b ? "A" : "B"} has only ${common}`);
   if (kept.length < common)
-    told.push(`${common - kept.length} of ${all} layers left out: other numbers of heads`);
-  return told;
+    gaps.push(`${common - kept.length} of ${all} layers left out: other numbers of heads`);
+  return gaps;
 }

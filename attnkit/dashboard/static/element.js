@@ -1,4 +1,4 @@
-// Makes DOM elements. Text only ever becomes a text node, so nothing that was logged can act.
+// Creates DOM elements. Text always becomes a text node, so logged data is never executed.
 
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -13,7 +13,7 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-// Writes only what changed: most updates of a label change nothing.
+// Writes only changes: most updates of a label change nothing.
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }

@@ -1,4 +1,4 @@
-// Words for when there is nothing to draw, which say what to do next.
+// Messages for empty views, with the next thing to do.
 
 import { element } from "./element.js";
 

@@ -1,4 +1,4 @@
-// A panel as a picture, as it stands on the page; a view's numbers as a table.
+// Exports a panel as a picture, and a view's numbers as a table.
 
 const SHARPNESS = 2;
 const MARGIN = 16;
@@ -25,7 +25,7 @@ export async function saveCsv(panel, { view, model }) {
   download(blob, `${fileName(panel)}.csv`);
 }
 
-// RFC 4180; a text that a spreadsheet would take for a formula gets an apostrophe before it.
+// RFC 4180; an apostrophe precedes text that a spreadsheet would read as a formula.
 export function csvField(value) {
   if (typeof value === "number") return String(value);
   const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
@@ -46,8 +46,8 @@ function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-// Draws what the browser shows of an element: its box, its text, its canvases. Nothing else is used
-// on the page, so nothing else is drawn.
+// Draws an element as the browser shows it: its box, its text, its canvases. The page uses nothing
+// else.
 function drawElement(context, part) {
   if (part.dataset.noexport === "true" || part.hidden || part.classList.contains("unseen")) return;
   const style = getComputedStyle(part);
@@ -102,7 +102,7 @@ function drawBox(context, { left, top, width, height }, style) {
   context.stroke();
 }
 
-// A text node may be broken into lines; each letter's line is asked for.
+// A text node may be broken into lines, so the line of each letter is queried.
 function drawLines(context, node, style) {
   const range = document.createRange();
   const lines = [];
@@ -119,7 +119,7 @@ function drawLines(context, node, style) {
 }
 
 function drawText(context, text, box, style, indent) {
-  // The shorthand is empty where digits are of one width.
+  // The shorthand is empty for tabular digits.
   context.font = `${style.fontStyle} ${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
   context.fillStyle = style.color;
   context.textBaseline = "middle";

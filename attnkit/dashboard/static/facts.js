@@ -1,19 +1,19 @@
-// What a reader must know about a map, in a few words each.
+// Short notes on a map that its reader must know.
 
 import { visible } from "./tokens.js";
 
 export function facts({ values, record, layer, head, map }) {
-  const told = [`${record.kind}-attention`];
-  told.push(maskName(record, map));
-  told.push(`${map.queries}\u00a0×\u00a0${map.keys}\u00a0tokens`);
-  if (map.norm === "unnormalised") told.push("rows do not sum to 1");
-  if (map.norm === "signed") told.push("signed weights");
-  if (values.layer !== layer) told.push(`no layer ${values.layer}: ${visible(map.name)} is shown`);
+  const notes = [`${record.kind}-attention`];
+  notes.push(maskName(record, map));
+  notes.push(`${map.queries}\u00a0×\u00a0${map.keys}\u00a0tokens`);
+  if (map.norm === "unnormalised") notes.push("rows do not sum to 1");
+  if (map.norm === "signed") notes.push("signed weights");
+  if (values.layer !== layer) notes.push(`no layer ${values.layer}: ${visible(map.name)} is shown`);
   else if (values.head !== head) {
-    told.push(`${map.heads === 1 ? "1 head" : `${map.heads} heads`}: h${head} is shown`);
+    notes.push(`${map.heads === 1 ? "1 head" : `${map.heads} heads`}: h${head} is shown`);
   }
-  if (record.note) told.push(visible(record.note).replaceAll("␣", " "));
-  return told;
+  if (record.note) notes.push(visible(record.note).replaceAll("␣", " "));
+  return notes;
 }
 
 function maskName(record, map) {

@@ -1,10 +1,10 @@
-// TensorBoard around the page: its theme, its reloads, its address. The page also works alone.
+// The surrounding TensorBoard: its theme, its reloads, its address. The page also works without it.
 
 function parentDocument() {
   try {
     return window.parent.document;
   } catch {
-    return document; // a foreign frame around us
+    return document; // the surrounding frame is foreign
   }
 }
 
@@ -19,7 +19,7 @@ export function followTheme() {
   apply();
 }
 
-// Calls back whenever TensorBoard reloads, by its button or by itself.
+// Calls back whenever TensorBoard reloads, manually or automatically.
 export function onReload(callback) {
   if (window.parent === window) return;
   const channel = new MessageChannel();

@@ -1,4 +1,4 @@
-// Keys that work everywhere on the page, and the list of them.
+// Global keys of the page, and their list.
 
 import { element } from "./element.js";
 import { COLOURS, SCALES, VIEWS } from "./state.js";
@@ -106,7 +106,7 @@ export class Keyboard {
     };
   }
 
-  // Goes round among the heads, or layers, of the largest model that is shown.
+  // Cycles through the heads, or layers, of the largest visible model.
   #choose(what, by) {
     const size = this.app.stage.sizes()[what];
     if (!size) return;

@@ -1,5 +1,5 @@
 // The state as an address: #attention&p.attention.view=lines&p.attention.run=...
-// The prefix is the one that TensorBoard leaves to a plugin.
+// TensorBoard reserves this prefix for plugins.
 
 import { COLOURS, SCALES, VIEWS } from "./state.js";
 
@@ -12,7 +12,7 @@ export function toHash(values) {
   const parts = ["attention"];
   const add = (key, value) => parts.push(`${PREFIX}${key}=${encodeURIComponent(value)}`);
   for (const run of values.runs ?? []) add("run", run);
-  if (values.runs?.length === 0) add("run", ""); // none, which is a choice too
+  if (values.runs?.length === 0) add("run", ""); // an explicit choice of no run
   for (const key of [...TEXTS, ...Object.keys(CHOICES), ...NUMBERS]) {
     const value = values[key];
     if (value !== null && value !== "" && !(key === "zoom" && value === 0)) add(key, value);
@@ -25,7 +25,7 @@ export function toHash(values) {
   return parts.join("&");
 }
 
-// The part of an address that is ours; "" if there is none.
+// The page's part of an address; "" if there is none.
 export function ownPart(hash) {
   return hash
     .split("&")
@@ -33,7 +33,7 @@ export function ownPart(hash) {
     .join("&");
 }
 
-// Reads what it knows and leaves out what makes no sense: anybody may write an address.
+// Reads known keys and ignores invalid values, since an address is untrusted.
 export function fromHash(hash) {
   const values = {};
   const all = (key) => entries.filter(([name]) => name === key).map(([, value]) => value);

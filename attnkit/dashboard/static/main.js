@@ -1,4 +1,4 @@
-// What TensorBoard calls when the tab opens.
+// The entry point: TensorBoard calls it when the tab opens.
 
 import { Dashboard } from "./dashboard.js";
 import { element } from "./element.js";

@@ -2,7 +2,7 @@
 
 import { MASKED, MIDDLE } from "./palettes.js";
 
-// Writes one pixel a cell, or fewer: `levels` is queries by keys, pooled to at most `maxSide`.
+// Writes at most one pixel per cell: `levels` is queries by keys, pooled to at most `maxSide`.
 export function paintMap(canvas, levels, queries, keys, ramp, diverging, maxSide) {
   const pooled = pool(levels, queries, keys, maxSide, diverging);
   if (canvas.width !== pooled.width || canvas.height !== pooled.height) {
@@ -16,7 +16,7 @@ export function paintMap(canvas, levels, queries, keys, ramp, diverging, maxSide
   context.putImageData(image, 0, 0);
 }
 
-// Keeps of each block the cell that stands out most, so that no single bright cell is lost.
+// Keeps the most extreme cell of each block, so that no single bright cell is lost.
 function pool(levels, queries, keys, maxSide, diverging) {
   const side = Math.ceil(Math.max(queries, keys) / maxSide);
   if (side <= 1) return { levels, width: keys, height: queries };

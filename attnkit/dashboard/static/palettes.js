@@ -1,5 +1,5 @@
-// Colours. Maps: cividis and viridis, which colour-blind people read too; signed values: blue to
-// red through the theme's own ground; text: tinted blue. Runs and heads: after Okabe and Ito.
+// Colours. Maps: cividis and viridis, suitable for colour blindness; signed values: blue to red
+// through the theme's background; text: tinted blue. Runs and heads: after Okabe and Ito.
 
 const RAMPS = {
   cividis: "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838",
@@ -16,15 +16,15 @@ const RUNS = {
   dark: ["#56b4e9", "#ee7733", "#2fc79a", "#e59bc4", "#8c9eff", "#f0b83c", "#f0e442", "#bbbbbb"],
 };
 
-export const MASKED = 255; // index of a cell that may not be looked at: no colour at all
+export const MASKED = 255; // index of a masked cell: no colour
 export const LEVELS = 254; // indices 0 to 254 are colours
-export const MIDDLE = 127; // zero, of a diverging ramp
+export const MIDDLE = 127; // zero of a diverging palette
 
 // 256 colours as ImageData's 32-bit words (little-endian RGBA), and as CSS.
 export class Ramp {
   static #made = new Map();
 
-  // By name; some have another in the dark theme.
+  // By name; some differ in the dark theme.
   static of(name) {
     const known = name in RAMPS ? name : `${name} ${theme()}`;
     if (!Ramp.#made.has(known)) Ramp.#made.set(known, new Ramp(RAMPS[known]));
@@ -52,7 +52,7 @@ export class Ramp {
     return `rgb(${word & 255} ${(word >> 8) & 255} ${(word >> 16) & 255})`;
   }
 
-  // Black or white, whichever can be read on the colour.
+  // Black or white, whichever is legible on the colour.
   ink(level) {
     const word = this.words[level];
     const light = 0.299 * (word & 255) + 0.587 * ((word >> 8) & 255) + 0.114 * ((word >> 16) & 255);
@@ -69,7 +69,7 @@ export function categorical(index) {
   return colours[index % colours.length];
 }
 
-// A run keeps its colour whatever else is chosen.
+// A run keeps its colour, independently of the selection.
 export function runColour(catalogue, run) {
   return categorical(Math.max(0, catalogue.runs.indexOf(run)));
 }

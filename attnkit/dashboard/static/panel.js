@@ -1,4 +1,4 @@
-// One run: whose it is, at which step, and the chosen view of its maps.
+// The panel of one run: title, step, and the selected view of its maps.
 
 import { element, setAttribute, setText } from "./element.js";
 import { saveCsv, savePng } from "./export.js";
@@ -26,7 +26,7 @@ export class Panel {
     this.element.dataset.run = run;
   }
 
-  // What is drawn; null where nothing is.
+  // The drawn data; null if there is none.
   get model() {
     return this.#shown?.model ?? null;
   }
@@ -35,7 +35,7 @@ export class Panel {
     return this.#shown?.view.peaks?.() ?? {};
   }
 
-  // Tells the view how large the largest model on the page is.
+  // Passes the size of the largest model on the page to the view.
   align(sizes) {
     this.#shown?.view.align?.(sizes);
   }
@@ -91,7 +91,7 @@ function stepText(step, wanted) {
   return `${stepName(step)} (nearest to ${wanted.toLocaleString("en")})`;
 }
 
-// The frame that a run and a difference share: title, step, facts, export, then the view.
+// The frame of a run or a difference: title, step, facts, export, then the view.
 export class PanelFrame {
   constructor(title, shown) {
     this.dot = element("span", { class: "dot", "aria-hidden": "true" });

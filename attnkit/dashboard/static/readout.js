@@ -1,4 +1,4 @@
-// The row under the pointer, or the pinned one, in words: who looks at whom, and how much.
+// Describes the row under the pointer, or the pinned one: query, keys and weights.
 
 import { element } from "./element.js";
 import { number, quoted, short } from "./tokens.js";
@@ -6,17 +6,17 @@ import { number, quoted, short } from "./tokens.js";
 const MOST = 5;
 
 export class Readout {
-  #told = "";
+  #shown = "";
 
   constructor() {
     this.element = element("p", { class: "readout" });
   }
 
   update({ record, map, head }, { query, key }) {
-    const told = [map.codes.byteOffset, map.name, head, query, key].join();
-    if (record === this.record && told === this.#told) return;
+    const shown = [map.codes.byteOffset, map.name, head, query, key].join();
+    if (record === this.record && shown === this.#shown) return;
     this.record = record;
-    this.#told = told;
+    this.#shown = shown;
     this.element.replaceChildren(...this.#words(record, map, head, query, key));
   }
 

@@ -1,5 +1,5 @@
-// A logged record, as attnkit/tensorboard/map_format.py describes it, its layers inflated. The
-// server has checked that the sizes in the header are true.
+// A logged record in the format of attnkit/tensorboard/map_format.py, with its layers inflated. The
+// server has validated the sizes in the header.
 
 const LITTLE_ENDIAN = true;
 
@@ -40,7 +40,7 @@ export async function parseRecord(buffer) {
   };
 }
 
-// The maps of one layer: (heads, queries, keys), a byte a cell, and what a byte stands for.
+// The maps of one layer: (heads, queries, keys), one byte per cell, and the meaning of a byte.
 export class Layer {
   constructor(parts) {
     Object.assign(this, { exact: null }, parts);
@@ -56,7 +56,7 @@ export class Layer {
     return this.exact ? this.exact[at] : this.table[this.codes[at]];
   }
 
-  // Where the allowed cells of a head begin; one mask may serve all heads.
+  // Offset of the allowed cells of a head; all heads may share one mask.
   maskStart(head) {
     return this.allowed.length > this.cells ? head * this.cells : 0;
   }
@@ -69,7 +69,7 @@ export class Layer {
     return Array.from({ length: this.keys }, (_, key) => this.weight(head, query, key));
   }
 
-  // The keys that a query looks at most, by size: [{key, weight}].
+  // The keys with the largest weights of a query, in descending order: [{key, weight}].
   strongest(head, query, count) {
     const cells = [];
     for (let key = 0; key < this.keys; key++) {

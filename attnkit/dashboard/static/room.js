@@ -1,4 +1,4 @@
-// How much of what is seen of a panel is left below the top of one of its parts, in CSS pixels.
+// The visible height of a panel below the top of one of its parts, in CSS pixels.
 
 export function roomBelow(part) {
   const panel = part.closest(".panel");

@@ -1,8 +1,8 @@
-// A list of tokens is one stop of the tab key, however long; arrow keys move within it.
+// A list of tokens is one tab stop; arrow keys move within it.
 
 import { setAttribute } from "./element.js";
 
-// `keys`: the key of one back and that of one forth.
+// `keys`: the key for backwards and the key for forwards.
 export function rove(list, keys) {
   list.addEventListener("keydown", (event) => {
     const by = { [keys[0]]: -1, [keys[1]]: 1 }[event.key];
@@ -15,7 +15,7 @@ export function rove(list, keys) {
   list.addEventListener("focusin", ({ target }) => stopAt(list, target));
 }
 
-// Lets the tab key stop at one button of a list, and at no other.
+// Makes one button of a list its only tab stop.
 export function stopAt(list, button) {
   const before = list.querySelectorAll('button[tabindex="0"]');
   for (const one of before) if (one !== button) setAttribute(one, "tabindex", -1);

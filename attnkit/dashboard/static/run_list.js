@@ -1,4 +1,4 @@
-// The runs to choose from: by folder, a line a variant, its seeds folded under it.
+// The list of runs: by folder, one line per variant, with its seeds folded.
 
 import { splitRun } from "./catalogue.js";
 import { element, setAttribute } from "./element.js";
@@ -14,7 +14,7 @@ export class RunList {
     this.element = element("div", { class: "runs", role: "group", "aria-label": "Runs" });
   }
 
-  // Lists the runs that match `pattern`, all of them where it is null.
+  // Lists the runs that match `pattern`; null: all.
   update(pattern, chosen) {
     const { catalogue } = this.app;
     const matching = catalogue.runs.filter((run) => pattern?.test(run) ?? true);
@@ -57,7 +57,7 @@ export class RunList {
 
   #fold(id, variant, members) {
     const count = members.filter((run) => this.chosen.includes(run)).length;
-    const told = count ? `${count} of ${members.length}` : `${members.length} seeds`;
+    const label = count ? `${count} of ${members.length}` : `${members.length} seeds`;
     return element(
       "button",
       {
@@ -70,7 +70,7 @@ export class RunList {
           this.app.state.refresh();
         },
       },
-      told,
+      label,
     );
   }
 

@@ -1,4 +1,4 @@
-// From weights to levels of colour, 0 to 254; a masked cell is no part of any scale.
+// Maps weights to colour levels, 0 to 254; masked cells do not affect the scale.
 
 import { LEVELS, MASKED, MIDDLE } from "./palettes.js";
 
@@ -12,12 +12,12 @@ export const SCALE_NAMES = {
   uniform: "Against uniform",
 };
 
-// A difference is signed: rows of it are not made alike, since that would blow up small ones.
+// A difference is signed: its rows are not normalised, since that would exaggerate small ones.
 export function scaleOf({ view, scale }) {
   return view === "difference" && scale !== "log" ? "absolute" : scale;
 }
 
-// Which scale a layer gets: signed weights have no uniform to be held against.
+// The scale of a layer: signed weights cannot be compared with a uniform row.
 export function effectiveScale(layer, scale) {
   return layer.isSigned && scale === "uniform" ? "absolute" : scale;
 }
@@ -26,8 +26,7 @@ export function isDiverging(layer, scale) {
   return layer.isSigned || scale === "uniform";
 }
 
-// The levels of one head: Uint8Array, queries by keys. It runs for every cell that is drawn, so its
-// loops are plain.
+// The levels of one head: Uint8Array, queries by keys. Plain loops, since it runs for every cell.
 export function levels(layer, head, scale) {
   const { queries, keys, allowed, table } = layer;
   const out = new Uint8Array(layer.cells);
@@ -48,7 +47,7 @@ export function levels(layer, head, scale) {
   return out;
 }
 
-// The level of each of the 256 codes, where it is the same in all rows.
+// The level of each of the 256 codes, if it is the same in all rows.
 function fixedLevels(layer, scale) {
   return Uint8Array.from(layer.table, (weight) =>
     layer.isSigned ? signedLevel(weight, layer.peak, scale) : level(weight, layer.peak, scale),

@@ -1,5 +1,5 @@
-// Enlarged maps scroll together: what carries `data-scroll` in one panel moves with the others. And
-// what the keyboard reaches is scrolled to.
+// Enlarged maps scroll together: elements with `data-scroll` move in all panels. Focused elements
+// are scrolled into view.
 
 const ROOM = 40;
 
@@ -23,13 +23,13 @@ export function reveal(part) {
     const place = part.getBoundingClientRect();
     const seen = box.getBoundingClientRect();
     box.scrollTop += outside(place.top, place.bottom, seen.top, seen.bottom);
-    // The page itself is not moved aside: that would take other panels out of sight.
+    // The page itself does not scroll sideways: that would hide other panels.
     if (box.dataset.scroll)
       box.scrollLeft += outside(place.left, place.right, seen.left, seen.right);
   }
 }
 
-// How far a part lies before (negative) or behind what is seen, and some room more.
+// The distance of a part before (negative) or after the visible range, with a margin.
 function outside(start, end, low, high) {
   if (start < low) return start - low - ROOM;
   return end > high ? end - high + ROOM : 0;

@@ -1,5 +1,4 @@
-// What of the state can be shown with the runs that are there: choices that fit, defaults for
-// those that were not made.
+// Resolves the state for the existing runs: valid choices, and defaults for missing ones.
 
 import { nearestStep, splitRun } from "./catalogue.js";
 
@@ -17,8 +16,8 @@ export function select(values, catalogue) {
   return { runs, sites, site, steps, step, index: steps.indexOf(step), ...pair(values, runs) };
 }
 
-// Without a choice: the first runs with maps of the same example and site, of other variants if
-// there are any.
+// Default runs: the first ones with maps of the same example and site, of different variants if
+// possible.
 function firstRuns(wanted, catalogue) {
   const sites = catalogue.sites(catalogue.runs);
   const site = sites.includes(wanted) ? wanted : sites[0];
@@ -37,15 +36,15 @@ function pair(values, runs) {
   return { a, b, others };
 }
 
-// Instead of a run: run A itself at its first step. No run is called so, since `:` is not allowed.
+// Stands for run A at its first step. No run has this name, since `:` is not allowed.
 export const START = ":start";
 
-// A head or layer that a smaller model lacks becomes the last one that it has.
+// A head or layer that a smaller model lacks becomes its last one.
 export function clampIndex(wanted, count) {
   return Math.max(0, Math.min(wanted, count - 1));
 }
 
-// What a view draws: a record, and the choices as far as they fit it.
+// The input of a view: a record, and the choices that apply to it.
 export function drawing(values, record, hint = {}) {
   const layer = clampIndex(values.layer, record.layers.length);
   const head = clampIndex(values.head, record.layers[layer].heads);

@@ -1,4 +1,4 @@
-// The left side: which runs, which example and site, and how weights become colours.
+// The left side: choice of runs, example and site, and the mapping of weights to colours.
 
 import { element, setAttribute } from "./element.js";
 import { RunList } from "./run_list.js";
@@ -99,7 +99,7 @@ function title(name) {
   return name[0].toUpperCase() + name.slice(1);
 }
 
-// A half-typed expression is no error: it just filters nothing yet.
+// An incomplete expression is not an error: it filters nothing yet.
 function compile(filter) {
   try {
     return new RegExp(filter, "i");

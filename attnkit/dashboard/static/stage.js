@@ -1,4 +1,4 @@
-// The panels, one a chosen run, side by side; or words about what to do where there is nothing.
+// The panels side by side, one per selected run; or a message if there are none.
 
 import { nearestStep } from "./catalogue.js";
 import { element } from "./element.js";
@@ -26,7 +26,7 @@ export class Stage {
     linkScrolling(this.element);
   }
 
-  // Forgets what was drawn, since the theme is another.
+  // Discards drawings after a change of theme.
   forget() {
     for (const panel of [...this.#panels.values(), this.difference]) panel.forget();
   }
@@ -71,7 +71,7 @@ export class Stage {
     return [this.difference.update({ values, selection })];
   }
 
-  // Panels that stand side by side have their parts at the same height.
+  // Aligns the parts of neighbouring panels.
   #align() {
     const sizes = { ...this.sizes(), peaks: commonPeaks(this.#shown()) };
     this.element.style.setProperty("--heads", Math.max(1, sizes.head));
@@ -80,7 +80,7 @@ export class Stage {
     for (const panel of this.#shown()) panel.align(sizes);
   }
 
-  // How many layers, heads and queries the largest record on the page has; zeros without one.
+  // Layers, heads and queries of the largest record on the page; zeros without one.
   sizes() {
     const most = { layer: 0, head: 0, query: 0 };
     for (const { record } of this.#models()) {
@@ -91,7 +91,7 @@ export class Stage {
     return most;
   }
 
-  // What a query looks at most, in the first panel that has it.
+  // The key with the largest weight of a query, in the first panel that has it.
   rowText(query) {
     const model = this.#models().find(({ record }) => query < record.queries.length);
     if (!model) return "";
@@ -123,8 +123,8 @@ export class Stage {
     if (!same) this.element.replaceChildren(...elements);
   }
 
-  // Fetches the steps around this one, the nearest first, until there is something better to do: so
-  // that scrubbing finds them there, and what is asked for now never waits for them.
+  // Prefetches the steps around this one, the nearest first, while idle: scrubbing finds them in
+  // the cache, and current requests never wait for them.
   async #prefetch({ runs, site, steps, index }, drawing) {
     for (let far = 1; far <= AHEAD; far++) {
       for (const step of [steps[index + far], steps[index - far]]) {
@@ -140,7 +140,7 @@ export class Stage {
   }
 }
 
-// Makes all as high as what the highest of them holds.
+// Gives all the height of the tallest one.
 function level(parts) {
   const heights = parts.map((part) => {
     const { top } = part.getBoundingClientRect();

@@ -1,8 +1,8 @@
-// What the page shows, as one plain object: all views are functions of it, and so is the address.
+// The state of the page as a plain object: all views and the address are functions of it.
 
 export const VIEWS = ["matrix", "lines", "tokens", "heads", "difference"];
-// Views that the scale, and the colours, change something in: lines are as strong as their weights,
-// text is tinted, differences have colours of their own.
+// Views that depend on the scale and the colours: lines are as strong as their weights, text is
+// tinted, differences have their own colours.
 export const SCALED = ["matrix", "tokens", "difference"];
 export const COLOURED = ["matrix"];
 
@@ -10,15 +10,15 @@ export const SCALES = ["row", "absolute", "log", "uniform"];
 export const COLOURS = ["cividis", "viridis", "grey"];
 
 const INITIAL = {
-  runs: null, // names, in the order of the panels; null until there is a choice
+  runs: null, // names, in the order of the panels; null: no choice yet
   site: null, // a tag: attention/<example>/<site>
   view: "matrix",
-  step: null, // null: the last one, also while training goes on
+  step: null, // null: the last one, also while training continues
   layer: 0,
   head: 0,
-  query: null, // the pinned token that looks
+  query: null, // the pinned query token
   key: null, // the pinned token that is looked at
-  hidden: [], // heads that Lines leaves out
+  hidden: [], // heads that Lines does not draw
   against: null, // {a, b}: the runs of Difference
   scale: "row",
   colours: "cividis",
@@ -38,7 +38,7 @@ export class State {
     this.#listeners.push(listener);
   }
 
-  // Changes values; listeners hear of it once, before the next frame.
+  // Changes values; listeners are called once, before the next frame.
   set(changes) {
     const keys = Object.keys(changes);
     if (keys.every((key) => Object.is(this.values[key], changes[key]))) return;
@@ -61,7 +61,7 @@ export class State {
   }
 }
 
-// Where the pointer is, linked over all panels; nothing of it is kept.
+// The position of the pointer, linked over all panels; not stored.
 export class Hover {
   #listeners = new Set();
   value = null; // {query, key}, either may be null

@@ -1,6 +1,6 @@
-// The numbers of a view as rows of a table, the first row its titles.
+// The numbers of a view as rows of a table; the first row has the titles.
 
-// The chosen map: a row a query, a column a key; masked cells are empty.
+// The chosen map: one row per query, one column per key; masked cells are empty.
 export function mapTable({ record, map, head }) {
   const rows = record.queries.map((token, query) => [
     query,

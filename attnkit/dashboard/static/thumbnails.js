@@ -1,4 +1,4 @@
-// All maps at once: a row a layer, a column a head. A grid for screen readers, too.
+// All maps: one row per layer, one column per head. Also a grid for screen readers.
 
 import { element, setAttribute } from "./element.js";
 import { paintMap } from "./paint.js";

@@ -1,4 +1,4 @@
-// Tokens as a person can read them: what cannot be seen, or would move other text, is escaped.
+// Readable tokens: invisible characters, and those that would move other text, are escaped.
 
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/gu;
 const SHORT = { "\n": "\\n", "\t": "\\t", "\r": "\\r" };
@@ -10,7 +10,7 @@ export function visible(text) {
   return shown || "∅"; // an empty token
 }
 
-// A token for a narrow place.
+// A token in a narrow place.
 export function short(text, letters = 12) {
   const shown = [...visible(text)];
   return shown.length > letters ? `${shown.slice(0, letters - 1).join("")}…` : shown.join("");

@@ -4,7 +4,7 @@ import { element, setAttribute, setText } from "./element.js";
 import { VIEWS } from "./state.js";
 import { stepName } from "./tokens.js";
 
-const FRAME = 220; // milliseconds a step while playing
+const FRAME = 220; // milliseconds per step while playing
 
 export class Toolbar {
   #timer = 0;
@@ -68,7 +68,7 @@ export class Toolbar {
     setText(this.place, steps.length ? `${index + 1} of ${steps.length}` : "");
   }
 
-  // Plays from here, or from the start if this is the end; waits for each step to be drawn.
+  // Plays from here, or from the start after the last step; waits until each step is drawn.
   togglePlay() {
     if (this.#timer) return this.stop();
     const { steps, index } = this.app.selection;

@@ -1,4 +1,4 @@
-// Heads: three numbers of each head over training, a small chart a layer, a line a head.
+// Heads: three statistics of each head over training; one small chart per layer, one line per head.
 
 import { fetchStatistics } from "./api.js";
 import { Chart, HEIGHT } from "./chart.js";
@@ -24,7 +24,7 @@ export class HeadsView {
   #curves = null;
   #of = "";
   #charts = [];
-  #measures = []; // those that are defined here
+  #measures = []; // those defined for this run
 
   constructor(app) {
     this.app = app;
@@ -70,14 +70,14 @@ export class HeadsView {
     return [["step", "layer", "head", ...Object.keys(MEASURES)], ...rows];
   }
 
-  // The largest value of each measure here; the stage makes them common to all panels.
+  // The largest value of each measure in this panel; the stage shares them between panels.
   peaks() {
     const peak = (measure) =>
       Math.max(0, ...(this.#curves?.[measure] ?? []).flat(2).filter(Number.isFinite));
     return Object.fromEntries(Object.keys(MEASURES).map((measure) => [measure, peak(measure)]));
   }
 
-  // Charts grow into the room that there is for those of the largest model.
+  // Charts grow to the height available for those of the largest model.
   align({ peaks, layer }) {
     if (!this.#charts.length) return;
     const room = roomBelow(this.#charts[0].chart.element) - MARGIN;
@@ -131,14 +131,14 @@ export class HeadsView {
     this.#tell(null);
   }
 
-  // A number of a head at the step that is shown.
+  // The value of a head at the current step.
   #value(measure, layer, head) {
     const at = this.#curves.steps.indexOf(this.model.step);
     const value = this.#curves[measure][at]?.[layer]?.[head];
     return value == null ? "unknown" : number(value);
   }
 
-  // The point under the pointer in words, or the numbers of the chosen head.
+  // Describes the point under the pointer, or the chosen head.
   #tell(hit) {
     const { layer, head } = hit ?? this.model;
     const name = `${visible(this.#curves.names[layer])} · head ${head}`;
@@ -165,7 +165,7 @@ function keyOf(head) {
   return element("span", {}, stroke, `h${head}`);
 }
 
-// [head] -> values, one a step; null where a value is undefined.
+// [head] -> values, one per step; null if a value is undefined.
 function headCurves(curves, measure, layer) {
   const heads = Math.max(0, ...curves[measure].map((moment) => moment[layer]?.length ?? 0));
   return Array.from({ length: heads }, (_, head) =>

@@ -1,7 +1,7 @@
-// Lines: the tokens that look on the left, those that are looked at on the right, a colour a head.
+// Lines: query tokens on the left, key tokens on the right, one colour per head.
 //
-// Tokens are text; lines are one canvas, since a long text has thousands of them. The heads' lines
-// lie side by side, the strong ones above the weak ones: so each keeps its own colour.
+// Tokens are text; lines are one canvas, since a long text has thousands of them. The lines of
+// heads are side by side, strong ones above weak ones, so that each keeps its colour.
 
 import { element, setAttribute, setText } from "./element.js";
 import { LEVELS, MIDDLE, Ramp, categorical } from "./palettes.js";
@@ -12,13 +12,13 @@ import { mapTable } from "./tables.js";
 import { number, short, visible } from "./tokens.js";
 
 const ROW = 20;
-const LARGE_ROW = 30; // where the panel has room for it
-const SMALL_ROW = 12; // for more tokens than fit a screen several times over
+const LARGE_ROW = 30; // if the panel is high enough
+const SMALL_ROW = 12; // for several screens of tokens
 const MANY = 128;
 const STRONGEST = 5;
-const PART = 0.02; // weaker lines are not drawn, even if they are the strongest five
+const PART = 0.02; // weaker lines are not drawn, even among the strongest five
 const MARGIN = 24; // below the last row
-const APART = 3; // from one head's line to the next, at most
+const APART = 3; // maximum distance between the lines of two heads
 
 export class LinesView {
   #model = null;
@@ -59,7 +59,7 @@ export class LinesView {
     this.#draw();
   }
 
-  // All is in its place now: shows a query that was newly chosen.
+  // After the layout: scrolls a newly chosen query into view.
   align() {
     const { query } = this.#model;
     if (this.#moved && query !== null) reveal(this.queries.children[query]);
@@ -97,9 +97,9 @@ export class LinesView {
 
   #listHeads() {
     const { map, values } = this.#model;
-    const told = `${map.heads} ${values.hidden} ${document.documentElement.dataset.theme}`;
-    if (this.heads.dataset.told === told) return;
-    this.heads.dataset.told = told;
+    const drawn = `${map.heads} ${values.hidden} ${document.documentElement.dataset.theme}`;
+    if (this.heads.dataset.drawn === drawn) return;
+    this.heads.dataset.drawn = drawn;
     this.heads.replaceChildren(
       ...Array.from({ length: map.heads }, (_, head) => {
         const shown = !values.hidden.includes(head);
@@ -208,7 +208,7 @@ export class LinesView {
     return all.filter((head) => !values.hidden.includes(head));
   }
 
-  // Colours the tokens of one side by what the focused token of the other side has to do with them.
+  // Colours the tokens of one side by their weights with the focused token of the other side.
   #shade(list, weightOf, pinned, focused) {
     const { map } = this.#model;
     const ramp = Ramp.of(map.isSigned ? "diverging" : "tint");
@@ -228,7 +228,7 @@ export class LinesView {
   }
 }
 
-// Rows grow into the room that there is; so many tokens that they need scrolling have low ones.
+// Rows grow to the available height; if the tokens need scrolling, rows are low.
 function rowHeight(tokens, room) {
   if (tokens > MANY) return SMALL_ROW;
   return Math.max(ROW, Math.min(LARGE_ROW, Math.floor((room - MARGIN) / tokens)));
@@ -251,7 +251,7 @@ function meanWeight(map, heads, query, key) {
   return sum / Math.max(1, heads.length);
 }
 
-// All lines of the token under the pointer, or of the pinned one; null where there is none.
+// All lines of the token under the pointer, or of the pinned one; null if there is none.
 function focusedLines(map, heads, { query, key }) {
   if (query !== null && query < map.queries) {
     return heads.flatMap((head) =>
@@ -267,7 +267,7 @@ function focusedLines(map, heads, { query, key }) {
   );
 }
 
-const kept = new WeakMap(); // layer -> head -> lines: to point somewhere needs no new search
+const kept = new WeakMap(); // layer -> head -> lines, cached for pointer movements
 
 function strongestLines(map, heads) {
   if (!kept.has(map)) kept.set(map, []);

@@ -1,5 +1,5 @@
-// Tokens: the text itself, tinted by what the pinned token looks at, and by who looks at it: a row
-// and a column of the map, on the scale of the map.
+// Tokens: the text, tinted by the keys of the pinned token and by its queries: a row and a column
+// of the map, on the scale of the map.
 
 import { element, setAttribute, setText } from "./element.js";
 import { Legend } from "./legend.js";
@@ -98,7 +98,7 @@ export class TokensView {
   }
 }
 
-// The query whose row, and the key whose column, is shown: the pinned ones, or sensible others.
+// The query whose row, and the key whose column, is shown: the pinned ones, or defaults.
 function chosen(record, map, head, query, key) {
   const last = record.queries.length - 1;
   const from = Math.min(query ?? Math.floor(last / 2), last);
@@ -109,8 +109,8 @@ function chosen(record, map, head, query, key) {
   return { from, to: Math.min(key ?? among, record.keys.length - 1) };
 }
 
-// Told of a token: its weight, or that there is none.
-function told({ level, weight }) {
+// The weight of a token as text, or that there is none.
+function weightText({ level, weight }) {
   return level === MASKED ? "masked" : number(weight);
 }
 
@@ -165,7 +165,7 @@ class Text {
     const shown = index ?? this.most;
     if (!this.cells) return;
     const label = index === null ? "most: " : "";
-    setText(this.peak, `${label}${quoted(this.tokens[shown])} ${told(this.cells[shown])}`);
+    setText(this.peak, `${label}${quoted(this.tokens[shown])} ${weightText(this.cells[shown])}`);
   }
 }
 
@@ -175,8 +175,8 @@ function paint(button, cell, ramp, isMarked) {
   button.style.color = masked ? "" : ramp.ink(cell.level);
   button.classList.toggle("masked", masked);
   setAttribute(button, "aria-pressed", isMarked);
-  button.dataset.weight = told(cell);
-  button.title = `${button.dataset.index}: ${told(cell)}`;
+  button.dataset.weight = weightText(cell);
+  button.title = `${button.dataset.index}: ${weightText(cell)}`;
 }
 
 function at(event) {

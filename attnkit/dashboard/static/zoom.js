@@ -1,6 +1,6 @@
 // One map, enlarged: tokens on both axes, masked cells dotted, the pinned query outlined.
 //
-// Two canvases that stay: the map below, and what follows the pointer above.
+// Two permanent canvases: the map, and an overlay that follows the pointer.
 
 import { Axes } from "./axes.js";
 import { element, setAttribute, setText } from "./element.js";
@@ -66,7 +66,7 @@ export class Zoom {
     this.#draw();
   }
 
-  // Draws again if what is above has another height now, and shows a cell that was newly chosen.
+  // Redraws if the height above has changed, and scrolls a newly chosen cell into view.
   fit() {
     if (!this.#model) return;
     if (roomBelow(this.frame) !== this.#room) this.#draw();
@@ -104,7 +104,7 @@ export class Zoom {
     this.#mark();
   }
 
-  // Outlines the pinned row and cell, and those under the pointer, and tells their numbers.
+  // Outlines the pinned row and cell, and those under the pointer, and shows their values.
   #mark() {
     if (!this.#axes) return;
     const { record, map, head, query, key } = this.#model;

@@ -1,8 +1,8 @@
-// How an enlarged map is drawn: cells, dots where masked, labels, outlines. Lengths are CSS pixels.
+// Draws an enlarged map: cells, dots for masked ones, labels, outlines. Lengths are CSS pixels.
 
 import { FONT, LABELLED_CELL, SMALL_FONT, TITLE_FONT } from "./axes.js";
 
-// Sets the size of a canvas, in CSS pixels, and draws in them from then on.
+// Sets the size of a canvas in CSS pixels, which are its units from then on.
 export function fit(canvas, { width, height }) {
   const [pixelsWide, pixelsHigh] = [width, height].map((side) =>
     Math.round(side * devicePixelRatio),
@@ -84,7 +84,7 @@ export function drawLabels(context, axes, ink) {
   }
 }
 
-// One token beside its row, or above its column, from below upwards.
+// One token beside its row, or above its column, written upwards.
 function drawLabel(context, axes, { query = null, key = null }, colour, paper = null) {
   const { left, top, cell } = axes;
   context.font = cell < 12 ? SMALL_FONT : FONT;
