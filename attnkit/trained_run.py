@@ -1,6 +1,4 @@
-"""A run that has been trained, ready to use: its recipe and its model; what else it can do is its
-task's. Loads no lightning.
-"""
+"""Loads, exports and represents trained runs of any task. Loads no Lightning."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ from attnkit.tensorboard.records import SiteTokens, mechanisms_of, records_of
 from attnkit.tensorboard.scalars import Scalars, read_scalars
 
 Weights = Literal["averaged", "last", "best"]
-"""Which weights of a run."""
+"""Names of the weights that a run keeps."""
 
 FILES: dict[Weights, str] = {
     "averaged": run_directory.AVERAGED,
@@ -46,7 +44,7 @@ FILES: dict[Weights, str] = {
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What every finished run gives, whatever its task; a task adds what it can do.
+    """A trained run. A task derives its own class from it, see `TaskDefinition.run_class`.
 
     Attributes:
         recipe: the resolved recipe.
@@ -59,7 +57,7 @@ class TrainedRun:
     model: Any
 
     evaluation_options: ClassVar[tuple[str, ...]] = ()
-    """Options of `attnkit evaluate` that `evaluate` takes, besides `--data`."""
+    """The options of `attnkit evaluate` that `evaluate` accepts, besides `--data`."""
 
     @property
     def title(self) -> str:
@@ -68,7 +66,7 @@ class TrainedRun:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What `result.json` holds: the final metrics, costs, and what the task found.
+        """The content of `result.json`: final metrics, costs, entries of the task.
 
         Raises:
             RunDirectoryError: if the run has not finished, or is an exported file.
@@ -83,18 +81,18 @@ class TrainedRun:
 
     @property
     def curves(self) -> dict[str, Scalars]:
-        """Tag -> `steps` (N,) and `values` (N,) of every scalar that was logged."""
+        """Tag -> `steps` (N,) and `values` (N,) of every logged scalar."""
         return read_scalars(self.origin) if self.origin.is_dir() else {}
 
     def attention(self, text: str) -> TextMaps:
-        """The exact maps of every layer and head on one example.
+        """Returns the exact maps of every layer and head on one example.
 
         Args:
-            text: what the model reads, as a person writes it.
+            text: the example as text.
 
         Raises:
-            DataError: if the text is not what the model reads.
-            RunDirectoryError: if the model has no layers, or the task shows no maps.
+            DataError: if the model cannot read the text.
+            RunDirectoryError: if the model has no layers, or the task has no maps of a text.
         """
         self.refuse("shows no maps of a text")
 
@@ -108,15 +106,15 @@ class TrainedRun:
         notes: Sequence[str] = (),
         site_tokens: Mapping[str, SiteTokens] | None = None,
     ) -> TextMaps:
-        """The exact maps of every layer and head on what the model is called with.
+        """Returns the exact maps of every layer and head for given inputs.
 
         Args:
             inputs: one example, with a batch axis of 1; of a named tuple, what `forward` names.
-            query_tokens: texts of the tokens that ask.
-            key_tokens: texts of the tokens that answer; None: the same tokens.
-            note: what a viewer should know about the example; stands on the page.
-            notes: what the caller should know.
-            site_tokens: site (`encoder.self`) -> the texts of both at a site where they are others.
+            query_tokens: labels of the queries.
+            key_tokens: labels of the keys; None: the same.
+            note: remark for the viewer, shown on the page.
+            notes: remarks for the caller.
+            site_tokens: site (`encoder.self`) -> labels of its queries and keys, where they differ.
 
         Raises:
             RunDirectoryError: if the model has no layers.
@@ -140,34 +138,34 @@ class TrainedRun:
         self.refuse("does not go on from a prompt")
 
     def generate(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> str:
-        """The text that follows a prompt, as a whole; see `stream`."""
+        """Returns the whole text that follows a prompt; see `stream`."""
         return "".join(self.stream(prompt, max_new_tokens, **options))
 
     def generate_several(
         self, prompt: str, num_samples: int, max_new_tokens: int = 300, **options: Any
     ) -> list[str]:
-        """Several texts that follow one prompt, drawn in one batch; see `stream`."""
+        """Returns several texts that follow one prompt, generated in one batch; see `stream`."""
         self.refuse("does not go on from a prompt")
 
     def unknown_in(self, text: str) -> list[str]:
-        """What of a text the run's vocabulary lacks, each once. Default: nothing."""
+        """Returns the parts of a text that are not in the vocabulary, each once. Default: none."""
         return []
 
     def evaluate(self, data: Sequence[str] = (), **options: Any) -> Iterator[Any]:
-        """Yields what `attnkit evaluate` prints, a table or a line at a time. Default: the metrics
-        of the whole validation split, as at the end of training.
+        """Yields the output of `attnkit evaluate`. Default: the metrics of the whole validation
+        split, as at the end of training.
 
         Args:
-            data: splits of the run's own data, or files; empty: the task's default.
-            options: those of `evaluation_options`, as Python names (`--gold-index`: `gold_index`).
+            data: splits of the run's own data, or files; empty: the default of the task.
+            options: of `evaluation_options`, as Python names (`--gold-index`: `gold_index`).
 
         Raises:
-            DataError: if there is no such data.
+            DataError: if the data does not exist.
         """
         yield from self.recipe.definition.evaluate(self, data)
 
     def refuse(self, words: str) -> NoReturn:
-        """Says what runs of this task cannot do, and which command they are for.
+        """Reports something that runs of this task cannot do.
 
         Raises:
             RunDirectoryError: always.
@@ -187,22 +185,21 @@ def load_run(
     weights: Weights | None = None,
     trust_plugins: bool = False,
 ) -> Any:
-    """Loads a run from its directory, or from the file that `export_run` made of it.
+    """Loads a run from its directory, or from a file of `export_run`.
 
     Args:
-        directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file, which has weights of
-            its own.
-        best: take the checkpoint with the lowest validation loss: the same as `weights="best"`.
-        weights: which; None: the averaged ones if there are any, else the last.
-        trust_plugins: also run plugins that this user has never run, after their digests were
-            logged. Without it, only weights are read from a run that came from elsewhere.
+        directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file, which contains one
+            set of weights.
+        best: the same as `weights="best"`.
+        weights: None: the averaged ones if they exist, otherwise the last.
+        trust_plugins: also run plugins that this user has never run, after logging their digests.
 
     Returns:
-        A `TrainedRun`, of the class that its task has for it.
+        A `TrainedRun`, of the class of its task.
 
     Raises:
         RunDirectoryError: if the directory holds no run.
-        UntrustedPluginError: if its model needs plugins that this user has never run.
+        UntrustedPluginError: if it needs plugins that this user has never run.
         CheckpointError: if its checkpoint is missing, damaged, of another model, or not plain data.
         DataError: if a vocabulary is missing or damaged.
     """

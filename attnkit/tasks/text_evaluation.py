@@ -1,6 +1,4 @@
-"""What is measured of runs whose model reads one sequence of tokens, at any length that it can
-read, and how it is shown. Loads no Lightning.
-"""
+"""Metrics of runs whose model reads one sequence of tokens, and their table. Loads no Lightning."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from attnkit.models.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of one data set.
+    """The metrics of one data set.
 
     Attributes:
         name: of the data.
@@ -37,10 +35,10 @@ class Measured:
 
 
 def check_reads(model: LanguageModel, length: int) -> None:
-    """Makes sure that a model takes sequences of a length.
+    """Checks that a model can read sequences of a length.
 
     Raises:
-        DataError: if its positions, or a mechanism, end before.
+        DataError: if its positions or a mechanism do not allow it.
     """
     longest = None if model.position is None else model.position.longest
     if longest is not None and length > longest:
@@ -59,7 +57,7 @@ def check_reads(model: LanguageModel, length: int) -> None:
 
 
 def counted(count: int, label: str) -> Iterator[int]:
-    """The numbers up to `count`, with a bar on a terminal."""
+    """Yields 0 to `count - 1`, with a progress bar on a terminal."""
     screen = Console(stderr=True)
     yield from track(
         range(count), label, console=screen, transient=True, disable=not screen.is_terminal
@@ -76,7 +74,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], Any]]] = {
 
 
 def shown(found: Measured, trained_on: int) -> Iterator[Table | str]:
-    """Yields what a person reads of a data set: a table with a row for each length, and remarks.
+    """Yields a table with a row per length, and remarks.
 
     Args:
         found: what was measured.

@@ -1,4 +1,4 @@
-"""Language modeling: predict each next token."""
+"""Language modeling: predicts each next token."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from attnkit.training.task import Probe, Task
 log = logging.getLogger("attnkit")
 
 SAMPLE_TOKENS = 64
-"""Length of a sample while training, which waits for it: about 2 ms a token on a CPU, more beyond
-the model's context, where no cache helps.
+"""Length of a sample during training: about 2 ms a token on a CPU, more beyond the model's context,
+where no cache helps.
 """
 
 FINAL_SAMPLE_TOKENS = 300
@@ -74,12 +74,12 @@ class LanguageModelingTask(Task):
         self.influence: LaterInfluence | None = None
 
     def before_training(self) -> None:
-        """Computes the floors, and measures whether later tokens reach earlier predictions."""
+        """Computes the n-gram floors, and measures the influence of later tokens."""
         self.floors = self.data.floors()
         self.influence = measure_later_influence(self.model)
 
     def log_start(self, listeners: Listener) -> None:
-        """Draws the floors, and warns of a loss that is none of a language model."""
+        """Logs the floors, and warns if predictions see the tokens that they predict."""
         self.log_end(listeners, 0)
         if self.influence is not None and self.influence.num_moved:
             said = describe_influence(self.influence, admitted(self.model, self.influence))
@@ -92,12 +92,11 @@ class LanguageModelingTask(Task):
             listeners.text("tokens", NUMBERS_ALONE, 0)
 
     def log_end(self, listeners: Listener, step: int) -> None:
-        """Draws the floors again, so that each is a line across the chart."""
+        """Logs the floors again, so that each is a line across the chart."""
         floors = {f"loss/floor_{order}gram": loss for order, loss in self.floors.items()}
         listeners.scalars(floors, step)
 
     def record(self) -> dict[str, Any]:
-        """The floors, the measured influence of later tokens, and what it means for the loss."""
         assert self.influence is not None
         honest = self.loss_is_honest and admitted(self.model, self.influence)
         return {
@@ -109,15 +108,15 @@ class LanguageModelingTask(Task):
         }
 
     def losses(self, batch: LanguageBatch) -> dict[str, Tensor]:
-        """Mean cross-entropy of the predictions that count, in nats a token."""
+        """Returns the `cross_entropy`."""
         return {"cross_entropy": self.cross_entropy(batch)}
 
     def measure(self, batch: LanguageBatch) -> dict[str, Tensor]:
-        """The same, whatever else is trained."""
+        """Returns the same, whatever a subclass adds to `losses`."""
         return {"loss": self.cross_entropy(batch)}
 
     def cross_entropy(self, batch: LanguageBatch) -> Tensor:
-        """Mean cross-entropy of the predictions that count, in nats a token."""
+        """Returns the mean cross-entropy of the scored predictions, in nats a token: ()."""
         tokens, targets, documents = batch
         if self._unscored is not None:
             targets = targets.masked_fill(self._unscored, IGNORED)
@@ -128,7 +127,7 @@ class LanguageModelingTask(Task):
         return self.run_model(tokens, documents, targets=targets)
 
     def metrics(self) -> dict[str, float]:
-        """The loss in nats a token, in bits a byte (comparable across tokenizers) and as
+        """Returns the loss in nats a token, in bits a byte (comparable across tokenizers) and as
         perplexity.
         """
         loss = self.means()["loss"]
@@ -161,12 +160,12 @@ class LanguageModelingTask(Task):
         return [Probe("probe", inputs, labels, labels, "".join(labels))]
 
     def sample(self, final: bool = False) -> str:
-        """A text that begins after a line break; a longer one at the end of a run."""
+        """Returns text that follows a line break."""
         length = FINAL_SAMPLE_TOKENS if final else SAMPLE_TOKENS
         return self.continue_text("\n", length, temperature=0.8, top_k=50, seed=self.seed)
 
     def continue_text(self, prompt: str, max_new_tokens: int, **options: Any) -> str:
-        """Text that follows a prompt; `options` are those of `generate`."""
+        """Returns the text that follows a prompt; `options` are those of `generate`."""
         tokenizer = self.data.tokenizer
         start = torch.tensor([tokenizer.prompt(prompt)], device=self.device)
         drawn = generate(
@@ -179,7 +178,7 @@ class LanguageModelingTask(Task):
         return tokenizer.readable(ids)
 
     def example(self) -> str:
-        """The first words of the validation split."""
+        """Returns the first words of the validation split."""
         tokens = self.data.val_store.tokens[: self.model.max_seq_len].astype("int64").tolist()
         text = self.data.tokenizer.readable(tokens)
         words = [word for word in text.split() if UNREADABLE not in word][:3]
@@ -187,7 +186,7 @@ class LanguageModelingTask(Task):
 
 
 def describe_unknown(share: float) -> str:
-    """What it means that the vocabulary does not have all of the validation text."""
+    """Explains unknown tokens in the validation text."""
     return (
         f"{share:.2%} of the validation tokens are {UNKNOWN}, one guess each whatever they stand "
         "for: compare loss and perplexity with those of the same vocabulary alone. Bits a byte "
@@ -196,7 +195,7 @@ def describe_unknown(share: float) -> str:
 
 
 def describe_influence(influence: LaterInfluence, is_admitted: bool) -> str:
-    """What it means that later tokens reach earlier predictions."""
+    """Explains the influence of later tokens on earlier predictions."""
     said = (
         f"changing token {influence.changed_token} moved the prediction at position "
         f"{influence.moved_output} by {influence.change:.2g} standard deviations"

@@ -1,4 +1,4 @@
-"""Synthetic tasks: say the answers, where they are asked for."""
+"""Synthetic tasks: answers the questions in a sequence."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from attnkit.models.language_model import LanguageModel
 from attnkit.training.task import Probe, Task
 
 SAMPLES = 3
-"""Validation sequences that are shown with the model's answers."""
+"""Validation sequences in a sample."""
 
 LINE = 96
-"""Letters of a line of a sample."""
+"""Characters per line of a sample."""
 
 ASKS = "→"
-"""Between a token and the answer that is asked for behind it, in the labels of a probe."""
+"""Separates a token and the expected answer in the labels of a probe."""
 
 
 class SyntheticTask(Task):
@@ -56,7 +56,6 @@ class SyntheticTask(Task):
         self._sums: dict[int, Tensor] = {}
 
     def losses(self, batch: SyntheticBatch) -> dict[str, Tensor]:
-        """Mean cross-entropy of the answers, in nats."""
         documents = torch.zeros_like(batch.tokens)  # a sequence is one document
         return {"cross_entropy": self.run_model(batch.tokens, documents, targets=batch.targets)}
 
@@ -69,14 +68,13 @@ class SyntheticTask(Task):
         return self.run_model(full, torch.zeros_like(full))[: len(tokens)]
 
     def validation_step(self, batch: SyntheticBatch, batch_idx: int) -> None:
-        """Adds one batch to the sums of its length."""
         added = answer_sums(self._logits(batch.tokens), batch.targets).cpu().double()
         length = batch.tokens.shape[1]
         self._sums[length] = self._sums.get(length, torch.zeros(5).double()) + added
 
     def metrics(self) -> dict[str, float]:
-        """Loss, share of right answers, and share of sequences whose answers all are right; at the
-        end also the share of right answers for each further length.
+        """Returns the loss, the share of right answers, and the share of sequences with right
+        answers only; at the end also the share of right answers at each further length.
         """
         found = {length: means(sums.tolist()) for length, sums in self._sums.items()}
         self._sums = {}
@@ -86,13 +84,13 @@ class SyntheticTask(Task):
         return found[source.length] | lengths
 
     def val_batches(self) -> SyntheticEvalBatches:
-        """The validation set; the test sets at the end."""
+        """Returns the validation set; the test sets at the end."""
         if self.is_final:
             return self.data.final_batches()
         return self.data.val_batches(self.data.val_max_tokens)
 
     def num_targets(self, batch: SyntheticBatch) -> int:
-        """The answers; but all tokens are read, so that all count as tokens."""
+        """Returns the number of answers."""
         return int((batch.targets != IGNORED).sum())
 
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
@@ -127,7 +125,7 @@ class SyntheticTask(Task):
 
     @torch.no_grad()
     def sample(self, final: bool = False) -> str:
-        """Validation sequences: what was read, what was asked for, what the model said."""
+        """Returns validation sequences with the expected and the predicted answers."""
         batch = self.data.val_batches(SAMPLES * self.data.source.length).batches
         tokens, targets = (torch.cat(parts) for parts in zip(*batch, strict=True))
         training = self.model.training
@@ -145,12 +143,12 @@ class SyntheticTask(Task):
         return "\n\n".join(shown)
 
     def example(self) -> str:
-        """The first sequence of the validation set."""
+        """Returns the first sequence of the validation set."""
         tokens, _ = self.data.val_batches(self.data.source.length).batches[0]
         return self.data.tokenizer.decode(tokens[0].tolist())
 
     def _words(self, tokens: Tensor, asked: Tensor) -> list[str]:
-        """The texts of tokens, where something was asked."""
+        """Returns the texts of tokens at the questions, and empty ones elsewhere."""
         pairs = zip(tokens.tolist(), asked.tolist(), strict=True)
         name = self.data.tokenizer.token_text
         return ["" if answer == IGNORED else name(token) for token, answer in pairs]

@@ -1,4 +1,4 @@
-"""Translation: predict each target token from the source and the target before it."""
+"""Translation: predicts each target token from the source and the tokens before it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from attnkit.training.task import Probe, Task
 
 SAMPLE_SENTENCES = 5
 EXAMPLES = 50
-"""Sentences whose translation is shown over time."""
+"""Validation sentences among which `example` chooses."""
 
 ALIGNED_SENTENCES = 100
-"""Sentences from whose maps the alignment error rate is read while training."""
+"""Sentences for the alignment error rate during training."""
 
 HYPOTHESES = "hypotheses"
-"""Folder in a run's directory with the translations of each test set."""
+"""Folder of a run for the translations of each test set."""
 
 
 class TranslationTask(Task):
-    """Mean cross-entropy of the next target token, in nats, with label smoothing while training.
+    """Mean cross-entropy of the next target token, in nats, with label smoothing in training.
 
     Args:
         model: the encoder-decoder.
@@ -90,7 +90,6 @@ class TranslationTask(Task):
         self._found: dict[str, Any] = {}
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Keeps weights to be averaged, if the recipe asks for it."""
         return [WeightHistory(self.average_last, self.validate_every)] if self.average_last else []
 
     def losses(self, batch: TranslationBatch) -> dict[str, Tensor]:
@@ -114,8 +113,8 @@ class TranslationTask(Task):
         return {"loss": loss, "token_accuracy": right / batch.num_tokens}
 
     def metrics(self) -> dict[str, float]:
-        """Loss and accuracy; at intervals, how good translations and alignments are; at the end, a
-        number for each test set.
+        """Returns loss and accuracy; at intervals also scores of translations and alignments; at
+        the end the scores of each test set.
         """
         metrics = self.means()
         metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
@@ -222,7 +221,6 @@ class TranslationTask(Task):
             write_average(checkpoints, weights, steps)
 
     def log_start(self, listeners: Listener) -> None:
-        """Says what the numbers are."""
         store = self.data.train_store
         batches = self.data.train_batches(0, 1)
         source = self.data.source
@@ -299,7 +297,7 @@ class TranslationTask(Task):
         )
 
     def sample(self, final: bool = False) -> str:
-        """Translations of the same few validation sentences, with their references."""
+        """Returns translations of a few fixed validation sentences, with their references."""
         store = self.data.val_store
         chosen = spread(len(store), SAMPLE_SENTENCES)
         search = self.search if final else Search(beam=1)
@@ -312,7 +310,7 @@ class TranslationTask(Task):
         )
 
     def example(self) -> str:
-        """A short sentence of the validation split, of known words where there is one."""
+        """Returns the shortest of some validation sentences, without unknown words if possible."""
         store, unknown = self.data.val_store, self.data.tokenizers[0].unknown_id
         chosen = spread(len(store), EXAMPLES)
         known = [i for i in chosen if unknown not in store.sources[i].tolist()] or chosen
@@ -320,19 +318,19 @@ class TranslationTask(Task):
 
 
 def spread(total: int, wanted: int) -> list[int]:
-    """KeyedRandom from 0 on, evenly spread over `total`, `wanted` of them or all there are."""
+    """Returns `wanted` numbers below `total`, evenly spread; all if there are fewer."""
     count = min(total, wanted)
     return [i * total // count for i in range(count)]
 
 
 def gold_sentence(pair: Pair) -> tuple[alignment.Sentence, alignment.Gold]:
-    """A pair with its words, and its gold links as links of words."""
+    """Returns the words of a pair and its gold links between words."""
     sentence = alignment.Sentence(pair.source, pair.target, words(pair.source), words(pair.target))
     return sentence, gold_of(pair.links or (), sentence.source_words, sentence.target_words)
 
 
 def padding_share(batches: Any) -> float:
-    """Share of an epoch's tokens, both sides together, that is padding."""
+    """Returns the share of padding in the tokens of an epoch, both sides together."""
     store, bounds = batches.store, batches.bounds
     order, _ = batches.shuffle(0)
     real = int(store.source_lengths.sum() + store.target_lengths.sum())
