@@ -409,7 +409,10 @@ def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
             "must end in .png, .svg or .pdf",
         ),
         (["translate", result.directory, " ", "--attention", "x.png"], "exactly one as an argum"),
-        (["translate", result.directory, "a", "--attention", "nowhere/x.png"], "the folder nowhere does not exist"),
+        (
+            ["translate", result.directory, "a", "--attention", "nowhere/x.png"],
+            "the folder nowhere does not exist",
+        ),
         (["evaluate", result.directory, "--data", "nowhere"], "there is no split `nowhere`"),
     ):
         said = invoke(*arguments)
