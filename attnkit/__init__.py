@@ -14,10 +14,21 @@ if TYPE_CHECKING:
     from attnkit.attention.maps import AttentionMap, attention_map, attention_maps
     from attnkit.attention.score_attention import ScoreAttention
     from attnkit.callbacks.attention_maps import AttentionMaps
+    from attnkit.listeners.listener import Listener
     from attnkit.masks import Mask, build_mask
     from attnkit.models.language_model import LanguageModel
     from attnkit.recipe import Recipe, RecipeError, load_recipe, recipe_from_dict
-    from attnkit.registry import ATTENTION, MASKS, POSITIONS, SOURCES, TASKS, TOKENIZERS, Spec
+    from attnkit.registry import (
+        ATTENTION,
+        CALLBACKS,
+        LOGGERS,
+        MASKS,
+        POSITIONS,
+        SOURCES,
+        TASKS,
+        TOKENIZERS,
+        Spec,
+    )
     from attnkit.runs.experiment import Result, run
     from attnkit.tasks.definition import TaskDefinition
     from attnkit.trained_run import TrainedRun, load_run
@@ -31,11 +42,14 @@ _HOMES = {
     "attnkit.attention.score_attention": ("ScoreAttention",),
     "attnkit.callbacks.attention_maps": ("AttentionMaps",),
     "attnkit.runs.experiment": ("Result", "run"),
+    "attnkit.listeners.listener": ("Listener",),
     "attnkit.masks": ("Mask", "build_mask"),
     "attnkit.models.language_model": ("LanguageModel",),
     "attnkit.recipe": ("Recipe", "RecipeError", "load_recipe", "recipe_from_dict"),
     "attnkit.registry": (
         "ATTENTION",
+        "CALLBACKS",
+        "LOGGERS",
         "MASKS",
         "POSITIONS",
         "SOURCES",
