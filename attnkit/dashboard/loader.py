@@ -11,7 +11,7 @@ from attnkit.tensorboard.map_header import PLUGIN_NAME
 
 KEPT_STEPS = 200
 """Steps of a tag that TensorBoard keeps. For an unknown plugin it keeps ten random ones, without
-step 0. `attnkit.tensorboard.moments` logs no more than this.
+step 0. `attnkit.callbacks.at_moments` logs no more than this.
 """
 
 

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing import event_accumulator
 from torch import nn
 
 from attnkit import AttentionMaps, build_attention, build_mask
+from attnkit.callbacks.at_moments import log_moments
 from attnkit.tensorboard.map_format import decode
-from attnkit.tensorboard.moments import log_moments
 
 SOURCE, TARGET = list("source"), list("aim")
 

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
+from attnkit.callbacks.at_moments import log_moments
 from attnkit.callbacks.samples import Samples
 from attnkit.listeners.listener import Listener
-from attnkit.tensorboard.moments import log_moments
 
 
 class Notebook(Listener):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tensorboard.plugins.base_plugin import TBContext
 
+from attnkit.callbacks.at_moments import MAX_MOMENTS
 from attnkit.dashboard.loader import AttentionLoader
 from attnkit.dashboard.plugin import ENTRY, page_names
-from attnkit.tensorboard.moments import MAX_MOMENTS
 
 ROOT = Path(__file__).parents[3]
 STATIC = ROOT / "attnkit" / "dashboard" / "static"

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.context import RequestContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
+from attnkit.callbacks.at_moments import log_moments
 from attnkit.errors import DataError
 from attnkit.hardware import HardwareError
 from attnkit.run_directory import RunDirectoryError
@@ -28,7 +29,6 @@ from attnkit.runs.experiment import build_data, build_model, build_task
 from attnkit.tasks import building
 from attnkit.tensorboard.event_files import event_files
 from attnkit.tensorboard.map_format import decode
-from attnkit.tensorboard.moments import log_moments
 
 MAPS, SHEETS = "attention/probe/self", "attention_maps/probe/self"
 

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from attnkit.tensorboard.moments import log_moments
+from attnkit.callbacks.at_moments import log_moments
 
 
 @pytest.mark.parametrize(
