@@ -190,12 +190,12 @@ class Attention(nn.Module, ABC):
         return self
 
     def above(self, below: Sequence[Attention]) -> None:
-        """Tells the mechanism which ones stand in the layers below its own, the lowest first; the
-        model calls it after `at_layer`. A mechanism that uses keys and values of one of them sets
-        `self.lender` to the layer of that one. Default: nothing.
+        """Receives the mechanisms of all lower layers, the lowest first; the model calls it after
+        `at_layer`. A mechanism that uses the keys and values of another layer sets `self.lender` to
+        the number of that layer. Default: does nothing.
 
         Raises:
-            ValueError: if it does not fit to them.
+            ValueError: if the mechanism does not fit those below.
         """
 
     def initialise(self, draw: Callable[[nn.Module], None]) -> None:
@@ -233,8 +233,7 @@ class Attention(nn.Module, ABC):
             mask: which query may look at which key; None: all at all.
             cache: memory of earlier calls, from `new_cache`; `x` and `context` are then the tokens
                 that follow.
-            stream: what travels beside the tokens from layer to layer; a model gives it to a
-                mechanism that `reads_stream`.
+            stream: what layers share in this pass; only passed to a mechanism that `reads_stream`.
 
         Returns:
             (B, T, C)
@@ -324,37 +323,37 @@ class Attention(nn.Module, ABC):
         return q, k, v
 
     def exchange(self, k: Tensor, v: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
-        """Leaves keys or values for later layers in `stream.shared`, or takes those that an earlier
-        layer left, in self-attention. Default: neither.
+        """Writes keys or values to `stream.shared` for later layers, or replaces them by those of
+        an earlier layer. Self-attention only. Default: returns them unchanged.
 
         Args:
             k: keys of the new tokens (B, H_kv, S, D), placed.
             v: values of the new tokens (B, H_kv, S, D).
-            stream: of this pass and layer.
+            stream: what layers share in this pass.
         """
         return k, v
 
     def auxiliary_losses(
         self, prepared: Prepared, heads: Tensor, real: Tensor | None
     ) -> dict[str, Tensor]:
-        """Terms that training adds to its loss, by the names of their curves, () each and weighted
-        already; those of all layers are summed. Default: none.
+        """Returns terms that training adds to the loss, name -> (), with their weights. Those of
+        all layers are summed by name. Default: none.
 
         Args:
             prepared: queries, keys and values of the call.
-            heads: what was mixed of them (B, H, T, D).
-            real: (B, T), True where a token is real; None: all are.
+            heads: the result of mixing them (B, H, T, D).
+            real: (B, T), False for padding; None: no padding.
         """
         return {}
 
     @classmethod
     def has_auxiliary_losses(cls) -> bool:
-        """True if it adds to the loss."""
+        """Returns True if the mechanism has auxiliary losses."""
         return cls.auxiliary_losses is not Attention.auxiliary_losses
 
     @classmethod
     def reads_stream(cls) -> bool:
-        """True if it takes part in what travels beside the tokens."""
+        """Returns True if `forward` takes a `stream`."""
         return cls.exchange is not Attention.exchange or cls.has_auxiliary_losses()
 
     def carry(self, q: Tensor, x: Tensor) -> Tensor | None:
@@ -405,15 +404,18 @@ class Attention(nn.Module, ABC):
         return q, torch.cat((features, k[..., self.head_dim :]), dim=-1)
 
     def over(self, x: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        """Cross-attention over keys and values that were computed once: (B n, T, C).
+        """Computes cross-attention over keys and values from an earlier `project_context`.
 
         Args:
             x: (B n, T, C): n sequences for each of B contexts, those of one context in a row.
-            k: (B, H_kv, S, D), from `project_context`.
-            v: (B, H_kv, S, D), from `project_context`.
-            mask: which token of a context is real.
+            k: (B, H_kv, S, D)
+            v: (B, H_kv, S, D)
+            mask: padding of the contexts.
+
+        Returns:
+            (B n, T, C)
         """
-        # All sequences of a context ask the same keys, so they stand in a row as its queries.
+        # The sequences of a context share its keys, so they are laid out as its queries.
         asking = x.view(k.shape[0], -1, x.shape[-1])  # (B, n T, C)
         q, k = self.place(self.project_query(asking), k)
         return self.merge(self.mix(q, *self.expand(k, v), mask), asking).view_as(x)
@@ -446,8 +448,8 @@ class Attention(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no `new_cache`; {_NO_CACHE}")
 
     def keys_kept(self, mask: Mask) -> int | None:
-        """How many keys before the new ones decoding must keep under a mask; None: whatever its
-        cache holds of itself, all keys or a state.
+        """Returns how many keys before the new tokens a cache must keep under a mask; None: the
+        cache is not limited.
         """
         return None
 

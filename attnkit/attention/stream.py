@@ -41,7 +41,7 @@ class Stream:
     def at(
         self, mask: Mask, cache: Cache | None = None, source: tuple[Tensor, Tensor] | None = None
     ) -> Stream:
-        """The stream at one layer."""
+        """Returns the stream of one layer."""
         return Stream(
             mask,
             cache,
@@ -54,7 +54,7 @@ class Stream:
         )
 
     def add_loss(self, name: str, term: Tensor) -> None:
-        """Adds a () term to the losses; those of all layers under one name are summed."""
+        """Adds a () term to the losses; terms of the same name are summed."""
         if self.losses is not None:
             before = self.losses.get(name)
             self.losses[name] = term if before is None else before + term

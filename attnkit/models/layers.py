@@ -1,8 +1,7 @@
 """What a layer is, as a value (`LayerOptions`) and as a module (`Layer`).
 
-A layer has up to three branches: attention over the sequence itself, where tokens look at each
-other; cross-attention, where they look at another sequence; and an MLP, where each token is on its
-own. How the branches are joined is the layer's wiring, see `wirings.py`.
+A layer has up to three branches: self-attention, cross-attention, and an MLP, which acts on each
+token alone. Its wiring says how the branches are combined; see `wirings.py`.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ SpecLike = Spec | str | Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOptions:
-    """What one layer is.
+    """The options of one layer.
 
     Attributes:
-        attention: the mechanism over the sequence itself.
-        cross: the mechanism that looks at another sequence; None: there is none.
-        mask: which token may look at which; a list means that all must allow.
-        position: how attention tells the order of the tokens.
+        attention: the self-attention mechanism.
+        cross: the cross-attention mechanism; None: no cross-attention.
+        mask: of the self-attention; all masks of a list must allow a pair.
+        position: the position encoding.
         mlp: the MLP.
-        mlp_dim: width inside the MLP; None: as the MLP has it by default.
-        norm: normalisation of the branches.
-        wiring: how the branches are joined.
-        dropout: share of each branch's output that training drops.
+        mlp_dim: hidden width of the MLP; None: the default of the MLP.
+        norm: the normalisation of the branches.
+        wiring: how the branches are combined.
+        dropout: share of each branch's output that is dropped in training.
         bias: bias vectors in MLP and norms.
-        entry: place of the pattern's entry that it comes from; None: there is no pattern.
+        entry: index of the pattern entry that the layer comes from; None: no pattern.
     """
 
     attention: Spec
@@ -56,19 +55,18 @@ class LayerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerEntry:
-    """Some layers of a pattern, by what they have of their own; null: as the section says.
+    """An entry of a pattern of layers. A key that is null is taken from the section.
 
     Args:
-        repeat: how many such layers stand in a row.
+        repeat: number of consecutive layers.
         attention: the mechanism.
-        mask: which token may look at which.
-        position: how attention tells the order of the tokens. What is added to the embeddings
-            reaches all layers.
-        mlp: the MLP; `none` leaves it out.
-        mlp_dim: width inside the MLP.
-        norm: normalisation of each branch.
-        wiring: how a layer joins its branches.
-        dropout: share of each branch's output that training drops.
+        mask: the mask; all masks of a list must allow a pair.
+        position: the position encoding. One that is added to the embeddings acts on all layers.
+        mlp: the MLP; `none`: no MLP.
+        mlp_dim: hidden width of the MLP.
+        norm: the normalisation of each branch.
+        wiring: how the branches are combined.
+        dropout: share of each branch's output that is dropped in training.
         bias: bias vectors in MLP and norms.
     """
 
@@ -86,10 +84,10 @@ class LayerEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderLayerEntry(LayerEntry):
-    """The same for layers that look at a source.
+    """An entry of a pattern of decoder layers.
 
     Args:
-        cross: the mechanism from target to source.
+        cross: the cross-attention mechanism.
     """
 
     cross: Annotated[Spec | None, ATTENTION] = None
@@ -101,19 +99,19 @@ def layer_options(
     pattern: Sequence[LayerEntry | Mapping[str, Any]] | None = None,
     part: str = "",
 ) -> list[LayerOptions]:
-    """What each layer is: the options of a section, in which a pattern changes some.
+    """Returns the options of each layer: those of a section, overridden by a pattern.
 
     Args:
-        section: options of every layer by the names of `LayerOptions`; `attention` and `cross` may
-            be a list with one for each layer.
-        num_layers: layers.
-        pattern: what layers have of their own, repeated until all layers are served.
+        section: values for the fields of `LayerOptions`; `attention` and `cross` may be lists with
+            one mechanism per layer.
+        num_layers: number of layers.
+        pattern: entries, cycled over the layers; None: all layers are as the section says.
         part: the part of the model, such as `encoder`, for messages.
 
     Raises:
-        ValueError: if a list has another length than `num_layers`, or if the pattern is empty or
-            longer.
-        RegistryError: if a mapping names nothing.
+        ValueError: if a list does not have `num_layers` mechanisms, or if the pattern is empty or
+            longer than `num_layers`.
+        RegistryError: if a mapping has no name.
     """
     section = dict(section)
     dot = f"{part}." if part else ""
@@ -169,7 +167,7 @@ _NAMED = ("attention", "position", "mlp", "norm", "wiring")
 
 
 def key_of(options: LayerOptions, key: str, part: str = "") -> str:
-    """Where a recipe says an option of a layer, below the section `model`.
+    """Returns the recipe key of an option of a layer, without `model`.
 
     Args:
         options: of the layer.
@@ -181,16 +179,16 @@ def key_of(options: LayerOptions, key: str, part: str = "") -> str:
 
 
 NORM_OF = {"attention": "attention_norm", "cross_attention": "cross_norm", "mlp": "mlp_norm"}
-"""Branch -> the name of its norm, in the order in which a layer has them."""
+"""Branch -> name of its norm, in the order of the parameters."""
 
 
 class Layer(nn.Module, ABC):
-    """One layer: its branches, joined by `forward`. Base of all wirings, see `wirings.py`.
+    """A layer. Base class of all wirings, which combine the branches in `forward`.
 
     Args:
-        branches: name (`attention`, `cross_attention`, `mlp`) -> module.
+        branches: `attention`, `cross_attention` and `mlp`, those that the layer has.
         norm: makes a normalisation.
-        dropout: share of each branch's output that training drops.
+        dropout: share of each branch's output that is dropped in training.
     """
 
     formula: ClassVar[str] = ""
@@ -200,7 +198,7 @@ class Layer(nn.Module, ABC):
     """The source: authors, year, arXiv id, section."""
 
     is_normalised: ClassVar[bool] = False
-    """True where what comes out is normalised: a stack then has no norm behind its last layer."""
+    """True if the output is normalised: a stack then has no norm after its last layer."""
 
     attention: Attention
     cross_attention: Attention | None
@@ -219,28 +217,28 @@ class Layer(nn.Module, ABC):
 
     @classmethod
     def norms_of(cls, branch: str) -> tuple[str, ...]:
-        """Names of the norms that come with a branch. Default: one."""
+        """Returns the names of the norms of a branch. Default: one norm."""
         return (NORM_OF[branch],)
 
     @abstractmethod
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        """(B, T, C) -> (B, T, C), with the help of `norm` and `branch`."""
+        """Combines the branches: (B, T, C) -> (B, T, C). Calls `norm` and `branch`."""
 
     def norm(self, branch: str, x: Tensor) -> Tensor:
-        """Tokens through the first norm of a branch: (B, T, C)."""
+        """Applies the first norm of a branch: (B, T, C) -> (B, T, C)."""
         return getattr(self, self.norms_of(branch)[0])(x)
 
     def branch(self, name: str, x: Tensor, stream: Stream) -> Tensor:
-        """What a branch makes of tokens, dropout included: (B, T, C).
+        """Computes a branch, with dropout: (B, T, C) -> (B, T, C).
 
         Args:
             name: one of `branches`.
-            x: (B, T, C), normalised if the wiring does so.
-            stream: at this layer.
+            x: (B, T, C)
+            stream: of this layer.
         """
         if name == "attention":
             attention, beside = self.attention, (stream.mask, stream.cache)
-            if attention.reads_stream():  # others need not know that there is one
+            if attention.reads_stream():  # others may have a `forward` without it
                 beside = (*beside, stream)
             return self.dropout(attention(x, x, *beside))
         if name == "mlp":
@@ -258,7 +256,7 @@ class Layer(nn.Module, ABC):
 def build_layer(
     options: LayerOptions, dim: int, attention: Attention, cross: Attention | None = None
 ) -> Layer:
-    """Makes a layer around mechanisms that are made already.
+    """Makes a layer from its mechanisms.
 
     Raises:
         RegistryError: if a name or an option is unknown.
@@ -313,10 +311,10 @@ def draw_parameters(
 def one_per_layer(
     specs: SpecLike | Sequence[SpecLike], num_layers: int, key: str = "attention"
 ) -> list[Spec]:
-    """One mechanism a layer: repeats a single one, checks the length of a list.
+    """Returns one mechanism per layer: repeats a single one, checks the length of a list.
 
     Raises:
-        ValueError: if a list has another length than `num_layers`.
+        ValueError: if a list does not have `num_layers` mechanisms.
     """
     if isinstance(specs, Sequence) and not isinstance(specs, str):
         if len(specs) != num_layers:

@@ -1,7 +1,7 @@
-"""MLPs: what a layer does to each token alone.
+"""MLPs, which act on each token alone.
 
-A class is registered in `MLPS`; its keyword-only parameters are the keys of `mlp: {name: ...}`. It
-subclasses `MLP`, or is a module of its own with the same `__init__` and `forward`.
+A subclass of `MLP` is registered in `MLPS`; its keyword-only parameters are the keys of
+`mlp: {name: ...}`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from attnkit.registry import MLPS
 
 
 class MLP(nn.Module):
-    """Two matrices with a nonlinearity between them, for each token alone: (B, T, C) -> (B, T, C).
+    """Two linear layers with a nonlinearity in between: (B, T, C) -> (B, T, C).
 
     Args:
         dim: width C of the model.
-        hidden_dim: width between the matrices; None: `default_hidden_dim`.
+        hidden_dim: hidden width; None: `default_hidden_dim`.
         bias: add bias vectors.
     """
 
@@ -33,15 +33,15 @@ class MLP(nn.Module):
 
     @staticmethod
     def default_hidden_dim(dim: int) -> int:
-        """Four times the width of the model."""
+        """Returns the hidden width by default: four times the width of the model."""
         return 4 * dim
 
     def add_gate(self, dim: int, hidden_dim: int, bias: bool) -> None:
-        """Makes what stands beside `up`. Default: nothing."""
+        """Makes further layers between `up` and `down`. Default: none."""
 
     @property
     def output(self) -> nn.Linear | None:
-        """The last matrix, which starts small so that a layer adds little; None: there is none."""
+        """The last linear layer, whose weights start small; None: there is none."""
         return self.down
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
@@ -49,16 +49,21 @@ class MLP(nn.Module):
 
         Args:
             x: (B, T, C)
-            stream: what travels beside the tokens; an MLP with an auxiliary loss adds it there.
+            stream: what the layers share; receives the auxiliary loss of an MLP that has one.
         """
         return self.down(self.activated(self.up(x), x))
 
     def activated(self, hidden: Tensor, x: Tensor) -> Tensor:
-        """The nonlinearity: (B, T, hidden_dim) -> (B, T, hidden_dim). `x` is there for gates."""
+        """Applies the nonlinearity: (B, T, hidden_dim) -> (B, T, hidden_dim).
+
+        Args:
+            hidden: the output of `up`.
+            x: (B, T, C), the input of the MLP, for gates.
+        """
         raise NotImplementedError
 
     def flops(self) -> int:
-        """Floating-point operations for one token, forward: 2 a weight of a matrix."""
+        """Returns the floating-point operations for one token, forward: 2 per weight."""
         return 2 * sum(p.numel() for p in self.parameters() if p.dim() == 2)
 
 
@@ -88,11 +93,11 @@ class SquaredRelu(MLP):
 
 @MLPS.register("swiglu")
 class SwiGLU(MLP):
-    """A third matrix gates the hidden features through SiLU. arXiv:2002.05202, section 2."""
+    """Hidden features are gated by SiLU of a third linear layer. arXiv:2002.05202, section 2."""
 
     @staticmethod
     def default_hidden_dim(dim: int) -> int:
-        """8/3 of the width, so that three matrices have as many weights as two elsewhere."""
+        """Returns 8/3 of the width: three matrices then have as many weights as two of 4."""
         return 8 * math.ceil(dim / 3)
 
     def add_gate(self, dim: int, hidden_dim: int, bias: bool) -> None:
@@ -104,7 +109,7 @@ class SwiGLU(MLP):
 
 @MLPS.register("none")
 class NoMLP(nn.Module):
-    """No MLP: a layer without this branch, and without its norm."""
+    """No MLP: the layer has neither this branch nor its norm."""
 
     def __init__(self, dim: int, hidden_dim: int | None = None, bias: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers one above the other: the part that a language model, an encoder and a decoder share."""
+"""A stack of layers: what a language model, an encoder and a decoder have in common."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from attnkit.registry import ATTENTION, POSITIONS, Spec
 
 
 class Stack(nn.Module):
-    """Layers one above the other and a norm behind the last: (B, T, C) -> (B, T, C).
+    """Layers, followed by a norm: (B, T, C) -> (B, T, C).
 
     Attributes:
         layers: an nn.ModuleList.
-        options: what each layer is.
-        masks: the masks of the layers, each once.
-        mask_of: for each layer the place of its mask in `masks`.
-        position: what is added to the embeddings, or None.
-        norm: behind the last layer.
+        options: of each layer.
+        masks: the different masks of the layers.
+        mask_of: for each layer the index of its mask in `masks`.
+        position: the encoding that is added to the embeddings, or None.
+        norm: after the last layer.
     """
 
     layers: list[Layer]  # an nn.ModuleList, annotated by what it holds
@@ -44,17 +44,17 @@ class Stack(nn.Module):
         mechanisms: Iterable[tuple[Attention, Attention | None]],
         part: str = "",
     ) -> None:
-        """Makes the layers. Parameters take numbers from torch's generator in the order in which
-        they are made, so `mechanisms` may be a generator, which makes each with its layer.
+        """Makes the layers.
 
         Args:
-            options: what each layer is.
+            options: of each layer.
             dim: width C.
-            mechanisms: the self-attention and the cross-attention of each layer.
+            mechanisms: the self-attention and the cross-attention of each layer. If it is a
+                generator, each mechanism is made, and draws its first values, just before its MLP.
             part: the part of the model, such as `encoder`, for messages.
 
         Raises:
-            ValueError: if a mechanism does not fit to those in the layers below.
+            ValueError: if a mechanism does not fit those in lower layers.
         """
         self.options = tuple(options)
         self.layers = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
@@ -65,7 +65,7 @@ class Stack(nn.Module):
             self._place(name, part)
 
     def _place(self, name: str, part: str) -> None:
-        """Tells the mechanisms of one kind where they sit, and which ones stand below them."""
+        """Calls `at_layer` and `above` of the mechanisms of one kind."""
         made = [getattr(layer, name) for layer in self.layers]
         if None in made:
             return
@@ -79,12 +79,12 @@ class Stack(nn.Module):
                 raise ValueError(f"{key}: {error}") from None
 
     def add_norm(self, norm: Spec | str, dim: int, bias: bool) -> None:
-        """Makes the norm behind the last layer, where that layer leaves its output as it is."""
+        """Makes the norm after the last layer, unless the output of that layer is normalised."""
         needed = not (self.layers and self.layers[-1].is_normalised)
         self.norm = build_norm(norm, dim, bias=bias) if needed else NoNorm(dim)
 
     def layer_mask(self, layer: int) -> Mask:
-        """The mask of a layer."""
+        """Returns the mask of a layer."""
         return self.masks[self.mask_of[layer]]
 
     def through(
@@ -94,13 +94,13 @@ class Stack(nn.Module):
         bind: Callable[[Mask], Mask],
         cache: ModelCache | None = None,
     ) -> Tensor:
-        """Runs tokens through the layers and the norm: (B, T, C) -> (B, T, C).
+        """Applies the layers and the norm: (B, T, C) -> (B, T, C).
 
         Args:
             x: (B, T, C)
-            stream: what travels beside them.
-            bind: makes the mask of a batch of a mask.
-            cache: what each layer keeps of earlier calls.
+            stream: what the layers share.
+            bind: makes a mask that fits the batch; called once per mask.
+            cache: memory of earlier calls, which the layers update.
         """
         masks = [bind(mask) for mask in self.masks]
         for i, layer in enumerate(self.layers):
@@ -109,23 +109,21 @@ class Stack(nn.Module):
         return self.norm(x)
 
     def layer_masks(self) -> list[Mask]:
-        """The mask of each layer, the lowest first."""
+        """Returns the mask of each layer."""
         return [self.layer_mask(i) for i in range(len(self.layers))]
 
     def attentions(self) -> Iterator[tuple[Attention, Mask]]:
-        """The self-attention of each layer, with its mask."""
+        """Yields the self-attention and the mask of each layer."""
         for i, layer in enumerate(self.layers):
             yield layer.attention, self.layer_mask(i)
 
     @property
     def can_cache(self) -> bool:
-        """True if no token sees later ones, so that what was computed for it stays true, and all
-        mechanisms keep it.
-        """
+        """True if all masks are causal and all mechanisms have a cache."""
         return all(mask.ahead == 0 and attention.has_cache for attention, mask in self.attentions())
 
     def new_caches(self) -> list[Cache]:
-        """An empty cache for the self-attention of each layer."""
+        """Returns an empty cache for the self-attention of each layer."""
         caches: list[Cache] = []
         for i, layer in enumerate(self.layers):
             lender = layer.attention.lender
@@ -139,26 +137,26 @@ class Stack(nn.Module):
         return caches
 
     def keys_kept(self, layer: int) -> int | None:
-        """How many keys before the new ones the cache of a layer must keep, for the layer itself
-        and for those that use its keys; None: whatever the cache holds of itself.
+        """Returns how many keys before the new tokens the cache of a layer must keep, for the layer
+        and for those that use its keys; None: the cache is not limited.
         """
         users = [i for i, each in enumerate(self.layers) if each.attention.lender == layer]
         kept = [self.layers[i].attention.keys_kept(self.layer_mask(i)) for i in (layer, *users)]
         return max((k for k in kept if k is not None), default=None) if None not in kept else None
 
     def why_no_fixed_cache(self) -> str | None:
-        """Why its cache cannot have a fixed size, see `ModelCache.fix`; None: it can."""
+        """Returns why the cache cannot have a fixed size, see `ModelCache.fix`; None: it can."""
         reasons = (attention.why_no_fixed_cache() for attention, _ in self.attentions())
         return next((reason for reason in reasons if reason is not None), None)
 
     @property
     def needs_documents(self) -> bool:
-        """True if a layer's mask asks for the documents of a batch."""
+        """True if a mask needs the documents of a batch."""
         return any(mask.needs_documents for mask in self.masks)
 
     @property
     def has_auxiliary_losses(self) -> bool:
-        """True if a mechanism adds to the loss."""
+        """True if a mechanism has auxiliary losses."""
         return any(
             isinstance(module, Attention) and module.has_auxiliary_losses()
             for module in self.modules()
@@ -166,8 +164,8 @@ class Stack(nn.Module):
 
 
 def distinct_masks(options: Sequence[LayerOptions]) -> tuple[list[Mask], list[int]]:
-    """The masks of layers, each once, and for each layer the place of its own: layers that are
-    asked for the same mask share one object, which is then written out once in a forward pass.
+    """Returns the different masks of layers, and for each layer the index of its mask. Layers with
+    equal masks share one object, whose dense form is computed once per forward pass.
     """
     written: list[object] = []
     places = []
@@ -184,13 +182,13 @@ def self_attentions(
     """Makes the self-attention of each layer.
 
     Args:
-        options: what each layer is.
+        options: of each layer.
         dim: width C.
         part: the part of the model, such as `encoder`, for messages.
-        padded: batches are padded, which each mechanism must obey.
+        padded: batches are padded, so each mechanism must support that.
 
     Raises:
-        ValueError: if a mechanism cannot serve the mask or the position; says which and why.
+        ValueError: if a mechanism does not support the mask or the position.
     """
     for each in options:
         masks = [build_mask(each.mask), *([_PADDING] if padded else [])]
@@ -226,23 +224,23 @@ def _mechanism(
 
 
 def needs_documents(options: Sequence[LayerOptions]) -> bool:
-    """True if the mask of a layer asks for the documents of a batch."""
+    """Returns True if the mask of a layer needs the documents of a batch."""
     return any(mask.needs_documents for mask in distinct_masks(options)[0])
 
 
 def embedding_position(
     options: Sequence[LayerOptions], otherwise: Spec, dim: int, max_seq_len: int
 ) -> EmbeddingPosition | None:
-    """The encoding that is added to the embeddings, where a layer names one; else None.
+    """Returns the encoding that is added to the embeddings, if a layer names one; else None.
 
     Args:
-        options: of all layers, which the embeddings reach alike.
-        otherwise: what counts where there are no layers.
+        options: of all layers.
+        otherwise: the encoding of a model without layers.
         dim: width C.
         max_seq_len: longest sequence.
 
     Raises:
-        ValueError: if layers name several.
+        ValueError: if layers name different ones.
     """
     different_layers = {id(each): each for each in options}.values()
     specs = [each.position for each in different_layers] or [otherwise]

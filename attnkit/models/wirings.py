@@ -1,6 +1,6 @@
-"""Wirings: how the branches of a layer are joined. Each is a `Layer`, registered in `WIRINGS`.
+"""Wirings: how a layer combines its branches. Each is a `Layer`, registered in `WIRINGS`.
 
-A wiring says which norms a branch has (`norms_of`) and what becomes of the tokens (`forward`); its
+A wiring defines the norms of each branch (`norms_of`) and the computation (`forward`); its
 keyword-only parameters are the keys of `wiring: {name: ...}`.
 """
 
@@ -15,7 +15,7 @@ from attnkit.registry import WIRINGS
 
 @WIRINGS.register("pre_norm")
 class PreNorm(Layer):
-    """Each branch reads normalised tokens and adds to what came in."""
+    """Normalises the input of each branch and adds the output to the residual stream."""
 
     formula = "x = x + branch(norm(x)), one branch after the other"
     paper = "Xiong et al. 2020, arXiv:2002.04745, section 3"
@@ -28,7 +28,7 @@ class PreNorm(Layer):
 
 @WIRINGS.register("post_norm")
 class PostNorm(Layer):
-    """The sum of what came in and what a branch adds is normalised, as in the first Transformer."""
+    """Normalises the sum after each branch, as in the original Transformer."""
 
     formula = "x = norm(x + branch(x)), one branch after the other"
     paper = "Vaswani et al. 2017, arXiv:1706.03762, section 3.1"
@@ -42,25 +42,25 @@ class PostNorm(Layer):
 
 @WIRINGS.register("sandwich")
 class Sandwich(Layer):
-    """A norm before each branch and another behind it, before it is added."""
+    """Normalises both the input and the output of each branch."""
 
     formula = "x = x + norm'(branch(norm(x))), one branch after the other"
     paper = "Ding et al. 2021, arXiv:2105.13290, section 2.4"
 
     @classmethod
     def norms_of(cls, branch: str) -> tuple[str, ...]:
-        return NORM_OF[branch], f"{NORM_OF[branch]}_behind"
+        return NORM_OF[branch], f"{NORM_OF[branch]}_after"
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         for name in self.branches:
-            behind = getattr(self, self.norms_of(name)[1])
-            x = x + behind(self.branch(name, self.norm(name, x), stream))
+            after = getattr(self, self.norms_of(name)[1])
+            x = x + after(self.branch(name, self.norm(name, x), stream))
         return x
 
 
 @WIRINGS.register("parallel")
 class Parallel(Layer):
-    """All branches read the same tokens, normalised once, and their sum is added."""
+    """Computes all branches from the same normalised input and adds their sum."""
 
     formula = "x = x + sum of branch(norm(x))"
     paper = "Chowdhery et al. 2022, arXiv:2204.02311, section 2"

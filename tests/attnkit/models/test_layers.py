@@ -41,8 +41,8 @@ BY_HAND = {
         (y := layer.attention_norm(x + attend(layer, x))) + layer.mlp(y)
     ),
     "sandwich": lambda layer, x: (
-        (y := x + layer.attention_norm_behind(attend(layer, layer.attention_norm(x))))
-        + layer.mlp_norm_behind(layer.mlp(layer.mlp_norm(y)))
+        (y := x + layer.attention_norm_after(attend(layer, layer.attention_norm(x))))
+        + layer.mlp_norm_after(layer.mlp(layer.mlp_norm(y)))
     ),
     "parallel": lambda layer, x: (
         x + attend(layer, layer.norm_of_all(x)) + layer.mlp(layer.norm_of_all(x))
