@@ -20,6 +20,18 @@ FOLDER_NAME = Pattern(
 )
 """Names that are safe as folders on every file system and in TensorBoard."""
 
+ABOUT_THE_MACHINE = (
+    "trainer.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.compile",
+    "validation.every_n_steps",
+    "checkpoint",
+    "logging",
+)
+"""Keys and sections that say where a run computes and who listens, not what it learns."""
+
 _LONGEST = 60
 _NO_PART_OF_IT = ("seed", "name", "variant", "runs_dir", "ablation")
 
@@ -34,8 +46,7 @@ def variant_of(overrides: Sequence[str], before: str = BASE) -> str:
         overrides: valid overrides, `key=value` or `~key`.
         before: the variant to which they are applied.
     """
-    sections = ((text, override_key(text).partition(".")[0]) for text in overrides)
-    counted = [text for text, section in sections if section not in _NO_PART_OF_IT]
+    counted = [text for text in overrides if not is_within(override_key(text), _NO_PART_OF_IT)]
     if not counted:
         return before
     words = sorted(map(_word, counted))
@@ -45,6 +56,13 @@ def variant_of(overrides: Sequence[str], before: str = BASE) -> str:
         return safe
     digest = hashlib.sha256(exact.encode()).hexdigest()[:6]
     return f"{safe[: _LONGEST - len(digest) - 1]}-{digest}"
+
+
+def is_within(key: str, sections: Sequence[str]) -> bool:
+    """True if a key is one of `sections`, or lies in one: `logging.samples` in `logging`."""
+    return any(
+        key == section or key.startswith((f"{section}.", f"{section}[")) for section in sections
+    )
 
 
 def _word(override: str) -> str:

@@ -19,6 +19,7 @@ from attnkit.errors import DataError
 from attnkit.plugins.record import Plugin, changes, copy_in, made_with, read_record, refuse_changes
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
+from attnkit.recipe.variant import ABOUT_THE_MACHINE
 from attnkit.registry import imported_source
 from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.tensorboard.event_files import ResumePoint
@@ -39,14 +40,7 @@ WITHOUT_INFLUENCE = (
     "trainer.max_time",
     "trainer.on_nan",
     "trainer.max_skipped",
-    "trainer.num_workers",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.strategy",
-    "trainer.compile",
-    "validation.every_n_steps",
-    "checkpoint",
-    "logging",
+    *ABOUT_THE_MACHINE,
 )
 """Keys and sections that may differ when a run resumes: they do not change what it learns, except
 for rounding.

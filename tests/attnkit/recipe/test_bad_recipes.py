@@ -48,7 +48,7 @@ LINES = [
     ("seed: 1\nseed: 2", "bad.yaml:3:1: seed: this key stands here twice; the first in line 2"),
     (
         "data: {name: text}",
-        "bad.yaml:2:1: data.files: this required key is missing: paths or patterns",
+        "bad.yaml:2:1: data.files: this required key is missing: a path or pattern",
     ),
     ("[a, b]: 3", "bad.yaml:2:1: a key must be a word"),
     ("<<: {seed: 3}", "bad.yaml:2:1: merge keys (`<<`) are not supported; use `extends`"),

@@ -204,6 +204,14 @@ def test_variant(overrides, expected):
     assert variant_of(overrides) == expected
 
 
+def test_who_listens_and_where_it_computes_is_no_part_of_a_name():
+    write("a.yaml", "model: {dim: 32}\n")
+    keys = ["logging.to=[csv]", "trainer.accelerator=cpu", "validation.every_n_steps=3"]
+    assert load_recipe("a.yaml", [*keys, "checkpoint.best=2"]).run_dir == Path("runs/a/base/seed0")
+    named = load_recipe("a.yaml", [*keys, "trainer.max_steps=9"])
+    assert named.run_dir == Path("runs/a/trainer.max_steps-9/seed0")
+
+
 def test_variants_that_were_cut_or_mended_stay_apart():
     long = [f"model.attention.some_long_option_{i}=12345" for i in range(4)]
     names = [variant_of(long), variant_of(long[:-1]), variant_of(["logging.probe=a b"])]
