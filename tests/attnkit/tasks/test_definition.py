@@ -17,6 +17,7 @@ from attnkit.ablation.compare import compare_runs
 from attnkit.cli.main import app
 from attnkit.errors import DivergedError
 from attnkit.plugins.record import made_with
+from attnkit.plugins.trust import UntrustedPluginError
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.recipe import NOT_IN_EVERY_TASK, RecipeKeys
 from attnkit.recipe.stored import written_recipe
@@ -24,7 +25,7 @@ from attnkit.registry import TASKS, RegistryError, options_of
 from attnkit.run_directory import RunDirectoryError
 from attnkit.runs import experiment, report
 from attnkit.tasks.definition import TaskDefinition, loaded
-from attnkit.trained_run import load_run
+from attnkit.trained_run import export_run, load_run
 from attnkit.training.task import Task
 
 SHIPPED = [name for name in TASKS.names() if TASKS.get(name).__module__.startswith("attnkit.")]
@@ -179,18 +180,38 @@ def test_an_installed_package_brings_a_task(plugin, tmp_path, monkeypatch):
     assert [plugin.name for plugin in made_with(recipe.to_dict())] == ["extra_task"]
 
 
-def test_a_run_keeps_the_plugin_that_brought_its_task(plugin, tmp_path, monkeypatch):
-    result = experiment.run(plugin(WHOLE))
-    report.show_result(result)
-    for name in list(sys.modules):
-        if name.startswith("attnkit_plugin_mine"):
+@pytest.fixture
+def forget(monkeypatch):
+    """`forget()`: as in a process that has imported no plugin."""
+
+    def act():
+        for name in [name for name in sys.modules if name.startswith("attnkit_plugin_mine")]:
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(TASKS, "_classes", {n: c for n, c in TASKS._classes.items() if n != "mine"})
+        TASKS._classes.pop("mine", None)
+
+    return act
+
+
+def test_a_run_keeps_the_plugin_that_brought_its_task(plugin, forget, tmp_path):
+    result = experiment.run(plugin(WHOLE))
+    forget()
     (tmp_path / "mine.py").unlink()
-    assert written_recipe(result.directory).task == "mine"
+    written = written_recipe(result.directory)
+    assert (written.task, written.options) == ("mine", {"weight": 0.5})
     run = load_run(result.directory)
     assert run.recipe.definition.weight == 0.5
     assert run.generate("the ", 3)
+
+
+def test_a_task_from_elsewhere_runs_only_if_it_is_trusted(plugin, forget, tmp_path, monkeypatch):
+    result = experiment.run(plugin(WHOLE))
+    export_run(result.directory, tmp_path / "mine.safetensors")
+    for i, origin in enumerate((result.directory, tmp_path / "mine.safetensors")):
+        monkeypatch.setenv("ATTNKIT_CACHE", str(tmp_path / f"cache{i}"))  # of another account
+        forget()
+        with pytest.raises(UntrustedPluginError, match=r"(?s)mine\.py .*add --trust-plugins"):
+            load_run(origin)
+        assert load_run(origin, trust_plugins=True).generate("the ", 3)
 
 
 OWN_MODEL = """
