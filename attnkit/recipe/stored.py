@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def _is_incomplete(value: Any) -> bool:
     """True if a part of a recipe could not be read for lack of a plugin."""
     if isinstance(value, Spec):
         value = value.options
+    elif dataclasses.is_dataclass(value):
+        value = vars(value)
     if isinstance(value, Mapping | list | tuple):
         return any(map(_is_incomplete, value.values() if isinstance(value, Mapping) else value))
     return value is UNREADABLE

@@ -194,6 +194,24 @@ def test_a_run_from_elsewhere_runs_no_code_unasked(trained, mark, elsewhere, cap
     load_run(moved)  # by now it has run here
 
 
+def test_a_mechanism_that_only_a_pattern_names_is_not_run_unasked(
+    short_samples, small_keys, plugin, mark, elsewhere, tmp_path
+):
+    keys = {**small_keys, "plugins": [str(plugin())], "runs_dir": str(tmp_path / "runs")}
+    keys["model"] = {**keys["model"], "layers": [{"attention": "halved"}, {"mlp": "relu"}]}
+    run = experiment.run(recipe_from_dict(keys, ["trainer.max_steps=2"])).directory
+    elsewhere()
+    (tmp_path / "code" / "halved.py").unlink()
+    mark.unlink()
+    with pytest.raises(UntrustedPluginError, match=r"halved\.py"):
+        load_run(run)
+    assert not mark.exists()
+    names = [
+        type(layer.attention).__name__ for layer in load_run(run, trust_plugins=True).model.layers
+    ]
+    assert names == ["Halved", "MultiHead"]
+
+
 def test_an_exported_file_runs_no_code_unasked(trained, mark, elsewhere, tmp_path, caplog):
     file = tmp_path / "model.safetensors"
     here = export_run(trained, file).generate("the ", 5)
