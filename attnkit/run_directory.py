@@ -16,14 +16,11 @@ runs/<recipe>/<variant>/seed<k>/
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import shlex
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -46,18 +43,6 @@ _LOCK = ".lock"
 _held: set[Path] = set()
 _PART = ".part"
 _MOST_SHOWN = 12
-
-PACKAGES = (
-    "attnkit",
-    "torch",
-    "lightning",
-    "torchmetrics",
-    "tensorboard",
-    "omegaconf",
-    "tokenizers",
-    "numpy",
-)
-
 
 _TAKEN = "another process is training in {directory}; wait for it, or stop it first"
 
@@ -192,6 +177,7 @@ def _locked_file(path: Path) -> TextIO:
     Raises:
         BlockingIOError: if another process holds it.
     """
+    assert fcntl is not None
     while True:
         file = path.open("w")
         try:
@@ -284,34 +270,6 @@ def _empty(directory: Path) -> None:
             entry.unlink()
 
 
-def environment() -> dict[str, Any]:
-    """Returns the machine and the versions that a run depends on, without user or host names."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_cores": os.cpu_count(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def resumed(
-    directory: Path, now: dict[str, Any], step: int, changes: Sequence[str]
-) -> dict[str, Any]:
-    """Returns the environment's record with an entry for a resumption: step, command, changes."""
-    before = read_environment(directory)
-    resumption = {"step": step, "command": now["command"], "changes": list(changes)}
-    last = _last_surroundings(before)
-    resumption |= {key: now[key] for key in _SURROUNDINGS if now.get(key) != last.get(key)}
-    return {**before, "resumed": [*before.get("resumed", []), resumption]}
-
-
-def add_kernels(directory: Path, certificates: Sequence[Mapping[str, Any]]) -> None:
-    """Adds certificates of outside kernels to the environment's record."""
-    environment = json.loads((directory / ENVIRONMENT).read_bytes())
-    write_json(directory / ENVIRONMENT, {**environment, "kernels": list(certificates)})
-
-
 def the_run(directory: Path) -> Path:
     """Returns the run in a directory, or the only one below it; otherwise the directory itself."""
     below = [] if (directory / RECIPE).is_file() else _runs_below(directory)
@@ -326,56 +284,6 @@ def _runs_below(directory: Path) -> list[Path]:
     return sorted(
         run for run in found if "." not in {p[0] for p in run.relative_to(directory).parts}
     )
-
-
-_SURROUNDINGS = ("python", "threads", "packages")
-"""Keys of the environment that affect the last bit of a number."""
-
-
-def read_environment(directory: Path) -> dict[str, Any]:
-    """Reads `environment.json` of a run.
-
-    Raises:
-        RunDirectoryError: if it is missing or damaged.
-    """
-    path = directory / ENVIRONMENT
-    try:
-        content = json.loads(path.read_bytes())
-        for key, kind in {"packages": dict, "python": str, "data": dict}.items():
-            if not isinstance(content[key], kind):
-                raise ValueError(key)
-        resumed = content.get("resumed", [])
-        if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):
-            raise ValueError("resumed")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunDirectoryError(
-            f"{path} is missing or damaged ({error}), so changes of data and versions cannot be "
-            "detected; restore it, or train the run again with "
-            "--overwrite"
-        ) from error
-    return content
-
-
-def _last_surroundings(environment: dict[str, Any]) -> dict[str, Any]:
-    """Returns versions and threads of the last process that trained."""
-    last = {key: environment.get(key) for key in _SURROUNDINGS}
-    for resumption in environment.get("resumed", []):
-        last |= {key: resumption[key] for key in _SURROUNDINGS if key in resumption}
-    return last
-
-
-def changed_surroundings(directory: Path, now: dict[str, Any]) -> list[str]:
-    """Returns `torch: 2.13.0 -> 2.14.0` for each version that differs from the last training, and
-    likewise for the number of threads.
-
-    Raises:
-        RunDirectoryError: if `environment.json` is missing or damaged.
-    """
-    before = _last_surroundings(read_environment(directory))
-    pairs = [(key, before[key], now.get(key)) for key in ("python", "threads")]
-    known = before["packages"]
-    pairs += [(name, known.get(name), version) for name, version in now["packages"].items()]
-    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old is not None and old != new]
 
 
 def recipe_of(directory: Path) -> Path:

@@ -48,6 +48,7 @@ def make_runs(root: Path) -> int:
     from attnkit import run_directory
     from attnkit.listeners.event_file import EventFile
     from attnkit.recipe import load_recipe
+    from attnkit.runs.environment import current_environment
     from attnkit.tensorboard.images import Image
 
     recipe_file = Path(__file__).parents[1] / "recipes/language_modeling/characters.yaml"
@@ -58,7 +59,7 @@ def make_runs(root: Path) -> int:
         first = recipe.run_dir
         run_directory.claim(first, overwrite=False)
         run_directory.write_text(first / "recipe.yaml", recipe.to_yaml())
-        environment = {**run_directory.environment(), "data": {"train": {"tokens": 1}}}
+        environment = {**current_environment(), "data": {"train": {"tokens": 1}}}
         run_directory.write_json(first / "environment.json", environment)
         logger = EventFile(first, trial_id="v00")
         for step in range(POINTS):

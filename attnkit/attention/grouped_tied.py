@@ -53,8 +53,8 @@ class GroupedTied(ScoreAttention):
                 f"grouped_tied applies positions to half of each key, so head_dim {self.head_dim} "
                 "must be a multiple of 4"
             )
-        self.half = self.head_dim // 2
-        self.key = nn.Linear(dim, self.half, bias=bias)
+        self.half_dim = self.head_dim // 2
+        self.key = nn.Linear(dim, self.half_dim, bias=bias)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """The shared half of the keys (B, 1, S, D / 2), and the values (B, H_kv, S, D)."""
@@ -63,14 +63,14 @@ class GroupedTied(ScoreAttention):
 
     def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Applies positions to the second half of the queries, and the shared half of the keys."""
-        turned, k = super().place(q[..., self.half :], k, seen)
-        return torch.cat((q[..., : self.half], turned), dim=-1), k
+        turned, k = super().place(q[..., self.half_dim :], k, seen)
+        return torch.cat((q[..., : self.half_dim], turned), dim=-1), k
 
     def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys are half of the values and the shared half: (B, H_kv, S, D) each."""
         shared = k.expand(-1, self.num_kv_heads, -1, -1)
-        return torch.cat((v[..., : self.half], shared), dim=-1), v
+        return torch.cat((v[..., : self.half_dim], shared), dim=-1), v
 
     def cache_elements(self, num_tokens: int) -> int:
         """Values of the groups, and half a key."""
-        return num_tokens * (self.num_kv_heads * self.head_dim + self.half)
+        return num_tokens * (self.num_kv_heads * self.head_dim + self.half_dim)

@@ -38,7 +38,9 @@ class MoBA(MultiHead):
             raise ValueError(f"block {block} and num_blocks {num_blocks} must be at least 1")
         self.block, self.num_blocks = block, num_blocks
 
-    def weights(self, q: Tensor, k: Tensor, mask: Mask, grid: Grid) -> Tensor:
+    def weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, q: Tensor, k: Tensor, mask: Mask, grid: Grid
+    ) -> Tensor:
         """Softmax over the keys of the chosen blocks: (B, H, T, S)."""
         scores = self.biased_scores(q, k, grid)
         chosen = self._chosen(scores.detach(), grid)

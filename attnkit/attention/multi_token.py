@@ -55,7 +55,9 @@ class MultiToken(MultiHead):
         """Queries, which the convolutions of later rows need: (B, H, T, D)."""
         return q
 
-    def weights(self, q: Tensor, k: Tensor, mask: Mask, grid: Grid) -> Tensor:
+    def weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, q: Tensor, k: Tensor, mask: Mask, grid: Grid
+    ) -> Tensor:
         """Mixed maps of convolved scores: (B, H, T, S)."""
         assert grid.carried is not None
         every = grid.all_queries()

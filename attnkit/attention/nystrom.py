@@ -53,7 +53,9 @@ class Nystrom(ScoreAttention):
             raise ValueError(f"num_landmarks must be at least 1, got {num_landmarks}")
         self.num_landmarks = num_landmarks
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    def mix(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask
+    ) -> Tensor:
         """The three maps times the values: (B, H, T, D), in time and memory linear in T."""
         first, inverse, last = self._maps(q, k, mask)
         return (first @ (inverse @ (last @ v.to(last.dtype)))).to(v.dtype)

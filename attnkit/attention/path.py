@@ -44,7 +44,9 @@ class PaTH(MultiHead):
         b = 2 * self.strength(context).sigmoid().transpose(1, 2).unsqueeze(-1)
         return torch.cat((k, F.normalize(w, dim=-1).to(k.dtype), b.to(k.dtype)), dim=-1), v
 
-    def scores(self, q: Tensor, k: Tensor, grid: Grid) -> Tensor:
+    def scores(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, q: Tensor, k: Tensor, grid: Grid
+    ) -> Tensor:
         """q (product of reflections) kᵀ / sqrt(D): (B, H, T, S)."""
         exact = torch.promote_types(q.dtype, torch.float32)
         k, w, b = k.to(exact).split((self.head_dim, self.head_dim, 1), dim=-1)

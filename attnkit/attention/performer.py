@@ -26,6 +26,7 @@ class Performer(Linear):
     """
 
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f(x) = exp(W x - |x|²/2),  W random, orthogonal"
+    directions: Tensor
     paper = "Choromanski et al. 2020, arXiv:2009.14794, section 2"
 
     def __init__(self, dim: int, *, num_features: int | None = None, **options) -> None:

@@ -29,7 +29,9 @@ class Selective(MultiHead):
         """Queries of the first head, which hide tokens from later rows: (B, 1, T, D)."""
         return q[:, :1]
 
-    def weights(self, q: Tensor, k: Tensor, mask: Mask, grid: Grid) -> Tensor:
+    def weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, q: Tensor, k: Tensor, mask: Mask, grid: Grid
+    ) -> Tensor:
         """Softmax of the scores minus the penalties of earlier tokens: (B, H, T, S)."""
         assert grid.carried is not None
         every = grid.all_queries()  # (S, S): all tokens so far

@@ -38,7 +38,9 @@ class Synthesizer(MultiHead):
         tables = rank**-0.25 * torch.randn(2, self.num_heads, max_tokens, rank)
         self.of_queries, self.of_keys = map(nn.Parameter, tables)
 
-    def scores(self, q: Tensor, k: Tensor, grid: Grid) -> Tensor:
+    def scores(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, q: Tensor, k: Tensor, grid: Grid
+    ) -> Tensor:
         """Products of the two tables at the positions of the call: (B, H, T, S)."""
         if grid.num_keys > self.max_tokens:
             raise ValueError(

@@ -35,6 +35,7 @@ from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.recipe.listening import build_callbacks, build_loggers, naming_callbacks
 from attnkit.run_directory import RunDirectoryError
 from attnkit.runs.early_ends import explained_ends, restoring
+from attnkit.runs.environment import add_kernels, current_environment, with_resumption
 from attnkit.runs.resume import (
     ABOUT_THE_PLACE,
     WITHOUT_INFLUENCE,
@@ -138,7 +139,7 @@ def run(
     check_size(recipe, *data.vocab_sizes)
     model = build_model(recipe, *data.vocab_sizes)
     environment = {
-        **run_directory.environment(),
+        **current_environment(),
         "threads": torch.get_num_threads(),
         "data": data.describe(),
     }
@@ -154,7 +155,7 @@ def run(
     )
     curves = TrainingCurves(recipe.logging.every_n_steps)
     stops = Stops(recipe.trainer.max_time)
-    certificates = Certificates(functools.partial(run_directory.add_kernels, directory))
+    certificates = Certificates(functools.partial(add_kernels, directory))
     trainer = build_trainer(
         recipe,
         directory,
@@ -280,7 +281,7 @@ def prepare(
     """
     if start.checkpoint is not None:
         step = start.point.step if start.point else 0
-        environment = run_directory.resumed(directory, environment, step, start.changes)
+        environment = with_resumption(directory, environment, step, start.changes)
     if start.point is None:
         run_directory.claim(directory, overwrite)
     run_directory.sweep(directory)

@@ -22,6 +22,7 @@ from attnkit.recipe.stored import written_recipe
 from attnkit.recipe.variant import ABOUT_THE_MACHINE
 from attnkit.registry import imported_source
 from attnkit.run_directory import FinishedError, RunDirectoryError
+from attnkit.runs.environment import changed_versions, read_environment
 from attnkit.tensorboard.event_files import ResumePoint
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def check_data(directory: Path, described: Mapping[str, Any]) -> None:
         DataError: if it changed; with what differs.
         RunDirectoryError: if the record of the data is missing or damaged.
     """
-    before = run_directory.read_environment(directory)["data"]
+    before = read_environment(directory)["data"]
     changed = differences({"data": before}, {"data": json.loads(json.dumps(described))})
     if changed:
         shown = "; ".join(list(changed.values())[:3])
@@ -258,7 +259,7 @@ def report_surroundings(start: Start, directory: Path, environment: dict[str, An
     """Reports versions and numbers of threads that changed since the last session of the run."""
     if start.checkpoint is None:
         return
-    if changed := run_directory.changed_surroundings(directory, environment):
+    if changed := changed_versions(directory, environment):
         log.warning(
             "the run goes on, but not to the last bit as it would have: %s", "; ".join(changed)
         )

@@ -1,10 +1,8 @@
 import fcntl
 import json
 import os
-import platform
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -107,17 +105,6 @@ def test_one_process_is_the_first(environment, first, monkeypatch):
     assert run_directory.is_first_process() is first
 
 
-def test_the_environment_pins_versions_and_names_nobody(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/home/somebody/bin/attnkit", "run", "a.yaml"])
-    found = run_directory.environment()
-    assert found["python"] == platform.python_version()
-    assert set(found["packages"]) >= {"attnkit", "torch", "lightning"}
-    assert found["command"] == ["attnkit", "run", "a.yaml"]
-    assert json.loads(json.dumps(found)) == found
-    assert socket.gethostname() not in found["platform"].split("-")
-    assert os.cpu_count() == found["cpu_cores"]
-
-
 def test_the_recipe_of_a_run_is_found(directory):
     make_run(directory, finished=False)
     assert recipe_of(directory).read_text() == "name: name\n"
@@ -129,16 +116,6 @@ def test_the_recipe_of_a_run_is_found(directory):
     shutil.rmtree(directory)
     with pytest.raises(RunDirectoryError, match="does not exist; give the directory of a run"):
         recipe_of(directory)
-
-
-def test_certificates_of_kernels_join_the_record_of_the_machine(tmp_path):
-    file = tmp_path / run_directory.ENVIRONMENT
-    run_directory.write_json(file, {"packages": {"torch": "2"}})
-    run_directory.add_kernels(tmp_path, [{"kernel": "fla.chunk_gla", "accepted": True}])
-    assert json.loads(file.read_text()) == {
-        "packages": {"torch": "2"},
-        "kernels": [{"kernel": "fla.chunk_gla", "accepted": True}],
-    }
 
 
 def test_a_lock_that_its_last_holder_removed_meanwhile_is_taken_anew(directory, monkeypatch):

@@ -148,11 +148,12 @@ def _bias(call: Call, place: _Places, query: Tensor, key: Tensor) -> Tensor | No
         block = Block(0, place.chunk, -place.before, reach)
         bias = block_bias(None, call.distance_bias, block, call.q.device, call.q.dtype)
         return None if bias is None else bias.unsqueeze(1)
-    last = call.num_keys - 1  # whoever looks up a position in a table gets none that does not exist
+    last = call.num_keys - 1  # tables have no entries beyond the sequence
     query, key = query.clamp(max=last), key.clamp(0, last)
     if call.bias is None or call.bias(query[0], key[0]) is None:
         return None
-    return torch.vmap(call.bias, out_dims=1)(query, key).to(call.q.dtype)
+    bias: Any = torch.vmap(call.bias, out_dims=1)(query, key)
+    return bias.to(call.q.dtype)
 
 
 class _Overlapping(torch.autograd.Function):

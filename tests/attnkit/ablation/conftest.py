@@ -18,6 +18,7 @@ from attnkit.cli.main import app
 from attnkit.listeners.event_file import EventFile
 from attnkit.recipe import Recipe, load_recipe, recipe_from_dict
 from attnkit.recipe.writing import to_yaml
+from attnkit.runs.environment import current_environment
 
 
 class RunMaker:
@@ -52,7 +53,7 @@ class RunMaker:
         for key, value in (("name", study), ("variant", variant), ("seed", seed)):
             recipe = re.sub(rf"^{key}: .*$", f"{key}: {value}", recipe, flags=re.MULTILINE)
         run_directory.write_text(directory / "recipe.yaml", recipe)
-        environment = {**run_directory.environment(), "data": data or {"train": {"tokens": 100}}}
+        environment = {**current_environment(), "data": data or {"train": {"tokens": 100}}}
         run_directory.write_json(directory / "environment.json", environment)
         if curve:
             logger = EventFile(directory, trial_id=variant)
