@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -190,19 +191,32 @@ def self_attentions(
     Raises:
         ValueError: if a mechanism does not support the mask or the position.
     """
-    for each in options:
+    for i, each in enumerate(options):
         masks = [build_mask(each.mask), *([_PADDING] if padded else [])]
         key = key_of(each, "attention", part)
-        yield _mechanism(key, each.attention, "self", masks, each.position, dim)
+        with _in_layer(i, options):
+            yield _mechanism(key, each.attention, "self", masks, each.position, dim)
 
 
 def cross_attentions(options: Sequence[LayerOptions], dim: int, part: str) -> Iterator[Attention]:
     """Makes the cross-attention of each layer, see `self_attentions`."""
-    for each in options:
+    for i, each in enumerate(options):
         assert each.cross is not None
         key = "cross.attention" if each.entry is None else key_of(each, "cross", part)
         masks = [NoMask(), _PADDING]
-        yield _mechanism(key, each.cross, "cross", masks, Spec("none"), dim)
+        with _in_layer(i, options):
+            yield _mechanism(key, each.cross, "cross", masks, Spec("none"), dim)
+
+
+@contextmanager
+def _in_layer(layer: int, options: Sequence[LayerOptions]) -> Iterator[None]:
+    """Appends the number of the layer to an error, where layers differ."""
+    try:
+        yield
+    except ValueError as error:
+        if all(each is options[0] for each in options):
+            raise
+        raise type(error)(f"{error} (in layer {layer})") from None
 
 
 _PADDING = Padding(torch.ones(1, 1, dtype=torch.bool))

@@ -158,7 +158,8 @@ def test_a_translator_takes_a_pattern_in_each_part(tmp_path):
         (["model.layers[0].dropout=2"], "model.layers[0].dropout: must be in [0, 1), got 2.0"),
         (
             ["model.layers[1].attention=linformer"],
-            "model.layers[1].attention: linformer cannot obey the mask causal",
+            "model.layers[1].attention: linformer cannot obey the mask causal (it obeys: none, "
+            "padding) (in layer 2)",
         ),
         (
             ["model.layers[0].attention=retention"],
@@ -166,7 +167,8 @@ def test_a_translator_takes_a_pattern_in_each_part(tmp_path):
         ),
         (
             ["model.layers[1].attention={name: multi_head, num_heads: 5}"],
-            "model.layers[1].attention: num_heads 5 does not divide dim 16",
+            "model.layers[1].attention: num_heads 5 does not divide dim 16; set head_dim or "
+            "another number (in layer 2)",
         ),
         (
             ["model.layers[1].position=learned", "model.layers[0].position=sinusoidal"],
@@ -181,6 +183,11 @@ def test_a_translator_takes_a_pattern_in_each_part(tmp_path):
         (["model.layers[1].cross=linear"], "model.layers[1].cross: unknown key"),
         (["model.layers[1].mlp=geglu"], "unknown MLP `geglu`; did you mean `gelu`?"),
         (["model.wiring=paralel"], "unknown wiring of a layer `paralel`; did you mean `parallel`?"),
+        (
+            ["~model.layers", "model.attention=[linear, sink, sink, linformer, sink, sink]"],
+            "model.attention: attention linformer cannot obey the mask causal (it obeys: none, padding) "
+            "(in layer 3)",
+        ),
         (["model.layers=rotary"], "expected a list or null, got text 'rotary'"),
     ],
 )
