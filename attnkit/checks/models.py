@@ -1,6 +1,4 @@
-"""Laws about whole models: what layers do together, whatever their wirings, norms, MLPs, masks and
-mechanisms are.
-"""
+"""Laws about whole models, with any wirings, norms, MLPs, masks and mechanisms in their layers."""
 
 from __future__ import annotations
 
@@ -23,11 +21,11 @@ M = TypeVar("M", bound=nn.Module)
 Law = Callable[[LanguageModel | EncoderDecoder], None]
 
 CHUNKS = ((1,), (4, 1, 3), (2, 5, 1), (7, 1))
-"""Sizes of the steps in which a cache is read, repeated to the end of a sequence."""
+"""Numbers of tokens that are decoded at a time, repeated to the end of a sequence."""
 
 
 def no_prediction_sees_more_than_the_masks_say(model: LanguageModel | EncoderDecoder) -> None:
-    """A later token moves no prediction that the masks keep it from."""
+    """A later token changes no prediction that the masks hide it from."""
     if isinstance(model, LanguageModel):
         found = measure_later_influence(model)
         demand(
@@ -49,8 +47,8 @@ def no_prediction_sees_more_than_the_masks_say(model: LanguageModel | EncoderDec
 
 
 def decoding_equals_the_full_pass(model: LanguageModel | EncoderDecoder) -> None:
-    """Token by token and in chunks of any size, from caches of whatever kind the layers have."""
-    require(model.can_cache, "its layers keep nothing that decoding could go on from")
+    """Decoding token by token, and in chunks of any size, gives the predictions of one pass."""
+    require(model.can_cache, "it cannot decode from a cache")
     model = shaken(model)
     with torch.no_grad():
         tokens, full, start = _reading(model)
@@ -63,8 +61,8 @@ def decoding_equals_the_full_pass(model: LanguageModel | EncoderDecoder) -> None
 def _reading(
     model: LanguageModel | EncoderDecoder,
 ) -> tuple[Tensor, Tensor, Callable[[], Callable[[int, int], Tensor]]]:
-    """Tokens, what a full pass makes of them, and what begins to read them in steps: it returns a
-    function of where a step begins and ends.
+    """Returns tokens, the predictions of one pass, and a function that starts decoding: it returns
+    a function of the first and the last position of a step.
     """
     if isinstance(model, LanguageModel):
         tokens, documents = _tokens(model)
@@ -84,8 +82,8 @@ def _reading(
 
 
 def padding_changes_nothing(model: LanguageModel | EncoderDecoder) -> None:
-    """A sequence gives the same predictions alone as beside longer ones, filled up; and what stands
-    at padded places moves nothing.
+    """A sequence gives the same predictions alone and in a batch with longer ones; padded tokens
+    change nothing.
     """
     model = shaken(model)
     with torch.no_grad():
@@ -113,19 +111,19 @@ MODEL_LAWS: tuple[Law, ...] = (
 )
 
 DIM, LENGTH = 32, 24
-"""Width and length of the models that a part is tried in."""
+"""Width and length of the models in which a part is tested."""
 
 
 def models_with(key: str, spec: Spec) -> list[LanguageModel | EncoderDecoder]:
-    """Makes small models with one part: a language model, and an encoder-decoder where the part
-    belongs to all layers.
+    """Makes small models with one part: a language model and, for a part of every layer, an
+    encoder-decoder.
 
     Args:
         key: of the model, such as `wiring`.
-        spec: what it names.
+        spec: the part.
 
     Raises:
-        ValueError: if the part cannot be made in this size.
+        ValueError: if the part does not support this size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -138,11 +136,11 @@ def models_with(key: str, spec: Spec) -> list[LanguageModel | EncoderDecoder]:
 
 
 def check_part(key: str, spec: Spec, on_line: Callable[[Line], None] = lambda line: None) -> Card:
-    """Asks the laws about whole models about models with one part.
+    """Tests the laws about whole models on models with one part.
 
     Args:
         key: of the model, such as `wiring`.
-        spec: what it names.
+        spec: the part.
         on_line: called with each line as soon as it is known.
     """
     models = models_with(key, spec)
@@ -169,8 +167,8 @@ def check_part(key: str, spec: Spec, on_line: Callable[[Line], None] = lambda li
 
 
 def shaken(model: M, seed: int = 0) -> M:
-    """A copy in float64 and evaluation mode with noise on all parameters: an identity or a zero at
-    the start hides nothing.
+    """Returns a copy in float64 and evaluation mode, with noise on all parameters, so that zeros at
+    the start of training hide nothing.
     """
     model = copy.deepcopy(model).eval().cpu().double()
     generator = torch.Generator().manual_seed(seed)
@@ -182,14 +180,14 @@ def shaken(model: M, seed: int = 0) -> M:
 
 
 def _tokens(model: LanguageModel) -> tuple[Tensor, Tensor]:
-    """Tokens (2, T) and the documents that they belong to."""
+    """Returns tokens (2, T) and their documents."""
     generator, length = torch.Generator().manual_seed(1), min(model.max_seq_len, 24)
     tokens = torch.randint(model.head.out_features, (2, length), generator=generator)
     return tokens, (torch.arange(length) // 9).expand(2, -1)
 
 
 def _pairs(model: EncoderDecoder) -> tuple[Tensor, Tensor, Tensor]:
-    """Sources (3, S), which of their tokens are real, and targets (3, T)."""
+    """Returns sources (3, S), True for real tokens (3, S), and targets (3, T)."""
     generator, length = torch.Generator().manual_seed(1), min(model.max_seq_len, 12)
     source = torch.randint(model.source_embedding.num_embeddings, (3, length), generator=generator)
     target = torch.randint(model.head.out_features, (3, length), generator=generator)
@@ -198,7 +196,7 @@ def _pairs(model: EncoderDecoder) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _steps(sizes: tuple[int, ...], length: int) -> Iterator[tuple[int, int]]:
-    """Where each step begins and ends."""
+    """Yields the first and the last position of each step."""
     start, turn = 0, 0
     while start < length:
         stop = min(start + sizes[turn % len(sizes)], length)

@@ -185,8 +185,8 @@ def test_a_translator_takes_a_pattern_in_each_part(tmp_path):
         (["model.wiring=paralel"], "unknown wiring of a layer `paralel`; did you mean `parallel`?"),
         (
             ["~model.layers", "model.attention=[linear, sink, sink, linformer, sink, sink]"],
-            "model.attention: attention linformer cannot obey the mask causal (it obeys: none, padding) "
-            "(in layer 3)",
+            "model.attention: attention linformer cannot obey the mask causal (it obeys: none, "
+            "padding) (in layer 3)",
         ),
         (["model.layers=rotary"], "expected a list or null, got text 'rotary'"),
     ],
