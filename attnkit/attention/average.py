@@ -1,4 +1,4 @@
-"""Average attention network. Zhang et al. 2018, arXiv:1805.00631, section 3.
+"""Average attention network. Zhang et al. 2018, arXiv:1805.00631
 
     g_i = mean of v_j over the tokens j that i may see
     output = i ⊙ x + f ⊙ (g W_o)        i, f = sigmoid([x; g W_o] W)
@@ -22,7 +22,7 @@ class Average(MultiHead):
     rows_alone = True
     position_kinds = frozenset(("embeddings",))
     formula = "i ⊙ x + f ⊙ mean(v) W_o,  i, f = sigmoid([x; mean(v) W_o] W)"
-    paper = "Zhang et al. 2018, arXiv:1805.00631, section 3"
+    paper = "Zhang et al. 2018, arXiv:1805.00631"
 
     def __init__(self, dim: int, **options) -> None:
         super().__init__(dim, **options)

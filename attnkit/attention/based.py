@@ -1,4 +1,4 @@
-"""Based. Arora et al. 2024, arXiv:2402.18668, section 4.1.
+"""Based. Arora et al. 2024, arXiv:2402.18668
 
     f(x) = [1, x, x ⊗ x / sqrt(2)]        x = q or k over D_f^(1/4)
     f(q) . f(k) = 1 + s + s² / 2          s = q . k / sqrt(D_f)
@@ -24,7 +24,7 @@ class Based(Linear):
     """
 
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f(x) = [1, x, x ⊗ x / √2]"
-    paper = "Arora et al. 2024, arXiv:2402.18668, section 4.1"
+    paper = "Arora et al. 2024, arXiv:2402.18668"
 
     def __init__(self, dim: int, *, feature_dim: int = 8, **options) -> None:
         super().__init__(dim, **options)

@@ -1,4 +1,4 @@
-"""cosFormer. Qin et al. 2022, arXiv:2202.08791, section 3.
+"""cosFormer. Qin et al. 2022, arXiv:2202.08791
 
     weight[i, j] ∝ relu(q_i) . relu(k_j) cos(pi (i - j) / (2 M))
 
@@ -31,7 +31,7 @@ class CosFormer(Linear):
     map_rows = "unnormalised"  # rows are zero if all features of a query are 0
     position_kinds = frozenset(("embeddings",))
     formula = "Σ f(q) f(k) cos(π(i-j)/2M) v / Σ f(q) f(k) cos(π(i-j)/2M),  f = relu"
-    paper = "Qin et al. 2022, arXiv:2202.08791, section 3"
+    paper = "Qin et al. 2022, arXiv:2202.08791"
 
     def __init__(self, dim: int, *, max_tokens: int = 2048, **options) -> None:
         super().__init__(dim, **options)

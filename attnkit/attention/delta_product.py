@@ -1,4 +1,4 @@
-"""DeltaProduct. Siems et al. 2025, arXiv:2502.10297, section 3.
+"""DeltaProduct. Siems et al. 2025, arXiv:2502.10297
 
     for n = 1 .. N:  S <- S + b_{t,n} k_{t,n} (v_{t,n} - k_{t,n}ᵀ S)ᵀ        head_t = q_t S_t
     b_{t,n} = 2 sigmoid(x_t u_n)
@@ -30,7 +30,7 @@ class DeltaProduct(DeltaNet):
     linear_in_values = False  # each token has several
     position_kinds = frozenset(("embeddings",))
     formula = "S ← S + β_n k_n (v_n - k_nᵀ S)ᵀ for n = 1..N,  head = q_t S_t, normalised"
-    paper = "Siems et al. 2025, arXiv:2502.10297, section 3"
+    paper = "Siems et al. 2025, arXiv:2502.10297"
 
     def __init__(self, dim: int, *, num_steps: int = 2, **options) -> None:
         super().__init__(dim, **options)

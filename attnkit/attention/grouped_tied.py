@@ -1,4 +1,4 @@
-"""Grouped-tied attention (GTA). Zadouri et al. 2025, arXiv:2505.21487, section 3.3.
+"""Grouped-tied attention (GTA). Zadouri et al. 2025, arXiv:2505.21487
 
     k_g = [first half of t_g; r]        v_g = t_g        t = x W_t, r = x W_r
     head_h = softmax(q_h k_gᵀ / sqrt(D)) v_g             with g the group of head h
@@ -28,7 +28,7 @@ class GroupedTied(ScoreAttention):
 
     position_kinds = frozenset(("embeddings", "queries_and_keys", "scores"))
     formula = "softmax(q_h [t_g[:D/2]; r]ᵀ / √D) t_g,  g = group of h"
-    paper = "Zadouri et al. 2025, arXiv:2505.21487, section 3.3"
+    paper = "Zadouri et al. 2025, arXiv:2505.21487"
 
     def __init__(
         self,

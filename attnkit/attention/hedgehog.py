@@ -1,4 +1,4 @@
-"""Hedgehog. Zhang et al. 2024, arXiv:2402.04347, section 4.2.
+"""Hedgehog. Zhang et al. 2024, arXiv:2402.04347
 
     f(x) = [softmax(x W_h); softmax(-x W_h)]        x = q or k
 
@@ -18,7 +18,7 @@ class Hedgehog(Linear):
     """Linear attention with learned, sharp features."""
 
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f(x) = [softmax(x W_h); softmax(-x W_h)]"
-    paper = "Zhang et al. 2024, arXiv:2402.04347, section 4.2"
+    paper = "Zhang et al. 2024, arXiv:2402.04347"
 
     def __init__(self, dim: int, **options) -> None:
         super().__init__(dim, **options)

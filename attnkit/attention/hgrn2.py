@@ -1,4 +1,4 @@
-"""HGRN2. Qin et al. 2024, arXiv:2404.07904, section 3.
+"""HGRN2. Qin et al. 2024, arXiv:2404.07904
 
     S_t = Diag(f_t) S_{t-1} + (1 - f_t) v_tᵀ        head_t = q_t S_t
     f_t = l + (1 - l) sigmoid(x_t W_f)
@@ -29,7 +29,7 @@ class HGRN2(Recurrent):
     smooth = False
     position_kinds = frozenset(("embeddings",))
     formula = "S_t = Diag(f_t) S_{t-1} + (1 - f_t) v_tᵀ,  head = q_t S_t, normalised"
-    paper = "Qin et al. 2024, arXiv:2404.07904, section 3"
+    paper = "Qin et al. 2024, arXiv:2404.07904"
 
     def __init__(self, dim: int, **options) -> None:
         super().__init__(dim, **options)

@@ -1,4 +1,4 @@
-"""Kimi Delta Attention (KDA). Kimi Team 2025, arXiv:2510.26692, section 3.
+"""Kimi Delta Attention (KDA). Kimi Team 2025, arXiv:2510.26692
 
     S_t = (I - b_t k_t k_tᵀ) Diag(a_t) S_{t-1} + b_t k_t v_tᵀ        head_t = q_t S_t
 
@@ -17,7 +17,7 @@ class KDA(GatedDeltaNet):
     """A corrected state whose features have token-dependent decay rates."""
 
     formula = "S_t = (I - b_t k_t k_tᵀ) Diag(a_t) S_{t-1} + b_t k_t v_tᵀ,  head = q_t S_t, gated"
-    paper = "Kimi Team 2025, arXiv:2510.26692, section 3"
+    paper = "Kimi Team 2025, arXiv:2510.26692"
 
     def __init__(self, dim: int, **options) -> None:
         super().__init__(dim, **options)

@@ -1,4 +1,4 @@
-"""Multi-matrix factorization attention (MFA). Hu et al. 2024, arXiv:2412.19255, section 3.
+"""Multi-matrix factorization attention (MFA). Hu et al. 2024, arXiv:2412.19255
 
     q_h = x S Q_h        k = x S_k        v = x S_v        one k and v for all heads
     head_h = softmax(q_h kᵀ / sqrt(D)) v
@@ -28,7 +28,7 @@ class MatrixFactorized(ScoreAttention):
     """
 
     formula = "softmax(x S Q_h (x S_k)ᵀ / √D) x S_v"
-    paper = "Hu et al. 2024, arXiv:2412.19255, section 3"
+    paper = "Hu et al. 2024, arXiv:2412.19255"
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Nyström attention. Xiong et al. 2021, arXiv:2102.03902, section 3.
+"""Nyström attention. Xiong et al. 2021, arXiv:2102.03902
 
     head = softmax(Q K~ᵀ) pinv(softmax(Q~ K~ᵀ)) softmax(Q~ Kᵀ) V        scores over sqrt(D)
 
@@ -37,7 +37,7 @@ class Nystrom(ScoreAttention):
     knows_order = True
     map_rows = "signed"
     formula = "softmax(q k̃ᵀ) softmax(q̃ k̃ᵀ)⁺ softmax(q̃ kᵀ) v,  q̃, k̃ = means of segments"
-    paper = "Xiong et al. 2021, arXiv:2102.03902, section 3"
+    paper = "Xiong et al. 2021, arXiv:2102.03902"
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Nystrom(ScoreAttention):
 
 
 def pseudo_inverse(a: Tensor) -> Tensor:
-    """The pseudo-inverse of (..., m, m), by the iteration of the paper's equation 8."""
+    """The pseudo-inverse of (..., m, m), by the paper's iteration."""
     identity = torch.eye(a.shape[-1], device=a.device, dtype=a.dtype)
     rows, columns = (a.abs().sum(dim=axis).amax(dim=-1) for axis in (-1, -2))
     z = a.mT / (rows * columns)[..., None, None]

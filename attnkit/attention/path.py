@@ -1,4 +1,4 @@
-"""PaTH attention. Yang et al. 2025, arXiv:2505.16381, section 2.
+"""PaTH attention. Yang et al. 2025, arXiv:2505.16381
 
     score[i, j] = q_iᵀ (H_i H_{i-1} ... H_{j+1}) k_j / sqrt(D)        H_t = I - b_t w_t w_tᵀ
     w_t = x_t W_w, of length 1        b_t = 2 sigmoid(x_t u)
@@ -30,7 +30,7 @@ class PaTH(MultiHead):
     knows_order = True
     position_kinds = frozenset(("embeddings", "scores"))
     formula = "softmax(q_i (Π_{j<t≤i} (I - β_t w_t w_tᵀ)) k_jᵀ / √D) v"
-    paper = "Yang et al. 2025, arXiv:2505.16381, section 2"
+    paper = "Yang et al. 2025, arXiv:2505.16381"
 
     def __init__(self, dim: int, **options) -> None:
         super().__init__(dim, **options)

@@ -1,4 +1,4 @@
-"""Performer (FAVOR+). Choromanski et al. 2020, arXiv:2009.14794, section 2.
+"""Performer (FAVOR+). Choromanski et al. 2020, arXiv:2009.14794
 
     f(x) = exp(W x - |x|² / 2) / sqrt(m)        x = q or k over D^(1/4)
     E[f(q) . f(k)] = exp(q . k / sqrt(D))
@@ -27,7 +27,7 @@ class Performer(Linear):
 
     formula = "f(q) Σ f(k) vᵀ / f(q) Σ f(k),  f(x) = exp(W x - |x|²/2),  W random, orthogonal"
     directions: Tensor
-    paper = "Choromanski et al. 2020, arXiv:2009.14794, section 2"
+    paper = "Choromanski et al. 2020, arXiv:2009.14794"
 
     def __init__(self, dim: int, *, num_features: int | None = None, **options) -> None:
         super().__init__(dim, **options)

@@ -1,4 +1,4 @@
-"""Selective attention. Leviathan et al. 2024, arXiv:2410.02703, section 3.
+"""Selective attention. Leviathan et al. 2024, arXiv:2410.02703
 
     F[i, j] = sum_{l < i} relu(score_1[l, j])        not for j = l, nor for the first token
     weights = softmax(scores - F)
@@ -23,7 +23,7 @@ class Selective(MultiHead):
     causal_only = True
     knows_order = True
     formula = "softmax(s_h - F) v_h,  F[i, j] = Σ_{l<i} relu(s_1[l, j])"
-    paper = "Leviathan et al. 2024, arXiv:2410.02703, section 3"
+    paper = "Leviathan et al. 2024, arXiv:2410.02703"
 
     def carry(self, q: Tensor, x: Tensor) -> Tensor:
         """Queries of the first head, which hide tokens from later rows: (B, 1, T, D)."""

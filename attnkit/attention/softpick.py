@@ -1,4 +1,4 @@
-"""Softpick. Zuhri et al. 2025, arXiv:2504.20966, section 2.
+"""Softpick. Zuhri et al. 2025, arXiv:2504.20966
 
     weight[i, j] = relu(exp(s_ij) - 1) / (sum_l |exp(s_il) - 1| + eps)
 
@@ -24,7 +24,7 @@ class Softpick(MultiHead):
     rows_alone = True
     smooth = False
     formula = "relu(exp(s) - 1) / Σ |exp(s) - 1| v_h,  s = q_h k_hᵀ / √D"
-    paper = "Zuhri et al. 2025, arXiv:2504.20966, section 2"
+    paper = "Zuhri et al. 2025, arXiv:2504.20966"
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
         """Rectified weights of the allowed keys."""

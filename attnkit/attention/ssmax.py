@@ -1,4 +1,4 @@
-"""Scalable softmax. Nakanishi 2025, arXiv:2501.19399, section 2.
+"""Scalable softmax. Nakanishi 2025, arXiv:2501.19399
 
     weight[i, j] = softmax_j(s_h log(n_i) q_i . k_j / sqrt(D))
 
@@ -25,7 +25,7 @@ class SSMax(MultiHead):
 
     rows_alone = True
     formula = "softmax(s_h log n · q_h k_hᵀ / √D) v_h,  n = keys that the query sees"
-    paper = "Nakanishi 2025, arXiv:2501.19399, section 2"
+    paper = "Nakanishi 2025, arXiv:2501.19399"
 
     def __init__(self, dim: int, *, initial_scale: float = 1.0, **options) -> None:
         super().__init__(dim, **options)

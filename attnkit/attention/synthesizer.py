@@ -1,4 +1,4 @@
-"""Factorized random synthesizer. Tay et al. 2020, arXiv:2005.00743, section 3.3.
+"""Factorized random synthesizer. Tay et al. 2020, arXiv:2005.00743
 
     weights = softmax(R1_h R2_hᵀ)        R1, R2: r learned numbers for each position
 
@@ -28,7 +28,7 @@ class Synthesizer(MultiHead):
     knows_order = True
     position_kinds = frozenset(("embeddings", "scores"))
     formula = "softmax(R1_h R2_hᵀ) v_h,  R1, R2 learned by position"
-    paper = "Tay et al. 2020, arXiv:2005.00743, section 3.3"
+    paper = "Tay et al. 2020, arXiv:2005.00743"
 
     def __init__(self, dim: int, *, rank: int = 4, max_tokens: int = 1024, **options) -> None:
         super().__init__(dim, **options)

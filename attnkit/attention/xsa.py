@@ -1,4 +1,4 @@
-"""Exclusive self-attention (XSA). arXiv:2603.09078.
+"""Exclusive self-attention (XSA). Zhai 2026, arXiv:2603.09078.
 
     head_i = y_i - (y_i . u_i) u_i        y_i = softmax(q kᵀ / sqrt(D)) v,  u_i = v_i / |v_i|
 
@@ -19,7 +19,7 @@ class XSA(MultiHead):
 
     roles = frozenset(("self",))
     formula = "y - (y · v̂) v̂,  y = softmax(q_h k_hᵀ / √D) v_h"
-    paper = "arXiv:2603.09078"
+    paper = "Zhai 2026, arXiv:2603.09078"
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
         """Removes the component of each head along the token's own value, then projects."""

@@ -5,8 +5,8 @@ depends on i - j only. Pairs are (i, i + D/2), as in GPT-NeoX; the paper pairs n
 the same up to a fixed permutation of the features.
 
 `share` leaves the slowest pairs as they are, which then carry content alone: partial rotary,
-Barbero et al. 2024, arXiv:2410.06205, section 6. `factor` reads sequences longer than those of the
-training: YaRN, Peng et al. 2023, arXiv:2309.00071, sections 3.2 to 3.4.
+Barbero et al. 2024, arXiv:2410.06205. `factor` reads sequences longer than those of the
+training: YaRN, Peng et al. 2023, arXiv:2309.00071.
 """
 
 import math
@@ -20,7 +20,7 @@ from attnkit.registry import POSITIONS
 
 FEWEST, MOST = 1.0, 32.0
 """Turns within the training length below which a pair is slowed down by the whole factor, and above
-which it is left alone: alpha and beta of YaRN, section 3.2."""
+which it is left alone: alpha and beta of YaRN."""
 
 
 @POSITIONS.register("rotary")
