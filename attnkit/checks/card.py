@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from attnkit.checks.laws import LAWS, Law
 from attnkit.checks.seats import ROLES, MaskCase, long_mask_cases, mask_cases, seats
 from attnkit.masks import name_of
 from attnkit.options import options_of
-from attnkit.registry import ATTENTION, MASKS
+from attnkit.registry import ATTENTION, MASKS, POSITIONS
 
 Outcome = Literal["holds", "does not apply", "broken", "crashed"]
 
@@ -61,6 +61,13 @@ SHORTEST_LONG, LONG, LONGEST = 67, 160, 515
 LONG_MASKS_OF_POSITIONS = ("sliding_window-21", "sliding_window-22-centered")
 """Masks under which long sequences are asked about with a position encoding, beside `FEW_MASKS`."""
 
+MASKS_OF_LONG = (
+    "none",
+    "causal",
+    "causal&padding",
+    "sliding_window-40",
+    "sliding_window-21-centered",
+)
 MASKS_OF_LONGEST = ("causal", "sliding_window-40", "sliding_window-21-centered")
 
 
@@ -246,11 +253,15 @@ def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> lis
     """The cases about which a law is asked: every mask, or those that run different kernels,
     without a position encoding, and few masks with each encoding; with no mask, with a causal one,
     and with padding on top, of which each encoding sees one; for each position and role, one of
-    these; long ones; or a single one, causal if it can be. All of them where it is `thorough`.
+    these; long ones; or a single one, causal if it can be. Encodings of the kit that act on the
+    same thing as another are asked about under one mask. All of them where it is `thorough`.
     """
     if not cases:
         return []
     first = cases[0].position  # none, unless it is asked with others alone
+    leading = _leading({case.position: None for case in cases})
+    if not thorough and law.each not in ("mask", "kernel"):
+        cases = [case for case in cases if case.position in leading]
     if law.each == "length":
         return list(_long(cases, thorough))
     if thorough and law.each in ("mask", "kernel", "position"):
@@ -266,19 +277,30 @@ def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> lis
                 return True
             if case.position == first or (name, case.role) not in without:
                 return name in MASKS_OF_KERNELS if of_kernels else True
-            return name in MASKS_OF_POSITIONS
+            return name in (MASKS_OF_POSITIONS if case.position in leading else ("causal",))
 
         return list(filter(is_asked, cases)) or list(cases[:1])
     few = [case for case in cases if case.mask_case.name in FEW_MASKS]
     few = few or list(cases[:1])
     if law.each == "position":
-        last = {(c.position, c.role): c for c in few}  # with positions, the mask that hides most
-        return [c for c in few if c.position == first or c is last[c.position, c.role]]
+        # With positions, and across sequences, the mask that hides most.
+        last = {(c.position, c.role, c.extra, repr(c.options)): c for c in few}.values()
+        return [c for c in few if (c.position == first and c.role == "self") or c in last]
     if law.each == "seat":
         usual = [case for case in few if _is_usual(case, cases)]
         usual.sort(key=lambda case: case.mask_case.name != "causal")
         return list({(case.position, case.role): case for case in reversed(usual)}.values())[::-1]
     return [case for case in few if case.mask_case.name == "causal"][:1] or few[:1]
+
+
+def _leading(positions: Iterable[str]) -> set[str]:
+    """No encoding, the kit's first one of each kind, and all of somebody's own."""
+    found: dict[str, str] = {}
+    for name in positions:
+        cls = POSITIONS.get(name)
+        own = not cls.__module__.startswith("attnkit.")
+        found.setdefault(name if own or name == "none" else cls.acts_on, name)
+    return set(found.values())
 
 
 def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
@@ -298,9 +320,11 @@ def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
         for mask in masks:
             if not first and mask.name in left_out and not thorough:
                 continue
-            lengths = (SHORTEST_LONG, LONG) if plain or thorough else (SHORTEST_LONG,)
+            lengths = [SHORTEST_LONG]
+            if thorough or (plain and mask.name in MASKS_OF_LONG):
+                lengths.append(LONG)
             if thorough or (plain and mask.name in MASKS_OF_LONGEST):
-                lengths = (*lengths, LONGEST)
+                lengths.append(LONGEST)
             for length in lengths:
                 long = case.resized(B=1, T=length, mask_case=mask)
                 if long.refusal() is None:

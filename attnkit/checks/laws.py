@@ -173,7 +173,6 @@ LAWS: tuple[Law, ...] = (
     Law(
         maps.map_rows_are_what_is_declared,
         "map",
-        "kernel",
         quick=True,
         remedy='`map_rows` may be "sum to 1", "unnormalised" or "signed"',
     ),
@@ -184,7 +183,7 @@ LAWS: tuple[Law, ...] = (
         remedy=JACOBIAN,
         fits=maps.bends_its_values,
     ),
-    Law(paths.training_mode_computes_the_same, "paths", "kernel"),
+    Law(paths.training_mode_computes_the_same, "paths"),
     Law(
         paths.bfloat16_stays_near_float32,
         "paths",

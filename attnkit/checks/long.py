@@ -15,8 +15,10 @@ from attnkit.masks import Padding
 
 ALL_CHANGED, SOME_UP_TO, SOME, FEW = 100, 400, 12, 3
 """Tokens up to which each of them is changed in turn, in self-attention without a position
-encoding; elsewhere and of more, some, and of many, few.
+encoding and under masks that chunks are made for; elsewhere and of more, some, and of many, few.
 """
+
+ALL_UNDER = ("causal", "sliding_window-21", "sliding_window-22-centered")
 
 
 @torch.no_grad()
@@ -26,7 +28,7 @@ def long_sequences_obey_the_mask(case: Case) -> None:
     """
     require(not bool(case.allowed.all()), "the mask forbids nothing here")
     plain = case.role == "self" and case.position == "none"
-    every = plain and case.S <= ALL_CHANGED
+    every = plain and case.S <= ALL_CHANGED and case.mask_case.name in ALL_UNDER
     count = case.S if every else SOME if case.S <= SOME_UP_TO else FEW
     changed = torch.linspace(1, case.S - 2, count).long() if count < case.S else torch.arange(count)
     for group in changed.split(max(1, 300_000 // case.S**2)):
