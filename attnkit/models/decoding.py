@@ -120,7 +120,8 @@ def generate(
             logits = step(tokens, _documents(tokens, end_token))
         else:
             logits = model(tokens[:, cache.length :], _documents(tokens, end_token), cache)
-            step = _FixedStep(run or model, cache, room, prompt.device) if fixes else None
+            if fixes:
+                step = _FixedStep(model if run is None else run, cache, room, prompt.device)
         following = sample(
             logits[:, -1], generator, temperature=temperature, top_k=top_k, top_p=top_p
         )

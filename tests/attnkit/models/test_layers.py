@@ -312,3 +312,28 @@ def test_a_model_is_one_graph(options):
     for name, term in plain.losses.items():
         torch.testing.assert_close(compiled.losses[name], term)
     torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it traces
+@pytest.mark.parametrize(
+    "layers",
+    [
+        LOCAL_GLOBAL["layers"],
+        [{"attention": "cross_layer", "mask": WINDOW}, {"attention": "cross_layer"}],
+    ],
+    ids=["windows", "shared"],
+)
+def test_decoding_from_the_caches_of_a_pattern_is_one_graph(layers):
+    model = built(layers=layers, position="none", max_seq_len=40)
+    expected = torch.stack(list(generate(model, TOKENS[:, :3], 15, temperature=0)), dim=1)
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    run = torch.compile(model, backend=keep, fullgraph=True)
+    drawn = list(generate(model, TOKENS[:, :3], 15, temperature=0, run=run))
+    assert torch.equal(torch.stack(drawn, dim=1), expected)
+    assert len(graphs) <= 2  # the first token may be one of its own
+    torch._dynamo.reset()
