@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from attnkit import registry as registry_module
+from attnkit import importing
 from attnkit.registry import (
     REQUIRED,
     Registry,
@@ -246,8 +246,8 @@ def test_a_plugin_file_that_is_not_there(tmp_path):
 def test_a_broken_installed_plugin_is_told_where_a_name_is_missing(tools, monkeypatch):
     point = importlib.metadata.EntryPoint("x", "no_such_package_q", "attnkit.plugins")
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
-    monkeypatch.setattr(registry_module, "_entry_points_loaded", False)
-    monkeypatch.setattr(registry_module, "_entry_point_failures", [])
+    monkeypatch.setattr(importing, "_entry_points_loaded", False)
+    monkeypatch.setattr(importing, "_entry_point_failures", [])
     assert tools.names() == []
     with pytest.raises(
         RegistryError, match="installed plugin `no_such_package_q` failed to import"

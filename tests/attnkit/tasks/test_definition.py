@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attnkit import registry
+from attnkit import importing
 from attnkit.ablation.compare import compare_runs
 from attnkit.cli.main import app
 from attnkit.errors import DivergedError
@@ -173,7 +173,7 @@ def test_an_installed_package_brings_a_task(plugin, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "site")
     point = importlib.metadata.EntryPoint("x", "extra_task", "attnkit.plugins")
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
-    monkeypatch.setattr(registry, "_entry_points_loaded", False)
+    monkeypatch.setattr(importing, "_entry_points_loaded", False)
     monkeypatch.setattr(TASKS, "_discovered", False)
     recipe = plugin("", "plugins=[]", "mine.weight=3")
     assert recipe.definition.weight == 3.0
