@@ -257,7 +257,7 @@ class Task(L.LightningModule, ABC):
         """Returns `losses` and those that mechanisms of the model add.
 
         Raises:
-            TypeError: if `losses` returns something else than losses by name.
+            TypeError: if `losses` does not return () tensors by name.
             ValueError: if a mechanism adds one under the same name.
         """
         losses = self.losses(batch)
@@ -266,6 +266,13 @@ class Task(L.LightningModule, ABC):
                 f"{type(self).__name__}.losses must return a dict of losses, name -> (), and at "
                 f"least one; got {losses if losses == {} else type(losses).__name__}"
             )
+        for name, loss in losses.items():
+            if not isinstance(loss, Tensor) or loss.dim():
+                what = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+                raise TypeError(
+                    f"{type(self).__name__}.losses must return a () tensor as `{name}`, got "
+                    f"{what}; return the mean over the targets"
+                )
         added = self.auxiliary_losses()
         if same := losses.keys() & added.keys():
             raise ValueError(
@@ -340,11 +347,17 @@ class Task(L.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Names the metrics and logs them."""
+        found = self.metrics()
+        if "loss" not in found:
+            raise TypeError(
+                f"{type(self).__name__}.metrics must include `loss`, got "
+                f"{', '.join(found) or 'none'}; it selects the best checkpoint"
+            )
         names = {"loss": "loss/val"} if not self.is_final else {}
         place = "final" if self.is_final else "quality"
         metrics = {
             name if "/" in name else names.get(name, f"{place}/{name}"): value
-            for name, value in self.metrics().items()
+            for name, value in found.items()
         }
         # Lightning would write them a step too early: it counts the step when validation is over.
         self.log_dict(metrics, logger=False)

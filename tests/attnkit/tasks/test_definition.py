@@ -159,9 +159,28 @@ def test_a_bad_step_of_a_plugin_is_skipped(plugin):
         experiment.run(plugin(code, "variant=stops"))
 
 
-def test_losses_are_a_dict(plugin):
-    code = re.sub('return {"cross_entropy".*', "return loss", WHOLE)
-    with pytest.raises(TypeError, match=r"MineTask.losses must return a dict of losses"):
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [
+        (
+            "return loss",
+            "losses must return a dict of losses, name -> .., and at least one; got Ten",
+        ),
+        ("return {}", "losses must return a dict of losses, name -> .., and at least one; got {}"),
+        (
+            'return {"a": loss[None]}',
+            r"losses must return a .. tensor as `a`, got .1,.; return the m",
+        ),
+        ('return {"a": 1.0}', "losses must return a .. tensor as `a`, got float"),
+        (
+            'return {"a": loss}\n    def metrics(self): return {"b": 1.0}',
+            "metrics must include `loss`, got b",
+        ),
+    ],
+)
+def test_losses_and_metrics_that_are_none_are_named(plugin, instead, message):
+    code = re.sub('return {"cross_entropy".*', lambda _: instead, WHOLE)
+    with pytest.raises(TypeError, match=f"MineTask.{message}"):
         experiment.run(plugin(code))
 
 
