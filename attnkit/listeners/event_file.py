@@ -50,7 +50,6 @@ class EventFile(Listener):
     """
 
     files = (EVENT_FILES,)
-    in_background = False  # the writer has a thread of its own
 
     def __init__(
         self, directory: Path, *, trial_id: str, resume: ResumePoint | None = None

@@ -56,7 +56,8 @@ class GuardedLogger(Listener, Logger):
         self.place: RunInfo | None = None
         self.failure: BaseException | None = None
         self._listener: Listener | None = None
-        self._background = listener_of(source).in_background
+        # A checkpoint records the lengths of files: all that was logged before must be in them.
+        self._background = listener_of(source).in_background and not listener_of(source).files
         self._status: str | None = None
         self._is_mute = False
         self._queue: queue.Queue[Callable[[], Any] | None] = queue.Queue(MOST_WAITING)

@@ -64,7 +64,8 @@ class Listener:
         packages: packages that it needs, as `pip install` takes them.
         files: patterns of the files that it appends to, directly in the run's directory. A run
             that resumes truncates them to the length that they had at its checkpoint.
-        in_background: call the verbs in a thread, so that a slow server does not delay a step.
+        in_background: call the verbs in a thread, so that a slow server does not delay a step. A
+            listener with `files` is never called in a thread.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
@@ -73,6 +74,9 @@ class Listener:
 
     def open(self, run: RunInfo) -> Any:
         """Opens the file or the connection.
+
+        Args:
+            run: the run that is logged.
 
         Returns:
             The logger whose verbs are called: this one, another `Listener`, or a Lightning logger.
@@ -99,8 +103,8 @@ class Listener:
         """Logs attention maps, as numbers, as an image, or both."""
 
     def flush(self) -> None:
-        """Writes what is buffered to the file system. Called before each checkpoint, unless
-        `in_background`.
+        """Writes what is buffered to the file system. Called before each checkpoint, if there
+        are `files`.
         """
 
     def finish(self, status: str | None) -> None:

@@ -17,7 +17,6 @@ class TensorBoard(Listener):
     """TensorBoard: an event file in the run's directory, with the maps for the Attention page."""
 
     files = (EVENT_FILES,)
-    in_background = False
 
     def open(self, run: RunInfo) -> Any:
         from attnkit.listeners.event_file import EventFile
@@ -31,7 +30,6 @@ class Csv(Listener):
     """Scalars in `metrics.csv` in the run's directory, one line per value: step,name,value."""
 
     files = (METRICS_CSV,)
-    in_background = False
 
     def open(self, run: RunInfo) -> Any:
         from attnkit.listeners.metric_files import TidyCsv
@@ -44,7 +42,6 @@ class Jsonl(Listener):
     """Scalars in `metrics.jsonl` in the run's directory, one JSON object per line."""
 
     files = (METRICS_JSONL,)
-    in_background = False
 
     def open(self, run: RunInfo) -> Any:
         from attnkit.listeners.metric_files import JsonLines

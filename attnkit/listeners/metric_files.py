@@ -24,8 +24,6 @@ class MetricFile(Listener):
         OSError: if the file cannot be opened.
     """
 
-    in_background = False
-
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / self.files[0]

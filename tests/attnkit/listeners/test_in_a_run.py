@@ -303,7 +303,6 @@ class Lines(Listener):
     """
 
     files = ("my_lines.txt",)
-    in_background = False
 
     def __init__(self, *, digits: int = 3):
         self.digits = digits
