@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import (
 )
 from PIL import Image as Pillow
 
-from attnkit.listeners.listener import Listener
+from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.tensorboard import summaries
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.images import Image, contact_sheet
@@ -86,6 +86,11 @@ class OfLightning(Listener):
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
+
+    def open(self, run: RunInfo) -> Listener:
+        # Most make their experiment at the first use: two threads would make one each.
+        getattr(self.logger, "experiment", None)
+        return self
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
         self.logger.log_hyperparams(summaries.flatten(hyperparameters))

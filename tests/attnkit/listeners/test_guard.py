@@ -301,6 +301,34 @@ def test_a_trainer_takes_a_lightning_logger_that_raises(tmp_path, caplog):
     assert len(told(caplog)) == 1
 
 
+def test_a_lightning_logger_makes_its_experiment_once(tmp_path):
+    """Though a trainer asks for it while the thread begins to log."""
+
+    class Lazy(CSVLogger):
+        made = 0
+
+        @property
+        def experiment(self):
+            if self._experiment is None:
+                time.sleep(0.05)
+                self._experiment = []
+                self.made += 1
+            return self._experiment
+
+        def log_metrics(self, metrics, step=None):
+            self.experiment.append(step)
+
+        def save(self):
+            pass
+
+    lazy = Lazy(tmp_path / "csv")
+    listeners = listeners_of(tmp_path, lazy)
+    listen(listeners)
+    assert listeners.loggers[0].experiment is lazy.experiment
+    listeners.close()
+    assert (lazy.made, lazy.experiment) == (1, [0, 1, 2, 3, 4])
+
+
 def test_any_lightning_logger_is_a_listener_and_nothing_else_is(tmp_path):
     logger = CSVLogger(tmp_path, name="", version="run")
     listeners = Listeners([logger])
