@@ -87,9 +87,10 @@ def inputs_are_left_as_they_were(case: Case) -> None:
 
 def _of_mask(mask: Mask) -> Iterator[tuple[str, Tensor]]:
     for part in mask.parts():
-        for path, value in held(vars(part), type(part).__name__):
-            if isinstance(value, Tensor):
-                yield path, value
+        for name, attribute in vars(part).items():
+            for path, value in held(attribute, f"{type(part).__name__}.{name}"):
+                if isinstance(value, Tensor):
+                    yield path, value
 
 
 def same_seed_gives_the_same_numbers(case: Case) -> None:

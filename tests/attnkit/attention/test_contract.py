@@ -232,6 +232,20 @@ def test_what_is_cached_is_counted(x):
     assert numbers[Factors] == 2 * 11 * 2 * (2 + 8)
 
 
+def test_a_softmax_may_ask_where_its_keys_stand(x):
+    """`normalize` with a grid: each query's own key counts twice."""
+
+    class Doubled(MultiHead):
+        def normalize(self, scores, allowed, grid):
+            return super().normalize(scores + math.log(2) * (grid.key == grid.query), allowed)
+
+    attention = built(Doubled)
+    q, (k, v) = attention.project_query(x), attention.project_context(x)
+    counts = (q @ k.mT * attention.scale).exp() * (1 + torch.eye(11)).tril()
+    heads = counts / counts.sum(dim=-1, keepdim=True) @ v
+    torch.testing.assert_close(attention(x, x, Causal()), attention.merge(heads, x))
+
+
 def test_what_carries_earlier_tokens_serves_self_attention_alone():
     class Carries(MultiHead):
         def carry(self, q, x):

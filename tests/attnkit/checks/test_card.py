@@ -18,9 +18,10 @@ from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
 from attnkit.checks.card import cases_of, law
 from attnkit.checks.seats import MaskCase
-from attnkit.checks.subjects import subjects_of
+from attnkit.checks.subjects import Subject, subjects_of
+from attnkit.checks.terminal import CardPrinter
 from attnkit.cli.main import app
-from attnkit.masks import Causal, Document, NoMask
+from attnkit.masks import Causal, Document, NoMask, Padding
 from attnkit.registry import ATTENTION
 
 LEAK = '''\
@@ -226,6 +227,46 @@ class ShowsTheFirstSequencesMap(MultiHead):
 class BendsItsValues(MultiHead):
     def mix(self, q, k, v, mask):
         return super().mix(q, k, v, mask).tanh()
+
+
+def test_a_map_that_is_right_for_some_sequences_is_told_as_that():
+    asked = [law("map_reproduces_the_output")]
+    (line,) = check(ShowsTheFirstSequencesMap, laws=asked).lines
+    assert "(sequence 0 of 3 is right): differs by" in line.words
+
+
+class KeepsItsFirstTable(MultiHead):
+    def scores(self, q, k):
+        if not hasattr(self, "table"):
+            self.table = torch.zeros(k.shape[2])
+        return super().scores(q, k) + self.table
+
+
+class WritesIntoThePadding(MultiHead):
+    def weights(self, q, k, mask):
+        for part in mask.parts():
+            if isinstance(part, Padding):
+                part.keep[:, 0] = True
+        return super().weights(q, k, mask)
+
+    def mix(self, q, k, v, mask):
+        return self.weights(q, k, mask) @ v
+
+
+def test_what_only_later_calls_raise_is_told_as_kept():
+    asked = [law("a_call_leaves_nothing_behind")]
+    (line,) = check(KeepsItsFirstTable, masks=CAUSAL, positions=["none"], laws=asked).lines
+    assert line.outcome == "broken"
+    assert line.words.startswith("fewer tokens, called after others, raises RuntimeError: The size")
+
+
+def test_what_breaks_other_laws_is_named_at_the_end(capsys):
+    padded = [MaskCase("causal&padding", "causal", padded=True)]
+    asked = [law("inputs_are_left_as_they_were"), law("padded_keys_have_no_influence")]
+    card = check(WritesIntoThePadding, masks=padded, positions=["none"], laws=asked)
+    assert card.lines[0].words == "the mask's own `Padding.keep` was changed in place"
+    CardPrinter(Subject("multi_head")).end(card, 1.0)
+    assert "fix first what breaks others: inputs are left as they were" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["map_reproduces_the_output", "fast_path_equals_the_reference"])
