@@ -385,9 +385,11 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
         model, length - 1, torch.float32
     )
     console.print(
-        f"cache a token           {per_token:,} bytes in float32, {per_token // 2:,} in bfloat16 "
-        f"({cache_bytes(model, length, torch.float32):,} and "
-        f"{cache_bytes(model, length, torch.bfloat16):,} at {length:,} tokens)"
+        f"cache a token           {per_token:,} bytes in float32, {per_token // 2:,} in bfloat16"
+    )
+    console.print(
+        f"  at {length:,} tokens".ljust(24) + f"{cache_bytes(model, length, torch.float32):,} and "
+        f"{cache_bytes(model, length, torch.bfloat16):,} bytes"
     )
 
 
@@ -405,7 +407,7 @@ def _show_layers(model: Any) -> None:
         for i, options in enumerate(stack.options):
             cost = costs[f"{part}layers.{i}"]
             mask = build_mask(options.mask)
-            seen = "" if mask.back is None else f" ({mask.back + 1:,} keys)"
+            seen = "" if mask.back is None else f" ({mask.back + 1:,})"
             words = (
                 options.attention.name + (f", {options.cross.name}" if options.cross else ""),
                 name_of(mask) + seen,
@@ -422,13 +424,20 @@ def _show_layers(model: Any) -> None:
                 groups.append(([cost.name], words))
     if len(groups) < 2:
         return
+    kinds = ("attention", "mask", "position", "MLP", "wiring")
+    differing = [i for i in range(len(kinds)) if len({words[i] for _, words in groups}) > 1]
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    for column in ("layer", "attention", "mask", "position", "MLP", "wiring"):
-        table.add_column(column)
-    for column in ("parameters", "training FLOPs a token", f"cache bytes, {length:,} tokens"):
-        table.add_column(column, justify="right")
+    table.add_column("layer", no_wrap=True)
+    for i in differing:
+        table.add_column(kinds[i], overflow="fold")
+    for column in ("parameters", "FLOPs/token", "cache"):
+        table.add_column(column, justify="right", no_wrap=True)
     for names, words in groups:
         first, last = (name.replace("layers.", "") for name in (names[0], names[-1]))
-        places = first if len(names) == 1 else f"{first} to {last.rpartition('.')[2]}, each"
-        table.add_row(places, *map(Text, words))
+        places = first if len(names) == 1 else f"{first}-{last.rpartition('.')[2]}"
+        costs_of_it = words[len(kinds) :]
+        table.add_row(places, *(Text(words[i]) for i in differing), *costs_of_it)
     console.print(table)
+    same = [f"{kinds[i]} {groups[0][1][i]}" for i in range(len(kinds)) if i not in differing]
+    console.print(f"all layers              {', '.join(same)}" if same else "")
+    console.print(f"cache                   bytes of one layer, in float32, at {length:,} tokens")
