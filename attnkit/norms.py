@@ -1,6 +1,6 @@
-"""Normalisations: over the features of a token, or of a head.
+"""Normalisations over the features of a token, or of a head.
 
-A class is registered in `NORMS`; it is made with the width and whether it may have a bias vector.
+A class is registered in `NORMS`; its arguments are the width, and `bias` to allow a bias vector.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class RMSNorm(nn.RMSNorm):
 
     Args:
         dim: width C of a token.
-        bias: it has none, whatever this says.
-        eps: added to the mean square; None: the smallest step of the number type at 1.
+        bias: ignored; it has none.
+        eps: added to the mean square; null: the machine epsilon of the dtype.
     """
 
     def __init__(self, dim: int, bias: bool = False, *, eps: float | None = None) -> None:
@@ -48,7 +48,7 @@ class RMSNorm(nn.RMSNorm):
 
 @NORMS.register("none")
 class NoNorm(nn.Identity):
-    """Leaves tokens as they are."""
+    """The identity."""
 
     def __init__(self, dim: int, bias: bool = False) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ class KeyValueCache(Cache):
     when it is full.
 
     Attributes:
-        keeps: how many keys before the new ones are kept, because no later query looks further
+        keeps: number of keys before the new ones that are kept, since no later query looks further
             back; None: all.
     """
 
@@ -87,8 +87,8 @@ class KeyValueCache(Cache):
         )
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends keys and values (B, H, S, D) of new tokens; returns those of all tokens that are
-        kept, in order.
+        """Appends keys and values (B, H, S, D) of new tokens; returns those of all kept tokens, in
+        order.
         """
         count = keys.shape[2]
         if self.position is not None:
@@ -99,8 +99,8 @@ class KeyValueCache(Cache):
                 assert self.keeps is not None
                 if count > self._slots - self.keeps:
                     raise ValueError(
-                        f"{count} tokens at once do not fit into a cache of fixed size that keeps "
-                        f"a window of {self.keeps + 1}; give it {self._slots - self.keeps} at most"
+                        f"{count} tokens at once do not fit into a cache of fixed size with "
+                        f"a window of {self.keeps + 1}; pass at most {self._slots - self.keeps}"
                     )
                 places = places % self._slots
             self._keys.index_copy_(2, places, keys)
@@ -120,11 +120,11 @@ class KeyValueCache(Cache):
         return self.stored(count)
 
     def stored(self, count: int) -> tuple[Tensor, Tensor]:
-        """Returns keys and values of the tokens that are kept, in order; of a cache of fixed size
-        that keeps all with the room for later ones.
+        """Returns keys and values of the kept tokens, in order; for a fixed cache that keeps all,
+        with the reserved memory.
 
         Args:
-            count: tokens that were appended last.
+            count: number of tokens appended last.
         """
         assert self._keys is not None
         assert self._values is not None
@@ -143,11 +143,11 @@ class KeyValueCache(Cache):
         return self._dropped > 0 or self._slots > 0
 
     def first_key(self, count: int) -> int | Tensor:
-        """Position of the first key; of a cache of fixed size that keeps a window a () tensor,
-        below 0 while there are fewer keys.
+        """Returns the position of the first key; for a fixed cache with a window a () tensor,
+        negative while there are fewer keys.
 
         Args:
-            count: tokens that were appended last.
+            count: number of tokens appended last.
         """
         if self._slots:
             assert self.position is not None
@@ -187,11 +187,11 @@ class KeyValueCache(Cache):
 
 
 class Borrowed(KeyValueCache):
-    """Keys and values that an earlier layer keeps, for a layer that uses them too. It holds nothing
-    of its own.
+    """A view of an earlier layer's keys and values, for a layer that shares them. It stores
+    nothing.
 
     Args:
-        lender: the cache of that layer, which has taken up the new tokens already.
+        lender: the cache of that layer, which already contains the new tokens.
     """
 
     def __init__(self, lender: Cache) -> None:
@@ -207,12 +207,12 @@ class Borrowed(KeyValueCache):
         return self._lender.first_key(count)
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of the lender; the new ones are among them."""
+        """Returns those of the lender, which include the new ones."""
         self.length = self._lender.length
         return self._lender.stored(keys.shape[2])
 
     def fix(self, room: int, position: Tensor) -> None:
-        Cache.fix(self, room, position)  # the lender has the room
+        Cache.fix(self, room, position)  # the lender reserves the memory
 
     def select(self, rows: Tensor) -> None:
         """The lender has selected them."""

@@ -99,7 +99,7 @@ class Recurrent(Attention):
         return num_tokens * max(counter.get_total_flops() - self.projection_flops(), 0)
 
     def cache_elements(self, num_tokens: int) -> int:
-        """The state, whatever the length."""
+        """The size of the state, independent of the length."""
         return sum(tensor.numel() for tensor in self._decode_one().tensors())
 
     @torch.no_grad()

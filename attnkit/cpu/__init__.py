@@ -1,1 +1,1 @@
-"""What helps on a CPU alone: `process` before torch is loaded, `training` while a run trains."""
+"""Speed-ups for CPUs only: `process` before torch is loaded, `training` while a run trains."""

@@ -108,7 +108,7 @@ def _quota(folder: Path) -> float | None:
         else:
             allowed = (folder / "cpu.cfs_quota_us").read_text()
             period = (folder / "cpu.cfs_period_us").read_text()
-        quota = float(allowed) / float(period)  # `max` is no number, and -1 means the same
+        quota = float(allowed) / float(period)  # `max` is not a number, and -1 means the same
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return quota if quota > 0 else None

@@ -4,8 +4,8 @@ Rotates each pair of features by an angle that grows with the position, so that 
 depends on i - j only. Pairs are (i, i + D/2), as in GPT-NeoX; the paper pairs neighbours, which is
 the same up to a fixed permutation of the features.
 
-`share` leaves the slowest pairs as they are, which then carry content alone: partial rotary,
-Barbero et al. 2024, arXiv:2410.06205. `factor` reads sequences longer than those of the
+`share` does not rotate the slowest pairs, which then only carry content: partial rotary,
+Barbero et al. 2024, arXiv:2410.06205. `factor` extends a model to longer sequences than in
 training: YaRN, Peng et al. 2023, arXiv:2309.00071.
 """
 
@@ -19,8 +19,8 @@ from attnkit.positions.base import AttentionPosition
 from attnkit.registry import POSITIONS
 
 FEWEST, MOST = 1.0, 32.0
-"""Turns within the training length below which a pair is slowed down by the whole factor, and above
-which it is left alone: alpha and beta of YaRN."""
+"""Rotations within the training length below which a pair is slowed down by the whole factor, and
+above which it is unchanged: alpha and beta of YaRN."""
 
 
 @POSITIONS.register("rotary")
@@ -31,9 +31,9 @@ class Rotary(AttentionPosition):
     Args:
         base: ratio of the longest wavelength to the shortest.
         share: share of the pairs that are rotated, the fastest first.
-        factor: how many times longer than `trained_tokens` sequences may be; slow pairs are slowed
-            down by as much, and scores sharpened. 1: no change.
-        trained_tokens: length of the training's sequences; needed with a factor.
+        factor: ratio of the longest sequence to `trained_tokens`; slow pairs are slowed down by it,
+            and scores sharpened. 1: no change.
+        trained_tokens: length of the training's sequences; required with a factor.
     """
 
     acts_on = "queries_and_keys"
@@ -87,7 +87,7 @@ def _tables(
 ) -> tuple[Tensor, Tensor]:
     """Returns cosines and signed sines of all angles: (T, D) each."""
     pair = torch.arange(half, device=positions.device, dtype=torch.float32)
-    speed = base ** (-pair / half)  # radians a token
+    speed = base ** (-pair / half)  # radians per token
     if share < 1:
         speed = speed * (pair < share * half)
     gain = 1.0
@@ -95,7 +95,7 @@ def _tables(
         turns = trained_tokens * speed / (2 * math.pi)
         kept = ((turns - FEWEST) / (MOST - FEWEST)).clamp(0, 1)
         speed = speed * (kept + (1 - kept) / factor)
-        gain = 0.1 * math.log(factor) + 1  # of queries and of keys: scores take its square
+        gain = 0.1 * math.log(factor) + 1  # for queries and for keys: scores get its square
     angle = positions[:, None].float() * speed  # (T, D/2)
     cos, sin = angle.cos() * gain, angle.sin() * gain
     return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)

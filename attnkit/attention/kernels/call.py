@@ -154,8 +154,8 @@ def share_heads(heads: Tensor, num_heads: int) -> Tensor:
 
 
 def positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Positions of queries (T, 1) and keys (1, S) for a step that has no `Grid`; the last query
-    stands at the last key.
+    """Returns positions of queries (T, 1) and keys (1, S) for a step without a `Grid`; the last
+    query is at the last key.
     """
     query = torch.arange(num_keys - num_queries, num_keys, device=device)
     return query.view(-1, 1), torch.arange(num_keys, device=device).view(1, -1)
