@@ -170,7 +170,7 @@ class Checker:
     ) -> dict[str, Any]:
         for key, child in given.items():
             if key not in options:
-                message = self._unknown_key((*path, key), options)
+                message = self._unknown_key((*path, key), options, given)
                 why = "" if cls is None else positional_option(cls, key)
                 self._refuse(
                     child.key_mark, (*path, key), f"unknown key; {why}" if why else message
@@ -191,7 +191,9 @@ class Checker:
             values[key] = self.check(option.annotation, node, (*path, key))
         return values
 
-    def _unknown_key(self, path: KeyPath, options: Mapping[str, Option]) -> str:
+    def _unknown_key(
+        self, path: KeyPath, options: Mapping[str, Option], given: Mapping[str, Node]
+    ) -> str:
         key, section = path[-1], dotted(path[:-1])
         known = f" (known: {', '.join(sorted(options)) or 'none'})"
         if "." in key:
@@ -210,8 +212,12 @@ class Checker:
             return difflib.SequenceMatcher(None, key, name).ratio() + nearness
 
         near = suggest(key, options)
-        if near and any(index_of(part) is not None for part in path):  # in an element of a list
-            return f"unknown key{near}{known}"
+        if any(index_of(part) is not None for part in path):  # in an element of a list
+            for name, option in options.items():
+                if key in _section(option, given.get(name))[0]:
+                    return f"unknown key; it belongs under `{section}.{name}`{known}"
+            if near:
+                return f"unknown key{near}{known}"
         name, home = max(everywhere, key=likeness)
         if home == section or likeness((name, home)) < _ALIKE:
             return f"unknown key{suggest(key, options)}{known}"

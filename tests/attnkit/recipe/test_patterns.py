@@ -179,6 +179,10 @@ def test_a_translator_takes_a_pattern_in_each_part(tmp_path):
         (["model.layers.mlp=relu"], "model.layers: this is a list; an override sets it as a whole"),
         (["~model.layers[0].mlp"], "there is no such key to remove"),
         (["model.layers[1].mpl=relu"], "model.layers[1].mpl: unknown key; did you mean `mlp`?"),
+        (
+            ["model.layers=[{mask: sliding_window, window: 4}]"],
+            "model.layers[0].window: unknown key; it belongs under `model.layers[0].mask`",
+        ),
         (["model.layers[1].dim=8"], "model.layers[1].dim: unknown key; it belongs under `model`"),
         (["model.layers[1].cross=linear"], "model.layers[1].cross: unknown key"),
         (["model.layers[1].mlp=geglu"], "unknown MLP `geglu`; did you mean `gelu`?"),
