@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import keyword
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ MECHANISM = '''\
 from torch import Tensor
 
 from {home} import {parent}
-from attnkit.registry import ATTENTION
+{imports}from attnkit.registry import ATTENTION
 
 
 @ATTENTION.register("{name}")
@@ -24,25 +25,29 @@ class {cls}({parent}):
     """{summary}
 
     Args:
-        sharpness: {help}
+        multiplier: {help}
     """
 
     formula = "{formula}"
 
-    def __init__(self, dim: int, *, sharpness: float = 2.0, **options) -> None:
+    def __init__(self, dim: int, *, multiplier: float = 2.0, **options) -> None:
         super().__init__(dim, **options)
-        self.sharpness = sharpness
+        self.multiplier = multiplier
 
 {step}
 '''
 
 SCORES = """\
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        return self.sharpness * super().scores(q, k)"""
+        return self.multiplier * super().scores(q, k)"""
+
+SCORES_ON_A_GRID = """\
+    def scores(self, q: Tensor, k: Tensor, grid: Grid) -> Tensor:
+        return self.multiplier * super().scores(q, k, grid)"""
 
 QUERY = """\
     def project_query(self, x: Tensor) -> Tensor:
-        return self.sharpness * super().project_query(x)"""
+        return self.multiplier * super().project_query(x)"""
 
 TEST = """\
 from attnkit.checks import laws_of
@@ -78,6 +83,7 @@ def write(name: str, like: str, folder: Path) -> tuple[Path, Path]:
         if file.exists():
             raise RegistryError(f"{file} exists already; choose another name, or remove it")
     own_scores = issubclass(parent, ScoreAttention)
+    on_a_grid = own_scores and "grid" in inspect.signature(parent.scores).parameters
     words = name.replace("_", " ")
     code = MECHANISM.format(
         words=words[0].upper() + words[1:],
@@ -89,7 +95,8 @@ def write(name: str, like: str, folder: Path) -> tuple[Path, Path]:
         summary=f"As {like}, with {'sharper scores' if own_scores else 'longer queries'}.",
         help=f"what {'scores' if own_scores else 'queries'} are multiplied by.",
         formula=_formula(parent.formula, own_scores),
-        step=SCORES if own_scores else QUERY,
+        imports="from attnkit.grid import Grid\n" if on_a_grid else "",
+        step=(SCORES_ON_A_GRID if on_a_grid else SCORES) if own_scores else QUERY,
     )
     files[0].write_text(code, encoding="utf-8")
     files[1].write_text(TEST.format(name=name), encoding="utf-8")
@@ -98,7 +105,7 @@ def write(name: str, like: str, folder: Path) -> tuple[Path, Path]:
 
 def _formula(inherited: str, own_scores: bool) -> str:
     """The parent's equation, with what is new, in one line of the file."""
-    change = "scores times sharpness" if own_scores else "q times sharpness"
+    change = "scores times multiplier" if own_scores else "q times multiplier"
     known = f"{inherited};  " if len(inherited) < 55 else ""
     return f"{known}{change}".replace("\\", "\\\\").replace('"', '\\"')
 
@@ -108,6 +115,8 @@ def next_commands(name: str, like: str) -> dict[str, str]:
     plugin = f"'plugins=[{name}.py]' model.attention={name} variant={name}"
     if ATTENTION.get(like).refusal("self", Causal(), "none"):
         plugin += " model.mask=none"
+    if "queries_and_keys" not in ATTENTION.get(like).position_kinds:  # quickstart's is rotary
+        plugin += " model.position=sinusoidal"
     return {
         "check it": f"attnkit check {name}.py",
         "run it": f"attnkit run quickstart {plugin}",

@@ -30,10 +30,10 @@ def test_what_it_writes_loads_and_overrides_one_step(like):
     assert len(code.splitlines()) <= 25
     assert all(len(line) <= 100 for line in code.splitlines())
     load_plugin("my_attention.py")
-    option = ATTENTION.options("my_attention")["sharpness"]
+    option = ATTENTION.options("my_attention")["multiplier"]
     assert (option.annotation, option.default) == (float, 2.0)
     assert option.help.endswith("multiplied by.")
-    build_attention({"name": "my_attention", "sharpness": 3.0}, 16)
+    build_attention({"name": "my_attention", "multiplier": 3.0}, 16)
     laws = [law for law in LAWS if law.quick]
     assert not check(ATTENTION.get("my_attention"), masks=CAUSAL, laws=laws).broken
     (run,) = re.findall(r"attnkit (run .*)", ended.stdout)
