@@ -37,7 +37,9 @@ WINDOWS = {
 
 
 def rows_alone(name):
-    return getattr(ATTENTION.get(name), "rows_alone", False)
+    """True for a mechanism whose rows stand alone, and ask something: of its query."""
+    mechanism = ATTENTION.get(name)
+    return getattr(mechanism, "rows_alone", False) and "query" in mechanism.projections
 
 
 def inputs(attention, T, dtype=torch.float32):
