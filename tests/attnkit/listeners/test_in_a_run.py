@@ -403,7 +403,7 @@ def test_the_report_names_tensorboard_only_if_it_has_something_to_show(small, tm
             "logging: {to: [nowhere.Logger]}",
             r"logging.to\[0\]: there is no logger at `nowhere.Logger`: pip install nowhere",
         ),
-        ("logging: {to: [pathlib.Path]}", "`pathlib.Path` is no logger: it is not derived from"),
+        ("logging: {to: [pathlib.Path]}", "`pathlib.Path` is not a logger: it is not derived from"),
         (
             f"callbacks: [{{name: {STOP}}}]",
             r"callbacks\[0\].monitor: this required key is missing: quantity to be monitored",

@@ -246,7 +246,9 @@ def test_of_fixed_size_too_the_cache_of_a_window_is_its_window():
             torch.testing.assert_close(
                 logits, model(TOKENS[:, : t + 1])[:, -1:], rtol=1e-4, atol=1e-4
             )
-    with pytest.raises(ValueError, match=r"6 tokens at once do not fit .* window of 4; give it 5"):
+    with pytest.raises(
+        ValueError, match=r"6 tokens at once do not fit .* window of 4; pass at most 5"
+    ):
         model(TOKENS[:, :6], cache=cache)
 
 
