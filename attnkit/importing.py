@@ -94,9 +94,14 @@ def _module_name(path: str) -> str:
     )
 
 
+def is_from_file(cls: type) -> bool:
+    """True for a class that a plugin file defines."""
+    return cls.__module__.startswith("attnkit_plugin_")
+
+
 def home_of(cls: type) -> str:
     """Returns the origin of a class: its module, or the file of a plugin."""
-    if cls.__module__.startswith("attnkit_plugin_"):
+    if is_from_file(cls):
         return inspect.getfile(cls)
     return "a notebook or script" if cls.__module__ == "__main__" else cls.__module__
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import pkgutil
 import re
 import typing
@@ -24,6 +25,7 @@ from attnkit.importing import (
     import_source,
     imported_source,
     installed_plugin_failures,
+    is_from_file,
     load_installed_plugins,
     load_plugin,
     unread_docstring,
@@ -74,6 +76,8 @@ __all__ = [
     "suggest",
 ]
 
+log = logging.getLogger("attnkit")
+
 T = TypeVar("T")
 P = TypeVar("P", bound=type)
 
@@ -91,6 +95,8 @@ class Registry(Generic[T]):
             `lightning.pytorch.callbacks.EarlyStopping`, whether registered or not.
         paths: name -> path of a built-in class that is imported only where it is asked for.
         module: where each name has a folder in the package: the module there that registers it.
+        files_may_replace: a plugin file may register a built-in name, which is logged. So a file of
+            last year keeps its meaning, and its runs their model, when the kit learns its name.
     """
 
     def __init__(
@@ -101,12 +107,14 @@ class Registry(Generic[T]):
         base: str | None = None,
         paths: Mapping[str, str] | None = None,
         module: str | None = None,
+        files_may_replace: bool = False,
     ) -> None:
         self.kind = kind
         self._package = package
         self._base = base
         self._paths = dict(paths or {})
         self._module = module
+        self._files_may_replace = files_may_replace
         self._classes: dict[str, type[T]] = {}
         self._discovered = False
 
@@ -123,7 +131,9 @@ class Registry(Generic[T]):
             if not f"{cls.__module__}.".startswith(f"{self._package}."):
                 self._discover()  # built-in names first, so that a plugin cannot take one
             taken = self.get(name) if name in self._paths else self._classes.get(name)
-            if taken is not None and not _same_definition(taken, cls):
+            if taken is not None and self._may_replace(taken, cls):
+                log.warning("%s replaces the built-in %s `%s`", home_of(cls), self.kind, name)
+            elif taken is not None and not _same_definition(taken, cls):
                 raise RegistryError(
                     f"{self.kind} `{name}` is already registered by "
                     f"{taken.__module__}.{taken.__qualname__}; choose another name"
@@ -132,6 +142,11 @@ class Registry(Generic[T]):
             return cls
 
         return enter
+
+    def _may_replace(self, taken: type, cls: type) -> bool:
+        """True if a plugin file registers a built-in name, and may do so."""
+        built_in = f"{taken.__module__}.".startswith(f"{self._package}.")
+        return self._files_may_replace and built_in and is_from_file(cls)
 
     def names(self) -> list[str]:
         """Returns all registered names, sorted."""
@@ -234,7 +249,9 @@ def _same_definition(a: type, b: type) -> bool:
     return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
 
 
-ATTENTION: Registry[Any] = Registry("attention mechanism", "attnkit.attention")
+ATTENTION: Registry[Any] = Registry(
+    "attention mechanism", "attnkit.attention", files_may_replace=True
+)
 MASKS: Registry[Any] = Registry("mask", "attnkit.masks")
 POSITIONS: Registry[Any] = Registry("position encoding", "attnkit.positions")
 MLPS: Registry[Any] = Registry("MLP", "attnkit.models.mlps")

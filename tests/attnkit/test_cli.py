@@ -452,7 +452,7 @@ def test_the_default_prompt_is_named_where_the_vocabulary_lacks_it(small_run, mo
         (["plugins=[none.py]"], "none.py does not exist"),
         (["plugins=[raises.py]"], "raises.py:1: ZeroDivisionError: division by zero"),
         (["plugins=[syntax.py]"], "syntax.py:2: SyntaxError: "),
-        (["plugins=[taken.py]"], "attention mechanism `multi_head` is already registered by"),
+        (["plugins=[taken.py]"], "position encoding `rotary` is already registered by"),
         (["runs_dir=a_file"], "a_file is not a writable folder; set runs_dir"),
         (["logging.probe=''"], "logging.probe is empty; write a text, or null for validation"),
         (["trainer.strategy=luck"], "trainer: accelerator cpu, devices 1 and strategy luck do not"),
@@ -468,8 +468,7 @@ def test_a_bad_run_is_refused_in_one_message(overrides, message):
     Path("raises.py").write_text("1 / 0\n")
     Path("syntax.py").write_text("\ndef f(:\n")
     Path("taken.py").write_text(
-        "from attnkit import ATTENTION\n\n\n"
-        "@ATTENTION.register('multi_head')\nclass Mine:\n    pass\n"
+        "from attnkit import POSITIONS\n\n\n@POSITIONS.register('rotary')\nclass Mine:\n    pass\n"
     )
     before = sorted(Path().rglob("*"))
     assert message in complaint("run", "small.yaml", *overrides)

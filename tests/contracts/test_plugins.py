@@ -10,7 +10,7 @@ from attnkit import description, registry
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks.at_start import LawBrokenError, refuse_broken_plugins
 from attnkit.recipe import RecipeError, load_recipe
-from attnkit.registry import ATTENTION
+from attnkit.registry import ATTENTION, RegistryError
 from attnkit.runs import experiment
 from attnkit.trained_run import load_run
 
@@ -135,8 +135,8 @@ def test_a_plugin_brings_more_than_mechanisms():
         ),
         ("\n\n1 / 0", "my_attention.py:3: ZeroDivisionError: division by zero"),
         (
-            COSINE.replace("my_cosine", "linear"),
-            "`linear` is already registered by attnkit.attention.linear.Linear.*; choose another",
+            "from attnkit import POSITIONS\n\n\n@POSITIONS.register('rotary')\nclass Mine: pass\n",
+            "`rotary` is already registered by attnkit.positions.rotary.Rotary.*; choose another",
         ),
         (COSINE.replace("my_cosine", "MyCosine"), "name 'MyCosine' is not snake_case"),
     ],
@@ -151,6 +151,19 @@ def test_a_plugin_that_fails_is_one_problem_with_its_place(content, message):
         load_recipe("recipe.yaml")
     (problem,) = refused.value.problems  # not also that `my_cosine` is unknown
     assert str(problem).startswith("recipe.yaml:1:11: plugins[0]: plugin file ")
+
+
+def test_a_file_may_replace_a_built_in_mechanism_and_it_is_logged(caplog, monkeypatch):
+    """A file of before the kit knew the name keeps its meaning; an installed package may not."""
+    monkeypatch.setattr(ATTENTION, "_classes", dict(ATTENTION._classes))
+    built_in = ATTENTION.get("linear")
+    Path("my_attention.py").write_text(COSINE.replace("my_cosine", "linear"))
+    recipe = load_recipe("recipe.yaml", ["model.attention=linear"])
+    assert ATTENTION.get("linear") is not built_in
+    assert "my_attention.py replaces the built-in attention mechanism `linear`" in caplog.text
+    with pytest.raises(RegistryError, match="`retention` is already registered by attnkit"):
+        ATTENTION.register("retention")(type("Retention", (built_in,), {}))
+    assert experiment.run(recipe).record["status"] == "finished"
 
 
 def test_a_failed_plugin_leaves_no_half_of_itself():
