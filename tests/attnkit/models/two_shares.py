@@ -10,6 +10,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from attnkit.masks import Causal
 from attnkit.models.language_model import LanguageModel
 from attnkit.models.sharding import (
     load_whole,
@@ -30,6 +31,7 @@ def model_of(name):
     """One head where it may be one: then a gain a head leaves one process nothing."""
     options = ATTENTION.options(name)
     one_head = "num_heads" in options and "num_kv_heads" not in options
+    one_head &= name != "synthesizer"  # its tables are large, and shared by head
     several = ("multi_head", "value_residual", "cross_layer")  # layers in turn, layers with ties
     torch.manual_seed(0)
     return LanguageModel(
@@ -38,7 +40,7 @@ def model_of(name):
         dim=16,
         num_layers=2 if name in several else 1,
         attention={"name": name, **({"num_heads": 1} if one_head else {})},
-        mask="none" if name == "linformer" else "causal",
+        mask="none" if ATTENTION.get(name).refusal("self", Causal(), "none") else "causal",
         bias=True,
     )
 
