@@ -68,6 +68,31 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(cores, MOST_PROCESSES)
 
 
+FAMILIES = frozenset(
+    (
+        *("multi_head", "grouped_query", "multi_head_latent", "tensor_product"),
+        *("sink", "forgetting", "multi_token", "value_residual", "cross_layer"),
+        *("linear", "gated_linear", "delta_net", "mamba2", "linformer", "nystrom"),
+    )
+)
+"""A mechanism or two of each kind: what they override, cache, carry and share."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves the long tests of mechanisms beyond `FAMILIES` to the slow lane, but for the laws that
+    a run asks.
+    """
+    for item in items:
+        if item.get_closest_marker("each_mechanism") is None:
+            continue
+        params = item.callspec.params  # pyright: ignore[reportAttributeAccessIssue]
+        name = params.get("name", params.get("like"))
+        is_quick = "a_law" in params and params["a_law"].quick
+        if name not in FAMILIES and not is_quick:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish() -> None:
     """Leaves modules and tests out of garbage collection: each run that a test makes would look
     through these million objects.

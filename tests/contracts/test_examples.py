@@ -106,6 +106,7 @@ def test_auxiliary_losses_of_a_mechanism_join_its_own(recipe, tmp_path):
     assert sum(parts) == pytest.approx(curves["loss/train"].values, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_variants_are_planned_and_matched(tmp_path):
     planned = invoke(
         "ablate", DIGITS, "model.attention.name=multi_head,linear", "--match", "parameters",

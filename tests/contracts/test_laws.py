@@ -28,24 +28,9 @@ def cases(mechanism):
     return cases_of(mechanism)[0]
 
 
-FAMILIES = (
-    *("multi_head", "grouped_query", "multi_head_latent", "tensor_product"),
-    *("sink", "additive", "forgetting", "multi_token", "value_residual", "cross_layer"),
-    *("linear", "gated_linear", "delta_net", "mamba2", "linformer", "nystrom"),
-)
-"""One mechanism or two of each kind: what they override, cache, carry and share. They are asked all
-laws at once; the others those that a run asks, and the rest with `-m slow`."""
-
-
-def asked():
-    for name in ATTENTION.names():
-        for a_law in IN_PROCESS:
-            at_once = a_law.quick or name in FAMILIES
-            marks = () if at_once else pytest.mark.slow
-            yield pytest.param(name, a_law, id=f"{name}-{a_law.name}", marks=marks)
-
-
-@pytest.mark.parametrize(("name", "a_law"), list(asked()))
+@pytest.mark.each_mechanism
+@pytest.mark.parametrize("a_law", IN_PROCESS, ids=lambda law: law.name)
+@pytest.mark.parametrize("name", ATTENTION.names())
 def test_it_holds(name, a_law):
     """Wherever the mechanism can sit."""
     line = judge(a_law, cases(ATTENTION.get(name)))

@@ -6,6 +6,8 @@ The packages below it keep their own system; what attnkit itself imports and ask
 import subprocess
 import sys
 
+import pytest
+
 WINDOWS = r"""
 import builtins, errno, os, signal, subprocess, sys, types
 
@@ -140,6 +142,7 @@ def on_windows(code, folder):
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_commands_work_without_what_windows_lacks(tmp_path):
     (tmp_path / "text.txt").write_text("the cat sees a dog.\n" * 200)
     said = on_windows(COMMANDS, tmp_path)

@@ -22,6 +22,7 @@ def call(*arguments):
     return CliRunner().invoke(app, list(arguments))
 
 
+@pytest.mark.each_mechanism
 @pytest.mark.parametrize("like", ATTENTION.names())
 def test_what_it_writes_loads_and_overrides_one_step(like):
     ended = call("new", "my_attention", "--like", like)

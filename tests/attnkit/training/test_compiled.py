@@ -34,12 +34,24 @@ def small_one(name):
     return str({"name": name, **heads})
 
 
+SOME = [
+    *("multi_head", "multi_head_latent", "forgetting", "multi_token", "value_residual"),
+    *("cross_layer", "linear", "gated_linear", "delta_net", "mamba2"),
+]
+REST = [name for name in CAUSAL if name not in SOME]
+
 # Several to a model: what is traced is the sum of its layers.
-MODELS = [("causal", CAUSAL[i::4]) for i in range(4)]
-MODELS += [("none", [name]) for name in ATTENTION.names() if name not in CAUSAL]
+MODELS = [("causal", SOME), ("none", ["linformer"])]
+MODELS += [
+    pytest.param(mask, names, marks=pytest.mark.slow)
+    for mask, names in (
+        *(("causal", REST[i::4]) for i in range(4)),
+        *(("none", [name]) for name in ATTENTION.names() if name not in (*CAUSAL, "linformer")),
+    )
+]
 
 
-@pytest.mark.parametrize(("mask", "names"), MODELS, ids=[names[0] for _, names in MODELS])
+@pytest.mark.parametrize(("mask", "names"), MODELS)
 def test_every_mechanism_is_one_graph_to_train_and_one_to_evaluate(
     small, graphs, tiny_samples, mask, names
 ):
