@@ -155,6 +155,7 @@ def test_dropout_in_chunks_is_computed_again_as_it_was(monkeypatch):
     torch.testing.assert_close((gradient * v).sum(), heads.sum(), atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_learned_bias_over_16384_tokens_takes_less_than_two_gibibytes():
     """Forward and backward, 16 heads of 64: the whole bias alone would be 8 GiB."""
     with FakeTensorMode(allow_non_fake_inputs=True):

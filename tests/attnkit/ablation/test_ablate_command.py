@@ -69,6 +69,7 @@ def test_the_preview_counts_and_estimates(load, capsys):
     assert "from this machine's speed; it is measured again" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "SECONDS", 0.05)
     recipe = load().with_overrides("trainer.max_steps=100")

@@ -463,6 +463,7 @@ def test_options_and_a_number_of_heads_that_does_not_divide_the_usual_width():
     assert not card.broken
 
 
+@pytest.mark.slow
 def test_the_command_prints_each_law_and_writes_json():
     ended = call("check", "linear", "--mask", "causal", "--role", "self", "--json", "card.json")
     assert ended.exit_code == 0, ended.output

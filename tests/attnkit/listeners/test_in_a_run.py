@@ -353,6 +353,7 @@ def test_plugins_bring_loggers_and_callbacks(small, crash_at, plugins):
         small(*keys[:-1], "callbacks=[{name: my_note, words: x}]")
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_a_logger(tmp_path, small):
     site = tmp_path / "site"
     package, information = site / "lines_package", site / "lines_package-1.0.dist-info"

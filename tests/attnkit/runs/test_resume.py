@@ -141,15 +141,19 @@ def test_a_translation_goes_on_with_its_batches_its_average_and_its_rhythm(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def long(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("overrides", "batch", "end"),
     [
         ([], 1, crash),  # before the first checkpoint
         ([], 5, terminate),  # validation is due at this step
-        (["model.dropout=0.3", "trainer.num_workers=2"], 4, interrupt),
+        long(["model.dropout=0.3", "trainer.num_workers=2"], 4, interrupt),
         (["trainer.accumulate=3", "model.dropout=0.3"], 13, terminate),  # in the middle of a step
-        (["trainer.precision=bf16", "model.attention.name=linear"], 6, terminate),
-        (["optimizer=muon", "model.dropout=0.3"], 8, crash),
+        long(["trainer.precision=bf16", "model.attention.name=linear"], 6, terminate),
+        long(["optimizer=muon", "model.dropout=0.3"], 8, crash),
         (SYNTHETIC, 7, crash),  # a length of its own for each batch
     ],
     ids=lambda value: getattr(value, "__name__", None) or str(value),
