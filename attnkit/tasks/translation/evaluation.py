@@ -119,6 +119,11 @@ def _test_set(source: PairSource, name: str) -> TestSet:
         first, _, second = name.partition(",")
         lines = read_aligned(Path(first).expanduser(), Path(second).expanduser())
         return TestSet(name, [Pair(*line) for line in lines])
+    if Path(name).expanduser().is_file():
+        raise DataError(
+            f"--data {name}: a translation is scored against references; give two files of as many "
+            f"lines, --data {name},REFERENCES"
+        )
     source.check_split(name)
     pairs = list(source.pairs(name))
     if pairs[0].links is None:

@@ -414,6 +414,7 @@ def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
             "the folder nowhere does not exist",
         ),
         (["evaluate", result.directory, "--data", "nowhere"], "there is no split `nowhere`"),
+        (["evaluate", result.directory, "--data", __file__], "give two files of as many lines"),
     ):
         said = invoke(*arguments)
         assert said.exit_code == 2, said.output
