@@ -8,8 +8,6 @@ DeltaNet with a decay of the whole state that depends on the token. Queries, key
 pass a short convolution, as in the paper.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,15 +15,12 @@ from torch.nn import functional as F
 from attnkit.attention.cache import State
 from attnkit.attention.delta_net import DeltaNet, corrected_sums
 from attnkit.attention.past import Past, ShortConvolution
-from attnkit.attention.recurrent import real_keys
+from attnkit.attention.recurrent import draw_steps, real_keys
 from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
 FASTEST, SLOWEST = 16.0, 1.0
 """Initial range of exp(A)."""
-
-STEPS = 0.001, 0.1
-"""Initial range of softplus(d), log-uniform, as in Mamba-2 (arXiv:2405.21060)."""
 
 
 @ATTENTION.register("gated_delta_net")
@@ -46,9 +41,7 @@ class GatedDeltaNet(DeltaNet):
         heads, width = self.num_heads, self.head_dim
         gates = heads * self.num_rates
         self.rate = nn.Parameter(torch.empty(heads).uniform_(SLOWEST, FASTEST).log())
-        least, most = map(math.log, STEPS)
-        step = torch.empty(gates).uniform_(least, most).exp()
-        self.step = nn.Parameter(step + (-torch.expm1(-step)).log())  # the inverse of softplus
+        self.step = nn.Parameter(draw_steps(gates))
         self.fade = nn.Linear(dim, gates, bias=False)
         self.gate = nn.Linear(dim, heads * width, bias=False)
         self.convolutions = nn.ModuleList(

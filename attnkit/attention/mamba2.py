@@ -9,24 +9,19 @@ token, the step d, sets the decay of the state and the amount that is written. A
 C. A short convolution comes before all three.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.cache import State
 from attnkit.attention.past import Past, ShortConvolution
-from attnkit.attention.recurrent import Recurrent, decayed_sums, real_keys
+from attnkit.attention.recurrent import Recurrent, decayed_sums, draw_steps, real_keys
 from attnkit.masks import Mask
 from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 
 CHUNK = 64
 """Tokens per chunk."""
-
-STEPS = 0.001, 0.1
-"""Initial range of softplus(bias), log-uniform."""
 
 
 @ATTENTION.register("mamba2")
@@ -66,9 +61,7 @@ class Mamba2(Recurrent):
         self.query = nn.Linear(dim, state_dim, bias=False)  # C
         self.key = nn.Linear(dim, state_dim, bias=False)  # B
         self.step = nn.Linear(dim, num_heads, bias=False)
-        least, most = map(math.log, STEPS)
-        step = torch.empty(num_heads).uniform_(least, most).exp()
-        self.step_bias = nn.Parameter(step + (-torch.expm1(-step)).log())  # inverse of softplus
+        self.step_bias = nn.Parameter(draw_steps(num_heads))
         self.rate = nn.Parameter(torch.empty(num_heads).uniform_(1, 16).log())
         self.skip = nn.Parameter(torch.ones(num_heads))
         self.gate = nn.Linear(dim, num_heads * self.head_dim, bias=False)

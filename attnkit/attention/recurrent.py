@@ -129,6 +129,17 @@ class Recurrent(Attention):
         return heads.to(dtype), state
 
 
+STEPS = 0.001, 0.1
+"""Range of the first step sizes, as in Mamba-2 (arXiv:2405.21060)."""
+
+
+def draw_steps(count: int) -> Tensor:
+    """Draws d (count,) such that softplus(d) is log-uniform in `STEPS`."""
+    least, most = map(math.log, STEPS)
+    step = torch.empty(count).uniform_(least, most).exp()
+    return step + (-torch.expm1(-step)).log()  # the inverse of softplus
+
+
 def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
     """Pads queries, keys, ... at the front to the same length and cuts them: (B, H, L, X) -> (B, H,
     n, chunk, X) each.

@@ -272,7 +272,7 @@ def _without_list_keys(
     base: dict[str, Node], over: dict[str, Node], path: KeyPath, problems: list[Problem]
 ) -> dict[str, Node]:
     """Drops what does not fit to a list that is there: a key in a list, which would be replaced by
-    a mapping; a place that no list has. Each is told.
+    a mapping; a place that no list has. Each is reported.
     """
     kept: dict[str, Node] = {}
     for key, child in over.items():

@@ -110,7 +110,7 @@ class LanguageModeling(TaskDefinition):
             yield Row(f"{order}-gram floor, nats a token", f"{floor:.4f}", is_dim=is_above)
 
     def remarks(self, record: Mapping[str, Any]) -> Iterable[str]:
-        """That the loss is none of a language model, if it is not."""
+        """States that the loss is not a language-modeling loss, if so."""
         if not record["loss_is_language_modeling"]:
             change = record["later_influence"]["change"]
             yield (

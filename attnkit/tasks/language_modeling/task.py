@@ -46,7 +46,7 @@ class LanguageModelingTask(Task):
 
     Where a mask shows *some* positions a later token (a prefix), their predictions are left out of
     the loss: they have seen the answer. Where it shows all of them one (no mask), nothing would be
-    left, so all count, and `loss_is_honest` says that the loss is none of a language model.
+    left, so all count, and `loss_is_honest` states that the loss is not a language-modeling loss.
 
     Args:
         model: the language model.

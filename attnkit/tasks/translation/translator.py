@@ -248,7 +248,7 @@ class Translator(TrainedRun):
         from attnkit.tasks.translation import evaluation
         from attnkit.tasks.translation.scores import moses_tokenizer
 
-        # What cannot be is told before anything is translated.
+        # Refuse impossible options before translating anything.
         tokenize = None if moses is None else moses_tokenizer(moses)
         search = self.search(beam=beam, length_penalty=length_penalty)
         sets = evaluation.test_sets(self, data, gold, form=gold_form, first_index=gold_index)
