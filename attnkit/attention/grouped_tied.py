@@ -10,51 +10,30 @@ half of the key, r, has the positions and is shared by all groups.
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention.score_attention import ScoreAttention
+from attnkit.attention.grouped_query import GroupedQuery
 from attnkit.registry import ATTENTION
 
 
 @ATTENTION.register("grouped_tied")
-class GroupedTied(ScoreAttention):
+class GroupedTied(GroupedQuery):
     """Groups of heads whose key is half of their value: about half the cache of `grouped_query`.
 
-    Args:
-        num_heads: number H of query heads.
-        num_kv_heads: number of groups; must divide `num_heads`.
-        head_dim: width D of a head, a multiple of 4; null: `dim / num_heads`.
-        dropout: share of attention weights that are dropped in training.
-        bias: add a bias vector to the projections.
+    `head_dim` must be a multiple of 4.
     """
 
     position_kinds = frozenset(("embeddings", "queries_and_keys", "scores"))
     formula = "softmax(q_h [t_g[:D/2]; r]ᵀ / √D) t_g,  g = group of h"
     paper = "Zadouri et al. 2025, arXiv:2505.21487"
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        num_heads: int = 4,
-        num_kv_heads: int = 2,
-        head_dim: int | None = None,
-        dropout: float = 0.0,
-        bias: bool = False,
-    ) -> None:
-        super().__init__(
-            dim,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            dropout=dropout,
-            bias=bias,
-        )
+    def __init__(self, dim: int, **options) -> None:
+        super().__init__(dim, **options)
         if self.head_dim % 4:
             raise ValueError(
                 f"grouped_tied applies positions to half of each key, so head_dim {self.head_dim} "
                 "must be a multiple of 4"
             )
         self.half_dim = self.head_dim // 2
-        self.key = nn.Linear(dim, self.half_dim, bias=bias)
+        self.key = nn.Linear(dim, self.half_dim, bias=self.key.bias is not None)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """The shared half of the keys (B, 1, S, D / 2), and the values (B, H_kv, S, D)."""
