@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import pytest
 import torch
 
-from attnkit import description
 from attnkit.attention.kernels import KERNELS
+from attnkit.cli import name_report, recipe_report
 from attnkit.masks import build_mask
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import RecipeError, load_recipe
@@ -22,9 +22,9 @@ QUICKSTART = RECIPES / "language_modeling/quickstart.yaml"
 
 
 def test_every_name_is_listed_with_what_it_is(read):
-    description.show_names()
+    name_report.show_names()
     lines = [" ".join(line.split()) for line in read().splitlines()]
-    for registry in description.REGISTRIES:
+    for registry in name_report.REGISTRIES:
         assert registry.kind in lines
         for name in registry.names():
             assert f"{name} {registry.summary(name)}" in lines
@@ -38,20 +38,20 @@ def test_recipes_are_listed_with_their_first_sentence(read, tmp_path):
         "# A recipe\n# of two lines. And a second sentence.\nname: x\n"
     )
     (folder / "two.yaml").write_text("name: x\n")
-    description.show_names(recipes=tmp_path)
+    name_report.show_names(recipes=tmp_path)
     lines = [" ".join(line.split()) for line in read().splitlines()]
     assert f"{folder / 'one.yaml'} A recipe of two lines." in lines
     assert f"{folder / 'two.yaml'}" in lines
 
 
 def test_a_folder_without_recipes_is_named(read, tmp_path):
-    description.show_names(recipes=tmp_path)
+    name_report.show_names(recipes=tmp_path)
     assert f"no recipes under {tmp_path}/" in read()
 
 
 @pytest.mark.parametrize("name", ATTENTION.names())
 def test_a_mechanism_is_shown_with_formula_paper_options_and_kernels(name, read):
-    description.show(name, [], [])
+    name_report.show(name, [], [])
     shown = read()
     mechanism = ATTENTION.get(name)
     assert mechanism.formula in shown
@@ -67,8 +67,8 @@ def test_a_mechanism_is_shown_with_formula_paper_options_and_kernels(name, read)
 
 def test_kernels_are_timed_on_this_machine(read, monkeypatch):
     """A line for each kernel that can compute a case, in 80 columns; one of each case is chosen."""
-    monkeypatch.setattr(description.console, "width", 80, raising=False)
-    description.measure("multi_head", [32, 130], [])
+    monkeypatch.setattr(name_report.console, "width", 80, raising=False)
+    name_report.measure("multi_head", [32, 130], [])
     lines = [line.split() for line in read().splitlines() if line.split()[:1] in (["32"], ["130"])]
     assert all(len(" ".join(line)) <= 80 for line in lines)
     cases = {}
@@ -88,15 +88,15 @@ def test_kernels_are_timed_on_this_machine(read, monkeypatch):
 
 def test_what_cannot_be_timed_is_told():
     with pytest.raises(RegistryError, match="linear computes its heads itself"):
-        description.measure("linear", [8], [])
+        name_report.measure("linear", [8], [])
     with pytest.raises(RegistryError, match="--tokens must be at least 1, got 0"):
-        description.measure("multi_head", [0], [])
+        name_report.measure("multi_head", [0], [])
     with pytest.raises(RegistryError, match="mult_head"):
-        description.measure("mult_head", [8], [])
+        name_report.measure("mult_head", [8], [])
 
 
 def test_a_mask_is_drawn_as_it_acts(read):
-    description.show("sliding_window", [], [])
+    name_report.show("sliding_window", [], [])
     drawn = [line.split() for line in read().splitlines() if set(line.split()) <= {"■", "·"}]
     cells = torch.tensor([[cell == "■" for cell in row] for row in drawn if row])
     expected = build_mask({"name": "sliding_window", "window": 4}).dense(12, 12)[0, 0]
@@ -105,12 +105,12 @@ def test_a_mask_is_drawn_as_it_acts(read):
 
 @pytest.mark.parametrize("name", MASKS.names())
 def test_every_mask_can_be_drawn(name, read):
-    description.show(name, [], [])
+    name_report.show(name, [], [])
     assert read().count("■") >= 12
 
 
 def test_a_name_of_two_kinds_is_shown_twice(read):
-    description.show("none", [], [])
+    name_report.show("none", [], [])
     shown = read()
     assert "mask, attnkit.masks" in shown
     assert f"position encoding, {POSITIONS.get('none').__module__}" in shown
@@ -127,7 +127,7 @@ def test_a_plugin_can_be_shown(read, tmp_path):
         "    formula = 'a = b'\n"
     )
     try:
-        description.show("shown_plugin", [], [str(plugin)])
+        name_report.show("shown_plugin", [], [str(plugin)])
         shown = read()
         assert "Shows itself." in shown
         assert "a = b" in shown
@@ -138,7 +138,7 @@ def test_a_plugin_can_be_shown(read, tmp_path):
 
 def test_an_unknown_name_gets_a_suggestion():
     with pytest.raises(RegistryError, match=r"`rotery`; did you mean `rotary`\? \(`attnkit list`"):
-        description.show("rotery", [], [])
+        name_report.show("rotery", [], [])
 
 
 @pytest.mark.parametrize(
@@ -159,14 +159,14 @@ def test_an_unknown_name_gets_a_suggestion():
     ],
 )
 def test_types_are_told_in_words(annotation, words):
-    assert description.type_words(annotation) == words
+    assert name_report.type_words(annotation) == words
 
 
 # Recipes
 
 
 def test_the_parameters_of_a_recipe_are_those_of_its_model(read, numbers):
-    description.show_recipe(QUICKSTART, ["tokenizer=byte", "model.dim=64"])
+    recipe_report.show_recipe(QUICKSTART, ["tokenizer=byte", "model.dim=64"])
     shown = read()
     recipe = load_recipe(QUICKSTART, ["tokenizer=byte", "model.dim=64"])
     model = LanguageModel(257, **recipe.model)
@@ -181,7 +181,7 @@ def test_the_parameters_of_a_recipe_are_those_of_its_model(read, numbers):
 
 def test_a_pattern_is_shown_layer_by_layer(read):
     """Equal layers in a row in one line; nothing where all are equal."""
-    description.show("local_global", [], [])
+    name_report.show("local_global", [], [])
     shown = read()
     rows = [line.split() for line in shown.splitlines() if " 196,864 " in line]
     assert rows == [
@@ -192,20 +192,20 @@ def test_a_pattern_is_shown_layer_by_layer(read):
     ]
     assert "all layers              attention multi_head, MLP gelu, wiring pre_norm" in shown
     assert max(map(len, shown.splitlines())) <= 80
-    description.show("quickstart", [], [])
+    name_report.show("quickstart", [], [])
     assert "pre_norm" not in read()
 
 
 @pytest.mark.parametrize("name", WIRINGS.names())
 def test_a_wiring_is_shown_with_formula_and_paper(name, read):
-    description.show(name, [], [])
+    name_report.show(name, [], [])
     shown = " ".join(read().split())
     assert WIRINGS.get(name).formula in shown
     assert WIRINGS.get(name).paper in shown
 
 
 def test_gpt3_on_paper(read, numbers):
-    description.show_recipe(RECIPES / "language_modeling/gpt3.yaml", [])
+    recipe_report.show_recipe(RECIPES / "language_modeling/gpt3.yaml", [])
     shown = read()
     assert numbers(shown, "query + key + value + output")[0] == 57_982_058_496
     assert numbers(shown, "all")[0] == pytest.approx(175e9, rel=0.003)
@@ -221,18 +221,18 @@ def test_gpt3_on_paper(read, numbers):
     ],
 )
 def test_a_recipe_tells_whether_products_are_rounded_to_tf32(read, precision, said):
-    description.show_recipe(QUICKSTART, [f"trainer.precision={precision}"])
+    recipe_report.show_recipe(QUICKSTART, [f"trainer.precision={precision}"])
     assert f"float32 products        {said} (trainer.precision {precision})\n" in read()
 
 
 def test_a_model_without_attention_has_no_cache(read):
-    description.show_recipe(QUICKSTART, ["model.num_layers=0"])
+    recipe_report.show_recipe(QUICKSTART, ["model.num_layers=0"])
     assert "cache a token           0 bytes" in read()
 
 
 def test_a_recipe_with_faults_is_not_shown(read):
     with pytest.raises(RecipeError, match=r"model.dims: unknown key"):
-        description.show_recipe(QUICKSTART, ["model.dims=3"])
+        recipe_report.show_recipe(QUICKSTART, ["model.dims=3"])
     assert read() == ""
 
 
@@ -253,7 +253,7 @@ def test_a_mechanism_is_shown_with_its_file_and_its_own_paper(read, tmp_path, mo
     monkeypatch.setattr(ATTENTION, "_classes", dict(ATTENTION._classes))
     file = tmp_path / "shown.py"
     file.write_text(PLUGIN.format(formula="softmax(2 q k) v"))
-    description.show("shown_attention", [], [str(file)])
+    name_report.show("shown_attention", [], [str(file)])
     shown = read()
     assert str(file) in shown.replace("\n", "")
     assert "attnkit_plugin" not in shown
