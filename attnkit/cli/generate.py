@@ -62,7 +62,7 @@ def generate(
 
     def act() -> None:
         from attnkit.hardware import default_device
-        from attnkit.trained_run import load_run
+        from attnkit.tasks.trained_run import load_run
 
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}

@@ -23,7 +23,7 @@ from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.stored import recipe_to_resume
 from attnkit.registry import ATTENTION
 from attnkit.runs import experiment
-from attnkit.trained_run import export_run, load_run
+from attnkit.tasks.trained_run import export_run, load_run
 
 MECHANISM = """
 import pathlib

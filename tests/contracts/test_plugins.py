@@ -13,7 +13,7 @@ from attnkit.cli import name_report
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.registry import ATTENTION, RegistryError
 from attnkit.runs import experiment
-from attnkit.trained_run import load_run
+from attnkit.tasks.trained_run import load_run
 
 COSINE = '''\
 from torch.nn import functional as F

@@ -14,10 +14,10 @@ from attnkit.attention_page.canvases import FigureError
 from attnkit.attention_page.figure import Panel, draw_file, visible
 from attnkit.cli.main import app
 from attnkit.run_directory import RunDirectoryError
+from attnkit.tasks.trained_run import load_run
 from attnkit.tensorboard.attention_record import layer_map
 from attnkit.tensorboard.images import colour
 from attnkit.tensorboard.palettes import MASKED, PALETTE, SEQUENTIAL_LEVELS
-from attnkit.trained_run import load_run
 
 TEXT = "to be or not"
 

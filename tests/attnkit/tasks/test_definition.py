@@ -25,7 +25,7 @@ from attnkit.registry import TASKS, RegistryError, options_of
 from attnkit.run_directory import RunDirectoryError
 from attnkit.runs import experiment, report
 from attnkit.tasks.definition import TaskDefinition, loaded
-from attnkit.trained_run import export_run, load_run
+from attnkit.tasks.trained_run import export_run, load_run
 from attnkit.training.task import Task
 
 SHIPPED = [name for name in TASKS.names() if TASKS.get(name).__module__.startswith("attnkit.")]

@@ -16,7 +16,7 @@ from attnkit.recipe import RecipeError
 from attnkit.run_directory import RunDirectoryError
 from attnkit.runs import experiment, report
 from attnkit.tasks.masked_language_modeling.masking import MASK, pseudo_perplexity
-from attnkit.trained_run import export_run, load_run
+from attnkit.tasks.trained_run import export_run, load_run
 
 TASK = "masked_language_modeling"
 

@@ -18,7 +18,7 @@ from attnkit.errors import CheckpointError, DataError
 from attnkit.recipe import RecipeError
 from attnkit.runs import experiment
 from attnkit.tasks.language_modeling import task as language_modeling
-from attnkit.trained_run import export_run, load_run
+from attnkit.tasks.trained_run import export_run, load_run
 
 
 @pytest.fixture
