@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from attnkit import importing
+from attnkit.registry import importing
 from attnkit.registry import (
     REQUIRED,
     Registry,

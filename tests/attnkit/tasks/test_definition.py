@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attnkit import importing
+from attnkit.registry import importing
 from attnkit.ablation.compare import compare_runs
 from attnkit.cli.main import app
 from attnkit.errors import DivergedError

@@ -18,20 +18,15 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from attnkit.importing import (
-    PLUGIN_GROUP,
+from attnkit.registry.importing import (
     class_at,
     home_of,
-    import_source,
-    imported_source,
     installed_plugin_failures,
     is_from_file,
     load_installed_plugins,
-    load_plugin,
     unread_docstring,
 )
-from attnkit.options import (
-    LEFT_OUT,
+from attnkit.registry.options import (
     REQUIRED,
     Option,
     RegistryError,
@@ -41,40 +36,6 @@ from attnkit.options import (
     positional_option,
     suggest,
 )
-
-__all__ = [
-    "ATTENTION",
-    "CALLBACKS",
-    "LAUNCHERS",
-    "LEFT_OUT",
-    "LOGGERS",
-    "MASKS",
-    "MLPS",
-    "NORMS",
-    "OPTIMIZERS",
-    "PAIRS",
-    "PLUGIN_GROUP",
-    "POSITIONS",
-    "REGISTRIES",
-    "REQUIRED",
-    "SCHEDULES",
-    "SOURCES",
-    "SYNTHETIC",
-    "TASKS",
-    "TOKENIZERS",
-    "WIRINGS",
-    "Option",
-    "Registry",
-    "RegistryError",
-    "Spec",
-    "home_of",
-    "import_source",
-    "imported_source",
-    "installed_plugin_failures",
-    "load_plugin",
-    "options_of",
-    "suggest",
-]
 
 log = logging.getLogger("attnkit")
 

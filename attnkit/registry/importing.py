@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from attnkit.options import RegistryError
+from attnkit.registry.options import RegistryError
 
 PLUGIN_GROUP = "attnkit.plugins"
 """Entry-point group in which an installed package names the modules that register its plugins."""
