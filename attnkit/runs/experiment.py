@@ -21,6 +21,7 @@ from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.stops import Stops
 from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
+from attnkit.console import tolerant_streams
 from attnkit.hardware import (
     device_name,
     exactness,
@@ -47,7 +48,6 @@ from attnkit.runs.resume import (
     starting_point,
 )
 from attnkit.runs.trainer import build_trainer
-from attnkit.streams import tolerant_streams
 from attnkit.tasks.building import build_data, build_model, build_task, check_size
 from attnkit.training.task import Probe, Task
 

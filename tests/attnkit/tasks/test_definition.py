@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attnkit.registry import importing
 from attnkit.ablation.compare import compare_runs
 from attnkit.cli.main import app
 from attnkit.errors import DivergedError
@@ -21,7 +20,7 @@ from attnkit.plugins.trust import UntrustedPluginError
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.recipe import NOT_IN_EVERY_TASK, RecipeKeys
 from attnkit.recipe.stored import written_recipe
-from attnkit.registry import TASKS, RegistryError, options_of
+from attnkit.registry import TASKS, RegistryError, importing, options_of
 from attnkit.run_directory import RunDirectoryError
 from attnkit.runs import experiment, report
 from attnkit.tasks.definition import TaskDefinition, loaded
