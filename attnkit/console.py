@@ -1,5 +1,5 @@
-"""What commands print with: one console, tables of a run's numbers, and output streams whose failure
-does not end a training.
+"""What commands print with: one console, tables of a run's numbers, and output streams whose
+failure does not end a training.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts, task_of
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.stored_run import LeftOut, StoredRun
 from attnkit.registry import suggest
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import RunDirectoryError
 
 LANGUAGE_MODELING = ("loss", "perplexity", "bits_per_byte")
 """Metrics that are meaningless if a prediction has seen its answer."""

@@ -17,7 +17,7 @@ from attnkit.ablation.stored_run import (
     find_runs,
     load_stored_run,
 )
-from attnkit.run_directory import RECIPE, RunDirectoryError
+from attnkit.storage.run_directory import RECIPE, RunDirectoryError
 
 
 @dataclass

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from attnkit import run_directory
 from attnkit.ablation.budget import budget_of
 from attnkit.ablation.costs import CostModel
 from attnkit.ablation.launch import Failure, Launch
@@ -25,6 +24,7 @@ from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem
 from attnkit.recipe.listening import build_callbacks, build_loggers
 from attnkit.registry import LAUNCHERS
+from attnkit.storage import run_directory
 
 DIVERGED = 3
 """Exit code of a run that diverged."""

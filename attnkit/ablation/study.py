@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from attnkit import run_directory
 from attnkit.ablation.budget import budget_changes
 from attnkit.ablation.comparison import is_lower_better
 from attnkit.ablation.costs import CostModel
@@ -20,7 +19,8 @@ from attnkit.ablation.plan_file import FILE_NAME, VERSION
 from attnkit.ablation.trial import Trial, recipe_changes
 from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem, key_path
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage import run_directory
+from attnkit.storage.run_directory import RunDirectoryError
 
 _MAY_GROW = ("variants", "seeds", "varied")
 _FREE = ("tuned", "changed_to_match", "step_seconds", "metric", "lower_is_better")

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from attnkit import run_directory
 from attnkit.ablation.launchers.base import Job
-from attnkit.plugins.record import changes, made_with, read_record
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
-from attnkit.run_directory import RunDirectoryError
 from attnkit.runs.resume import differences, has_no_influence
+from attnkit.storage import run_directory
+from attnkit.storage.plugin_record import changes, made_with, read_record
+from attnkit.storage.run_directory import RunDirectoryError
 
 FOLDER = ".trials"
 """Folder of a study for files that do not belong to a run."""

@@ -14,7 +14,7 @@ import numpy as np
 from attnkit.attention_page.canvases import Canvas, MatplotlibCanvas
 from attnkit.attention_page.figure import CANVASES, draw, panels_of
 from attnkit.attention_page.page import page
-from attnkit.data.storage import atomic_write, check_outs
+from attnkit.storage.files import atomic_write, check_outs
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.images import Scale
 

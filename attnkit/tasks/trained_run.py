@@ -14,21 +14,21 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 from torch import Tensor, nn
 
-from attnkit import run_directory
 from attnkit.attention.base import Attention
 from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.text_maps import TextMaps
-from attnkit.checkpoints.exported import SUFFIX, read_export, write_export
-from attnkit.checkpoints.reading import check_finite, read_checkpoint
-from attnkit.checkpoints.store import CheckpointStore
 from attnkit.data.tokenizer_base import FILE_NAME
 from attnkit.errors import CheckpointError
 from attnkit.models.shapes_only import shapes_only
-from attnkit.plugins.record import FOLDER, RECORD
-from attnkit.plugins.trust import StoredPlugins
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import stored_recipe
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage import run_directory
+from attnkit.storage.checkpoint_reading import check_finite, read_checkpoint
+from attnkit.storage.checkpoint_store import CheckpointStore
+from attnkit.storage.exported import SUFFIX, read_export, write_export
+from attnkit.storage.plugin_record import FOLDER, RECORD
+from attnkit.storage.plugin_trust import StoredPlugins
+from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tensorboard.records import SiteTokens, mechanisms_of, records_of
 from attnkit.tensorboard.scalars import Scalars, read_scalars
 

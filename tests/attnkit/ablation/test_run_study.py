@@ -13,7 +13,7 @@ from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import candidates
 from attnkit.cli.main import app
 from attnkit.recipe import RecipeError, load_recipe
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import RunDirectoryError
 
 TWINS = {"one": {}, "two": {}}
 
@@ -142,7 +142,7 @@ def test_a_run_that_is_still_under_way_is_waited_for(load, launcher):
     code = f"""
 import time
 from pathlib import Path
-from attnkit.run_directory import in_use
+from attnkit.storage.run_directory import in_use
 with in_use(Path({str(directory)!r})):
     print("held", flush=True)
     while not Path({str(other)!r}).exists():
@@ -160,7 +160,7 @@ def test_one_launch_at_a_time(load, launcher):
     folder = recipe.runs_dir / "study"
     code = f"""
 from pathlib import Path
-from attnkit.run_directory import in_use
+from attnkit.storage.run_directory import in_use
 with in_use(Path({str(folder)!r})):
     print("held", flush=True)
     input()

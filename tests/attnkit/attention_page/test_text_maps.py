@@ -13,7 +13,7 @@ from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.canvases import FigureError
 from attnkit.attention_page.figure import Panel, draw_file, visible
 from attnkit.cli.main import app
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.trained_run import load_run
 from attnkit.tensorboard.attention_record import layer_map
 from attnkit.tensorboard.images import colour

@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from attnkit.checkpoints.manifest import manifest_text, read_manifest
 from attnkit.errors import CheckpointError, DataError
 from attnkit.recipe import RecipeError
 from attnkit.runs import experiment
+from attnkit.storage.checkpoint_manifest import manifest_text, read_manifest
 from attnkit.tasks.language_modeling import task as language_modeling
 from attnkit.tasks.trained_run import export_run, load_run
 

@@ -22,8 +22,8 @@ from attnkit.cli.main import app
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizers import WordTokenizer
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
-from attnkit.run_directory import RunDirectoryError
 from attnkit.runs import experiment, report
+from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.trained_run import load_run
 from attnkit.tasks.translation.scores import moses_lowercased_bleu, moses_tokenizer, score
 from attnkit.tasks.translation.translator import load_translator

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from attnkit.checkpoints import store as module
-from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
-from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.errors import CheckpointError
+from attnkit.storage import checkpoint_store as module
+from attnkit.storage.checkpoint_manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
+from attnkit.storage.checkpoint_store import CheckpointStore, Kept
 
 
 def content_of(step):

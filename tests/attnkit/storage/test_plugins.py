@@ -17,12 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from attnkit.checks.at_start import LawBrokenError
-from attnkit.plugins.record import ChangedPluginError
-from attnkit.plugins.trust import UntrustedPluginError
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.stored import recipe_to_resume
 from attnkit.registry import ATTENTION
 from attnkit.runs import experiment
+from attnkit.storage.plugin_record import ChangedPluginError
+from attnkit.storage.plugin_trust import UntrustedPluginError
 from attnkit.tasks.trained_run import export_run, load_run
 
 MECHANISM = """

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from attnkit.checkpoints.reading import read_checkpoint
-from attnkit.checkpoints.store import CheckpointStore
+from attnkit.storage.checkpoint_reading import read_checkpoint
+from attnkit.storage.checkpoint_store import CheckpointStore
 
 NOTES = "attnkit"
 """Key of a checkpoint for the kit's own notes: `loss`, `event_bytes`."""

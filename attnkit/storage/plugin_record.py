@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.storage import atomic_write
 from attnkit.errors import DataError
 from attnkit.registry import LAUNCHERS, PLUGIN_GROUP, REGISTRIES, imported_source
+from attnkit.storage.files import atomic_write
 
 RECORD = "plugins.json"
 FOLDER = "plugins"

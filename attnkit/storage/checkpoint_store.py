@@ -21,9 +21,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnkit.checkpoints.manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
 from attnkit.errors import CheckpointError
-from attnkit.run_directory import BEST, LAST
+from attnkit.storage.checkpoint_manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
+from attnkit.storage.run_directory import BEST, LAST
 
 PREVIOUS = "previous.ckpt"
 _PART = ".part"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from attnkit.data.storage import atomic_write, cache_folder
 from attnkit.errors import DataError
+from attnkit.storage.files import atomic_write, cache_folder
 
 
 def test_the_folder_is_made_where_the_variable_says(cache: Path) -> None:

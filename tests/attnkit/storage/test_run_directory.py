@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from attnkit import run_directory
-from attnkit.run_directory import RunDirectoryError, check_free, claim, recipe_of
+from attnkit.storage import run_directory
+from attnkit.storage.run_directory import RunDirectoryError, check_free, claim, recipe_of
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_lock_that_its_last_holder_removed_meanwhile_is_taken_anew(directory, 
         assert len(calls) == 2
         assert os.path.samestat(os.fstat(calls[1].fileno()), lock.stat())
         assert not run_directory.is_in_use(directory)  # by another process
-        check = "import sys, pathlib; from attnkit import run_directory as r; "
+        check = "import sys, pathlib; from attnkit.storage import run_directory as r; "
         check += "sys.exit(3 if r.is_in_use(pathlib.Path(sys.argv[1])) else 0)"
         assert subprocess.run([sys.executable, "-c", check, directory]).returncode == 3
     assert not lock.exists()

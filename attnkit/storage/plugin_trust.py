@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnkit.data.storage import atomic_write, cache_folder, locked
 from attnkit.errors import DataError
-from attnkit.plugins.record import (
+from attnkit.registry import RegistryError, import_source, imported_source, load_plugin
+from attnkit.storage.files import atomic_write, cache_folder, locked
+from attnkit.storage.plugin_record import (
     FOLDER,
     RECORD,
     Plugin,
@@ -28,7 +29,6 @@ from attnkit.plugins.record import (
     read_record,
     refuse_changes,
 )
-from attnkit.registry import RegistryError, import_source, imported_source, load_plugin
 
 log = logging.getLogger("attnkit")
 
