@@ -103,7 +103,7 @@ def time_recipe(recipe: Recipe) -> Timing:
     """Times one recipe in this process."""
     import torch
 
-    from attnkit.hardware import default_device
+    from attnkit.hardware.devices import default_device
     from attnkit.tasks.building import build_data, build_model, build_task
 
     began = time.perf_counter()

@@ -32,7 +32,7 @@ def show_kernels(console: Console, name: str) -> None:
     from attnkit.attention.certificate import outlook
     from attnkit.attention.kernels import KERNELS, Where, verdicts
     from attnkit.attention.score_attention import ScoreAttention
-    from attnkit.hardware import default_device, device_name, fast_dtype
+    from attnkit.hardware.devices import default_device, device_name, fast_dtype
     from attnkit.masks import Causal, NoMask, SlidingWindow
 
     device = default_device()
@@ -98,7 +98,7 @@ def measure_kernels(console: Console, name: str, tokens: Sequence[int]) -> None:
 
     from attnkit.attention.kernels.measuring import measured
     from attnkit.attention.score_attention import ScoreAttention
-    from attnkit.hardware import default_device, device_name, fast_dtype
+    from attnkit.hardware.devices import default_device, device_name, fast_dtype
 
     if not issubclass(ATTENTION.get(name), ScoreAttention):
         raise RegistryError(f"{name} computes its heads itself, so there are no kernels to compare")

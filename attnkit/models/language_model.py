@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from attnkit.attention.stream import Stream
-from attnkit.cpu import model as cpu
 from attnkit.grid import Placed
+from attnkit.hardware import cpu_model as cpu
 from attnkit.masks import Mask
 from attnkit.models.cache import ModelCache
 from attnkit.models.layers import LayerEntry, LayerOptions, draw_parameters, layer_options

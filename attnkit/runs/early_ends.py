@@ -15,7 +15,7 @@ import torch
 
 from attnkit.callbacks.stops import Stops, Terminated
 from attnkit.errors import CheckpointError, DivergedError, UserError
-from attnkit.hardware import HardwareError
+from attnkit.hardware.devices import HardwareError
 from attnkit.storage.checkpoint_store import CheckpointStore
 from attnkit.training.task import Task
 

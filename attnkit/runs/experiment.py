@@ -20,7 +20,7 @@ from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.stops import Stops
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.console import tolerant_streams
-from attnkit.hardware import (
+from attnkit.hardware.devices import (
     device_name,
     exactness,
     peak_memory_bytes,

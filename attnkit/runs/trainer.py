@@ -21,8 +21,8 @@ from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.progress import TrainingProgress
 from attnkit.callbacks.samples import Samples
 from attnkit.callbacks.stops import Stops
-from attnkit.cpu.training import KeptMemory
-from attnkit.hardware import HardwareError, fast_dtype
+from attnkit.hardware.cpu_training import KeptMemory
+from attnkit.hardware.devices import HardwareError, fast_dtype
 from attnkit.listeners.guard import RunListeners
 from attnkit.recipe import Recipe
 from attnkit.storage.checkpoint_store import CheckpointStore

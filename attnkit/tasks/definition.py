@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from attnkit.hardware import compiles
+from attnkit.hardware.devices import compiles
 from attnkit.recipe.checks import whole_tasks
 from attnkit.registry import OPTIMIZERS, SCHEDULES, TASKS, Registry, Spec
 
@@ -200,7 +200,7 @@ class TaskDefinition(ABC):
 
         from attnkit.console import numbers_table
         from attnkit.errors import DataError
-        from attnkit.hardware import default_device
+        from attnkit.hardware.devices import default_device
 
         if data:
             raise DataError(

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from attnkit.callbacks.at_moments import log_moments
 from attnkit.errors import DataError
-from attnkit.hardware import HardwareError
+from attnkit.hardware.devices import HardwareError
 from attnkit.runs import experiment
 from attnkit.runs.early_ends import DivergedError
 from attnkit.runs.experiment import build_data, build_model, build_task

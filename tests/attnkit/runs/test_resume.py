@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from attnkit.callbacks import progress
 from attnkit.errors import CheckpointError, DataError, DivergedError
-from attnkit.hardware import HardwareError
+from attnkit.hardware.devices import HardwareError
 from attnkit.recipe import load_recipe
 from attnkit.runs import experiment
 from attnkit.runs.early_ends import OutOfMemoryError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnkit.cpu.model import joined, residual
+from attnkit.hardware.cpu_model import joined, residual
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attnkit.cpu import training
-from attnkit.cpu.training import MIB, KeptMemory
+from attnkit.hardware import cpu_training
+from attnkit.hardware.cpu_training import MIB, KeptMemory
 from attnkit.runs import experiment
 
 glibc_only = pytest.mark.skipif(
@@ -61,7 +61,7 @@ def test_what_somebody_else_has_frozen_stays_so(kept):
 
 
 def test_on_a_gpu_nothing_is_done(thawed, kept, monkeypatch):
-    monkeypatch.setattr(training, "_keep_freed_memory", lambda _: pytest.fail("on a GPU"))
+    monkeypatch.setattr(cpu_training, "_keep_freed_memory", lambda _: pytest.fail("on a GPU"))
     callback = kept("cuda")
     assert gc.get_freeze_count() == 0
     callback.on_fit_end(None, None)
@@ -70,7 +70,7 @@ def test_on_a_gpu_nothing_is_done(thawed, kept, monkeypatch):
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_begins_and_ends_it(small, monkeypatch, fails):
     kept: list[int] = []
-    monkeypatch.setattr(training, "_keep_freed_memory", kept.append)
+    monkeypatch.setattr(cpu_training, "_keep_freed_memory", kept.append)
     recipe = small("trainer.max_steps=1", f"optimizer.lr={1e30 if fails else 1e-3}")
     if fails:
         monkeypatch.setattr(experiment.TrainingCurves, "on_train_batch_end", _fail)
@@ -104,7 +104,7 @@ def test_freed_memory_is_kept_for_the_next_step(kept):
             libc.free(block)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    training._keep_freed_memory(0)
+    cpu_training._keep_freed_memory(0)
     faults_of_a_step()
     assert faults_of_a_step() > 25_000
     kept()
@@ -119,7 +119,7 @@ def test_freed_memory_is_kept_for_the_next_step(kept):
 def test_the_heap_asks_for_huge_pages(kept):
     """Its end does, which the next step writes to; whether it gets some is up to the system."""
     kept()
-    end = training._glibc().sbrk(0)
+    end = cpu_training._glibc().sbrk(0)
     flags: list[str] = []
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():

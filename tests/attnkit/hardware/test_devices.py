@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnkit.hardware import exactness, fast_dtype
+from attnkit.hardware.devices import exactness, fast_dtype
 from attnkit.registry import OPTIMIZERS
 from attnkit.runs import experiment
 from attnkit.training.muon import StackedMuon

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from attnkit.cpu import process
-from attnkit.cpu.process import available_cores, cpu_quota, of_user, threads_of_user
+from attnkit.hardware import process
+from attnkit.hardware.process import available_cores, cpu_quota, of_user, threads_of_user
 
 NAMES = (*process._WAITING, *process._NUM_THREADS)
 
