@@ -39,7 +39,7 @@ from attnkit.attention.past import Past
 from attnkit.attention.stream import Stream
 from attnkit.hardware import cpu_model as cpu
 from attnkit.masks import Mask, NoMask, name_of
-from attnkit.once import one_pass, positions
+from attnkit.masks.once import one_pass, positions
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 

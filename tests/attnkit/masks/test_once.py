@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnkit import once as once_module
 from attnkit.attention import kernels
 from attnkit.attention.kernels import flex
 from attnkit.masks import Mask
+from attnkit.masks import once as once_module
+from attnkit.masks.once import once, one_pass
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.models.language_model import LanguageModel
-from attnkit.once import once, one_pass
 
 TOKENS = torch.arange(48).view(2, 24) % 7
 

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from attnkit.once import once, positions
+from attnkit.masks.once import once, positions
 from attnkit.registry import MASKS, Spec
 
 

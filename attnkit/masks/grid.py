@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnkit.masks import AllOf, Mask, NoMask
-from attnkit.once import positions
+from attnkit.masks.once import positions
+from attnkit.masks.rules import AllOf, Mask, NoMask
 
 
 @dataclass(frozen=True)
