@@ -7,9 +7,12 @@ from attnkit.errors import DataError
 from attnkit.storage.files import atomic_write, cache_folder
 
 
-def test_the_folder_is_made_where_the_variable_says(cache: Path) -> None:
-    assert cache_folder("a", "b") == cache / "a" / "b"
-    assert (cache / "a" / "b").is_dir()
+def test_the_folder_is_made_where_the_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNKIT_CACHE", str(tmp_path / "cache"))
+    assert cache_folder("a", "b") == tmp_path / "cache" / "a" / "b"
+    assert (tmp_path / "cache" / "a" / "b").is_dir()
 
 
 def test_a_cache_that_cannot_be_made_is_an_error_with_the_remedy(
