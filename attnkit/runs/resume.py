@@ -15,7 +15,7 @@ import yaml
 from attnkit.errors import DataError
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
-from attnkit.recipe.variant import ABOUT_THE_MACHINE
+from attnkit.recipe.variant import WITHOUT_INFLUENCE
 from attnkit.registry import imported_source
 from attnkit.runs.environment import changed_versions, read_environment
 from attnkit.storage import run_directory
@@ -42,18 +42,6 @@ Resume = Literal["no", "yes", "auto"]
 
 ABOUT_THE_PLACE = ("name", "variant", "runs_dir", "plugins")
 """Keys with the place of a run or its plugins, which may have been moved."""
-
-WITHOUT_INFLUENCE = (
-    "trainer.max_steps",
-    "trainer.max_time",
-    "trainer.on_nan",
-    "trainer.max_skipped",
-    *ABOUT_THE_MACHINE,
-)
-"""Keys and sections that may differ when a run resumes: they do not change what it learns, except
-for rounding.
-"""
-
 
 _MOST_SHOWN = 8
 
