@@ -11,7 +11,6 @@ import yaml
 
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.models.language_model import LanguageModel
-from attnkit.options import options_of
 from attnkit.recipe import RecipeError, TrainerOptions, checks, load_recipe, recipe_from_dict
 from attnkit.recipe.annotations import Range, kinds_of, mismatch
 from attnkit.recipe.errors import Mark
@@ -21,6 +20,7 @@ from attnkit.recipe.source import node_of
 from attnkit.recipe.variant import LEFT_OUT, short_key, variant_of
 from attnkit.recipe.writing import to_yaml
 from attnkit.registry import ATTENTION, MASKS, OPTIMIZERS, POSITIONS, Option, Spec
+from attnkit.registry.options import options_of
 
 SMALL = {"name": "small", "model": {"dim": 32, "num_layers": 1}}
 
