@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.masks import Grid, Mask
+from attnkit.grid import Grid
+from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
 

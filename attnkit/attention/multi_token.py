@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.masks import Grid, Mask
+from attnkit.grid import Grid
+from attnkit.masks import Mask
 from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 

@@ -23,7 +23,8 @@ from attnkit.attention.cache import Cache, KeyValueCache
 from attnkit.attention.kernels import reference
 from attnkit.attention.kernels.bias import Block, block_bias
 from attnkit.attention.kernels.call import DistanceBias, ScoreMod, share_heads
-from attnkit.masks import Grid, Mask, NoMask, Recent
+from attnkit.grid import Grid, Recent
+from attnkit.masks import Mask, NoMask
 from attnkit.registry import ATTENTION, POSITIONS
 
 STEPS = ("scores", "normalize", "weights")

@@ -10,7 +10,8 @@ from the scores of later queries, in all heads. This needs no parameters.
 from torch import Tensor
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.masks import Causal, Grid, Mask, Padding
+from attnkit.grid import Grid
+from attnkit.masks import Causal, Mask, Padding
 from attnkit.registry import ATTENTION
 
 

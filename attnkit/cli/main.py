@@ -23,7 +23,7 @@ from attnkit.cli import dashboard  # noqa: F401
 # isort: on
 from attnkit.ablation.launchers.process import end_with_parent
 from attnkit.cli.app import app
-from attnkit.hardware import process
+from attnkit.cpu import process
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def recipes(
     """
 
     def act() -> None:
-        from attnkit.cli import name_report
+        from attnkit import description
         from attnkit.recipe import shipped
 
         if to is not None:
@@ -47,6 +47,6 @@ def recipes(
         elif name is not None:
             typer.echo(shipped.shipped_recipe(name).read_text(encoding="utf-8"), nl=False)
         else:
-            name_report.show_names("recipes")
+            description.show_names("recipes")
 
     guarded(act, debug)

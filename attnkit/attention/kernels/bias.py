@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attnkit.attention.kernels.call import Bias, Call, DistanceBias
-from attnkit.masks.once import positions
+from attnkit.once import positions
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Speed-ups for CPUs only: `process` before torch is loaded, `training` while a run trains."""

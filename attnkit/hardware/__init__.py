@@ -1,1 +1,0 @@
-"""The machine: its devices, the settings of this process, and what is faster on a CPU only."""

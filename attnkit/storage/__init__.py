@@ -1,1 +1,0 @@
-"""What is written to disk: the cache, a run's directory, its checkpoints and its plugins."""
