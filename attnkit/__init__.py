@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from attnkit.runs.experiment import Result, run
     from attnkit.tasks.definition import TaskDefinition
-    from attnkit.trained_run import TrainedRun, load_run
+    from attnkit.tasks.trained_run import TrainedRun, load_run
     from attnkit.training.task import Task
 
 _HOMES = {
@@ -58,7 +58,7 @@ _HOMES = {
         "Spec",
     ),
     "attnkit.tasks.definition": ("TaskDefinition",),
-    "attnkit.trained_run": ("TrainedRun", "load_run"),
+    "attnkit.tasks.trained_run": ("TrainedRun", "load_run"),
     "attnkit.training.task": ("Task",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,6 +1,14 @@
-"""What commands print with: one console, and the tables of a run's numbers."""
+"""What commands print with: one console, tables of a run's numbers, and output streams whose
+failure does not end a training.
+"""
 
 from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -16,3 +24,69 @@ def numbers_table(title: str) -> Table:
     table.add_column("", justify="right")
     table.add_column("", style="dim", overflow="fold")
     return table
+
+
+class _Tolerant:
+    """A text stream that drops what cannot be written: to a full disk, or after the reader or the
+    terminal has gone.
+
+    Args:
+        stream: the underlying stream; None if the process has none.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes if possible; in any case the text counts as written."""
+        self._try("write", text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Writes several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Flushes the stream if possible."""
+        self._try("flush")
+
+    def isatty(self) -> bool:
+        """True on a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, name: str, *arguments: Any) -> None:
+        if self._stream is None:
+            return
+        try:
+            getattr(self._stream, name)(*arguments)
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Redirects the stream to nowhere; otherwise the interpreter's last flush would fail."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        with suppress(OSError, ValueError, AttributeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+@contextmanager
+def tolerant_streams() -> Iterator[None]:
+    """Tolerates failures of standard output and error within the block."""
+    before = sys.stdout, sys.stderr
+    ours = tuple(_Tolerant(stream) for stream in before)
+    sys.stdout, sys.stderr = ours  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        for stream in ours:
+            stream.flush()
+        if (sys.stdout, sys.stderr) == ours:
+            sys.stdout, sys.stderr = before

@@ -17,9 +17,9 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from attnkit.checkpoints.store import CheckpointStore
 from attnkit.recipe import load_recipe
 from attnkit.runs import experiment
+from attnkit.storage.checkpoint_store import CheckpointStore
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "language_modeling"
 

@@ -45,10 +45,10 @@ FORMS = {
 
 def make_runs(root: Path) -> int:
     """Writes the runs below a folder; returns the bytes of their event files."""
-    from attnkit import run_directory
     from attnkit.listeners.event_file import EventFile
     from attnkit.recipe import load_recipe
     from attnkit.runs.environment import current_environment
+    from attnkit.storage import run_directory
     from attnkit.tensorboard.images import Image
 
     recipe_file = Path(__file__).parents[1] / "recipes/language_modeling/characters.yaml"

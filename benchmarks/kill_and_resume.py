@@ -132,7 +132,7 @@ def what_it_left(directory: Path) -> dict[str, Any]:
     import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from attnkit.checkpoints.store import CheckpointStore
+    from attnkit.storage.checkpoint_store import CheckpointStore
 
     shown = EventAccumulator(str(directory), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
     tags = shown.Tags()

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attnkit.data.pair_batch import IGNORED
-from attnkit.hardware import fast_dtype
+from attnkit.hardware.devices import fast_dtype
 from attnkit.models.beam_search import Search
 from attnkit.recipe import load_recipe
 from attnkit.runs import experiment

@@ -16,7 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from attnkit.cpu.process import available_cores
+from attnkit.hardware.process import available_cores
 
 MOST_PROCESSES = 4
 """Each imports torch and Lightning, which takes seconds and most of a gigabyte."""

@@ -46,8 +46,8 @@ def test_imports_go_downward():
     ("was", "becomes", "expected"),
     [
         (
-            '    "attention",\n    "positions | norms",\n    "grid",\n    "masks",\n',
-            '    "positions | norms",\n    "grid",\n    "masks",\n    "attention",\n',
+            '    "attention",\n    "positions | norms",\n    "masks",\n',
+            '    "positions | norms",\n    "masks",\n    "attention",\n',
             "attnkit.attention is not allowed to import attnkit.masks",
         ),
         ('    "registry",\n', "", "registry"),

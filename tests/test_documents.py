@@ -17,7 +17,7 @@ from attnkit.attention import base
 from attnkit.checks.card import check
 from attnkit.checks.laws import LAWS
 from attnkit.checks.subjects import subjects_of
-from attnkit.description import type_words, yaml_words
+from attnkit.cli.name_report import type_words, yaml_words
 from attnkit.recipe.annotations import kinds_of
 from attnkit.recipe.recipe import RecipeKeys
 from attnkit.recipe.sections import BudgetOptions

@@ -40,7 +40,7 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 
-from attnkit.hardware import compiles, default_device
+from attnkit.hardware.devices import compiles, default_device
 
 VISIBLE = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))"
 

@@ -13,7 +13,7 @@ from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts, task_of
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.stored_run import LeftOut, StoredRun
 from attnkit.registry import suggest
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import RunDirectoryError
 
 LANGUAGE_MODELING = ("loss", "perplexity", "bits_per_byte")
 """Metrics that are meaningless if a prediction has seen its answer."""
@@ -39,25 +39,7 @@ def compare_runs(
         RunDirectoryError: if a path is not a folder, no finished run is there, two runs have the
             same name, a plan cannot be read, or base or metric are unknown.
     """
-    return compare_grouped(
-        group_runs(paths), base=base, metric=metric, higher_is_better=higher_is_better
-    )
-
-
-def compare_grouped(
-    found: GroupedRuns,
-    *,
-    base: str | None = None,
-    metric: str | None = None,
-    higher_is_better: bool | None = None,
-) -> Comparison:
-    """Compares runs that have been read; see `compare_runs`. Does not change `found`.
-
-    Raises:
-        RunDirectoryError: if base or metric are unknown, or no run has the metric.
-    """
-    runs = {label: dict(seeds) for label, seeds in found.runs.items()}
-    found = replace(found, runs=runs, left_out=list(found.left_out))
+    found = group_runs(paths)
     metric, lower_is_better = _metric(found, metric, higher_is_better)
     _leave_out_without(metric, found)
     base = _base(found, base)

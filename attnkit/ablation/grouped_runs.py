@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from attnkit.ablation.stored_run import (
     find_runs,
     load_stored_run,
 )
-from attnkit.run_directory import RECIPE, RunDirectoryError
+from attnkit.storage.run_directory import RECIPE, RunDirectoryError
 
 
 @dataclass
@@ -45,14 +45,8 @@ class GroupedRuns:
         return (run for runs in self.runs.values() for run in runs.values())
 
 
-def group_runs(
-    paths: Sequence[Path], load: Callable[[Path], StoredRun] = load_stored_run
-) -> GroupedRuns:
+def group_runs(paths: Sequence[Path]) -> GroupedRuns:
     """Reads and groups the runs at and below some paths.
-
-    Args:
-        paths: directories of runs, variants or studies.
-        load: reads a run, or raises `UnusableRun`; may cache.
 
     Raises:
         RunDirectoryError: if a path is not a folder, it contains no finished run, two runs have the
@@ -61,7 +55,7 @@ def group_runs(
     found, usable = GroupedRuns(), list[StoredRun]()
     for directory in find_runs(list(paths)):
         try:
-            run = load(directory)
+            run = load_stored_run(directory)
         except UnusableRun as reason:
             found.left_out.append(LeftOut(directory, str(reason)))
             continue

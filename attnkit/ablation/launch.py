@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from attnkit import run_directory
 from attnkit.ablation.launchers.base import KILLED, Ended, Launcher
 from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.trial import Trial
+from attnkit.storage import run_directory
 
 LAST_LINES = 12
 """Lines of a failed trial's log that are shown."""
@@ -171,7 +171,6 @@ class Launch:
             lines = trial.last_lines(LAST_LINES)
             failure = Failure(trial.key, end.code, what, trial.log, lines)
             self.failures.append(failure)
-            trial.record_failure(what)
         if trial.is_finished or failure:
             self.progress.report_end(trial, failure.what if failure else None)
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from attnkit.ablation.comparison import Comparison
 from attnkit.ablation.tables import Grid, as_json, comma_separated, grid, latex, markdown
-from attnkit.data.storage import atomic_write
+from attnkit.storage.files import atomic_write
 
 STYLES = {"better": "green", "worse": "red", None: "dim"}
 

@@ -37,12 +37,14 @@ class Variant:
         changes: the keys in which it differs from the recipe.
         matched: sizes that were changed so that it costs as much as the base.
         tuned: the candidates that were chosen for it.
+        is_from_grid: its name is made of its keys, not written in the recipe.
     """
 
     name: str
     changes: Changes
     matched: Changes = field(default_factory=dict)
     tuned: Changes = field(default_factory=dict)
+    is_from_grid: bool = False
 
     @property
     def all_changes(self) -> Changes:
@@ -81,6 +83,11 @@ class Plan:
     def variant(self, name: str) -> Variant:
         """Returns the variant with this name."""
         return next(variant for variant in self.variants if variant.name == name)
+
+    def renamed(self, names: Mapping[str, str]) -> Plan:
+        """Returns the plan with other names for some variants, old -> new."""
+        variants = tuple(replace(v, name=names.get(v.name, v.name)) for v in self.variants)
+        return replace(self, variants=variants, base=names.get(self.base, self.base))
 
     def mark(self, key: str) -> Mark:
         """Returns the place of a key of the section; else that of the section, or of the recipe."""
@@ -237,7 +244,8 @@ def _variants(section: Node, problems: list[Problem]) -> Iterator[Variant]:
     for variant in listed if named and named.value else [Variant(BASE, {})]:
         for changes in combinations:
             name = variant_of(as_overrides(changes), variant.name)
-            yield Variant(name, {**variant.changes, **changes})
+            both = {**variant.changes, **changes}
+            yield Variant(name, both, is_from_grid=bool(changes))
 
 
 def _named(variants: Node, problems: list[Problem]) -> Iterator[Variant]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from attnkit import run_directory
 from attnkit.ablation.budget import budget_of
 from attnkit.ablation.costs import CostModel
 from attnkit.ablation.launch import Failure, Launch
@@ -19,12 +18,13 @@ from attnkit.ablation.preview import show_plan, side_effect_lines
 from attnkit.ablation.study import Study, check_parts
 from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.timing import Timing, measure
-from attnkit.ablation.trial_files import FOLDER
+from attnkit.ablation.trial import FOLDER
 from attnkit.ablation.tuning import METRIC, candidates, choose
 from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem
 from attnkit.recipe.listening import build_callbacks, build_loggers
 from attnkit.registry import LAUNCHERS
+from attnkit.storage import run_directory
 
 DIVERGED = 3
 """Exit code of a run that diverged."""

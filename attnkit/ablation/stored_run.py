@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from attnkit.run_directory import ENVIRONMENT, RECIPE, RESULT, RunDirectoryError
+from attnkit.storage.run_directory import ENVIRONMENT, RECIPE, RESULT, RunDirectoryError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's loader where PyYAML has it: ten times as fast."""

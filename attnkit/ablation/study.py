@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from attnkit import run_directory
 from attnkit.ablation.budget import budget_changes
 from attnkit.ablation.comparison import is_lower_better
 from attnkit.ablation.costs import CostModel
@@ -20,7 +19,8 @@ from attnkit.ablation.plan_file import FILE_NAME, VERSION
 from attnkit.ablation.trial import Trial, recipe_changes
 from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem, key_path
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage import run_directory
+from attnkit.storage.run_directory import RunDirectoryError
 
 _MAY_GROW = ("variants", "seeds", "varied")
 _FREE = ("tuned", "changed_to_match", "step_seconds", "metric", "lower_is_better")
@@ -97,6 +97,7 @@ class Study:
             return
         try:
             before = json.loads(path.read_bytes())
+            self.plan = self.plan.renamed(_kept_names(self.plan, before["variants"]))
             changes = plan_changes(before, self.describe())
             self.tuned, self.step_seconds = before["tuned"], before["step_seconds"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -155,6 +156,19 @@ def check_parts(plan: Plan) -> None:
             "numbers are those of the second; remove validation.part"
         )
         raise RecipeError([Problem(plan.mark("tune"), "ablation.tune", message)])
+
+
+def _kept_names(plan: Plan, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Returns name now -> stored name, for variants of a grid: an earlier version may have made
+    other names of the same keys.
+    """
+    names: dict[str, str] = {}
+    for variant in plan.variants:
+        keys = plain_changes(variant.changes)
+        same = [name for name, changes in stored.items() if changes == keys]
+        if variant.is_from_grid and variant.name not in stored and len(same) == 1:
+            names[variant.name] = same[0]
+    return names
 
 
 def plan_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 from attnkit.ablation.launchers.base import Job, Launcher
 from attnkit.ablation.launchers.process import end_with_parent
 from attnkit.recipe import Recipe
-from attnkit.run_directory import write_json, write_text
+from attnkit.storage.run_directory import write_json, write_text
 
 SECONDS = 1.0
 """How long the steps of one recipe are timed, after two warm-up steps."""
@@ -103,7 +103,7 @@ def time_recipe(recipe: Recipe) -> Timing:
     """Times one recipe in this process."""
     import torch
 
-    from attnkit.hardware import default_device
+    from attnkit.hardware.devices import default_device
     from attnkit.tasks.building import build_data, build_model, build_task
 
     began = time.perf_counter()

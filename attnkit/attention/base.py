@@ -37,9 +37,9 @@ from attnkit.attention import counted
 from attnkit.attention.cache import Cache
 from attnkit.attention.past import Past
 from attnkit.attention.stream import Stream
-from attnkit.cpu import model as cpu
+from attnkit.hardware import cpu_model as cpu
 from attnkit.masks import Mask, NoMask, name_of
-from attnkit.once import one_pass, positions
+from attnkit.masks.once import one_pass, positions
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnkit.once import positions
+from attnkit.masks.once import positions
 
 
 class Cache:

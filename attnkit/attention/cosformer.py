@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnkit.attention.linear import Linear
-from attnkit.once import once, positions
+from attnkit.masks.once import once, positions
 from attnkit.registry import ATTENTION
 
 

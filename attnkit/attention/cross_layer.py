@@ -14,7 +14,7 @@ from torch import Tensor
 from attnkit.attention.base import Attention
 from attnkit.attention.grouped_query import GroupedQuery
 from attnkit.attention.stream import Stream
-from attnkit.once import positions
+from attnkit.masks.once import positions
 from attnkit.registry import ATTENTION
 
 KEYS, VALUES = "keys of the group", "values of the group"

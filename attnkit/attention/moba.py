@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.grid import Grid
-from attnkit.masks import Mask
+from attnkit.masks import Grid, Mask
 from attnkit.registry import ATTENTION
 
 

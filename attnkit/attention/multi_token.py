@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.grid import Grid
-from attnkit.masks import Mask
+from attnkit.masks import Grid, Mask
 from attnkit.norms import HeadNorm
 from attnkit.registry import ATTENTION
 

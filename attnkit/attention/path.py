@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
 from attnkit.attention.past import real_keys
-from attnkit.grid import Grid
+from attnkit.masks import Grid
 from attnkit.registry import ATTENTION
 
 

@@ -23,8 +23,7 @@ from attnkit.attention.cache import Cache, KeyValueCache
 from attnkit.attention.kernels import reference
 from attnkit.attention.kernels.bias import Block, block_bias
 from attnkit.attention.kernels.call import DistanceBias, ScoreMod, share_heads
-from attnkit.grid import Grid, Recent
-from attnkit.masks import Mask, NoMask
+from attnkit.masks import Grid, Mask, NoMask, Recent
 from attnkit.registry import ATTENTION, POSITIONS
 
 STEPS = ("scores", "normalize", "weights")

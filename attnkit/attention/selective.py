@@ -10,8 +10,7 @@ from the scores of later queries, in all heads. This needs no parameters.
 from torch import Tensor
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.grid import Grid
-from attnkit.masks import Causal, Mask, Padding
+from attnkit.masks import Causal, Grid, Mask, Padding
 from attnkit.registry import ATTENTION
 
 

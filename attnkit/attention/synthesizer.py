@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.grid import Grid
+from attnkit.masks import Grid
 from attnkit.registry import ATTENTION
 
 

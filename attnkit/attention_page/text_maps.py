@@ -14,7 +14,7 @@ import numpy as np
 from attnkit.attention_page.canvases import Canvas, MatplotlibCanvas
 from attnkit.attention_page.figure import CANVASES, draw, panels_of
 from attnkit.attention_page.page import page
-from attnkit.data.storage import atomic_write, check_outs
+from attnkit.storage.files import atomic_write, check_outs
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.images import Scale
 
@@ -201,8 +201,7 @@ class TextMaps:
         """Returns the page in an iframe, for Jupyter, Colab and marimo."""
         content = html.escape(page(self.records, self.title))
         return (
-            f'<iframe srcdoc="{content}" sandbox="allow-scripts allow-downloads" '
-            f'title="{html.escape(self.title)}" '
+            f'<iframe srcdoc="{content}" sandbox="allow-scripts" title="{html.escape(self.title)}" '
             f'style="width: 100%; height: {NOTEBOOK_HEIGHT}px; border: 0"></iframe>'
         )
 

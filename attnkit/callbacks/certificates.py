@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from attnkit.attention.certificate import Certificate, certify_model, is_any_installed
-from attnkit.data.storage import cache_folder
+from attnkit.storage.files import cache_folder
 
 
 class Certificates(L.Callback):

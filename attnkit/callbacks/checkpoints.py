@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from attnkit.checkpoints.lightning_io import NOTES, StoredCheckpoints
 from attnkit.errors import CheckpointError, DivergedError
 from attnkit.models.sharding import own_share
-from attnkit.run_directory import LAST
+from attnkit.storage.lightning_io import NOTES, StoredCheckpoints
+from attnkit.storage.run_directory import LAST
 
 
 class Checkpoints(Checkpoint):

@@ -14,8 +14,7 @@ from attnkit.checks.case import FEWER, Broken, Case, DoesNotApply
 from attnkit.checks.laws import LAWS, Law
 from attnkit.checks.seats import ROLES, MaskCase, long_mask_cases, mask_cases, seats
 from attnkit.masks import name_of
-from attnkit.options import options_of
-from attnkit.registry import ATTENTION, MASKS, POSITIONS
+from attnkit.registry import ATTENTION, MASKS, POSITIONS, options_of
 
 Outcome = Literal["holds", "does not apply", "broken", "crashed"]
 

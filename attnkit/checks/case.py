@@ -15,8 +15,7 @@ from attnkit.attention.base import Attention, Prepared, Role
 from attnkit.attention.maps import attention_map
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.seats import MaskCase
-from attnkit.grid import Grid
-from attnkit.masks import Mask, build_mask
+from attnkit.masks import Grid, Mask, build_mask
 from attnkit.registry import ATTENTION, POSITIONS
 
 NOISE = 0.2

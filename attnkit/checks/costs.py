@@ -18,8 +18,7 @@ from attnkit.checks.case import Case, demand, require
 from attnkit.checks.decoding import decoded
 from attnkit.models.accounting import parameter_counts
 from attnkit.models.language_model import LanguageModel
-from attnkit.options import Spec
-from attnkit.registry import ATTENTION
+from attnkit.registry import ATTENTION, Spec
 
 
 def declared_flops_are_right(case: Case) -> None:

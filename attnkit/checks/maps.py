@@ -9,7 +9,7 @@ import torch
 from attnkit.attention.maps import attention_map
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
 from attnkit.checks.influence import reached
-from attnkit.options import options_of
+from attnkit.registry import options_of
 
 
 @torch.no_grad()

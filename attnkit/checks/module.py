@@ -22,7 +22,7 @@ from attnkit.checks.case import (
     require,
     scaled_to_scores,
 )
-from attnkit.options import options_of
+from attnkit.registry import options_of
 
 DRAWS, SHARE = 150, 0.25
 """Equal sequences over which dropout is averaged, and how much it drops: a half would hide a share

@@ -95,7 +95,7 @@ def write(name: str, like: str, folder: Path) -> tuple[Path, Path]:
         summary=f"As {like}, with {'sharper scores' if own_scores else 'longer queries'}.",
         help=f"what {'scores' if own_scores else 'queries'} are multiplied by.",
         formula=_formula(parent.formula, own_scores),
-        imports="from attnkit.grid import Grid\n" if on_a_grid else "",
+        imports="from attnkit.masks import Grid\n" if on_a_grid else "",
         step=(SCORES_ON_A_GRID if on_a_grid else SCORES) if own_scores else QUERY,
     )
     files[0].write_text(code, encoding="utf-8")

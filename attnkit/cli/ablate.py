@@ -95,7 +95,7 @@ def train_study(study: Recipe, *, check: bool = True) -> int:
     from attnkit.ablation.launch import StudyStopped
     from attnkit.ablation.output import show_comparison
     from attnkit.ablation.run_study import run_study
-    from attnkit.run_directory import RunDirectoryError
+    from attnkit.storage.run_directory import RunDirectoryError
 
     try:
         directory, failures = run_study(study, check=check)

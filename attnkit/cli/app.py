@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from attnkit.errors import UserError
-from attnkit.run_directory import is_first_process, the_run
+from attnkit.storage.run_directory import is_first_process, the_run
 
 app = typer.Typer(
     name="attnkit",

@@ -55,9 +55,9 @@ def attention(
 
     def act() -> None:
         from attnkit.attention_page.text_maps import SUFFIXES
-        from attnkit.data.storage import check_outs
         from attnkit.errors import DataError
-        from attnkit.trained_run import load_run
+        from attnkit.storage.files import check_outs
+        from attnkit.tasks.trained_run import load_run
 
         outs = out or [Path("attention.html")]
         check_outs(outs, SUFFIXES, overwrite=overwrite)

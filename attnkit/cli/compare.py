@@ -49,7 +49,7 @@ def compare(
     def act() -> None:
         from attnkit.ablation.compare import compare_runs
         from attnkit.ablation.output import FORMS, export, show_comparison
-        from attnkit.data.storage import check_outs
+        from attnkit.storage.files import check_outs
 
         outs = out or []
         check_outs(outs, FORMS, overwrite=overwrite)

@@ -92,7 +92,7 @@ def evaluate(
     def act() -> None:
         from attnkit.console import console
         from attnkit.errors import DataError
-        from attnkit.trained_run import load_run
+        from attnkit.tasks.trained_run import load_run
 
         which = None if weights is None else weights.value
         trained = load_run(run, weights=which, trust_plugins=trust_plugins)

@@ -32,7 +32,7 @@ def export(
     """
 
     def act() -> None:
-        from attnkit.trained_run import export_run
+        from attnkit.tasks.trained_run import export_run
 
         options = {"best": best, "overwrite": overwrite, "trust_plugins": trust_plugins}
         model = export_run(run, file, **options).model

@@ -61,8 +61,8 @@ def generate(
     """Continue a prompt with a trained language model."""
 
     def act() -> None:
-        from attnkit.hardware import default_device
-        from attnkit.trained_run import load_run
+        from attnkit.hardware.devices import default_device
+        from attnkit.tasks.trained_run import load_run
 
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}

@@ -23,7 +23,7 @@ from attnkit.cli import dashboard  # noqa: F401
 # isort: on
 from attnkit.ablation.launchers.process import end_with_parent
 from attnkit.cli.app import app
-from attnkit.cpu import process
+from attnkit.hardware import process
 
 
 def main() -> None:

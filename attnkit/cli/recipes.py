@@ -38,7 +38,7 @@ def recipes(
     """
 
     def act() -> None:
-        from attnkit import description
+        from attnkit.cli import name_report
         from attnkit.recipe import shipped
 
         if to is not None:
@@ -47,6 +47,6 @@ def recipes(
         elif name is not None:
             typer.echo(shipped.shipped_recipe(name).read_text(encoding="utf-8"), nl=False)
         else:
-            description.show_names("recipes")
+            name_report.show_names("recipes")
 
     guarded(act, debug)

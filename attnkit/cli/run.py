@@ -95,9 +95,9 @@ def run(
 
 def train(recipe: Recipe, **options: Any) -> None:
     """Trains and prints the result; `options` are those of `experiment.run`."""
-    from attnkit.run_directory import FinishedError, is_first_process
+    from attnkit.console import tolerant_streams
     from attnkit.runs import experiment, report
-    from attnkit.streams import tolerant_streams
+    from attnkit.storage.run_directory import FinishedError, is_first_process
 
     with tolerant_streams():
         try:

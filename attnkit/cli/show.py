@@ -12,7 +12,7 @@ from attnkit.cli.app import Debug, Overrides, app, guarded
 
 def _kinds(incomplete: str) -> list[str]:
     """For the shell's completion."""
-    from attnkit.description import KINDS
+    from attnkit.cli.name_report import KINDS
 
     return [kind for kind in KINDS if kind.startswith(incomplete)]
 
@@ -40,9 +40,9 @@ def list_names(
     """
 
     def act() -> None:
-        from attnkit import description
+        from attnkit.cli import name_report
 
-        description.show_names(kind, recipes)
+        name_report.show_names(kind, recipes)
 
     guarded(act, debug)
 
@@ -81,14 +81,14 @@ def show(
     """
 
     def act() -> None:
-        from attnkit import description
+        from attnkit.cli import name_report
         from attnkit.registry import RegistryError
 
         if measure:
-            description.measure(what, tokens or [], plugin or [])
+            name_report.measure(what, tokens or [], plugin or [])
             return
         if tokens:
             raise RegistryError("--tokens names lengths to measure; add --measure")
-        description.show(what, overrides or [], plugin or [])
+        name_report.show(what, overrides or [], plugin or [])
 
     guarded(act, debug)

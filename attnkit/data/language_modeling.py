@@ -14,13 +14,13 @@ from attnkit.data.byte_progress import ByteProgress
 from attnkit.data.ngrams import cached_floors
 from attnkit.data.sources.base import Part, Source, TextSource
 from attnkit.data.split_parts import part_of
-from attnkit.data.storage import cache_folder, locked
 from attnkit.data.task_data import TaskData
 from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.tokenizer_base import FILE_NAME, Tokenizer, load_tokenizer
 from attnkit.data.windows import TrainBatches, ValBatches
 from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS
+from attnkit.storage.files import cache_folder, locked
 
 NO_TEXT = (
     "the data consists of tokens, not of text to train a vocabulary on; set "

@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from attnkit.data.storage import cache_folder
 from attnkit.errors import DataError
+from attnkit.storage.files import cache_folder
 
 DATA_VARIABLE = "ATTNKIT_DATA"
 """Environment variable with a folder of local data sets."""

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnkit.data.storage import atomic_write, locked
 from attnkit.data.token_store import TokenStore
 from attnkit.errors import DataError
+from attnkit.storage.files import atomic_write, locked
 
 ORDERS = (1, 2, 3, 5)
 

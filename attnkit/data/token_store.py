@@ -21,9 +21,9 @@ import numpy as np
 from attnkit.data.batch import Tokens
 from attnkit.data.byte_progress import ByteProgress
 from attnkit.data.sources.base import Piece, Source, TextSource, TokenSource
-from attnkit.data.storage import atomic_write, cache_folder, locked
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError
+from attnkit.storage.files import atomic_write, cache_folder, locked
 
 FORMAT = 2
 """Version of the file format; files of other versions are ignored."""

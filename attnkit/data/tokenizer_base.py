@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from attnkit.data.storage import atomic_write
 from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS, RegistryError
+from attnkit.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from attnkit.data.symbols import Symbols

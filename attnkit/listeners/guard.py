@@ -16,7 +16,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from attnkit.listeners.lightning import Listeners, listener_of
 from attnkit.listeners.listener import Listener, RunInfo
-from attnkit.run_directory import ENVIRONMENT, RECIPE, RESULT
+from attnkit.storage.run_directory import ENVIRONMENT, RECIPE, RESULT
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.event_files import LOGGED_FILES, cut_back, logged_bytes
 from attnkit.tensorboard.images import Image

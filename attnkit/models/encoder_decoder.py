@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attnkit.attention.stream import Stream
 from attnkit.masks import Mask, NoMask, Padding, build_mask, name_of
+from attnkit.masks.once import one_pass
 from attnkit.models.cache import DecoderCache
 from attnkit.models.layers import (
     DecoderLayerEntry,
@@ -26,7 +27,6 @@ from attnkit.models.layers import (
 )
 from attnkit.models.stack import Stack, cross_attentions, embedding_position, self_attentions
 from attnkit.models.token_loss import IGNORED, token_loss
-from attnkit.once import one_pass
 from attnkit.positions.base import EmbeddingPosition
 from attnkit.registry import ATTENTION, MASKS, MLPS, NORMS, POSITIONS, WIRINGS, Spec
 

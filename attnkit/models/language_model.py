@@ -11,14 +11,13 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from attnkit.attention.stream import Stream
-from attnkit.cpu import model as cpu
-from attnkit.grid import Placed
-from attnkit.masks import Mask
+from attnkit.hardware import cpu_model as cpu
+from attnkit.masks import Mask, Placed
+from attnkit.masks.once import one_pass, positions
 from attnkit.models.cache import ModelCache
 from attnkit.models.layers import LayerEntry, LayerOptions, draw_parameters, layer_options
 from attnkit.models.stack import Stack, embedding_position, self_attentions
 from attnkit.models.token_loss import token_loss
-from attnkit.once import one_pass, positions
 from attnkit.registry import ATTENTION, MASKS, MLPS, NORMS, POSITIONS, WIRINGS, Spec
 
 EMBEDDING_STD = 0.02  # as in GPT-2

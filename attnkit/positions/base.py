@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from attnkit.grid import Grid
+from attnkit.masks import Grid
 
 
 class EmbeddingPosition(nn.Module, ABC):

@@ -10,7 +10,7 @@ key ahead of its query has count 0.
 import torch
 from torch import Tensor, nn
 
-from attnkit.grid import Grid
+from attnkit.masks import Grid
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import POSITIONS
 

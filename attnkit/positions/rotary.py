@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from attnkit.once import once
+from attnkit.masks.once import once
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import POSITIONS
 

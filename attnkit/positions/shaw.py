@@ -9,7 +9,7 @@ and that heads do not share their vectors.
 import torch
 from torch import Tensor, nn
 
-from attnkit.grid import Grid
+from attnkit.masks import Grid
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import POSITIONS
 

@@ -46,9 +46,9 @@ from attnkit.recipe.sections import (
 from attnkit.recipe.shipped import located
 from attnkit.recipe.source import Node, node_of
 from attnkit.recipe.variant import (
-    ABOUT_THE_MACHINE,
     BASE,
     FOLDER_NAME,
+    NOT_IN_A_NAME,
     is_within,
     variant_of,
 )
@@ -352,7 +352,7 @@ def _with_variant(root: Node, overrides: Sequence[str]) -> Node:
     before = root.value["variant"].value if "variant" in root.value else BASE
     if not isinstance(before, str):  # left as it is, for the schema to refuse
         return root
-    told = [text for text in overrides if not is_within(override_key(text), ABOUT_THE_MACHINE)]
+    told = [text for text in overrides if not is_within(override_key(text), NOT_IN_A_NAME)]
     variant = variant_of(told, before)
     return root if variant == before else _with(root, "variant", node_of(variant, root.mark))
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnkit.options import positional_option
 from attnkit.recipe.annotations import Kind, Pattern, Range, kinds_of, mismatch
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, index_of
 from attnkit.recipe.paths import Written, found
@@ -29,6 +28,7 @@ from attnkit.registry import (
     RegistryError,
     Spec,
     options_of,
+    positional_option,
     suggest,
 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from attnkit.options import RegistryError, suggest
+from attnkit.registry import RegistryError, suggest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnkit import run_directory
-from attnkit.plugins.trust import StoredPlugins
 from attnkit.recipe.errors import Mark, Problem, RecipeError
 from attnkit.recipe.recipe import Recipe, load_recipe
 from attnkit.recipe.source import UNREADABLE
 from attnkit.registry import TASKS, Spec
+from attnkit.storage import run_directory
+from attnkit.storage.plugin_trust import StoredPlugins
 
 
 def stored_recipe(

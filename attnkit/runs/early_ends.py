@@ -14,9 +14,9 @@ import lightning as L
 import torch
 
 from attnkit.callbacks.stops import Stops, Terminated
-from attnkit.checkpoints.store import CheckpointStore
 from attnkit.errors import CheckpointError, DivergedError, UserError
-from attnkit.hardware import HardwareError
+from attnkit.hardware.devices import HardwareError
+from attnkit.storage.checkpoint_store import CheckpointStore
 from attnkit.training.task import Task
 
 log = logging.getLogger("attnkit")

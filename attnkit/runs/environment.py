@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnkit.run_directory import ENVIRONMENT, RunDirectoryError, write_json
+from attnkit.storage.run_directory import ENVIRONMENT, RunDirectoryError, write_json
 
 PACKAGES = (
     "attnkit",

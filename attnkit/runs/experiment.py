@@ -15,13 +15,12 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
-from attnkit import run_directory
 from attnkit.callbacks.certificates import Certificates
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.stops import Stops
-from attnkit.checkpoints.store import CheckpointStore, Kept
 from attnkit.checks.at_start import refuse_broken_plugins
-from attnkit.hardware import (
+from attnkit.console import tolerant_streams
+from attnkit.hardware.devices import (
     device_name,
     exactness,
     peak_memory_bytes,
@@ -29,11 +28,8 @@ from attnkit.hardware import (
 from attnkit.listeners.guard import RunListeners
 from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.models.accounting import costs
-from attnkit.plugins.record import keep, made_with
-from attnkit.plugins.trust import remember
 from attnkit.recipe import Problem, Recipe, RecipeError
 from attnkit.recipe.listening import build_callbacks, build_loggers, naming_callbacks
-from attnkit.run_directory import RunDirectoryError
 from attnkit.runs.early_ends import explained_ends, restoring
 from attnkit.runs.environment import add_kernels, current_environment, with_resumption
 from attnkit.runs.resume import (
@@ -47,7 +43,11 @@ from attnkit.runs.resume import (
     starting_point,
 )
 from attnkit.runs.trainer import build_trainer
-from attnkit.streams import tolerant_streams
+from attnkit.storage import run_directory
+from attnkit.storage.checkpoint_store import CheckpointStore, Kept
+from attnkit.storage.plugin_record import keep, made_with
+from attnkit.storage.plugin_trust import remember
+from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.building import build_data, build_model, build_task, check_size
 from attnkit.training.task import Probe, Task
 

@@ -12,17 +12,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from attnkit import run_directory
-from attnkit.checkpoints.reading import check_resumable
-from attnkit.checkpoints.store import CheckpointStore
 from attnkit.errors import DataError
-from attnkit.plugins.record import Plugin, changes, copy_in, made_with, read_record, refuse_changes
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
-from attnkit.recipe.variant import ABOUT_THE_MACHINE
+from attnkit.recipe.variant import WITHOUT_INFLUENCE
 from attnkit.registry import imported_source
-from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.runs.environment import changed_versions, read_environment
+from attnkit.storage import run_directory
+from attnkit.storage.checkpoint_reading import check_resumable
+from attnkit.storage.checkpoint_store import CheckpointStore
+from attnkit.storage.plugin_record import (
+    Plugin,
+    changes,
+    copy_in,
+    made_with,
+    read_record,
+    refuse_changes,
+)
+from attnkit.storage.run_directory import FinishedError, RunDirectoryError
 from attnkit.tensorboard.event_files import ResumePoint
 
 if TYPE_CHECKING:
@@ -35,18 +42,6 @@ Resume = Literal["no", "yes", "auto"]
 
 ABOUT_THE_PLACE = ("name", "variant", "runs_dir", "plugins")
 """Keys with the place of a run or its plugins, which may have been moved."""
-
-WITHOUT_INFLUENCE = (
-    "trainer.max_steps",
-    "trainer.max_time",
-    "trainer.on_nan",
-    "trainer.max_skipped",
-    *ABOUT_THE_MACHINE,
-)
-"""Keys and sections that may differ when a run resumes: they do not change what it learns, except
-for rounding.
-"""
-
 
 _MOST_SHOWN = 8
 

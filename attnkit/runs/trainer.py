@@ -21,12 +21,12 @@ from attnkit.callbacks.curves import TrainingCurves
 from attnkit.callbacks.progress import TrainingProgress
 from attnkit.callbacks.samples import Samples
 from attnkit.callbacks.stops import Stops
-from attnkit.checkpoints.lightning_io import StoredCheckpoints
-from attnkit.checkpoints.store import CheckpointStore
-from attnkit.cpu.training import KeptMemory
-from attnkit.hardware import HardwareError, fast_dtype
+from attnkit.hardware.cpu_training import KeptMemory
+from attnkit.hardware.devices import HardwareError, fast_dtype
 from attnkit.listeners.guard import RunListeners
 from attnkit.recipe import Recipe
+from attnkit.storage.checkpoint_store import CheckpointStore
+from attnkit.storage.lightning_io import StoredCheckpoints
 from attnkit.training.fully_sharded import FullySharded
 from attnkit.training.task import Probe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attnkit.hardware import HardwareError, physical_memory_bytes
+from attnkit.hardware.devices import HardwareError, physical_memory_bytes
 from attnkit.models.shapes_only import shapes_only
 from attnkit.recipe import Recipe
 

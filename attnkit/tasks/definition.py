@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from attnkit.hardware import compiles
+from attnkit.hardware.devices import compiles
 from attnkit.recipe.checks import whole_tasks
 from attnkit.registry import OPTIMIZERS, SCHEDULES, TASKS, Registry, Spec
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from attnkit.data.task_data import TaskData
     from attnkit.recipe import Recipe
-    from attnkit.trained_run import TrainedRun
+    from attnkit.tasks.trained_run import TrainedRun
     from attnkit.training.task import Task
 
 
@@ -77,7 +77,7 @@ class TaskDefinition(ABC):
     model: ClassVar[type | str]
     module: ClassVar[type | str]
     example_sizes: ClassVar[tuple[int, ...]] = (256,)
-    run_class: ClassVar[type | str] = "attnkit.trained_run:TrainedRun"
+    run_class: ClassVar[type | str] = "attnkit.tasks.trained_run:TrainedRun"
     takes: ClassVar[tuple[str, ...]] = ("trainer.batch_size",)
     loads_with: ClassVar[tuple[str, ...]] = ("model", "data")
     lower_is_better: ClassVar[Mapping[str, bool]] = {}
@@ -183,7 +183,7 @@ class TaskDefinition(ABC):
         Raises:
             CheckpointError: if the weights do not fit the model.
         """
-        from attnkit.trained_run import filled, home_of
+        from attnkit.tasks.trained_run import filled, home_of
 
         sizes, _ = self.sizes(recipe)
         model = filled(lambda: self.model_class()(*sizes, **recipe.model), weights, origin)
@@ -200,7 +200,7 @@ class TaskDefinition(ABC):
 
         from attnkit.console import numbers_table
         from attnkit.errors import DataError
-        from attnkit.hardware import default_device
+        from attnkit.hardware.devices import default_device
 
         if data:
             raise DataError(

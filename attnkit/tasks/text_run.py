@@ -11,7 +11,7 @@ from attnkit.data.symbols import Symbols
 from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.errors import DataError
 from attnkit.models.language_model import LanguageModel
-from attnkit.trained_run import TrainedRun
+from attnkit.tasks.trained_run import TrainedRun
 
 
 @dataclass(frozen=True, repr=False)

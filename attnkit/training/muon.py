@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Muon
 
-from attnkit.hardware import fast_dtype
+from attnkit.hardware.devices import fast_dtype
 
 
 class StackedMuon(Muon):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from attnkit.cli.app import guarded
 from attnkit.cli.main import app
 from attnkit.recipe import load_recipe
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.text_run import TextRun
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from attnkit.models.language_model import LanguageModel
 from attnkit.recipe.stored import recipe_to_resume
 from attnkit.registry import Spec
 from attnkit.runs import experiment
-from attnkit.trained_run import load_run
+from attnkit.tasks.trained_run import load_run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "old_runs"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())

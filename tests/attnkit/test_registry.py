@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import pytest
 
-from attnkit import importing
 from attnkit.registry import (
     REQUIRED,
     Registry,
     RegistryError,
     Spec,
+    importing,
     load_plugin,
     options_of,
     suggest,

@@ -13,7 +13,7 @@ from attnkit.errors import DataError
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.registry import TASKS
 from attnkit.runs import experiment
-from attnkit.trained_run import export_run, load_run
+from attnkit.tasks.trained_run import export_run, load_run
 
 FOLDER = Path(__file__).parents[2] / "examples" / "plugins"
 DIGITS = FOLDER / "digits.yaml"

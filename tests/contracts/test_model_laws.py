@@ -32,7 +32,7 @@ from attnkit.models.wirings import PreNorm
 from attnkit.recipe import recipe_from_dict
 from attnkit.registry import ATTENTION, MLPS, NORMS, WIRINGS, Spec
 from attnkit.runs import experiment
-from attnkit.trained_run import load_run
+from attnkit.tasks.trained_run import load_run
 
 WINDOW = {"name": "sliding_window", "window": 4}
 PARTS = [

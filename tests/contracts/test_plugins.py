@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from attnkit import description, registry
+from attnkit import registry
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks.at_start import LawBrokenError, refuse_broken_plugins
+from attnkit.cli import name_report
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.registry import ATTENTION, RegistryError
 from attnkit.runs import experiment
-from attnkit.trained_run import load_run
+from attnkit.tasks.trained_run import load_run
 
 COSINE = '''\
 from torch.nn import functional as F
@@ -62,8 +63,8 @@ def _folder(tmp_path, monkeypatch):
     Path("text.txt").write_text("the cat sat on the mat.\n" * 40)
     Path("recipe.yaml").write_text(RECIPE)
     Path("my_attention.py").write_text(COSINE)
-    description.show_names(recipes=tmp_path)  # everything that comes with the kit is registered now
-    before = {kind: dict(kind._classes) for kind in description.REGISTRIES}
+    name_report.show_names(recipes=tmp_path)  # everything that comes with the kit is registered now
+    before = {kind: dict(kind._classes) for kind in name_report.REGISTRIES}
     modules = set(sys.modules)
     yield
     for kind, classes in before.items():

@@ -96,7 +96,7 @@ for command in (
 JOBS = r"""
 import time
 from pathlib import Path
-from attnkit import run_directory
+from attnkit.storage import run_directory
 from attnkit.ablation.launchers.base import Job
 from attnkit.ablation.launchers.process import JobProcess
 

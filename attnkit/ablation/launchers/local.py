@@ -15,7 +15,7 @@ from attnkit.ablation.launchers.base import (
     thread_variables,
 )
 from attnkit.ablation.launchers.process import JobProcess
-from attnkit.cpu.process import available_cores, of_user, threads_of_user
+from attnkit.hardware.process import available_cores, of_user, threads_of_user
 from attnkit.registry import LAUNCHERS
 
 _POLL = 0.05

@@ -17,7 +17,7 @@ from attnkit.ablation.launchers.base import (
     thread_variables,
 )
 from attnkit.ablation.launchers.process import run_to_end
-from attnkit.cpu.process import available_cores
+from attnkit.hardware.process import available_cores
 from attnkit.registry import LAUNCHERS
 
 

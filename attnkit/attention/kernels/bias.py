@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attnkit.attention.kernels.call import Bias, Call, DistanceBias
-from attnkit.once import positions
+from attnkit.masks.once import positions
 
 
 @dataclass(frozen=True)

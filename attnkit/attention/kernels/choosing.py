@@ -28,8 +28,7 @@ from attnkit.attention.kernels.flex import Flex
 from attnkit.attention.kernels.reference import Reference
 from attnkit.attention.kernels.sdpa import Sdpa
 from attnkit.attention.kernels.windowed import Windowed
-from attnkit.grid import Placed, Recent
-from attnkit.masks import Mask, NoMask, name_of
+from attnkit.masks import Mask, NoMask, Placed, Recent, name_of
 
 log = logging.getLogger("attnkit")
 

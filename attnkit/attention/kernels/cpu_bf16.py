@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from attnkit.attention.kernels import thresholds
 from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where, share_heads
 from attnkit.masks import Mask, NoMask
-from attnkit.once import once
+from attnkit.masks.once import once
 
 SHORT = thresholds.CPU_BF16_KEYS
 WHY = f"bfloat16 on a CPU: faster than sdpa up to {SHORT} keys"

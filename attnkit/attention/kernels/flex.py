@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from attnkit.attention.kernels import thresholds
 from attnkit.attention.kernels.call import Call, CannotServe, Kernel, ScoreMod, Verdict, Where
 from attnkit.masks import Causal, Mask, NoMask, name_of
-from attnkit.once import once
+from attnkit.masks.once import once
 
 MIN_HEAD_DIM = 16
 """Smallest tile width of its Triton kernel."""

@@ -17,7 +17,7 @@ from attnkit.attention.kernels.bias import Block, block_bias
 from attnkit.attention.kernels.call import Call, Kernel, Verdict, Where
 from attnkit.attention.kernels.sdpa import fused, joined
 from attnkit.masks import Mask
-from attnkit.once import once
+from attnkit.masks.once import once
 
 
 class Windowed(Kernel):

@@ -1,6 +1,7 @@
 // Above the panels: the views, and the steps of training.
 
 import { element, setAttribute, setText } from "./element.js";
+import { VIEWS } from "./state.js";
 import { stepName } from "./tokens.js";
 
 const FRAME = 220; // milliseconds per step while playing
@@ -10,7 +11,7 @@ export class Toolbar {
 
   constructor(app) {
     this.app = app;
-    this.tabs = app.source.views.map((view, i) =>
+    this.tabs = VIEWS.map((view, i) =>
       element(
         "button",
         {
@@ -45,7 +46,7 @@ export class Toolbar {
         },
         ...this.tabs,
       ),
-      element("div", { class: "timeline", hidden: !app.source.isLive }, this.play, this.slider, this.step, this.place),
+      element("div", { class: "timeline" }, this.play, this.slider, this.step, this.place),
     );
     this.#showPlaying();
   }
@@ -100,9 +101,8 @@ export class Toolbar {
     if (!by) return;
     event.preventDefault();
     event.stopPropagation();
-    const { views } = this.app.source;
-    const at = (views.indexOf(this.view) + by + views.length) % views.length;
-    this.app.state.set({ view: views[at] });
+    const at = (VIEWS.indexOf(this.view) + by + VIEWS.length) % VIEWS.length;
+    this.app.state.set({ view: VIEWS[at] });
     this.tabs[at].focus();
   }
 }

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.data.sources.base import TextSource
-from attnkit.data.storage import atomic_write, cache_folder, locked
 from attnkit.errors import DataError
 from attnkit.registry import SOURCES
+from attnkit.storage.files import atomic_write, cache_folder, locked
 
 MIN_CHARACTERS = 80
 """Docstrings up to this length are left out: most only repeat the name of their object."""

@@ -21,11 +21,11 @@ import numpy as np
 from attnkit.data.batch import Tokens
 from attnkit.data.lookup import files_of
 from attnkit.data.sources.base import Part, TokenSource
-from attnkit.data.storage import cache_folder
 from attnkit.data.token_store import SAMPLE_BYTES, TokenCounts, TokenStore, sampled_digest
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError
 from attnkit.registry import SOURCES
+from attnkit.storage.files import cache_folder
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from attnkit.data.lookup import DATA_VARIABLE, download, find_local, sha256_of
 from attnkit.data.sources.base import TextSource
-from attnkit.data.storage import atomic_write, cache_folder, locked
 from attnkit.data.text_files import read_pieces
 from attnkit.errors import DataError
 from attnkit.registry import SOURCES
+from attnkit.storage.files import atomic_write, cache_folder, locked
 
 Version = Literal["wikitext-2-raw-v1", "wikitext-103-raw-v1"]
 

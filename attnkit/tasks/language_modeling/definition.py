@@ -83,7 +83,7 @@ class LanguageModeling(TaskDefinition):
     ) -> TextRun:
         """Opens a trained run, whose vocabulary lies in a folder."""
         from attnkit.data.tokenizer_base import load_tokenizer
-        from attnkit.trained_run import filled, home_of
+        from attnkit.tasks.trained_run import filled, home_of
 
         tokenizer = load_tokenizer(folder)
         sizes = self.model_sizes(tokenizer.vocab_size)

@@ -16,7 +16,7 @@ from attnkit.data.split_parts import part_of
 from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.windows import ValBatches
 from attnkit.errors import DataError
-from attnkit.hardware import default_device
+from attnkit.hardware.devices import default_device
 from attnkit.models.influence import admitted, measure_later_influence, scored_positions
 from attnkit.registry import SOURCES
 from attnkit.tasks.text_evaluation import Measured, check_reads, counted

@@ -67,7 +67,7 @@ class Synthetic(TaskDefinition):
         """Opens a trained run; its vocabulary is the task's."""
         from attnkit.data.symbols import Symbols
         from attnkit.tasks.synthetic.trained import SyntheticRun
-        from attnkit.trained_run import filled, home_of
+        from attnkit.tasks.trained_run import filled, home_of
 
         tokenizer = Symbols(SYNTHETIC.build(recipe.data).symbols)
         size = tokenizer.vocab_size

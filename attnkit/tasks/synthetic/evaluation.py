@@ -13,7 +13,7 @@ from torch import Tensor
 from attnkit.data.synthetic.base import SyntheticSource
 from attnkit.data.synthetic_batches import SyntheticEvalBatches, answer_sums, means
 from attnkit.errors import DataError
-from attnkit.hardware import default_device
+from attnkit.hardware.devices import default_device
 from attnkit.registry import SYNTHETIC
 from attnkit.tasks.text_evaluation import Measured, check_reads, counted
 

@@ -118,8 +118,8 @@ class Translation(TaskDefinition):
     ) -> Translator:
         """Opens a trained run, whose vocabularies lie in a folder."""
         from attnkit.data.translation import load_vocabularies
+        from attnkit.tasks.trained_run import filled, home_of
         from attnkit.tasks.translation.translator import Translator
-        from attnkit.trained_run import filled, home_of
 
         separate = recipe.target_tokenizer is not None
         tokenizers = load_vocabularies(folder, separate=separate)

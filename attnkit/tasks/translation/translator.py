@@ -22,9 +22,9 @@ from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.errors import DataError
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
+from attnkit.tasks.trained_run import TrainedRun, Weights, load_run
 from attnkit.tasks.translation import alignment
 from attnkit.tasks.translation.translating import decoded_line, translate_ids
-from attnkit.trained_run import TrainedRun, Weights, load_run
 
 TOGETHER = 256
 """Lines that are translated at once, the longest beside each other; what follows waits for them."""

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from attnkit import run_directory
 from attnkit.ablation.launchers.base import Ended, Job, Launcher
 from attnkit.cli.main import app
 from attnkit.listeners.event_file import EventFile
 from attnkit.recipe import Recipe, load_recipe, recipe_from_dict
 from attnkit.recipe.writing import to_yaml
 from attnkit.runs.environment import current_environment
+from attnkit.storage import run_directory
 
 
 class RunMaker:

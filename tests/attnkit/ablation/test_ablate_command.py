@@ -35,12 +35,12 @@ def test_flags_are_keys_of_the_section(study, launcher):
         "--seeds=0,2",
         "--budget=tokens=12800",
         "--match=flops",
-        "ablation.base=mlp-relu",
+        "ablation.base=mlp=relu",
         "--dry-run",
     )
     assert ended.exit_code == 0, ended.output
-    rows = [line.split() for line in ended.stdout.splitlines() if line.startswith(" mlp-")]
-    assert [row[0] for row in rows] == ["mlp-gelu", "mlp-relu"]
+    rows = [line.split() for line in ended.stdout.splitlines() if line.startswith(" mlp=")]
+    assert [row[0] for row in rows] == ["mlp=gelu", "mlp=relu"]
     assert rows[1][1] == "*"
     assert all(row[-2:] == ["100", "unknown"] for row in rows)
     assert "4 runs: 2 variants x 2 seeds" in ended.stdout
@@ -86,7 +86,7 @@ def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monke
     ("arguments", "words"),
     [
         (["model.attention.naem=a,b"], "model.attention.naem: unknown key"),
-        (["model.mask=causal,document", "model.attention=linear"], "(in the variant `mask-docu"),
+        (["model.mask=causal,document", "model.attention=linear"], "(in the variant `mask=docu"),
         (["--match=size"], "override ablation.match=size: ablation.match: expected `parameters`"),
         (["--budget=hours=1"], "unknown key"),
         (["--budget=1000"], "ablation.budget"),
@@ -114,7 +114,7 @@ def test_a_failed_trial_makes_the_code_1(study, launcher):
     assert ended.exit_code == 1
     assert "/seed0  diverged (code 3)" in ended.stderr
     assert "1 run failed; the same command retries them" in ended.stderr
-    assert "optimizer.lr-0.01" in ended.stdout  # the table of what there is
+    assert "lr=0.01" in ended.stdout  # the table of what there is
     assert "left out" in ended.stdout
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attnkit.ablation.compare import compare_runs
-from attnkit.run_directory import RunDirectoryError, write_json
+from attnkit.storage.run_directory import RunDirectoryError, write_json
 
 
 def rows_of(comparison):

@@ -26,10 +26,10 @@ def refusal(recipe):
 def test_a_grid_makes_every_combination(load):
     plan = read_plan(load(vary={"model.dim": [16, 32], "model.attention.name": ["linear"]}))
     assert changes(plan) == {
-        "attention.name-linear_dim-16": {"model.dim": 16, "model.attention.name": "linear"},
-        "attention.name-linear_dim-32": {"model.dim": 32, "model.attention.name": "linear"},
+        "linear,dim=16": {"model.dim": 16, "model.attention.name": "linear"},
+        "linear,dim=32": {"model.dim": 32, "model.attention.name": "linear"},
     }
-    assert plan.base == "attention.name-linear_dim-16"
+    assert plan.base == "linear,dim=16"
     assert plan.varied == ["model.dim", "model.attention.name"]
     assert plan.seeds == (0,)
 
@@ -66,8 +66,8 @@ def test_named_variants_change_remove_and_replace_keys(load):
 def test_each_named_variant_meets_each_point_of_the_grid(load):
     plan = read_plan(load(variants={"a": {}, "b": {"model.mlp": "relu"}}, vary={"model.dim": [8]}))
     assert changes(plan) == {
-        "a_dim-8": {"model.dim": 8},
-        "b_dim-8": {"model.mlp": "relu", "model.dim": 8},
+        "a,dim=8": {"model.dim": 8},
+        "b,dim=8": {"model.mlp": "relu", "model.dim": 8},
     }
 
 
@@ -169,7 +169,7 @@ def test_a_fault_of_many_variants_is_told_once(study):
         ({"vary": {"model.dim": 8}}, "expected a list of values"),
         ({"vary": {"model.dim": []}}, "expected a list of values"),
         ({"vary": {"runs_dir": ["a"]}}, "the same for all variants"),
-        ({"vary": {"model.dim": [8, 8]}}, "two variants are called `dim-8`"),
+        ({"vary": {"model.dim": [8, 8]}}, "two variants are called `dim=8`"),
         ({"seeds": [1, 1]}, "different whole numbers"),
         ({"seeds": [-1]}, "from 0 on"),
     ],

@@ -13,7 +13,7 @@ from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import candidates
 from attnkit.cli.main import app
 from attnkit.recipe import RecipeError, load_recipe
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import RunDirectoryError
 
 TWINS = {"one": {}, "two": {}}
 
@@ -58,6 +58,15 @@ def test_a_study_may_grow(load, launcher):
     made.write()
     folder = made.directory
     assert plan_file(folder)["seeds"] == [0, 1]
+
+
+def test_a_study_with_names_of_an_earlier_version_continues(load, launcher):
+    """Until names were shortened, this variant was called `optimizer.lr-0.02`."""
+    grid = {"optimizer.lr": [0.02]}
+    folder, _ = run_study(load(variants={"optimizer.lr-0.02": {"optimizer.lr": 0.02}}))
+    again = load(vary=grid, seeds=2)
+    assert run_study(again) == (folder, [])
+    assert launcher.started == ["optimizer.lr-0.02/seed0", "optimizer.lr-0.02/seed1"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +124,7 @@ def test_a_run_made_by_hand_counts(load, launcher, study):
 
     experiment.run(load_recipe(study(), ["optimizer.lr=0.02"]))
     run_study(load(vary={"optimizer.lr": [0.02, 0.03]}))
-    assert launcher.started == ["optimizer.lr-0.03/seed0"]
+    assert launcher.started == ["lr=0.03/seed0"]
 
 
 def test_a_failure_is_told_and_takes_no_other_down(load, launcher):
@@ -142,7 +151,7 @@ def test_a_run_that_is_still_under_way_is_waited_for(load, launcher):
     code = f"""
 import time
 from pathlib import Path
-from attnkit.run_directory import in_use
+from attnkit.storage.run_directory import in_use
 with in_use(Path({str(directory)!r})):
     print("held", flush=True)
     while not Path({str(other)!r}).exists():
@@ -160,7 +169,7 @@ def test_one_launch_at_a_time(load, launcher):
     folder = recipe.runs_dir / "study"
     code = f"""
 from pathlib import Path
-from attnkit.run_directory import in_use
+from attnkit.storage.run_directory import in_use
 with in_use(Path({str(folder)!r})):
     print("held", flush=True)
     input()
@@ -216,7 +225,7 @@ def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
     assert not (folder / "wild").exists()
     tuned = load_recipe(folder / "one/seed1/recipe.yaml")
     assert tuned.optimizer.options["lr"] == 0.01
-    candidate = load_recipe(apart / "one_optimizer.lr-0.01/seed2/recipe.yaml")
+    candidate = load_recipe(apart / "one,lr=0.01/seed2/recipe.yaml")
     assert (candidate.validation.part, tuned.validation.part) == ("first_half", "second_half")
     assert result(folder / "one/seed1")["validation_part"] == "second_half"
     assert plan_file(folder)["validation_part"] == "second_half"

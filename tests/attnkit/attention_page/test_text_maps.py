@@ -13,11 +13,11 @@ from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.canvases import FigureError
 from attnkit.attention_page.figure import Panel, draw_file, visible
 from attnkit.cli.main import app
-from attnkit.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import RunDirectoryError
+from attnkit.tasks.trained_run import load_run
 from attnkit.tensorboard.attention_record import layer_map
 from attnkit.tensorboard.images import colour
 from attnkit.tensorboard.palettes import MASKED, PALETTE, SEQUENTIAL_LEVELS
-from attnkit.trained_run import load_run
 
 TEXT = "to be or not"
 
@@ -148,7 +148,7 @@ def test_a_notebook_shows_the_page_offline(small_run):
     maps = load_run(small_run.directory).attention(TEXT)
     shown = maps._repr_html_()
     assert shown.startswith("<iframe srcdoc=")
-    assert 'sandbox="allow-scripts allow-downloads"' in shown
+    assert 'sandbox="allow-scripts"' in shown
     assert shown.count("<") == 2  # all of the page is escaped
     assert repr(maps) == ("<TextMaps of small / base / seed0; self: 2 x 2 maps of 12 x 12 tokens>")
 

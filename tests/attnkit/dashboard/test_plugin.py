@@ -12,8 +12,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from werkzeug.test import Client
 
 from attnkit.dashboard.loader import AttentionLoader
-from attnkit.dashboard.plugin import ENTRY
-from attnkit.pages.static_files import CONTENT_TYPES, read_static, static_names
+from attnkit.dashboard.plugin import ENTRY, page_names, read_page
 from attnkit.tensorboard import summaries
 from attnkit.tensorboard.map_format import decode
 
@@ -207,12 +206,12 @@ def test_head_has_no_body(client):
 
 
 def test_pages_are_served_with_their_types(client):
-    for name, package in static_names(("attnkit.dashboard",)).items():
+    for name in page_names():
         answer = get(client, f"static/{name}")
         assert answer.status_code == 200
-        wanted = CONTENT_TYPES[name.rpartition(".")[2]]
+        wanted = "text/css" if name.endswith("css") else "text/javascript"
         assert answer.content_type.startswith(wanted)
-        assert answer.data.decode() == read_static(package, name)
+        assert answer.data == read_page(name)[0]
 
 
 @pytest.mark.parametrize(

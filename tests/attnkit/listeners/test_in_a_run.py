@@ -23,10 +23,10 @@ from attnkit.recipe import RecipeError, load_recipe
 from attnkit.recipe.listening import build_callbacks, build_loggers
 from attnkit.registry import CALLBACKS, LOGGERS
 from attnkit.runs import experiment
+from attnkit.tasks.trained_run import load_run
 from attnkit.tensorboard.event_files import event_files
 from attnkit.tensorboard.map_format import decode
 from attnkit.tensorboard.scalars import read_scalars
-from attnkit.trained_run import load_run
 from attnkit.training.task import Task
 
 FILES = "logging.to=[tensorboard, csv, jsonl]"

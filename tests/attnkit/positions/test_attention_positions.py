@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from attnkit.attention.base import build_attention
-from attnkit.grid import Grid
-from attnkit.masks import Causal, NoMask
+from attnkit.masks import Causal, Grid, NoMask
 from attnkit.positions.alibi import Alibi, alibi_slopes
 from attnkit.positions.relative_bias import RelativeBias
 from attnkit.positions.rotary import Rotary

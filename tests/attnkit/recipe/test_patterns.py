@@ -98,14 +98,14 @@ def test_an_override_of_a_list_of_mechanisms_reaches_one_of_them():
 
 def test_the_name_of_a_variant_has_no_brackets(file):
     recipe = load_recipe(file, ["model.layers[0].mask.window=4"])
-    assert recipe.variant == "layers.0.mask.window-4"
+    assert recipe.variant == "layers.0.mask.window=4"
 
 
 def test_an_entry_is_an_axis_of_a_study(file):
     plan = read_plan(load_study(file, ["model.layers[0].mask.window=4,16"]))
     assert [variant.name for variant in plan.variants] == [
-        "layers.0.mask.window-4",
-        "layers.0.mask.window-16",
+        "layers.0.mask.window=4",
+        "layers.0.mask.window=16",
     ]
     windows = [layers(plan.recipe_of(variant))[0].mask for variant in plan.variants]
     assert [mask.options["window"] for mask in windows] == [4, 16]

@@ -9,15 +9,18 @@ import pytest
 import torch
 import yaml
 
+from attnkit.models.encoder_decoder import EncoderDecoder
+from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import RecipeError, TrainerOptions, checks, load_recipe, recipe_from_dict
 from attnkit.recipe.annotations import Range, kinds_of, mismatch
 from attnkit.recipe.errors import Mark
 from attnkit.recipe.scalars import ScalarTrap, read_plain
 from attnkit.recipe.schema import Checker
 from attnkit.recipe.source import node_of
-from attnkit.recipe.variant import variant_of
+from attnkit.recipe.variant import LEFT_OUT, short_key, variant_of
 from attnkit.recipe.writing import to_yaml
-from attnkit.registry import ATTENTION, MASKS, Option, Spec
+from attnkit.registry import ATTENTION, MASKS, OPTIMIZERS, POSITIONS, Option, Spec
+from attnkit.registry.options import options_of
 
 SMALL = {"name": "small", "model": {"dim": 32, "num_layers": 1}}
 
@@ -183,7 +186,7 @@ def test_with_overrides_applies_to_what_was_written():
     assert recipe.model["mlp_dim"] == 64
     assert recipe == load_recipe("a.yaml", ["model.dim=64"])
     again = recipe.with_overrides("seed=2").with_overrides("model.num_layers=1")
-    assert again.run_dir == Path("runs/a/dim-64_num_layers-1/seed2")
+    assert again.run_dir == Path("runs/a/dim=64,layers=1/seed2")
     with pytest.raises(RecipeError, match=r"override model\.dimm=3: model\.dimm: unknown key"):
         recipe.with_overrides("model.dimm=3")
 
@@ -193,38 +196,70 @@ def test_with_overrides_applies_to_what_was_written():
     [
         ([], "base"),
         (["seed=3", "runs_dir=x", "name=y"], "base"),
-        (["model.attention.name=linear"], "attention.name-linear"),
-        (["seed=1", "optimizer.lr=1e-3", "model.dim=64"], "dim-64_optimizer.lr-0.001"),
-        (["model.dim=64", "optimizer.lr=0.001"], "dim-64_optimizer.lr-0.001"),
+        (["model.attention.name=linear"], "linear"),
+        (["model.attention={name: linear, num_heads: 4}", "model.dim=8"], "linear,heads=4,dim=8"),
+        (["model.mask.window=64", "model.attention.num_heads=4"], "heads=4,window=64"),
+        (["seed=1", "optimizer.lr=1e-3", "model.dim=64"], "dim=64,lr=0.001"),
+        (["model.dim=64", "optimizer.lr=0.001"], "dim=64,lr=0.001"),
+        (
+            ["model.position.name=alibi", "schedule.warmup_steps=9"],
+            "position=alibi,schedule.warmup_steps=9",
+        ),
+        (["model.mask=[causal, document]"], "mask=causal+document"),
+        (["model.layers[1].mask=none"], "layers.1.mask=none"),
+        (["model.mlp=null", "data.shuffle=false"], "data.shuffle=false,mlp=null"),
         (["~model.mask"], "no-mask"),
-        (["trainer.compile=true"], "trainer.compile-true"),
     ],
 )
 def test_variant(overrides, expected):
     assert variant_of(overrides) == expected
 
 
-def test_who_listens_and_where_it_computes_is_no_part_of_a_name():
+def test_what_changes_nothing_that_is_learnt_is_no_part_of_a_name():
     write("a.yaml", "model: {dim: 32}\n")
-    keys = ["logging.to=[csv]", "trainer.accelerator=cpu", "validation.every_n_steps=3"]
-    assert load_recipe("a.yaml", [*keys, "checkpoint.best=2"]).run_dir == Path("runs/a/base/seed0")
-    named = load_recipe("a.yaml", [*keys, "trainer.max_steps=9"])
-    assert named.run_dir == Path("runs/a/trainer.max_steps-9/seed0")
+    keys = ["logging.to=[csv]", "trainer.accelerator=cpu", "validation.max_tokens=3"]
+    keys += ["checkpoint.best=2", "trainer.max_steps=9"]
+    assert load_recipe("a.yaml", keys).run_dir == Path("runs/a/base/seed0")
+    named = load_recipe("a.yaml", [*keys, "trainer.batch_size=9"])
+    assert named.run_dir == Path("runs/a/batch_size=9/seed0")
 
 
 def test_variants_that_were_cut_or_mended_stay_apart():
-    long = [f"model.attention.some_long_option_{i}=12345" for i in range(4)]
+    long = [f"model.attention.some_long_option_{i}=12345" for i in range(5)]
     names = [variant_of(long), variant_of(long[:-1]), variant_of(["logging.probe=a b"])]
     names += [variant_of(["logging.probe=a/b"]), variant_of(["logging.probe=a-b"])]
     assert len(set(names)) == 5
-    assert all(len(name) <= 60 for name in names)
-    assert names[2].startswith("logging.probe-a-b-")
+    assert all(len(name) <= 100 for name in names)
+    assert names[0].count("=12345") == 5  # keys are shortened, never values
+    assert names[2].startswith("logging.probe=a-b-")
+
+
+def test_no_two_keys_have_the_same_short_name():
+    """Of the registered names, and of the sections that a name leaves out."""
+    registered = {
+        "model.attention.": ATTENTION,
+        "model.mask.": MASKS,
+        "model.position.": POSITIONS,
+        "optimizer.": OPTIMIZERS,
+    }
+    classes = [
+        (section, registry.get(name))
+        for section, registry in registered.items()
+        for name in registry.names()
+    ]
+    classes += [("model.", LanguageModel), ("model.", EncoderDecoder), ("trainer.", TrainerOptions)]
+    assert {section for section, _ in classes} == set(LEFT_OUT)
+    keys = {f"{section}{name}" for section, cls in classes for name in options_of(cls)}
+    owners: dict[str, set[str]] = {}
+    for key in keys - {"model.layers"}:  # a list; layers=4 is the number
+        owners.setdefault(short_key(key), set()).add(key)
+    assert {short: found for short, found in owners.items() if len(found) > 1} == {}
 
 
 def test_an_explicit_variant_wins():
     write("a.yaml", "variant: wide\nmodel: {}\n")
     assert load_recipe("a.yaml", ["model.dim=64", "variant=mine"]).variant == "mine"
-    assert load_recipe("a.yaml", ["model.dim=64"]).variant == "wide_dim-64"
+    assert load_recipe("a.yaml", ["model.dim=64"]).variant == "wide,dim=64"
     assert load_recipe("a.yaml", ["seed=64"]).variant == "wide"
 
 
@@ -240,7 +275,7 @@ def test_interpolation_takes_the_value_with_its_type():
     )
     recipe = load_recipe("a.yaml", ["model.dim=64"])
     assert (recipe.model["mlp_dim"], recipe.model["num_layers"]) == (64, 2)
-    assert recipe.run_dir == Path("all/a/a/d64_dim-64/seed2")
+    assert recipe.run_dir == Path("all/a/a/d64,dim=64/seed2")
     assert recipe.logging.probe == "costs ${5}"
 
 
@@ -307,7 +342,7 @@ def test_a_written_recipe_is_read_back_equal_from_its_run():
     write(written, recipe.to_yaml())
     again = load_recipe(written)
     assert again == recipe
-    assert again.run_dir == Path("runs/a/dim-64/seed7")
+    assert again.run_dir == Path("runs/a/dim=64/seed7")
     assert again.plugins == (str(Path("my/mine.py").resolve()),)
     assert recipe_from_dict(recipe.to_dict()) == recipe
 

@@ -34,7 +34,7 @@ def test_all_of_the_folder_are_among_them():
 )
 def test_a_recipe_is_found_by_its_name_from_anywhere(name):
     assert located(Path(name)) == ROOT / "recipes/language_modeling/quickstart.yaml"
-    assert load_recipe(name, ["model.dim=64"]).run_dir == Path("runs/quickstart/dim-64/seed0")
+    assert load_recipe(name, ["model.dim=64"]).run_dir == Path("runs/quickstart/dim=64/seed0")
 
 
 @pytest.mark.parametrize("name", ["quickstart.yaml", "kickstart", "synthetic/quickstart"])

@@ -3,8 +3,8 @@ import os
 import platform
 import socket
 
-from attnkit import run_directory
 from attnkit.runs.environment import add_kernels, current_environment
+from attnkit.storage import run_directory
 
 
 def test_the_environment_pins_versions_and_names_nobody(monkeypatch):

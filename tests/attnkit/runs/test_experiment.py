@@ -21,11 +21,11 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from attnkit.callbacks.at_moments import log_moments
 from attnkit.errors import DataError
-from attnkit.hardware import HardwareError
-from attnkit.run_directory import RunDirectoryError
+from attnkit.hardware.devices import HardwareError
 from attnkit.runs import experiment
 from attnkit.runs.early_ends import DivergedError
 from attnkit.runs.experiment import build_data, build_model, build_task
+from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks import building
 from attnkit.tensorboard.event_files import event_files
 from attnkit.tensorboard.map_format import decode

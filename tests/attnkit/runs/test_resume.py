@@ -21,16 +21,16 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator
 
 from attnkit.callbacks import progress
-from attnkit.checkpoints import store
-from attnkit.checkpoints.manifest import COPY, MANIFEST, manifest_text, read_manifest
 from attnkit.errors import CheckpointError, DataError, DivergedError
-from attnkit.hardware import HardwareError
+from attnkit.hardware.devices import HardwareError
 from attnkit.recipe import load_recipe
-from attnkit.run_directory import FinishedError, RunDirectoryError
 from attnkit.runs import experiment
 from attnkit.runs.early_ends import OutOfMemoryError
 from attnkit.runs.resume import differences
 from attnkit.runs.trainer import on_slurm
+from attnkit.storage import checkpoint_store
+from attnkit.storage.checkpoint_manifest import COPY, MANIFEST, manifest_text, read_manifest
+from attnkit.storage.run_directory import FinishedError, RunDirectoryError
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.tasks.translation.task import TranslationTask
 from attnkit.tensorboard.event_files import event_files
@@ -646,7 +646,7 @@ def test_a_full_disk_stops_training_with_one_message(small, monkeypatch):
             raise OSError(28, "No space left on device")
         plain(descriptor)
 
-    monkeypatch.setattr(store.os, "fsync", refuse)
+    monkeypatch.setattr(checkpoint_store.os, "fsync", refuse)
     recipe = small("checkpoint.every_n_steps=1", "variant=base")
     with pytest.raises(
         CheckpointError, match=r"of step 1 cannot be .*: No space left on device; there"

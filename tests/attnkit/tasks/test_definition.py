@@ -12,20 +12,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attnkit import importing
 from attnkit.ablation.compare import compare_runs
 from attnkit.cli.main import app
 from attnkit.errors import DivergedError
-from attnkit.plugins.record import made_with
-from attnkit.plugins.trust import UntrustedPluginError
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
 from attnkit.recipe.recipe import NOT_IN_EVERY_TASK, RecipeKeys
 from attnkit.recipe.stored import written_recipe
-from attnkit.registry import TASKS, RegistryError, options_of
-from attnkit.run_directory import RunDirectoryError
+from attnkit.registry import TASKS, RegistryError, importing, options_of
 from attnkit.runs import experiment, report
+from attnkit.storage.plugin_record import made_with
+from attnkit.storage.plugin_trust import UntrustedPluginError
+from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.definition import TaskDefinition, loaded
-from attnkit.trained_run import export_run, load_run
+from attnkit.tasks.trained_run import export_run, load_run
 from attnkit.training.task import Task
 
 SHIPPED = [name for name in TASKS.names() if TASKS.get(name).__module__.startswith("attnkit.")]

@@ -18,7 +18,7 @@ from attnkit.models.influence import LaterInfluence
 from attnkit.runs import experiment
 from attnkit.runs.experiment import build_data, build_model, build_task
 from attnkit.tasks.language_modeling.task import describe_influence
-from attnkit.trained_run import load_run
+from attnkit.tasks.trained_run import load_run
 
 UNMASKED = ["model.mask=none", "model.position=rotary"]
 

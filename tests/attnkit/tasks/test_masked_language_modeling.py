@@ -13,10 +13,10 @@ from attnkit.cli.main import app
 from attnkit.data.pair_batch import IGNORED
 from attnkit.errors import DataError
 from attnkit.recipe import RecipeError
-from attnkit.run_directory import RunDirectoryError
 from attnkit.runs import experiment, report
+from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.masked_language_modeling.masking import MASK, pseudo_perplexity
-from attnkit.trained_run import export_run, load_run
+from attnkit.tasks.trained_run import export_run, load_run
 
 TASK = "masked_language_modeling"
 

@@ -13,8 +13,8 @@ from attnkit.data.pair_batch import IGNORED
 from attnkit.recipe import RecipeError, recipe_from_dict
 from attnkit.runs import experiment, report
 from attnkit.tasks.synthetic.task import side_by_side
+from attnkit.tasks.trained_run import load_run
 from attnkit.tensorboard.map_format import decode
-from attnkit.trained_run import load_run
 
 KEYS = {
     "name": "small",

@@ -14,7 +14,7 @@ from attnkit.recipe import recipe_from_dict
 from attnkit.runs import experiment
 from attnkit.tasks.language_modeling.evaluation import measure
 from attnkit.tasks.synthetic import evaluation as synthetic
-from attnkit.trained_run import export_run, load_run
+from attnkit.tasks.trained_run import export_run, load_run
 
 
 def evaluated(*arguments):

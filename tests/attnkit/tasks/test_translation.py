@@ -22,12 +22,12 @@ from attnkit.cli.main import app
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizers import WordTokenizer
 from attnkit.recipe import RecipeError, load_recipe, recipe_from_dict
-from attnkit.run_directory import RunDirectoryError
 from attnkit.runs import experiment, report
+from attnkit.storage.run_directory import RunDirectoryError
+from attnkit.tasks.trained_run import load_run
 from attnkit.tasks.translation.scores import moses_lowercased_bleu, moses_tokenizer, score
 from attnkit.tasks.translation.translator import load_translator
 from attnkit.tensorboard.map_format import decode
-from attnkit.trained_run import load_run
 from attnkit.training.task import Task
 
 MADE_PAIRS = Path(__file__).parents[3] / "recipes" / "translation" / "cldr_en_de.yaml"

@@ -10,8 +10,8 @@ from torch.overrides import TorchFunctionMode
 from attnkit.callbacks import progress
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.errors import DivergedError
-from attnkit.run_directory import CHECKPOINTS
 from attnkit.runs import experiment
+from attnkit.storage.run_directory import CHECKPOINTS
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.training.bad_steps import BadSteps, can_leave_out
 from attnkit.training.muon import StackedMuon

@@ -197,7 +197,7 @@ def test_a_clock_that_torch_forgot_can_be_stopped():
     ],
 )
 def test_it_is_compiled_where_there_is_a_gpu(monkeypatch, option, accelerator, has_gpu, expected):
-    from attnkit.hardware import compiles
+    from attnkit.hardware.devices import compiles
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     assert compiles(option, accelerator) is expected

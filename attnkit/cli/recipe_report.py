@@ -1,0 +1,123 @@
+"""What `attnkit show` prints about a recipe: parameters, FLOPs and cache, in all and by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from attnkit.console import console
+
+
+def show_recipe(path: Path, overrides: Sequence[str]) -> None:
+    """Prints parameters by part, training FLOPs and cache bytes; builds on the meta device, reads
+    no data.
+    """
+    import torch
+
+    from attnkit.models.accounting import cache_bytes, flops_per_token, parameter_counts
+    from attnkit.models.shapes_only import shapes_only
+    from attnkit.recipe import load_recipe
+
+    recipe = load_recipe(path, overrides)
+    task = recipe.definition
+    sizes, from_where = task.sizes(recipe)
+    with shapes_only():
+        model = task.build_model(recipe, *sizes)
+    parts = parameter_counts(model)
+    attention = sum(parts[part] for part in ("query", "key", "value", "output"))
+    total = sum(parts.values())
+    console.print(f"[bold cyan]{recipe.name}[/]  [dim]{escape(str(path))}[/]")
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("parameters")
+    table.add_column("", justify="right")
+    table.add_column("share", justify="right")
+    for part, count in parts.items():
+        if count:
+            table.add_row(part, f"{count:,}", f"{count / total:.1%}")
+    table.add_section()
+    table.add_row("query + key + value + output", f"{attention:,}", f"{attention / total:.1%}")
+    table.add_row("all", f"{total:,}", "")
+    console.print(table)
+    _show_layers(model)
+    flops = flops_per_token(model)
+    length = model.max_seq_len
+    shown = ", ".join(f"{size:,}" for size in sizes)
+    console.print(f"vocabulary              {shown} ({from_where})")
+    console.print(f"training FLOPs a token  {flops.training:,.0f}")
+    for name in ("projections", "mixing", "mlp", "head"):
+        console.print(f"  {name:<22}{3 * getattr(flops, name):,.0f}")
+    trainer = recipe.trainer
+    batch = task.tokens_per_batch(recipe, length)
+    total_flops = flops.training * trainer.max_steps * batch * trainer.accumulate
+    console.print(f"training FLOPs in all   {total_flops:.3g} ({trainer.max_steps:,} steps)")
+    rounded = trainer.precision == "tf32"
+    console.print(
+        f"float32 products        {'rounded to TF32 on a GPU' if rounded else 'exact, no TF32'} "
+        f"(trainer.precision {trainer.precision})"
+    )
+    per_token = cache_bytes(model, length, torch.float32) - cache_bytes(
+        model, length - 1, torch.float32
+    )
+    console.print(
+        f"cache a token           {per_token:,} bytes in float32, {per_token // 2:,} in bfloat16"
+    )
+    console.print(
+        f"  at {length:,} tokens".ljust(24) + f"{cache_bytes(model, length, torch.float32):,} and "
+        f"{cache_bytes(model, length, torch.bfloat16):,} bytes"
+    )
+
+
+def _show_layers(model: Any) -> None:
+    """Prints what each layer is and costs, where layers differ; equal ones in a row in one line."""
+    import torch
+
+    from attnkit.masks import build_mask, name_of
+    from attnkit.models.accounting import layer_costs, stacks_of
+
+    length = model.max_seq_len
+    costs = {each.name: each for each in layer_costs(model)}
+    groups: list[tuple[list[str], tuple[str, ...]]] = []
+    for part, stack in stacks_of(model):
+        for i, options in enumerate(stack.options):
+            cost = costs[f"{part}layers.{i}"]
+            mask = build_mask(options.mask)
+            seen = "" if mask.back is None else f" ({mask.back + 1:,})"
+            words = (
+                options.attention.name + (f", {options.cross.name}" if options.cross else ""),
+                name_of(mask) + seen,
+                options.position.name,
+                options.mlp.name,
+                options.wiring.name,
+                f"{cost.parameters:,}",
+                f"{cost.training_flops(length):,.0f}",
+                f"{cost.cache_bytes(torch.float32):,}",
+            )
+            if groups and groups[-1][1] == words and groups[-1][0][0].startswith(part):
+                groups[-1][0].append(cost.name)
+            else:
+                groups.append(([cost.name], words))
+    if len(groups) < 2:
+        return
+    kinds = ("attention", "mask", "position", "MLP", "wiring")
+    differing = [i for i in range(len(kinds)) if len({words[i] for _, words in groups}) > 1]
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for i in differing:
+        table.add_column(kinds[i], overflow="fold")
+    for column in ("parameters", "FLOPs/token", "cache"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for names, words in groups:
+        first, last = (name.replace("layers.", "") for name in (names[0], names[-1]))
+        places = first if len(names) == 1 else f"{first}-{last.rpartition('.')[2]}"
+        costs_of_it = words[len(kinds) :]
+        table.add_row(places, *(Text(words[i]) for i in differing), *costs_of_it)
+    console.print(table)
+    same = [f"{kinds[i]} {groups[0][1][i]}" for i in range(len(kinds)) if i not in differing]
+    console.print(f"all layers              {', '.join(same)}" if same else "")
+    console.print(f"cache                   bytes of one layer, in float32, at {length:,} tokens")

@@ -1,1 +1,0 @@
-"""Speed-ups for CPUs only: `process` before torch is loaded, `training` while a run trains."""

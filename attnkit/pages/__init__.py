@@ -1,3 +1,0 @@
-"""What the pages share: `static/` draws maps, curves and tables in the browser; `serving.py` puts
-pages into TensorBoard, `offline.py` into one file.
-"""

@@ -1,0 +1,132 @@
+"""What the machine can do, and that whatever chooses a number type asks for it."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attnkit.hardware.devices import exactness, fast_dtype
+from attnkit.registry import OPTIMIZERS
+from attnkit.runs import experiment
+from attnkit.training.muon import StackedMuon
+
+HALF = {torch.bfloat16, torch.float16}
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """`pretend("AVX512", amx_bf16=True)`: a CPU with these units, and torch's own limit."""
+
+    def set_processor(capability: str, **units: bool) -> None:
+        for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+
+    return set_processor
+
+
+class HalfPrecision(TorchDispatchMode):
+    """Counts the operations that take or give numbers of 16 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in torch.utils._pytree.tree_leaves((args, kwargs, result)):
+            if isinstance(value, torch.Tensor) and value.dtype in HALF:
+                self.found[str(func.overloadpacket)] += 1
+                break
+        return result
+
+
+@pytest.mark.parametrize(
+    ("capability", "units", "is_fast"),
+    [
+        ("AVX512", {"avx512_bf16": True}, True),
+        ("AVX512", {"amx_bf16": True}, True),
+        ("AVX512", {"avx512_f": True, "avx512_bf16": False}, False),
+        ("AVX2", {"avx2": True}, False),
+        ("AVX2", {"avx2": True, "amx_bf16": True}, False),  # ATEN_CPU_CAPABILITY=avx2
+        ("DEFAULT", {"bf16": True}, True),  # ARM
+        ("DEFAULT", {}, False),
+    ],
+)
+def test_a_cpu_without_bfloat16_units_computes_in_float32(pretend, capability, units, is_fast):
+    pretend(capability, **units)
+    expected = torch.bfloat16 if is_fast else torch.float32
+    assert fast_dtype("cpu") == fast_dtype(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+@pytest.mark.parametrize(
+    ("limit", "is_fast"),
+    [("AVX2", False), ("avx512_core_vnni", False), ("AVX512_CORE_BF16", True), ("ALL", True)],
+)
+def test_a_limit_of_onednn_counts(pretend, monkeypatch, name, limit, is_fast):
+    pretend("AVX512", avx512_bf16=True, amx_bf16=True)
+    monkeypatch.setenv(name, limit)
+    assert (fast_dtype("cpu") == torch.bfloat16) == is_fast
+
+
+def test_without_onednn_bfloat16_is_emulated(pretend, monkeypatch):
+    pretend("DEFAULT", bf16=True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert fast_dtype("cpu") == torch.float32
+
+
+@pytest.mark.parametrize(("major", "is_fast"), [(7, False), (8, True), (9, True)])
+def test_gpus_compute_in_bfloat16_from_ampere_on(monkeypatch, major, is_fast):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, 0))
+    expected = torch.bfloat16 if is_fast else torch.float32
+    assert fast_dtype(torch.device("cuda", 0)) == fast_dtype("gpu") == fast_dtype() == expected
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+@pytest.mark.parametrize("task", ["language_modeling", "translation"])
+def test_a_run_computes_in_the_type_that_is_fast(small, pretend, task, optimizer):
+    """A step, validation and samples: without units for bfloat16 no number has 16 bits."""
+    overrides = [
+        "trainer.max_steps=1",
+        "trainer.precision=auto",
+        f"optimizer={{name: {optimizer}}}",
+    ]
+    pretend("AVX2", avx2=True)
+    with HalfPrecision() as slow:
+        experiment.run(small(*overrides, task=task))
+    assert not slow.found
+    pretend("AVX512", amx_bf16=True)
+    with HalfPrecision() as fast:
+        experiment.run(small(*overrides, task=task), overwrite=True)
+    assert fast.found["aten.mm"] + fast.found["aten.addmm"] > 0
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_muon_iterates_in_the_type_that_is_fast(pretend, is_fast):
+    pretend("AVX512", avx512_bf16=is_fast)
+    weight = torch.nn.Parameter(torch.ones(8, 4))
+    weight.grad = torch.eye(8, 4)
+    with HalfPrecision() as half:
+        StackedMuon([weight]).step()
+    assert half.found["aten.baddbmm"] == (10 if is_fast else 0)
+
+
+def test_bfloat16_that_is_asked_for_is_given_and_its_price_is_said(small, pretend, caplog):
+    pretend("AVX2", avx2=True)
+    result = experiment.run(small("trainer.max_steps=1", "trainer.precision=bf16"))
+    assert result.record["precision"] == "bf16-mixed"
+    assert "this machine has no fast bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize(("tf32", "expected"), [(True, "high"), (False, "highest")])
+def test_tf32_is_used_where_a_recipe_says_so(monkeypatch, tf32, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.get_float32_matmul_precision()
+    with exactness(deterministic=False, tf32=tf32):
+        assert torch.get_float32_matmul_precision() == expected
+    assert torch.get_float32_matmul_precision() == before
