@@ -39,7 +39,25 @@ def compare_runs(
         RunDirectoryError: if a path is not a folder, no finished run is there, two runs have the
             same name, a plan cannot be read, or base or metric are unknown.
     """
-    found = group_runs(paths)
+    return compare_grouped(
+        group_runs(paths), base=base, metric=metric, higher_is_better=higher_is_better
+    )
+
+
+def compare_grouped(
+    found: GroupedRuns,
+    *,
+    base: str | None = None,
+    metric: str | None = None,
+    higher_is_better: bool | None = None,
+) -> Comparison:
+    """Compares runs that have been read; see `compare_runs`. Does not change `found`.
+
+    Raises:
+        RunDirectoryError: if base or metric are unknown, or no run has the metric.
+    """
+    runs = {label: dict(seeds) for label, seeds in found.runs.items()}
+    found = replace(found, runs=runs, left_out=list(found.left_out))
     metric, lower_is_better = _metric(found, metric, higher_is_better)
     _leave_out_without(metric, found)
     base = _base(found, base)

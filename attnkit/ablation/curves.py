@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from attnkit.ablation.comparison import Comparison, Row
+from attnkit.ablation.comparison import Comparison
+from attnkit.ablation.stored_run import StoredRun
 from attnkit.tensorboard.scalars import MAX_TAG_BYTES, Scalars, read_scalars
 
 MAX_POINTS = 1000
@@ -46,21 +47,42 @@ def learning_curves(comparison: Comparison) -> tuple[str, list[Curve]]:
     Raises:
         OSError: if an event file cannot be read.
     """
-    words = comparison.metric.split("_")
-    names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
-    own = [f"quality/{name}" for name in names if comparison.metric != "loss"]
-    tags = [*(tag for tag in own if len(tag.encode()) <= MAX_TAG_BYTES), VALIDATION]
+    tags = curve_tags(comparison.metric)
     read = [[read_scalars(run.directory, tags) for run in row.runs] for row in comparison.rows]
     tag = next(
         (tag for tag in tags if all(any(tag in seed for seed in seeds) for seeds in read)),
         VALIDATION,
     )
     pairs = zip(comparison.rows, read, strict=True)
-    curves = [_curve(row, [seed[tag] for seed in seeds if tag in seed]) for row, seeds in pairs]
+    curves = [
+        mean_curve(row.variant, [seed[tag] for seed in seeds if tag in seed], per_step(row.runs))
+        for row, seeds in pairs
+    ]
     return tag, [curve for curve in curves if curve is not None]
 
 
-def _curve(row: Row, seeds: list[Scalars]) -> Curve | None:
+def curve_tags(metric: str) -> list[str]:
+    """Returns the tags whose curve may stand for a metric, the best first."""
+    words = metric.split("_")
+    names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
+    own = [f"quality/{name}" for name in names if metric != "loss"]
+    return [*(tag for tag in own if len(tag.encode()) <= MAX_TAG_BYTES), VALIDATION]
+
+
+def per_step(runs: Sequence[StoredRun]) -> dict[str, float]:
+    """Returns `tokens`, `seconds`, `FLOPs` -> their number per step, on average over runs."""
+
+    def mean(key: str) -> float:
+        return sum(run.record.get(key) or 0 for run in runs) / len(runs)
+
+    steps = mean("steps") or 1
+    tokens = mean("tokens") / steps
+    flops = tokens * mean("training_flops_per_token")
+    return {"tokens": tokens, "seconds": mean("seconds") / steps, "FLOPs": flops}
+
+
+def mean_curve(variant: str, seeds: Sequence[Scalars], per_step: dict[str, float]) -> Curve | None:
+    """Returns the mean of the curves of some seeds; None if there is no step within all of them."""
     if not seeds:
         return None
     first = max(seed.steps[0] for seed in seeds)
@@ -69,20 +91,22 @@ def _curve(row: Row, seeds: list[Scalars]) -> Curve | None:
     steps = steps[(steps >= first) & (steps <= last)]
     if not len(steps):
         return None
-    if len(steps) > MAX_POINTS:
-        steps = steps[np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int)]
+    (steps,) = thinned(steps)
     values = np.stack([np.interp(steps, seed.steps, seed.values) for seed in seeds])
-    total: Any = row.mean_of("steps") or 1
-    tokens = (row.mean_of("tokens") or 0) / total
     return Curve(
-        variant=row.variant,
+        variant=variant,
         steps=steps,
         mean=values.mean(axis=0),
         low=values.min(axis=0),
         high=values.max(axis=0),
-        per_step={
-            "tokens": tokens,
-            "seconds": (row.mean_of("seconds") or 0) / total,
-            "FLOPs": tokens * (row.mean_of("training_flops_per_token") or 0),
-        },
+        per_step=per_step,
     )
+
+
+def thinned(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Returns arrays of one length with at most `MAX_POINTS` evenly spaced items."""
+    size = len(arrays[0])
+    if size <= MAX_POINTS:
+        return arrays
+    kept = np.linspace(0, size - 1, MAX_POINTS).round().astype(int)
+    return tuple(array[kept] for array in arrays)

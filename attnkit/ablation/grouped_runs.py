@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,8 +45,14 @@ class GroupedRuns:
         return (run for runs in self.runs.values() for run in runs.values())
 
 
-def group_runs(paths: Sequence[Path]) -> GroupedRuns:
+def group_runs(
+    paths: Sequence[Path], load: Callable[[Path], StoredRun] = load_stored_run
+) -> GroupedRuns:
     """Reads and groups the runs at and below some paths.
+
+    Args:
+        paths: directories of runs, variants or studies.
+        load: reads a run, or raises `UnusableRun`; may cache.
 
     Raises:
         RunDirectoryError: if a path is not a folder, it contains no finished run, two runs have the
@@ -55,7 +61,7 @@ def group_runs(paths: Sequence[Path]) -> GroupedRuns:
     found, usable = GroupedRuns(), list[StoredRun]()
     for directory in find_runs(list(paths)):
         try:
-            run = load_stored_run(directory)
+            run = load(directory)
         except UnusableRun as reason:
             found.left_out.append(LeftOut(directory, str(reason)))
             continue

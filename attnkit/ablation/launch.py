@@ -171,6 +171,7 @@ class Launch:
             lines = trial.last_lines(LAST_LINES)
             failure = Failure(trial.key, end.code, what, trial.log, lines)
             self.failures.append(failure)
+            trial.record_failure(what)
         if trial.is_finished or failure:
             self.progress.report_end(trial, failure.what if failure else None)
 

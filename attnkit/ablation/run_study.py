@@ -18,7 +18,7 @@ from attnkit.ablation.preview import show_plan, side_effect_lines
 from attnkit.ablation.study import Study, check_parts
 from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.timing import Timing, measure
-from attnkit.ablation.trial import FOLDER
+from attnkit.ablation.trial_files import FOLDER
 from attnkit.ablation.tuning import METRIC, candidates, choose
 from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem

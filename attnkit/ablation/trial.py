@@ -3,7 +3,7 @@
 runs/<study>/
     ablation.json                    the plan; written before the first trial
     .trials/<variant>.yaml           the recipe of a variant; a trial adds its seed
-    .trials/<variant>.seed<k>.log    the output of a trial
+    .trials/<variant>.seed<k>.log    the output of a trial; `.failed`: why it has no result
     <variant>/seed<k>/               the run
 """
 
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from attnkit.ablation.launchers.base import Job
+from attnkit.ablation.trial_files import FOLDER, failure_of, last_lines, log_of, progress_in
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
 from attnkit.runs.resume import differences, has_no_influence
@@ -25,13 +25,8 @@ from attnkit.storage import run_directory
 from attnkit.storage.plugin_record import changes, made_with, read_record
 from attnkit.storage.run_directory import RunDirectoryError
 
-FOLDER = ".trials"
-"""Folder of a study for files that do not belong to a run."""
-
 HOW_LONG = ("trainer.max_steps", "trainer.max_time")
 """Keys that may change when a run is resumed, but not in a trial: they are the study's budget."""
-
-_TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -62,15 +57,19 @@ class Trial:
     @property
     def log(self) -> Path:
         """File with the output of the trial."""
-        return self._folder / f"{self.recipe.variant}.seed{self.recipe.seed}.log"
+        return log_of(self._study, self.recipe.variant, self.recipe.seed)
 
     @property
-    def _folder(self) -> Path:
-        return self.directory.parents[1] / FOLDER
+    def _study(self) -> Path:
+        return self.directory.parents[1]
+
+    @property
+    def _failure(self) -> Path:
+        return failure_of(self._study, self.recipe.variant, self.recipe.seed)
 
     @property
     def _recipe_file(self) -> Path:
-        return self._folder / f"{self.recipe.variant}.yaml"
+        return self._study / FOLDER / f"{self.recipe.variant}.yaml"
 
     @property
     def is_finished(self) -> bool:
@@ -92,7 +91,8 @@ class Trial:
             check: refuse plugins that break a law.
         """
         recipe = replace(self.recipe, seed=0)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._recipe_file.parent.mkdir(parents=True, exist_ok=True)
+        self._failure.unlink(missing_ok=True)
         run_directory.write_text(self._recipe_file, recipe.to_yaml())
         seed = f"seed={self.recipe.seed}"
         arguments = ("-P", "-m", "attnkit", "run", str(self._recipe_file), seed)
@@ -122,14 +122,16 @@ class Trial:
 
     def last_lines(self, count: int) -> list[str]:
         """Returns the last lines of its output."""
-        lines = _tail(self.log).splitlines()
-        return list(deque((line for line in lines if line.strip()), maxlen=count))
+        return last_lines(self.log, count)
+
+    def record_failure(self, what: str) -> None:
+        """Keeps the reason for having no result, for those who look at the study."""
+        self._failure.parent.mkdir(parents=True, exist_ok=True)
+        run_directory.write_text(self._failure, f"{what}\n")
 
     def progress(self) -> str:
         """Returns the last line of progress that it printed; empty if there is none yet."""
-        label = f"{self.recipe.name}/{self.recipe.variant}  "
-        lines = [line for line in _tail(self.log).splitlines() if line.startswith(label)]
-        return lines[-1].removeprefix(label).strip() if lines else ""
+        return progress_in(self.log, self.recipe.name, self.recipe.variant)
 
 
 def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -138,13 +140,3 @@ def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     return [
         change for key, change in changes.items() if key in HOW_LONG or not has_no_influence(key)
     ]
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(size - _TAIL_BYTES, 0))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""

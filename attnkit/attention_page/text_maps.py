@@ -201,7 +201,8 @@ class TextMaps:
         """Returns the page in an iframe, for Jupyter, Colab and marimo."""
         content = html.escape(page(self.records, self.title))
         return (
-            f'<iframe srcdoc="{content}" sandbox="allow-scripts" title="{html.escape(self.title)}" '
+            f'<iframe srcdoc="{content}" sandbox="allow-scripts allow-downloads" '
+            f'title="{html.escape(self.title)}" '
             f'style="width: 100%; height: {NOTEBOOK_HEIGHT}px; border: 0"></iframe>'
         )
 

@@ -20,6 +20,7 @@ import json
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ BEST = "best.ckpt"
 LAST = "last.ckpt"
 AVERAGED = "weights/averaged.ckpt"
 _LOCK = ".lock"
+_LOOK_SECONDS = 0.5
+"""How long a lock is asked for: a process that only looks (`is_in_use`) holds it for a moment."""
 _held: set[Path] = set()
 _PART = ".part"
 _MOST_SHOWN = 12
@@ -178,13 +181,17 @@ def _locked_file(path: Path) -> TextIO:
         BlockingIOError: if another process holds it.
     """
     assert fcntl is not None
+    end = time.monotonic() + _LOOK_SECONDS
     while True:
         file = path.open("w")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+            continue
         except OSError:  # a file system without locks
             return file
         # The last holder may have removed the file between opening and locking: then another

@@ -1,34 +1,34 @@
 // Requests to the server. Addresses are relative to this file, so that a TensorBoard behind a path
 // prefix works too.
 
+import { ask } from "./ask.js";
 import { parseRecord } from "./record.js";
+import { VIEWS } from "./state.js";
 
-const BASE = new URL("../", import.meta.url);
+// Where the page gets its data from: here TensorBoard, in a file `offline.js`.
+export class Server {
+  isLive = true;
+  views = VIEWS;
 
-export async function fetchIndex() {
-  return (await answer("index")).json();
-}
-
-export async function fetchRecord(run, tag, step) {
-  return parseRecord(await (await answer("record", { run, tag, step })).arrayBuffer());
-}
-
-export async function fetchStatistics(run, tag) {
-  return (await answer("statistics", { run, tag })).json();
-}
-
-async function answer(route, parameters = {}) {
-  const address = new URL(route, BASE);
-  for (const [name, value] of Object.entries(parameters)) address.searchParams.set(name, value);
-  let response;
-  try {
-    response = await fetch(address);
-  } catch {
-    throw new Error("TensorBoard does not answer. Is it still running?");
+  async index() {
+    return (await this.#answer("index")).json();
   }
-  if (response.ok) return response;
-  const reply = await response.json().catch(() => ({}));
-  throw new Error(explained(String(reply.error ?? `TensorBoard answered with ${response.status}`)));
+
+  async record(run, tag, step) {
+    return parseRecord(await (await this.#answer("record", { run, tag, step })).arrayBuffer());
+  }
+
+  async statistics(run, tag) {
+    return (await this.#answer("statistics", { run, tag })).json();
+  }
+
+  async #answer(route, parameters) {
+    try {
+      return await ask(new URL(route, new URL("../", import.meta.url)), parameters);
+    } catch (error) {
+      throw new Error(explained(error.message));
+    }
+  }
 }
 
 function explained(message) {

@@ -1,13 +1,15 @@
 // A cache of fetched records (least recently used), which also prefetches steps.
 
-import { fetchRecord } from "./api.js";
-
 const MAX_BYTES = 96 * 2 ** 20;
 
 export class RecordCache {
   #records = new Map(); // address -> {record} or {error}
   #coming = new Map(); // address -> promise
   #bytes = 0;
+
+  constructor(source) {
+    this.source = source;
+  }
 
   // `series` is {run, tag, started}. Returns {record} or {error}, or undefined while loading.
   peek(series, step) {
@@ -25,7 +27,8 @@ export class RecordCache {
     const found = this.peek(series, step);
     if (found) return Promise.resolve(found);
     if (!this.#coming.has(address)) {
-      const coming = fetchRecord(series.run, series.tag, step)
+      const coming = this.source
+        .record(series.run, series.tag, step)
         .then((record) => this.#keep(address, { record }))
         .catch((error) => ({ error })) // not cached: the next try may succeed
         .finally(() => this.#coming.delete(address));

@@ -1,33 +1,31 @@
 // The page: passes changes (state, index, theme, size) to its parts.
 
 import { Announcer } from "./announce.js";
-import { fetchIndex } from "./api.js";
 import { RecordCache } from "./cache.js";
 import { Catalogue } from "./catalogue.js";
 import { element, setText } from "./element.js";
-import { isShown, onHashChange, onReload, readHash, writeHash } from "./host.js";
+import { isShown, onReload } from "./host.js";
 import { Keyboard } from "./keyboard.js";
-import { fromHash, ownPart, toHash } from "./link.js";
 import { select } from "./selection.js";
 import { Sidebar } from "./sidebar.js";
 import { Stage } from "./stage.js";
-import { Hover, State } from "./state.js";
+import { ADDRESS, Hover, INITIAL } from "./state.js";
+import { Linked } from "./store.js";
 import { Toolbar } from "./toolbar.js";
 
 const POLL_MILLISECONDS = 10_000;
 
-const LINK_DELAY = 150;
-
 export class Dashboard {
-  #linking = 0;
-  #read = ownPart(readHash()); // our part of the address, as it was last read or written
   #announced = null;
 
-  constructor() {
-    this.state = new State(fromHash(readHash()));
+  // `source` answers `index`, `record` and `statistics`; `views` are those that it has data for.
+  constructor(source) {
+    this.source = source;
+    this.linked = new Linked(ADDRESS, INITIAL, (values) => this.#allowed(values));
+    this.state = this.linked.store;
     this.hover = new Hover();
     this.catalogue = new Catalogue();
-    this.cache = new RecordCache();
+    this.cache = new RecordCache(source);
     this.announcer = new Announcer();
     this.sidebar = new Sidebar(this);
     this.toolbar = new Toolbar(this);
@@ -37,7 +35,7 @@ export class Dashboard {
     const main = element("main", {}, this.toolbar.element, this.alert, this.stage.element);
     this.element = element(
       "div",
-      { class: "dashboard" },
+      { class: source.isLive ? "dashboard" : "dashboard offline" },
       this.sidebar.element,
       main,
       this.keyboard.element,
@@ -48,9 +46,11 @@ export class Dashboard {
   async start() {
     this.state.listen((values) => this.update(values));
     window.addEventListener("themechange", () => this.repaint());
-    onHashChange(() => this.#follow());
-    onReload(() => this.reload());
-    await this.#poll();
+    this.linked.start();
+    if (this.source.isLive) {
+      onReload(() => this.reload());
+      await this.#poll();
+    } else await this.reload();
     this.state.refresh();
   }
 
@@ -65,7 +65,7 @@ export class Dashboard {
   // Fetches the current index: a run in progress has new steps.
   async reload() {
     try {
-      const changed = this.catalogue.read(await fetchIndex());
+      const changed = this.catalogue.read(await this.source.index());
       this.alert.hidden = true;
       if (changed) this.state.refresh();
     } catch (error) {
@@ -80,8 +80,6 @@ export class Dashboard {
     this.sidebar.update(values, this.selection);
     this.toolbar.update(values, this.selection);
     this.stage.update(values, this.selection);
-    clearTimeout(this.#linking);
-    this.#linking = setTimeout(() => this.#link(), LINK_DELAY);
   }
 
   // Announces changes of view, scale or colours to screen readers.
@@ -92,27 +90,10 @@ export class Dashboard {
     if (news.length) this.announcer.say(news.join(", "));
   }
 
-  // Restores the state from an address.
-  #follow() {
-    clearTimeout(this.#linking);
-    const hash = readHash();
-    this.#read = ownPart(hash);
-    if (this.#read && hash !== toHash(this.state.values)) this.state.replace(fromHash(hash));
-  }
-
-  // Updates the address, unless another tab of TensorBoard uses it now. Delayed, since a change of
-  // address is slower in TensorBoard than drawing a step is here. If the user has just followed a
-  // link that the browser has not reported yet, the address is read, not overwritten.
-  #link() {
-    const hash = readHash();
-    const tab = hash.split("&")[0];
-    if (tab !== "" && tab !== "attention") return;
-    if (ownPart(hash) && ownPart(hash) !== this.#read) {
-      this.#follow();
-      return;
-    }
-    writeHash(toHash(this.state.values));
-    this.#read = ownPart(readHash());
+  // An address may name a view that this page lacks.
+  #allowed(values) {
+    const { view, ...others } = values;
+    return this.source.views.includes(view) ? values : others;
   }
 
   repaint() {

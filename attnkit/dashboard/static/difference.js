@@ -8,7 +8,7 @@ import { runColour } from "./palettes.js";
 import { Layer, weightTable } from "./record.js";
 import { scaleOf } from "./scales.js";
 import { START, drawing } from "./selection.js";
-import { stepName, visible } from "./tokens.js";
+import { readable, stepName, visible } from "./tokens.js";
 import { MatrixView } from "./view_matrix.js";
 
 export class DifferencePanel {
@@ -50,7 +50,7 @@ export class DifferencePanel {
     this.dotB.style.background = runColour(this.app.catalogue, b);
     const [first, second] = [a, b].map((run) => this.app.catalogue.find(run, site));
     if (!first || !second) {
-      this.#refuse(`${visible(first ? b : a)} has no maps of this example and site.`);
+      this.#refuse(`${readable(first ? b : a)} has no maps of this example and site.`);
       return;
     }
     const steps = [
@@ -106,7 +106,7 @@ export class DifferencePanel {
       "aria-label": label,
       onchange: () => {
         const { a, b } = this.app.selection;
-        this.app.state.set({ against: { a, b, [which]: select.value } });
+        this.app.state.set({ a, b, [which]: select.value });
       },
     });
     return select;
@@ -124,7 +124,7 @@ function fill(select, names, chosen) {
     select.dataset.listed = listed;
     select.replaceChildren(...names.map((name) => element("option", { value: name })));
     names.forEach((name, i) =>
-      setText(select.options[i], name === START ? "its own first step" : visible(name)),
+      setText(select.options[i], name === START ? "its own first step" : readable(name)),
     );
   }
   select.value = chosen;

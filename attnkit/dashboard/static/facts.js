@@ -1,6 +1,6 @@
 // Short notes on a map that its reader must know.
 
-import { visible } from "./tokens.js";
+import { readable, visible } from "./tokens.js";
 
 export function facts({ values, record, layer, head, map }) {
   const notes = [`${record.kind}-attention`];
@@ -12,7 +12,7 @@ export function facts({ values, record, layer, head, map }) {
   else if (values.head !== head) {
     notes.push(`${map.heads === 1 ? "1 head" : `${map.heads} heads`}: h${head} is shown`);
   }
-  if (record.note) notes.push(visible(record.note).replaceAll("␣", " "));
+  if (record.note) notes.push(readable(record.note));
   return notes;
 }
 

@@ -1,7 +1,7 @@
 // Global keys of the page, and their list.
 
 import { element } from "./element.js";
-import { COLOURS, SCALES, VIEWS } from "./state.js";
+import { COLOURS, SCALES } from "./state.js";
 
 const KEYS = [
   ["← →", "step back, forward (shift: by a tenth)"],
@@ -79,7 +79,7 @@ export class Keyboard {
     const leap = shiftKey ? Math.max(1, Math.round(last / 10)) : 1;
     const cycle = (list, now, by) => list[(list.indexOf(now) + by + list.length) % list.length];
     const zoom = (by) => state.set({ zoom: Math.max(0, Math.min(6, values.zoom + by)) });
-    const views = VIEWS.map((view, i) => [String(i + 1), () => state.set({ view })]);
+    const views = app.source.views.map((view, i) => [String(i + 1), () => state.set({ view })]);
     return {
       ...Object.fromEntries(views),
       ArrowLeft: () => app.moveStep(-leap),

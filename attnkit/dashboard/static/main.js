@@ -1,8 +1,9 @@
 // The entry point: TensorBoard calls it when the tab opens.
 
+import { Server } from "./api.js";
 import { Dashboard } from "./dashboard.js";
-import { element } from "./element.js";
 import { followTheme } from "./host.js";
+import { loadStyles } from "./styles.js";
 
 const STYLES = [
   "theme.css",
@@ -19,17 +20,9 @@ export async function render() {
   document.documentElement.lang = "en";
   document.title = "Attention";
   followTheme();
-  await Promise.all(STYLES.map(load));
-  const dashboard = new Dashboard();
+  await loadStyles(STYLES);
+  const dashboard = new Dashboard(new Server());
   document.body.replaceChildren(dashboard.element);
   window.focus();
   await dashboard.start();
-}
-
-function load(name) {
-  return new Promise((resolve) => {
-    const href = new URL(name, import.meta.url).href;
-    const link = element("link", { rel: "stylesheet", href, onload: resolve, onerror: resolve });
-    document.head.append(link);
-  });
 }

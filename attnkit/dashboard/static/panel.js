@@ -1,7 +1,7 @@
 // The panel of one run: title, step, and the selected view of its maps.
 
 import { element, setAttribute, setText } from "./element.js";
-import { saveCsv, savePng } from "./export.js";
+import { fileName, saveCsv, savePng } from "./export.js";
 import { facts } from "./facts.js";
 import { runColour } from "./palettes.js";
 import { drawing } from "./selection.js";
@@ -9,7 +9,7 @@ import { HeadsView } from "./view_heads.js";
 import { LinesView } from "./view_lines.js";
 import { MatrixView } from "./view_matrix.js";
 import { TokensView } from "./view_tokens.js";
-import { stepName, visible } from "./tokens.js";
+import { readable, stepName } from "./tokens.js";
 
 const VIEWS = { matrix: MatrixView, lines: LinesView, tokens: TokensView, heads: HeadsView };
 
@@ -21,7 +21,7 @@ export class Panel {
   constructor(app, run) {
     this.app = app;
     this.run = run;
-    this.frame = new PanelFrame(visible(run), () => this.#shown);
+    this.frame = new PanelFrame(readable(run), () => this.#shown);
     this.element = this.frame.element;
     this.element.dataset.run = run;
   }
@@ -103,7 +103,7 @@ export class PanelFrame {
     const save = (label, hint, act) =>
       element(
         "button",
-        { class: "quiet", title: hint, onclick: () => shown() && act(this.element, shown()) },
+        { class: "quiet", title: hint, onclick: () => shown() && act(shown()) },
         label,
       );
     this.element = element(
@@ -117,13 +117,20 @@ export class PanelFrame {
         element(
           "div",
           { class: "save", "data-noexport": "true" },
-          save("PNG", "Save this panel as a picture", savePng),
-          save("CSV", "Save the numbers of this panel", saveCsv),
+          save("PNG", "Save this panel as a picture", () => savePng(this.element, this.#file())),
+          save("CSV", "Save the numbers of this panel", async ({ view, model }) =>
+            saveCsv(await view.table(model), this.#file()),
+          ),
         ),
       ),
       this.problem,
       this.body,
     );
+  }
+
+  #file() {
+    const step = this.step.textContent.replaceAll(",", "").match(/\d+/)?.[0] ?? "";
+    return fileName("attention", this.element.dataset.run ?? "difference", `step${step}`);
   }
 
   colour(colour) {

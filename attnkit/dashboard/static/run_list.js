@@ -3,7 +3,7 @@
 import { splitRun } from "./catalogue.js";
 import { element, setAttribute } from "./element.js";
 import { runColour } from "./palettes.js";
-import { visible } from "./tokens.js";
+import { readable } from "./tokens.js";
 
 export class RunList {
   #listed = "";
@@ -30,7 +30,7 @@ export class RunList {
       ...[...folders]
         .sort(([a], [b]) => Boolean(a) - Boolean(b))
         .flatMap(([folder, runs]) => [
-          folders.size > 1 && folder ? element("h3", {}, visible(folder)) : "",
+          folders.size > 1 && folder ? element("h3", {}, readable(folder)) : "",
           ...this.#variants(runs),
         ]),
       matching.length || !catalogue.runs.length ? "" : note("No run matches."),
@@ -63,7 +63,7 @@ export class RunList {
       {
         class: "count fold",
         "aria-expanded": this.#unfolded.has(id),
-        "aria-label": `${visible(variant)}: ${count} of ${members.length} seeds`,
+        "aria-label": `${readable(variant)}: ${count} of ${members.length} seeds`,
         "data-key": `fold ${id}`,
         onclick: () => {
           if (!this.#unfolded.delete(id)) this.#unfolded.add(id);
@@ -90,14 +90,14 @@ export class RunList {
       {
         class: "quiet only",
         "data-key": `only ${key}`,
-        "aria-label": `only ${visible(name)}`,
+        "aria-label": `only ${readable(name)}`,
         title: "These alone",
-        onclick: () => this.app.state.set({ runs }),
+        onclick: () => this.app.state.set({ run: runs }),
       },
       "only",
     );
-    const path = element("span", { class: "path" }, visible(name));
-    const title = runs.map(visible).join("\n");
+    const path = element("span", { class: "path" }, readable(name));
+    const title = runs.map(readable).join("\n");
     return element(
       "div",
       { class: "run" },
@@ -121,7 +121,7 @@ export class RunList {
   #toggle(runs, isOn) {
     const others = this.app.selection.runs.filter((run) => !runs.includes(run));
     const chosen = new Set(isOn ? [...others, ...runs] : others);
-    this.app.state.set({ runs: this.app.catalogue.runs.filter((run) => chosen.has(run)) });
+    this.app.state.set({ run: this.app.catalogue.runs.filter((run) => chosen.has(run)) });
   }
 }
 

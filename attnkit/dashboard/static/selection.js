@@ -6,7 +6,7 @@ const FIRST_RUNS = 2;
 
 export function select(values, catalogue) {
   const known = new Set(catalogue.runs);
-  const runs = values.runs?.filter((run) => known.has(run)) ?? firstRuns(values.site, catalogue);
+  const runs = values.run?.filter((run) => known.has(run)) ?? firstRuns(values.site, catalogue);
   const sites = catalogue.sites(runs.length ? runs : catalogue.runs);
   const site = sites.includes(values.site) ? values.site : (sites[0] ?? null);
   const steps = catalogue.steps(runs, site);
@@ -30,9 +30,9 @@ function firstRuns(wanted, catalogue) {
 
 // The runs of Difference: as chosen, or the first two, or a run against its own start.
 function pair(values, runs) {
-  const a = runs.includes(values.against?.a) ? values.against.a : (runs[0] ?? null);
+  const a = runs.includes(values.a) ? values.a : (runs[0] ?? null);
   const others = [...runs.filter((run) => run !== a), START];
-  const b = others.includes(values.against?.b) ? values.against.b : others[0];
+  const b = others.includes(values.b) ? values.b : others[0];
   return { a, b, others };
 }
 

@@ -4,7 +4,7 @@ import { element, setAttribute } from "./element.js";
 import { RunList } from "./run_list.js";
 import { SCALE_NAMES, scaleOf } from "./scales.js";
 import { COLOURED, COLOURS, SCALED } from "./state.js";
-import { tagParts, visible } from "./tokens.js";
+import { tagParts, readable } from "./tokens.js";
 
 export class Sidebar {
   #sites = "";
@@ -33,7 +33,7 @@ export class Sidebar {
     this.element = element(
       "aside",
       { class: "sidebar", "aria-label": "Choices" },
-      group("Runs", this.filter, this.runs.element),
+      app.source.isLive ? group("Runs", this.filter, this.runs.element) : null,
       group("Example and site", this.site),
       group("Scale", this.scale),
       group("Colours", this.colours),
@@ -68,7 +68,7 @@ export class Sidebar {
         ...sites.map((tag) => {
           const parts = tagParts(tag);
           const name = parts.example ? `${parts.site} (${parts.example})` : parts.site;
-          return element("option", { value: tag }, visible(name).replaceAll("␣", " "));
+          return element("option", { value: tag }, readable(name));
         }),
       );
     }

@@ -1,4 +1,6 @@
-// The state of the page as a plain object: all views and the address are functions of it.
+// The state of the page, and its address.
+
+import { Address, names, oneOf, text, whole, wholes } from "./address.js";
 
 export const VIEWS = ["matrix", "lines", "tokens", "heads", "difference"];
 // Views that depend on the scale and the colours: lines are as strong as their weights, text is
@@ -9,8 +11,8 @@ export const COLOURED = ["matrix"];
 export const SCALES = ["row", "absolute", "log", "uniform"];
 export const COLOURS = ["cividis", "viridis", "grey"];
 
-const INITIAL = {
-  runs: null, // names, in the order of the panels; null: no choice yet
+export const INITIAL = {
+  run: null, // names, in the order of the panels; null: no choice yet
   site: null, // a tag: attention/<example>/<site>
   view: "matrix",
   step: null, // null: the last one, also while training continues
@@ -19,47 +21,34 @@ const INITIAL = {
   query: null, // the pinned query token
   key: null, // the pinned token that is looked at
   hidden: [], // heads that Lines does not draw
-  against: null, // {a, b}: the runs of Difference
+  a: null, // the runs of Difference
+  b: null,
   scale: "row",
   colours: "cividis",
   zoom: 0, // steps of enlargement; 0 fits the panel
   filter: "",
+  from: null, // the address of the Ablations page that led here
 };
 
-export class State {
-  #listeners = [];
-  #scheduled = false;
-
-  constructor(values = {}) {
-    this.values = { ...INITIAL, ...values };
-  }
-
-  listen(listener) {
-    this.#listeners.push(listener);
-  }
-
-  // Changes values; listeners are called once, before the next frame.
-  set(changes) {
-    const keys = Object.keys(changes);
-    if (keys.every((key) => Object.is(this.values[key], changes[key]))) return;
-    this.values = { ...this.values, ...changes };
-    this.refresh();
-  }
-
-  replace(values) {
-    this.values = { ...INITIAL, ...values };
-    this.refresh();
-  }
-
-  refresh() {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    queueMicrotask(() => {
-      this.#scheduled = false;
-      for (const listener of this.#listeners) listener(this.values);
-    });
-  }
-}
+// Keys keep their order in the address.
+export const ADDRESS = new Address("attention", {
+  run: names,
+  site: text,
+  filter: text,
+  view: oneOf(VIEWS),
+  scale: oneOf(SCALES),
+  colours: oneOf(COLOURS),
+  step: whole,
+  layer: whole,
+  head: whole,
+  query: whole,
+  key: whole,
+  zoom: whole,
+  hidden: wholes,
+  a: text,
+  b: text,
+  from: text,
+});
 
 // The position of the pointer, linked over all panels; not stored.
 export class Hover {

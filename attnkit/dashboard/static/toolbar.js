@@ -1,7 +1,6 @@
 // Above the panels: the views, and the steps of training.
 
 import { element, setAttribute, setText } from "./element.js";
-import { VIEWS } from "./state.js";
 import { stepName } from "./tokens.js";
 
 const FRAME = 220; // milliseconds per step while playing
@@ -11,7 +10,7 @@ export class Toolbar {
 
   constructor(app) {
     this.app = app;
-    this.tabs = VIEWS.map((view, i) =>
+    this.tabs = app.source.views.map((view, i) =>
       element(
         "button",
         {
@@ -46,7 +45,7 @@ export class Toolbar {
         },
         ...this.tabs,
       ),
-      element("div", { class: "timeline" }, this.play, this.slider, this.step, this.place),
+      element("div", { class: "timeline", hidden: !app.source.isLive }, this.play, this.slider, this.step, this.place),
     );
     this.#showPlaying();
   }
@@ -101,8 +100,9 @@ export class Toolbar {
     if (!by) return;
     event.preventDefault();
     event.stopPropagation();
-    const at = (VIEWS.indexOf(this.view) + by + VIEWS.length) % VIEWS.length;
-    this.app.state.set({ view: VIEWS[at] });
+    const { views } = this.app.source;
+    const at = (views.indexOf(this.view) + by + views.length) % views.length;
+    this.app.state.set({ view: views[at] });
     this.tabs[at].focus();
   }
 }

@@ -1,13 +1,13 @@
 // Heads: three statistics of each head over training; one small chart per layer, one line per head.
 
-import { fetchStatistics } from "./api.js";
-import { Chart, HEIGHT } from "./chart.js";
 import { element, setText } from "./element.js";
 import { categorical } from "./palettes.js";
+import { Plot } from "./plot.js";
 import { roomBelow } from "./room.js";
 import { number, visible } from "./tokens.js";
 
-const LARGEST = 180; // height of a chart
+const SMALLEST = 84; // height of a chart
+const LARGEST = 180;
 const GAP = 8;
 const MARGIN = 24;
 
@@ -41,7 +41,7 @@ export class HeadsView {
     if (of !== this.#of) {
       setText(this.note, "Computing …");
       try {
-        this.#curves = await fetchStatistics(run, series.tag);
+        this.#curves = await this.app.source.statistics(run, series.tag);
       } catch (error) {
         setText(this.note, error.message);
         this.grid.replaceChildren();
@@ -80,9 +80,9 @@ export class HeadsView {
   // Charts grow to the height available for those of the largest model.
   align({ peaks, layer }) {
     if (!this.#charts.length) return;
-    const room = roomBelow(this.#charts[0].chart.element) - MARGIN;
-    const height = Math.min(LARGEST, Math.max(HEIGHT, Math.floor(room / layer) - GAP));
-    for (const { chart, measure } of this.#charts) chart.fit(peaks[measure] || 1, height);
+    const room = roomBelow(this.#charts[0].element) - MARGIN;
+    const height = Math.min(LARGEST, Math.max(SMALLEST, Math.floor(room / layer) - GAP));
+    for (const chart of this.#charts) chart.fit(peaks[chart.measure] || 1, height);
   }
 
   #build() {
@@ -101,21 +101,22 @@ export class HeadsView {
     this.#charts = this.#curves.names.flatMap((_, layer) =>
       measures.map((measure) => {
         const heads = headCurves(this.#curves, measure, layer);
-        const chart = new Chart(this.#curves.steps, heads, {
-          choose: (head) => this.app.state.set({ layer, head }),
-          go: (step) => this.#go(step),
-          tell: (hit) => this.#tell(hit && { measure, layer, ...hit }),
+        return new HeadsChart(measure, layer, this.#curves.steps, heads, {
+          choose: ({ key, x }) => {
+            this.app.state.set({ layer, head: key });
+            this.#go(x);
+          },
+          tell: (hit) => this.#tell(hit && { measure, layer, hit, value: heads[hit.key][hit.index] }),
         });
-        return { measure, layer, chart };
       }),
     );
     this.grid.style.setProperty("--measures", measures.length);
     const rows = this.#curves.names.flatMap((name, layer) => [
       element("span", { class: "layer", title: visible(name) }, visible(name)),
-      ...this.#charts.filter((one) => one.layer === layer).map((one) => one.chart.element),
+      ...this.#charts.filter((one) => one.layer === layer).map((one) => one.element),
     ]);
     this.grid.replaceChildren(element("span"), ...titles, ...rows);
-    const most = Math.max(...this.#charts.map((one) => one.chart.curves.length));
+    const most = Math.max(...this.#charts.map((one) => one.heads.length));
     this.heads.replaceChildren(...Array.from({ length: most }, (_, head) => keyOf(head)));
   }
 
@@ -123,10 +124,10 @@ export class HeadsView {
     const { layer, head, step } = this.model;
     for (const one of this.#charts) {
       const name = `${MEASURES[one.measure][0]}, layer ${visible(this.#curves.names[one.layer])}`;
-      const index = Math.min(head, one.chart.curves.length - 1);
+      const index = Math.min(head, one.heads.length - 1);
       const value = this.#value(one.measure, one.layer, index);
       const label = `${name}: head ${index} ${value} at step ${step}`;
-      one.chart.update(step, one.layer === layer ? head : null, label);
+      one.update(step, one.layer === layer ? head : null, label);
     }
     this.#tell(null);
   }
@@ -139,23 +140,64 @@ export class HeadsView {
   }
 
   // Describes the point under the pointer, or the chosen head.
-  #tell(hit) {
-    const { layer, head } = hit ?? this.model;
+  #tell(found) {
+    const { layer } = found ?? this.model;
+    const head = found ? found.hit.key : this.model.head;
     const name = `${visible(this.#curves.names[layer])} · head ${head}`;
-    const said = hit
-      ? `step ${hit.step}: ${MEASURES[hit.measure][0].toLowerCase()} ${number(hit.value)}`
+    const said = found
+      ? `step ${found.hit.x}: ${MEASURES[found.measure][0].toLowerCase()} ${number(found.value)}`
       : this.#measures
           .map(
             (measure) =>
               `${MEASURES[measure][0].toLowerCase()} ${this.#value(measure, layer, head)}`,
           )
           .join(", ");
-    this.note.replaceChildren(element("b", {}, name), ` ${said}. `, hit ? "" : HINT);
+    this.note.replaceChildren(element("b", {}, name), ` ${said}. `, found ? "" : HINT);
   }
 
   #go(step) {
     const { steps } = this.app.selection;
     if (steps.includes(step)) this.app.goTo(steps.indexOf(step));
+  }
+}
+
+// A small chart: one curve per head over the steps, on a logarithmic axis.
+class HeadsChart {
+  #limit = 1;
+  #shown = null;
+
+  constructor(measure, layer, steps, heads, { choose, tell }) {
+    Object.assign(this, { measure, layer, steps, heads });
+    this.plot = new Plot({ height: SMALLEST, isCompact: true, choose, tell });
+    this.element = this.plot.element;
+  }
+
+  // Its largest value, and its height in pixels: both are common to all visible charts.
+  fit(limit, height) {
+    if (limit === this.#limit && height === this.plot.height) return;
+    this.#limit = limit;
+    this.plot.height = height;
+    this.#draw();
+  }
+
+  update(step, head, label) {
+    this.#shown = { step, head, label };
+    this.#draw();
+  }
+
+  #draw() {
+    if (!this.#shown) return;
+    const { step, head, label } = this.#shown;
+    const { steps } = this;
+    const drawing = {
+      x: { low: steps[0], high: steps.at(-1), kind: "log1p" },
+      y: { low: 0, high: this.#limit },
+      curves: this.heads.map((mean, key) => ({ key, x: steps, mean, colour: categorical(key) })),
+      strong: head,
+      at: step,
+    };
+    this.plot.update(drawing, label);
+    this.plot.canvas.dataset.limit = this.#limit;
   }
 }
 

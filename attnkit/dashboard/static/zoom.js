@@ -7,12 +7,13 @@ import { element, setAttribute, setText } from "./element.js";
 import { Legend } from "./legend.js";
 import { paintMap } from "./paint.js";
 import { Ramp } from "./palettes.js";
+import { fit, inks } from "./pen.js";
 import { Readout } from "./readout.js";
 import { reveal } from "./scrolling.js";
 import { roomBelow } from "./room.js";
 import { effectiveScale, isDiverging, levels } from "./scales.js";
 import { number, quoted, visible } from "./tokens.js";
-import { drawLabels, drawMap, drawMarks, fit, inks } from "./zoom_drawing.js";
+import { drawLabels, drawMap, drawMarks } from "./zoom_drawing.js";
 
 const MAX_PIXELS = 2048;
 const MARGIN = 24; // below a map

@@ -2,28 +2,6 @@
 
 import { FONT, LABELLED_CELL, SMALL_FONT, TITLE_FONT } from "./axes.js";
 
-// Sets the size of a canvas in CSS pixels, which are its units from then on.
-export function fit(canvas, { width, height }) {
-  const [pixelsWide, pixelsHigh] = [width, height].map((side) =>
-    Math.round(side * devicePixelRatio),
-  );
-  if (canvas.width !== pixelsWide || canvas.height !== pixelsHigh) {
-    canvas.width = pixelsWide;
-    canvas.height = pixelsHigh;
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-  }
-  canvas.getContext("2d").setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-}
-
-export function inks(place) {
-  const style = getComputedStyle(place);
-  const names = ["paper", "soft", "strong", "accent", "line", "dots", "masked"];
-  return Object.fromEntries(
-    names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]),
-  );
-}
-
 export function drawMap(context, axes, image, map, head, ink) {
   const { left, top, cell, width, height } = axes;
   const [wide, high] = [map.keys * cell, map.queries * cell];

@@ -6,6 +6,7 @@ Needs playwright and a Chromium: `chromium` on the path, or $CHROMIUM.
 import importlib.util
 import os
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 
@@ -44,28 +45,43 @@ def test_the_page_can_be_read_sorted_and_pointed_at(finished_study, tmp_path):
         shown.on("request", lambda request: asked.append(request.url))
         shown.goto(file.as_uri())
 
-        names = "tbody th"
+        names = "tbody th .name"
+        ready = ".ablations[data-state=ready]"
+        shown.locator(ready).wait_for()
         assert shown.locator(names).all_inner_texts() == ["base", HOSTILE, "better"]
         shown.get_by_role("button", name="loss").first.click()
+        shown.locator("th[aria-sort=ascending]").wait_for()
         assert shown.locator(names).first.inner_text() == "better"
         shown.get_by_role("button", name="loss").first.click()
+        shown.locator("th[aria-sort=descending]").wait_for()
         assert shown.locator(names).last.inner_text() == "better"
 
-        assert shown.locator("#curves path.line").count() == 3
-        shown.locator("#curves svg").focus()
+        curves, costs = (shown.locator(".plot canvas").nth(i) for i in (0, 1))
+        read, costs_read = (shown.locator(".read").nth(i) for i in (0, 1))
+        assert "3 curves" in curves.get_attribute("aria-label")
+        curves.focus()
         shown.keyboard.press("ArrowLeft")
-        assert "step 5:" in shown.locator("#curves-read").inner_text()
-        assert "better 1.5" in shown.locator("#curves-read").inner_text()
-        shown.select_option("#curves-x", "tokens")
-        shown.locator("#curves svg").focus()
-        shown.keyboard.press("ArrowLeft")
-        assert "tokens 640:" in shown.locator("#curves-read").inner_text()  # 5 steps of 128
-        shown.locator("#legend button", has_text="better").click()
-        assert shown.locator("#curves path.line").count() == 2
+        assert "step 5 base 2 (1.98 to 2.015, n=4)" in read.inner_text()
+        assert "better 1.5" in read.inner_text()
+        shown.get_by_label("over", exact=True).select_option("tokens")
+        shown.locator(".plot canvas[aria-label*='over tokens']").wait_for()
+        assert "tokens 640 base" in read.inner_text()  # 5 steps of 128
+        shown.get_by_label("each seed").check()
+        shown.locator(f"{ready} .plot canvas[aria-label*='15 curves']").wait_for()
+        shown.get_by_label("each seed").uncheck()
+        shown.locator("tbody tr", has_text="better").locator("input").uncheck()
+        shown.locator(".plot canvas[aria-label*='2 curves']").wait_for()
+        shown.locator("tbody tr", has_text="better").locator("input").check()
 
-        shown.locator("#costs g.point").nth(2).focus()
-        assert "better: loss 0.8 (95 %:" in shown.locator("#costs-read").inner_text()
-        assert shown.locator("tr.pointed th").inner_text() == "better"
+        costs.focus()
+        for _ in range(3):
+            shown.keyboard.press("ArrowRight")
+        assert "better 0.8 (95 %:" in costs_read.inner_text()
+        assert shown.locator("tr.pointed .name").inner_text() == "better"
+        with shown.expect_download() as waiting:
+            shown.get_by_role("button", name="SVG").first.click()
+        drawing = ElementTree.parse(waiting.value.path())
+        assert len(drawing.findall(".//{http://www.w3.org/2000/svg}path[@fill='none']")) > 3
         browser.close()
     assert said == []
-    assert asked == [file.as_uri()]
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [file.as_uri()]

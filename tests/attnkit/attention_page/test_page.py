@@ -2,13 +2,19 @@
 
 import base64
 import json
+import os
 import re
+import shutil
 
 import numpy as np
+import pytest
 
 from attnkit.attention_page.page import page
 from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
 
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "{{style}}", '"\\', "\u202eabc"]
 
 
@@ -30,9 +36,9 @@ def data_of(text):
 def test_tokens_and_weights_come_back_exactly():
     weights, text = made()
     data = data_of(text)
-    (site,) = data["sites"]
-    assert site["queries"] == HOSTILE
-    (layer,) = site["layers"]
+    (record,) = data["records"]
+    assert record["queries"] == HOSTILE
+    (layer,) = record["layers"]
     numbers = np.frombuffer(base64.b64decode(layer["weights"]), dtype="<f4").reshape(2, 5, 5)
     assert np.array_equal(numbers, weights)
     assert data["title"] == "a <b> title"
@@ -40,14 +46,55 @@ def test_tokens_and_weights_come_back_exactly():
 
 def test_nothing_in_a_token_is_markup():
     _, text = made()
-    assert text.count("<script") == 2
-    assert text.count("</script>") == 2
+    assert text.count("<script") == text.count("</script>") == 3
     assert "<!--" not in text
-    assert "<h1>a &lt;b&gt; title</h1>" in text
-    assert "{{title}}" not in text
+    assert "<title>Attention: a &lt;b&gt; title</title>" in text
 
 
 def test_it_needs_no_network():
     _, text = made()
-    assert not re.search(r"(?:src|href)=|@import|url\(|fetch\(|XMLHttpRequest", text)
+    assert not re.search(r"(?:src|href)=|@import|url\(|XMLHttpRequest", text)
     assert "default-src 'none'" in text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set $CHROMIUM")
+def test_the_file_shows_the_maps_in_a_browser(tmp_path):
+    """From a disk and inside a notebook's frame, whose origin is nobody's."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    weights, text = made()
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    frame = text.replace("&", "&amp;").replace('"', "&quot;")
+    (tmp_path / "notebook.html").write_text(
+        f'<meta charset="utf-8"><iframe srcdoc="{frame}" sandbox="allow-scripts" '
+        'style="width: 900px; height: 700px"></iframe>',
+        encoding="utf-8",
+    )
+    said, asked = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page(color_scheme="dark")
+        shown.set_default_timeout(300_000)  # milliseconds; against hanging alone
+        shown.on("console", lambda message: said.append(message.text))
+        shown.on("pageerror", lambda error: said.append(str(error)))
+        shown.on("dialog", lambda dialog: said.append(dialog.message))
+        shown.on("request", lambda request: asked.append(request.url))
+        for name in ("page", "notebook"):
+            shown.goto((tmp_path / f"{name}.html").as_uri())
+            inside = shown if name == "page" else shown.frame_locator("iframe")
+            inside.locator(".stage[data-state=ready] .thumbnail").nth(1).click()
+            inside.locator(".zoom .grid").focus()
+            for key in ("ArrowDown", *["ArrowDown"] * 3, "ArrowRight"):
+                shown.keyboard.press(key)
+            cell = inside.locator(".zoom [role=gridcell]")
+            cell.filter(has_text=f": {weights[1, 3, 1]:.3f}").wait_for(state="attached")
+            assert inside.locator("h3").first.text_content() == "L0 · head 1"
+            assert inside.locator("[role=tab]:visible").all_text_contents() == [
+                "Matrix",
+                "Lines",
+                "Tokens",
+            ]
+        assert shown.evaluate("document.documentElement.scrollHeight") > 0
+        browser.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

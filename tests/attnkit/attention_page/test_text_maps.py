@@ -148,7 +148,7 @@ def test_a_notebook_shows_the_page_offline(small_run):
     maps = load_run(small_run.directory).attention(TEXT)
     shown = maps._repr_html_()
     assert shown.startswith("<iframe srcdoc=")
-    assert 'sandbox="allow-scripts"' in shown
+    assert 'sandbox="allow-scripts allow-downloads"' in shown
     assert shown.count("<") == 2  # all of the page is escaped
     assert repr(maps) == ("<TextMaps of small / base / seed0; self: 2 x 2 maps of 12 x 12 tokens>")
 

@@ -10,10 +10,11 @@ from tensorboard.plugins.base_plugin import TBContext
 
 from attnkit.callbacks.at_moments import MAX_MOMENTS
 from attnkit.dashboard.loader import AttentionLoader
-from attnkit.dashboard.plugin import ENTRY, page_names
+from attnkit.dashboard.plugin import ENTRY
+from attnkit.pages.static_files import static_names
 
 ROOT = Path(__file__).parents[3]
-STATIC = ROOT / "attnkit" / "dashboard" / "static"
+NAMES = static_names(("attnkit.dashboard",))
 
 
 def test_tensorboard_finds_the_plugin():
@@ -55,8 +56,10 @@ def test_without_a_data_provider_there_is_no_plugin():
 
 
 def test_every_page_is_served():
-    assert ENTRY in page_names()
-    assert sorted(page_names()) == sorted(path.name for path in STATIC.iterdir())
+    folders = [ROOT / "attnkit" / room / "static" for room in ("dashboard", "pages")]
+    files = sorted(path.name for folder in folders for path in folder.iterdir())
+    assert list(NAMES) == files, "each name occurs once"
+    assert ENTRY in NAMES
 
 
 @pytest.mark.slow
@@ -76,4 +79,4 @@ def test_a_wheel_holds_the_pages_and_the_entry_point(tmp_path):
         names = set(archive.namelist())
         (entries,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "attnkit.dashboard.loader:AttentionLoader" in archive.read(entries).decode()
-    assert {f"attnkit/dashboard/static/{name}" for name in page_names()} <= names
+    assert {f"{room.replace('.', '/')}/static/{name}" for name, room in NAMES.items()} <= names

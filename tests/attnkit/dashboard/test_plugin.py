@@ -12,7 +12,8 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from werkzeug.test import Client
 
 from attnkit.dashboard.loader import AttentionLoader
-from attnkit.dashboard.plugin import ENTRY, page_names, read_page
+from attnkit.dashboard.plugin import ENTRY
+from attnkit.pages.static_files import CONTENT_TYPES, read_static, static_names
 from attnkit.tensorboard import summaries
 from attnkit.tensorboard.map_format import decode
 
@@ -206,12 +207,12 @@ def test_head_has_no_body(client):
 
 
 def test_pages_are_served_with_their_types(client):
-    for name in page_names():
+    for name, package in static_names(("attnkit.dashboard",)).items():
         answer = get(client, f"static/{name}")
         assert answer.status_code == 200
-        wanted = "text/css" if name.endswith("css") else "text/javascript"
+        wanted = CONTENT_TYPES[name.rpartition(".")[2]]
         assert answer.content_type.startswith(wanted)
-        assert answer.data == read_page(name)[0]
+        assert answer.data.decode() == read_static(package, name)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,11 @@ export function visible(text) {
   return shown || "∅"; // an empty token
 }
 
+// A name or a note, whose spaces are plain.
+export function readable(text) {
+  return visible(text).replaceAll("␣", " ");
+}
+
 // A token in a narrow place.
 export function short(text, letters = 12) {
   const shown = [...visible(text)];

@@ -8,15 +8,24 @@ function parentDocument() {
   }
 }
 
+// Sets the theme as TensorBoard has it, or as the system wants it.
 export function followTheme() {
   const outside = parentDocument();
-  const apply = () => {
-    const dark = outside.body.classList.contains("dark-mode");
-    document.documentElement.dataset.theme = dark ? "dark" : "light";
-    window.dispatchEvent(new Event("themechange"));
-  };
+  if (outside === document) {
+    const system = window.matchMedia("(prefers-color-scheme: dark)");
+    const apply = () => setTheme(system.matches);
+    system.addEventListener("change", apply);
+    apply();
+    return;
+  }
+  const apply = () => setTheme(outside.body.classList.contains("dark-mode"));
   new MutationObserver(apply).observe(outside.body, { attributeFilter: ["class"] });
   apply();
+}
+
+function setTheme(isDark) {
+  document.documentElement.dataset.theme = isDark ? "dark" : "light";
+  window.dispatchEvent(new Event("themechange"));
 }
 
 // Calls back whenever TensorBoard reloads, manually or automatically.
@@ -43,8 +52,17 @@ export function readHash() {
 
 export function writeHash(hash) {
   const bar = addressBar();
-  if (bar.location.hash.slice(1) !== hash)
+  if (bar.location.hash.slice(1) === hash) return;
+  try {
     bar.history.replaceState(bar.history.state, "", `#${hash}`);
+  } catch {
+    // a page inside a notebook has no address
+  }
+}
+
+// Follows a link inside TensorBoard, also to another tab.
+export function goTo(hash) {
+  addressBar().location.hash = hash;
 }
 
 export function onHashChange(callback) {

@@ -1,9 +1,9 @@
-// Exports a panel as a picture, and a view's numbers as a table.
+// Exports a part of the page as a picture, and numbers as a table.
 
 const SHARPNESS = 2;
 const MARGIN = 16;
 
-export async function savePng(panel) {
+export async function savePng(panel, name) {
   const box = panel.getBoundingClientRect();
   const height = panel.lastElementChild.getBoundingClientRect().bottom - box.top + MARGIN;
   const canvas = document.createElement("canvas");
@@ -16,13 +16,16 @@ export async function savePng(panel) {
   context.translate(-box.left, -box.top);
   drawElement(context, panel);
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  download(blob, `${fileName(panel)}.png`);
+  download(blob, `${name}.png`);
 }
 
-export async function saveCsv(panel, { view, model }) {
-  const lines = (await view.table(model)).map((row) => row.map(csvField).join(","));
-  const blob = new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" });
-  download(blob, `${fileName(panel)}.csv`);
+export function saveCsv(rows, name) {
+  const lines = rows.map((row) => row.map(csvField).join(","));
+  saveText(`${lines.join("\r\n")}\r\n`, "text/csv", `${name}.csv`);
+}
+
+export function saveText(text, type, name) {
+  download(new Blob([text], { type }), name);
 }
 
 // RFC 4180; an apostrophe precedes text that a spreadsheet would read as a formula.
@@ -32,10 +35,9 @@ export function csvField(value) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-function fileName(panel) {
-  const step = panel.querySelector(".step").textContent.replaceAll(",", "").match(/\d+/)?.[0] ?? "";
-  const name = `attention-${panel.dataset.run ?? "difference"}-step${step}`;
-  return name.replace(/[^A-Za-z0-9._-]+/g, "_");
+// A name for a file, from whatever was logged.
+export function fileName(...parts) {
+  return parts.join("-").replace(/[^A-Za-z0-9._-]+/g, "_");
 }
 
 function download(blob, name) {

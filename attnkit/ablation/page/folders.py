@@ -1,0 +1,110 @@
+"""Finds studies below TensorBoard's log directory. Needs the standard library alone, since each
+start of TensorBoard imports it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attnkit.storage.run_directory import RECIPE
+
+PLAN = "ablation.json"
+
+_REMOTE = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://")
+
+
+@dataclass
+class StudyFolder:
+    """A folder with the variants of a study.
+
+    Attributes:
+        id: its path below the log directory, as TensorBoard names it.
+        path: of the folder.
+        runs: the directories of its runs -> their names in TensorBoard.
+    """
+
+    id: str
+    path: Path
+    runs: dict[Path, str] = field(default_factory=dict)
+
+
+def log_folders(logdir: str | None, logdir_spec: str | None) -> dict[Path, str]:
+    """Returns the folders of `--logdir`, or of `--logdir_spec` -> the names of their groups.
+
+    Remote folders are left out.
+    """
+    if logdir:
+        return {} if _REMOTE.match(logdir) else {_absolute(logdir): ""}
+    folders = {}
+    for each in (logdir_spec or "").split(","):
+        group, colon, path = each.partition(":")
+        named = bool(colon) and not each.startswith("/") and not os.path.splitdrive(each)[0]
+        path = path if named else each
+        if path and not _REMOTE.match(each) and not _REMOTE.match(path):
+            folders[_absolute(path)] = group if named else ""
+    return folders
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def find_studies(roots: Mapping[Path, str]) -> dict[str, StudyFolder]:
+    """Returns id -> study, of all folders with a plan or with runs two levels below."""
+    found: dict[str, StudyFolder] = {}
+    for root, group in roots.items():
+
+        def name(path: Path, root: Path = root, group: str = group) -> str:
+            return os.path.normpath(os.path.join(group, os.path.relpath(path, root)))
+
+        for directory, is_run in walk(root):
+            # A log directory that is a variant or a run itself stands for its study.
+            above = directory.parent.parent if is_run else directory
+            study = above if above == root or root in above.parents else root
+            entry = found.setdefault(name(study), StudyFolder(name(study), study))
+            if is_run:
+                entry.runs[directory] = name(directory)
+    return {each: found[each] for each in sorted(found)}
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yields the folders that have a plan or are a run, and whether they are a run.
+
+    Skips folders that begin with a dot or end in `.tuning`, and those that cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            with os.scandir(current) as entries:
+                listed = list(entries)
+            status = os.stat(current)
+        except OSError:
+            continue
+        if (place := (status.st_dev, status.st_ino)) in seen:  # a link to a parent folder
+            continue
+        seen.add(place)
+        names = {entry.name for entry in listed}
+        if RECIPE in names:
+            yield current, True
+            continue
+        if PLAN in names:
+            yield current, False
+        waiting += [
+            Path(entry.path)
+            for entry in sorted(listed, key=lambda entry: entry.name, reverse=True)
+            if _may_contain_runs(entry)
+        ]
+
+
+def _may_contain_runs(entry: os.DirEntry[str]) -> bool:
+    hidden = entry.name.startswith(".") or entry.name.endswith(".tuning")
+    try:
+        return not hidden and entry.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,115 @@
+// The metric of each variant, with its interval, against a cost.
+
+import { brief, extent, padded } from "./axis.js";
+import { element, setText } from "./element.js";
+import { fileName, savePng, saveText } from "./export.js";
+import { categorical } from "./palettes.js";
+import { Plot } from "./plot.js";
+import { fill, select } from "./toolbar.js";
+
+const HEIGHT = 340;
+const SPREAD = 1.01; // costs within this factor are alike
+const WIDE = 4; // from this factor on the axis is logarithmic
+const HINT = "Bars: 95 % interval of the mean. Point at a variant, or use the arrow keys.";
+
+export class CostsPlot {
+  #points = [];
+
+  constructor(app) {
+    this.app = app;
+    this.title = element("h2");
+    this.cost = select("against", (cost) => app.state.set({ cost }));
+    this.plot = new Plot({ height: HEIGHT, tell: (hit) => this.#tell(hit) });
+    this.read = element("p", { class: "read", "aria-live": "polite" });
+    const save = (name, hint, act) =>
+      element("button", { class: "quiet", title: hint, onclick: () => act(this.#file()) }, name);
+    this.element = element(
+      "section",
+      { class: "panel", "aria-label": "Metric against cost" },
+      element(
+        "div",
+        { class: "head" },
+        this.title,
+        element(
+          "span",
+          { class: "controls", "data-noexport": "true" },
+          this.cost.element,
+          save("PNG", "Save the plot as a picture", (name) => savePng(this.element, name)),
+          save("SVG", "Save the plot as a drawing", (name) =>
+            saveText(this.plot.svg(), "image/svg+xml", `${name}.svg`),
+          ),
+        ),
+      ),
+      this.plot.element,
+      this.read,
+    );
+  }
+
+  update(values, view, { all, drawn }) {
+    fill(this.cost.list, Object.entries(view.costs));
+    this.key = values.cost in view.costs ? values.cost : differing(view.costs, all);
+    this.cost.list.value = this.key;
+    const metric = view.table?.metric ?? "";
+    this.words = view.costs[this.key];
+    setText(
+      this.title,
+      metric ? `${metric} (${view.table.lowerIsBetter ? "lower" : "higher"} is better)` : "",
+    );
+    this.#points = drawn
+      .filter(({ row }) => row && row[this.key] !== null && row.mean !== null)
+      .map(({ name, label, place, row }) => ({
+        key: name,
+        name: label,
+        place,
+        x: row[this.key],
+        y: row.mean,
+        low: row.low,
+        high: row.high,
+        colour: categorical(place),
+      }));
+    this.plot.element.hidden = !this.#points.length;
+    if (!this.#points.length) {
+      setText(this.read, metric ? "These variants do not have both numbers." : "No run has finished yet.");
+      return;
+    }
+    const [low, high] = extent([this.#points.map((one) => one.x)]);
+    const isWide = low > 0 && high / low > WIDE;
+    const ends = extent([this.#points.flatMap(({ y, low, high }) => [y, low ?? y, high ?? y])]);
+    this.plot.update(
+      {
+        x: { ...padded(low, high, isWide), name: this.words + (isWide ? " (logarithmic)" : "") },
+        y: { ...padded(...ends), name: metric },
+        points: this.#points,
+      },
+      `${metric} against ${this.words}: ${this.#points.length} variants; arrow keys move`,
+    );
+    this.#tell(this.plot.hit);
+  }
+
+  #tell(hit) {
+    const point = hit && this.#points.find((one) => one.key === hit.key);
+    this.app.table.mark(point ? point.place : null);
+    if (!point) {
+      setText(this.read, HINT);
+      return;
+    }
+    const range = point.low === null ? "" : ` (95 %: ${brief(point.low)} to ${brief(point.high)})`;
+    this.read.replaceChildren(
+      element("b", {}, point.name),
+      ` ${brief(point.y)}${range}, ${this.words} ${brief(point.x)}`,
+    );
+  }
+
+  #file() {
+    return fileName("costs", this.app.view.id, this.key);
+  }
+}
+
+// The first cost in which the variants differ.
+function differing(costs, variants) {
+  const isDifferent = (key) => {
+    const range = extent([variants.map(({ row }) => row?.[key] ?? null)]);
+    return range !== null && range[1] > SPREAD * range[0];
+  };
+  return Object.keys(costs).find(isDifferent) ?? "parameters";
+}

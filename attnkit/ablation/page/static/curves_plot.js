@@ -1,0 +1,214 @@
+// Learning curves: one per variant, the mean over its finished seeds with their range; runs that
+// have not finished as thin lines, so far.
+
+import { brief, extent, padded } from "./axis.js";
+import { element, setText } from "./element.js";
+import { fileName, saveCsv, savePng, saveText } from "./export.js";
+import { categorical } from "./palettes.js";
+import { Plot, dashOf } from "./plot.js";
+import { UNITS } from "./state.js";
+import { fill, select } from "./toolbar.js";
+
+const HEIGHT = 340;
+const MOST_TOLD = 6;
+
+export class CurvesPlot {
+  #curves = [];
+  #stressed = null;
+
+  constructor(app) {
+    this.app = app;
+    const { state } = app;
+    this.title = element("h2");
+    this.tag = select("curve", (tag) => state.set({ tag }));
+    this.over = select("over", (over) => state.set({ over }));
+    fill(this.over.list, UNITS.map((unit) => [unit, unit]));
+    this.log = check("logarithmic", (log) => state.set({ log }));
+    this.seeds = check("each seed", (seeds) => state.set({ seeds }));
+    this.plot = new Plot({ height: HEIGHT, tell: (hit) => this.#tell(hit) });
+    this.read = element("p", { class: "read", "aria-live": "polite" });
+    const save = (name, hint, act) =>
+      element("button", { class: "quiet", title: hint, onclick: () => act(this.#file()) }, name);
+    this.element = element(
+      "section",
+      { class: "panel", "aria-label": "Learning curves" },
+      element(
+        "div",
+        { class: "head" },
+        this.title,
+        element(
+          "span",
+          { class: "controls", "data-noexport": "true" },
+          this.tag.element,
+          this.over.element,
+          this.log.element,
+          this.seeds.element,
+          save("PNG", "Save the curves as a picture", (name) => savePng(this.element, name)),
+          save("SVG", "Save the curves as a drawing", (name) =>
+            saveText(this.plot.svg(), "image/svg+xml", `${name}.svg`),
+          ),
+          save("CSV", "Save the numbers of the curves", (name) => saveCsv(this.table(), name)),
+        ),
+      ),
+      this.plot.element,
+      this.read,
+    );
+  }
+
+  update(values, view, curves, { drawn }) {
+    fill(
+      this.tag.list,
+      curves.tags.map((tag) => [tag, tag]),
+    );
+    this.tag.list.value = curves.tag;
+    this.over.list.value = values.over;
+    this.log.box.checked = values.log;
+    this.seeds.box.checked = values.seeds;
+    setText(this.title, "Learning curves");
+    this.unit = values.over;
+    this.ytitle = curves.tag;
+    const byPlace = new Map(drawn.map((one) => [one.place, one]));
+    const found = [
+      ...curves.seeds.map((seed) => this.#seed(seed, curves, byPlace.get(seed.variant))),
+      ...curves.curves.map((curve) => this.#mean(curve, curves, byPlace.get(curve.variant))),
+    ];
+    const known = found.filter((one) => one && one.x);
+    this.missing = found.filter((one) => one && !one.x).length;
+    this.#curves = known;
+    this.#draw(values.log);
+  }
+
+  stress(name) {
+    if (this.#stressed === name) return;
+    this.#stressed = name;
+    if (this.drawing) this.#draw(this.app.state.values.log);
+  }
+
+  // Variant, seed, and a column per number; "mean" stands for the mean over finished seeds.
+  table() {
+    const rows = this.#curves.flatMap((one) =>
+      one.x.map((x, i) => [
+        one.name,
+        one.seed ?? "mean",
+        x,
+        one.mean[i] ?? "",
+        one.low?.[i] ?? "",
+        one.high?.[i] ?? "",
+      ]),
+    );
+    return [["variant", "seed", this.unit, this.ytitle, "lowest seed", "highest seed"], ...rows];
+  }
+
+  #mean(curve, { steps }, variant) {
+    if (!variant) return null;
+    return {
+      ...this.#line(variant, steps[curve.steps], curve.per),
+      key: variant.name,
+      mean: curve.mean,
+      low: curve.low,
+      high: curve.high,
+      n: curve.n,
+    };
+  }
+
+  #seed({ seed, steps, values, per, finished }, curves, variant) {
+    if (!variant) return null;
+    return {
+      ...this.#line(variant, curves.steps[steps], per),
+      key: `${variant.name}\n${seed}`,
+      seed,
+      isSoFar: !finished,
+      isThin: true,
+      mean: values,
+      low: null,
+      high: null,
+    };
+  }
+
+  #line({ name, label, place }, steps, per) {
+    const factor = this.unit === "step" ? 1 : per?.[this.unit];
+    const x = factor === 1 ? steps : factor ? steps.map((step) => step * factor) : null;
+    return { variant: name, name: label, colour: categorical(place), dash: dashOf(place), x };
+  }
+
+  #draw(isLog) {
+    const y = extent(this.#curves.flatMap(({ mean, low, high }) => [mean, low ?? [], high ?? []]));
+    const x = extent(this.#curves.map((one) => one.x));
+    this.plot.element.hidden = !y || !x;
+    if (!y || !x) {
+      setText(this.read, this.#nothing());
+      return;
+    }
+    const canLog = isLog && y[0] > 0;
+    const stressed = this.#stressed;
+    const isStressed = this.#curves.some((one) => one.key === stressed);
+    this.drawing = {
+      x: x[1] > x[0] ? { low: x[0], high: x[1], name: this.unit } : single(x[0], this.unit),
+      y: { ...padded(...y, canLog), name: this.ytitle },
+      curves: this.#curves,
+      strong: isStressed ? stressed : null,
+    };
+    const label = `${this.ytitle} over ${this.unit}: ${this.#curves.length} curves; arrow keys move`;
+    this.plot.update(this.drawing, label);
+    this.#tell(this.plot.hit);
+  }
+
+  #nothing() {
+    const { view, state, curves } = this.app;
+    if (this.missing) return `How much ${this.unit} a step takes is known once a run has finished.`;
+    if (!curves?.tags.length) return "No run has logged a curve yet.";
+    if (state.values.off.length >= view.variants.length) return "No variant is chosen.";
+    return `None of these variants has logged ${curves.tag}.`;
+  }
+
+  // Describes the curve under the pointer, and others at the same place.
+  #tell(hit) {
+    const near = hit && this.#curves.find((one) => one.key === hit.key);
+    this.app.table.mark(near ? this.#placeOf(near) : null);
+    if (!near) {
+      const soFar = this.#curves.some((one) => one.isSoFar);
+      const left = this.missing ? ` ${this.missing} without a known ${this.unit} left out.` : "";
+      setText(
+        this.read,
+        `Line: mean of finished seeds; band: lowest to highest.${soFar ? " Thin: runs so far." : ""}${left}`,
+      );
+      return;
+    }
+    const others = this.#curves
+      .filter((one) => one !== near && one.seed === undefined)
+      .map((one) => ({ one, i: one.x.findIndex((x) => x >= hit.x * (1 - 1e-9)) }))
+      .filter(({ i }) => i >= 0)
+      .slice(0, MOST_TOLD);
+    this.read.replaceChildren(
+      element("b", {}, `${this.unit} ${brief(hit.x)}`),
+      ` ${told(near, hit.index)}`,
+      ...others.map(({ one, i }) => ` · ${told(one, i)}`),
+    );
+  }
+
+  #placeOf({ variant }) {
+    return this.app.view.variants.findIndex((one) => one.name === variant);
+  }
+
+  #file() {
+    return fileName("curves", this.app.view.id, this.ytitle);
+  }
+}
+
+// One step alone, in the middle.
+function single(x, name) {
+  return { low: x - 1, high: x + 1, name };
+}
+
+function told(one, i) {
+  const name = one.seed === undefined ? one.name : `${one.name} seed ${one.seed}`;
+  const value = one.mean[i];
+  if (value == null) return `${name} not finite`;
+  const range = one.low && one.low[i] !== one.high[i] ? ` (${brief(one.low[i])} to ${brief(one.high[i])}, n=${one.n})` : "";
+  return `${name} ${brief(value)}${range}`;
+}
+
+function check(label, choose) {
+  const box = element("input", { type: "checkbox", onchange: () => choose(box.checked) });
+  return { box, element: element("label", {}, box, label) };
+}

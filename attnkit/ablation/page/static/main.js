@@ -1,0 +1,17 @@
+// The entry point: TensorBoard calls it when the tab opens.
+
+import { followTheme } from "./host.js";
+import { AblationsPage } from "./page.js";
+import { Server } from "./server.js";
+import { loadStyles } from "./styles.js";
+
+export async function render() {
+  document.documentElement.lang = "en";
+  document.title = "Ablations";
+  followTheme();
+  await loadStyles(["theme.css", "ablations.css"]);
+  const page = new AblationsPage(new Server());
+  document.body.replaceChildren(page.element);
+  window.focus();
+  await page.start();
+}

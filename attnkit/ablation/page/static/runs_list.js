@@ -1,0 +1,50 @@
+// The runs without a result: how far they are, or why they have ended.
+
+import { element } from "./element.js";
+
+const HINTS = {
+  stopped: "has begun, but nothing trains it: the command that started the study continues it",
+};
+
+export class RunsList {
+  #drawn = "";
+
+  constructor(app) {
+    this.app = app;
+    this.list = element("dl");
+    this.more = element("p", { class: "hint" });
+    this.element = element(
+      "section",
+      { class: "going", "aria-label": "Runs without a result" },
+      element("h2", {}, "Runs without a result"),
+      this.list,
+      this.more,
+    );
+  }
+
+  update({ variants, complete }) {
+    const runs = variants.flatMap(({ label, runs }) => runs.map((run) => ({ label, ...run })));
+    const shown = runs.filter(({ state }) => state !== "finished" && state !== "queued");
+    const queued = runs.filter(({ state }) => state === "queued").length;
+    const drawn = JSON.stringify([shown, queued, complete]);
+    if (drawn === this.#drawn) return;
+    this.#drawn = drawn;
+    this.element.hidden = !shown.length && !queued;
+    this.list.replaceChildren(...shown.flatMap((run) => this.#run(run)));
+    this.more.textContent = queued ? `${queued} queued` : "";
+  }
+
+  #run(run) {
+    const text = run.text || HINTS[run.state] || "starting";
+    const name = `${run.label}, seed ${run.seed}`;
+    return [
+      element("dt", {}, element("i", { class: `square ${run.state}`, title: run.state }), name),
+      element(
+        "dd",
+        {},
+        element("span", {}, `${run.state}: ${text}`),
+        run.lines.length ? element("pre", {}, run.lines.join("\n")) : null,
+      ),
+    ];
+  }
+}

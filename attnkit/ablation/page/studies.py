@@ -1,0 +1,387 @@
+"""What the page shows of the studies below the log directory. Reads files, and keeps what it has
+read until they change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attnkit.ablation.compare import compare_grouped
+from attnkit.ablation.comparison import Comparison
+from attnkit.ablation.curves import VALIDATION, curve_tags, mean_curve, per_step, thinned
+from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
+from attnkit.ablation.page.folders import StudyFolder, find_studies
+from attnkit.ablation.page.view import COSTS, CurvesView, comparison_view, curve_tag
+from attnkit.ablation.plan_file import PlanFile, read_plan_file
+from attnkit.ablation.stored_run import StoredRun, UnusableRun, by_number, load_stored_run
+from attnkit.ablation.tables import as_json, comma_separated, latex, markdown, visible
+from attnkit.ablation.trial_files import failure_of, last_lines, log_of, progress_in, tail
+from attnkit.storage.run_directory import ENVIRONMENT, RECIPE, RESULT, RunDirectoryError, is_in_use
+from attnkit.tensorboard.event_files import logged_files
+from attnkit.tensorboard.scalars import Scalars, read_scalars
+
+FORMS = {"csv": comma_separated, "json": as_json, "md": markdown, "tex": latex}
+
+SEARCH_SECONDS = 3.0
+"""How long the list of studies is kept."""
+
+LAST_LINES = 12
+"""Lines of a failed run's output that are shown."""
+
+KEPT_BYTES = 128 * 2**20
+"""Of curves that are kept in memory."""
+
+STATES = ("finished", "running", "failed", "stopped", "queued")
+
+_STARTING = 10.0
+"""Seconds since a lock was made within which it is not tried: its owner may just be taking it."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The state of a run of a study.
+
+    Attributes:
+        variant: its variant.
+        seed: its seed.
+        state: one of `STATES`. `stopped`: it has begun, but nothing trains it.
+        directory: of the run.
+        text: its progress, or why it has no result.
+        lines: the last lines of its output, if it failed.
+    """
+
+    variant: str
+    seed: int
+    state: str
+    directory: Path
+    text: str = ""
+    lines: tuple[str, ...] = ()
+
+
+class Studies:
+    """All studies below some log directories. Thread-safe.
+
+    Args:
+        roots: the log directories -> the names of their groups in TensorBoard.
+    """
+
+    def __init__(self, roots: Mapping[Path, str]) -> None:
+        self._roots = roots
+        self._lock = threading.RLock()
+        self._found: tuple[float, dict[str, StudyFolder]] = (0.0, {})
+        self._stored: dict[Path, tuple[Any, StoredRun | str]] = {}
+        self._curves: OrderedDict[Path, tuple[Any, dict[str, Scalars], int]] = OrderedDict()
+
+    def has(self, study: str) -> bool:
+        """True if there is a study with an id."""
+        with self._lock:
+            return study in self._folders()
+
+    def list(self) -> list[dict[str, Any]]:
+        """Returns the studies, with the numbers of their runs by state."""
+        with self._lock:
+            return [self._summary(folder) for folder in self._folders().values()]
+
+    def view(self, study: str, base: str | None, metric: str | None) -> dict[str, Any]:
+        """Returns the table of a study, the state of its runs, and what can be chosen.
+
+        What keeps the table from being made is its `problem`: the runs are shown all the same.
+        """
+        with self._lock:
+            return self._view(self._folders()[study], base, metric)
+
+    def curves(self, study: str, tag: str | None, metric: str | None, seeds: bool) -> bytes:
+        """Returns the learning curves of a study as JSON.
+
+        Args:
+            study: id of the study.
+            tag: of the curves; None: that of the metric.
+            metric: of the table; None: the study's.
+            seeds: also the curve of each finished run; those of other runs are always there.
+        """
+        with self._lock:
+            return self._curves_of(self._folders()[study], tag, metric, seeds).to_json()
+
+    def export(self, study: str, base: str | None, metric: str | None, form: str) -> str:
+        """Returns the table as a file.
+
+        Raises:
+            RunDirectoryError: if there is no table.
+        """
+        with self._lock:
+            folder = self._folders()[study]
+            found = self._grouped(folder)
+            return FORMS[form](compare_grouped(found, base=base, metric=metric))
+
+    # Finding and reading
+
+    def _folders(self) -> dict[str, StudyFolder]:
+        until, found = self._found
+        if time.monotonic() > until:
+            found = find_studies(self._roots)
+            self._found = (time.monotonic() + SEARCH_SECONDS, found)
+        return found
+
+    def _load(self, directory: Path) -> StoredRun:
+        """Reads a run, unless its files are as they were.
+
+        Raises:
+            UnusableRun: if it cannot be compared.
+        """
+        names = (RESULT, ENVIRONMENT, RECIPE)
+        signature = _signature(directory / name for name in names)
+        known = self._stored.get(directory)
+        if known is None or known[0] != signature:
+            try:
+                content: StoredRun | str = load_stored_run(directory)
+            except UnusableRun as reason:
+                content = str(reason)
+            known = self._stored[directory] = (signature, content)
+        if isinstance(known[1], str):
+            raise UnusableRun(known[1])
+        return known[1]
+
+    def _grouped(self, folder: StudyFolder) -> GroupedRuns:
+        return group_runs([folder.path], self._load)
+
+    def _scalars(self, directory: Path) -> dict[str, Scalars]:
+        """Returns all curves of a run; empty if they cannot be read."""
+        try:
+            signature = _signature(logged_files(directory))
+            known = self._curves.pop(directory, None)
+            if known is None or known[0] != signature:
+                read = read_scalars(directory)
+                size = sum(one.steps.nbytes + one.values.nbytes for one in read.values())
+                known = (signature, read, size)
+        except OSError:
+            return {}
+        self._curves[directory] = known
+        kept = sum(size for _, _, size in self._curves.values())
+        while kept > KEPT_BYTES and len(self._curves) > 1:
+            _, (_, _, size) = self._curves.popitem(last=False)
+            kept -= size
+        return known[1]
+
+    # States
+
+    def _summary(self, folder: StudyFolder) -> dict[str, Any]:
+        plan, problem = _plan_of(folder)
+        states = self._states(folder, plan, in_words=False)
+        counts = dict.fromkeys(STATES, 0)
+        for each in states:
+            counts[each.state] += 1
+        return {
+            "id": folder.id,
+            "name": visible(folder.path.name if folder.id == "." else folder.id),
+            "variants": len({each.variant for each in states}),
+            "planned": plan is not None,
+            "counts": counts,
+            "problem": problem,
+        }
+
+    def _states(
+        self, folder: StudyFolder, plan: PlanFile | None, in_words: bool = True
+    ) -> list[RunState]:
+        """Returns the state of each run, in the order of the plan, then by name."""
+        places: dict[tuple[str, int], Path] = {}
+        if plan is not None:
+            for variant in plan.variants:
+                for seed in plan.seeds:
+                    places[variant, seed] = folder.path / variant / f"seed{seed}"
+        for directory in sorted(folder.runs, key=lambda path: by_number(str(path))):
+            places.setdefault(self._name(directory), directory)
+        works = is_in_use(folder.path)
+        return [
+            self._state(folder, variant, seed, directory, works, in_words)
+            for (variant, seed), directory in places.items()
+        ]
+
+    def _name(self, directory: Path) -> tuple[str, int]:
+        if found := re.fullmatch(r"seed(\d+)", directory.name):
+            return directory.parent.name, int(found[1])
+        try:
+            name = self._load(directory).name
+            return name.variant, name.seed
+        except UnusableRun:
+            return directory.name, 0
+
+    def _state(
+        self,
+        folder: StudyFolder,
+        variant: str,
+        seed: int,
+        directory: Path,
+        works: bool,
+        in_words: bool,
+    ) -> RunState:
+        log = log_of(folder.path, variant, seed)
+        failure = failure_of(folder.path, variant, seed)
+        state = "queued"
+        if (directory / RESULT).is_file():
+            state = "finished"
+        elif _trains(directory):
+            state = "running"
+        elif failure.is_file():
+            state = "failed"
+        elif works and log.is_file():
+            state = "running"
+        elif (directory / RECIPE).is_file():
+            state = "stopped"
+        made = RunState(variant, seed, state, directory)
+        if not in_words or state in ("finished", "queued"):
+            return made
+        if state == "failed":
+            lines = tuple(visible(line) for line in last_lines(log, LAST_LINES))
+            return replace(made, text=visible(tail(failure).strip()), lines=lines)
+        return replace(made, text=visible(progress_in(log, folder.path.name, variant)))
+
+    # The table
+
+    def _view(self, folder: StudyFolder, base: str | None, metric: str | None) -> dict[str, Any]:
+        plan, problem = _plan_of(folder)
+        states = self._states(folder, plan)
+        unfinished = {each.directory for each in states if each.state != "finished"}
+        has_finished = len(unfinished) < len(states)
+        found, comparison = None, None
+        if problem is None:
+            try:
+                found = self._grouped(folder)
+                comparison = compare_grouped(found, base=base, metric=metric)
+            except RunDirectoryError as error:
+                problem = str(error) if has_finished else None
+        if comparison is not None:
+            # Their states say so already.
+            left_out = [run for run in comparison.left_out if run.directory not in unfinished]
+            comparison = replace(comparison, left_out=left_out)
+        table = None if comparison is None else comparison_view(comparison)
+        metrics: dict[str, int] = {}
+        for run in found.all() if found else ():
+            for name, value in run.metrics.items():
+                metrics[name] = metrics.get(name, 0) + isinstance(value, int | float)
+        variants = _variants(states, found)
+        return {
+            "id": folder.id,
+            "problem": problem and visible(problem),
+            "complete": not unfinished,
+            "table": table,
+            "metrics": metrics,
+            "costs": COSTS,
+            "variants": [
+                {
+                    "name": name,
+                    "label": visible(name),
+                    "runs": [
+                        {
+                            "seed": each.seed,
+                            "state": each.state,
+                            "text": each.text,
+                            "lines": list(each.lines),
+                            "run": folder.runs.get(each.directory),
+                            "value": _value(comparison, name, each.seed),
+                        }
+                        for each in sorted(members, key=lambda each: each.seed)
+                    ],
+                }
+                for name, members in variants.items()
+            ],
+        }
+
+    # Curves
+
+    def _curves_of(
+        self, folder: StudyFolder, tag: str | None, metric: str | None, seeds: bool
+    ) -> CurvesView:
+        plan, _ = _plan_of(folder)
+        states = self._states(folder, plan, in_words=False)
+        found = None
+        with contextlib.suppress(RunDirectoryError):
+            found = self._grouped(folder)
+        variants = _variants(states, found)
+        read = {each.directory: self._scalars(each.directory) for each in states}
+        metric = metric or (plan.metric if plan else "loss")
+        logged = [
+            frozenset().union(*(read[each.directory] for each in members))
+            for members in variants.values()
+        ]
+        view = CurvesView(
+            tag or curve_tag(curve_tags(metric), logged, VALIDATION), _shown_tags(logged)
+        )
+        for place, (name, members) in enumerate(variants.items()):
+            finished = list(found.runs.get(name, {}).values()) if found else []
+            directories = {run.directory for run in finished}
+            per = per_step(finished) if finished else None
+            ended: list[Scalars] = []
+            for each in members:
+                if (scalars := read[each.directory].get(view.tag)) is None:
+                    continue
+                is_finished = each.directory in directories
+                if is_finished:
+                    ended.append(scalars)
+                if seeds or not is_finished:
+                    points = thinned(scalars.steps, scalars.values)
+                    view.add_seed(place, each.seed, *points, per, is_finished)
+            if curve := mean_curve(name, ended, per or {}):
+                view.add_mean(place, curve, len(ended))
+        return view
+
+
+def _shown_tags(logged: Iterable[frozenset[str]]) -> list[str]:
+    """Returns the tags that are curves: not single numbers, and not the floors beside them."""
+    tags = frozenset().union(*logged)
+    shown = [tag for tag in tags if not tag.startswith(("final/", "loss/floor_"))]
+    return sorted(shown, key=lambda tag: (not tag.startswith("loss/"), tag))
+
+
+def _plan_of(folder: StudyFolder) -> tuple[PlanFile | None, str | None]:
+    """Returns the plan of a study, and why it cannot be read."""
+    try:
+        return read_plan_file(folder.path), None
+    except RunDirectoryError as error:
+        return None, str(error)
+
+
+def _variants(states: list[RunState], found: GroupedRuns | None) -> dict[str, list[RunState]]:
+    """Returns label -> the states of its runs, in the order of the plan."""
+    study = ""
+    if found is not None and found.runs:
+        study = next(found.all()).name.study
+    variants: dict[str, list[RunState]] = {}
+    for each in states:
+        label = found.label(study, each.variant) if found else each.variant
+        variants.setdefault(label, []).append(each)
+    return variants
+
+
+def _value(comparison: Comparison | None, variant: str, seed: int) -> float | None:
+    for row in comparison.rows if comparison else ():
+        if row.variant == variant:
+            return row.values.get(seed)
+    return None
+
+
+def _trains(directory: Path) -> bool:
+    """True while a process trains a run."""
+    try:
+        age = time.time() - (directory / ".lock").stat().st_mtime
+    except OSError:
+        return False
+    return age < _STARTING or is_in_use(directory)
+
+
+def _signature(paths: Any) -> tuple[tuple[int, int] | None, ...]:
+    def one(path: Path) -> tuple[int, int] | None:
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size
+
+    return tuple(one(path) for path in paths)

@@ -1,0 +1,115 @@
+"""The part of a TensorBoard plugin that all pages share: static files, and answers as JSON.
+
+Errors are JSON, {"error": "..."}: 400 for an invalid request, 404 for missing data, 405 for a
+method, 422 for files that cannot be read.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+from collections.abc import Callable
+from typing import Any
+
+from tensorboard import errors, plugin_util
+from tensorboard.backend import http_util
+from werkzeug import Request, Response
+
+from attnkit.pages.static_files import CONTENT_TYPES, read_static, static_names
+
+LARGE = 2**18
+"""Size in bytes from which an answer is compressed, which helps with remote servers."""
+
+Answer = Callable[[Request], Response]
+
+
+def applications(
+    answers: dict[str, Answer], package: str, *unreadable: type[Exception]
+) -> dict[str, Any]:
+    """Returns the routes of a plugin: its answers, and its static files.
+
+    Only listed files are served, so no path escapes a folder.
+
+    Args:
+        answers: route -> its handler.
+        package: the package with the plugin's `static/`.
+        unreadable: exceptions about files that cannot be read.
+    """
+    pages = {
+        f"/static/{name}": functools.partial(_page, origin, name)
+        for name, origin in static_names((package,)).items()
+    }
+    return {route: _guarded(answer, unreadable) for route, answer in {**answers, **pages}.items()}
+
+
+def _page(package: str, name: str, request: Request) -> Response:
+    content_type = CONTENT_TYPES[name.rpartition(".")[2]]
+    return http_util.Respond(request, read_static(package, name), content_type)
+
+
+def _guarded(answer: Answer, unreadable: tuple[type[Exception], ...]) -> Any:
+    """Wraps a handler in a WSGI application for GET and HEAD, with errors as JSON."""
+
+    @Request.application
+    def application(request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            refusal = {"error": f"{request.method} is not supported; use GET"}
+            return respond_json(request, refusal, 405, [("Allow", "GET, HEAD")])
+        try:
+            return answer(request)
+        except unreadable as error:
+            return respond_json(request, {"error": str(error)}, 422)
+        except errors.PublicError as error:
+            return respond_json(request, {"error": str(error)}, error.http_code)
+
+    return application
+
+
+def respond_json(
+    request: Request, content: Any, code: int = 200, headers: list[tuple[str, str]] | None = None
+) -> Response:
+    """Answers with JSON."""
+    return http_util.Respond(request, content, "application/json", code=code, headers=headers)
+
+
+def respond_bytes(request: Request, content: bytes, content_type: str) -> Response:
+    """Answers with bytes, compressed if they are many."""
+    encoding = None
+    if len(content) > LARGE:
+        content, encoding = gzip.compress(content, compresslevel=1), "gzip"
+    return http_util.Respond(request, content, content_type, content_encoding=encoding)
+
+
+def context_of(request: Request) -> Any:
+    """Returns TensorBoard's context of a request."""
+    return plugin_util.context(request.environ)
+
+
+def experiment_of(request: Request) -> str:
+    """Returns the id of the experiment that a request is about."""
+    return plugin_util.experiment_id(request.environ)
+
+
+def argument(request: Request, name: str) -> str:
+    """Returns an argument of a request.
+
+    Raises:
+        errors.InvalidArgumentError: if it is missing or empty.
+    """
+    value = request.args.get(name)
+    if not value:
+        raise errors.InvalidArgumentError(f"the request lacks `{name}`")
+    return value
+
+
+def whole_number(request: Request, name: str) -> int:
+    """Returns a whole number among the arguments of a request.
+
+    Raises:
+        errors.InvalidArgumentError: if it is missing, or is not one.
+    """
+    value = argument(request, name)
+    digits = value.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 20):
+        raise errors.InvalidArgumentError(f"`{name}` is not a whole number: {value[:40]!r}")
+    return int(value)

@@ -1,0 +1,15 @@
+// A request to TensorBoard; errors have its own words.
+
+export async function ask(address, parameters = {}, options = {}) {
+  for (const [name, value] of Object.entries(parameters)) address.searchParams.set(name, value);
+  let response;
+  try {
+    response = await fetch(address, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("TensorBoard does not answer. Is it still running?");
+  }
+  if (response.ok) return response;
+  const reply = await response.json().catch(() => ({}));
+  throw new Error(String(reply.error ?? `TensorBoard answered with ${response.status}`));
+}

@@ -1,0 +1,30 @@
+"""The modules and styles of the pages: plain files, without a build step."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+
+SHARED = "attnkit.pages"
+"""The package whose `static/` every page uses."""
+
+CONTENT_TYPES = {"js": "text/javascript", "css": "text/css"}
+
+
+@functools.cache
+def static_names(packages: tuple[str, ...]) -> dict[str, str]:
+    """Returns the names of all modules and styles in `static/` of some packages -> the package.
+
+    They import each other as if they were in one folder, so a name occurs only once.
+    """
+    names = {
+        file.name: package
+        for package in (SHARED, *packages)
+        for file in resources.files(package).joinpath("static").iterdir()
+    }
+    return {name: names[name] for name in sorted(names) if name.rpartition(".")[2] in CONTENT_TYPES}
+
+
+def read_static(package: str, name: str) -> str:
+    """Returns the text of a file in `static/` of a package."""
+    return resources.files(package).joinpath("static", name).read_text(encoding="utf-8")
