@@ -21,6 +21,7 @@ from attnkit.attention.base import Attention
 from attnkit.attention.cache import Cache, State, StateCache
 from attnkit.attention.kernels import Operation, computed_outside, operation
 from attnkit.attention.past import real_keys as real_keys  # imported from here by mechanisms
+from attnkit.hardware.devices import autocast_dtype, has_autocast
 from attnkit.masks import Causal, Mask
 
 
@@ -121,10 +122,9 @@ class Recurrent(Attention):
             # reads
             # are those of dropping weights.
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
+        products = device != "cpu" and autocast_dtype(device) is not None
         # Not on the meta device, where costs are counted.
-        knows = torch.amp.is_autocast_available(device)
-        products = knows and device != "cpu" and torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=products) if knows else nullcontext():
+        with torch.autocast(device, enabled=products) if has_autocast(device) else nullcontext():
             heads, state = self.advance(q.to(exact), k.to(exact), v.to(exact), mask, state)
         return heads.to(dtype), state
 

@@ -68,6 +68,28 @@ def _cpu_has_bfloat16() -> bool:
     return bool(is_x86) and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
+_WITH_AUTOCAST = tuple(
+    device
+    for device in ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia")
+    if torch.amp.is_autocast_available(device)
+)
+"""Asked once: the compiler of torch 2.11 cannot trace the question."""
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Returns the dtype of matrix products under autocast on a device; None: autocast is off, or
+    does not exist for this device (`meta`).
+    """
+    if has_autocast(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def has_autocast(device: str) -> bool:
+    """True if autocast exists for a device; it does not for `meta`."""
+    return device in _WITH_AUTOCAST
+
+
 def compiles(option: str | bool, accelerator: str) -> bool:
     """True if a run compiles its model. `auto` means on a CUDA device, where compilation soon pays
     off.

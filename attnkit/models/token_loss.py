@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from attnkit.hardware.devices import autocast_dtype
+
 IGNORED = -100
 """Target that no loss counts: torch's own default."""
 
@@ -42,8 +44,7 @@ def token_loss(
             label_smoothing=label_smoothing,
         )
     device = hidden.device.type
-    low = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    hidden = hidden.to(torch.get_autocast_dtype(device)) if low else hidden
+    hidden = hidden.to(autocast_dtype(device) or hidden.dtype)
     with torch.autocast(device, enabled=False):
         return _ChunkedLoss.apply(hidden, head.weight, targets, label_smoothing, CHUNK_ELEMENTS)
 

@@ -23,6 +23,10 @@ BACKEND = "inductor"
 """What makes code of a graph. Tests count graphs with another, which is quick."""
 
 
+MOST_SIZES = 64
+"""Sizes of batches that are captured as CUDA graphs; others are launched kernel by kernel."""
+
+
 class Compiled:
     """Calls a model compiled, as one graph. What cannot be one is told once, with the line that
     breaks it: a mechanism then runs as plain Python between compiled parts; anything else as the
@@ -37,6 +41,17 @@ class Compiled:
         self.model = model
         self._dynamic = dynamic
         self._call = self._compile(whole=True)
+        self._replay: Callable[..., Any] | None = None
+        self._sizes: set[tuple[torch.Size, ...]] = set()
+
+    def use_cuda_graphs(self) -> None:
+        """Replays CUDA graphs from now on: the host launches a whole step at once instead of kernel
+        by kernel. What a call returns, and the gradients of its backward pass, are valid up to the
+        next call. Of batches of varying sizes, the first `MOST_SIZES` that are trained on have one
+        each.
+        """
+        if self._replay is None:
+            self._replay = self._compile(whole=True, cuda_graphs=True)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """What `model` returns."""
@@ -44,11 +59,25 @@ class Compiled:
 
         args = tuple(map(self._ready, args))
         options = {name: self._ready(value) for name, value in options.items()}
+        call = self._call
+        if self._replay is not None and self._is_captured((*args, *options.values())):
+            call = self._replay
         try:
-            return self._call(*args, **options)
+            return call(*args, **options)
         except TorchDynamoException as error:
-            self._call = self._without_what_breaks(error)
+            self._call, self._replay = self._without_what_breaks(error), None
         return self(*args, **options)
+
+    def _is_captured(self, values: tuple[Any, ...]) -> bool:
+        """True if calls with tensors of these sizes have a CUDA graph, or get one now."""
+        if not self._dynamic:
+            return True
+        if not torch.is_grad_enabled():
+            return False
+        sizes = tuple(value.shape for value in values if isinstance(value, Tensor))
+        if sizes not in self._sizes and len(self._sizes) < MOST_SIZES:
+            self._sizes.add(sizes)
+        return sizes in self._sizes
 
     def _ready(self, value: Any) -> Any:
         """A tensor as the compiler is to see it."""
@@ -60,11 +89,14 @@ class Compiled:
                 torch._dynamo.maybe_mark_dynamic(value, dim)
         return value
 
-    def _compile(self, *, whole: bool) -> Callable[..., Any]:
+    def _compile(self, *, whole: bool, cuda_graphs: bool = False) -> Callable[..., Any]:
         # Code of its own: torch counts by it how often something is compiled, and a process may
         # train many models.
-        code = _call.__code__.replace(co_name=f"call_{id(self)}")
-        call = torch.compile(FunctionType(code, globals()), backend=BACKEND, fullgraph=whole)
+        code = _call.__code__.replace(co_name=f"call_{id(self)}_{cuda_graphs}")
+        captures = cuda_graphs and BACKEND == "inductor"
+        options: dict[str, Any] | None = {"triton.cudagraphs": True} if captures else None
+        function = FunctionType(code, globals())
+        call = torch.compile(function, backend=BACKEND, fullgraph=whole, options=options)
         return partial(call, self.model)
 
     def _without_what_breaks(self, error: Exception) -> Callable[..., Any]:

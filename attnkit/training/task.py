@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
 from attnkit.attention.base import Attention
+from attnkit.attention.kernels import outside
 from attnkit.attention.stream import Stream
 from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
 from attnkit.listeners.listener import Listener
@@ -98,6 +99,7 @@ class Task(L.LightningModule, ABC):
         bad_steps: which steps were skipped, and how many may be.
         is_skipped: True if the last step was skipped; a tensor if only the device knows.
         group_options: options of the optimizer by parameter group, as in the recipe.
+        replays: steps are replayed as CUDA graphs.
         batch_shape: shape of the first tensor of the current batch, for error messages.
     """
 
@@ -140,6 +142,7 @@ class Task(L.LightningModule, ABC):
         self.is_skipped: bool | Tensor = False
         self.batch_shape: tuple[int, ...] = ()
         self._step_loss: Tensor | None = None
+        self.replays = False
         self.group_options: list[dict[str, Any]] = []
         self.is_final = False
         self.loss_names: tuple[str, ...] = ()
@@ -450,6 +453,28 @@ class Task(L.LightningModule, ABC):
         assert not isinstance(optimizer, list)
         for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
             group.update(options)
+        run = self._run[0]
+        self.replays = isinstance(run, Compiled) and self.why_no_cuda_graphs() is None
+        if isinstance(run, Compiled) and self.replays:
+            run.use_cuda_graphs()
+
+    def why_no_cuda_graphs(self) -> str | None:
+        """Returns why steps of a compiled model are not replayed as CUDA graphs; None: they are."""
+        if self.device.type != "cuda":
+            return "only for a CUDA device"
+        if self.trainer.world_size > 1:
+            return "processes exchange gradients during the backward pass"
+        if self.accumulate > 1:
+            return "the gradients of a batch must outlive the next one"
+        if outside.is_any_taken():
+            return "a kernel of another package may need the host"
+        return None
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """Steps, then drops gradients that the next call of the model would overwrite."""
+        super().optimizer_step(*args, **options)
+        if self.replays:
+            self.zero_grad(set_to_none=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the count of skipped steps."""

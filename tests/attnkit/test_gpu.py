@@ -17,6 +17,7 @@ from attnkit.recipe import load_recipe
 from attnkit.registry import ATTENTION
 from attnkit.runs import experiment
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
+from attnkit.training.compiled import Compiled
 from attnkit.training.task import Task
 
 pytestmark = [
@@ -93,6 +94,37 @@ def test_a_run_is_compiled_and_learns(small):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_replayed_steps_train_as_launched_ones_do(small, monkeypatch, optimizer):
+    """With validation, maps and samples between them."""
+    keys = [*GPU, "trainer.max_steps=30", "validation.every_n_steps=10", "logging.samples=3"]
+    keys += ["logging.attention_maps=3", f"optimizer={{name: {optimizer}, lr: 0.01}}"]
+    captured = []
+    plain = Compiled.use_cuda_graphs
+    monkeypatch.setattr(Compiled, "use_cuda_graphs", lambda s: captured.append(plain(s)))
+    replayed = experiment.run(small(*keys))
+    assert captured
+    monkeypatch.setattr(Compiled, "use_cuda_graphs", lambda s: None)
+    launched = experiment.run(small(*keys, "variant=launched"))
+    assert replayed.metrics["loss"] == pytest.approx(launched.metrics["loss"], rel=0.01)
+
+
+def test_dropout_differs_from_replay_to_replay():
+    torch.manual_seed(0)
+    model = model_of("multi_head", dropout=0.5).cuda().train()
+    run, tokens = Compiled(model, dynamic=False), torch.randint(64, (2, 64), device="cuda")
+    run.use_cuda_graphs()
+    losses = []
+    for seed in (1, 2, 3, 4, 5, 4):
+        torch.cuda.manual_seed(seed)
+        loss = run(tokens, targets=tokens)
+        losses.append(loss.item())
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+    assert len(set(losses)) == 5
+    assert losses[5] == losses[3]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_no_step_waits_for_the_device(small, monkeypatch, optimizer):
     """Between two points of the curves; torch raises where the host would wait."""
     plain = TrainingCurves.on_train_batch_end
@@ -150,12 +182,13 @@ def test_a_token_is_one_cuda_graph_and_waits_for_nothing(name, caplog):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_takes_two_steps(path, tmp_path, tiny_samples, write_shard):
-    text = tmp_path / "text.txt"
-    text.write_text("Now is the winter of our discontent.\n" * 60)
+    text, other = tmp_path / "text.txt", tmp_path / "other.txt"
+    for file in (text, other):
+        file.write_text("Now is the winter of our discontent.\n" * 60)
     recipe = load_recipe(path)
     if recipe.name == "gpt3":
         pytest.skip("too large")
-    pair = f"[{text}, {text}]"
+    pair = f"[{text}, {other}]"
     of_text = [f"data={{name: text, files: {text}}}", "model.max_seq_len=16"]
     of_task = {
         "language_modeling": of_text,

@@ -244,6 +244,7 @@ def test_flex_equals_the_reference(mask, position):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("position", ["none", "alibi"])
 def test_compiled_flex_equals_the_reference_on_a_gpu(position):
     """Compiled for the mask, forward and backward."""

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from attnkit.hardware.devices import autocast_dtype
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -100,6 +102,11 @@ def forget() -> None:
     _taken.clear()
 
 
+def is_any_taken() -> bool:
+    """True if an outside kernel serves a request."""
+    return bool(_taken)
+
+
 def take(request: Request, kernel: OutsideKernel | None) -> None:
     """Makes a kernel serve a request from now on; None: plain torch does."""
     _taken.pop(request, None)
@@ -128,9 +135,8 @@ def computed_outside(operation: str, *inputs: Tensor) -> tuple[Tensor, Tensor] |
     """
     if _asked is None and not _taken:
         return None
-    device, dtype = inputs[0].device.type, inputs[0].dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    device = inputs[0].device.type
+    dtype = autocast_dtype(device) or inputs[0].dtype
     request = Request(operation, device, dtype, tuple(tensor.shape[-1] for tensor in inputs))
     if _asked is not None:
         _asked.append(request)

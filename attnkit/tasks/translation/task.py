@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from attnkit.data.alignments import gold_of, words
 from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, pair_texts
+from attnkit.data.pair_batches import SOURCE_STEP
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
@@ -94,9 +95,13 @@ class TranslationTask(Task):
 
     def losses(self, batch: TranslationBatch) -> dict[str, Tensor]:
         """Mean cross-entropy of the real targets, in nats a token, with label smoothing."""
+        source, keep = batch.source, batch.source_keep
+        if self.replays:  # one size for a bucket: each size is captured
+            missing = -source.shape[1] % SOURCE_STEP
+            source, keep = F.pad(source, (0, missing)), F.pad(keep, (0, missing))
         loss = self.run_model(
-            batch.source,
-            batch.source_keep,
+            source,
+            keep,
             batch.target,
             predicted=batch.predicted,
             label_smoothing=self.label_smoothing,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnkit.hardware.devices import exactness, fast_dtype
+from attnkit.hardware.devices import autocast_dtype, exactness, fast_dtype, has_autocast
 from attnkit.registry import OPTIMIZERS
 from attnkit.runs import experiment
 from attnkit.training.muon import StackedMuon
@@ -130,3 +130,13 @@ def test_tf32_is_used_where_a_recipe_says_so(monkeypatch, tf32, expected):
     with exactness(deterministic=False, tf32=tf32):
         assert torch.get_float32_matmul_precision() == expected
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_the_dtype_of_autocast():
+    assert autocast_dtype("cpu") is None
+    assert autocast_dtype("meta") is None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert autocast_dtype("cpu") == torch.bfloat16
+        assert autocast_dtype("cuda") is None
+    assert has_autocast("cuda")
+    assert not has_autocast("meta")

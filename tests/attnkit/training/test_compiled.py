@@ -1,5 +1,7 @@
 """Compiled models: graphs are counted, with a backend that runs them as they are."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -13,6 +15,7 @@ from attnkit.registry import ATTENTION
 from attnkit.runs import experiment
 from attnkit.training import compiled
 from attnkit.training.compiled import CompileClock, Compiled
+from attnkit.training.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler's own
 
@@ -155,6 +158,61 @@ def test_what_a_backend_cannot_do_is_told_and_done_plain(small, monkeypatch, tin
     (told,) = [r.getMessage() for r in caplog.records if "compiled as a whole" in r.getMessage()]
     assert "no C++ compiler was found" in told
     torch._dynamo.reset()
+
+
+def test_steps_are_replayed_as_cuda_graphs(small, monkeypatch, tiny_samples):
+    asked, left = [], []
+
+    def compile_(function, *, options=None, **_):
+        asked.append(options)
+        return function
+
+    def look(self, trainer, module, *args):
+        left.append([p.grad for p in module.parameters() if p.grad is not None])
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(Task, "why_no_cuda_graphs", lambda self: None)
+    monkeypatch.setattr(TrainingCurves, "on_train_batch_start", look)
+    experiment.run(small("trainer.compile=true", "trainer.max_steps=3"))
+    assert asked == [None, {"triton.cudagraphs": True}]
+    assert left == [[], [], []]  # what a replay would overwrite is gone
+
+
+def test_of_batches_of_varying_sizes_some_are_captured(monkeypatch):
+    called = []
+
+    def compile_(function, *, options=None, **_):
+        def call(model, *args):
+            called.append(options is not None)
+            return function(model, *args)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(compiled, "MOST_SIZES", 2)
+    run = Compiled(torch.nn.Linear(4, 2), dynamic=True)
+    run.use_cuda_graphs()
+    for rows in (1, 2, 3, 2):
+        run(torch.ones(rows, 4))
+    with torch.no_grad():
+        run(torch.ones(1, 4))
+    assert called == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"device": torch.device("cpu")}, "CUDA device"),
+        ({"accumulate": 2}, "outlive"),
+        ({"trainer": SimpleNamespace(world_size=2)}, "exchange gradients"),
+    ],
+)
+def test_what_cannot_be_replayed(changes, reason):
+    task = {"device": torch.device("cuda"), "accumulate": 1}
+    task |= {"trainer": SimpleNamespace(world_size=1), **changes}
+    why = Task.why_no_cuda_graphs(SimpleNamespace(**task))
+    assert why is None if reason is None else reason in why
 
 
 def test_compiling_is_told_and_counts_apart(small, graphs, monkeypatch, tiny_samples, capsys):
