@@ -8,7 +8,7 @@ import html
 from typing import Any
 
 from attnkit.ablation.comparison import Comparison, Row
-from attnkit.ablation.curves import learning_curves, per_step, thinned
+from attnkit.ablation.curves import learning_curves, per_step
 from attnkit.ablation.page.view import COSTS, CurvesView, comparison_view
 from attnkit.ablation.tables import comma_separated, grid, latex, markdown, visible
 from attnkit.pages.offline import offline_page
@@ -69,8 +69,7 @@ def _curves(comparison: Comparison) -> dict[str, Any]:
         for run in row.runs:
             if (scalars := read_scalars(run.directory, [tag]).get(tag)) is not None:
                 count += 1
-                points = thinned(scalars.steps, scalars.values)
-                view.add_seed(place, run.name.seed, *points, per_step(row.runs), True)
+                view.add_seed(place, run.name.seed, scalars, per_step(row.runs), True)
         if row.variant in means:
             view.add_mean(place, means[row.variant], count)
     return view.to_dict()

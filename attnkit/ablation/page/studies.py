@@ -16,7 +16,7 @@ from typing import Any
 
 from attnkit.ablation.compare import compare_grouped
 from attnkit.ablation.comparison import Comparison
-from attnkit.ablation.curves import VALIDATION, curve_tags, mean_curve, per_step, thinned
+from attnkit.ablation.curves import VALIDATION, curve_tags, mean_curve, per_step
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.page.folders import StudyFolder, find_studies
 from attnkit.ablation.page.view import COSTS, CurvesView, comparison_view, curve_tag
@@ -175,9 +175,7 @@ class Studies:
     def _summary(self, folder: StudyFolder) -> dict[str, Any]:
         plan, problem = _plan_of(folder)
         states = self._states(folder, plan, in_words=False)
-        counts = dict.fromkeys(STATES, 0)
-        for each in states:
-            counts[each.state] += 1
+        counts = {state: sum(each.state == state for each in states) for state in STATES}
         return {
             "id": folder.id,
             "name": visible(folder.path.name if folder.id == "." else folder.id),
@@ -326,8 +324,7 @@ class Studies:
                 if is_finished:
                     ended.append(scalars)
                 if seeds or not is_finished:
-                    points = thinned(scalars.steps, scalars.values)
-                    view.add_seed(place, each.seed, *points, per, is_finished)
+                    view.add_seed(place, each.seed, scalars, per, is_finished)
             if curve := mean_curve(name, ended, per or {}):
                 view.add_mean(place, curve, len(ended))
         return view

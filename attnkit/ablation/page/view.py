@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from attnkit.ablation.comparison import Comparison, Row
-from attnkit.ablation.curves import Curve
+from attnkit.ablation.curves import Curve, thinned
 from attnkit.ablation.tables import grid, visible
+from attnkit.tensorboard.scalars import Scalars
 
 COSTS = {
     "parameters": "parameters",
@@ -85,12 +86,12 @@ class CurvesView:
         self,
         place: int,
         seed: int,
-        steps: np.ndarray,
-        values: np.ndarray,
+        scalars: Scalars,
         per: dict[str, float] | None,
         finished: bool,
     ) -> None:
-        """Adds the curve of one run."""
+        """Adds the curve of one run, thinned."""
+        steps, values = thinned(scalars.steps, scalars.values)
         self.seeds.append(
             {
                 "variant": place,

@@ -1,8 +1,9 @@
 // Messages for empty views, with the next thing to do.
 
 import { element } from "./element.js";
+import { readable } from "./tokens.js";
 
-export function emptyState(catalogue, selection) {
+export function emptyState(catalogue, selection, wanted) {
   if (!catalogue.all) return words("Looking for runs …");
   if (!catalogue.all.length) {
     return words(
@@ -21,6 +22,10 @@ export function emptyState(catalogue, selection) {
       "and any LightningModule with the callback attnkit.AttentionMaps. A run that has just begun " +
         "writes its first maps within some seconds.",
     );
+  }
+  if (!selection.runs.length && wanted?.length) {
+    const names = wanted.map(readable).join(", ");
+    return words("No attention maps in these runs", `${names}: choose others on the left.`);
   }
   if (!selection.runs.length) return words("No run is chosen", "Choose one or more on the left.");
   return null;

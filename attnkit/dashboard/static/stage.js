@@ -34,7 +34,7 @@ export class Stage {
   update(values, selection) {
     const drawing = ++this.#drawing;
     this.element.dataset.state = "busy";
-    const empty = emptyState(this.app.catalogue, selection);
+    const empty = emptyState(this.app.catalogue, selection, values.run);
     if (empty) {
       this.element.replaceChildren(empty);
       this.element.dataset.state = "ready";

@@ -1,6 +1,7 @@
 // Above the panels: the views, and the steps of training.
 
 import { element, setAttribute, setText } from "./element.js";
+import { goTo } from "./host.js";
 import { stepName } from "./tokens.js";
 
 const FRAME = 220; // milliseconds per step while playing
@@ -32,9 +33,15 @@ export class Toolbar {
     });
     this.step = element("output");
     this.place = element("span", { class: "place" });
+    this.back = element(
+      "button",
+      { class: "quiet back", title: "Back to the study", hidden: true, onclick: () => goTo(this.from) },
+      "← Ablations",
+    );
     this.element = element(
       "div",
       { class: "toolbar" },
+      this.back,
       element(
         "div",
         {
@@ -50,8 +57,10 @@ export class Toolbar {
     this.#showPlaying();
   }
 
-  update({ view }, { steps, step, index }) {
+  update({ view, from }, { steps, step, index }) {
     this.view = view;
+    this.from = from;
+    this.back.hidden = !from?.startsWith("ablations");
     for (const tab of this.tabs) {
       const chosen = tab.dataset.view === view;
       setAttribute(tab, "aria-selected", chosen);

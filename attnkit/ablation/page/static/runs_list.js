@@ -36,13 +36,14 @@ export class RunsList {
 
   #run(run) {
     const text = run.text || HINTS[run.state] || "starting";
+    const said = run.state === "failed" && run.text ? text : `${run.state}: ${text}`;
     const name = `${run.label}, seed ${run.seed}`;
     return [
       element("dt", {}, element("i", { class: `square ${run.state}`, title: run.state }), name),
       element(
         "dd",
         {},
-        element("span", {}, `${run.state}: ${text}`),
+        element("span", {}, said),
         run.lines.length ? element("pre", {}, run.lines.join("\n")) : null,
       ),
     ];
