@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -87,7 +88,7 @@ def load_stored_run(directory: Path) -> StoredRun:
     environment = _read_json(directory / ENVIRONMENT)
     recipe = _read_recipe(directory / RECIPE)
     made_by = _part(environment, "packages", "attnkit")
-    here = importlib.metadata.version("attnkit")
+    here = _version()
     if made_by is None or compatible(made_by) != compatible(here):
         raise UnusableRun(f"made by attnkit {made_by or '(unknown version)'}, this is {here}")
     missing = [
@@ -111,6 +112,11 @@ def load_stored_run(directory: Path) -> StoredRun:
         recipe=recipe,
         environment=environment,
     )
+
+
+@functools.cache  # the metadata of a package take a millisecond to parse
+def _version() -> str:
+    return importlib.metadata.version("attnkit")
 
 
 def compatible(version: str) -> str:

@@ -57,16 +57,83 @@ def read_scalars(directory: Path, tags: Collection[str] | None = None) -> dict[s
     Raises:
         OSError: if a file cannot be read.
     """
-    pattern = _scalar_of(tags)
     points: dict[bytes, dict[int, bytes]] = {}
+    for content in _contents(directory):
+        if tags is None or not all(_search(content, tag.encode(), points) for tag in tags):
+            _collect(content, _scalar_of(tags), points)
+    for rows in (_json_rows(directory / METRICS_JSONL), _csv_rows(directory / METRICS_CSV)):
+        _add_missing(rows, tags, points)
+    return {tag.decode(): _in_order(found) for tag, found in points.items()}
+
+
+def logged_tags(directory: Path) -> set[str]:
+    """Returns the tags of the scalars that a run has logged, of at most `_SHORT` bytes.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    found = {
+        name.decode("utf-8", "replace")
+        for content in _contents(directory)
+        for name in set(_ANY_SHORT.findall(content))
+    }
+    tags = {tag[3:] for tag in found if ord(tag[2]) == len(tag[3:].encode())}
+    for rows in (_json_rows(directory / METRICS_JSONL), _csv_rows(directory / METRICS_CSV)):
+        tags |= {tag for _, tag, _ in rows}
+    return tags
+
+
+def _contents(directory: Path) -> Iterator[mmap.mmap]:
+    """Maps each event file into memory, the oldest first."""
     for file in event_files(directory):
         with file.open("rb") as opened:
             if file.stat().st_size:  # an empty file cannot be mapped
                 with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    _collect(content, pattern, points)
-    for rows in (_json_rows(directory / METRICS_JSONL), _csv_rows(directory / METRICS_CSV)):
-        _add_missing(rows, tags, points)
-    return {tag.decode(): _in_order(found) for tag, found in points.items()}
+                    yield content
+
+
+_SHORT = 100
+"""Bytes of a tag whose event is so short that each of its lengths is one byte."""
+
+_ANY_SHORT = re.compile(rb"\x2a[\x0a-\x7f]\x0a(.\x0a[\x01-\x64][^\x00-\x1f]{1,100}?)\x15")
+
+
+def _search(content: mmap.mmap, tag: bytes, points: dict[bytes, dict[int, bytes]]) -> bool:
+    """Adds the points of a tag, without visiting other records; False if that is not possible.
+
+    The bytes from the summary to the value are the same in each event of a tag. What precedes them
+    (length, checksum, time, step) must fit, so that letters of another field are no event.
+    """
+    if len(tag) > _SHORT:
+        return False
+    length = len(tag) + 7  # of the value message: tag, length, letters, 5 bytes of the number
+    same = bytes([0x2A, length + 2, 0x0A, length, 0x0A, len(tag)]) + tag + b"\x15"
+    places = [found.start() - 4 for found in re.finditer(re.escape(same[4:]), content)]
+    if any(content[place : place + 4] != same[:4] for place in places):
+        return False  # an event with more than a number
+    starts = np.array(places, dtype=np.int64)
+    starts = starts[starts <= len(content) - len(same) - 4 - _TAIL]
+    whole = np.frombuffer(content, np.uint8)
+    heads = np.ndarray(max(0, len(whole) - 7), "<u8", content, strides=(1,))
+    floats = np.ndarray(max(0, len(whole) - 3), "<f4", content, strides=(1,))
+    steps = np.full(len(starts), -1, np.int64)
+    for size in range(11):  # of the step, with its mark; a step of 0 is not written at all
+        event = starts - 9 - size  # the time takes 9 bytes
+        fits = (size != 1) & (event >= _HEAD.size)
+        fits[fits] &= heads[event[fits] - _HEAD.size] == 9 + size + len(same) + 4
+        if size:
+            fits[fits] &= whole[event[fits] + 9] == 0x10
+        number = np.zeros(fits.sum(), np.int64)
+        for i in range(size - 1):
+            number |= (whole[event[fits] + 10 + i].astype(np.int64) & 127) << 7 * i
+        steps[fits] = number
+    kept = steps >= 0
+    values = floats[starts[kept] + len(same)].tobytes()
+    chunks = (values[i : i + 4] for i in range(0, len(values), 4))
+    del whole, heads, floats  # or the file cannot be closed
+    if kept.any():
+        points.setdefault(tag, {}).update(zip(steps[kept].tolist(), chunks, strict=True))
+    return True
 
 
 def _scalar_of(tags: Collection[str] | None) -> re.Pattern[bytes]:

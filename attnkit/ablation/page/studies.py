@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from attnkit.ablation.tables import as_json, comma_separated, latex, markdown, v
 from attnkit.ablation.trial_files import failure_of, last_lines, log_of, progress_in, tail
 from attnkit.storage.run_directory import ENVIRONMENT, RECIPE, RESULT, RunDirectoryError, is_in_use
 from attnkit.tensorboard.event_files import logged_files
-from attnkit.tensorboard.scalars import Scalars, read_scalars
+from attnkit.tensorboard.scalars import Scalars, logged_tags, read_scalars
 
 FORMS = {"csv": comma_separated, "json": as_json, "md": markdown, "tex": latex}
 
@@ -78,7 +78,8 @@ class Studies:
         self._lock = threading.RLock()
         self._found: tuple[float, dict[str, StudyFolder]] = (0.0, {})
         self._stored: dict[Path, tuple[Any, StoredRun | str]] = {}
-        self._curves: OrderedDict[Path, tuple[Any, dict[str, Scalars], int]] = OrderedDict()
+        self._curves: OrderedDict[tuple[Path, str | None], tuple[Any, Any, int]] = OrderedDict()
+        self._bytes = 0
 
     def has(self, study: str) -> bool:
         """True if there is a study with an id."""
@@ -152,22 +153,39 @@ class Studies:
     def _grouped(self, folder: StudyFolder) -> GroupedRuns:
         return group_runs([folder.path], self._load)
 
-    def _scalars(self, directory: Path) -> dict[str, Scalars]:
-        """Returns all curves of a run; empty if they cannot be read."""
+    def _tags(self, directory: Path) -> frozenset[str]:
+        """Returns the tags that a run has logged; empty if they cannot be read."""
+
+        def read() -> tuple[frozenset[str], int]:
+            tags = frozenset(logged_tags(directory))
+            return tags, sum(map(len, tags))
+
+        return self._kept((directory, None), read) or frozenset()
+
+    def _scalars(self, directory: Path, tag: str) -> Scalars | None:
+        """Returns a curve of a run; None if it has none, or it cannot be read."""
+
+        def read() -> tuple[Scalars | None, int]:
+            found = read_scalars(directory, [tag]).get(tag)
+            return found, 0 if found is None else found.steps.nbytes + found.values.nbytes
+
+        return self._kept((directory, tag), read)
+
+    def _kept(self, key: tuple[Path, str | None], read: Callable[[], tuple[Any, int]]) -> Any:
+        """Returns what was read from a run's logged files, unless they have changed since."""
         try:
-            signature = _signature(logged_files(directory))
-            known = self._curves.pop(directory, None)
+            signature = _signature(logged_files(key[0]))
+            known = self._curves.pop(key, None)
             if known is None or known[0] != signature:
-                read = read_scalars(directory)
-                size = sum(one.steps.nbytes + one.values.nbytes for one in read.values())
-                known = (signature, read, size)
+                self._bytes -= known[2] if known else 0
+                known = (signature, *read())
+                self._bytes += known[2]
         except OSError:
-            return {}
-        self._curves[directory] = known
-        kept = sum(size for _, _, size in self._curves.values())
-        while kept > KEPT_BYTES and len(self._curves) > 1:
+            return None
+        self._curves[key] = known
+        while self._bytes > KEPT_BYTES and len(self._curves) > 1:
             _, (_, _, size) = self._curves.popitem(last=False)
-            kept -= size
+            self._bytes -= size
         return known[1]
 
     # States
@@ -303,22 +321,20 @@ class Studies:
         with contextlib.suppress(RunDirectoryError):
             found = self._grouped(folder)
         variants = _variants(states, found)
-        read = {each.directory: self._scalars(each.directory) for each in states}
         metric = metric or (plan.metric if plan else "loss")
         logged = [
-            frozenset().union(*(read[each.directory] for each in members))
+            frozenset().union(*(self._tags(each.directory) for each in members))
             for members in variants.values()
         ]
-        view = CurvesView(
-            tag or curve_tag(curve_tags(metric), logged, VALIDATION), _shown_tags(logged)
-        )
+        tag = tag or curve_tag(curve_tags(metric), logged, VALIDATION)
+        view = CurvesView(tag, _shown_tags(logged))
         for place, (name, members) in enumerate(variants.items()):
             finished = list(found.runs.get(name, {}).values()) if found else []
             directories = {run.directory for run in finished}
             per = per_step(finished) if finished else None
             ended: list[Scalars] = []
             for each in members:
-                if (scalars := read[each.directory].get(view.tag)) is None:
+                if (scalars := self._scalars(each.directory, view.tag)) is None:
                     continue
                 is_finished = each.directory in directories
                 if is_finished:
