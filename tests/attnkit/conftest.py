@@ -1,8 +1,14 @@
-"""Runs that several files look at, and the small recipe that they are made from."""
+"""Runs that several files look at, the small recipe that they are made from, and TensorBoard."""
 
 import os
 import random
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -134,3 +140,62 @@ def numbers():
         return [float(word) for word in words if word.replace(".", "").isdigit()]
 
     return find
+
+
+class TensorBoard:
+    """A TensorBoard of its own process, as a user starts it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tensorboard.main", "--port", "0", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.address = self._address()
+
+    def _address(self) -> str:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if " at http" in line:
+                return line.split(" at ")[1].split(" ")[0]
+        raise RuntimeError("TensorBoard did not start")
+
+    def get(self, path: str) -> bytes:
+        """What the server answers, relative to its address."""
+        with urllib.request.urlopen(self.address + path, timeout=300) as answer:
+            return answer.read()
+
+    def wait_for(self, path: str, holds: Callable[[bytes], bool], seconds: float = 300) -> bytes:
+        """Asks until the answer is as wanted: TensorBoard reads event files in the background."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                content = self.get(path)
+            except urllib.error.HTTPError:
+                content = b""
+            if holds(content):
+                return content
+            time.sleep(0.1)
+        raise TimeoutError(f"{path} did not become what was wanted")
+
+    def stop(self) -> None:
+        """Ends the process that was started here."""
+        self.process.terminate()
+        self.process.communicate(timeout=300)
+
+
+@pytest.fixture(scope="session")
+def tensorboard() -> Callable[..., AbstractContextManager[TensorBoard]]:
+    """`with tensorboard("--logdir", folder) as board:` runs a TensorBoard while the block lasts."""
+    return running
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[TensorBoard]:
+    """What the fixture `tensorboard` returns."""
+    board = TensorBoard(*arguments)
+    try:
+        yield board
+    finally:
+        board.stop()

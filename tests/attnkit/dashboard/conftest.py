@@ -1,12 +1,6 @@
-"""Event files with attention maps, written as a run writes them, and TensorBoard around them."""
+"""Event files with attention maps, written as a run writes them."""
 
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,65 +75,6 @@ def write_events(directory: Path, moments: Sequence[Logged], start: float = 1.7e
         summary = summaries.maps(tag, blobs)
         writer.add_event(Event(step=step, wall_time=start + step, summary=summary))
     writer.close()
-
-
-class TensorBoard:
-    """A TensorBoard of its own process, as a user starts it."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tensorboard.main", "--port", "0", *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.address = self._address()
-
-    def _address(self) -> str:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if " at http" in line:
-                return line.split(" at ")[1].split(" ")[0]
-        raise RuntimeError("TensorBoard did not start")
-
-    def get(self, path: str) -> bytes:
-        """What the server answers, relative to its address."""
-        with urllib.request.urlopen(self.address + path, timeout=300) as answer:
-            return answer.read()
-
-    def wait_for(self, path: str, holds: Callable[[bytes], bool], seconds: float = 300) -> bytes:
-        """Asks until the answer is as wanted: TensorBoard reads event files in the background."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            try:
-                content = self.get(path)
-            except urllib.error.HTTPError:
-                content = b""
-            if holds(content):
-                return content
-            time.sleep(0.1)
-        raise TimeoutError(f"{path} did not become what was wanted")
-
-    def stop(self) -> None:
-        """Ends the process that was started here."""
-        self.process.terminate()
-        self.process.communicate(timeout=300)
-
-
-@pytest.fixture(scope="session")
-def tensorboard() -> Callable[..., AbstractContextManager[TensorBoard]]:
-    """`with tensorboard("--logdir", folder) as board:` runs a TensorBoard while the block lasts."""
-    return running
-
-
-@contextmanager
-def running(*arguments: str) -> Iterator[TensorBoard]:
-    """What the fixture `tensorboard` returns."""
-    board = TensorBoard(*arguments)
-    try:
-        yield board
-    finally:
-        board.stop()
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ export class Table {
       },
       this.#head(one, off),
       ...cells,
-      element("td", { class: "left" }, squares(one.runs)),
+      this.#runs(one),
     );
   }
 
@@ -107,31 +107,43 @@ export class Table {
     dot.style.background = isDrawn ? categorical(one.place) : "none";
     dot.style.borderColor = categorical(one.place);
     const words = one.row?.words[0] ?? one.label;
-    const small = (label, hint, act) =>
-      element(
-        "button",
-        {
-          class: "quiet",
-          "data-key": `${label} ${one.name}`,
-          "aria-label": `${label}: ${one.label}`,
-          title: hint,
-          onclick: act,
-        },
-        label,
-      );
+    const hint = "click: draw or not; with shift, or twice: draw this one alone";
     return element(
       "th",
       { scope: "row" },
-      element("label", { title: one.label }, box, dot, element("span", { class: "name" }, words)),
       element(
-        "span",
-        { class: "acts", "data-noexport": "true" },
-        small("only", "Draw this one alone", () => this.#only(one)),
-        app.source.isLive && one.runs.some((run) => run.run)
-          ? small("maps", "Its attention maps beside those of the base", () => this.#maps(one))
-          : null,
+        "label",
+        {
+          title: `${one.label}\n${hint}`,
+          onclick: (event) => {
+            if (!event.shiftKey && event.detail !== 2) return;
+            event.preventDefault();
+            this.#only(one);
+          },
+        },
+        box,
+        dot,
+        element("span", { class: "name" }, words),
       ),
     );
+  }
+
+  // The state of the runs, and the way to their maps.
+  #runs(one) {
+    const isOpen = this.app.source.isLive && one.runs.some((run) => run.run);
+    const maps = element(
+      "button",
+      {
+        class: "quiet",
+        "data-key": `maps ${one.name}`,
+        "data-noexport": "true",
+        "aria-label": `maps: ${one.label}`,
+        title: "Its attention maps minus those of the base",
+        onclick: () => this.#maps(one),
+      },
+      "maps",
+    );
+    return element("td", { class: "left" }, squares(one.runs), isOpen ? maps : null);
   }
 
   #only(one) {
@@ -162,7 +174,7 @@ export class Table {
         label,
       );
     const first = number * PAGE_SIZE;
-    const range = `${first + 1} – ${Math.min(listed.length, first + PAGE_SIZE)} of ${listed.length}`;
+    const range = `${first + 1} to ${Math.min(listed.length, first + PAGE_SIZE)} of ${listed.length}`;
     this.pager.replaceChildren(
       ...(listed.length
         ? [turn("← before", number - 1), range, turn("next →", number + 1)]

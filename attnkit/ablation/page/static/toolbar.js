@@ -129,7 +129,7 @@ export class Toolbar {
 
   #press(event) {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest?.("input, select, textarea")) return;
+    if (event.target.closest?.("input[type=search], select, textarea")) return;
     event.preventDefault();
     this.filter.focus();
   }
