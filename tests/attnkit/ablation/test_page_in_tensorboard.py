@@ -18,11 +18,11 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from attnkit import run_directory
 from attnkit.ablation.compare import compare_runs
 from attnkit.ablation.tables import comma_separated, grid, latex
 from attnkit.ablation.trial_files import failure_of, log_of
-from attnkit.run_directory import write_json
+from attnkit.storage import run_directory
+from attnkit.storage.run_directory import write_json
 from attnkit.tensorboard import summaries
 from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
 from attnkit.tensorboard.map_format import encode

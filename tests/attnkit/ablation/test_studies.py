@@ -2,8 +2,11 @@
 else may lie in a log directory.
 """
 
+import importlib.metadata
 import json
 import shutil
+import subprocess
+import sys
 from argparse import Namespace
 
 import numpy as np
@@ -11,7 +14,6 @@ import pytest
 from tensorboard.plugins.base_plugin import TBContext
 from werkzeug.test import Client
 
-from attnkit import run_directory
 from attnkit.ablation.compare import compare_runs
 from attnkit.ablation.page.folders import find_studies, log_folders
 from attnkit.ablation.page.loader import AblationsLoader
@@ -19,7 +21,8 @@ from attnkit.ablation.page.studies import Studies
 from attnkit.ablation.page.view import rounded
 from attnkit.ablation.tables import comma_separated, grid, latex
 from attnkit.ablation.trial_files import failure_of, log_of
-from attnkit.run_directory import write_json
+from attnkit.storage import run_directory
+from attnkit.storage.run_directory import write_json
 
 
 def studies_of(root):
@@ -286,6 +289,25 @@ def test_errors_have_a_code_and_words(client, path, code, words):
     answer = client.get(path)
     assert answer.status_code == code
     assert words in answer.json["error"]
+
+
+def test_tensorboard_finds_the_plugin_and_loads_nothing_heavy():
+    """Each start of TensorBoard imports it, also where nobody has a study."""
+    (entry,) = importlib.metadata.entry_points(group="tensorboard_plugins", name="ablations")
+    assert entry.load() is AblationsLoader
+    code = """
+import sys
+from argparse import Namespace
+import tensorboard.program, tensorboard.plugins.base_plugin, tensorboard.backend.http_util
+from tensorboard.plugins.base_plugin import TBContext
+before = set(sys.modules)
+from attnkit.ablation.page.loader import AblationsLoader
+AblationsLoader().load(TBContext(flags=Namespace(logdir="."))).get_plugin_apps()
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(new & {"torch", "lightning", "torchmetrics", "omegaconf", "yaml", "rich", "typer"}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_without_a_study_the_page_is_inactive(tmp_path):
