@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnkit.attention.base import Attention
 from attnkit.checks.blame import first_line
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
 from attnkit.checks.seats import documents, keep
-from attnkit.masks import Document, Mask, Padding
+from attnkit.masks import Document, Mask, Padding, SlidingWindow
 
 T = TypeVar("T")
 Call = Callable[[Attention], Tensor]
@@ -65,17 +66,23 @@ def inputs_are_left_as_they_were(case: Case) -> None:
         ends = Padding(keep(case.B, case.S) & keep(case.B, case.S).flip(1))
         if _served(case, ends):  # the first and the last token are padded somewhere
             mask = mask & ends
+        window = SlidingWindow(window=4)
+        if case.role == "self" and _served(case, window):
+            mask = mask & window
         of_key = Document(documents(case.B, case.S))
         if case.role == "self" and not case.mask.needs_documents and _served(case, of_key):
             mask = mask & of_key
-        in_mask = [(path, t, t.clone()) for path, t in _of_mask(mask)]
+        before = _of_mask(mask)
         with torch.no_grad():
             attention(x, context, mask)
         when = " in training" * training
         demand(torch.equal(x, case.x), f"the tokens that ask were changed in place{when}")
         demand(torch.equal(context, case.context), f"the context was changed in place{when}")
-        for path, now, before in in_mask:
-            demand(torch.equal(now, before), f"the mask's own `{path}` was changed in place{when}")
+        for path, now in _of_mask(mask).items():
+            old = before.get(path)
+            both = isinstance(now, Tensor) and isinstance(old, Tensor)
+            same = torch.equal(now, old) if both else now == old
+            demand(same, f"the mask's own `{path}` was changed in place{when}")
         if not training:
             for name, value in attention.state_dict().items():
                 same = torch.equal(value, parameters[name])
@@ -85,12 +92,18 @@ def inputs_are_left_as_they_were(case: Case) -> None:
         demand(same, f"{name} was changed by a forward pass in training")
 
 
-def _of_mask(mask: Mask) -> Iterator[tuple[str, Tensor]]:
+def _of_mask(mask: Mask) -> dict[str, Any]:
+    """What a mask is made of: copies of its tensors, and its numbers and names, by their paths."""
+    found: dict[str, Any] = {}
     for part in mask.parts():
         for name, attribute in vars(part).items():
-            for path, value in held(attribute, f"{type(part).__name__}.{name}"):
+            path = f"{type(part).__name__}.{name}"
+            if isinstance(attribute, int | float | str):
+                found[path] = attribute
+            for place, value in held(attribute, path):
                 if isinstance(value, Tensor):
-                    yield path, value
+                    found[place] = value.clone()
+    return found
 
 
 def same_seed_gives_the_same_numbers(case: Case) -> None:
@@ -132,8 +145,8 @@ def sequences_of_a_batch_come_out_as_if_alone(case: Case) -> None:
 
 
 def a_call_leaves_nothing_behind(case: Case) -> None:
-    """What was computed before changes nothing: after other tokens, lengths, padding and documents
-    and from a cache, a call gives the numbers of a mechanism that was never called.
+    """What was computed before changes nothing: after other tokens, lengths, padding, documents and
+    windows, and from a cache, a call gives the numbers of a mechanism that was never called.
     """
     used = case.build()
     calls = dict(_calls(case))
@@ -159,7 +172,8 @@ def _demand_the_same(again: Tensor, alone: Tensor, what: str) -> None:
 
 def a_training_step_leaves_nothing_behind(case: Case) -> None:
     """The same in training: outputs and gradients are those of a mechanism that saw no batch
-    before; and no tensor of a graph is kept, by the module or anywhere else.
+    before; no tensor of a graph is kept, by the module or anywhere else; and no call leaves one
+    more tensor behind.
     """
     used = case.build().train()
     calls = list(_calls(case, training=True))
@@ -203,6 +217,11 @@ def _calls(case: Case, training: bool = False) -> Iterator[tuple[str, Call]]:
     for numbers, words in ((of_key, "documents"), (of_key // 2, "other documents")):
         if case.role == "self" and _served(case, Document(numbers)):
             yield words, plain(case, lambda numbers=numbers: case.mask & Document(numbers))
+    for width in (4, 2):
+        window = SlidingWindow(window=width)
+        if case.role == "self" and _served(case, window):
+            words = "a window" if width == 4 else "a narrower window"
+            yield words, plain(case, lambda window=window: case.mask & window)
     yield "fewer tokens", plain(shorter, lambda: shorter.mask_over(shorter.S))
     causal = case.role == "self" and case.mask.ahead == 0 and case.mechanism.has_cache
     if causal and not training:
@@ -231,9 +250,11 @@ def _demand_no_graph(case: Case) -> None:
         attention(through if case.role == "self" else case.x, through, case.mask)
         return weakref.ref(token)
 
-    counts, graphs = [], []
+    counts, graphs, made = [], [], []
     for _ in range(3):
-        graphs.append(forward())
+        with _Made() as call:
+            graphs.append(forward())
+        made.append(call.tensors)
         kept = list(held_outside(attention))
         for path, value in kept:
             if isinstance(value, Tensor) and value.grad_fn is not None:
@@ -245,12 +266,35 @@ def _demand_no_graph(case: Case) -> None:
     demand(
         not grown, lambda: f"each call leaves one more tensor behind: {', '.join(sorted(grown))}"
     )
-    if any(graph() is not None for graph in graphs):
+    if any(kept() is not None for kept in (*graphs, *made[1])):
         gc.collect()
     demand(
         all(graph() is None for graph in graphs),
         "something outside of the module, say a list in its file, keeps the graph of a call",
     )
+    # The first call may fill a table for all that follow.
+    left = [tensor for kept in made[1] if (tensor := kept()) is not None]
+    demand(
+        not left,
+        lambda: (
+            f"each call leaves a tensor {tuple(left[0].shape)} behind, outside of the module, say "
+            "in a list in its file"
+        ),
+    )
+
+
+class _Made(TorchDispatchMode):
+    """Notes the tensors that a call makes, without keeping them alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and not any(result is arg for arg in args):
+            self.tensors.append(weakref.ref(result))
+        return result
 
 
 @torch.no_grad()

@@ -32,12 +32,13 @@ MASKS_OF_POSITIONS = ("none", "causal", "causal&padding", "sliding_window-3")
 
 OTHER_OPTIONS: tuple[dict[str, Any], ...] = (
     {"num_heads": 6},
+    {"num_heads": 1},
     {"head_dim": 12},
     {"num_kv_heads": 2},
     {"bias": True},
 )
 """Options of most mechanisms, each of which a card tries beside the defaults: heads that are no
-power of two, and a width of heads that is not the model's over their number.
+power of two, a single one, and a width of heads that is not the model's over their number.
 """
 
 REMEMBERS = "other calls went well before this one: does it keep something of them?"
@@ -65,9 +66,15 @@ MASKS_OF_LONG = (
     "causal",
     "causal&padding",
     "sliding_window-40",
+    "sliding_window-100",
     "sliding_window-21-centered",
 )
-MASKS_OF_LONGEST = ("causal", "sliding_window-40", "sliding_window-21-centered")
+MASKS_OF_LONGEST = (
+    "causal",
+    "sliding_window-40",
+    "sliding_window-100",
+    "sliding_window-21-centered",
+)
 
 
 @dataclass(frozen=True)
@@ -214,7 +221,7 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
             reason = str(error)
         except Broken as error:
             small, evidence = smallest(law, case, str(error))
-            told = [law.remedy] if law.remedy and law.fits(small) else []
+            told = [law.declaration(case, small)]
             told += [masks_it_obeys(law, case, spoken)] if law.each in ("mask", "kernel") else []
             remedy = "; or ".join(filter(None, told))
             return Line(law.name, law.topic, "broken", asked + 1, evidence, str(small), remedy)
@@ -319,7 +326,8 @@ def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
         for mask in masks:
             if not first and mask.name in left_out and not thorough:
                 continue
-            lengths = [SHORTEST_LONG]
+            bites = (mask.over(1, LONGEST).back or 0) < SHORTEST_LONG
+            lengths = [SHORTEST_LONG] if bites else []
             if thorough or (plain and mask.name in MASKS_OF_LONG):
                 lengths.append(LONG)
             if thorough or (plain and mask.name in MASKS_OF_LONGEST):

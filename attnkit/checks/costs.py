@@ -137,12 +137,11 @@ def parameters_are_counted(case: Case) -> None:
         case.run(attention)
     later = sum(p.numel() for p in attention.parameters())
     demand(later == own, f"{own:,} parameters when built, {later:,} after a forward pass")
-    name = ATTENTION.name_of(case.mechanism)
-    if name not in ATTENTION.names() or case.position != "none":
+    if case.position != "none":
         return
     nothing = Spec("none")
     mask = Spec(case.first_served("none", "causal"))
-    with torch.device("meta"):
+    with ATTENTION.known(case.mechanism) as name, torch.device("meta"):
         model = LanguageModel(
             7,
             dim=case.C,

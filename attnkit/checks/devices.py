@@ -7,9 +7,11 @@ and hidden synchronisations. It needs a process of its own: a device is register
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +28,9 @@ from torch.overrides import TorchFunctionMode
 
 from attnkit.checks.blame import line_in, shorten
 from attnkit.checks.case import Broken, Case, demand_close, require
-from attnkit.checks.seats import MaskCase
 from attnkit.models.language_model import LanguageModel
-from attnkit.registry import ATTENTION, POSITIONS, RegistryError, Spec, load_plugin
+from attnkit.registry import ATTENTION, POSITIONS, RegistryError, load_plugin
+from attnkit.registry.importing import is_from_file
 from attnkit.training.bad_steps import BadSteps
 from attnkit.training.optimizers import MuonRecipe
 
@@ -66,33 +68,31 @@ def _elsewhere(case: Case) -> dict[str, Any]:
     """What another process makes of a mechanism; one process serves both laws."""
     key = case.mechanism, repr(sorted(case.options.items())), str(case)
     if key not in _OUTCOMES:
-        name = ATTENTION.name_of(case.mechanism)
-        require(name in ATTENTION.names(), "it is built by its registered name")
         parts = (case.mechanism, POSITIONS.get(case.position), *map(type, case.mask.parts()))
-        homes = {part.__module__: part for part in parts}
-        require(
-            "__main__" not in homes, "registered in a notebook or script: no other process has it"
-        )
-        plugins = [
-            inspect.getfile(part) if home.startswith("attnkit_plugin_") else home
-            for home, part in homes.items()
-            if not home.startswith("attnkit.")
-        ]
-        spec = {"name": name, **case.options}
-        mask = case.first_served("causal", "none")
-        step = {"attention": spec, "mask": mask, "position": case.position}
-        _OUTCOMES[key] = outcomes({"step": step}, plugins, {"numbers": numbers_of(case, name)})
+        for part in parts:
+            _require_importable(part)
+        with ATTENTION.known(case.mechanism) as name:
+            spec = {"name": name, **case.options}
+        step = {"attention": spec, "mask": case.first_served("causal", "none")}
+        _OUTCOMES[key] = outcomes({"step": step | {"position": case.position}}, {"numbers": case})
     return _OUTCOMES[key]
 
 
-def numbers_of(case: Case, name: str) -> dict[str, Any]:
-    """What `outcomes` needs to compute a case's output by the mechanism of this name."""
-    return {
-        "attention": {"name": name, **case.options},
-        "mask": [case.mask_case.name, case.mask_case.spec, case.mask_case.padded],
-        "position": case.position,
-        "sizes": [case.B, case.T, case.C, case.seed],
-    }
+def _require_importable(part: type) -> None:
+    """Leaves the law where no other process can import a class."""
+    name, remedy = part.__name__, "write it at the top level of a file"
+    require(part.__module__ != "__main__", f"{name} is in a notebook or script: {remedy}")
+    require("<locals>" not in part.__qualname__, f"{name} is made in a function: {remedy}")
+
+
+def _home(part: type) -> tuple[str, str]:
+    """The module of a class, and its file where that cannot be imported by name."""
+    home = part.__module__
+    try:
+        by_name = not is_from_file(part) and importlib.util.find_spec(home) is not None
+    except (ImportError, ValueError):
+        by_name = False
+    return home, "" if by_name else str(Path(inspect.getfile(part)).resolve())
 
 
 _OUTCOMES: dict[Any, dict[str, Any]] = {}
@@ -111,45 +111,76 @@ def _error_line(text: str) -> str:
 
 def outcomes(
     models: Mapping[str, Mapping[str, Any]],
+    numbers: Mapping[str, Case],
     plugins: Sequence[str] = (),
-    numbers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """What became of one training step of each model (options of `LanguageModel`) on a fake device:
-    nothing, or the traceback; and the outputs of mechanisms, in a process with another hash seed.
+    nothing, or the traceback; and the outputs of cases, in a process with another hash seed.
+
+    Args:
+        models: their options; a mechanism that is not registered is called `not_registered`.
+        numbers: cases, whose mechanisms the other process can import.
+        plugins: files that it imports first.
 
     Raises:
         NoFakeDevice: if this torch has none.
+        Broken: if it cannot import a mechanism.
     """
     path = [str(Path(entry).resolve()) for entry in sys.path]
     code = (
         f"import sys; sys.path[:] = {path!r}\n"
-        "from attnkit.checks.devices import main; main(sys.argv[1])"
+        "from attnkit.checks.devices import main; main(sys.stdin.buffer)"
     )
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    parts = {
+        part
+        for case in numbers.values()
+        for part in (case.mechanism, POSITIONS.get(case.position), *map(type, case.mask.parts()))
+    }
+    homes = {_home(part) for part in parts if not part.__module__.startswith("attnkit.")}
+    asked = {}
+    for key, case in numbers.items():
+        with ATTENTION.known(case.mechanism) as name:
+            asked[key] = name, case.resized()  # a copy that holds no results
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps([models, list(plugins), numbers or {}])],
+        [sys.executable, "-c", code],
+        input=pickle.dumps(([*homes, *(("", file) for file in plugins)], pickle.dumps(asked)))
+        + json.dumps(models).encode(),
         capture_output=True,
-        text=True,
         check=False,
         env={**os.environ, "PYTHONHASHSEED": seed},
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RuntimeError(f"the process with the fake device failed: {last}\n{done.stderr}")
+        told = done.stderr.decode(errors="replace")
+        last = (told.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"the process with the fake device failed: {last}\n{told}")
     found = json.loads(done.stdout.splitlines()[-1])
     if "missing" in found:
         raise NoFakeDevice(f"this torch has no fake device: {found['missing']}")
+    if "unknown" in found:
+        raise Broken(f"another process cannot import it: {found['unknown']}")
     return found["outcomes"]
 
 
-def main(request: str) -> None:
+def main(request: BinaryIO) -> None:
     """In the process of its own: prints the outcomes as JSON."""
     warnings.simplefilter("ignore")
-    models, plugins, numbers = json.loads(request)
     torch.set_num_threads(1)
-    for plugin in plugins:
-        load_plugin(plugin)
-    found: dict[str, Any] = {name: _numbers(asked) for name, asked in numbers.items()}
+    homes, pickled = pickle.load(request)
+    models = json.load(request)
+    try:
+        for home, file in homes:
+            module = load_plugin(file or home)
+            sys.modules[home or module.__name__] = module
+        asked: dict[str, tuple[str, Case]] = pickle.loads(pickled)
+    except (RegistryError, ImportError, AttributeError) as error:
+        sys.stdout.write(json.dumps({"unknown": str(error)}) + "\n")
+        return
+    found: dict[str, Any] = {}
+    for key, (name, case) in asked.items():
+        if name not in ATTENTION.names():
+            ATTENTION.register(name)(case.mechanism)
+        found[key] = case.output.flatten().tolist()
     try:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
     except ImportError as error:
@@ -168,17 +199,6 @@ def main(request: str) -> None:
         except Exception:
             found[name] = traceback.format_exc()
     sys.stdout.write(json.dumps({"outcomes": found}) + "\n")
-
-
-def _numbers(asked: Mapping[str, Any]) -> list[float]:
-    """The output of a mechanism in a seat."""
-    spec = Spec.of(asked["attention"])
-    B, T, C, seed = asked["sizes"]
-    mask = MaskCase(*asked["mask"])
-    case = Case(
-        ATTENTION.get(spec.name), mask, asked["position"], "self", spec.options, B, T, C, seed
-    )
-    return case.output.flatten().tolist()
 
 
 class _TensorsFromLists(TorchFunctionMode):

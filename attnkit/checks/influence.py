@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from attnkit.attention.base import Attention
+from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.case import Broken, demand, demand_close, require, scaled_to_scores
 from attnkit.checks.seats import documents, keep
 from attnkit.checks.steps import way_in
 from attnkit.masks import Mask
+from attnkit.positions.rotary import Rotary
 from attnkit.registry import POSITIONS
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ ROUNDING = 2e-6
 
 LARGE_SCORE = 1e4
 """Scores that a hidden key may have at the most: an `exp` of them overflows in any type."""
+
+MOVED = 7
+"""Places by which all tokens are moved."""
 
 TRIES = 12
 """Draws in which an allowed key may show its influence: sparse attention uses few keys at a
@@ -233,6 +238,48 @@ def reached(case: Case) -> Tensor:
     return own.expand(*own.shape[:-2], case.T, case.S).reshape(-1, case.T, case.S)
 
 
+SEEN = 67
+"""Tokens in which it is looked for what each head looks at."""
+
+
+def reach_that_was_seen(case: Case) -> str:
+    """The `reaches` that says what each head was seen to look at, where that is a window, a stride
+    or a block; else empty.
+    """
+    require(case.role == "self", "positions of two sequences cannot be compared")
+    wide = case.resized(B=1, T=SEEN)
+    felt = torch.zeros(wide.attention.num_heads, SEEN, SEEN, dtype=torch.bool)
+    for seed in range(case.seed, case.seed + TRIES):
+        _, of_heads = perturbations(wide.resized(seed=seed), joined=False)
+        require(of_heads is not None, "its `forward` is its own")
+        felt |= (of_heads > ROUNDING)[0]
+    query, key = (places[0] for places in _places(wide))
+    away = query - key if wide.mask.ahead == 0 else (query - key).abs()
+    distance = "query - key" if wide.mask.ahead == 0 else "(query - key).abs()"
+    sizes = torch.arange(1, SEEN)
+    rules = {
+        f"{distance} < {{}}": lambda size: away < size,
+        "(query - key) % {} == 0": lambda size: (query - key) % size == 0,
+        "query // {0} == key // {0}": lambda size: query // size == key // size,
+    }
+    for words, rule in rules.items():
+        fits = torch.stack([(felt == (rule(int(n)) & wide.allowed[0])).all((1, 2)) for n in sizes])
+        if bool(fits.any(dim=0).all()):  # (sizes, H)
+            found = sizes[fits.int().argmax(dim=0)].tolist()
+            each = str(found[0])
+            if len(set(found)) > 1:
+                each = f"query.new_tensor({found}).view(-1, 1, 1)"
+            heads = f"with {len(found)} heads " * (len(set(found)) > 1)
+            return f"{heads}`def reaches(self, query, key): return {words.format(each)}`"
+    return ""
+
+
+def other_position_kinds(case: Case) -> str:
+    """`position_kinds` without the kind of a case."""
+    left = case.mechanism.position_kinds - {POSITIONS.get(case.position).acts_on}
+    return f"`position_kinds = frozenset({{{', '.join(map(repr, sorted(left)))}}})`"
+
+
 def batch_entries_do_not_see_each_other(case: Case) -> None:
     """A sequence's output depends on no other sequence of the batch, and neither does its
     gradient.
@@ -319,17 +366,41 @@ def forbidden_keys_have_no_influence_in_bfloat16(case: Case) -> None:
 
 @torch.no_grad()
 def an_accepted_position_has_an_effect(case: Case) -> None:
-    """A position encoding that the mechanism accepts changes its output."""
+    """A position encoding that the mechanism accepts changes its output; and where queries and keys
+    are rotated and scores are their products, the map stays as all tokens move by some places.
+    """
     require(case.position != "none", "asked with a position encoding")
     require(case.T > 2, "too few tokens")
-    attention = case.build()
-    attention.position = None
-    moved = float((case.run(attention) - case.output).abs().max())
     kind = POSITIONS.get(case.position).acts_on
     demand(
-        moved > ROUNDING,
+        not ignores_its_position(case),
         f"position {case.position}, which acts on {kind}, is accepted, and changes no output",
     )
+    attention = case.build()
+    attention.position = None
+    products = isinstance(attention, ScoreAttention) and not {"scores", "weights"}.intersection(
+        attention.overridden_steps()
+    )
+    if not products or POSITIONS.get(case.position) is not Rotary:
+        return
+    q, k, v, carried = attention.prepare(case.x, case.context, case.mask)
+    maps = []
+    for seen in (0, MOVED):
+        placed = case.attention.place(q, k, seen)
+        expanded, _ = attention.expand(placed[1], v)
+        maps.append(attention.map(placed[0], expanded, case.mask, carried))
+    what = (
+        f"the map, when all tokens stand {MOVED} places later: are queries and keys both rotated?"
+    )
+    demand_close(maps[1], maps[0], what, atol=1e-4)
+
+
+@torch.no_grad()
+def ignores_its_position(case: Case) -> bool:
+    """True if the output is the same without the position encoding."""
+    attention = case.build()
+    attention.position = None
+    return float((case.run(attention) - case.output).abs().max()) <= ROUNDING
 
 
 def order_of_the_keys_does_not_matter(case: Case) -> None:

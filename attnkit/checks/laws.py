@@ -36,6 +36,7 @@ class Law:
         quick: cheap enough, and grave enough, to be asked before a plugin trains.
         remedy: what a class can declare if it means to do otherwise.
         fits: whether that declaration would make a case legal; it is named only then.
+        value: the declaration itself, as a case shows it; empty: it cannot be told.
     """
 
     demand: Callable[[Case], str | None]
@@ -44,6 +45,7 @@ class Law:
     quick: bool = False
     remedy: str = ""
     fits: Callable[[Case], bool] = lambda case: True
+    value: Callable[[Case], str] = lambda case: ""
 
     @property
     def name(self) -> str:
@@ -54,6 +56,16 @@ class Law:
     def words(self) -> str:
         """The name as a person says it."""
         return self.name.replace("_", " ")
+
+    def declaration(self, case: Case, smallest: Case) -> str:
+        """What would make a case legal, with the value that would do; empty: nothing would."""
+        if not self.remedy or not self.fits(smallest):
+            return ""
+        try:
+            value = self.value(case)
+        except Exception:  # whatever it raises, the evidence stands
+            value = ""
+        return f"{self.remedy}; here: {value}" if value else self.remedy
 
     @property
     def text(self) -> str:
@@ -92,6 +104,7 @@ LAWS: tuple[Law, ...] = (
         quick=True,
         remedy="if it leaves keys out by design (windows of its own, blocks, strides), let "
         "`reaches(query, key)` say which ones each head looks at",
+        value=influence.reach_that_was_seen,
     ),
     Law(influence.nothing_beyond_its_own_reach_has_influence, "influence", quick=True),
     Law(influence.batch_entries_do_not_see_each_other, "influence", "position", quick=True),
@@ -114,12 +127,15 @@ LAWS: tuple[Law, ...] = (
         "position",
         quick=True,
         remedy="if it has no place for one, leave what that acts on out of `position_kinds`",
+        fits=influence.ignores_its_position,
+        value=influence.other_position_kinds,
     ),
     Law(
         long.padding_at_the_end_changes_nothing,
         "lengths",
         "kernel",
         remedy="if it cannot obey padding, name the masks that it can in `mask_names`",
+        value=long.masks_without_padding,
     ),
     Law(
         decoding.fewer_queries_than_keys_stand_at_the_end,
@@ -174,7 +190,9 @@ LAWS: tuple[Law, ...] = (
         maps.map_rows_are_what_is_declared,
         "map",
         quick=True,
-        remedy='`map_rows` may be "sum to 1", "unnormalised" or "signed"',
+        remedy='`map_rows` may be "sum to 1", "unnormalised" or "signed"; where `reaches` leaves a '
+        "row empty, 0 is its sum",
+        value=maps.rows_that_were_seen,
     ),
     Law(maps.map_is_taken_before_dropout, "map", "position"),
     Law(
@@ -208,7 +226,8 @@ LAWS: tuple[Law, ...] = (
         costs.memory_grows_as_declared,
         "costs",
         "mechanism",
-        remedy="`memory_order()` may return 1 or 2",
+        remedy="let `memory_order()` return 2 where the backward pass keeps a map, and 1 where it "
+        "keeps none",
     ),
     Law(costs.parameters_are_counted, "costs", "seat"),
     Law(

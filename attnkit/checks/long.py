@@ -12,6 +12,7 @@ from attnkit.checks.case import Broken, Case, demand_close, require
 from attnkit.checks.decoding import decoded
 from attnkit.checks.influence import ROUNDING
 from attnkit.masks import Padding
+from attnkit.registry import MASKS
 
 ALL_CHANGED, SOME_UP_TO, SOME, FEW = 100, 400, 12, 3
 """Tokens up to which each of them is changed in turn, in self-attention without a position
@@ -127,3 +128,10 @@ def padding_at_the_end_changes_nothing(case: Case) -> None:
     with_padding = case.attention(x, context, mask)[:, : case.T]
     what = f"output with {appended} padded tokens at the end, against none"
     demand_close(with_padding, case.output, what)
+
+
+def masks_without_padding(case: Case) -> str:
+    """`mask_names` without padding."""
+    names = case.mechanism.mask_names or MASKS.names()
+    left = ", ".join(map(repr, sorted({*names} - {"padding"})))
+    return f"`mask_names = frozenset({{{left}}})`"

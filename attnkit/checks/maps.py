@@ -8,7 +8,7 @@ import torch
 
 from attnkit.attention.maps import attention_map
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
-from attnkit.checks.influence import reached
+from attnkit.checks.influence import reach_that_was_seen, reached
 from attnkit.registry import options_of
 
 
@@ -90,6 +90,16 @@ def map_rows_are_what_is_declared(case: Case) -> None:
         total = (case.allowed[:, None] & reached(case)).any(dim=-1).float()
         total = total.expand(weights.shape[:3])
         demand_close(weights.sum(dim=-1), total, "sums of the map's rows", atol=1e-5)
+
+
+def rows_that_were_seen(case: Case) -> str:
+    """The `map_rows` that a map shows; or, where rows are empty that a mask allows, `reaches`."""
+    sums = case.map.sum(dim=-1)
+    if float(case.map.min()) < -1e-6:
+        return '`map_rows = "signed"`'
+    if bool(((sums - 1).abs().minimum(sums.abs()) < 1e-5).all()):
+        return reach_that_was_seen(case)
+    return '`map_rows = "unnormalised"`'
 
 
 def map_is_taken_before_dropout(case: Case) -> None:

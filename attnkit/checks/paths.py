@@ -5,21 +5,30 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from attnkit.attention import kernels
 from attnkit.attention.base import Attention
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.blame import first_line, line_in
 from attnkit.checks.case import Broken, Case, demand, demand_close, kernel_of, require
+from attnkit.registry import options_of
 
 BFLOAT16_TOLERANCE = 0.06
 """Largest error of an output in bfloat16, whose numbers are 2^-8 apart, as a share of its length.
 Gradients, and outputs that are not smooth, may be four times as far off: a norm makes the rounding
 of heads that nearly cancel out large.
+"""
+
+DRAWS, MARGIN = 8, 1.5
+"""How often factors are rounded in another way, and how much further off than the worst of these
+an ill-conditioned formula may be.
 """
 
 NOT_COMPARED = ("reference", "flex")
@@ -90,57 +99,77 @@ def fast_path_equals_the_reference(case: Case) -> None:
             demand_close(fast, slow, f"{label} of {name}, against the reference")
 
 
+NEXT_TO_NONE = 1e-7
+"""A dropout that takes the path of dropping, and drops nothing."""
+
+
 def training_mode_computes_the_same(case: Case) -> None:
-    """Without dropout, training mode and evaluation mode give the same numbers and gradients."""
-    attention = case.build()
+    """Without dropout, training mode and evaluation mode give the same numbers and gradients; and
+    so they do with one so small that nothing is dropped.
+    """
     context = case.context.clone().requires_grad_()
     x = context if case.role == "self" else case.x
-    inputs = [context, *attention.parameters()]
+
+    def results(attention: Attention) -> list[Tensor]:
+        inputs = [context, *attention.parameters()]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(case.seed)
+            return _results(lambda: attention(x, context, case.mask), inputs)
+
+    attention = case.build()
+    expected = results(attention)
     names = ["output", "gradient by the tokens"]
     names += [f"gradient by {name}" for name, _ in attention.named_parameters()]
-    expected = _results(lambda: attention(x, context, case.mask), inputs)
-    attention.train()
-    computed = _results(lambda: attention(x, context, case.mask), inputs)
-    for name, now, before in zip(names, computed, expected, strict=True):
-        demand_close(now, before, f"{name} in training mode, against evaluation mode", atol=1e-6)
+    trained = {"": attention.train()}
+    if "dropout" in options_of(case.mechanism):
+        trained[f" and dropout {NEXT_TO_NONE:g}"] = case.build(dropout=NEXT_TO_NONE).train()
+    for words, training in trained.items():
+        for name, now, before in zip(names, results(training), expected, strict=True):
+            what = f"{name} in training mode{words}, against evaluation mode"
+            demand_close(now, before, what, atol=5e-6 if words else 1e-6)
 
 
-def bfloat16_stays_near_float32(case: Case) -> None:
+def bfloat16_stays_near_float32(case: Case) -> str | None:
     """Under autocast to bfloat16, output and gradients stay near those of float32; so does the
     output of a long sequence, and that of weights which are bfloat16 themselves. Where a mechanism
     is not `smooth` a rounded score may jump, so gradients are only finite, and outputs less near.
+    Where a formula is ill-conditioned, as an inverse is, it may be as far off as rounding what its
+    products multiply makes it, up to four times as far as others; the card says so.
     """
     attention = case.build()
     context = case.context.clone().requires_grad_()
     x = context if case.role == "self" else case.x
     inputs = [context, *attention.parameters()]
 
-    def run() -> Tensor:
-        return attention(x, context, case.mask)
+    def run() -> list[Tensor]:
+        return _results(lambda: attention(x, context, case.mask), inputs)
 
-    exact = _results(run, inputs)
+    exact = run()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = _results(run, inputs)
+        rough = run()
     for computed in rough:
         demand(bool(computed.isfinite().all()), "NaN or infinity in bfloat16")
-    largest = max(float(gradient.norm()) for gradient in exact[1:])
-    # a gradient that is nothing beside the others may be nothing but rounding
-    floors = [1e-3, *[SMALL_GRADIENT * largest] * (len(exact) - 1)]
-    compared = list(zip(rough, exact, floors, strict=True))
-    for i, (computed, expected, floor) in enumerate(compared if case.mechanism.smooth else []):
-        error = float((computed.float() - expected).norm() / expected.norm().clamp(min=floor))
-        what = "output" if i == 0 else "a gradient"
-        tolerance = BFLOAT16_TOLERANCE if i == 0 else 4 * BFLOAT16_TOLERANCE
-        demand(error < tolerance, f"{what} is {error:.0%} off in bfloat16, by its length")
+    if case.mechanism.smooth:
+        largest = max(float(gradient.norm()) for gradient in exact[1:])
+        # a gradient that is nothing beside the others may be nothing but rounding
+        floors = [1e-3, *[SMALL_GRADIENT * largest] * (len(exact) - 1)]
+        note = _demand_near(rough, exact, floors, run, "{} in bfloat16, by its length")
+    else:
+        note = None
     if case.position == "none" and case.role == "self" and not case.mask_case.padded:
-        _long_in_bfloat16(case.resized(B=1, T=LONG))
+        note = _long_in_bfloat16(case.resized(B=1, T=LONG)) or note
+    return note
 
 
 @torch.no_grad()
-def _long_in_bfloat16(case: Case) -> None:
+def _long_in_bfloat16(case: Case) -> str | None:
     """Sums over many keys must not be kept in eight bits."""
-    attention, x, context = case.build(), case.x, case.context
-    exact = case.run(attention)[:, -LAST:]
+    attention, x, context, note = case.build(), case.x, case.context, None
+
+    def run() -> list[Tensor]:
+        return [case.run(case.attention)[:, -LAST:]]
+
+    exact = run()
     for autocast in (True, False):
         if not autocast:
             attention, x, context = attention.bfloat16(), x.bfloat16(), context.bfloat16()
@@ -148,13 +177,97 @@ def _long_in_bfloat16(case: Case) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             rough = attention(x, context, case.mask)[:, -LAST:]
         demand(rough.dtype == torch.bfloat16, f"{rough.dtype} comes out where bfloat16 computes")
-        error = float((rough.float() - exact).norm() / exact.norm().clamp(min=1e-3))
-        tolerance = BFLOAT16_TOLERANCE if case.mechanism.smooth else 4 * BFLOAT16_TOLERANCE
-        demand(
-            error < tolerance,
-            f"the output of the last {LAST} of {case.S} tokens is {error:.0%} off "
-            f"{'under autocast to' if autocast else 'with weights in'} bfloat16, by its length",
-        )
+        where = f"for the last {LAST} of {case.S} tokens "
+        where += "under autocast to" if autocast else "with weights in"
+        told = f"{{}} {where} bfloat16, by its length"
+        note = _demand_near([rough], exact, [1e-3], run, told, case.mechanism.smooth) or note
+    return note
+
+
+def _demand_near(
+    rough: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    floors: Sequence[float],
+    run: Callable[[], list[Tensor]],
+    told: str,
+    smooth: bool = True,
+) -> str | None:
+    """Breaks the law where an output, or a gradient, is further off than `_ill_conditioned` allows.
+
+    Args:
+        rough: an output, and gradients, in bfloat16.
+        exact: the same in float32.
+        floors: for each, the least length that an error is measured by.
+        run: computes them in float32.
+        told: the evidence, with a place for what is off, and how far.
+        smooth: what the mechanism declares.
+
+    Returns:
+        What is ill-conditioned, and how far it is off; None: nothing is.
+    """
+    rounded: list[float] = []
+    note = None
+    for i, error in enumerate(_errors(rough, exact, floors)):
+        tolerance = BFLOAT16_TOLERANCE * (1 if i == 0 and smooth else 4)
+        if error < tolerance:
+            continue
+        rounded = rounded or _by_rounded_factors(run, exact, floors)
+        what = f"{'a gradient' if i else 'the output'} is {error:.0%} off"
+        evidence = told.format(what)
+        if rounded[i] >= tolerance / 2:
+            evidence += f"; rounding what its products multiply makes it {rounded[i]:.0%} off: "
+            evidence += "compute what is ill-conditioned (an inverse, a difference) in float32"
+        demand(error < min(MARGIN * rounded[i], 4 * tolerance), evidence)
+        note = note or f"{what} in bfloat16, as an ill-conditioned formula is"
+    return note
+
+
+def _errors(
+    rough: Sequence[Tensor], exact: Sequence[Tensor], floors: Sequence[float]
+) -> list[float]:
+    """How far each is off, as a share of its length."""
+    return [
+        float((computed.float() - expected).norm() / expected.norm().clamp(min=floor))
+        for computed, expected, floor in zip(rough, exact, floors, strict=True)
+    ]
+
+
+def _by_rounded_factors(
+    run: Callable[[], list[Tensor]], exact: Sequence[Tensor], floors: Sequence[float]
+) -> list[float]:
+    """The largest error of each, over some draws, when float32 computes all but the factors of
+    products: autocast rounds these, whatever an author writes.
+    """
+    draws = []
+    for draw in range(DRAWS):
+        with _RoundedFactors(2 ** (draw / DRAWS)):
+            draws.append(_errors(run(), exact, floors))
+    return [max(errors) for errors in zip(*draws, strict=True)]
+
+
+class _RoundedFactors(TorchDispatchMode):
+    """Gives what products multiply twice the error that bfloat16 gives it: theirs, and that of
+    their result, which is most often a factor of the next one.
+
+    Args:
+        scale: what a factor is multiplied by while it is rounded, from 1 to 2. Equal numbers get
+            equal errors, so that a large constant which is added and taken away is no excuse.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in flop_registry:
+            args = [self._rounded(arg) for arg in args]
+        return func(*args, **(kwargs or {}))
+
+    def _rounded(self, factor: Any) -> Any:
+        if not isinstance(factor, Tensor) or not factor.is_floating_point():
+            return factor
+        rounded = (factor * self.scale).bfloat16().to(factor.dtype) / self.scale
+        return factor + 2 * (rounded - factor)
 
 
 def compiled_equals_eager(case: Case) -> None:

@@ -104,6 +104,7 @@ def long_mask_cases() -> list[MaskCase]:
         MaskCase("causal", "causal"),
         MaskCase("sliding_window-21", {"name": "sliding_window", "window": 21}),
         MaskCase("sliding_window-40", {"name": "sliding_window", "window": 40}),
+        MaskCase("sliding_window-100", {"name": "sliding_window", "window": 100}),
         MaskCase(
             "sliding_window-21-centered",
             {"name": "sliding_window", "window": 21, "centered": True},

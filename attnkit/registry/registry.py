@@ -9,13 +9,14 @@ Imports only the standard library, so that names can be listed before torch is l
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import logging
 import pkgutil
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from attnkit.registry.importing import (
@@ -147,6 +148,20 @@ class Registry(Generic[T]):
         """Returns the name under which `cls` is registered, or its class name if it is not."""
         self._discover()
         return next((name for name, known in self._classes.items() if known is cls), cls.__name__)
+
+    @contextlib.contextmanager
+    def known(self, cls: type) -> Iterator[str]:
+        """Yields the name of `cls`; one that is not registered has one as long as this lasts."""
+        name = self.name_of(cls)
+        registered = self._classes.get(name) is cls
+        if not registered:
+            name = "not_registered"
+            self._classes[name] = typing.cast("type[T]", cls)
+        try:
+            yield name
+        finally:
+            if not registered:
+                del self._classes[name]
 
     def options(self, name: str) -> dict[str, Option]:
         """Returns the options of `name`: the keyword-only parameters of its `__init__`, including
