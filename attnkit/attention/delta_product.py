@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from attnkit.attention.cache import State
 from attnkit.attention.delta_net import DeltaNet, corrected_sums
-from attnkit.attention.recurrent import real_keys
+from attnkit.attention.recurrent import Recurrent, real_keys
 from attnkit.masks import Mask
 from attnkit.registry import ATTENTION
 
@@ -68,6 +68,5 @@ class DeltaProduct(DeltaNet):
         return sums[:, :, self.num_steps - 1 :: self.num_steps], state
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """State read and updated per step, and read once: (4 N + 2) D^2 per token and head."""
-        steps = 4 * self.num_steps + 2
-        return steps * num_tokens * self.num_heads * self.head_dim**2
+        """Those of decoding: the steps of a token are a chunk, whose products count too."""
+        return Recurrent.mixing_flops(self, num_tokens, pairs)

@@ -17,6 +17,7 @@ from attnkit.attention.kernels.call import Verdict
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
 from attnkit.checks.card import cases_of, law
+from attnkit.checks.case import Broken, Case
 from attnkit.checks.seats import MaskCase
 from attnkit.checks.subjects import Subject, subjects_of
 from attnkit.checks.terminal import CardPrinter
@@ -362,21 +363,142 @@ def test_a_declared_sparsity_is_what_is_demanded():
     assert (weights[0] > 0).sum(dim=-1)[:, -1].tolist() == [2, 4, 8, 9]
 
 
-def test_an_undeclared_sparsity_is_told_how_to_say_so():
-    class Undeclared(WindowsByHead):
-        def reaches(self, query, key):
-            return None
+class HidesWhatItLeavesOut(MultiHead):
+    """Leaves keys out inside `normalize`, and says nothing of it."""
 
-        def normalize(self, scores, allowed):
-            T, S = scores.shape[-2:]
-            query, key = torch.arange(S - T, S)[:, None], torch.arange(S)
-            near = allowed & WindowsByHead.reaches(self, query, key)
-            return super().normalize(scores, near).masked_fill(~near, 0.0)
+    causal_only = True
+    knows_order = True
 
-    asked = law("every_allowed_key_has_influence")
-    (line,) = check(Undeclared, masks=CAUSAL, positions=["none"], laws=[asked]).lines
-    assert re.match(r"head 0 of output \d never moved when token 0 changed", line.words)
-    assert "`reaches(query, key)`" in line.remedy
+    def normalize(self, scores, allowed):
+        T, S = scores.shape[-2:]
+        query, key = torch.arange(S - T, S)[:, None], torch.arange(S)
+        near = allowed & self.near(query, key)
+        return super().normalize(scores, near).masked_fill(~near, 0.0)
+
+
+class HidesItsWindows(HidesWhatItLeavesOut):
+    def near(self, query, key):
+        return query - key < 2 ** torch.arange(1, 5).view(-1, 1, 1)
+
+
+class HidesItsStride(HidesWhatItLeavesOut):
+    def near(self, query, key):
+        return (query - key) % 3 == 0
+
+
+class HidesItsBlocks(HidesWhatItLeavesOut):
+    def near(self, query, key):
+        return query // 4 == key // 4
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "rule"),
+    [
+        (HidesItsWindows, "query - key < query.new_tensor([2, 4, 8, 16]).view(-1, 1, 1)"),
+        (HidesItsStride, "(query - key) % 3 == 0"),
+        (HidesItsBlocks, "query // 4 == key // 4"),
+    ],
+)
+def test_an_undeclared_sparsity_is_told_what_to_declare(mechanism, rule):
+    asked = [law("every_allowed_key_has_influence"), law("map_rows_are_what_is_declared")]
+    seats = {"masks": CAUSAL, "positions": ["none"], "roles": ["self"]}
+    line = check(mechanism, {"num_heads": 4}, laws=asked, **seats).lines[0]
+    assert re.match(r"(head 0 of )?output \d+ never moved when token 0 changed", line.words)
+    assert f"`def reaches(self, query, key): return {rule}`" in line.remedy
+    declared = type("Declared", (mechanism,), {"reaches": eval(f"lambda self, query, key: {rule}")})
+    assert not check(declared, {"num_heads": 4}, laws=asked, **seats).broken
+
+
+class TakesNoPlace(MultiHead):
+    def place(self, q, k, seen=0):
+        return q, k
+
+
+class SignsItsWeights(MultiHead):
+    def weights(self, q, k, mask):
+        return super().weights(q, k, mask) - 0.5 * super().weights(-q, k, mask)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "name", "declaration"),
+    [
+        (
+            TakesNoPlace,
+            "an_accepted_position_has_an_effect",
+            "`position_kinds = frozenset({'content', 'embeddings', 'scores'})`",
+        ),
+        (SignsItsWeights, "map_rows_are_what_is_declared", '`map_rows = "signed"`'),
+    ],
+)
+def test_a_declaration_is_named_with_its_value(mechanism, name, declaration):
+    (line,) = check(mechanism, masks=CAUSAL, laws=[law(name)]).lines
+    assert line.remedy.endswith(f"; here: {declaration}")
+
+
+class NystromAsWritten(MultiHead):
+    """Three maps through means of two segments, and the pseudo-inverse as a plain iteration, in the
+    type of the queries.
+    """
+
+    def weights(self, q, k, mask):
+        count, identity = 2, torch.eye(2, dtype=q.dtype)
+        q_mean, k_mean = (
+            torch.stack([part.mean(dim=2) for part in heads.tensor_split(count, dim=2)], dim=2)
+            for heads in (q * self.scale, k)
+        )
+        middle = (q_mean @ k_mean.mT).softmax(dim=-1)
+        z = middle.mT / (middle.sum(-1).amax(-1) * middle.sum(-2).amax(-1))[..., None, None]
+        for _ in range(6):
+            az = middle @ z
+            z = 0.25 * z @ (13 * identity - az @ (15 * identity - az @ (7 * identity - az)))
+        first = (q * self.scale @ k_mean.mT).softmax(dim=-1)
+        return first @ z @ (q_mean @ k.mT).softmax(dim=-1)
+
+
+class ShiftsItsScores(MultiHead):
+    """Loses as much as an inverse does, and needs not."""
+
+    def scores(self, q, k):
+        return (super().scores(q, k).to(q.dtype) + 300.0) - 300.0
+
+
+def test_an_ill_conditioned_formula_is_told_from_a_careless_one():
+    demand = law("bfloat16_stays_near_float32").demand
+    where = {"mask_case": MaskCase("none", "none"), "T": 8}
+    note = demand(Case(NystromAsWritten, **where))
+    assert re.fullmatch(
+        r"the output is \d+% off in bfloat16, as an ill-conditioned formula is", note
+    )
+    assert demand(Case(MultiHead, **where)) is None
+    with pytest.raises(Broken, match=r"the output is \d+% off in bfloat16, by its length$"):
+        demand(Case(ShiftsItsScores, **where))
+
+
+class HangsOnAHash(MultiHead):
+    def project_query(self, x):
+        gains = [1 + hash(f"head {head}") % 1000 / 1000 for head in range(self.num_heads)]
+        q = super().project_query(x)
+        return q * q.new_tensor(gains).view(-1, 1, 1)
+
+
+def test_a_class_that_is_not_registered_is_asked_in_another_process_too():
+    processes = [law for law in LAWS if law.topic == "processes"]
+    step, numbers = check(HangsOnAHash, masks=CAUSAL, positions=["none"], laws=processes).lines
+    assert step.outcome == "holds"
+    assert numbers.outcome == "broken"
+    assert numbers.words.startswith("output of another process (PYTHONHASHSEED ")
+    assert not set(ATTENTION.names()) & {"HangsOnAHash", "not_registered"}
+
+
+def test_a_class_that_no_other_process_can_import_is_told_so():
+    class Inside(MultiHead):
+        pass
+
+    (line,) = check(
+        Inside, masks=CAUSAL, laws=[law("another_process_gives_the_same_numbers")]
+    ).lines
+    assert line.outcome == "does not apply"
+    assert line.words == "Inside is made in a function: write it at the top level of a file"
 
 
 class ReadsAllAtOnce(MultiHead):

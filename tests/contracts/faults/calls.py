@@ -2,9 +2,10 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
-from attnkit.masks import Document, Padding
+from attnkit.masks import Document, Padding, SlidingWindow
 
 
 class DrawsInEveryCall(MultiHead):
@@ -247,3 +248,56 @@ class FoldsItsWeightsWhenItEvaluates(MultiHead):
         if self.folded is None:
             return super().project_query(x)
         return (x @ self.folded.T.to(x.dtype)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class WidensTheWindowOfItsMask(MultiHead):
+    """Writes another width into the window that it was given."""
+
+    caught_by = ("inputs_are_left_as_they_were",)
+
+    def mix(self, q, k, v, mask):
+        for part in mask.parts():
+            if isinstance(part, SlidingWindow):
+                object.__setattr__(part, "window", part.window + 1)
+        return super().mix(q, k, v, mask)
+
+
+MAPS = []
+
+
+class CollectsItsMapsInItsFile(MultiHead):
+    """A list of all maps, without their graphs, in a variable of the file."""
+
+    caught_by = ("a_training_step_leaves_nothing_behind",)
+
+    def weights(self, q, k, mask):
+        weights = super().weights(q, k, mask)
+        MAPS.append(weights.detach())
+        return weights
+
+
+class KeepsMasksByTheirType(MultiHead):
+    """One table for each kind of mask and length, though windows differ."""
+
+    caught_by = ("a_call_leaves_nothing_behind",)
+
+    def mix(self, q, k, v, mask):
+        if mask.batch_size > 1 or self.position is not None:
+            return super().mix(q, k, v, mask)
+        key = type(mask), q.shape[2], k.shape[2]
+        self.tables = getattr(self, "tables", {})
+        if key not in self.tables:
+            self.tables[key] = mask.dense(*key[1:])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.tables[key])
+
+
+GAIN = nn.Parameter(torch.ones(()))
+
+
+class HidesAGainInItsFile(MultiHead):
+    """A parameter in a variable of the file, shared by all layers, and given to no optimizer."""
+
+    caught_by = ("parameters_lie_in_the_module",)
+
+    def project_query(self, x):
+        return super().project_query(x) * GAIN.to(x.dtype)

@@ -336,3 +336,31 @@ class JoinsItsHeadsInTheWrongOrder(MultiHead):
 
     def merge(self, heads, x):
         return self.output(heads.reshape(x.shape))
+
+
+class RotatesItsQueriesAlone(MultiHead):
+    """Leaves the keys where they are, so that scores depend on absolute positions."""
+
+    caught_by = ("an_accepted_position_has_an_effect",)
+
+    def place(self, q, k, seen=0):
+        return super().place(q, k, seen)[0], k
+
+
+class HidesKeysByFiveThousand(MultiHead):
+    """Subtracts 5,000 from a hidden score, which a larger one outweighs."""
+
+    caught_by = ("forbidden_keys_have_no_influence_in_bfloat16",)
+
+    def normalize(self, scores, allowed):
+        return (scores if allowed is None else scores - 5e3 * ~allowed).softmax(dim=-1)
+
+
+class AveragesItsPadding(MultiHead):
+    """Takes the mean score away, padded keys and all: a softmax does not feel it, a sum does."""
+
+    caught_by = ("padded_keys_have_no_influence",)
+
+    def normalize(self, scores, allowed):
+        weights = super().normalize(scores, allowed)
+        return weights * (1 + 0.1 * scores.mean(dim=-1, keepdim=True).tanh())

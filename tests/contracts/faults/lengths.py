@@ -345,3 +345,44 @@ class RemembersSixtyFourTokens(MultiHead):
         k, v = cache.append(k, v)
         near = torch.arange(k.shape[2]).view(-1, 1) >= k.shape[2] - 64
         return self.mix(q, k * near, v * near, mask)
+
+
+class SqueezesASingleHead(MultiHead):
+    """A `squeeze()` that is right unless there is one head."""
+
+    caught_by = ("any_batch_size_and_length_works",)
+
+    def merge(self, heads, x):
+        return super().merge(heads.squeeze(1) if heads.shape[1] == 1 else heads, x)
+
+
+class WidensWindowsBeyondFifty(MultiHead):
+    """A window of more than 50 keys is rounded up to a multiple of 16."""
+
+    caught_by = ("long_sequences_obey_the_mask",)
+
+    def mix(self, q, k, v, mask):
+        if isinstance(mask, SlidingWindow) and mask.window > 50:
+            mask = SlidingWindow(window=-(-mask.window // 16) * 16, centered=mask.centered)
+        return super().mix(q, k, v, mask)
+
+
+class CutsLongContexts(MultiHead):
+    """Reads as much of a context as two sequences of queries would fill."""
+
+    caught_by = ("fewer_queries_than_keys_stand_at_the_end",)
+
+    def mix(self, q, k, v, mask):
+        room = 2 * q.shape[2]
+        if k.shape[2] <= room or not isinstance(mask, NoMask):
+            return super().mix(q, k, v, mask)
+        return super().mix(q, k[:, :, :room], v[:, :, :room], mask)
+
+
+class DecodesOneTokenWithoutPadding(MultiHead):
+    """A short path for a single token looks at all of its cache."""
+
+    caught_by = ("decoding_token_by_token_equals_the_full_pass",)
+
+    def decode(self, q, k, v, mask, cache):
+        return super().decode(q, k, v, NoMask() if q.shape[2] == 1 else mask, cache)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from attnkit.attention.base import ScoreAttention
 from attnkit.attention.multi_head import MultiHead
-from attnkit.masks import Causal
+from attnkit.masks import Causal, NoMask, Padding
 
 
 class HasAnIdleParameter(MultiHead):
@@ -234,3 +234,17 @@ class DropsItsScores(MultiHead):
 
     def mix(self, q, k, v, mask):
         return self.weights(q, k, mask) @ v
+
+
+class ForgetsPaddingWhereItDrops(MultiHead):
+    """With dropout, training sees padded keys."""
+
+    caught_by = ("dropout_drops_the_declared_share",)
+
+    def weights(self, q, k, mask):
+        if self.training and self.dropout:
+            kept = [part for part in mask.parts() if not isinstance(part, Padding)]
+            mask = NoMask()
+            for part in kept:
+                mask = mask & part
+        return super().weights(q, k, mask)

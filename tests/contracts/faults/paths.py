@@ -1,5 +1,7 @@
 """Mechanisms whose ways of computing the same thing do not compute the same thing."""
 
+import os
+
 import torch
 from torch.nn import functional as F
 
@@ -164,3 +166,51 @@ class TakesTheUsualWidthForItsOwn(MultiHead):
             return super().mix(q, k, v, mask)
         allowed, usual = mask.dense(q.shape[2], k.shape[2]), self.dim // self.num_heads
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=usual**-0.5)
+
+
+class DetachesItsKeysWhereItDrops(MultiHead):
+    """With dropout, training gives the keys no gradient."""
+
+    caught_by = ("training_mode_computes_the_same",)
+
+    def mix(self, q, k, v, mask):
+        return super().mix(q, k.detach() if self.training and self.dropout else k, v, mask)
+
+
+class LosesBfloat16InAProduct(MultiHead):
+    """A constant feature shifts all scores by 300, which is then subtracted."""
+
+    caught_by = ("bfloat16_stays_near_float32",)
+
+    def scores(self, q, k):
+        ones = 300**0.5 * torch.ones_like(q[..., :1]), torch.ones_like(k[..., :1]) * 300**0.5
+        q, k = torch.cat((q * self.scale, ones[0]), -1), torch.cat((k, ones[1]), -1)
+        return (q @ self.share_heads(k).mT) - 300.0
+
+
+class KeepsARunningMean(MultiHead):
+    """Training counts the mean of the values, and evaluation takes it away."""
+
+    caught_by = ("training_mode_computes_the_same",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.register_buffer("mean", torch.ones(()))
+
+    def project_context(self, context):
+        k, v = super().project_context(context)
+        if self.training:
+            self.mean.lerp_(v.detach().mean().to(self.mean), 0.1)
+            return k, v
+        return k, v - self.mean.to(v)
+
+
+class DrawsByItsProcess(MultiHead):
+    """Random gains whose seed is the number of the process."""
+
+    caught_by = ("another_process_gives_the_same_numbers",)
+
+    def project_query(self, x):
+        q = super().project_query(x)
+        generator = torch.Generator().manual_seed(os.getpid())
+        return q * (1 + torch.rand(self.num_heads, 1, 1, generator=generator)).to(q)
