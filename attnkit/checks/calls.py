@@ -80,8 +80,10 @@ def inputs_are_left_as_they_were(case: Case) -> None:
         demand(torch.equal(context, case.context), f"the context was changed in place{when}")
         for path, now in _of_mask(mask).items():
             old = before.get(path)
-            both = isinstance(now, Tensor) and isinstance(old, Tensor)
-            same = torch.equal(now, old) if both else now == old
+            if isinstance(now, Tensor) and isinstance(old, Tensor):
+                same = torch.equal(now, old)
+            else:
+                same = bool(now == old)
             demand(same, f"the mask's own `{path}` was changed in place{when}")
         if not training:
             for name, value in attention.state_dict().items():
