@@ -94,8 +94,8 @@ def compiles(option: str | bool, accelerator: str) -> bool:
     """True if a run compiles its model. `auto` means on a CUDA device, where compilation soon pays
     off.
     """
-    if isinstance(option, bool):
-        return option
+    if option != "auto":
+        return bool(option)
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 

@@ -22,7 +22,8 @@ class TrainerOptions:
         gradient_clip: the gradient is scaled down to this norm; null: no limit.
         precision: `32`, `tf32` (products rounded to TF32 on a GPU), `bf16`, or `auto`: bf16 if the
             hardware computes it fast.
-        compile: compile the model (torch.compile); `auto`: on a CUDA device.
+        compile: compile the model (torch.compile); `auto`: on a CUDA device. One GPU then replays
+            its steps as CUDA graphs, where sizes allow it; `without_cuda_graphs` compiles alone.
         deterministic: use deterministic kernels only, so that a run on a GPU repeats bit for bit;
             an operation without one is an error.
         accelerator: `auto`, `cpu`, `gpu` or another accelerator of Lightning.
@@ -42,7 +43,7 @@ class TrainerOptions:
     accumulate: Annotated[int, Range(min=1)] = 1
     gradient_clip: Annotated[float, Range(above=0)] | None = 1.0
     precision: Literal["auto", "bf16", "tf32", 32] = "auto"
-    compile: Literal["auto"] | bool = "auto"
+    compile: Literal["auto", "without_cuda_graphs"] | bool = "auto"
     deterministic: bool = False
     accelerator: str = "auto"
     devices: Annotated[int, Range(min=1)] | Literal["auto"] = 1

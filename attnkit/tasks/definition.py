@@ -154,6 +154,7 @@ class TaskDefinition(ABC):
             seed=recipe.seed,
             gradient_clip=recipe.trainer.gradient_clip,
             compile_model=compiles(recipe.trainer.compile, recipe.trainer.accelerator),
+            cuda_graphs=recipe.trainer.compile != "without_cuda_graphs",
             **self.module_options(recipe),
         )
 

@@ -66,6 +66,16 @@ class Compiled:
             return call(*args, **options)
         except TorchDynamoException as error:
             self._call, self._replay = self._without_what_breaks(error), None
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if call is not self._replay:
+                raise
+            self._replay = None
+            log.warning(
+                "steps are launched kernel by kernel, without CUDA graphs: %s",
+                str(error).strip().partition("\n")[0],
+            )
         return self(*args, **options)
 
     def _is_captured(self, values: tuple[Any, ...]) -> bool:

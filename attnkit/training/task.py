@@ -88,6 +88,7 @@ class Task(L.LightningModule, ABC):
         seed: of the run.
         gradient_clip: largest norm of the gradient; None: no limit.
         compile_model: run the model through `torch.compile`.
+        cuda_graphs: replay compiled steps as CUDA graphs where that is possible.
         dynamic_shapes: compile one graph for batches of all sizes.
 
     Attributes:
@@ -120,10 +121,12 @@ class Task(L.LightningModule, ABC):
         seed: int = 0,
         gradient_clip: float | None = 1.0,
         compile_model: bool = False,
+        cuda_graphs: bool = True,
         dynamic_shapes: bool = False,
     ) -> None:
         super().__init__()
         self.compile_model = compile_model
+        self.cuda_graphs = cuda_graphs
         self.compile_clock = CompileClock()
         self.dynamic_shapes = dynamic_shapes
         self._take(model)
@@ -460,6 +463,8 @@ class Task(L.LightningModule, ABC):
 
     def why_no_cuda_graphs(self) -> str | None:
         """Returns why steps of a compiled model are not replayed as CUDA graphs; None: they are."""
+        if not self.cuda_graphs:
+            return "the recipe says so"
         if self.device.type != "cuda":
             return "only for a CUDA device"
         if self.trainer.world_size > 1:

@@ -199,17 +199,36 @@ def test_of_batches_of_varying_sizes_some_are_captured(monkeypatch):
     assert called == [True, True, False, True, False]
 
 
+def test_a_step_that_cannot_be_captured_is_launched(monkeypatch, caplog):
+    def compile_(function, *, options=None, **_):
+        def call(model, *args):
+            if options is not None:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            return function(model, *args)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    run = Compiled(torch.nn.Linear(4, 2), dynamic=False)
+    run.use_cuda_graphs()
+    assert run(torch.ones(1, 4)).shape == (1, 2)
+    assert run(torch.ones(1, 4)).shape == (1, 2)
+    (told,) = [r.getMessage() for r in caplog.records]
+    assert told.endswith("without CUDA graphs: operation not permitted when stream is capturing")
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({}, None),
         ({"device": torch.device("cpu")}, "CUDA device"),
         ({"accumulate": 2}, "outlive"),
+        ({"cuda_graphs": False}, "the recipe"),
         ({"trainer": SimpleNamespace(world_size=2)}, "exchange gradients"),
     ],
 )
 def test_what_cannot_be_replayed(changes, reason):
-    task = {"device": torch.device("cuda"), "accumulate": 1}
+    task = {"device": torch.device("cuda"), "accumulate": 1, "cuda_graphs": True}
     task |= {"trainer": SimpleNamespace(world_size=1), **changes}
     why = Task.why_no_cuda_graphs(SimpleNamespace(**task))
     assert why is None if reason is None else reason in why
@@ -252,6 +271,7 @@ def test_a_clock_that_torch_forgot_can_be_stopped():
         ("auto", "auto", False, False),
         (True, "cpu", False, True),
         (False, "gpu", True, False),
+        ("without_cuda_graphs", "gpu", True, True),
     ],
 )
 def test_it_is_compiled_where_there_is_a_gpu(monkeypatch, option, accelerator, has_gpu, expected):
