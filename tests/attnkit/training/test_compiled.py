@@ -13,6 +13,7 @@ from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import load_recipe
 from attnkit.registry import ATTENTION
 from attnkit.runs import experiment
+from attnkit.tasks.trained_run import load_run
 from attnkit.training import compiled
 from attnkit.training.compiled import CompileClock, Compiled
 from attnkit.training.task import Task
@@ -176,6 +177,46 @@ def test_steps_are_replayed_as_cuda_graphs(small, monkeypatch, tiny_samples):
     experiment.run(small("trainer.compile=true", "trainer.max_steps=3"))
     assert asked == [None, {"triton.cudagraphs": True}]
     assert left == [[], [], []]  # what a replay would overwrite is gone
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [],
+        ["optimizer={name: muon, lr: 0.01}", "trainer.on_nan=skip"],
+        ["model.attention={name: disagreement, num_heads: 2}"],  # two losses, each with a curve
+    ],
+    ids=["adamw", "muon", "losses"],
+)
+def test_nothing_is_read_after_the_next_call_has_overwritten_it(
+    small, monkeypatch, tiny_samples, keys
+):
+    """As CUDA graphs do: each call spoils what the last one returned, and its gradients."""
+    returned = []
+
+    def compile_(function, *, options=None, **_):
+        def call(model, *args, **named):
+            for tensor in returned:
+                tensor.data.fill_(float("nan"))
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.fill_(float("nan"))
+            output = function(model, *args, **named)
+            returned[:] = [output]
+            return output
+
+        return call if options else function
+
+    keys = ["trainer.max_steps=6", "validation.every_n_steps=2", *keys]
+    keys += ["logging.every_n_steps=3", "logging.attention_maps=2", "logging.samples=2"]
+    plain = experiment.run(small(*keys, "trainer.compile=false", "variant=plain"))
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(Task, "why_no_cuda_graphs", lambda self: None)
+    replayed = experiment.run(small(*keys, "trainer.compile=true"))
+    assert returned
+    assert replayed.metrics == plain.metrics
+    curves = [load_run(run.directory).curves["loss/train"] for run in (replayed, plain)]
+    assert curves[0].values.tolist() == curves[1].values.tolist()
 
 
 def test_of_batches_of_varying_sizes_some_are_captured(monkeypatch):
