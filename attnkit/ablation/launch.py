@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,11 +94,13 @@ class Launch:
         launcher: starts their processes.
         progress: shows their progress.
         check: refuse plugins that break a law.
+        on_finish: is called with each trial that has finished.
     """
 
     launcher: Launcher
     progress: Progress
     check: bool = True
+    on_finish: Callable[[Trial], object] = lambda trial: None
     failures: list[Failure] = field(default_factory=list)
     _waiting: list[Trial] = field(default_factory=list)
     _started: dict[str, Trial] = field(default_factory=dict)
@@ -174,6 +176,8 @@ class Launch:
             trial.record_failure(what)
         if trial.is_finished or failure:
             self.progress.report_end(trial, failure.what if failure else None)
+        if trial.is_finished:
+            self.on_finish(trial)
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnkit.storage.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import PLAN, RunDirectoryError
 
-FILE_NAME = "ablation.json"
 VERSION = 1
 
 
@@ -48,7 +47,7 @@ def read_plan_file(folder: Path) -> PlanFile | None:
     Raises:
         RunDirectoryError: if it is damaged or of another version.
     """
-    path = folder / FILE_NAME
+    path = folder / PLAN
     try:
         content = json.loads(path.read_bytes())
         if (version := content.get("version")) != VERSION:

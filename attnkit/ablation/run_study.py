@@ -13,6 +13,8 @@ from attnkit.ablation.launch import Failure, Launch
 from attnkit.ablation.launchers.base import Launcher
 from attnkit.ablation.launchers.local import Local
 from attnkit.ablation.match import matched
+from attnkit.ablation.mean_runs import FOLDER as FOLDER_OF_MEANS
+from attnkit.ablation.mean_runs import write_mean
 from attnkit.ablation.plan import Plan, read_plan
 from attnkit.ablation.preview import show_plan, side_effect_lines
 from attnkit.ablation.study import Study, check_parts
@@ -63,7 +65,15 @@ def run_study(recipe: Recipe, *, check: bool = True) -> tuple[Path, list[Failure
         failures += [Failure(name, DIVERGED, "has no candidate with a loss") for name in without]
         study.write()
         trials = [trial for trial in study.trials() if trial.recipe.variant not in without]
-        failures += Launch(launcher, Progress(study.plan.options.metric), check).run(trials)
+        progress = Progress(study.plan.options.metric)
+        launch = Launch(launcher, progress, check)
+        if study.plan.options.mean_curves:
+            launch.on_finish = lambda trial: write_mean(study.directory, trial.recipe.variant)
+        failures += launch.run(trials)
+        if study.plan.options.mean_curves:  # of seeds that an earlier session trained
+            for variant in study.plan.variants:
+                if not (study.directory / FOLDER_OF_MEANS / variant.name).exists():
+                    write_mean(study.directory, variant.name)
     return study.directory, failures
 
 

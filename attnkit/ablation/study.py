@@ -15,7 +15,7 @@ from attnkit.ablation.budget import budget_changes
 from attnkit.ablation.comparison import is_lower_better
 from attnkit.ablation.costs import CostModel
 from attnkit.ablation.plan import Changes, Plan, Variant, plain_changes, value_node
-from attnkit.ablation.plan_file import FILE_NAME, VERSION
+from attnkit.ablation.plan_file import VERSION
 from attnkit.ablation.trial import Trial, recipe_changes
 from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem, key_path
@@ -92,7 +92,7 @@ class Study:
         Raises:
             RunDirectoryError: if it is another study's, or damaged.
         """
-        path = self.directory / FILE_NAME
+        path = self.directory / run_directory.PLAN
         if not path.is_file():
             return
         try:
@@ -113,7 +113,7 @@ class Study:
     def write(self) -> None:
         """Writes `ablation.json`."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        run_directory.write_json(self.directory / FILE_NAME, self.describe())
+        run_directory.write_json(self.directory / run_directory.PLAN, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Returns the contents of `ablation.json`."""

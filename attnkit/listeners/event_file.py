@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,14 @@ LAYOUT = {
     "loss": {
         "validation": ("loss/val$",),
         "training": ("loss/train$",),
-        "training, validation, n-gram floors": ("loss/.*",),
+        "training, validation, n-gram floors": ("loss/train$", "loss/val$", "text_floors/.*"),
     },
     "speed": {"tokens per second": ("speed/.*",)},
 }
 """Charts of the Custom Scalars page: category -> chart -> regular expressions of its tags."""
+
+FINAL = "final/"
+"""What the names of a run's final metrics begin with."""
 
 MOMENT_BYTES = 2**20
 """Above this, writing one logging moment takes a third of a second from the training process."""
@@ -41,6 +44,8 @@ class EventFile(Listener):
         directory: where the event file goes.
         trial_id: what the runs of one trial, with different seeds, have in common: study and
             variant. TensorBoard shows about the first 15 letters.
+        varied: keys in which the variants of the run's study differ, the only ones in its row of
+            the table of hyperparameters; None: all.
         resume: where a run resumes, in a further event file; what the others hold must have been
             cut back. Without it, a directory that holds an event file is refused.
 
@@ -52,10 +57,16 @@ class EventFile(Listener):
     files = (EVENT_FILES,)
 
     def __init__(
-        self, directory: Path, *, trial_id: str, resume: ResumePoint | None = None
+        self,
+        directory: Path,
+        *,
+        trial_id: str,
+        varied: Sequence[str] | None = None,
+        resume: ResumePoint | None = None,
     ) -> None:
         self.directory = directory
         self.trial_id = trial_id
+        self.varied = varied
         if resume is None and (files := event_files(directory)):
             raise FileExistsError(
                 f"{files[0]} exists: one directory, one run. Choose another directory, remove the "
@@ -81,14 +92,23 @@ class EventFile(Listener):
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
         """Writes the run's row in the table of hyperparameters, and the layout of the Custom
-        Scalars page. A value that is not a number, boolean or text becomes JSON.
+        Scalars page. A value that is not a number, boolean or text becomes JSON; a null is left
+        out.
         """
-        self._write(summaries.session_start(hyperparameters, self.trial_id), 0)
+        flat = summaries.flatten(hyperparameters)
+        if self.varied is not None:
+            flat = {key: value for key, value in flat.items() if _is_varied(key, self.varied)}
+        self._write(summaries.session_start(flat, self.trial_id), 0)
         self._write(summaries.layout(LAYOUT), 0)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Writes points of curves. A final metric becomes a line from step 0 to here, under a tag
+        beside its curve: `loss/final`, `quality/final_accuracy`.
+        """
         for tag, value in values.items():
-            self._write(summaries.scalar(tag, float(value)), step)
+            own, steps = (final_tag(tag), (0, step)) if tag.startswith(FINAL) else (tag, (step,))
+            for at in dict.fromkeys(steps):
+                self._write(summaries.scalar(own, float(value)), at)
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Writes a text that is shown verbatim, whatever Markdown or HTML it contains.
@@ -149,3 +169,21 @@ class EventFile(Listener):
                 "writer takes about 0.3 s a MiB from training. Log fewer or shorter examples",
                 stacklevel=2,
             )
+
+
+def final_tag(name: str) -> str:
+    """Returns the tag of a final metric: `loss/final` for `final/loss`.
+
+    TensorBoard sorts tags by name everywhere. Charts of the loss are first on its pages of scalars,
+    and the final loss is the first metric in the table of hyperparameters.
+    """
+    metric = name.removeprefix(FINAL)
+    return "loss/final" if metric == "loss" else f"quality/final_{metric}"
+
+
+def _is_varied(key: str, varied: Sequence[str]) -> bool:
+    """True for a key that is varied, lies in one that is, or is a list with one inside."""
+    return any(
+        key == other or key.startswith(f"{other}.") or other.startswith(f"{key}[")
+        for other in varied
+    )

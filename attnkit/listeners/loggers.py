@@ -9,6 +9,7 @@ from typing import Any
 
 from attnkit.listeners.listener import Listener, RunInfo
 from attnkit.registry import LOGGERS
+from attnkit.storage.run_directory import varied_keys
 from attnkit.tensorboard.event_files import EVENT_FILES, METRICS_CSV, METRICS_JSONL
 
 
@@ -22,7 +23,8 @@ class TensorBoard(Listener):
         from attnkit.listeners.event_file import EventFile
 
         trial_id = f"{run.name}/{run.variant}"
-        return EventFile(run.directory, trial_id=trial_id, resume=run.resume)
+        varied = varied_keys(run.directory)
+        return EventFile(run.directory, trial_id=trial_id, varied=varied, resume=run.resume)
 
 
 @LOGGERS.register("csv")

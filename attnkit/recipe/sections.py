@@ -153,6 +153,8 @@ class AblationOptions:
             loss on the first half of the validation split, in separate runs with another seed. The
             study's metrics are those of the second half.
         metric: metric that is compared, by its name in `result.json`.
+        mean_curves: write the mean and the range of each variant's seeds as the run
+            `mean/<variant>` for TensorBoard, from two finished seeds on.
         workers: number of simultaneous runs; null: the launcher decides.
         launcher: starts the runs.
     """
@@ -166,5 +168,6 @@ class AblationOptions:
     budget: BudgetOptions | None = None
     tune: dict[str, Any] | None = None
     metric: str = "loss"
+    mean_curves: bool = True
     workers: Annotated[int, Range(min=1)] | None = None
     launcher: Annotated[Spec, LAUNCHERS] = Spec("local")

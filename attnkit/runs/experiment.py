@@ -293,9 +293,10 @@ def prepare(
 def log_start(listeners: RunListeners, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
     """Logs what is known before the first step."""
     listeners.begin(hyperparameters(recipe))
-    listeners.text("recipe", recipe.to_yaml(), 0)
-    for probe in probes:
-        listeners.text(probe.name, probe.text, 0)
+    # Sorted by tag, these follow the samples.
+    listeners.text("setup/recipe", recipe.to_yaml(), 0)
+    if probes:
+        listeners.text("setup/probe", "\n\n".join(probe.text for probe in probes), 0)
     task.log_start(listeners)
 
 

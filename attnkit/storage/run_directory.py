@@ -36,6 +36,8 @@ except ImportError:  # Windows
 RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 RESULT = "result.json"
+PLAN = "ablation.json"
+"""The plan of a study, in the folder of its variants."""
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
 LAST = "last.ckpt"
@@ -314,3 +316,17 @@ def recipe_of(directory: Path) -> Path:
             f"{directory} has no {RECIPE}, so it is not a run; a run's directory ends in seed<k>"
         )
     return path
+
+
+def varied_keys(directory: Path) -> list[str] | None:
+    """Returns the keys in which the variants of a run's study differ, also those that were matched
+    or tuned; None if it belongs to no study, or there are none.
+    """
+    path = Path(os.path.abspath(directory)).parents[1] / PLAN
+    try:
+        plan = json.loads(path.read_bytes())
+        chosen = [keys for part in ("tuned", "changed_to_match") for keys in plan[part].values()]
+        keys = dict.fromkeys([*plan["varied"], *(key for keys in chosen for key in keys)])
+        return list(keys) or None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None

@@ -67,11 +67,15 @@ def maps(tag: str, blobs: Sequence[bytes]) -> Summary:
     return _strings(tag, PLUGIN_NAME, DATA_CLASS_BLOB_SEQUENCE, blobs)
 
 
-def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Summary:
+def layout(
+    charts: Mapping[str, Mapping[str, Sequence[str]]],
+    bands: Mapping[str, Mapping[str, tuple[str, str, str]]] | None = None,
+) -> Summary:
     """Returns which curves the Custom Scalars page overlays.
 
     Args:
         charts: category -> chart -> regular expressions of the tags in it.
+        bands: category -> chart -> tags of a curve, and of the lower and upper end of its band.
     """
     categories = [
         layout_pb2.Category(
@@ -83,17 +87,36 @@ def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Summary:
         )
         for category, entries in charts.items()
     ]
+    categories += [
+        layout_pb2.Category(
+            title=category,
+            chart=[
+                layout_pb2.Chart(
+                    title=title,
+                    margin=layout_pb2.MarginChartContent(
+                        series=[
+                            layout_pb2.MarginChartContent.Series(
+                                value=value, lower=lower, upper=upper
+                            )
+                        ]
+                    ),
+                )
+                for title, (value, lower, upper) in entries.items()
+            ],
+        )
+        for category, entries in (bands or {}).items()
+    ]
     content = layout_pb2.Layout(category=categories).SerializeToString()
     return _strings("custom_scalars__config__", "custom_scalars", DATA_CLASS_TENSOR, [content])
 
 
-def session_start(params: Mapping[str, Any], trial_id: str) -> Summary:
-    """Returns a run's row in the table of hyperparameters.
+def session_start(params: Mapping[str, bool | int | float | str], trial_id: str) -> Summary:
+    """Returns a run's row in the table of hyperparameters; `params` are flat, see `flatten`.
 
     Runs with the same trial id are averaged into one row. No `Experiment` goes with it, by design:
     TensorBoard would take the first run's and hide the columns that only another run has.
     """
-    return summary_v2.hparams_pb(flatten(params), trial_id=trial_id)
+    return summary_v2.hparams_pb(params, trial_id=trial_id)
 
 
 def session_end(status: str) -> Summary:
@@ -108,14 +131,16 @@ def session_end(status: str) -> Summary:
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Turns nested mappings into one with dotted names; what is not plain becomes JSON."""
+    """Turns nested mappings into one with dotted names; what is not plain becomes JSON, and a null
+    is left out.
+    """
     flat: dict[str, bool | int | float | str] = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{name}.")
         elif isinstance(value, (bool, int, float, str)):
             flat[f"{prefix}{name}"] = value
-        else:
+        elif value is not None:
             flat[f"{prefix}{name}"] = json.dumps(value, default=str)
     return flat
 

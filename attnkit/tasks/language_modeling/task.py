@@ -93,7 +93,7 @@ class LanguageModelingTask(Task):
 
     def log_end(self, listeners: Listener, step: int) -> None:
         """Logs the floors again, so that each is a line across the chart."""
-        floors = {f"loss/floor_{order}gram": loss for order, loss in self.floors.items()}
+        floors = {f"text_floors/{order}-gram": loss for order, loss in self.floors.items()}
         listeners.scalars(floors, step)
 
     def record(self) -> dict[str, Any]:

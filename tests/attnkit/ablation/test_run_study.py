@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from attnkit.ablation.tuning import candidates
 from attnkit.cli.main import app
 from attnkit.recipe import RecipeError, load_recipe
 from attnkit.storage.run_directory import RunDirectoryError
+from attnkit.tensorboard.scalars import read_scalars
 
 TWINS = {"one": {}, "two": {}}
 
@@ -43,6 +45,9 @@ def test_a_study_leaves_its_plan_and_paired_runs(load, launcher):
     assert plan["variants"] == TWINS
     assert plan["match"] is plan["budget"] is None
     assert "ablation" not in load_recipe(folder / "one/seed4/recipe.yaml").to_dict()
+    seeds = [read_scalars(folder / f"one/seed{seed}")["loss/val"].values for seed in (4, 9)]
+    mean = read_scalars(folder / "mean/one")["loss/val"].values
+    assert mean == pytest.approx(np.mean(seeds, axis=0))
     (folder / "two/seed9/result.json").unlink()
     launcher.started.clear()
     assert run_study(recipe) == (folder, [])
@@ -151,6 +156,7 @@ def test_a_run_that_is_still_under_way_is_waited_for(load, launcher):
     code = f"""
 import time
 from pathlib import Path
+from attnkit.tensorboard.scalars import read_scalars
 from attnkit.storage.run_directory import in_use
 with in_use(Path({str(directory)!r})):
     print("held", flush=True)
@@ -169,6 +175,7 @@ def test_one_launch_at_a_time(load, launcher):
     folder = recipe.runs_dir / "study"
     code = f"""
 from pathlib import Path
+from attnkit.tensorboard.scalars import read_scalars
 from attnkit.storage.run_directory import in_use
 with in_use(Path({str(folder)!r})):
     print("held", flush=True)

@@ -162,7 +162,7 @@ def test_loggers_and_callbacks_from_python(small):
     heard = notebook.heard
     assert (heard["begin"], heard["status"]) == (recipe.model["dim"], "success")
     assert heard["maps"] == [("attention/probe/self", 0), ("attention/probe/self", 6)]
-    assert {("recipe", 0), ("samples", 6)} <= set(heard["text"])
+    assert {("setup/recipe", 0), ("samples", 6)} <= set(heard["text"])
     assert set(heard["scalars"]) == set(range(7))
     with pytest.raises(TypeError, match="int is no logger"):
         experiment.run(recipe, loggers=[3])

@@ -68,7 +68,7 @@ def test_mlflow_gets_curves_texts_pictures_maps_and_the_status(crashed, caplog):
     folder = recipe.runs_dir / "mlruns" / run.info.experiment_id / run.info.run_id / "artifacts"
     pictures = list(folder.glob("images/attention_maps*.png"))
     assert len(pictures) == 2
-    assert (folder / "recipe" / "step-0.txt").read_text() == recipe.to_yaml()
+    assert (folder / "setup/recipe" / "step-0.txt").read_text() == recipe.to_yaml()
     with np.load(folder / "attention/probe/self/step-4.npz") as numbers:
         assert numbers["L0"].sum(-1) == pytest.approx(1, abs=0.01)
 

@@ -47,7 +47,7 @@ def hexadecimal(directory):
     """The losses of a run, to the last bit."""
     return [
         (step, value.hex())
-        for tag in ("loss/train", "loss/val", "final/loss")
+        for tag in ("loss/train", "loss/val", "loss/final")
         for step, value in curve(directory, tag)
     ]
 
@@ -117,7 +117,7 @@ def test_the_directory_holds_what_its_description_names(real_run):
 
 def test_the_curves_are_few_and_their_steps_rise(shown):
     tags = set(shown.Tags()["scalars"])
-    floors = {f"loss/floor_{order}gram" for order in (1, 2, 3, 5)}
+    floors = {f"text_floors/{order}-gram" for order in (1, 2, 3, 5)}
     assert tags == floors | {
         "loss/train",
         "loss/val",
@@ -126,22 +126,22 @@ def test_the_curves_are_few_and_their_steps_rise(shown):
         "optimizer/learning_rate",
         "optimizer/gradient_norm",
         "speed/tokens_per_second",
-        "final/loss",
-        "final/bits_per_byte",
-        "final/perplexity",
+        "loss/final",
+        "quality/final_bits_per_byte",
+        "quality/final_perplexity",
     }
     steps = {tag: [event.step for event in shown.Scalars(tag)] for tag in tags}
     assert steps["loss/train"] == steps["speed/tokens_per_second"] == list(range(50, 301, 50))
     assert steps["loss/val"] == steps["quality/bits_per_byte"] == [100, 200, 300]
-    assert steps["loss/floor_2gram"] == [0, 300]  # a line across the chart
-    assert steps["final/loss"] == [300]
+    assert steps["text_floors/2-gram"] == [0, 300]  # a line across the chart
+    assert steps["loss/final"] == [0, 300]
     assert all(e.value > 0 for tag in tags for e in shown.Scalars(tag))
 
 
 def test_the_loss_falls_to_what_the_result_says(shown, real_run):
     train = [event.value for event in shown.Scalars("loss/train")]
     assert train[0] > 2.4 > train[-1]
-    assert shown.Scalars("final/loss")[0].value == pytest.approx(real_run.metrics["loss"])
+    assert shown.Scalars("loss/final")[0].value == pytest.approx(real_run.metrics["loss"])
     val = shown.Scalars("loss/val")[-1].value  # of a part of the split
     assert val == pytest.approx(real_run.metrics["loss"], abs=0.05)
 
@@ -158,8 +158,8 @@ def test_the_learning_rate_rises_and_falls_as_the_recipe_says(shown):
 
 def test_the_recipe_and_the_probe_are_shown_letter_by_letter(shown, real_run):
     recipe = (real_run.directory / "recipe.yaml").read_text()
-    assert texts(shown, "recipe") == {0: f"```\n{recipe}\n```"}
-    (probe,) = texts(shown, "probe").values()
+    assert texts(shown, "setup/recipe") == {0: f"```\n{recipe}\n```"}
+    (probe,) = texts(shown, "setup/probe").values()
     assert probe.count("```") == 2
 
 
@@ -191,7 +191,7 @@ def test_maps_are_exact_distributions_over_earlier_tokens(shown):
 def test_maps_are_labelled_with_the_tokens_of_the_probe(shown):
     record = decode(shown.Tensors(MAPS)[0].tensor_proto.string_val)
     assert record.query_tokens == record.key_tokens
-    assert f"```\n{''.join(record.query_tokens)}\n```" in texts(shown, "probe").values()
+    assert f"```\n{''.join(record.query_tokens)}\n```" in texts(shown, "setup/probe").values()
 
 
 def test_contact_sheets_can_be_looked_at(shown):
@@ -204,7 +204,7 @@ def test_contact_sheets_can_be_looked_at(shown):
     assert pictures[0].tobytes() != pictures[-1].tobytes()
 
 
-def rows_of_hyperparameters(root, metric="final/loss"):
+def rows_of_hyperparameters(root, metric="loss/final"):
     """Columns and rows of TensorBoard's table of the runs below a folder."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(root).Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, root)
@@ -254,7 +254,7 @@ def test_the_hyperparameter_table_has_the_run_with_its_true_status(real_run):
     assert row.hparams["model.dim"].number_value == 64
     assert row.hparams["optimizer.lr"].number_value == 5e-3
     metrics = {metric.name.tag: metric.value for metric in row.metric_values}
-    assert metrics["final/loss"] == pytest.approx(real_run.metrics["loss"])
+    assert metrics["loss/final"] == pytest.approx(real_run.metrics["loss"])
 
 
 @pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])

@@ -773,7 +773,7 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
     directory = runs / "whole" / "seed0"
     assert len(event_files(directory)) == 1
     one, both = (left_by(path)[0] for path in (alone.directory, directory))
-    for tag in ("loss/train", "loss/val", "final/loss", "optimizer/gradient_norm"):
+    for tag in ("loss/train", "loss/val", "loss/final", "optimizer/gradient_norm"):
         for (step, loss), (same_step, other) in zip(one[tag], both[tag], strict=True):
             assert step == same_step
             assert float.fromhex(loss) == pytest.approx(float.fromhex(other), rel=1e-4)

@@ -123,8 +123,8 @@ def test_accuracy_rises_over_time_in_tensorboard(shown):
     assert [step for step, _ in curve] == [20, 40, 60]
     assert curve[-1][1] >= 0.99
     tags = set(shown.Tags()["scalars"])
-    assert tags >= {"loss/train", "loss/val", "quality/exact_match", "final/accuracy"}
-    assert "final/accuracy_length_10" in tags
+    assert tags >= {"loss/train", "loss/val", "quality/exact_match", "quality/final_accuracy"}
+    assert "quality/final_accuracy_length_10" in tags
 
 
 def test_samples_show_prompt_answer_and_model_side_by_side(shown, result):
