@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from attnkit.ablation.comparison import Comparison, Row, is_lower_better
 from attnkit.ablation.estimates import LEVEL, Estimate, holm, paired_difference, t_estimate
 from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts, task_of
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
+from attnkit.ablation.metrics import NotReached, NoValue, read_metric
 from attnkit.ablation.stored_run import LeftOut, StoredRun
 from attnkit.registry import suggest
 from attnkit.storage.run_directory import RunDirectoryError
@@ -20,35 +21,38 @@ LANGUAGE_MODELING = ("loss", "perplexity", "bits_per_byte")
 
 
 def compare_runs(
-    paths: Sequence[Path],
+    paths: str | Path | Sequence[str | Path],
     *,
     base: str | None = None,
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
     higher_is_better: bool | None = None,
 ) -> Comparison:
     """Compares all finished runs at and below some paths.
 
     Args:
-        paths: directories of runs, variants or studies.
+        paths: directories of runs, variants or studies; one or several.
         base: the variant that the others are compared with; None: from the study's plan, or the one
             called `base`, or the first.
-        metric: key of a run's metrics; None: from the plan, or `loss`.
-        higher_is_better: of the metric; None: from the plan, or inferred from its name.
+        metric: key of a run's metrics, or a number that is taken from its curves
+            (`attnkit.ablation.metrics`); None: from the plan, or `loss`. Of several, the first is
+            that of the result, and the others are in its `others`; all verdicts are corrected
+            together.
+        higher_is_better: of the metrics; None: from the plan, or inferred from their names.
 
     Raises:
         RunDirectoryError: if a path is not a folder, no finished run is there, two runs have the
             same name, a plan cannot be read, or base or metric are unknown.
     """
-    return compare_grouped(
-        group_runs(paths), base=base, metric=metric, higher_is_better=higher_is_better
-    )
+    single = isinstance(paths, str | Path)
+    found = group_runs([Path(paths)] if single else [Path(path) for path in paths])
+    return compare_grouped(found, base=base, metric=metric, higher_is_better=higher_is_better)
 
 
 def compare_grouped(
     found: GroupedRuns,
     *,
     base: str | None = None,
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
     higher_is_better: bool | None = None,
 ) -> Comparison:
     """Compares runs that have been read; see `compare_runs`. Does not change `found`.
@@ -56,18 +60,29 @@ def compare_grouped(
     Raises:
         RunDirectoryError: if base or metric are unknown, or no run has the metric.
     """
+    metrics = [metric] if metric is None or isinstance(metric, str) else [*metric] or [None]
+    if repeated := [name for i, name in enumerate(metrics) if name in metrics[:i]]:
+        raise RunDirectoryError(f"--metric {repeated[0]} is given twice")
+    first, *others = _judged([_compared(found, base, name, higher_is_better) for name in metrics])
+    return replace(first, others=tuple(others))
+
+
+def _compared(
+    found: GroupedRuns, base: str | None, metric: str | None, higher_is_better: bool | None
+) -> Comparison:
+    """Compares by one metric, without verdicts."""
     runs = {label: dict(seeds) for label, seeds in found.runs.items()}
     found = replace(found, runs=runs, left_out=list(found.left_out))
     metric, lower_is_better = _metric(found, metric, higher_is_better)
+    unreached = _take_from_curves(metric, found, higher_is_better)
     _leave_out_without(metric, found)
     base = _base(found, base)
-    rows = _rows(found, base, metric, lower_is_better)
     return Comparison(
-        title=", ".join(sorted({run.name.study for row in rows for run in row.runs})),
+        title=", ".join(sorted({run.name.study for run in found.all()})),
         metric=metric,
         lower_is_better=lower_is_better,
         base=base,
-        rows=rows,
+        rows=_rows(found, base, metric, unreached),
         left_out=found.left_out,
     )
 
@@ -84,6 +99,9 @@ def _metric(
                 f"the studies have different metrics ({', '.join(named)}); choose one with --metric"
             )
         metric = next(iter(named))
+    taken = read_metric(metric, higher_is_better)
+    if taken is not None:
+        return metric, taken.number_is_better_lower
     if higher_is_better is not None:
         return metric, not higher_is_better
     for plan in plans:
@@ -134,22 +152,75 @@ def _base(found: GroupedRuns, base: str | None) -> str:
     return base
 
 
-def _rows(found: GroupedRuns, base: str, metric: str, lower_is_better: bool) -> list[Row]:
-    """Returns one row per variant; all verdicts are corrected together."""
+def _rows(found: GroupedRuns, base: str, metric: str, unreached: Mapping[str, int]) -> list[Row]:
+    """Returns one row per variant, without verdicts.
+
+    Args:
+        found: the runs with the metric.
+        base: label of the base.
+        metric: the metric.
+        unreached: label -> number of seeds that do not reach what the metric asks for.
+    """
     reference = list(found.runs[base].values())
     rows = [_row(found, label, reference, label == base, metric) for label in found.runs]
+    for i, row in enumerate(rows):
+        if not row.is_base and (unreached.get(row.variant) or unreached.get(base)):
+            # The mean of those that reach it would be too good.
+            rows[i] = replace(row, no_verdict="not reached by all")
+    return rows
+
+
+def _judged(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Adds the verdicts; those of all comparisons are corrected together."""
     judged = [
-        (i, row.difference)
-        for i, row in enumerate(rows)
+        (k, i, row.difference)
+        for k, comparison in enumerate(comparisons)
+        for i, row in enumerate(comparison.rows)
         if row.difference is not None and row.difference.p is not None and row.no_verdict is None
     ]
-    p_values = holm([difference.p or 0.0 for _, difference in judged])
-    for (i, difference), p in zip(judged, p_values, strict=True):
+    p_values = holm([difference.p or 0.0 for *_, difference in judged])
+    rows = [list(comparison.rows) for comparison in comparisons]
+    for (k, i, difference), p in zip(judged, p_values, strict=True):
         verdict = "within noise"
         if p < LEVEL:
-            verdict = "better" if (difference.mean < 0) == lower_is_better else "worse"
-        rows[i] = replace(rows[i], p_holm=p, verdict=verdict)
-    return rows
+            lower = comparisons[k].lower_is_better
+            verdict = "better" if (difference.mean < 0) == lower else "worse"
+        rows[k][i] = replace(rows[k][i], p_holm=p, verdict=verdict)
+    return [
+        replace(comparison, rows=own, num_verdicts=len(judged))
+        for comparison, own in zip(comparisons, rows, strict=True)
+    ]
+
+
+def _take_from_curves(
+    metric: str, found: GroupedRuns, higher_is_better: bool | None
+) -> dict[str, int]:
+    """Adds a metric that is taken from curves to the runs, and leaves out those without it.
+
+    Returns:
+        Label -> number of its seeds that do not reach the value that the metric asks for.
+    """
+    taken = read_metric(metric, higher_is_better)
+    unreached: dict[str, int] = {}
+    if taken is None:
+        return unreached
+    for label, runs in list(found.runs.items()):
+        for seed, run in list(runs.items()):
+            try:
+                value = taken.value(run)
+            except NoValue as reason:
+                found.left_out.append(LeftOut(run.directory, str(reason)))
+                del runs[seed]
+                if isinstance(reason, NotReached):
+                    unreached[label] = unreached.get(label, 0) + 1
+            else:
+                runs[seed] = replace(run, metrics={**run.metrics, metric: value})
+        if not runs:
+            del found.runs[label]
+    if not found.runs:
+        lines = [f"  {run.directory}: {run.reason}" for run in found.left_out]
+        raise RunDirectoryError("\n".join([f"--metric {metric}: no run has it:", *lines]))
+    return unreached
 
 
 def _row(

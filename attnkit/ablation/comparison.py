@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnkit.ablation.estimates import BOOTSTRAP_FROM, LEVEL, Estimate
 from attnkit.ablation.stored_run import LeftOut, StoredRun
+
+if TYPE_CHECKING:
+    from attnkit.ablation.tidy import Frames
 
 FOUND_WITH_FEW = {2: 13, 3: 29, 4: 48, 5: 66}
 """Seeds -> power in per cent of one comparison, for a difference of two standard deviations;
@@ -105,6 +108,8 @@ class Comparison:
         base: the variant that the others are compared with.
         rows: one per variant.
         left_out: runs that were found or planned, but are not in the comparison.
+        others: comparisons of the same runs by further metrics.
+        num_verdicts: number of differences that were judged together, over all metrics.
     """
 
     title: str
@@ -113,11 +118,18 @@ class Comparison:
     base: str
     rows: Sequence[Row]
     left_out: Sequence[LeftOut] = ()
+    others: tuple[Comparison, ...] = ()
+    num_verdicts: int = 0
 
-    @property
-    def num_verdicts(self) -> int:
-        """Number of differences that were judged together."""
-        return sum(row.verdict is not None for row in self.rows)
+    def to_pandas(self) -> Frames:
+        """Returns tidy data frames of the runs, their curves and the variants; needs pandas.
+
+        Raises:
+            UserError: if pandas is not installed.
+        """
+        from attnkit.ablation.tidy import to_pandas
+
+        return to_pandas(self)
 
     @property
     def how(self) -> list[str]:
@@ -164,6 +176,7 @@ class Comparison:
             "base": self.base,
             "level": LEVEL,
             "correction": f"Holm over {self.num_verdicts} comparisons",
+            **({"others": [other.to_dict() for other in self.others]} if self.others else {}),
             "variants": [row.to_dict() for row in self.rows],
             "how": self.how,
             "left_out": [

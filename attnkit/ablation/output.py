@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -14,7 +16,7 @@ from attnkit.ablation.comparison import Comparison
 from attnkit.ablation.tables import Grid, as_json, comma_separated, grid, latex, markdown
 from attnkit.storage.files import atomic_write
 
-STYLES = {"better": "green", "worse": "red", None: "dim"}
+STYLES = {"better": "green", "worse": "red", "within noise": ""}
 
 NATURAL = 10_000
 """Characters per line. Tables are never squeezed: a truncated number is wrong."""
@@ -46,25 +48,31 @@ def print_fitting(whole: Table, parts: Sequence[Table]) -> None:
 def _table(table: Grid, columns: range | list[int]) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     for i in columns:
-        drawn.add_column(table.columns[i], justify="left" if i in (0, 4) else "right", no_wrap=True)
-    for words, verdict in zip(table.rows, table.verdicts, strict=True):
-        style = STYLES.get(verdict, "")
+        drawn.add_column(table.columns[i], justify=_side(table.columns[i]), no_wrap=True)
+    for words in table.rows:
         drawn.add_row(
-            *(Text(words[i], style=style if table.columns[i] == "verdict" else "") for i in columns)
+            *(
+                Text(words[i], STYLES.get(words[i], "dim") if table.columns[i] == "verdict" else "")
+                for i in columns
+            )
         )
     return drawn
+
+
+def _side(column: str) -> Literal["left", "right"]:
+    return "left" if column in ("variant", "verdict") else "right"
 
 
 def _picture(comparison: Comparison) -> bytes:
     from attnkit.ablation.picture import picture  # Pillow and numpy: a table needs neither
 
-    return picture(comparison)
+    return picture(replace(comparison, others=()))
 
 
 def _page(comparison: Comparison) -> str:
     from attnkit.ablation.comparison_page import page
 
-    return page(comparison)
+    return page(replace(comparison, others=()))
 
 
 FORMS: dict[str, Callable[[Comparison], str | bytes]] = {

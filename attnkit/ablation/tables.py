@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +44,18 @@ def grid(comparison: Comparison) -> Grid:
     quality = ["variant", metric, "seeds", "difference to base", "verdict"]
     costs = ["parameters", "FLOPs/token", "tokens/s", "peak memory", "cache B/token"]
     digits = decimals(comparison)
+    rows = [_words(row, digits) for row in comparison.rows]
+    own = len(quality)
+    for other in comparison.others:
+        quality += [visible(other.metric), "difference", "verdict"]
+        found = {row.variant: row for row in other.rows}
+        for row, words in zip(comparison.rows, rows, strict=True):
+            words[own:own] = _by_another_metric(found.get(row.variant), decimals(other))
+        own = len(quality)
     return Grid(
         title=f"{visible(comparison.title)}: {metric}, {better} is better",
         columns=[*quality, *costs],
-        rows=[_words(row, digits) for row in comparison.rows],
+        rows=rows,
         verdicts=[row.verdict for row in comparison.rows],
         num_quality=len(quality),
         notes=notes(comparison),
@@ -69,6 +78,13 @@ def _words(row: Row, digits: int) -> list[str]:
     ]
 
 
+def _by_another_metric(row: Row | None, digits: int) -> list[str]:
+    if row is None:
+        return [NOTHING] * 3
+    difference = estimate(row.difference, digits, signed=True) if row.difference else NOTHING
+    return [estimate(row.value, digits), difference, verdict(row)]
+
+
 def verdict(row: Row) -> str:
     """Returns the verdict, or the reason why there is none."""
     return "base" if row.is_base else row.verdict or row.no_verdict or NOTHING
@@ -87,6 +103,13 @@ def notes(comparison: Comparison) -> list[str]:
         f"left out: {visible(str(run.directory))}: {visible(run.reason)}"
         for run in comparison.left_out
     ]
+    for other in comparison.others:
+        left_out += [
+            f"left out of {visible(other.metric)}: {visible(str(run.directory))}: "
+            f"{visible(run.reason)}"
+            for run in other.left_out
+            if run not in comparison.left_out
+        ]
     return [*remarks, *comparison.how, *left_out]
 
 
@@ -178,15 +201,21 @@ def _tex_word(text: str) -> str:
 
 def comma_separated(comparison: Comparison) -> str:
     """Returns all numbers unrounded, one line per variant; remarks are one column."""
-    variants = comparison.to_dict()["variants"]
+    return csv_of(
+        {"metric": each.metric, "base": each.base, **row.to_dict()}
+        for each in (comparison, *comparison.others)
+        for row in each.rows
+    )
+
+
+def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Returns rows as comma-separated values; all have the keys of the first."""
+    listed = list(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    keys = [key for key in variants[0] if key not in ("directories", "is_base")]
-    writer.writerow(["metric", "base", *keys])
-    for row in variants:
-        writer.writerow(
-            [comparison.metric, comparison.base, *(_csv_word(row[key]) for key in keys)]
-        )
+    keys = [key for key in listed[0] if key not in ("directories", "is_base")] if listed else []
+    writer.writerow(keys)
+    writer.writerows([_csv_word(row[key]) for key in keys] for row in listed)
     return out.getvalue()
 
 

@@ -24,8 +24,13 @@ def compare(
         ),
     ] = None,
     metric: Annotated[
-        str | None,
-        typer.Option(help="A key of result.json's metrics. Default: the study's, or `loss`."),
+        list[str] | None,
+        typer.Option(
+            help="A key of result.json's metrics, a logged curve (loss/train: its last point), or "
+            "a number taken from a curve: area:loss, best:accuracy, steps_to:loss:2.5 (also "
+            "tokens_to, seconds_to, flops_to). May be repeated. Default: the study's, or `loss`.",
+            show_default=False,
+        ),
     ] = None,
     higher_is_better: Annotated[
         bool | None,
@@ -41,6 +46,15 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    to_pandas: Annotated[
+        Path | None,
+        typer.Option(
+            "--to-pandas",
+            metavar="FOLDER",
+            help="A folder for runs.csv, curves.csv and variants.csv, for pandas.read_csv.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -49,14 +63,24 @@ def compare(
     def act() -> None:
         from attnkit.ablation.compare import compare_runs
         from attnkit.ablation.output import FORMS, export, show_comparison
+        from attnkit.ablation.tidy import TABLES, write_tidy
+        from attnkit.errors import DataError
         from attnkit.storage.files import check_outs
 
         outs = out or []
         check_outs(outs, FORMS, overwrite=overwrite)
+        tables = [to_pandas / f"{name}.csv" for name in TABLES] if to_pandas else []
+        if not overwrite and (there := [file for file in tables if file.exists()]):
+            raise DataError(
+                f"--to-pandas: {there[0]} exists; choose another folder, or add --overwrite"
+            )
         comparison = compare_runs(runs, base=base, metric=metric, higher_is_better=higher_is_better)
         show_comparison(comparison)
         export(comparison, outs)
-        for file in outs:
+        if to_pandas:
+            to_pandas.mkdir(parents=True, exist_ok=True)
+            write_tidy(comparison, to_pandas)
+        for file in (*outs, *tables):
             typer.echo(f"wrote {file}", err=True)
 
     guarded(act, debug)

@@ -1,0 +1,110 @@
+"""Tidy tables of a comparison: one of its runs, one of its curves, one of its variants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnkit.ablation.comparison import Comparison
+from attnkit.ablation.tables import csv_of
+from attnkit.errors import UserError
+from attnkit.storage.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = ("runs", "curves", "variants")
+
+_OF_A_RUN = (
+    "status",
+    "steps",
+    "tokens",
+    "seconds",
+    "tokens_per_second",
+    "parameters",
+    "training_flops_per_token",
+    "peak_memory_bytes",
+    "cache_bytes",
+    "device",
+    "precision",
+)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The tables of a comparison as data frames of pandas.
+
+    Attributes:
+        runs: a row per run: study, variant, seed, directory, its metrics, costs and device.
+        curves: a row per point: study, variant, seed, tag, step, value.
+        variants: a row per variant and metric: mean, interval, difference, verdict, costs.
+    """
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    variants: pd.DataFrame
+
+
+def tidy_rows(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+    """Returns `runs`, `curves` and `variants` as lists of rows, without pandas.
+
+    Raises:
+        OSError: if an event file cannot be read.
+    """
+    from attnkit.tensorboard.scalars import read_scalars
+
+    every = (comparison, *comparison.others)
+    stored = {run.directory: run for each in every for row in each.rows for run in row.runs}
+    metrics = list(dict.fromkeys(name for run in stored.values() for name in run.metrics))
+    runs, curves = [], []
+    for directory, run in stored.items():
+        name = {"study": run.name.study, "variant": run.name.variant, "seed": run.name.seed}
+        values = {each.metric: None for each in comparison.others}
+        values |= {metric: run.metrics.get(metric) for metric in metrics}
+        for each in every:  # a metric that was taken from curves is known to its own rows
+            own = {r.directory: r for row in each.rows for r in row.runs}
+            if directory in own:
+                values[each.metric] = own[directory].metrics[each.metric]
+        record = {key: run.record.get(key) for key in _OF_A_RUN}
+        runs.append({**name, "directory": str(directory), **values, **record})
+        for tag, points in read_scalars(directory).items():
+            curves += [
+                {**name, "tag": tag, "step": step, "value": value}
+                for step, value in zip(points.steps.tolist(), points.values.tolist(), strict=True)
+            ]
+    variants = [
+        {"metric": each.metric, "base": each.base, **row.to_dict()}
+        for each in every
+        for row in each.rows
+    ]
+    return {"runs": runs, "curves": curves, "variants": variants}
+
+
+def to_pandas(comparison: Comparison) -> Frames:
+    """Returns the tables as data frames.
+
+    Raises:
+        UserError: if pandas is not installed.
+        OSError: if an event file cannot be read.
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        raise UserError("pandas is not installed; install it: pip install pandas") from None
+    return Frames(**{name: pd.DataFrame(rows) for name, rows in tidy_rows(comparison).items()})
+
+
+def write_tidy(comparison: Comparison, folder: Path) -> list[Path]:
+    """Writes `runs.csv`, `curves.csv` and `variants.csv`, as `pandas.read_csv` reads them.
+
+    Raises:
+        DataError: if a file cannot be written.
+        OSError: if an event file cannot be read.
+    """
+    files = []
+    for name, rows in tidy_rows(comparison).items():
+        files.append(folder / f"{name}.csv")
+        with atomic_write(files[-1]) as file:
+            file.write(csv_of(rows).encode())
+    return files
