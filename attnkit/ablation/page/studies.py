@@ -346,10 +346,14 @@ class Studies:
         return view
 
 
+_NO_CURVES = ("loss/final", "quality/final_", "text_floors/", "final/", "loss/floor_")
+"""What tags of single numbers begin with; the last two are those of earlier versions."""
+
+
 def _shown_tags(logged: Iterable[frozenset[str]]) -> list[str]:
     """Returns the tags that are curves: not single numbers, and not the floors beside them."""
     tags = frozenset().union(*logged)
-    shown = [tag for tag in tags if not tag.startswith(("final/", "loss/floor_"))]
+    shown = [tag for tag in tags if not tag.startswith(_NO_CURVES)]
     return sorted(shown, key=lambda tag: (not tag.startswith("loss/"), tag))
 
 
