@@ -109,14 +109,14 @@ def _change(ours: float, base: float) -> str:
 
 def _data(run: StoredRun) -> dict[str, Any]:
     data = run.environment.get("data")
-    return _without_places(data) if isinstance(data, dict) else {}
+    return without_places(data) if isinstance(data, dict) else {}
 
 
-def _without_places(content: Any) -> Any:
+def without_places(content: Any) -> Any:
     """Returns the data's description without file paths."""
     if isinstance(content, dict):
-        return {key: _without_places(value) for key, value in content.items() if key != "path"}
-    return [_without_places(item) for item in content] if isinstance(content, list) else content
+        return {key: without_places(value) for key, value in content.items() if key != "path"}
+    return [without_places(item) for item in content] if isinstance(content, list) else content
 
 
 def _other_parts(ours: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> list[str]:

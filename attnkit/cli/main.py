@@ -17,6 +17,7 @@ from attnkit.cli import attention  # noqa: F401
 from attnkit.cli import new  # noqa: F401
 from attnkit.cli import check  # noqa: F401
 from attnkit.cli import compare  # noqa: F401
+from attnkit.cli import publish  # noqa: F401
 from attnkit.cli import export  # noqa: F401
 from attnkit.cli import dashboard  # noqa: F401
 

@@ -106,11 +106,13 @@ def test_the_surface_is_what_was_agreed_on():
             "--metric",
             "--out",
             "--overwrite",
+            "--to-pandas",
             "runs",
         ],
         "export": ["--best", "--debug", "--overwrite", "--trust-plugins", "file", "run"],
         "resume": ["--allow-changes", "--debug", "--trust-plugins", "overrides", "run"],
         "list": ["--debug", "--recipes", "kind"],
+        "publish": ["--base", "--debug", "--metric", "--overwrite", "folder", "study"],
         "recipes": ["--debug", "--to", "name"],
         "show": ["--debug", "--measure", "--plugin", "--tokens", "overrides", "what"],
         "generate": [
