@@ -72,17 +72,25 @@ def _arithmetic(case: Case, length: int) -> tuple[int, int]:
     """Products of one sequence, and these with everything else; of a state the fewer of the two
     ways, and the more.
     """
-    sized = case.resized(B=1, T=length)
-    ways = [lambda: sized.run()]
-    if issubclass(case.mechanism, Recurrent):
-        ways.append(lambda: decoded(sized, [1] * length))
-    products, all_of_it = [], []
-    for way in ways:
-        with FlopCounterMode(display=False) as counter, _AllArithmetic() as more, _math():
-            way()
-        products.append(counter.get_total_flops())
-        all_of_it.append(counter.get_total_flops() + more.total)
+    ways = [_counted(case.resized(B=1, T=length))]
+    if issubclass(case.mechanism, Recurrent):  # each token but the first costs the same
+        (one, all_of_one), (two, all_of_two) = (
+            _counted(case.resized(B=1, T=count), decoding=True) for count in (1, 2)
+        )
+        later = length - 1
+        ways.append((one + later * (two - one), all_of_one + later * (all_of_two - all_of_one)))
+    products, all_of_it = zip(*ways, strict=True)
     return min(products), max(all_of_it)
+
+
+def _counted(case: Case, decoding: bool = False) -> tuple[int, int]:
+    """Products, and these with everything else, of a pass or of decoding token by token."""
+    with FlopCounterMode(display=False) as counter, _AllArithmetic() as more, _math():
+        if decoding:
+            decoded(case, [1] * case.T)
+        else:
+            case.run()
+    return counter.get_total_flops(), counter.get_total_flops() + more.total
 
 
 def _math() -> AbstractContextManager[object]:

@@ -389,9 +389,7 @@ def an_accepted_position_has_an_effect(case: Case) -> None:
         placed = case.attention.place(q, k, seen)
         expanded, _ = attention.expand(placed[1], v)
         maps.append(attention.map(placed[0], expanded, case.mask, carried))
-    what = (
-        f"the map, when all tokens stand {MOVED} places later: are queries and keys both rotated?"
-    )
+    what = f"the map when all tokens stand {MOVED} places later (rotary turns queries and keys)"
     demand_close(maps[1], maps[0], what, atol=1e-4)
 
 
