@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
@@ -15,6 +16,12 @@ from attnkit.data.tokenizer_base import Encoding, Tokenizer, decode_runs
 
 LARGEST_VOCABULARY = 1 << 24
 """Largest vocabulary; the library allocates memory for the requested size."""
+
+PART_CHARACTERS = 1 << 14
+"""Characters of a text that the library gets at a time, at least. It reads 256 texts ahead: large
+ones take memory, and progress stands still until they are done."""
+
+_WORD_END = re.compile(r"(?<=\S)\s")
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -33,7 +40,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def train(self, texts: Iterable[str]) -> None:
         """Trains the vocabulary; the result does not depend on the number of threads."""
-        self._engine = self._train_engine(iter(texts))
+        self._engine = self._train_engine(_small_parts(texts))
 
     def encode(self, text: str) -> Encoding:
         encoded = self._trained.encode(text)
@@ -62,6 +69,16 @@ class HuggingFaceTokenizer(Tokenizer):
         self.require_vocabulary()
         assert self._engine is not None
         return self._engine
+
+
+def _small_parts(texts: Iterable[str]) -> Iterator[str]:
+    """Splits texts between words, before white space, where every tokenizer here splits anyway."""
+    for text in texts:
+        start = 0
+        while found := _WORD_END.search(text, start + PART_CHARACTERS):
+            yield text[start : found.start()]
+            start = found.start()
+        yield text[start:]
 
 
 def _byte_symbols() -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attnkit.data import huggingface_tokenizer
 from attnkit.data.tokenizer_base import END, UNKNOWN
 from attnkit.data.tokenizers import (
     BpeTokenizer,
@@ -154,6 +155,25 @@ def test_bpe_learns_no_more_than_it_was_asked_to() -> None:
     assert len(tokenizer.encode("abab").ids) < 4
     with pytest.raises(IndexError, match="no token has the id 999"):
         tokenizer.token_text(999)
+
+
+@pytest.mark.parametrize("name", ["bpe", "word"])
+def test_a_large_text_is_handed_over_in_small_parts_and_gives_the_same_vocabulary(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library reads 256 texts ahead, so that large ones stop the progress bar for minutes."""
+    text = " ".join(TEXTS * 20) + "\n\n  two spaces,it's 12 a\tb  \r\n" * 20
+    whole: Tokenizer = TOKENIZERS.build(name)
+    whole.train([text])
+    monkeypatch.setattr(huggingface_tokenizer, "PART_CHARACTERS", 10)
+    parts: list[str] = []
+    small = TOKENIZERS.build(name)
+    train = small._train_engine
+    small._train_engine = lambda texts: train(parts.append(part) or part for part in texts)
+    small.train([text])
+    assert "".join(parts) == text
+    assert max(map(len, parts)) < 60
+    assert small.fingerprint() == whole.fingerprint()
 
 
 @pytest.mark.parametrize("word", ["a" * 3000, " " * 3000, "-_" * 1500, "한국어" * 1000])
