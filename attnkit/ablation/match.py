@@ -165,7 +165,7 @@ def nearest_size(cost: Callable[[int], float | None], target: float) -> tuple[in
 
 
 def _nearest(plan: Plan, variant: str, free: str, target: float, found: tuple[int, float]) -> str:
-    words = {"parameters": "parameters", "flops": "training FLOPs a token", "cache_bytes": "bytes"}
+    words = {"parameters": "parameters", "flops": "FLOPs per token", "cache_bytes": "bytes"}
     size, cost = found
     return (
         f"no {free} gives the variant `{variant}` the {target:,.0f} {words[plan.options.match]} of "

@@ -37,7 +37,7 @@ class TrainingCurves(L.Callback):
         every_n_steps: optimizer steps between points.
 
     Attributes:
-        loss: of the last point, nats a token; None before the first.
+        loss: of the last point, nats per token; None before the first.
     """
 
     def __init__(self, every_n_steps: int) -> None:

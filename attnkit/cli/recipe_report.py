@@ -47,30 +47,25 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     _show_layers(model)
     flops = flops_per_token(model)
     length = model.max_seq_len
-    shown = ", ".join(f"{size:,}" for size in sizes)
-    console.print(f"vocabulary              {shown} ({from_where})")
-    console.print(f"training FLOPs a token  {flops.training:,.0f}")
+    _line("vocabulary", f"{', '.join(f'{size:,}' for size in sizes)} ({from_where})")
+    _line("training FLOPs per token", f"{flops.training:,.0f}")
     for name in ("projections", "mixing", "mlp", "head"):
-        console.print(f"  {name:<22}{3 * getattr(flops, name):,.0f}")
+        _line(f"  {name}", f"{3 * getattr(flops, name):,.0f}")
     trainer = recipe.trainer
     batch = task.tokens_per_batch(recipe, length)
     total_flops = flops.training * trainer.max_steps * batch * trainer.accumulate
-    console.print(f"training FLOPs in all   {total_flops:.3g} ({trainer.max_steps:,} steps)")
-    rounded = trainer.precision == "tf32"
-    console.print(
-        f"float32 products        {'rounded to TF32 on a GPU' if rounded else 'exact, no TF32'} "
-        f"(trainer.precision {trainer.precision})"
-    )
-    per_token = cache_bytes(model, length, torch.float32) - cache_bytes(
-        model, length - 1, torch.float32
-    )
-    console.print(
-        f"cache a token           {per_token:,} bytes in float32, {per_token // 2:,} in bfloat16"
-    )
-    console.print(
-        f"  at {length:,} tokens".ljust(24) + f"{cache_bytes(model, length, torch.float32):,} and "
-        f"{cache_bytes(model, length, torch.bfloat16):,} bytes"
-    )
+    _line("training FLOPs in all", f"{total_flops:.3g} ({trainer.max_steps:,} steps)")
+    products = "rounded to TF32 on a GPU" if trainer.precision == "tf32" else "exact, no TF32"
+    _line("float32 products", f"{products} (trainer.precision {trainer.precision})")
+    whole = cache_bytes(model, length, torch.float32)
+    per_token = whole - cache_bytes(model, length - 1, torch.float32)
+    _line("cache per token", f"{per_token:,} bytes in float32, {per_token // 2:,} in bfloat16")
+    half = cache_bytes(model, length, torch.bfloat16)
+    _line(f"  at {length:,} tokens", f"{whole:,} and {half:,} bytes")
+
+
+def _line(label: str, text: str) -> None:
+    console.print(f"{label:<26}{text}")
 
 
 def _show_layers(model: Any) -> None:
@@ -119,5 +114,6 @@ def _show_layers(model: Any) -> None:
         table.add_row(places, *(Text(words[i]) for i in differing), *costs_of_it)
     console.print(table)
     same = [f"{kinds[i]} {groups[0][1][i]}" for i in range(len(kinds)) if i not in differing]
-    console.print(f"all layers              {', '.join(same)}" if same else "")
-    console.print(f"cache                   bytes of one layer, in float32, at {length:,} tokens")
+    if same:
+        _line("all layers", ", ".join(same))
+    _line("cache", f"bytes of one layer, in float32, at {length:,} tokens")

@@ -1,4 +1,4 @@
-"""What a model costs: parameters by part, floating-point operations and cache bytes a token.
+"""What a model costs: parameters by part, floating-point operations and cache bytes per token.
 Counted, not measured.
 
 FLOPs are analytic, since torch's counter sees none inside fused attention on a CPU
@@ -166,7 +166,7 @@ def _kept(stack: Stack, layer: int, num_tokens: int) -> int:
 
 
 def flops_per_token(model: Any, num_tokens: int | None = None) -> Flops:
-    """Analytic FLOPs a token for sequences of `num_tokens` tokens (default: the model's
+    """Analytic FLOPs per token for sequences of `num_tokens` tokens (default: the model's
     `max_seq_len`); of an encoder-decoder, for one source and one target token; of a model without a
     `Stack`, two for each of its weights.
     """
@@ -191,8 +191,8 @@ def cache_bytes(model: Any, num_tokens: int, dtype: torch.dtype) -> int:
 
 
 def costs(model: Any) -> dict[str, Any]:
-    """All of it, for the record of a run: parameters, training FLOPs a token, cache bytes of a full
-    context.
+    """Returns the costs for the record of a run: parameters, training FLOPs per token, cache bytes
+    of a full context.
     """
     parts = parameter_counts(model)
     return {

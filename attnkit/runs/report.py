@@ -28,7 +28,7 @@ def show_result(result: Result) -> None:
     table.add_row("training time", f"{record['seconds']:.0f} s")
     if compiling := record.get("compile_seconds"):
         table.add_row("  of it compiling", f"{compiling:.0f} s")
-    table.add_row("tokens a second", f"{record['tokens_per_second']:,.0f}")
+    table.add_row("tokens per second", f"{record['tokens_per_second']:,.0f}")
     table.add_row("precision, device", f"{record['precision']}, {record['device']}")
     console.print(table)
     for remark in definition.remarks(record):
@@ -42,7 +42,7 @@ def show_result(result: Result) -> None:
     shown = result.directory.parents[1] if len(result.directory.parts) > 2 else root
     commands = definition.next_commands(result.directory, result.example)
     if event_files(result.directory):
-        commands = {"look at it": f"tensorboard --logdir {shlex.quote(str(shown))}", **commands}
+        commands = {"view": f"tensorboard --logdir {shlex.quote(str(shown))}", **commands}
     console.print(f"\nrun          {result.directory}", markup=False)
     for purpose, command in commands.items():
         console.print(f"{purpose:<12} {command}", markup=False)

@@ -259,7 +259,7 @@ class TaskDefinition(ABC):
             example: from `Task.example`.
         """
         command = f"attnkit attention {shlex.quote(str(directory))}"
-        return {"its maps": f"{command} --text {shlex.quote(example)}"} if example else {}
+        return {"show maps": f"{command} --text {shlex.quote(example)}"} if example else {}
 
 
 def loaded(named: type | str) -> Any:

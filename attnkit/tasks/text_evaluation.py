@@ -66,7 +66,7 @@ def counted(count: int, label: str) -> Iterator[int]:
 
 _COLUMNS: dict[str, tuple[str, Callable[[float], Any]]] = {
     "loss": ("loss, nats", "{:.4f}".format),
-    "bits_per_byte": ("bits a byte", "{:.4f}".format),
+    "bits_per_byte": ("bits per byte", "{:.4f}".format),
     "perplexity": ("perplexity", "{:.3f}".format),
     "accuracy": ("accuracy", "{:.2%}".format),
     "exact_match": ("whole sequences right", "{:.2%}".format),
@@ -99,7 +99,7 @@ def shown(found: Measured, trained_on: int) -> Iterator[Table | str]:
     if found.unknown_share:
         yield (
             f"{found.unknown_share:.2%} of the tokens are {UNKNOWN}: one guess each, whatever they "
-            "stand for; bits a byte include their spelling."
+            "stand for; bits per byte include their spelling."
         )
     if not found.is_honest:
         yield (

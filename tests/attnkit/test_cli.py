@@ -238,7 +238,7 @@ def test_a_recipe_is_shown_by_its_name():
     assert call("show", "quickstart").stdout == call("show", QUICKSTART).stdout
     shown = call("show", "parity").stdout  # a task, and a recipe of it
     assert shown.endswith("a recipe has this name too: attnkit show synthetic/parity\n")
-    assert "training FLOPs a token" in call("show", "synthetic/parity").stdout
+    assert "training FLOPs per token" in call("show", "synthetic/parity").stdout
 
 
 def test_without_a_command_the_help_is_shown():
@@ -680,5 +680,5 @@ def test_a_run_goes_on_from_any_folder(tmp_path, text_file, monkeypatch):
     assert ended.exit_code == 0, ended.output
     assert json.loads(Path("seed0/result.json").read_text())["steps"] == 2
     assert load_recipe("seed0/recipe.yaml").data.options["files"] == tmp_path / text
-    look = next(line for line in ended.stdout.splitlines() if line.startswith("look at it"))
+    look = next(line for line in ended.stdout.splitlines() if line.startswith("view "))
     assert shlex.split(look)[-1] == str(tmp_path / "runs/small")

@@ -173,10 +173,10 @@ def test_the_parameters_of_a_recipe_are_those_of_its_model(read, numbers):
     assert numbers(shown, "all") == [sum(p.numel() for p in model.parameters())]
     assert numbers(shown, "query + key + value + output")[0] == 4 * 4 * 64 * 64
     assert numbers(shown, "vocabulary")[0] == 257
-    assert numbers(shown, "cache a token")[:2] == [4 * 2 * 64 * 4, 4 * 2 * 64 * 2]
+    assert numbers(shown, "cache per token")[:2] == [4 * 2 * 64 * 4, 4 * 2 * 64 * 2]
     parts = ("projections", "mixing", "mlp", "head")
-    lines = shown[shown.index("training FLOPs a token") :]
-    assert sum(numbers(lines, part)[0] for part in parts) == numbers(lines, "training FLOPs a")[0]
+    lines = shown[shown.index("training FLOPs per token") :]
+    assert sum(numbers(lines, part)[0] for part in parts) == numbers(lines, "training FLOPs per")[0]
 
 
 def test_a_pattern_is_shown_layer_by_layer(read):
@@ -190,7 +190,7 @@ def test_a_pattern_is_shown_layer_by_layer(read):
         ["3-4", "sliding_window", "(16)", "rotary", "196,864", "1,201,344", "16,384"],
         ["5", "causal", "none", "196,864", "1,229,568", "65,536"],
     ]
-    assert "all layers              attention multi_head, MLP gelu, wiring pre_norm" in shown
+    assert "all layers                attention multi_head, MLP gelu, wiring pre_norm" in shown
     assert max(map(len, shown.splitlines())) <= 80
     name_report.show("quickstart", [], [])
     assert "pre_norm" not in read()
@@ -227,7 +227,7 @@ def test_a_recipe_tells_whether_products_are_rounded_to_tf32(read, precision, sa
 
 def test_a_model_without_attention_has_no_cache(read):
     recipe_report.show_recipe(QUICKSTART, ["model.num_layers=0"])
-    assert "cache a token           0 bytes" in read()
+    assert "cache per token           0 bytes" in read()
 
 
 def test_a_recipe_with_faults_is_not_shown(read):

@@ -99,15 +99,15 @@ class LanguageModeling(TaskDefinition):
         metrics = record["metrics"]
         honest = record["loss_is_language_modeling"]
         yield Row(
-            "loss, nats a token" if honest else "loss (sees the future)", f"{metrics['loss']:.4f}"
+            "loss, nats per token" if honest else "loss (sees the future)", f"{metrics['loss']:.4f}"
         )
         if (bits := metrics.get("bits_per_byte")) is not None:  # tokens alone have no bytes
-            yield Row("bits a byte", f"{bits:.4f}")
+            yield Row("bits per byte", f"{bits:.4f}")
         yield Row("perplexity", f"{metrics['perplexity']:.3f}")
         yield from unknown_row(record)
         for order, floor in record["ngram_floors"].items():
             is_above = metrics["loss"] >= floor
-            yield Row(f"{order}-gram floor, nats a token", f"{floor:.4f}", is_dim=is_above)
+            yield Row(f"{order}-gram floor, nats per token", f"{floor:.4f}", is_dim=is_above)
 
     def remarks(self, record: Mapping[str, Any]) -> Iterable[str]:
         """States that the loss is not a language-modeling loss, if so."""
@@ -122,7 +122,7 @@ class LanguageModeling(TaskDefinition):
     def next_commands(self, directory: Path, example: str) -> dict[str, str]:
         """Generation."""
         command = f"attnkit generate {shlex.quote(str(directory))}"
-        return {"let it talk": f"{command} --prompt {shlex.quote(example)}"}
+        return {"generate": f"{command} --prompt {shlex.quote(example)}"}
 
 
 def size_of_vocabulary(tokenizer: Spec) -> tuple[int, str]:

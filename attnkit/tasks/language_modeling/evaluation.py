@@ -92,7 +92,7 @@ def _store(run: TrainedLanguageModel, name: str) -> TokenStore:
 def _loss(
     run: TrainedLanguageModel, store: TokenStore, length: int, scored: list[int] | None
 ) -> float:
-    """Mean loss in nats a token, of the predictions that are `scored`."""
+    """Mean loss in nats per token, of the predictions that are `scored`."""
     device = default_device()
     model = run.model.to(device)
     batches = ValBatches(

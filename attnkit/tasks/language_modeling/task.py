@@ -116,7 +116,7 @@ class LanguageModelingTask(Task):
         return {"loss": self.cross_entropy(batch)}
 
     def cross_entropy(self, batch: LanguageBatch) -> Tensor:
-        """Returns the mean cross-entropy of the scored predictions, in nats a token: ()."""
+        """Returns the mean cross-entropy of the scored predictions, in nats per token: ()."""
         tokens, targets, documents = batch
         if self._unscored is not None:
             targets = targets.masked_fill(self._unscored, IGNORED)
@@ -127,8 +127,8 @@ class LanguageModelingTask(Task):
         return self.run_model(tokens, documents, targets=targets)
 
     def metrics(self) -> dict[str, float]:
-        """Returns the loss in nats a token, in bits a byte (comparable across tokenizers) and as
-        perplexity.
+        """Returns the loss in nats per token, in bits per byte (comparable across tokenizers), and
+        the perplexity.
         """
         loss = self.means()["loss"]
         bits = self.data.val_store.bits_per_byte(loss)

@@ -67,7 +67,7 @@ class TrainedLanguageModel(TextRun):
     def evaluate(
         self, data: Sequence[str] = (), *, length: Sequence[int] = (), **options: Any
     ) -> Iterator[Any]:
-        """Yields tables of loss, bits a byte and perplexity.
+        """Yields tables of loss, bits per byte and perplexity.
 
         Args:
             data: splits of the run's data, or files of text; empty: the validation split.

@@ -76,7 +76,7 @@ class MaskedLanguageModeling(LanguageModeling):
         """How well gaps are filled."""
         metrics = record["metrics"]
         yield Row("accuracy of missing tokens", f"{metrics['accuracy']:.2%}")
-        yield Row("loss, nats a missing token", f"{metrics['loss']:.4f}")
+        yield Row("loss, nats per missing token", f"{metrics['loss']:.4f}")
         if "pseudo_perplexity" in metrics:
             yield Row("pseudo-perplexity", f"{metrics['pseudo_perplexity']:.3f}")
         yield from unknown_row(record)

@@ -130,7 +130,7 @@ class Translation(TaskDefinition):
     def rows(self, record: Mapping[str, Any]) -> Iterable[Row]:
         """The validation loss, then the scores of each test set."""
         metrics = record["metrics"]
-        yield Row("loss, nats a token", f"{metrics['loss']:.4f}")
+        yield Row("loss, nats per token", f"{metrics['loss']:.4f}")
         yield Row("perplexity", f"{metrics['perplexity']:.3f}")
         yield from unknown_row(record)
         yield Row("token accuracy", f"{metrics['token_accuracy']:.1%}")

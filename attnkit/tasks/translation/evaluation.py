@@ -53,7 +53,7 @@ class Evaluation:
     Attributes:
         name: of the test set.
         count: its sentences.
-        loss: nats a target token of the references.
+        loss: nats per target token of the references.
         scores: BLEU, chrF, exact match.
         moses: BLEU over lowercased, Moses-tokenised text and its signature, if it was asked for.
         alignments: place -> score against gold, empty where there is none.
@@ -216,7 +216,7 @@ def shown(found: Evaluation) -> Iterator[Any]:
     signatures.append(("chrF", found.scores.signatures["chrf"]))
     table.add_row("chrF", f"{found.scores.chrf:.2f}", "")
     table.add_row("exact match", f"{found.scores.exact_match:.1f} %", "")
-    table.add_row("loss", f"{found.loss:.4f}", "nats a target token, teacher-forced")
+    table.add_row("loss", f"{found.loss:.4f}", "nats per target token, teacher-forced")
     yield table
     for name, signature in signatures:
         yield Text(f"{name}: {signature}")

@@ -94,7 +94,7 @@ class TranslationTask(Task):
         return [WeightHistory(self.average_last, self.validate_every)] if self.average_last else []
 
     def losses(self, batch: TranslationBatch) -> dict[str, Tensor]:
-        """Mean cross-entropy of the real targets, in nats a token, with label smoothing."""
+        """Mean cross-entropy of the real targets, in nats per token, with label smoothing."""
         source, keep = batch.source, batch.source_keep
         if self.replays:  # one size for a bucket: each size is captured
             missing = -source.shape[1] % SOURCE_STEP

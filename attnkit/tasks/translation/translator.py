@@ -257,7 +257,7 @@ class Translator(TrainedRun):
 
     @torch.no_grad()
     def loss(self, store: PairStore) -> float:
-        """Mean cross-entropy of the references, in nats a target token."""
+        """Mean cross-entropy of the references, in nats per target token."""
         total, count = 0.0, 0
         tokens = max(self.recipe.trainer.batch_tokens, self.model.max_seq_len)
         batches = PairValBatches(store, batch_tokens=tokens, max_tokens=None)

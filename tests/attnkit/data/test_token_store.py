@@ -169,7 +169,7 @@ def test_a_large_store_is_looked_at_here_and_there(monkeypatch: pytest.MonkeyPat
 
 
 def test_unknown_words_are_charged_for_their_spelling() -> None:
-    """The fewer words a vocabulary knows, the more bits a byte takes, though a loss of zero."""
+    """The fewer words a vocabulary knows, the more bits per byte takes, though a loss of zero."""
     source = Documents("the cat sees the dog", "the fox likes the cat")
     found = []
     for size in (3, 4, 20):

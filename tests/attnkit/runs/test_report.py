@@ -11,7 +11,7 @@ from attnkit.runs import report
 def test_an_honest_result(read, numbers, small_run):
     report.show_result(small_run)
     shown = read()
-    assert numbers(shown, "loss, nats a token") == [round(small_run.metrics["loss"], 4)]
+    assert numbers(shown, "loss, nats per token") == [round(small_run.metrics["loss"], 4)]
     assert numbers(shown, "parameters") == [small_run.record["parameters"]]
     assert numbers(shown, "steps") == [6]
     assert "not a language-modeling loss" not in shown
@@ -26,7 +26,7 @@ def test_a_result_that_saw_the_future(read, small_run):
     report.show_result(dataclasses.replace(small_run, record=record))
     shown = read()
     assert "loss (sees the future)" in shown
-    assert "loss, nats a token" not in shown
+    assert "loss, nats per token" not in shown
     assert "This is not a language-modeling loss" in shown
     assert "0.12 standard deviations" in shown
 
@@ -63,4 +63,4 @@ def test_brackets_are_letters_like_others(read, small_run, tmp_path, monkeypatch
 def test_a_path_may_be_short(read, small_run, directory, monkeypatch):
     monkeypatch.setattr("attnkit.runs.report.event_files", lambda directory: [directory])
     report.show_result(dataclasses.replace(small_run, directory=Path(directory)))
-    assert "look at it" in read()
+    assert "tensorboard --logdir" in read()
