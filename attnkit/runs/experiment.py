@@ -49,7 +49,8 @@ from attnkit.storage.plugin_record import keep, made_with
 from attnkit.storage.plugin_trust import remember
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.building import build_data, build_model, build_task, check_size
-from attnkit.training.task import Probe, Task
+from attnkit.training.probe import Probe
+from attnkit.training.task import Task
 
 log = logging.getLogger("attnkit")
 

@@ -28,7 +28,7 @@ from attnkit.recipe import Recipe
 from attnkit.storage.checkpoint_store import CheckpointStore
 from attnkit.storage.lightning_io import StoredCheckpoints
 from attnkit.training.fully_sharded import FullySharded
-from attnkit.training.task import Probe
+from attnkit.training.probe import Probe
 
 log = logging.getLogger("attnkit")
 

@@ -1,23 +1,19 @@
-"""The base class of all tasks: sums losses, steps the optimizer, sets the learning rate, names and
-logs metrics, and seeds each batch so that a resumed run repeats it.
+"""The base class of all tasks: sums losses, names and logs metrics, and seeds each batch so that a
+resumed run repeats it.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
@@ -26,41 +22,15 @@ from attnkit.attention.kernels import outside
 from attnkit.attention.stream import Stream
 from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
 from attnkit.listeners.listener import Listener
-from attnkit.models.sharding import shard, whole, whole_copy
-from attnkit.training.bad_steps import BadSteps, can_leave_out, on_any_process
+from attnkit.models.sharding import shard, whole_copy
 from attnkit.training.compiled import CompileClock, Compiled
-from attnkit.training.muon import StackedMuon
+from attnkit.training.optimizer_steps import OptimizerSteps
 from attnkit.training.optimizers import OptimizerRecipe
+from attnkit.training.probe import Probe as Probe
 from attnkit.training.schedules import Schedule
 
-_CLIP_MARGIN = 1e-6
-"""torch adds this to the norm that it divides by, so that it shrinks gradients of norm `limit`."""
 
-
-@dataclass(frozen=True)
-class Probe:
-    """An example whose attention is logged repeatedly during training.
-
-    Attributes:
-        name: letters, digits, `.`, `_` and `-`.
-        inputs: arguments of the module, each with a batch axis of 1.
-        query_tokens: labels of the queries.
-        key_tokens: labels of the keys.
-        text: the example as text, to be shown.
-        note: a remark for the viewer.
-        site_tokens: site -> labels of its queries and keys, where they differ; see `AttentionMaps`.
-    """
-
-    name: str
-    inputs: tuple[Tensor, ...]
-    query_tokens: Sequence[str]
-    key_tokens: Sequence[str]
-    text: str
-    note: str = ""
-    site_tokens: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None
-
-
-class Task(L.LightningModule, ABC):
+class Task(OptimizerSteps, ABC):
     """A model with its losses and its optimizer.
 
     A subclass overrides `losses`. Everything else has a default: `measure` and `metrics` for
@@ -70,11 +40,6 @@ class Task(L.LightningModule, ABC):
     A step minimises the sum of the losses, each a mean over its targets. Where a step has several
     batches, of this process or of others, each is weighted by its number of targets,
     `num_targets`.
-
-    A step whose loss or gradient is not finite ends training before the weights change; or it is
-    skipped, up to `bad_steps.max_skipped` times: weights and optimizer state stay the same, and the
-    next step takes the next batches. On a GPU training ends when the host next reads a number;
-    until then the weights do not change.
 
     Args:
         model: the network.
@@ -97,9 +62,6 @@ class Task(L.LightningModule, ABC):
         equal_batches: all batches have the same number of targets, so that none is weighted.
         batch_weight: weight of the current batch in its step; 1 if all have the same.
         loss_names: names of the losses that have a curve each; empty if there is only one loss.
-        bad_steps: which steps were skipped, and how many may be.
-        is_skipped: True if the last step was skipped; a tensor if only the device knows.
-        group_options: options of the optimizer by parameter group, as in the recipe.
         replays: steps are replayed as CUDA graphs.
         batch_shape: shape of the first tensor of the current batch, for error messages.
     """
@@ -124,29 +86,25 @@ class Task(L.LightningModule, ABC):
         cuda_graphs: bool = True,
         dynamic_shapes: bool = False,
     ) -> None:
-        super().__init__()
-        self.compile_model = compile_model
+        super().__init__(
+            optimizer,
+            schedule,
+            max_steps=max_steps,
+            gradient_clip=gradient_clip,
+            compile_model=compile_model,
+        )
         self.cuda_graphs = cuda_graphs
         self.compile_clock = CompileClock()
         self.dynamic_shapes = dynamic_shapes
         self._take(model)
         self.data = data
         self.definition = definition
-        self.optimizer_recipe = optimizer
-        self.schedule = schedule
-        self.max_steps = max_steps
         self.accumulate = accumulate
         self.num_workers = num_workers
         self.seed = seed
-        self.gradient_clip = gradient_clip
         self._plain: list[nn.Module] = []  # outside the module tree; while the model is sharded
-        self.gradient_norm: Tensor | None = None
-        self.bad_steps = BadSteps()
-        self.is_skipped: bool | Tensor = False
         self.batch_shape: tuple[int, ...] = ()
-        self._step_loss: Tensor | None = None
         self.replays = False
-        self.group_options: list[dict[str, Any]] = []
         self.is_final = False
         self.loss_names: tuple[str, ...] = ()
         self._means: dict[str, MeanMetric] = {}
@@ -434,28 +392,9 @@ class Task(L.LightningModule, ABC):
         """
         return ""
 
-    def configure_optimizers(self) -> Optimizer:
-        """One optimizer; the learning rate is set before each step by `on_train_batch_start`."""
-        optimizer = self.optimizer_recipe.build(self.model)
-        for part in getattr(optimizer, "parts", [optimizer]):
-            if isinstance(part, StackedMuon):
-                part.compiled = self.compile_model
-        for group in optimizer.param_groups:
-            group["highest_lr"] = group["lr"]
-        self.group_options = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
-        ]
-        return optimizer
-
     def on_train_start(self) -> None:
-        """Sets the optimizer's options to those of the recipe; a checkpoint brought back its own,
-        which may be others if the recipe was changed.
-        """
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
-            group.update(options)
+        """Sets the optimizer's options, and decides whether steps are replayed."""
+        super().on_train_start()
         run = self._run[0]
         self.replays = isinstance(run, Compiled) and self.why_no_cuda_graphs() is None
         if isinstance(run, Compiled) and self.replays:
@@ -481,14 +420,6 @@ class Task(L.LightningModule, ABC):
         if self.replays:
             self.zero_grad(set_to_none=True)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the count of skipped steps."""
-        checkpoint["num_skipped"] = self.bad_steps.num_skipped
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back."""
-        self.bad_steps.num_skipped = checkpoint["num_skipped"]
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Sets the learning rate, and seeds dropout from (seed, rank, batch number) so that a
         resumed run repeats it.
@@ -500,62 +431,8 @@ class Task(L.LightningModule, ABC):
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        factor = self.schedule.factor(self.global_step, self.max_steps)
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        for group in optimizer.param_groups:
-            group["lr"] = group["highest_lr"] * factor
+        super().on_train_batch_start(batch, batch_idx)
         self.batch_shape = next((tuple(t.shape) for t in batch if isinstance(t, Tensor)), ())
-
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Keeps the loss, to be looked at once a step."""
-        loss = loss.detach()
-        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips by the norm of all gradients, and keeps that norm; skips what is not finite.
-
-        Lightning's own clipping refuses bfloat16 with a fused optimizer, though bfloat16 needs no
-        gradient scaling; and torch's multiplies all gradients by one where there is nothing to
-        clip.
-
-        Raises:
-            DivergedError: if loss or gradient hold NaN or infinity, and no more may be skipped.
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = whole(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
-        self.gradient_norm = norm
-        watched = [norm] if self._step_loss is None else [norm, self._step_loss]
-        self._step_loss = None
-        numbers = torch.stack([x.float() for x in watched])
-        limit, step = self.gradient_clip, self.global_step + 1
-        if not self.waits_each_step and can_leave_out(optimizer):
-            if limit is not None:
-                nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-            is_bad = on_any_process(~numbers.isfinite().all())
-            self.is_skipped = self.bad_steps.leave_out(step, is_bad, optimizer)
-            return
-        here = numbers.tolist()
-        self.is_skipped = not all(map(math.isfinite, here))
-        if self.bad_steps.max_skipped:
-            self.is_skipped = bool(
-                on_any_process(torch.tensor(self.is_skipped, device=norm.device))
-            )
-        if self.is_skipped:
-            self.bad_steps.skip(step)
-            optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is left alone
-        elif limit is not None and here[0] > limit - _CLIP_MARGIN:
-            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-
-    @property
-    def waits_each_step(self) -> bool:
-        """True where the host reads loss and norm in each step: on a CPU, where that is free."""
-        return self.device.type == "cpu"
 
 
 def total_of(losses: Mapping[str, Tensor]) -> Tensor:

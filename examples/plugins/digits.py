@@ -16,7 +16,7 @@ from attnkit.attention_page.text_maps import TextMaps
 from attnkit.data.task_data import TensorData
 from attnkit.errors import DataError
 from attnkit.registry import Registry
-from attnkit.training.task import Probe
+from attnkit.training.probe import Probe
 
 IMAGES = Registry("set of images", __name__)
 SHOWN = 10

@@ -23,7 +23,8 @@ from attnkit.models.influence import (
     scored_positions,
 )
 from attnkit.models.language_model import LanguageModel
-from attnkit.training.task import Probe, Task
+from attnkit.training.probe import Probe
+from attnkit.training.task import Task
 
 log = logging.getLogger("attnkit")
 

@@ -24,7 +24,8 @@ from attnkit.tasks.masked_language_modeling.masking import (
     pseudo_perplexity,
     text_of,
 )
-from attnkit.training.task import Probe, Task
+from attnkit.training.probe import Probe, answering_probe
+from attnkit.training.task import Task
 
 log = logging.getLogger("attnkit")
 
@@ -132,16 +133,9 @@ class MaskedLanguageModelingTask(Task):
             answers = [IGNORED] * len(ids)
         if not ids:
             raise DataError("logging.probe is empty; write a text, or null for validation text")
-        words = self._words(ids)
-        rows = [
-            word if answer == IGNORED else f"{word}→{self._words([answer])[0]}"
-            for word, answer in zip(words, answers, strict=True)
-        ]
-        tokens = torch.tensor([ids])
-        note = f"a row with `→` is asked for what stands behind it; {MASK} is a gap"
-        inputs = (tokens, torch.zeros_like(tokens))
-        sites = {"self": (rows, words)}
-        return [Probe("probe", inputs, rows, words, "".join(words), note, sites)]
+        text = "".join(self._words(ids))
+        note = f"; {MASK} is a gap"
+        return [answering_probe(ids, answers, self._word, text=text, note=note)]
 
     @torch.no_grad()
     def sample(self, final: bool = False) -> str:
@@ -174,7 +168,10 @@ class MaskedLanguageModelingTask(Task):
         return " ".join([*words[:2], MASK, *words[3:]]) if len(words) > 2 else MASK
 
     def _words(self, ids: list[int]) -> list[str]:
-        return [text_of(self.data.tokenizer, token) for token in ids]
+        return [self._word(token) for token in ids]
+
+    def _word(self, token: int) -> str:
+        return text_of(self.data.tokenizer, token)
 
     def _line(self, ids: list[int], is_asked: list[bool]) -> str:
         """Tokens as one line, those that were asked for in brackets."""

@@ -18,16 +18,14 @@ from attnkit.data.synthetic_batches import (
 from attnkit.data.synthetic_data import SyntheticData
 from attnkit.errors import DataError
 from attnkit.models.language_model import LanguageModel
-from attnkit.training.task import Probe, Task
+from attnkit.training.probe import Probe, answering_probe
+from attnkit.training.task import Task
 
 SAMPLES = 3
 """Validation sequences in a sample."""
 
 LINE = 96
 """Characters per line of a sample."""
-
-ASKS = "→"
-"""Separates a token and the expected answer in the labels of a probe."""
 
 
 class SyntheticTask(Task):
@@ -112,16 +110,7 @@ class SyntheticTask(Task):
                     f"logging.probe has {len(ids)} tokens; it must have from 1 to "
                     f"model.max_seq_len {self.model.max_seq_len}, with spaces between them"
                 )
-        words = [tokenizer.token_text(i) for i in ids]
-        rows = [
-            word if answer == IGNORED else f"{word}{ASKS}{tokenizer.token_text(answer)}"
-            for word, answer in zip(words, asked, strict=True)
-        ]
-        inputs = torch.tensor([ids])
-        note = f"a row with `{ASKS}` is asked for what stands behind it"
-        probe = (inputs, torch.zeros_like(inputs))
-        sites = {"self": (rows, words)}
-        return [Probe("probe", probe, rows, words, " ".join(rows), note, sites)]
+        return [answering_probe(ids, asked, tokenizer.token_text)]
 
     @torch.no_grad()
     def sample(self, final: bool = False) -> str:

@@ -29,7 +29,8 @@ from attnkit.tasks.translation import alignment
 from attnkit.tasks.translation.scores import Scores, score
 from attnkit.tasks.translation.translating import decoded_line, translate_ids
 from attnkit.tasks.translation.weight_history import WeightHistory, average, write_average
-from attnkit.training.task import Probe, Task
+from attnkit.training.probe import Probe
+from attnkit.training.task import Task
 
 SAMPLE_SENTENCES = 5
 EXAMPLES = 50
