@@ -179,7 +179,7 @@ def _precision(recipe: Recipe, device: Any) -> contextlib.AbstractContextManager
 
     from attnkit.runs.trainer import resolve_precision
 
-    mixed = resolve_precision(recipe.trainer.precision, recipe.trainer.accelerator) == "bf16-mixed"
+    mixed = resolve_precision(recipe) == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attnkit.data.byte_progress import ByteProgress
 from attnkit.data.token_store import TokenStore
 from attnkit.errors import DataError
 from attnkit.storage.files import atomic_write, locked
@@ -48,22 +49,25 @@ def ngram_floors(
     in_train = len(train)
     probability = np.full(len(val), 1.0 / vocab_size)
     # Dense numbers of the grams that end at each position, and whether they are within one split.
-    # The
-    # gram of length 0 is the same everywhere.
+    # The gram of length 0 is the same everywhere.
     context = np.zeros(len(stream), np.int64)
     whole = np.ones(len(stream), bool)
     floors = {}
-    for order in range(1, max(orders) + 1):
-        gram = np.unique(context * vocab_size + stream, return_inverse=True)[1]
-        probability = _refine(probability, gram, context, whole, in_train)
-        if order in orders:
-            floors[order] = float(-np.log(probability).mean())
-        # The context of the next position is the gram that ends here. The first position of each
-        # split
-        # has none.
-        context = np.concatenate([[0], gram[:-1]])
-        whole = np.concatenate([[False], whole[:-1]])
-        whole[in_train] = False
+    work = ByteProgress("counting n-grams", max(orders) * stream.nbytes)
+    with work:
+        for order in range(1, max(orders) + 1):
+            work.advance(0)
+            gram = np.unique(context * vocab_size + stream, return_inverse=True)[1]
+            work.advance(stream.nbytes // 2)
+            probability = _refine(probability, gram, context, whole, in_train)
+            work.advance(stream.nbytes - stream.nbytes // 2)
+            if order in orders:
+                floors[order] = float(-np.log(probability).mean())
+            # The context of the next position is the gram that ends here; the first position of
+            # each split has none.
+            context = np.concatenate([[0], gram[:-1]])
+            whole = np.concatenate([[False], whole[:-1]])
+            whole[in_train] = False
     return floors
 
 

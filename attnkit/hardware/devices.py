@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -52,6 +53,39 @@ def fast_dtype(device: torch.device | str = "auto") -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+_LEAST_WORK = 2**15
+"""Width times tokens of a batch from which bfloat16 is faster on a CPU. Below it, calls cost more
+than products save; see "bfloat16 against float32" in `benchmarks/results.md`."""
+
+_LEAST_WIDTH_WITHOUT_TILES = 128
+"""The same for the width alone, on a CPU whose bfloat16 units are vectors and not tiles (AMX)."""
+
+
+def auto_dtype(device: torch.device | str, width: int | None, tokens: int | None) -> torch.dtype:
+    """Returns the dtype in which `precision: auto` computes the matrix products of a model.
+
+    On a GPU it is `fast_dtype`. On a CPU a small model gets float32 even where bfloat16 has units.
+
+    Args:
+        device: as in `fast_dtype`.
+        width: features of a token in the model; None: unknown, taken as large.
+        tokens: of a batch on this device; None: the same.
+    """
+    fast = fast_dtype(device)
+    kind = device if isinstance(device, str) else device.type
+    if kind == "auto":
+        kind = default_device().type
+    if kind != "cpu" or width is None or tokens is None:
+        return fast
+    has_tiles = bool(_cpu_capabilities().get("amx_bf16"))
+    pays = width * tokens >= _LEAST_WORK and (has_tiles or width >= _LEAST_WIDTH_WITHOUT_TILES)
+    return fast if pays else torch.float32
+
+
+def _cpu_capabilities() -> dict[str, Any]:
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
 def _cpu_has_bfloat16() -> bool:
     """True if the CPU has bfloat16 units that torch and oneDNN may use: both respect a limit in the
     environment (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`).
@@ -61,7 +95,7 @@ def _cpu_has_bfloat16() -> bool:
     limits = (os.environ.get(f"{prefix}_MAX_CPU_ISA", "") for prefix in ("ONEDNN", "DNNL"))
     if any(limit.upper() in _ISA_WITHOUT_BFLOAT16 for limit in limits):
         return False
-    units = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    units = _cpu_capabilities()
     if units.get("bf16"):  # ARM
         return True
     is_x86 = units.get("avx512_bf16") or units.get("amx_bf16")

@@ -18,7 +18,7 @@ class PreNorm(Layer):
     """Normalises the input of each branch and adds the output to the residual stream."""
 
     formula = "x = x + branch(norm(x)), one branch after the other"
-    paper = "Xiong et al. 2020, arXiv:2002.04745, section 3"
+    paper = "Xiong et al. 2020, arXiv:2002.04745"
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         for name in self.branches:
@@ -31,7 +31,7 @@ class PostNorm(Layer):
     """Normalises the sum after each branch, as in the original Transformer."""
 
     formula = "x = norm(x + branch(x)), one branch after the other"
-    paper = "Vaswani et al. 2017, arXiv:1706.03762, section 3.1"
+    paper = "Vaswani et al. 2017, arXiv:1706.03762"
     is_normalised = True
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -45,7 +45,7 @@ class Sandwich(Layer):
     """Normalises both the input and the output of each branch."""
 
     formula = "x = x + norm'(branch(norm(x))), one branch after the other"
-    paper = "Ding et al. 2021, arXiv:2105.13290, section 2.4"
+    paper = "Ding et al. 2021, arXiv:2105.13290"
 
     @classmethod
     def norms_of(cls, branch: str) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class Parallel(Layer):
     """Computes all branches from the same normalised input and adds their sum."""
 
     formula = "x = x + sum of branch(norm(x))"
-    paper = "Chowdhery et al. 2022, arXiv:2204.02311, section 2"
+    paper = "Chowdhery et al. 2022, arXiv:2204.02311"
 
     @classmethod
     def norms_of(cls, branch: str) -> tuple[str, ...]:

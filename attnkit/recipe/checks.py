@@ -14,7 +14,7 @@ from typing import Any
 
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, key_path
 from attnkit.recipe.sections import TrainerOptions
-from attnkit.recipe.source import Node, node_of
+from attnkit.recipe.source import Node, node_of, plain
 from attnkit.registry import TASKS, Registry, RegistryError, Spec, home_of, load_plugin, options_of
 
 PluginLoader = Callable[[str, Path], bool]
@@ -141,6 +141,21 @@ def check_foreign_keys(
         problems.append(Problem(root.value[name].key_mark, name, message))
     left_out = {*foreign, *others}
     return replace(root, value={k: v for k, v in root.value.items() if k not in left_out})
+
+
+def point_to_the_section(problem: Problem, root: Node) -> Problem:
+    """Adds to the refusal of `task: {name: x, ...}` where the options of a task belong."""
+    node = root.value.get("task")
+    if problem.key != "task" or node is None or not isinstance(node.value, dict):
+        return problem
+    written = {key: plain(value) for key, value in node.value.items()}
+    name = written.pop("name", None)
+    if name not in TASKS.names():
+        return problem
+    message = f"{problem.message}; write `task: {name}`"
+    if written:
+        message += f", and its options in a section `{name}:` ({', '.join(written)})"
+    return replace(problem, message=message)
 
 
 def name_the_task_of_data(problem: Problem, root: Node) -> Problem:

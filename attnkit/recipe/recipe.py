@@ -30,6 +30,7 @@ from attnkit.recipe.checks import (
     import_plugin,
     load_plugins,
     name_the_task_of_data,
+    point_to_the_section,
 )
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError
 from attnkit.recipe.interpolation import interpolate
@@ -288,6 +289,7 @@ def _checked(root: Node, problems: list[Problem], *, all_names_known: bool) -> d
     checker = Checker(_keys_of(name, task), root, problems, all_names_known=all_names_known)
     values = checker.check_all()
     values["options"] = values.pop(name, {})
+    problems[:] = [point_to_the_section(problem, root) for problem in problems]
     if not all_names_known:
         return values
     problems[:] = [name_the_task_of_data(problem, root) for problem in problems]

@@ -20,8 +20,8 @@ class TrainerOptions:
             count tokens.
         accumulate: batches per optimizer step; the gradient is the mean over all their targets.
         gradient_clip: the gradient is scaled down to this norm; null: no limit.
-        precision: `32`, `tf32` (products rounded to TF32 on a GPU), `bf16`, or `auto`: bf16 if the
-            hardware computes it fast.
+        precision: `32`, `tf32` (products rounded to TF32 on a GPU), `bf16`, or `auto`: bf16 where
+            it is faster: on a GPU that has it, on a CPU that has it for all but small models.
         compile: compile the model (torch.compile); `auto`: on a CUDA device. One GPU then replays
             its steps as CUDA graphs, where sizes allow it; `without_cuda_graphs` compiles alone.
         deterministic: use deterministic kernels only, so that a run on a GPU repeats bit for bit;

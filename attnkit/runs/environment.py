@@ -53,7 +53,7 @@ def add_kernels(directory: Path, certificates: Sequence[Mapping[str, Any]]) -> N
     write_json(directory / ENVIRONMENT, {**environment, "kernels": list(certificates)})
 
 
-_VERSIONS = ("python", "threads", "packages")
+_VERSIONS = ("python", "threads", "precision", "packages")
 """Keys of the environment that affect the last bit of a number."""
 
 
@@ -91,13 +91,13 @@ def _last_versions(environment: dict[str, Any]) -> dict[str, Any]:
 
 def changed_versions(directory: Path, now: dict[str, Any]) -> list[str]:
     """Returns `torch: 2.13.0 -> 2.14.0` for each version that differs from the last training, and
-    likewise for the number of threads.
+    likewise for the number of threads and the precision.
 
     Raises:
         RunDirectoryError: if `environment.json` is missing or damaged.
     """
     before = _last_versions(read_environment(directory))
-    pairs = [(key, before[key], now.get(key)) for key in ("python", "threads")]
+    pairs = [(key, before[key], now.get(key)) for key in ("python", "threads", "precision")]
     known = before["packages"]
     pairs += [(name, known.get(name), version) for name, version in now["packages"].items()]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old is not None and old != new]

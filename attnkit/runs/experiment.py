@@ -167,6 +167,7 @@ def run(
         store,
         [certificates, *named_callbacks, *callbacks],
     )
+    environment["precision"] = str(trainer.precision)
 
     # All checks are above: a run that is refused leaves nothing half-written.
     exact = exactness(

@@ -22,7 +22,7 @@ from attnkit.callbacks.progress import TrainingProgress
 from attnkit.callbacks.samples import Samples
 from attnkit.callbacks.stops import Stops
 from attnkit.hardware.cpu_training import KeptMemory
-from attnkit.hardware.devices import HardwareError, fast_dtype
+from attnkit.hardware.devices import HardwareError, auto_dtype, fast_dtype
 from attnkit.listeners.guard import RunListeners
 from attnkit.recipe import Recipe
 from attnkit.storage.checkpoint_store import CheckpointStore
@@ -99,7 +99,7 @@ def build_trainer(
             accelerator=options.accelerator,
             devices=options.devices,
             strategy=build_strategy(options.strategy),
-            precision=resolve_precision(options.precision, options.accelerator),
+            precision=resolve_precision(recipe),
             max_steps=options.max_steps,
             accumulate_grad_batches=options.accumulate,
             val_check_interval=validate_every * options.accumulate,  # counted in batches
@@ -137,15 +137,22 @@ def on_slurm() -> bool:
     return SLURMEnvironment.detect()
 
 
-def resolve_precision(precision: str | int, accelerator: str) -> Any:
-    """Lightning's name of a precision; `auto`: bfloat16 if the hardware computes it fast."""
-    is_fast = fast_dtype(accelerator) == torch.bfloat16
-    if precision == "bf16" and not is_fast:
+def resolve_precision(recipe: Recipe) -> Any:
+    """Returns Lightning's name of the precision of a run; for `auto` see `auto_dtype`."""
+    precision, accelerator = recipe.trainer.precision, recipe.trainer.accelerator
+    if precision == "bf16" and fast_dtype(accelerator) != torch.bfloat16:
         log.warning(
             "trainer.precision=bf16: this machine has no fast bfloat16, so that a step takes "
             "longer than with 32, which `auto` would take"
         )
-    half = precision == "bf16" or (precision == "auto" and is_fast)
+    half = precision == "bf16"
+    if precision == "auto":
+        width, length = recipe.model.get("dim"), recipe.model.get("max_seq_len")
+        devices = recipe.trainer.devices
+        tokens = recipe.definition.tokens_per_batch(recipe, length) if length else None
+        if tokens is not None and isinstance(devices, int):
+            tokens //= devices
+        half = auto_dtype(accelerator, width, tokens) == torch.bfloat16
     return "bf16-mixed" if half else "32-true"
 
 

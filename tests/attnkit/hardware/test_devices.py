@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnkit.hardware.devices import autocast_dtype, exactness, fast_dtype, has_autocast
+from attnkit.hardware.devices import auto_dtype, autocast_dtype, exactness, fast_dtype, has_autocast
+from attnkit.recipe import load_recipe
 from attnkit.registry import OPTIMIZERS
 from attnkit.runs import experiment
+from attnkit.runs.trainer import resolve_precision
 from attnkit.training.muon import StackedMuon
 
 HALF = {torch.bfloat16, torch.float16}
@@ -60,6 +62,39 @@ def test_a_cpu_without_bfloat16_units_computes_in_float32(pretend, capability, u
     pretend(capability, **units)
     expected = torch.bfloat16 if is_fast else torch.float32
     assert fast_dtype("cpu") == fast_dtype(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("units", "width", "tokens", "is_half"),
+    [
+        (("avx512_bf16", "amx_bf16"), 64, 24 * 64, True),
+        (("avx512_bf16", "amx_bf16"), 64, 4 * 64, False),
+        (("avx512_bf16", "amx_bf16"), 128, 4 * 64, True),
+        (("avx512_bf16",), 64, 64 * 64, False),
+        (("avx512_bf16",), 128, 12 * 64, True),
+        (("avx512_bf16",), None, None, True),
+        ((), 1024, 2**20, False),
+    ],
+)
+def test_a_small_model_computes_in_float32_on_a_cpu(pretend, units, width, tokens, is_half):
+    pretend("AVX512", **dict.fromkeys(units, True))
+    expected = torch.bfloat16 if is_half else torch.float32
+    assert auto_dtype("cpu", width, tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("shakespeare_char", "bf16-mixed"),
+        ("characters", "bf16-mixed"),
+        ("multi30k_en_de_cpu", "bf16-mixed"),
+        ("induction", "32-true"),
+        ("parity", "32-true"),
+    ],
+)
+def test_each_recipe_takes_what_is_faster_on_a_cpu_without_tiles(pretend, name, expected):
+    pretend("AVX512", avx512_bf16=True)
+    assert resolve_precision(load_recipe(name, ["trainer.accelerator=cpu"])) == expected
 
 
 @pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])

@@ -45,6 +45,11 @@ LINES = [
         "trainer.max_steps: 3",
         "bad.yaml:2:1: trainer.max_steps: unknown key; dotted keys are for overrides",
     ),
+    (
+        "task: {name: masked_language_modeling, windows: 4}",
+        "bad.yaml:2:7: task: expected text, got a mapping; write `task: masked_language_modeling`, "
+        "and its options in a section `masked_language_modeling:` (windows)",
+    ),
     ("seed: 1\nseed: 2", "bad.yaml:3:1: seed: this key stands here twice; the first in line 2"),
     (
         "data: {name: text}",

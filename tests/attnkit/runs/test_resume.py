@@ -335,22 +335,30 @@ def test_a_run_that_another_process_began_meanwhile_goes_on(small, at_batch, mon
     assert [step for step, _ in curves["loss/train"]] == list(range(1, 10))
 
 
-def test_a_lost_or_cut_event_file_is_told(stopped, caplog):
+@pytest.mark.parametrize("lose", [Path.unlink, lambda file: os.truncate(file, 40)])
+def test_a_lost_or_cut_event_file_is_told_once(stopped, caplog, lose):
     (file,) = event_files(stopped.run_dir)
-    os.truncate(file, 40)
+    lose(file)
     experiment.run(stopped, resume="yes")
     assert f"{file} is missing or cut: the curves and maps in it are lost" in caplog.text
+    caplog.clear()
+    longer = stopped.with_overrides("trainer.max_steps=11")
+    experiment.run(longer, directory=stopped.run_dir, resume="yes")
+    assert f"resuming {stopped.run_dir} after step 9" in caplog.text
+    assert "missing or cut" not in caplog.text
 
 
 def test_other_versions_and_threads_are_told(stopped, caplog):
     path = stopped.run_dir / "environment.json"
     environment = json.loads(path.read_text())
     assert environment["threads"] == torch.get_num_threads()
-    environment["threads"] = 64
+    assert environment["precision"] == "32-true"
+    environment["threads"], environment["precision"] = 64, "bf16-mixed"
     environment["packages"]["torch"] = "1.0"
     path.write_text(json.dumps(environment))
     result = experiment.run(stopped, resume="yes")
-    now = f"threads: 64 -> {torch.get_num_threads()}; torch: 1.0 -> {torch.__version__}"
+    threads = f"threads: 64 -> {torch.get_num_threads()}"
+    now = f"{threads}; precision: bf16-mixed -> 32-true; torch: 1.0 -> {torch.__version__}"
     assert f"not to the last bit as it would have: {now.partition('+')[0]}" in caplog.text
     (resumed,) = json.loads((result.directory / "environment.json").read_text())["resumed"]
     assert resumed["threads"] == torch.get_num_threads()
