@@ -250,6 +250,7 @@ CALLBACKS: Registry[Any] = Registry(
     paths={
         "probe_maps": "attnkit.callbacks.probe_maps.ProbeMaps",
         "samples": "attnkit.callbacks.samples.Samples",
+        "senses": "attnkit.understanding.sense_curves.SenseCurves",
     },
 )
 TASKS: Registry[Any] = Registry("task", "attnkit.tasks", module="definition")

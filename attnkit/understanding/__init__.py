@@ -1,0 +1,1 @@
+"""What a trained model does: its heads, its residual stream, its words."""
