@@ -63,7 +63,8 @@ def test_a_word_is_measured_by_layer_and_written_for_the_projector(run, tmp_path
     # The embedding is the same in every sentence: exactly chance, 5 of the other 17.
     assert re.search(r"0 \(embedding\) +0\.29 +\[0\.29, 0\.29\] +\+0\.00 +0\.29", ended.output)
     assert re.search(r"all layers +0\.29 +\[0\.29, 0\.29\]", ended.output)
-    assert Image.open(tmp_path / "mole.png").width > 600
+    with Image.open(tmp_path / "mole.png") as picture:
+        assert picture.width > 600
     config = text_format.Parse((run / "projector_config.pbtxt").read_text(), ProjectorConfig())
     assert [each.tensor_name for each in config.embeddings] == [f"mole/layer{i}" for i in range(3)]
     for each in config.embeddings:
