@@ -21,10 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attnkit.attention.base import Attention, Role
+from attnkit.attention.base import Attention, Prepared, Role
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.attention.stream import Stream
 from attnkit.masks import Mask, NoMask
+from attnkit.masks.grid import Grid
 from attnkit.registry import ATTENTION
 
 TakenFrom = Literal["weights", "one-hot values", "Jacobian"]
@@ -42,6 +43,10 @@ class AttentionMap:
         rows: normalisation of a row.
         taken_from: origin of the map: the mechanism's weights, one-hot values, or the Jacobian.
         mechanism: its registered name.
+        largest_score: (B, H), the largest score of an allowed pair before the normalisation; None:
+            not asked for, or the mechanism has no such scores.
+        value_lengths: (B, H, S), the length of what each key hands to the output for a weight of 1;
+            None: not asked for, or the output is not linear in the mixed values.
     """
 
     name: str
@@ -51,6 +56,8 @@ class AttentionMap:
     rows: Literal["sum to 1", "unnormalised", "signed"]
     taken_from: TakenFrom = "weights"
     mechanism: str = ""
+    largest_score: Tensor | None = None
+    value_lengths: Tensor | None = None
 
 
 @torch.no_grad()
@@ -75,20 +82,66 @@ def attention_map(
         (B, H, T, S)
     """
     mask = NoMask() if mask is None else mask
-    with _evaluating(attention), torch.autocast(x.device.type, enabled=False):
-        asking = x.to(attention.dtype)
-        answering = asking if context is x else context.to(attention.dtype)
-        beside: dict[str, Any] = {} if stream is None else {"stream": stream}
-        q, k, v, carried = attention.prepare(asking, answering, mask, **beside)
-        if stream is not None:  # what another layer left may be in a narrower type
-            k, v = k.to(q.dtype), v.to(q.dtype)
-        k, v = attention.expand(k, v)
-        source = taken_from(attention)
-        if source == "weights":
-            assert isinstance(attention, ScoreAttention)
-            return attention.map(q, k, mask, carried)
-        by = _map_by_one_hot_values if source == "one-hot values" else _map_by_jacobian
-        return by(attention, q, k, v, mask)
+    with evaluating(attention), torch.autocast(x.device.type, enabled=False):
+        return _map(attention, _prepared(attention, x, context, mask, stream), mask)
+
+
+def _prepared(
+    attention: Attention, x: Tensor, context: Tensor, mask: Mask, stream: Stream | None
+) -> Prepared:
+    """What goes into the mixing, in full precision; keys and values as the mixing takes them."""
+    asking = x.to(attention.dtype)
+    answering = asking if context is x else context.to(attention.dtype)
+    beside: dict[str, Any] = {} if stream is None else {"stream": stream}
+    q, k, v, carried = attention.prepare(asking, answering, mask, **beside)
+    if stream is not None:  # what another layer left may be in a narrower type
+        k, v = k.to(q.dtype), v.to(q.dtype)
+    k, v = attention.expand(k, v)
+    return Prepared(q, k, v, carried)
+
+
+def _map(attention: Attention, prepared: Prepared, mask: Mask) -> Tensor:
+    q, k, v, carried = prepared
+    source = taken_from(attention)
+    if source == "weights":
+        assert isinstance(attention, ScoreAttention)
+        return attention.map(q, k, mask, carried)
+    by = _map_by_one_hot_values if source == "one-hot values" else _map_by_jacobian
+    return by(attention, q, k, v, mask)
+
+
+def _largest_score(attention: Attention, prepared: Prepared, mask: Mask) -> Tensor | None:
+    """(B, H); None for a mechanism whose weights are not one normalisation of its scores."""
+    if not isinstance(attention, ScoreAttention) or type(attention).weights is not _WEIGHTS:
+        return None
+    q, k, _, carried = prepared
+    scores = attention.biased_scores(q, k, Grid.of(q, k, mask, carried))
+    num_queries, num_keys = scores.shape[-2:]
+    allowed = mask.dense(num_queries, num_keys, scores.device)
+    return scores.masked_fill(~allowed, -torch.inf).amax(dim=(-2, -1))
+
+
+_WEIGHTS = ScoreAttention.weights
+
+
+def _value_lengths(attention: Attention, prepared: Prepared, x: Tensor) -> Tensor | None:
+    """(B, H, S); None where a head's output is normalised, or gated by the token that asks."""
+    v = prepared.v
+    if not attention.linear_in_values or v.shape[1] not in (1, attention.num_kv_heads):
+        return None
+    B, H, S = v.shape[0], attention.num_heads, v.shape[2]
+    values = v.repeat_interleave(H // v.shape[1], dim=1)  # (B, H, S, D)
+    # Each head alone, all others zero: (H, B, H, S, D).
+    alone = torch.eye(H, device=v.device, dtype=v.dtype)[:, None, :, None, None] * values
+    nobody = x.new_zeros(H * B, S, x.shape[-1], dtype=v.dtype)
+    flat = alone.flatten(0, 1)
+    nothing = attention.merge(torch.zeros_like(flat), nobody)
+    once = attention.merge(flat, nobody) - nothing
+    for factor, asking in ((2.0, nobody), (1.0, torch.ones_like(nobody))):
+        by = attention.merge(factor * flat, asking) - attention.merge(0 * flat, asking)
+        if not torch.allclose(by, factor * once, rtol=1e-3, atol=1e-5):
+            return None
+    return once.unflatten(0, (H, B)).norm(dim=-1).transpose(0, 1)
 
 
 def taken_from(attention: Attention) -> TakenFrom:
@@ -129,7 +182,7 @@ def _map_by_one_hot_values(
     return torch.cat(columns, dim=-1)
 
 
-def attention_maps(model: nn.Module, batch: Any) -> list[AttentionMap]:
+def attention_maps(model: nn.Module, batch: Any, *, details: bool = False) -> list[AttentionMap]:
     """Runs a model once and returns the map of every mechanism in it, in the order of its modules.
 
         attention_maps(model, tokens)                  one tensor, or a tuple of them
@@ -142,6 +195,7 @@ def attention_maps(model: nn.Module, batch: Any) -> list[AttentionMap]:
         model: any module that contains attnkit mechanisms.
         batch: a tensor; a tuple or list of arguments; a mapping or a named tuple, from which the
             model takes the parameters of its `forward`; or a function that runs the forward pass.
+        details: also compute `largest_score` and `value_lengths`.
 
     Raises:
         ValueError: if no mechanism was called.
@@ -156,19 +210,28 @@ def attention_maps(model: nn.Module, batch: Any) -> list[AttentionMap]:
         x, context, mask, stream = _bind(*args, **kwargs)
         mask = NoMask() if mask is None else mask
         T, S = x.shape[1], context.shape[1]
+        largest = lengths = None
+        with torch.autocast(x.device.type, enabled=False):
+            prepared = _prepared(module, x, context, mask, stream)
+            weights = _map(module, prepared, mask)
+            if details:
+                largest = _largest_score(module, prepared, mask)
+                lengths = _value_lengths(module, prepared, x)
         found[names[module]] = AttentionMap(
             name=names[module],
-            weights=attention_map(module, x, context, mask, stream).float().cpu(),
+            weights=weights.float().cpu(),
             allowed=mask.dense(T, S, x.device).expand(-1, -1, T, S).cpu(),
             role="self" if context is x else "cross",
             rows=module.map_rows if module.linear_in_values else "signed",
             taken_from=taken_from(module),
             mechanism=ATTENTION.name_of(type(module)),
+            largest_score=None if largest is None else largest.float().cpu(),
+            value_lengths=None if lengths is None else lengths.float().cpu(),
         )
 
     hooks = [module.register_forward_pre_hook(take, with_kwargs=True) for module in names]
     try:
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             _call(model, batch)
     finally:
         for hook in hooks:
@@ -207,7 +270,7 @@ def _bind(
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Sets evaluation mode, and restores the mode of each module afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -248,6 +248,7 @@ CALLBACKS: Registry[Any] = Registry(
     None,
     base="lightning.pytorch.Callback",
     paths={
+        "head_clinic": "attnkit.understanding.clinic_callback.HeadClinic",
         "probe_maps": "attnkit.callbacks.probe_maps.ProbeMaps",
         "samples": "attnkit.callbacks.samples.Samples",
         "senses": "attnkit.understanding.sense_curves.SenseCurves",

@@ -11,7 +11,7 @@ from attnkit.data.symbols import Symbols
 from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.errors import DataError
 from attnkit.models.language_model import LanguageModel
-from attnkit.tasks.trained_run import TrainedRun
+from attnkit.tasks.trained_run import Reading, TrainedRun
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,20 +32,33 @@ class TextRun(TrainedRun):
             DataError: if the text has no token, or of a synthetic task an unknown one.
             RunDirectoryError: if the model has no layers.
         """
+        reading = self.reading(text)
+        return self.maps_of(reading.inputs, reading.tokens, notes=reading.notes)
+
+    def reading(self, text: str, option: str = "--text") -> Reading:
         notes = []
         if unknown := self.unknown_in(text):
             notes.append(f"the run's vocabulary lacks {', '.join(map(repr, unknown))}")
         ids = self.encode(text)
         if not ids:
-            raise DataError("--text is empty; give it at least one character")
+            raise DataError(f"{option} is empty; give it at least one character")
         longest = self.model.max_seq_len
         if len(ids) > longest:
             notes.append(f"{len(ids)} tokens; the model reads the first {longest}")
             ids = ids[:longest]
         tokens = torch.tensor([ids])
-        words = [self.token_text(i) for i in ids]
-        inputs = (tokens, torch.zeros_like(tokens))
-        return self.maps_of(inputs, words, notes=[*notes, *self.notes(ids)])
+        return Reading(
+            (tokens, torch.zeros_like(tokens)),
+            "",
+            [self.token_text(i) for i in ids],
+            self.answers(ids),
+            self.token_text,
+            [*notes, *self.notes(ids)],
+        )
+
+    def answers(self, ids: list[int]) -> list[int | None]:
+        """The token that is to be predicted at each place, where the text tells. Default: none."""
+        return [None] * len(ids)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text that a person wrote."""

@@ -43,6 +43,27 @@ FILES: dict[Weights, str] = {
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A text as a model reads it to predict tokens.
+
+    Attributes:
+        inputs: arguments of the model, a batch of one sequence.
+        stack: path in the model of the stack whose outputs predict; "" for the model itself.
+        tokens: (T,) texts of the tokens at which it predicts.
+        answers: (T,) number of the token that is to be predicted; None: the text does not tell.
+        token_text: number of a predicted token -> its text.
+        notes: remarks for the reader, such as that the text was truncated.
+    """
+
+    inputs: tuple[Tensor, ...]
+    stack: str
+    tokens: Sequence[str]
+    answers: Sequence[int | None]
+    token_text: Callable[[int], str]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class TrainedRun:
     """A trained run. A task derives its own class from it, see `TaskDefinition.run_class`.
 
@@ -95,6 +116,19 @@ class TrainedRun:
             RunDirectoryError: if the model has no layers, or the task has no maps of a text.
         """
         self.refuse("shows no maps of a text")
+
+    def reading(self, text: str, option: str = "--text") -> Reading:
+        """Returns a text as the model reads it to predict tokens.
+
+        Args:
+            text: the example as text.
+            option: what gave it, for messages.
+
+        Raises:
+            DataError: if the model cannot read the text.
+            RunDirectoryError: if the task predicts no tokens of a text.
+        """
+        self.refuse("predicts no tokens of a text")
 
     def maps_of(
         self,

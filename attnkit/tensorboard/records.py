@@ -90,11 +90,21 @@ def _record(
 
 def _by_site(maps: Iterable[AttentionMap]) -> Iterator[tuple[str, Iterable[AttentionMap]]]:
     """Groups maps whose places in the model differ in layer numbers only."""
-    return groupby(sorted(maps, key=_site), key=_site)
+    return groupby(sorted(maps, key=_site_of_map), key=_site_of_map)
 
 
-def _site(attention: AttentionMap) -> str:
-    """`model.decoder.layers.3.cross_attention` -> `decoder.cross`."""
-    words = [word for word in attention.name.split(".") if not word.isdigit()]
+def _site_of_map(attention: AttentionMap) -> str:
+    return site_of(attention.name, attention.role)
+
+
+def site_of(name: str, role: str) -> str:
+    """Returns the site of a mechanism: `model.decoder.layers.3.cross_attention` ->
+    `decoder.cross`.
+
+    Args:
+        name: path of the mechanism in the model.
+        role: `self` or `cross`.
+    """
+    words = [word for word in name.split(".") if not word.isdigit()]
     place = [word for word in words if not re.search("model|layer|block|attention|attn", word)]
-    return ".".join([*place, attention.role])
+    return ".".join([*place, role])

@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from attnkit.attention.base import Attention
 from attnkit.attention.kernels import outside
+from attnkit.attention.maps import evaluating
 from attnkit.attention.stream import Stream
 from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
 from attnkit.listeners.listener import Listener
@@ -139,6 +140,19 @@ class Task(OptimizerSteps, ABC):
             yield
         finally:
             self.model = model
+
+    @contextmanager
+    def plain_model(self) -> Iterator[None]:
+        """Lets `run_model` call `model` itself in the block, in evaluation mode: not compiled, so
+        that hooks on its modules are called.
+        """
+        run, compiled = self._run, self.compile_model
+        self._run, self.compile_model = [self.model], False
+        try:
+            with evaluating(self):
+                yield
+        finally:
+            self._run, self.compile_model = run, compiled
 
     def setup(self, stage: str) -> None:
         """Begins to measure how long torch compiles."""
@@ -348,6 +362,12 @@ class Task(OptimizerSteps, ABC):
             text: the example; None: the start of the validation data.
         """
         return []
+
+    def head_metrics(self) -> dict[str, dict[str, list[float]]]:
+        """Returns numbers of each head that only this task can measure, for the head clinic: name
+        of the number -> name of the mechanism in `model` -> (H,). Default: none.
+        """
+        return {}
 
     @property
     def has_attention(self) -> bool:

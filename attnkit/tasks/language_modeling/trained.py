@@ -24,6 +24,10 @@ class TrainedLanguageModel(TextRun):
 
     evaluation_options: ClassVar[tuple[str, ...]] = ("--length",)
 
+    def answers(self, ids: list[int]) -> list[int | None]:
+        """The token that follows each."""
+        return [*ids[1:], None]
+
     def stream(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> Iterator[str]:
         """Yields the text that follows a prompt, piece by piece; `options` are those of `generate`.
 

@@ -199,6 +199,18 @@ class TranslationTask(Task):
         found = (gold_sentence(store.pairs[i]) for i in chosen)
         return alignment.score_places(self.model, self.data.tokenizers, found)
 
+    def head_metrics(self) -> dict[str, dict[str, list[float]]]:
+        """Returns the alignment error rate of each cross-attention head (predicting rows), where
+        the data has gold alignments.
+        """
+        scores = self._alignment(self.data.val_store, ALIGNED_SENTENCES)
+        found: dict[str, list[float]] = {}
+        for place, of_place in sorted(scores.items()):
+            if place.row == "predicting" and alignment.MEAN not in place:
+                name = f"decoder.layers.{place.layer}.cross_attention"
+                found.setdefault(name, []).append(of_place.error_rate)
+        return {"alignment_error": found} if found else {}
+
     def _write_table(self, tag: str, scores: dict[Any, Any]) -> None:
         Listeners(self.loggers).text(tag, alignment.table(scores), self.global_step)
 

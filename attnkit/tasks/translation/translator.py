@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.data.alignments import words
-from attnkit.data.pair_batch import IGNORED, ROW_NOTE, pair_texts
+from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, pair_texts
 from attnkit.data.pair_batches import PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
@@ -22,7 +22,7 @@ from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.errors import DataError
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
-from attnkit.tasks.trained_run import TrainedRun, Weights, load_run
+from attnkit.tasks.trained_run import Reading, TrainedRun, Weights, load_run
 from attnkit.tasks.translation import alignment
 from attnkit.tasks.translation.translating import decoded_line, translate_ids
 
@@ -171,15 +171,7 @@ class Translator(TrainedRun):
         Raises:
             DataError: if a side is empty.
         """
-        source, bar, target = (part.strip() for part in text.partition("|||"))
-        if not source or (bar and not target):
-            raise DataError("--text needs a sentence, or `sentence ||| translation`")
-        notes = []
-        if not bar:
-            (line,) = self.translate([source])
-            target = line.translations[0].text
-            notes = [*line.warnings, f"translated: {target}"]
-        batch = self.store([Pair(source, target)]).batch(np.array([0]))
+        batch, notes = self._pair(text, "--text")
         texts = pair_texts(batch, self.tokenizers)
         return self.maps_of(
             batch,
@@ -189,6 +181,25 @@ class Translator(TrainedRun):
             notes=notes,
             site_tokens=texts.by_site,
         )
+
+    def reading(self, text: str, option: str = "--text") -> Reading:
+        batch, notes = self._pair(text, option)
+        tokens = pair_texts(batch, self.tokenizers).reads
+        inputs = (batch.source, batch.source_keep, batch.target)
+        answers = batch.predicted[0].tolist()
+        return Reading(inputs, "decoder", tokens, answers, self.tokenizers[1].token_text, notes)
+
+    def _pair(self, text: str, option: str) -> tuple[TranslationBatch, list[str]]:
+        """A sentence and its translation as a batch, with remarks."""
+        source, bar, target = (part.strip() for part in text.partition("|||"))
+        if not source or (bar and not target):
+            raise DataError(f"{option} needs a sentence, or `sentence ||| translation`")
+        notes = []
+        if not bar:
+            (line,) = self.translate([source])
+            target = line.translations[0].text
+            notes = [*line.warnings, f"translated: {target}"]
+        return self.store([Pair(source, target)]).batch(np.array([0])), notes
 
     def place(self, layer: int | None = None, head: int | None = None) -> alignment.Place:
         """Where alignments are read: by default the mean of the heads of the last layer but one,

@@ -1,0 +1,61 @@
+"""attnkit clinic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
+
+
+@app.command()
+def clinic(
+    run: RunArgument,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Validation tokens of the knock-outs; at least one batch is used."
+        ),
+    ] = 4096,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write all numbers to this .json file.", show_default=False),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    trust_plugins: TrustPlugins = False,
+    debug: Debug = False,
+) -> None:
+    """Say what each attention head of a trained model is for.
+
+    Prints every head with its scores (entropy, distance, previous-token, induction, ...) and its
+    knock-out: how much the validation loss rises without it. If the run trained with the callback
+    `head_clinic`, also says when each pattern formed.
+    """
+
+    def act() -> None:
+        from attnkit.console import console
+        from attnkit.storage.files import atomic_write, check_outs
+        from attnkit.tasks.trained_run import load_run
+        from attnkit.understanding.clinic import examine
+        from attnkit.understanding.clinic_table import as_json, history_in, shown
+        from attnkit.understanding.run_task import task_of
+
+        if out is not None:
+            check_outs([out], (".json",), overwrite=overwrite)
+        trained = load_run(run, best=best, trust_plugins=trust_plugins)
+        found = examine(task_of(trained), max_tokens=tokens)
+        for part in shown(found, trained.title):
+            console.print(part)
+        for sentence in history_in(trained.origin):
+            console.print(sentence)
+        if out is not None:
+            with atomic_write(out) as opened:
+                opened.write(as_json(found).encode())
+            console.print(f"wrote {out}")
+
+    guarded(act, debug)

@@ -1,0 +1,58 @@
+"""attnkit explain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
+
+
+@app.command()
+def explain(
+    run: RunArgument,
+    text: Annotated[
+        str,
+        typer.Option(
+            help="Input of the model; for a translation run 'sentence' or "
+            "'sentence ||| translation'.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An output file: .html (a page), .png (a figure), .npz (numbers); may be "
+            "repeated. Default: explanation.html.",
+            show_default=False,
+        ),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    trust_plugins: TrustPlugins = False,
+    debug: Debug = False,
+) -> None:
+    """Show what each part of a model adds to its prediction after each token.
+
+    The residual stream is split into the embedding, the proposal of each attention head, and each
+    MLP; their effects sum to the logits.
+    """
+
+    def act() -> None:
+        from attnkit.storage.files import check_outs
+        from attnkit.tasks.trained_run import load_run
+        from attnkit.understanding.explain.explanation import SUFFIXES, Explanation
+
+        outs = out or [Path("explanation.html")]
+        check_outs(outs, SUFFIXES, overwrite=overwrite)
+        found = Explanation.of(load_run(run, best=best, trust_plugins=trust_plugins), text)
+        for note in found.notes:
+            typer.echo(note, err=True)
+        for file in found.save(*outs, overwrite=overwrite):
+            typer.echo(f"wrote {file}")
+
+    guarded(act, debug)

@@ -1,0 +1,63 @@
+"""attnkit patch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
+
+
+@app.command()
+def patch(
+    run: RunArgument,
+    clean: Annotated[
+        str, typer.Option(help="A text that the model continues right.", show_default=False)
+    ],
+    corrupted: Annotated[
+        str,
+        typer.Option(
+            help="The same text with a change, of as many tokens, after which it does not.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write the numbers to this .json file.", show_default=False),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    trust_plugins: TrustPlugins = False,
+    debug: Debug = False,
+) -> None:
+    """Find the heads that carry the difference between two texts.
+
+    Each head in turn gets, on the corrupted text, the output that it had on the clean one
+    (activation patching). Prints by layer and head how much that raises the log-probability of the
+    token that the model expects after the clean text.
+    """
+
+    def act() -> None:
+        from attnkit.console import console
+        from attnkit.storage.files import atomic_write, check_outs
+        from attnkit.tasks.trained_run import load_run
+        from attnkit.understanding.patching import patch_heads
+
+        if out is not None:
+            check_outs([out], (".json",), overwrite=overwrite)
+        trained = load_run(run, best=best, trust_plugins=trust_plugins)
+        found = patch_heads(trained, clean, corrupted)
+        for note in found.notes:
+            typer.echo(note, err=True)
+        for part in found.shown():
+            console.print(part)
+        if out is not None:
+            with atomic_write(out) as opened:
+                opened.write(found.as_json().encode())
+            console.print(f"wrote {out}")
+
+    guarded(act, debug)

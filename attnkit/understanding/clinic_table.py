@@ -1,0 +1,162 @@
+"""What the clinic found, for the terminal and as a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from attnkit.understanding.clinic import CLEAR, Examination, Head
+
+COLUMNS = {
+    "zero": "knock_out_zero",
+    "mean": "knock_out_mean",
+    "entr": "entropy",
+    "dist": "distance",
+    "first": "first",
+    "own": "current",
+    "prev": "previous",
+    "dupl": "duplicate",
+    "indu": "induction",
+    "diag": "diagonality",
+    "AER": "alignment_error",
+    "copy": "copying",
+    "max": "largest_score",
+    "rank": "effective_rank",
+}
+"""Heading -> score, in the order of the columns."""
+
+FILE = "clinic.json"
+"""In the directory of a run that trained with the clinic: all scores, see `history_of`."""
+
+SIGNED = ("copying", "diagonality")
+"""Scores that are shown with their sign."""
+
+LEGEND = (
+    "zero, mean: rise of the loss with that in place of the head. entr: nats.",
+    "dist: tokens. first, own, prev, dupl, indu: mass on that key; all but first on",
+    "random tokens, repeated once. diag, copy: from -1 to 1. max: largest score.",
+)
+
+
+def shown(found: Examination, title: str, limit: int | None = None) -> Iterator[Any]:
+    """Yields what a terminal prints: a table per kind of attention, its legend, and notes.
+
+    Args:
+        found: what the clinic found.
+        title: of the table: the run.
+        limit: most heads in a table; None: all.
+    """
+    if found.loss is not None:
+        yield f"{title}: loss {found.loss:.4f} on {found.num_targets:,} targets"
+    else:
+        yield title
+    of_site = sorted(found.ranked, key=lambda head: head.site)
+    for site, group in groupby(of_site, key=lambda head: head.site):
+        heads = list(group)
+        yield _table(site, heads[:limit])
+        if limit is not None and len(heads) > limit:
+            yield f"... and {len(heads) - limit} heads that it needs less"
+    yield from LEGEND
+    yield from (f"note: {note}" for note in found.notes)
+
+
+def _table(site: str, heads: Sequence[Head]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=0)
+    table.add_column("head" if site == "self" else site, no_wrap=True)
+    table.add_column("is for", no_wrap=True)
+    used = {
+        heading: score
+        for heading, score in COLUMNS.items()
+        if any(score in head.scores for head in heads)
+    }
+    for heading in used:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for head in heads:
+        numbers = [_number(score, head.scores.get(score)) for score in used.values()]
+        table.add_row(f"L{head.layer}H{head.head}", head.word, *numbers)
+    return table
+
+
+def _number(score: str, value: float | None) -> str:
+    """Formats a score, in at most five characters where it is of usual size."""
+    if value is None:
+        return "-"
+    if score in ("distance", "largest_score", "effective_rank"):
+        return f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+    if score.startswith("knock_out"):
+        return f"{value:+.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:+.2f}"
+    words = f"{value:+.2f}" if score in SIGNED else f"{value:.2f}"
+    return words.replace("0.", ".", 1) if abs(value) < 0.995 else words
+
+
+def as_json(found: Examination) -> str:
+    """Returns all numbers as JSON: `loss`, `num_targets`, and `heads`, the most needed first."""
+    heads = [
+        {
+            "name": head.name,
+            "mechanism": head.mechanism,
+            "word": head.word,
+            "evidence": head.evidence,
+        }
+        | {"scores": dict(head.scores)}
+        for head in found.ranked
+    ]
+    content = {"loss": found.loss, "num_targets": found.num_targets, "heads": heads}
+    return json.dumps(content, indent=1) + "\n"
+
+
+def history_of(history: Mapping[str, Any], found: Examination, step: int) -> dict[str, Any]:
+    """Returns the history of all heads with one more moment, in plain types.
+
+    Its keys are `steps`, a list, and `heads`: name of the head -> score -> a number per step, or
+    None where it was not measured.
+    """
+    steps = [*history.get("steps", []), step]
+    before = len(steps) - 1
+    heads: dict[str, dict[str, list[float | None]]] = {}
+    for head in found.heads:
+        known = history.get("heads", {}).get(head.name, {})
+        heads[head.name] = {
+            score: [*known.get(score, [None] * before), head.scores.get(score)]
+            for score in dict.fromkeys((*known, *head.scores))
+        }
+    return {"steps": steps, "heads": heads}
+
+
+def history_in(directory: Path) -> Iterator[str]:
+    """Yields when each pattern formed, of a run that trained with the clinic; else nothing."""
+    try:
+        history = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        yield from formed(history)
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+
+
+def formed(history: Mapping[str, Any]) -> Iterator[str]:
+    """Yields when each pattern first appeared in a head: the earliest step from which on some head
+    scores at least `CLEAR` on it, as a sentence.
+    """
+    steps = history["steps"]
+    for score in ("previous", "duplicate", "induction"):
+        first: tuple[int, str] | None = None
+        for name, scores in history["heads"].items():
+            values = scores.get(score)
+            if not values or (values[-1] or 0.0) < CLEAR:
+                continue
+            below = [i for i, value in enumerate(values) if (value or 0.0) < CLEAR]
+            since = below[-1] + 1 if below else 0
+            first = min(first or (since, name), (since, name))
+        if first is None:
+            continue
+        since, name = first
+        place = f"by step {steps[since]:,}"
+        if since:
+            values = history["heads"][name][score]
+            place += f" (at step {steps[since - 1]:,}: {values[since - 1] or 0.0:.2f})"
+        yield f"{score}: formed {place}, first in {name}"

@@ -1,0 +1,33 @@
+"""A trained run as the task that trained it: its model with its data and its loss."""
+
+from __future__ import annotations
+
+from attnkit.attention.base import Attention
+from attnkit.hardware.devices import default_device
+from attnkit.storage.run_directory import RunDirectoryError
+from attnkit.tasks.trained_run import TrainedRun
+from attnkit.training.task import Task
+
+
+def task_of(run: TrainedRun) -> Task:
+    """Returns the task of a run, with its data prepared, on the fastest device.
+
+    Raises:
+        RunDirectoryError: if the model has no layers.
+        DataError: if the run's data is no longer there.
+    """
+    check_heads(run)
+    definition = run.recipe.definition
+    data = definition.build_data(run.recipe)
+    data.prepare()
+    return definition.build_task(run.recipe, run.model, data).to(default_device()).eval()
+
+
+def check_heads(run: TrainedRun) -> None:
+    """Checks that a run has attention heads.
+
+    Raises:
+        RunDirectoryError: if it has none.
+    """
+    if not any(isinstance(module, Attention) for module in run.model.modules()):
+        raise RunDirectoryError(f"{run.origin}: this run has no layers, so it has no heads")

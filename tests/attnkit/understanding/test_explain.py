@@ -1,0 +1,83 @@
+"""Explanations of a text, as files."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from attnkit.cli.main import app
+from attnkit.runs import experiment
+from attnkit.tasks.trained_run import load_run
+from attnkit.understanding.explain.explanation import Explanation
+
+
+def data_of(text):
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(found)
+
+
+def test_the_page_tells_what_the_induction_head_says(small_run, induction_circuit, tmp_path):
+    run = load_run(small_run.directory)
+    run = replace(run, model=induction_circuit(run.tokenizer.vocab_size))
+    (file,) = Explanation.of(run, "dog d").save(tmp_path / "page.html")
+    text = file.read_text()
+    data = data_of(text)
+    assert data["tokens"] == list("dog d")
+    names = [part["name"] for part in data["parts"]]
+    head = names.index("L1H0")
+    assert data["words"][head][-1][0][0] == "o"
+    assert data["next"]["tokens"] == list("og do")  # at the end, the model's choice
+    effects = np.array(data["next"]["effects"])
+    assert effects[:, -1].argmax() == head
+    assert [of["name"] for of in data["lens"]] == ["embedding", "layer 0", "layer 1"]
+    assert data["lens"][-1]["ranks"]["next"][-1] == 1
+    assert "default-src 'none'" in text
+
+
+def test_figure_and_numbers(small_run, tmp_path):
+    run = load_run(small_run.directory)
+    found = Explanation.of(run, "the dog sees")
+    picture, numbers = found.save(tmp_path / "a.png", tmp_path / "a.npz")
+    with Image.open(picture) as opened:
+        assert opened.size[0] > 400
+    arrays = np.load(numbers)
+    assert arrays["tokens"].tolist() == list("the dog sees")
+    summed = arrays["effects"].sum(axis=0)
+    logits = arrays["logits"]
+    wanted = logits[range(12), arrays["next_tokens"]] - logits.mean(axis=-1)
+    np.testing.assert_allclose(summed, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--text", ""], "--text is empty"),
+        (["--text", "the", "--out", "a.gif"], "a.gif"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(small_run, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["explain", str(small_run.directory), *arguments])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert words in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["explain", str(small_run.directory), "--text", "the cat ü"])
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout == "wrote explanation.html\n"
+    assert "'ü'" in ended.stderr
+
+
+def test_a_translation(small, tmp_path):
+    run = load_run(experiment.run(small(task="translation")).directory)
+    found = Explanation.of(run, "a b c ||| c b a")
+    assert "L0 cross H0" in [part.name for part in found.stream.parts]
+    data = data_of(found.save(tmp_path / "a.html")[0].read_text())
+    assert [text.strip() for text in data["next"]["tokens"][:3]] == ["c", "b", "a"]
