@@ -18,6 +18,7 @@ from attnkit.cli import senses  # noqa: F401
 from attnkit.cli import clinic  # noqa: F401
 from attnkit.cli import explain  # noqa: F401
 from attnkit.cli import patch  # noqa: F401
+from attnkit.cli import tour  # noqa: F401
 from attnkit.cli import new  # noqa: F401
 from attnkit.cli import check  # noqa: F401
 from attnkit.cli import compare  # noqa: F401

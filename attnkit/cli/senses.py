@@ -112,9 +112,7 @@ def _recipe_run() -> Path:
     """The run of the recipe, trained now if it is not there."""
     from attnkit.cli.run import train
     from attnkit.recipe import load_recipe
-    from attnkit.storage.run_directory import RESULT
 
     recipe = load_recipe(RECIPE)
-    if not (recipe.run_dir / RESULT).is_file():
-        train(recipe, resume="auto")
+    train(recipe, resume="auto")
     return recipe.run_dir
