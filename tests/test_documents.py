@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from attnkit.attention import base
+from attnkit.attention import declarations as declared
 from attnkit.checks.card import check
 from attnkit.checks.laws import LAWS
 from attnkit.checks.subjects import subjects_of
@@ -38,11 +38,11 @@ def one_line(words):
 
 
 def declarations():
-    """A row for each class attribute of `Attention` that has a docstring."""
+    """A row for each class attribute of `Declarations` that has a docstring."""
     (cls,) = [
         node
-        for node in ast.parse(inspect.getsource(base)).body
-        if isinstance(node, ast.ClassDef) and node.name == "Attention"
+        for node in ast.parse(inspect.getsource(declared)).body
+        if isinstance(node, ast.ClassDef) and node.name == "Declarations"
     ]
     yield "| attribute | default | what it says |\n|---|---|---|"
     for node, after in zip(cls.body, cls.body[1:], strict=False):

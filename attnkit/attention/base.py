@@ -18,16 +18,17 @@ tokens see the few before them, `exchange` shares keys and values with other lay
 more of a token than its key and value, `expand` makes keys and values out of something smaller that
 is cached, `auxiliary_losses` adds to what training minimises.
 
-`score_attention.py` holds the template of mechanisms with scores, `recurrent.py` that of mechanisms
-with a state; `kernels/` computes what is left as it was.
+`declarations.py` holds what a mechanism declares, `score_attention.py` the template of mechanisms
+with scores, `recurrent.py` that of mechanisms with a state; `kernels/` computes what is left as it
+was.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,23 +36,23 @@ from torch import Tensor, nn
 from attnkit import norms
 from attnkit.attention import counted
 from attnkit.attention.cache import Cache
+from attnkit.attention.declarations import Declarations
+from attnkit.attention.declarations import Role as Role  # imported from here by others
 from attnkit.attention.past import Past
 from attnkit.attention.stream import Stream
 from attnkit.hardware import cpu_model as cpu
-from attnkit.masks import Mask, NoMask, name_of
+from attnkit.masks import Mask, NoMask
 from attnkit.masks.once import one_pass, positions
 from attnkit.positions.base import AttentionPosition
 from attnkit.registry import ATTENTION, POSITIONS, Spec
 
-Role = Literal["self", "cross"]
-
 _NO_CACHE = "write it, or say `has_cache = False`, and all tokens are read anew at each step"
 
 
-class Attention(nn.Module, ABC):
+class Attention(Declarations, nn.Module, ABC):
     """Changes each token by what it finds in the context. Base of all mechanisms.
 
-    Class attributes declare what a mechanism can do; `refusal` turns them into words.
+    Its class attributes declare what a mechanism can do, see `Declarations`.
 
     Args:
         dim: width C of the model.
@@ -65,60 +66,6 @@ class Attention(nn.Module, ABC):
     Raises:
         ValueError: if the sizes do not divide each other.
     """
-
-    roles: ClassVar[frozenset[Role]] = frozenset(("self", "cross"))
-    """Where the context may come from: the same sequence, another one."""
-
-    mask_names: ClassVar[frozenset[str] | None] = None
-    """Masks that it can obey, by their registered names and `padding`; None: any."""
-
-    position_kinds: ClassVar[frozenset[str]] = frozenset(
-        ("embeddings", "queries_and_keys", "scores", "content")
-    )
-    """Where a position encoding may act, see `positions/base.py`."""
-
-    map_rows: ClassVar[Literal["sum to 1", "unnormalised", "signed"]] = "sum to 1"
-    """What a row of its map is: a distribution, non-negative numbers, or numbers of either sign."""
-
-    linear_in_values: ClassVar[bool] = True
-    """False where `mix` does more to the values than to weigh them: its map is then a Jacobian."""
-
-    smooth: ClassVar[bool] = True
-    """False where its output or its gradient jumps: as a score passes a threshold, or as a signed
-    sum that is brought to one size passes zero.
-    """
-
-    causal_only: ClassVar[bool] = False
-    """True where it has no meaning for a query to see later keys."""
-
-    knows_order: ClassVar[bool] = False
-    """True where the mechanism itself tells positions apart, as a decay or a convolution does."""
-
-    has_cache: ClassVar[bool] = True
-    """False where an output can only be had from all tokens at once, so that nothing can be kept of
-    them: samples and `generate` then read all tokens anew at each step, and `new_cache` and
-    `decode` are not asked for.
-    """
-
-    cache_dtype: ClassVar[torch.dtype | None] = None
-    """What its cache is kept in; None: as the keys and values come."""
-
-    projections: ClassVar[frozenset[str]] = frozenset(("query", "key", "value", "output"))
-    """The parts that `__init__` makes; the others are None. Without `query` and `key`, the map asks
-    nothing of the tokens.
-    """
-
-    optimizer_roles: ClassVar[Mapping[str, str]] = {}
-    """Parameter -> how optimizers treat it, where that is not the default: "matrix" decays and is
-    orthogonalised by Muon (weights of `nn.Linear` are), "decayed" decays, "plain" does neither (all
-    other parameters of a mechanism). See `training/optimizers.py`.
-    """
-
-    formula: ClassVar[str] = ""
-    """The equation, in one line."""
-
-    paper: ClassVar[str] = ""
-    """The source: authors, year, arXiv id, section."""
 
     def __init__(
         self,
@@ -375,7 +322,12 @@ class Attention(nn.Module, ABC):
     @classmethod
     def looks_back(cls) -> bool:
         """True if a row needs the tokens before its own: by `convolve` or `carry`."""
-        return cls.convolve is not Attention.convolve or cls.carry is not Attention.carry
+        return cls.convolve is not Attention.convolve or cls.carries()
+
+    @classmethod
+    def carries(cls) -> bool:
+        """Returns True if it overrides `carry`."""
+        return cls.carry is not Attention.carry
 
     def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Makes keys and values (B, H_kv, S, D) out of what the cache keeps, where that is less:
@@ -495,47 +447,6 @@ class Attention(nn.Module, ABC):
         meta device, unless a class declares them for its own steps.
         """
         return counted.counted_cache_elements(self, num_tokens)
-
-    @classmethod
-    def memory_order(cls) -> int:
-        """Power of the length with which the memory of a training step grows, without a mask or
-        under a causal one: 1, unless a mechanism says otherwise.
-        """
-        return 1
-
-    @classmethod
-    def refusal(cls, role: Role, mask: Mask, position: str) -> str | None:
-        """Says why this mechanism cannot serve a role, mask or position encoding; None: it can."""
-        name = ATTENTION.name_of(cls)
-        if role not in cls.roles:
-            return (
-                f"{name} cannot serve {role}-attention (it serves: {', '.join(sorted(cls.roles))})"
-            )
-        if role == "cross" and cls.carry is not Attention.carry:
-            return (
-                f"{name} carries what it needs of earlier tokens, so it serves self-attention alone"
-            )
-        if cls.mask_names is not None:
-            for part in mask.parts():
-                part_name = name_of(part)
-                if part_name not in cls.mask_names:
-                    known = ", ".join(sorted(cls.mask_names))
-                    return f"{name} cannot obey the mask {part_name} (it obeys: {known})"
-        if cls.causal_only and mask.ahead != 0:
-            return (
-                f"{name} goes from left to right and cannot obey the mask {name_of(mask)}, which "
-                "shows later tokens"
-            )
-        kind = POSITIONS.get(position).acts_on
-        if kind not in cls.position_kinds:
-            acts_on = kind.replace("_", " ")
-            return f"{name} has no place for position {position}, which acts on {acts_on}"
-        if role == "cross" and kind != "embeddings":
-            return (
-                f"position {position} compares positions within one sequence, "
-                "so it has no meaning in cross-attention"
-            )
-        return None
 
 
 class Prepared(NamedTuple):
