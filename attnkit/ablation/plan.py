@@ -16,6 +16,7 @@ from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, key_path
 from attnkit.recipe.layers import read_changes
 from attnkit.recipe.source import Node, plain, read_value
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
+from attnkit.registry import suggest
 from attnkit.runs.resume import differences
 
 Changes = Mapping[KeyPath, Node | Mark]
@@ -150,6 +151,7 @@ def read_plan(recipe: Recipe) -> Plan:
         known = ", ".join(variant.name for variant in variants)
         message = f"there is no variant `{base}` (there are: {known})"
         problems.append(Problem(plan.mark("base"), "ablation.base", message))
+    problems += _claim_faults(plan)
     if not problems:
         problems += _faults(plan)
     if problems:
@@ -189,6 +191,25 @@ def _faults(plan: Plan) -> Iterator[Problem]:
     for problem, names in found.items():
         where = f"the variant `{names[0]}`" if len(names) == 1 else f"{len(names)} variants"
         yield replace(problem, message=f"{problem.message} (in {where})")
+
+
+def _claim_faults(plan: Plan) -> Iterator[Problem]:
+    """Yields the problems of the claims: variants that do not exist, and no threshold or two."""
+    known = [variant.name for variant in plan.variants]
+    for name, claim in (plan.options.claims or {}).items():
+        written = plan.recipe.source.value["ablation"].value["claims"].value[name]
+        for key in ("subject", "base", "switched_off"):
+            variant = getattr(claim, key)
+            if variant is not None and variant not in known:
+                message = f"there is no variant `{variant}`{suggest(variant, known)}"
+                mark = written.value[key].mark
+                yield Problem(mark, f"ablation.claims.{name}.{key}", message)
+        if (claim.by is None) == (claim.times is None):
+            message = "state the least difference (by) or the least ratio (times), one of them"
+            yield Problem(written.key_mark, f"ablation.claims.{name}", message)
+        if claim.subject == (claim.base or plan.base):
+            message = f"the subject and its base are both `{claim.subject}`"
+            yield Problem(written.key_mark, f"ablation.claims.{name}", message)
 
 
 def value_node(value: Any) -> Node:

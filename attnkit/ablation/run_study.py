@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -32,12 +32,15 @@ DIVERGED = 3
 """Exit code of a run that diverged."""
 
 
-def run_study(recipe: Recipe, *, check: bool = True) -> tuple[Path, list[Failure]]:
+def run_study(
+    recipe: Recipe, *, check: bool = True, only: Collection[str] | None = None
+) -> tuple[Path, list[Failure]]:
     """Runs the trials of a study that are not finished yet.
 
     Args:
         recipe: a recipe with a section `ablation`.
         check: refuse plugins that break a law.
+        only: variants to run; None: all of them.
 
     Returns:
         The study's folder, and the trials that failed.
@@ -57,23 +60,26 @@ def run_study(recipe: Recipe, *, check: bool = True) -> tuple[Path, list[Failure
         progress = Progress(METRIC, "tuning ")
         for line in side_effect_lines(study.plan):
             progress.write(line)
-        tried = candidates(study)
+        names = {variant.name for variant in study.plan.variants}
+        wanted = names if only is None else names & set(only)
+        tried = [candidate for candidate in candidates(study) if candidate.variant in wanted]
         if tried:
             lost = Launch(launcher, progress, check).run([candidate.trial for candidate in tried])
             failures += [failure for failure in lost if failure.code != DIVERGED]
         without = choose(study, tried, progress.write)
         failures += [Failure(name, DIVERGED, "has no candidate with a loss") for name in without]
         study.write()
-        trials = [trial for trial in study.trials() if trial.recipe.variant not in without]
+        wanted -= set(without)
+        trials = [trial for trial in study.trials() if trial.recipe.variant in wanted]
         progress = Progress(study.plan.options.metric)
         launch = Launch(launcher, progress, check)
         if study.plan.options.mean_curves:
             launch.on_finish = lambda trial: write_mean(study.directory, trial.recipe.variant)
         failures += launch.run(trials)
         if study.plan.options.mean_curves:  # of seeds that an earlier session trained
-            for variant in study.plan.variants:
-                if not (study.directory / FOLDER_OF_MEANS / variant.name).exists():
-                    write_mean(study.directory, variant.name)
+            for name in sorted(wanted):
+                if not (study.directory / FOLDER_OF_MEANS / name).exists():
+                    write_mean(study.directory, name)
     return study.directory, failures
 
 

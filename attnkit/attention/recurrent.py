@@ -201,7 +201,8 @@ def states_before(fade: Tensor | None, added: Tensor, state: Tensor | None) -> T
     chain = torch.cat((start, added[:, :, :-1]), dim=2).to(exact)
     if fade is None:
         return chain.cumsum(dim=2)
-    with torch.autocast(added.device.type, enabled=False):
+    device = added.device.type  # on the meta device costs are counted
+    with torch.autocast(device, enabled=False) if has_autocast(device) else nullcontext():
         return _scanned(fade[:, :, :-1].to(exact), chain)
 
 

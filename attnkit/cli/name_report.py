@@ -18,7 +18,7 @@ from rich.text import Text
 from attnkit.cli.kernel_report import measure_kernels, show_kernels
 from attnkit.cli.recipe_report import show_recipe
 from attnkit.console import console
-from attnkit.recipe.shipped import located, shipped_recipes
+from attnkit.recipe.shipped import located, shipped_claims, shipped_recipes
 from attnkit.registry import (
     ATTENTION,
     CALLBACKS,
@@ -199,6 +199,9 @@ def _show_name(registry: Registry[Any], name: str) -> None:
         _show_task(name)
     if registry is WIRINGS:
         _show_facts((("formula", vars(cls).get("formula")), ("paper", vars(cls).get("paper"))))
+    if name in (claims := shipped_claims()):
+        claim = f"a claim about it: attnkit claim {name} (in {claims[name].stem})"
+        console.print(claim, style="dim", markup=False)
     _show_options(registry.options(name))
     if registry is ATTENTION:
         show_kernels(console, name)

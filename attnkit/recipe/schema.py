@@ -126,7 +126,11 @@ class Checker:
     def _mapping(self, kind: Kind, node: Node, path: KeyPath) -> Any:
         cls = kind.options_class
         if cls is None:
-            return plain(node)
+            _, element = kind.arguments or (str, Any)
+            if not dataclasses.is_dataclass(element):
+                return plain(node)
+            items = node.value.items()
+            return {key: self.check(element, child, (*path, key)) for key, child in items}
         told = len(self.problems)
         values = self._options(node.value, options_of(cls), node.key_mark, path)
         if not dataclasses.is_dataclass(kind.type):

@@ -133,6 +133,40 @@ class BudgetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClaimOptions:
+    """A claim that a study tests: one variant's number against another's. `attnkit claim` tests it.
+
+    The interval of the difference over seeds decides: the claim holds if all of it is beyond `by`
+    (or `times`), and does not hold if none of it is.
+
+    Args:
+        says: the claim, as a sentence.
+        subject: the variant that it is about.
+        number: metric or cost in `result.json` (`accuracy`, `loss`, `cache_bytes`), or a mean over
+            the maps of the validation data: `first_token_mass`, `zero_share` or `entropy`.
+        direction: whether the subject's number is higher or lower than the base's.
+        switched_off: the variant in which the subject's idea is switched off. The claim must not
+            hold for it.
+        base: the variant that the subject is compared with; null: that of the study.
+        by: the least difference that is claimed; a negative one allows a loss of that size.
+        times: the least ratio that is claimed, instead of a difference.
+        also: further numbers to report: the price.
+        paper: where the claim is made.
+    """
+
+    says: str
+    subject: str
+    number: str
+    direction: Literal["higher", "lower"]
+    switched_off: str
+    base: str | None = None
+    by: float | None = None
+    times: Annotated[float, Range(above=0)] | None = None
+    also: tuple[str, ...] = ()
+    paper: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class AblationOptions:
     """A study: variants of the recipe, each trained with several seeds. `attnkit ablate` runs it.
 
@@ -155,6 +189,7 @@ class AblationOptions:
         metric: metric that is compared, by its name in `result.json`.
         mean_curves: write the mean and the range of each variant's seeds as the run
             `mean/<variant>` for TensorBoard, from two finished seeds on.
+        claims: names, each with a claim about the variants, for `attnkit claim`.
         workers: number of simultaneous runs; null: the launcher decides.
         launcher: starts the runs.
     """
@@ -169,5 +204,6 @@ class AblationOptions:
     tune: dict[str, Any] | None = None
     metric: str = "loss"
     mean_curves: bool = True
+    claims: dict[str, ClaimOptions] | None = None
     workers: Annotated[int, Range(min=1)] | None = None
     launcher: Annotated[Spec, LAUNCHERS] = Spec("local")

@@ -28,6 +28,16 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
+def shipped_claims() -> dict[str, Path]:
+    """Name of a claim -> the recipe whose section `ablation.claims` has it."""
+    found: dict[str, Path] = {}
+    for file in shipped_recipes().values():
+        text = file.read_text(encoding="utf-8")
+        if "  claims:" in text:
+            found |= dict.fromkeys(yaml.safe_load(text)["ablation"]["claims"], file)
+    return dict(sorted(found.items()))
+
+
 def located(path: Path) -> Path:
     """Finds a recipe as somebody names it: a file, or else one that comes with the kit.
 

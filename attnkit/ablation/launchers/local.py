@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attnkit.ablation.launchers.base import (
     KILLED,
@@ -14,7 +14,7 @@ from attnkit.ablation.launchers.base import (
     Launcher,
     thread_variables,
 )
-from attnkit.ablation.launchers.process import JobProcess
+from attnkit.ablation.launchers.process import JobProcess, Running
 from attnkit.hardware.process import available_cores, of_user, threads_of_user
 from attnkit.registry import LAUNCHERS
 
@@ -54,7 +54,7 @@ class Local(Launcher):
         own = {name: value for name in variables if (value := of_user(name))}
         self._variables = variables if threads else variables | own
         self._waiting: deque[Job] = deque()
-        self._running: dict[str, JobProcess] = {}
+        self._running: dict[str, Running] = {}
         self._slots: dict[str, int] = {}
         self._dropped: list[Ended] = []
 
@@ -97,6 +97,10 @@ class Local(Launcher):
         for process in self._running.values():
             process.wait(_REAP)
 
+    def begin(self, job: Job, environment: Mapping[str, str]) -> Running:
+        """Starts a job with some environment variables."""
+        return JobProcess(job, environment)
+
     def _drop(self) -> None:
         self._dropped += [Ended(job.key, KILLED, "was not started") for job in self._waiting]
         self._waiting.clear()
@@ -109,7 +113,7 @@ class Local(Launcher):
             if self._shares:
                 share = self._shares[slot % len(self._shares)]
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)
-            self._running[job.key] = JobProcess(job, environment)
+            self._running[job.key] = self.begin(job, environment)
             self._slots[job.key] = slot
 
 

@@ -9,11 +9,24 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from attnkit.ablation.launchers.base import Job
 
 _LIFELINE = "ATTNKIT_ENDS_WITH_STDIN"
 """Environment variable of a job whose standard input is a pipe that its parent keeps open."""
+
+
+class Running(Protocol):
+    """A job that was started on this machine; see `JobProcess`."""
+
+    def code(self) -> int | None: ...
+
+    def wait(self, seconds: float) -> int | None: ...
+
+    def stop(self) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 class JobProcess:

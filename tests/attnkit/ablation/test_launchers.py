@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from attnkit.ablation.launchers.base import KILLED, Job
+from attnkit.ablation.launchers.forked import Forked
 from attnkit.ablation.launchers.local import Local, visible_gpus
 from attnkit.registry import LAUNCHERS
 
@@ -63,8 +64,22 @@ def await_words(job, words):
         time.sleep(0.02)
 
 
-def test_each_end_has_its_code_and_its_log(local, tmp_path):
-    launcher = local(2)
+@pytest.fixture(params=[Local, pytest.param(Forked, marks=pytest.mark.slow)])
+def of_this_machine(request):
+    """The same of each launcher of this machine; forking first imports all of attnkit."""
+    made = []
+
+    def make(workers):
+        made.append(request.param(workers))
+        return made[-1]
+
+    yield make
+    for launcher in made:
+        launcher.close()
+
+
+def test_each_end_has_its_code_and_its_log(of_this_machine, tmp_path):
+    launcher = of_this_machine(2)
     jobs = [job(tmp_path, f"j{code}", f"print('I am'); exit({code})") for code in (0, 1, 2, 3)]
     launcher.start(jobs)
     assert ends(launcher, 4) == {"j0": 0, "j1": 1, "j2": 2, "j3": 3}
@@ -121,8 +136,8 @@ def test_gpus_are_shared_out(local, tmp_path, monkeypatch):
     assert visible_gpus() == []
 
 
-def test_a_job_that_is_stopped_may_save_and_the_rest_is_not_begun(local, tmp_path):
-    launcher = local(1)
+def test_a_job_that_is_stopped_may_save_and_the_rest_is_not_begun(of_this_machine, tmp_path):
+    launcher = of_this_machine(1)
     polite = job(tmp_path, "polite", POLITE)
     launcher.start([polite, job(tmp_path, "later", "")])
     await_words(polite, "began")
@@ -132,10 +147,10 @@ def test_a_job_that_is_stopped_may_save_and_the_rest_is_not_begun(local, tmp_pat
     assert not (tmp_path / "logs" / "later.log").exists()
 
 
-def test_a_job_that_does_not_listen_is_killed_with_its_children(local, tmp_path):
+def test_a_job_that_does_not_listen_is_killed_with_its_children(of_this_machine, tmp_path):
     code = "import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', 'import time; "
     code += "time.sleep(600)']); print(c.pid, flush=True)\n" + DEAF
-    launcher = local(1)
+    launcher = of_this_machine(1)
     deaf = job(tmp_path, "deaf", code)
     launcher.start([deaf])
     await_words(deaf, "began")
@@ -157,19 +172,23 @@ def is_alive(number):
         return False
 
 
-def test_a_job_ends_when_its_launcher_is_killed(tmp_path):
+@pytest.mark.parametrize("launcher", ["Local", pytest.param("Forked", marks=pytest.mark.slow)])
+def test_a_job_ends_when_its_launcher_is_killed(launcher, tmp_path):
     """It hears SIGTERM, so it can save; nothing trains on unseen and holds the lock. By a pipe that
     breaks, which every system has.
     """
     hears = "from attnkit.ablation.launchers.process import end_with_parent\nend_with_parent()\n"
     listens, began, rest = POLITE.partition('print("began"')
-    (tmp_path / "polite.py").write_text(listens + hears + began + rest)
+    polite = tmp_path / "polite.py"
+    polite.write_text(listens + hears + began + rest)
+    arguments = ("polite.py",) if launcher == "Local" else ("-c", POLITE)
     code = f"""
 from pathlib import Path
 from attnkit.ablation.launchers.base import Job
-from attnkit.ablation.launchers.local import Local
-launcher = Local(1)
-launcher.start([Job("a", ("polite.py",), Path("a.log"), Path({str(tmp_path)!r}))])
+from attnkit.ablation.launchers.forked import Forked
+from attnkit.ablation.launchers.{launcher.lower()} import {launcher}
+launcher = {launcher}(1)
+launcher.start([Job("a", {arguments!r}, Path("a.log"), Path({str(tmp_path)!r}))])
 while True:
     launcher.ended(1)
 """
@@ -181,7 +200,7 @@ while True:
     await_words(log, "saved")
 
 
-@pytest.mark.parametrize("name", ["local", "ray", "slurm"])
+@pytest.mark.parametrize("name", ["local", "forked", "ray", "slurm"])
 def test_a_launcher_explains_itself(name):
     launcher = LAUNCHERS.build(name, 2)
     assert launcher.workers == 2
