@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnkit.attention import kernels
 from attnkit.attention.base import Attention
 from attnkit.attention.score_attention import ScoreAttention
+from attnkit.attention.stream import Stream
 from attnkit.checks.case import (
     Broken,
     Case,
@@ -41,11 +42,14 @@ STEP, DIRECTIONS = 1e-7, 3
 
 def gradients_reach_every_parameter(case: Case) -> None:
     """No parameter is left out of the computation, and none is without effect, as a constant that
-    is added to all scores of a softmax is.
+    is added to all scores of a softmax is. One may be trained by an auxiliary loss alone.
     """
     attention = case.build()
-    output = case.run(attention)
-    output.square().sum().backward()
+    stream = Stream() if attention.has_auxiliary_losses() else None
+    beside = {} if stream is None else {"stream": stream}
+    output = attention(case.x, case.context, case.mask, **beside)
+    terms = (stream.losses if stream else None) or {}
+    (output.square().sum() + sum(terms.values())).backward()
     slopes = {
         name: 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
         for name, parameter in attention.named_parameters()

@@ -179,10 +179,65 @@ def test_moba_chooses_blocks_by_their_mean_key():
     assert_gives(attention, x, joined(weights @ v, attention))
 
 
-def test_moba_with_all_blocks_is_multi_head():
-    attention, x = built("moba", block=2, num_blocks=4), sequence()
+def indexed(attention, x):
+    """The indexer's scores, a pair of tokens at a time: (B, T, T)."""
+    scores = torch.zeros(B, T, T, dtype=x.dtype)
+    for b in range(B):
+        for i in range(T):
+            asked = attention.index_query(x[b, i]).view(attention.index_heads, -1)
+            weight = attention.index_weight(x[b, i])
+            for j in range(T):
+                key = attention.index_key(x[b, j])
+                for n in range(attention.index_heads):
+                    scores[b, i, j] += weight[n] * max(asked[n] @ key, 0)
+    return scores / math.sqrt(attention.index_heads * attention.index_dim)
+
+
+def test_dsa_attends_to_the_keys_that_its_indexer_scores_highest():
+    attention, x = built("dsa", num_kept=3, index_heads=2, index_dim=5), sequence()
     q, k, v = projected(attention, x)
-    assert_gives(attention, x, joined(softmax(q @ k.mT / D**0.5) @ v, attention))
+    index = indexed(attention, x)
+    chosen = torch.zeros(B, T, T, dtype=torch.bool)
+    for b in range(B):
+        for i in range(T):  # of equal scores, the last key
+            best = sorted(range(i + 1), key=lambda j: (-index[b, i, j].item(), -j))
+            chosen[b, i, best[:3]] = True
+    scores = (q @ k.transpose(-2, -1) / math.sqrt(D)).masked_fill(~chosen.unsqueeze(1), -math.inf)
+    assert_gives(attention, x, joined(scores.softmax(dim=-1) @ v, attention))
+
+
+def test_the_indexer_of_dsa_learns_the_mean_map_and_nothing_else_learns_from_it():
+    attention, x = built("dsa", num_kept=3, index_heads=2, index_dim=5), sequence()
+    x.requires_grad_()
+    prepared = attention.prepare(x, x, Causal())
+    (loss,) = attention.auxiliary_losses(prepared, prepared.q, None).values()
+    q, k, _ = projected(attention, x)
+    target = softmax(q @ k.transpose(-2, -1) / math.sqrt(D)).mean(dim=1)
+    guess = softmax(indexed(attention, x))
+    terms = torch.where(CAUSAL, target * (target / guess).log(), torch.zeros(()).double())
+    torch.testing.assert_close(loss.double(), terms.sum(dim=-1).mean(), atol=1e-5, rtol=1e-5)
+    loss.backward()
+    learning = {name for name, one in attention.named_parameters() if one.grad is not None}
+    assert learning == {"index_query.weight", "index_key.weight", "index_weight.weight"}
+    assert x.grad is None
+
+
+SPARSE = {
+    "moba": {"block": 2, "num_blocks": 4},
+    "dsa": {"num_kept": T},
+    "top_k": {"num_kept": T},
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_is_full_attention_where_everything_may_be_chosen(name):
+    attention, x = built(name, **SPARSE[name]), sequence()
+    full = build_attention({"name": "multi_head", "num_heads": H}, C).eval().double()
+    full.load_state_dict(attention.state_dict(), strict=False)
+    assert_gives(attention, x, full(x, x, Causal()))
+    fewest = {"block": 2, "num_blocks": 1} if name == "moba" else {"num_kept": 1}
+    few = built(name, **fewest)
+    assert (few(x, x, Causal()) - full(x, x, Causal())).abs().max() > 1e-3
 
 
 def test_nystrom_is_the_product_of_three_maps():
@@ -456,6 +511,8 @@ def test_hgrn2_takes_up_what_its_gate_leaves_free(length, layer, bound):
         ("matrix_factorized", {"num_heads": 5}, "num_heads 5 does not divide dim 24"),
         ("tensor_product", {"kv_rank": 0}, "kv_rank 0 must be at least 1"),
         ("moba", {"block": 0}, "block 0 and num_blocks 3 must be at least 1"),
+        ("dsa", {"num_kept": 0}, "num_kept must be at least 1, got 0"),
+        ("dsa", {"weight": -1.0}, "weight must be at least 0, got -1"),
         ("nystrom", {"num_landmarks": 0}, "num_landmarks must be at least 1, got 0"),
         ("performer", {"num_features": 0}, "num_features must be at least 1, got 0"),
         ("based", {"feature_dim": 0}, "feature_dim must be at least 1, got 0"),
