@@ -45,8 +45,6 @@ class AttentionMap:
         mechanism: its registered name.
         largest_score: (B, H), the largest score of an allowed pair before the normalisation; None:
             not asked for, or the mechanism has no such scores.
-        value_lengths: (B, H, S), the length of what each key hands to the output for a weight of 1;
-            None: not asked for, or the output is not linear in the mixed values.
     """
 
     name: str
@@ -57,7 +55,6 @@ class AttentionMap:
     taken_from: TakenFrom = "weights"
     mechanism: str = ""
     largest_score: Tensor | None = None
-    value_lengths: Tensor | None = None
 
 
 @torch.no_grad()
@@ -124,26 +121,6 @@ def _largest_score(attention: Attention, prepared: Prepared, mask: Mask) -> Tens
 _WEIGHTS = ScoreAttention.weights
 
 
-def _value_lengths(attention: Attention, prepared: Prepared, x: Tensor) -> Tensor | None:
-    """(B, H, S); None where a head's output is normalised, or gated by the token that asks."""
-    v = prepared.v
-    if not attention.linear_in_values or v.shape[1] not in (1, attention.num_kv_heads):
-        return None
-    B, H, S = v.shape[0], attention.num_heads, v.shape[2]
-    values = v.repeat_interleave(H // v.shape[1], dim=1)  # (B, H, S, D)
-    # Each head alone, all others zero: (H, B, H, S, D).
-    alone = torch.eye(H, device=v.device, dtype=v.dtype)[:, None, :, None, None] * values
-    nobody = x.new_zeros(H * B, S, x.shape[-1], dtype=v.dtype)
-    flat = alone.flatten(0, 1)
-    nothing = attention.merge(torch.zeros_like(flat), nobody)
-    once = attention.merge(flat, nobody) - nothing
-    for factor, asking in ((2.0, nobody), (1.0, torch.ones_like(nobody))):
-        by = attention.merge(factor * flat, asking) - attention.merge(0 * flat, asking)
-        if not torch.allclose(by, factor * once, rtol=1e-3, atol=1e-5):
-            return None
-    return once.unflatten(0, (H, B)).norm(dim=-1).transpose(0, 1)
-
-
 def taken_from(attention: Attention) -> TakenFrom:
     """Returns the origin of a mechanism's map."""
     if not attention.linear_in_values:
@@ -182,7 +159,9 @@ def _map_by_one_hot_values(
     return torch.cat(columns, dim=-1)
 
 
-def attention_maps(model: nn.Module, batch: Any, *, details: bool = False) -> list[AttentionMap]:
+def attention_maps(
+    model: nn.Module, batch: Any, *, largest_scores: bool = False
+) -> list[AttentionMap]:
     """Runs a model once and returns the map of every mechanism in it, in the order of its modules.
 
         attention_maps(model, tokens)                  one tensor, or a tuple of them
@@ -195,7 +174,7 @@ def attention_maps(model: nn.Module, batch: Any, *, details: bool = False) -> li
         model: any module that contains attnkit mechanisms.
         batch: a tensor; a tuple or list of arguments; a mapping or a named tuple, from which the
             model takes the parameters of its `forward`; or a function that runs the forward pass.
-        details: also compute `largest_score` and `value_lengths`.
+        largest_scores: also compute `largest_score`.
 
     Raises:
         ValueError: if no mechanism was called.
@@ -210,13 +189,12 @@ def attention_maps(model: nn.Module, batch: Any, *, details: bool = False) -> li
         x, context, mask, stream = _bind(*args, **kwargs)
         mask = NoMask() if mask is None else mask
         T, S = x.shape[1], context.shape[1]
-        largest = lengths = None
+        largest = None
         with torch.autocast(x.device.type, enabled=False):
             prepared = _prepared(module, x, context, mask, stream)
             weights = _map(module, prepared, mask)
-            if details:
+            if largest_scores:
                 largest = _largest_score(module, prepared, mask)
-                lengths = _value_lengths(module, prepared, x)
         found[names[module]] = AttentionMap(
             name=names[module],
             weights=weights.float().cpu(),
@@ -226,7 +204,6 @@ def attention_maps(model: nn.Module, batch: Any, *, details: bool = False) -> li
             taken_from=taken_from(module),
             mechanism=ATTENTION.name_of(type(module)),
             largest_score=None if largest is None else largest.float().cpu(),
-            value_lengths=None if lengths is None else lengths.float().cpu(),
         )
 
     hooks = [module.register_forward_pre_hook(take, with_kwargs=True) for module in names]

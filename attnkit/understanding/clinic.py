@@ -325,15 +325,15 @@ def _maps_of_data(
         tokens = batch.tokens[:rows, :longest]
         documents = getattr(batch, "documents", None)
         documents = torch.zeros_like(tokens) if documents is None else documents[:rows, :longest]
-        maps = attention_maps(model, lambda: model(tokens, documents), details=True)
+        maps = attention_maps(model, lambda: model(tokens, documents), largest_scores=True)
         return maps, lambda name: None
     if isinstance(model, EncoderDecoder):
         parts = (batch.source, batch.source_keep, batch.target, batch.predicted)
         source, keep, target, predicted = (part[:rows, :longest] for part in parts)
-        maps = attention_maps(model, lambda: model(source, keep, target), details=True)
+        maps = attention_maps(model, lambda: model(source, keep, target), largest_scores=True)
         cut = type(batch)(source, keep, target, predicted, 0)
         return maps, lambda name: _real_tokens(cut, name)
-    return attention_maps(model, batch, details=True), lambda name: None
+    return attention_maps(model, batch, largest_scores=True), lambda name: None
 
 
 def repeated_tokens(

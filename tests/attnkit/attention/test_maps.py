@@ -140,3 +140,22 @@ def test_a_map_under_autocast_is_full_precision():
     expected = attention_map(attention, x.bfloat16().float(), x.bfloat16().float(), mask)
     assert taken.dtype == torch.float32
     torch.testing.assert_close(taken, expected, atol=0, rtol=0)
+
+
+def test_the_largest_score_is_of_an_allowed_pair():
+    torch.manual_seed(0)
+    model = LanguageModel(7, dim=16, num_layers=1, attention={"name": "multi_head", "num_heads": 2})
+    tokens = torch.tensor([[1, 4, 2, 6]])
+    seen = []
+    attention = model.layers[0].attention
+    hook = attention.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    (found,) = attention_maps(model, tokens, largest_scores=True)
+    hook.remove()
+    with torch.no_grad():
+        q, k, _, _ = attention.prepare(seen[0], seen[0], Causal())
+        scores = attention.scores(q, k)
+    wanted = scores.masked_fill(~torch.ones(4, 4).tril().bool(), -torch.inf).amax(dim=(-2, -1))
+    torch.testing.assert_close(found.largest_score, wanted)
+    assert attention_maps(model, tokens)[0].largest_score is None
+    other = LanguageModel(7, dim=16, num_layers=1, attention={"name": "linear", "num_heads": 2})
+    assert attention_maps(other, tokens, largest_scores=True)[0].largest_score is None
