@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -36,13 +36,37 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def print_fitting(whole: Table, parts: Sequence[Table]) -> None:
-    """Prints a table, or its parts one below the other if it is wider than the terminal."""
+    """Prints a table; its parts one below the other if it is wider than the terminal; and a block
+    per row of a part that is still wider.
+    """
     terminal = Console(highlight=False, soft_wrap=True)
     console = Console(highlight=False, soft_wrap=True, width=NATURAL)
-    # A file or a pipe has no width: its lines are as long as needed.
-    too_wide = terminal.is_terminal and console.measure(whole).maximum > terminal.width
-    for table in parts if too_wide else [whole]:
-        console.print(table)
+
+    def fits(table: Table) -> bool:
+        # A file or a pipe has no width: its lines are as long as needed.
+        return not terminal.is_terminal or console.measure(table).maximum <= terminal.width
+
+    for table in [whole] if fits(whole) else parts:
+        for block in [table] if fits(table) else _blocks(table):
+            console.print(block)
+
+
+def _blocks(table: Table) -> Iterator[Table]:
+    """Yields the rows of a table, each as lines of heading and value below the first value."""
+    first, *others = table.columns
+    for row, title in enumerate(first.cells):
+        block = Table.grid(padding=(0, 2))
+        for column in others:
+            block.add_row(Text(f"  {column.header}", "dim"), list(column.cells)[row])
+        yield Table.grid()
+        yield _single(title)
+        yield block
+
+
+def _single(cell: RenderableType) -> Table:
+    line = Table.grid()
+    line.add_row(cell)
+    return line
 
 
 def _table(table: Grid, columns: range | list[int]) -> Table:

@@ -13,11 +13,15 @@ from rich.text import Text
 from attnkit.ablation.output import print_fitting
 from attnkit.ablation.plan import Changes, Plan, as_overrides, side_effects
 from attnkit.ablation.study import Study
+from attnkit.ablation.tables import short
 from attnkit.ablation.timing import Timing
 from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import Candidate
 
-COLUMNS = ("variant", "parameters", "FLOPs/token", "cache bytes/token", "steps", "time per run")
+COLUMNS = ("variant", "parameters", "FLOPs/token", "cache B/token", "steps", "time/run")
+
+ONE_THREAD_IS_FASTER = 0.9
+"""Share of the time of a step, below which one thread is recommended."""
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -45,12 +49,13 @@ def show_plan(
         recipe = firsts[variant.name].recipe
         costs = study.count(recipe)
         steps = recipe.trainer.max_steps
-        took = timings[variant.name].seconds(steps) if timings and workers else None
+        timing = timings.get(variant.name) if timings and workers else None
+        took = None if timing is None else timing.seconds(steps)
         star = " *" if variant.name == plan.base else ""
         cells = [
             variant.name + star,
             f"{costs.parameters:,}",
-            f"{costs.flops:,.0f}",
+            short(costs.flops),
             f"{costs.cache_bytes / costs.max_seq_len:,.0f}",
             f"{steps:,}",
             "unknown" if took is None else _clock(took),
@@ -118,18 +123,33 @@ def _notes(
     if timings and workers:
         runs = [(trial.recipe.variant, trial) for trial in trials]
         runs += [(candidate.variant, candidate.trial) for candidate in tuning]
+        missing = [(name, trial) for name, trial in runs if not trial.is_finished]
+        untimed = {name for name, _ in missing if name not in timings}
         times = [
             timings[name].seconds(trial.recipe.trainer.max_steps)
-            for name, trial in runs
-            if not trial.is_finished
+            for name, trial in missing
+            if name not in untimed
         ]
         if times:
             total = max([sum(times) / workers, *times])
+            besides = f", and {len(untimed)} variants that were not timed" if untimed else ""
             notes.append(
-                f"about {_clock(total)} with {workers} at a time, from a few timed steps of each "
-                "variant and its validations; without maps, samples and beam search"
+                f"about {_clock(total)} with {workers} at a time{besides}, from a few timed steps "
+                "of each variant and its validations; without maps, samples and beam search"
             )
+        notes += [line for timing in timings.values() if (line := _about_threads(timing))]
     return notes
+
+
+def _about_threads(timing: Timing) -> str | None:
+    """Returns advice if steps are clearly faster with one thread."""
+    one, many = timing.one_thread, timing.many_threads
+    if one is None or many is None or one > ONE_THREAD_IS_FASTER * many:
+        return None
+    return (
+        f"one thread is faster here: {one:.2g} s a step instead of {many:.2g}; set "
+        "OMP_NUM_THREADS=1, or 'ablation.launcher={name: local, threads: 1}'"
+    )
 
 
 def _seeds(study: Study) -> str:

@@ -19,7 +19,7 @@ from attnkit.ablation.plan import Plan, read_plan
 from attnkit.ablation.preview import show_plan, side_effect_lines
 from attnkit.ablation.study import Study, check_parts
 from attnkit.ablation.study_progress import Progress
-from attnkit.ablation.timing import Timing, measure
+from attnkit.ablation.timing import PREVIEW_SECONDS, Timing, measure
 from attnkit.ablation.trial_files import FOLDER
 from attnkit.ablation.tuning import METRIC, candidates, choose
 from attnkit.recipe import Recipe, RecipeError
@@ -97,7 +97,8 @@ def preview(recipe: Recipe) -> None:
     if is_local or _needs_speeds(study):
         here = launcher if is_local else Local(1)
         with tempfile.TemporaryDirectory() as place, closing(here):
-            timings = _timings(study, here, Path(place))
+            limit = None if _needs_speeds(study) else PREVIEW_SECONDS
+            timings = _timings(study, here, Path(place), limit=limit)
         steps = {name: timing.step for name, timing in timings.items()}
         study.step_seconds = {**steps, **study.step_seconds} if _needs_speeds(study) else {}
     workers = launcher.workers if is_local else None
@@ -151,10 +152,14 @@ def _needs_speeds(study: Study) -> bool:
 
 
 def _timings(
-    study: Study, launcher: Launcher, place: Path, names: Sequence[str] = ()
+    study: Study,
+    launcher: Launcher,
+    place: Path,
+    names: Sequence[str] = (),
+    limit: float | None = None,
 ) -> dict[str, Timing]:
     """Times the variants before anything is tuned."""
     plan = study.plan
     chosen = [variant for variant in plan.variants if not names or variant.name in names]
     recipes = {variant.name: plan.recipe_of(variant) for variant in chosen}
-    return measure(recipes, launcher, place)
+    return measure(recipes, launcher, place, limit)

@@ -23,7 +23,10 @@ from attnkit.recipe import Recipe
 from attnkit.storage.run_directory import write_json, write_text
 
 SECONDS = 1.0
-"""How long the steps of one recipe are timed, after two warm-up steps."""
+"""How long the steps of one recipe are timed at least, after two warm-up steps."""
+
+PREVIEW_SECONDS = 40.0
+"""How long the steps of all recipes are timed at most for a preview; most studies need less."""
 
 _WARM_UP = 2
 
@@ -40,27 +43,38 @@ class Timing:
         start: seconds before the first step: imports, data, the model.
         step: seconds per optimizer step, including its share of the validations.
         final: seconds of the final validation, without beam search.
+        one_thread: seconds per optimizer step, without validations, with one thread instead of
+            many; None: not measured.
+        many_threads: the same with as many threads as a trial has.
     """
 
     start: float
     step: float
     final: float
+    one_thread: float | None = None
+    many_threads: float | None = None
 
     def seconds(self, steps: int) -> float:
         """Returns the duration of a whole run."""
         return self.start + steps * self.step + self.final
 
 
-def measure(recipes: Mapping[str, Recipe], launcher: Launcher, place: Path) -> dict[str, Timing]:
+def measure(
+    recipes: Mapping[str, Recipe],
+    launcher: Launcher,
+    place: Path,
+    limit: float | None = None,
+) -> dict[str, Timing]:
     """Times some steps of each recipe, in as many processes at once as trials will run.
 
     Args:
         recipes: by name.
         launcher: starts the processes.
         place: a folder for temporary files that the processes can read too.
+        limit: seconds for all recipes, without imports; None: as long as it takes.
 
     Returns:
-        Name -> the mean over the processes.
+        Name -> the mean over the processes, of the recipes that all of them have timed in time.
 
     Raises:
         TimingError: if a process fails; with the end of its output.
@@ -74,7 +88,7 @@ def measure(recipes: Mapping[str, Recipe], launcher: Launcher, place: Path) -> d
     jobs = [
         Job(
             f"timing/{out.stem}",
-            ("-P", "-m", "attnkit.ablation.timing", str(out), *map(str, files)),
+            ("-P", "-m", "attnkit.ablation.timing", str(out), str(limit or 0), *map(str, files)),
             out.with_suffix(".log"),
         )
         for out in outs
@@ -89,18 +103,31 @@ def measure(recipes: Mapping[str, Recipe], launcher: Launcher, place: Path) -> d
                 raise TimingError(f"steps cannot be timed: {words[-2000:]}")
     found = [json.loads(out.read_bytes()) for out in outs]
     return {
-        name: Timing(
-            **{
-                part.name: sum(each[name][part.name] for each in found) / len(found)
-                for part in dataclasses.fields(Timing)
-            }
-        )
+        name: Timing(**_means([each[name] for each in found]))
         for name in recipes
+        if all(name in each for each in found)
     }
 
 
-def time_recipe(recipe: Recipe) -> Timing:
-    """Times one recipe in this process."""
+def _means(found: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+    """Returns the mean of each part; None where a process has none."""
+    means: dict[str, float | None] = {}
+    for name in found[0]:
+        values = [value for each in found if (value := each[name]) is not None]
+        means[name] = sum(values) / len(values) if len(values) == len(found) else None
+    return means
+
+
+def time_recipe(
+    recipe: Recipe, limit: float | None = None, *, compare_threads: bool = False
+) -> Timing:
+    """Times one recipe in this process.
+
+    Args:
+        recipe: the recipe.
+        limit: seconds after which no further step begins; one is always timed. None: no limit.
+        compare_threads: also time the steps with one thread, if this process has several.
+    """
     import torch
 
     from attnkit.hardware.devices import default_device
@@ -116,16 +143,28 @@ def time_recipe(recipe: Recipe) -> Timing:
     task.to(device)
     optimizer = task.configure_optimizers()
     start = time.perf_counter() - began
+    ends = None if limit is None else began + limit
+    threads, one_thread = torch.get_num_threads(), None
     batches = data.train_batches(0, recipe.trainer.max_steps * recipe.trainer.accumulate)
     with _precision(recipe, device):
-        step = _mean_seconds(_steps(recipe, task, optimizer, batches, device), device)
+        steps = _steps(recipe, task, optimizer, batches, device)
+        step = _mean_seconds(steps, device, ends)
+        if compare_threads and threads > 1 and device.type == "cpu":
+            torch.set_num_threads(1)
+            one_thread = _mean_seconds(steps, device, ends)
+            torch.set_num_threads(threads)
         with torch.no_grad():
             task.eval()
             once = data.val_batches(recipe.validation.max_tokens)
-            val = _mean_seconds((task.measure(batch) for batch in _round(once, device)), device)
+            validation = (task.measure(batch) for batch in _round(once, device))
+            val = _mean_seconds(validation, device, ends)
     every = min(recipe.validation.every_n_steps, recipe.trainer.max_steps)
     return Timing(
-        start, step + len(once) * val / every, len(data.val_batches(data.final_max_tokens)) * val
+        start,
+        step + len(once) * val / every,
+        len(data.val_batches(data.final_max_tokens)) * val,
+        one_thread,
+        None if one_thread is None else step,
     )
 
 
@@ -157,7 +196,14 @@ def _round(batches: Any, device: Any) -> Iterator[Any]:
             yield move_data_to_device(batches[i], device)
 
 
-def _mean_seconds(steps: Iterator[Any], device: Any) -> float:
+def _mean_seconds(steps: Iterator[Any], device: Any, ends: float | None = None) -> float:
+    """Returns the mean time of a step.
+
+    Args:
+        steps: takes one per iteration.
+        device: that it computes on.
+        ends: time after which no further step begins: what was the warm-up is then the result.
+    """
     import torch
 
     def finish() -> float:
@@ -165,10 +211,16 @@ def _mean_seconds(steps: Iterator[Any], device: Any) -> float:
             torch.cuda.synchronize()
         return time.perf_counter()
 
+    began = finish()
     for _ in range(_WARM_UP):
+        before = finish()
         next(steps)
+        if ends is not None and (now := finish()) > ends:
+            return now - before
     count, began = 0, finish()
     while (now := finish()) - began < SECONDS or not count:
+        if count and ends is not None and now > ends:
+            break
         next(steps)
         count += 1
     return (now - began) / count
@@ -183,8 +235,8 @@ def _precision(recipe: Recipe, device: Any) -> contextlib.AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
 
-def main(out: Path, files: Sequence[Path]) -> None:
-    """Times recipes and writes the result."""
+def main(out: Path, limit: float | None, files: Sequence[Path]) -> None:
+    """Times recipes and writes the result; those that the limit leaves no time for are left out."""
     from attnkit.recipe import load_recipe
 
     began = time.perf_counter()
@@ -192,8 +244,13 @@ def main(out: Path, files: Sequence[Path]) -> None:
 
     imports = time.perf_counter() - began
     found = {}
-    for file in files:
-        timing = time_recipe(load_recipe(file))
+    began = time.perf_counter()
+    for i, file in enumerate(files):
+        left = None if limit is None else limit - (time.perf_counter() - began)
+        if left is not None and left <= 0:
+            break
+        share = None if left is None else left / (len(files) - i)
+        timing = time_recipe(load_recipe(file), share, compare_threads=i == 0)
         found[file.stem] = dataclasses.asdict(
             dataclasses.replace(timing, start=timing.start + imports)
         )
@@ -202,4 +259,4 @@ def main(out: Path, files: Sequence[Path]) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    main(Path(sys.argv[1]), float(sys.argv[2]) or None, [Path(name) for name in sys.argv[3:]])

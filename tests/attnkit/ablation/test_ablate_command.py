@@ -2,19 +2,26 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from rich import box
+from rich.table import Table
+from rich.text import Text
 from typer.testing import CliRunner
 
 from attnkit.ablation import timing
 from attnkit.ablation.launch import Launch, StudyStopped
 from attnkit.ablation.launchers.base import Ended
 from attnkit.ablation.launchers.local import Local
+from attnkit.ablation.output import print_fitting
 from attnkit.ablation.preview import show_plan
 from attnkit.ablation.run_study import prepare_study, run_study
 from attnkit.ablation.study_progress import Progress
@@ -67,6 +74,55 @@ def test_the_preview_counts_and_estimates(load, capsys):
     assert "about 0:00:48 with 4 at a time" in shown  # 16 runs of 12 s
     show_plan(made, made.trials(), candidates(made), timings, workers=None)
     assert "from this machine's speed; it is measured again" in capsys.readouterr().out
+
+
+def test_the_preview_says_what_was_not_timed_and_when_one_thread_is_faster(load, capsys):
+    made, _ = prepare_study(load(variants={"one": {}, "wide": {"model.dim": 24}}))
+    slow = Timing(start=5.0, step=1.0, final=1.0, one_thread=0.2, many_threads=0.9)
+    show_plan(made, made.trials(), [], {"one": slow}, workers=2)
+    shown = capsys.readouterr().out
+    one, wide = (line for line in shown.splitlines() if line.startswith((" one", " wide")))
+    assert (one.split()[-1], wide.split()[-1]) == ("0:00:12", "unknown")
+    assert "with 2 at a time, and 1 variants that were not timed" in shown
+    assert "one thread is faster here: 0.2 s a step instead of 0.9; set OMP_NUM_THREADS=1" in shown
+    equal = replace(slow, one_thread=0.85)
+    show_plan(made, made.trials(), [], {"one": equal, "wide": equal}, workers=2)
+    shown = capsys.readouterr().out
+    assert "one thread" not in shown
+    assert "not timed" not in shown
+
+
+def test_a_preview_takes_few_steps_of_a_slow_recipe(load):
+    """A limit that is over allows one step and one validation batch; else warm-up and a second."""
+    recipe = load().with_overrides("trainer.max_steps=100")
+    timed = time_recipe(recipe, limit=0.0)
+    assert timed.step > 0
+    assert timed.one_thread is None  # this process has one already, or was not asked
+    taken = []
+    timing._mean_seconds((taken.append(i) for i in range(9)), torch.device("cpu"), ends=0.0)
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_table_is_never_wider_than_the_terminal(width, monkeypatch, capsys):
+    """It is split into parts, and a part into blocks, a row each."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [[f"heads={i},window=64,position=alibi", "1" * 12, "2" * 12, "3" * 12] for i in (1, 2)]
+
+    def table(columns):
+        drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for i in columns:
+            drawn.add_column(f"heading {i}", no_wrap=True)
+        for row in rows:
+            drawn.add_row(*(Text(row[i]) for i in columns))
+        return drawn
+
+    print_fitting(table(range(4)), [table([0, 1, 2]), table([0, 3])])
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= width
+    for row in rows:
+        assert all(word in shown for word in row)
 
 
 @pytest.mark.slow

@@ -195,7 +195,7 @@ def test_a_budget_of_seconds_is_measured_once(load, launcher, monkeypatch):
     """The steps that fit are part of the study from then on, so that it can be resumed."""
     measured = []
 
-    def measure(recipes, launcher, place):
+    def measure(recipes, launcher, place, limit):
         measured.extend(recipes)
         return {name: Timing(start=1.0, step=0.5, final=1.0) for name in recipes}
 
