@@ -10,14 +10,25 @@ from attnkit.attention.multi_head import MultiHead
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.checks.card import cases_of
 from attnkit.masks import Causal
-from attnkit.models.accounting import PARTS, cache_bytes, flops_per_token, parameter_counts
+from attnkit.models.accounting import PARTS, cache_bytes, costs, flops_per_token, parameter_counts
 from attnkit.models.language_model import LanguageModel
+from attnkit.models.shapes_only import shapes_only
 from attnkit.registry import ATTENTION, POSITIONS
 
 
 def built(**options):
     torch.manual_seed(0)
     return LanguageModel(11, **({"max_seq_len": 12, "dim": 16, "num_layers": 2} | options))
+
+
+@pytest.mark.parametrize("mechanism", ATTENTION.names())
+def test_costs_are_counted_on_the_meta_device(mechanism):
+    """As `attnkit show` and `ablate --dry-run` count them, before any weight exists."""
+    if ATTENTION.get(mechanism).refusal("self", Causal(), "none"):
+        return
+    with shapes_only():
+        model = built(attention=mechanism, position="none")
+    assert costs(model)["training_flops_per_token"] > 0
 
 
 @pytest.mark.parametrize("mechanism", ATTENTION.names())
