@@ -85,7 +85,7 @@ class Relu(MLP):
 
 @MLPS.register("squared_relu")
 class SquaredRelu(MLP):
-    """The square of ReLU. arXiv:2109.08668, section 4."""
+    """The square of ReLU. arXiv:2109.08668."""
 
     def activated(self, hidden: Tensor, x: Tensor) -> Tensor:
         return F.relu(hidden).square()
