@@ -92,6 +92,7 @@ def serve(
             f"TensorBoard does not start: {error.msg}; try another --port"
         ) from error
     write(f"attention  {address}#{PLUGIN_NAME}")
+    write(f"ablations  {address}#ablations")
     write(f"other tabs {address}")
     write("Ctrl-C stops it.")
     ended = threading.Event()

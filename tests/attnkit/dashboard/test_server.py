@@ -69,10 +69,11 @@ def test_it_says_where_it_is_and_stops_when_asked(ending, tmp_path, make_record,
     process = attnkit(str(tmp_path), "--port", "0")
     try:
         assert process.stdout is not None
-        first, second, _ = (process.stdout.readline() for _ in range(3))
+        first, second, third, _ = (process.stdout.readline() for _ in range(4))
         assert first.startswith("attention  http://")
         assert first.strip().endswith("/#attention")
-        address = second.removeprefix("other tabs").strip()
+        assert second.strip().endswith("/#ablations")
+        address = third.removeprefix("other tabs").strip()
         with urllib.request.urlopen(f"{address}data/plugin/attention/index", timeout=300) as answer:
             assert json.load(answer)["version"] == 1
     finally:
