@@ -27,7 +27,7 @@ from dashboard import memory_of, spent_by, start_tensorboard
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 READY = ".ablations[data-state=ready]"
 
@@ -73,13 +73,15 @@ def write_study(folder: Path, like: Path, variants: int, seeds: int, points: int
                 "perplexity": np.exp(loss),
             }
             (run / "result.json").write_text(json.dumps(record))
-            writer = EventFileWriter(str(run), max_queue_size=10_000, flush_secs=600)
-            for i in range(points):
-                value = loss + 3 * np.exp(-i / 200) + 0.02 * random.normal()
-                for tag in ("loss/train", "loss/val"):
-                    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-                    writer.add_event(Event(step=10 * i, wall_time=1.7e9 + i, summary=summary))
-            writer.close()
+            with (run / "events.out.tfevents.1.bench").open("wb") as file:
+                writer = RecordWriter(file)
+                writer.write(Event(file_version="brain.Event:2").SerializeToString())
+                for i in range(points):
+                    value = loss + 3 * np.exp(-i / 200) + 0.02 * random.normal()
+                    for tag in ("loss/train", "loss/val"):
+                        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+                        event = Event(step=10 * i, wall_time=1.7e9 + i, summary=summary)
+                        writer.write(event.SerializeToString())
 
 
 def open_page(context: BrowserContext, address: str) -> tuple[Page, float]:
