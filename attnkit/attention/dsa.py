@@ -1,4 +1,4 @@
-"""DeepSeek sparse attention (DSA). DeepSeek-AI 2025, arXiv:2512.02556, section 2.1.
+"""DeepSeek sparse attention (DSA). DeepSeek-AI 2025, arXiv:2512.02556.
 
     I[i, j] = sum_n w_in relu(q'_in . k'_j)        the lightning indexer, of n = 1 .. N small heads
     weights = softmax over the K keys with the largest I[i, j]
@@ -34,7 +34,7 @@ class DSA(MultiHead):
     causal_only = True
     smooth = False
     formula = "softmax(q_h k_hᵀ / √D over the K largest Σ_n w_n relu(q'_n k'ᵀ)) v_h"
-    paper = "DeepSeek-AI 2025, arXiv:2512.02556, section 2.1"
+    paper = "DeepSeek-AI 2025, arXiv:2512.02556"
 
     def __init__(
         self,
