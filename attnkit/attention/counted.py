@@ -105,7 +105,7 @@ def _on_meta(attention: Attention) -> Attention:
     """Returns a copy whose parameters and buffers have no data."""
     empty: dict[int, Any] = {}
     for parameter in attention.parameters():
-        shape = torch.empty_like(parameter, device="meta", dtype=torch.float32)
+        shape = torch.empty_like(parameter, device="meta")
         empty[id(parameter)] = nn.Parameter(shape)
     for buffer in attention.buffers():
         empty[id(buffer)] = torch.empty_like(buffer, device="meta")

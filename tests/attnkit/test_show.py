@@ -222,7 +222,7 @@ def test_gpt3_on_paper(read, numbers):
 )
 def test_a_recipe_tells_whether_products_are_rounded_to_tf32(read, precision, said):
     recipe_report.show_recipe(QUICKSTART, [f"trainer.precision={precision}"])
-    assert f"float32 products        {said} (trainer.precision {precision})\n" in read()
+    assert f"float32 products          {said} (trainer.precision {precision})\n" in read()
 
 
 def test_a_model_without_attention_has_no_cache(read):

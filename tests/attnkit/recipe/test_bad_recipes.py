@@ -106,7 +106,8 @@ LINES = [
     ("trainer: fast", "bad.yaml:2:10: trainer: expected a mapping of options, got text 'fast'"),
     (
         "trainer: {compile: 1}",
-        "bad.yaml:2:20: trainer.compile: expected `auto` or true or false, got the number 1",
+        "bad.yaml:2:20: trainer.compile: expected `auto`, `without_cuda_graphs` or true or false, "
+        "got the number 1",
     ),
     (
         "trainer: {precision: bf1}",
