@@ -17,6 +17,7 @@ from attnkit.ablation.stored_run import (
     find_runs,
     load_stored_run,
 )
+from attnkit.ablation.trial_files import why_it_failed
 from attnkit.storage.run_directory import RECIPE, RunDirectoryError
 
 
@@ -127,16 +128,12 @@ def _order(found: GroupedRuns) -> None:
 
 
 def _planned_and_missing(plans: Mapping[Path, PlanFile | None]) -> list[LeftOut]:
-    """Lists the runs of a plan that have no directory yet."""
-    directories = [
-        folder / variant / f"seed{seed}"
+    """Lists the runs of a plan that have no directory yet, and why."""
+    return [
+        LeftOut(directory, why_it_failed(folder, variant, seed) or "planned, not started yet")
         for folder, plan in plans.items()
         if plan is not None
         for variant in plan.variants
         for seed in plan.seeds
-    ]
-    return [
-        LeftOut(directory, "planned, not started yet")
-        for directory in directories
-        if not (directory / RECIPE).is_file()
+        if not ((directory := folder / variant / f"seed{seed}") / RECIPE).is_file()
     ]

@@ -21,9 +21,12 @@ LAST_LINES = 12
 _TICK = 0.5
 """Seconds between two checks of the trials."""
 
+REFUSED = 2
+"""Exit code of a run that something is wrong with, which its message names: a plugin, a key."""
+
 _MEANINGS = {
     1: "failed",
-    2: "was refused",
+    REFUSED: "was refused",
     3: "diverged",
     130: "was interrupted",
     143: "was terminated",

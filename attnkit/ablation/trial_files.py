@@ -25,6 +25,16 @@ def failure_of(study: Path, variant: str, seed: int) -> Path:
     return study / FOLDER / f"{variant}.seed{seed}.failed"
 
 
+def why_it_failed(study: Path, variant: str, seed: int) -> str:
+    """Returns why a trial has no result, and its error; empty: it has not failed."""
+    failure = failure_of(study, variant, seed)
+    if not failure.is_file():
+        return ""
+    lines = tail(log_of(study, variant, seed)).splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return ": ".join([tail(failure).strip(), *errors[-1:]])
+
+
 def last_lines(log: Path, count: int) -> list[str]:
     """Returns the last lines of an output that are not blank."""
     return list(deque((line for line in tail(log).splitlines() if line.strip()), maxlen=count))

@@ -10,7 +10,7 @@ from typing import Any
 from attnkit.attention.base import Role
 from attnkit.checks.card import judge
 from attnkit.checks.case import Case
-from attnkit.checks.laws import LAWS
+from attnkit.checks.laws import LAWS, in_words
 from attnkit.checks.seats import MaskCase
 from attnkit.errors import UserError
 from attnkit.masks import build_mask, name_of
@@ -108,7 +108,7 @@ def _refuse_broken_part(key: str, spec: Spec) -> None:
         return
     for line in card.broken:
         raise LawBrokenError(
-            f"model.{key}: {spec.name} breaks a law: {line.law.replace('_', ' ')}. {line.words}\n"
+            f"model.{key}: {spec.name} breaks a law: {in_words(line.law)}. {line.words}\n"
             f"({line.smallest}; --no-check trains it nonetheless)"
         )
 

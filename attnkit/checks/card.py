@@ -11,7 +11,7 @@ from typing import Any, Literal
 from attnkit.attention.base import Attention, Role
 from attnkit.checks.blame import first_line, frames_of, is_a_refusal
 from attnkit.checks.case import FEWER, Broken, Case, DoesNotApply
-from attnkit.checks.laws import LAWS, Law
+from attnkit.checks.laws import BASIC, LAWS, SELF_ALONE, Law
 from attnkit.checks.seats import ROLES, MaskCase, long_mask_cases, mask_cases, seats
 from attnkit.masks import name_of
 from attnkit.registry import ATTENTION, MASKS, POSITIONS, options_of
@@ -124,6 +124,12 @@ class Card:
         """The laws that do not hold, and the one at which the mechanism raised an error."""
         return [line for line in self.lines if line.outcome in ("broken", "crashed")]
 
+    @property
+    def fix_first(self) -> str:
+        """The most basic of several broken laws; empty where others do not follow from it."""
+        broken = [line.law for line in self.lines if line.outcome == "broken"]
+        return broken[0] if len(broken) > 1 and broken[0] in BASIC else ""
+
     def to_dict(self) -> dict[str, Any]:
         """The card as plain data."""
         return asdict(self)
@@ -221,9 +227,7 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
             reason = str(error)
         except Broken as error:
             small, evidence = smallest(law, case, str(error))
-            told = [law.declaration(case, small)]
-            told += [masks_it_obeys(law, case, spoken)] if law.each in ("mask", "kernel") else []
-            remedy = "; or ".join(filter(None, told))
+            remedy = _remedy(law, case, small, spoken)
             return Line(law.name, law.topic, "broken", asked + 1, evidence, str(small), remedy)
         except Exception as error:
             if law.topic != LAWS[0].topic and is_a_refusal(error):
@@ -246,6 +250,20 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
     if asked:
         return Line(law.name, law.topic, "holds", asked, "; ".join(notes))
     return Line(law.name, law.topic, "does not apply", 0, reason)
+
+
+def _remedy(law: Law, case: Case, small: Case, spoken: Sequence[Case]) -> str:
+    """What would make a broken law's case legal: the roles alone, where it holds in
+    self-attention; else what the law names, or the masks under which it holds.
+    """
+    in_self = [other for other in spoken if other.role == "self"]
+    may_refuse = case.role == "cross" and in_self and law.topic != LAWS[0].topic
+    if may_refuse and not any(_broken(law, other) for other in in_self):
+        return SELF_ALONE
+    told = [law.declaration(case, small)]
+    if law.each in ("mask", "kernel") and "mask_names" not in law.remedy:
+        told.append(masks_it_obeys(law, case, spoken))
+    return "; or ".join(filter(None, told))
 
 
 def _hint(law: Law) -> str:

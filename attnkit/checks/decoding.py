@@ -63,7 +63,7 @@ def decoding_far_into_a_sequence_equals_the_full_pass(case: Case) -> None:
     _require_decoding(case)
     far = case.resized(B=1, T=FAR)
     steps = [STRIDE] * (FAR // STRIDE)
-    demand_close(decoded(far, steps), far.output, f"decoded {STRIDE} tokens at a time")
+    demand_close(decoded(far, steps), far.output, f"{FAR} tokens, decoded {STRIDE} at a time")
 
 
 @torch.no_grad()

@@ -120,11 +120,12 @@ def demand_no_influence(case: Case, forbidden: Tensor) -> None:
                 continue  # the copies of the batch did it, which is for another law to tell
             verb = "has a gradient of" if way == "gradient" else "moved by"
             when = "by" if way == "gradient" else "when"
-            rest = "" if way == "gradient" else " changed"
             joined = case.role == "self" and way != "perturbed key"
+            alone = " as a key" * (case.role == "self" and not joined)
+            rest = "" if way == "gradient" else f" changed{alone}"
             raise Broken(
-                f"output {t} {verb} {float(worst[b, t, s]):.1e} {when} token {s}{rest} "
-                f"({way}, sequence {b}){way_in(case, (b, t, s), joined)}"
+                f"output {t} {verb} {float(worst[b, t, s]):.1e} {when} token {s} "
+                f"of sequence {b}{rest}{way_in(case, (b, t, s), joined)}"
             )
 
 

@@ -18,7 +18,7 @@ from attnkit.checks import (
     module,
     paths,
 )
-from attnkit.checks.case import Case
+from attnkit.checks.case import Broken, Case
 
 Scope = Literal["mask", "kernel", "position", "seat", "length", "mechanism"]
 
@@ -37,6 +37,7 @@ class Law:
         remedy: what a class can declare if it means to do otherwise.
         fits: whether that declaration would make a case legal; it is named only then.
         value: the declaration itself, as a case shows it; empty: it cannot be told.
+        after: a law from which this one follows: where that is broken too, it is named instead.
     """
 
     demand: Callable[[Case], str | None]
@@ -46,6 +47,7 @@ class Law:
     remedy: str = ""
     fits: Callable[[Case], bool] = lambda case: True
     value: Callable[[Case], str] = lambda case: ""
+    after: Callable[[Case], None] | None = None
 
     @property
     def name(self) -> str:
@@ -55,10 +57,12 @@ class Law:
     @property
     def words(self) -> str:
         """The name as a person says it."""
-        return self.name.replace("_", " ")
+        return in_words(self.name)
 
     def declaration(self, case: Case, smallest: Case) -> str:
         """What would make a case legal, with the value that would do; empty: nothing would."""
+        if self.after and _is_broken(self.after, case):
+            return f"fix `{in_words(self.after.__name__)}` first: this often follows from it"
         if not self.remedy or not self.fits(smallest):
             return ""
         try:
@@ -73,9 +77,26 @@ class Law:
         return inspect.getdoc(self.demand) or ""
 
 
+def in_words(name: str) -> str:
+    """A law's name as a person says it."""
+    return name.replace("_", " ")
+
+
+def _is_broken(demand: Callable[[Case], None], case: Case) -> bool:
+    try:
+        demand(case)
+    except Broken:
+        return True
+    except Exception:  # it says nothing about this case
+        return False
+    return False
+
+
+SELF_ALONE = "if it serves self-attention alone, say `roles = frozenset({'self'})`"
 RECOMPUTES = (
-    "if an output can only be had from all tokens at once, say `has_cache = False`: samples and "
-    "`generate` then read all of them at each step"
+    "if a row needs earlier queries or tokens, return them from `carry`; if an output can only be "
+    "had from all tokens at once, say `has_cache = False`: samples and `generate` then read all of "
+    "them at each step"
 )
 JACOBIAN = (
     "if it does more to the values than to weigh them, say `linear_in_values = False`: its map is "
@@ -113,7 +134,7 @@ LAWS: tuple[Law, ...] = (
         "influence",
         "kernel",
         quick=True,
-        remedy="if it serves self-attention alone, say `roles = frozenset({'self'})`",
+        remedy=SELF_ALONE,
     ),
     Law(
         influence.order_of_the_keys_does_not_matter,
@@ -136,6 +157,7 @@ LAWS: tuple[Law, ...] = (
         "kernel",
         remedy="if it cannot obey padding, name the masks that it can in `mask_names`",
         value=long.masks_without_padding,
+        after=influence.later_tokens_have_no_influence,
     ),
     Law(
         decoding.fewer_queries_than_keys_stand_at_the_end,
@@ -239,4 +261,10 @@ LAWS: tuple[Law, ...] = (
     Law(devices.training_step_stays_on_its_device, "processes", "mechanism"),
     Law(devices.another_process_gives_the_same_numbers, "processes", "mechanism"),
 )
-"""Every law of the kit. Those of the first topic break most others when they are broken."""
+"""Every law of the kit."""
+
+_NAMES = [law.name for law in LAWS]
+BASIC = tuple(_NAMES[: _NAMES.index("forbidden_keys_have_no_influence") + 1])
+"""Laws that break others when they are broken, the most basic one first: what a call changes or
+keeps, and what leaks.
+"""

@@ -19,6 +19,10 @@ NOTICED = 2e-6
 """What moves by less stays as it is."""
 
 MIXED_AXES = "it mixes heads with tokens, as a `view` without `transpose(1, 2)` does"
+OTHER_WEIGHTS = (
+    "its map: the weights of other keys depend on it; if scores are mixed, first set them to 0 "
+    "where `grid.allowed` is False (it is None where nothing is hidden)"
+)
 
 
 @torch.no_grad()
@@ -76,7 +80,7 @@ def _steps(case: Case, place: tuple[int, int, int], joined: bool) -> Iterator[st
         if weight := float(maps[0][:, s].abs().max()):
             yield f"its map, where the weight is {weight:.1e}"
         if _differ(*maps):
-            yield "its map, where other weights of the row feel it"
+            yield OTHER_WEIGHTS
     yield "`advance`" if isinstance(attention, Recurrent) else "`mix`"
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnkit.checks.card import Card, Line
-from attnkit.checks.laws import LAWS
+from attnkit.checks.laws import LAWS, in_words
 from attnkit.checks.subjects import PARTS, Subject
 from attnkit.registry import ATTENTION, home_of
 
@@ -46,7 +46,7 @@ class CardPrinter:
             console.print(Text(line.topic, style="bold"))
         sign, style = SIGNS[line.outcome]
         words = Text(f"  {sign:<8}", style=style)
-        words.append(f"{line.law.replace('_', ' '):<{WIDEST + 2}}", style="default not bold")
+        words.append(f"{in_words(line.law):<{WIDEST + 2}}", style="default not bold")
         if line.outcome == "holds":
             words.append(f"{line.cases} case{'s' * (line.cases != 1)}", style="dim")
             words.append(f"; {line.words}" * bool(line.words), style="dim")
@@ -68,15 +68,14 @@ class CardPrinter:
             left = len(LAWS) - len(card.lines)
             told = f"its error ends the card: {left} more laws are asked once that is fixed"
             console.print(Text(told, style="bold"))
-        first = [line for line in card.broken if line.topic == LAWS[0].topic]
-        if first and len(card.broken) > len(first):
-            named = ", ".join(line.law.replace("_", " ") for line in first)
-            console.print(Text(f"fix first what breaks others: {named}", style="bold"))
         if card.refused:
             console.print(Text("refused by its own word", style="bold"))
         for reason in card.refused:
             console.print(Text(f"  {reason}", style="dim"))
         console.print(Text(_sum(card, seconds)))
+        if first := card.fix_first:
+            told = f"Fix `{in_words(first)}` first: others often follow from it"
+            console.print(Text(told, style="bold"))
 
 
 def _sum(card: Card, seconds: float) -> str:
@@ -85,7 +84,8 @@ def _sum(card: Card, seconds: float) -> str:
     where = "models" if is_part else "seats (mask x position x role)"
     told = f"{len(card.lines)} laws in {card.num_seats} {where}: "
     told += f"{counts['holds']} hold, {counts['does not apply']} do not apply, "
-    return told + f"{counts['broken'] + counts['crashed']} broken. {seconds:.1f} s"
+    crashed = f", {counts['crashed']} crashed" * bool(counts["crashed"])
+    return told + f"{counts['broken']} broken{crashed}. {seconds:.1f} s"
 
 
 def show_matrix(cards: Sequence[Card]) -> None:
@@ -96,7 +96,7 @@ def show_matrix(cards: Sequence[Card]) -> None:
         table.add_column(card.name, justify="right")
     for lines in itertools.zip_longest(*(card.lines for card in cards)):
         name = next(line.law for line in lines if line is not None)
-        table.add_row(name.replace("_", " "), *map(_cell, lines))
+        table.add_row(in_words(name), *map(_cell, lines))
     console.print(table)
 
 

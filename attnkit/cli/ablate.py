@@ -92,7 +92,7 @@ def train_study(study: Recipe, *, check: bool = True) -> int:
         The exit code.
     """
     from attnkit.ablation.compare import compare_runs
-    from attnkit.ablation.launch import StudyStopped
+    from attnkit.ablation.launch import REFUSED, StudyStopped
     from attnkit.ablation.output import show_comparison
     from attnkit.ablation.run_study import run_study
     from attnkit.storage.run_directory import RunDirectoryError
@@ -111,5 +111,9 @@ def train_study(study: Recipe, *, check: bool = True) -> int:
         typer.echo(f"\n{failure}", err=True)
     if failures:
         noun = "run" if len(failures) == 1 else "runs"
-        typer.echo(f"\n{len(failures)} {noun} failed; the same command retries them", err=True)
+        refused = any(failure.code == REFUSED for failure in failures)
+        again = "the same command retries them"
+        if refused:
+            again = "fix what the message names first, then run the same command again"
+        typer.echo(f"\n{len(failures)} {noun} failed; {again}", err=True)
     return FAILED if failures else 0

@@ -174,6 +174,38 @@ def test_a_failed_trial_makes_the_code_1(study, launcher):
     assert "left out" in ended.stdout
 
 
+LEAK = '''\
+from attnkit import ATTENTION
+from attnkit.attention.multi_head import MultiHead
+
+
+@ATTENTION.register("sees_the_mean")
+class SeesTheMean(MultiHead):
+    """Values know the mean of the whole sequence."""
+
+    def project_context(self, context):
+        k, v = super().project_context(context)
+        return k, v - v.mean(dim=2, keepdim=True)
+'''
+
+
+def test_a_refused_plugin_is_to_be_fixed_first(study, launcher, tmp_path):
+    (tmp_path / "leak.py").write_text(LEAK)
+    ended = call(
+        study(),
+        f"plugins=[{tmp_path / 'leak.py'}]",
+        "model.attention.name=multi_head,sees_the_mean",
+        "model.mask=causal",
+    )
+    assert ended.exit_code == 1
+    said = ended.stdout.replace("\n", "")
+    assert (
+        "sees_the_mean/seed0: was refused (code 2): model.attention: sees_the_mean breaks" in said
+    )
+    assert "fix what the message names first, then run the same command again" in ended.stderr
+    assert "retries" not in ended.stderr
+
+
 def test_a_signal_stops_the_trials_and_then_the_study(load, launcher, monkeypatch):
     """The loop asks the launcher to stop, waits for the ends, and says who asked."""
     made, _ = prepare_study(load(variants={"one": {}, "two": {}}))

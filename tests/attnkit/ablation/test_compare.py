@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from attnkit.ablation.compare import compare_runs
+from attnkit.ablation.trial_files import failure_of, log_of
 from attnkit.storage.run_directory import RunDirectoryError, write_json
 
 
@@ -179,6 +180,10 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(finished_study, make_
         changed_to_match={"better": {"model.mlp_dim": 70}},
         match="parameters",
     )
+    refused = failure_of(finished_study, "planned", 2)
+    refused.parent.mkdir()
+    refused.write_text("was refused (code 2)\n")
+    log_of(finished_study, "planned", 2).write_text("loading\nerror: planned breaks a law\n(why)\n")
     found = compare_runs([finished_study])
     rows = rows_of(found)
     assert (found.base, found.metric, found.lower_is_better) == ("same", "score", False)
@@ -195,6 +200,7 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(finished_study, make_
     assert "tried_once/seed0: the study small has no variant tried_once" in said
     assert "base/seed3: the study small has no seed 3" in said
     assert "planned/seed1: planned, not started yet" in said
+    assert "planned/seed2: was refused (code 2): planned breaks a law" in said
     assert len(said) == 3 + 1 + 3
 
 

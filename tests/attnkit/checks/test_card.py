@@ -73,7 +73,9 @@ def test_a_broken_law_has_evidence_and_a_smallest_case():
     card = check(MyLeak, masks=CAUSAL, laws=FEW)
     line = next(line for line in card.lines if line.law == "later_tokens_have_no_influence")
     assert line in card.broken
-    assert re.match(r"output 0 moved by \d\.\de[+-]\d\d when token 1 changed", line.words)
+    assert re.match(
+        r"output 0 moved by \d\.\de[+-]\d\d when token 1 of sequence 0 changed", line.words
+    )
     assert line.smallest == ("MyLeak: self-attention, mask causal, position none, B=1 T=2 S=2 C=8")
 
 
@@ -206,7 +208,7 @@ class ShowsItsMaskLate(MultiHead):
         (AsksWithoutATranspose, "`project_query`: it mixes heads with tokens, as a `view` without"),
         (JoinsItsHeadsWithoutATranspose, "`merge`: it mixes heads with tokens, as a `view` with"),
         (MyLeak, "`project_context`: other tokens feel it there"),
-        (SharpensByItsKeys, "its map, where other weights of the row feel it"),
+        (SharpensByItsKeys, "its map: the weights of other keys depend on it; if scores are mixed"),
         (ShowsItsMaskLate, "its map, where the weight is "),
     ],
 )
@@ -267,7 +269,55 @@ def test_what_breaks_other_laws_is_named_at_the_end(capsys):
     card = check(WritesIntoThePadding, masks=padded, positions=["none"], laws=asked)
     assert card.lines[0].words == "the mask's own `Padding.keep` was changed in place"
     CardPrinter(Subject("multi_head")).end(card, 1.0)
-    assert "fix first what breaks others: inputs are left as they were" in capsys.readouterr().out
+    assert "Fix `inputs are left as they were` first: others often" in capsys.readouterr().out
+
+
+class MixesItsScores(MultiHead):
+    """Each score is joined by its neighbours', of earlier queries and of later keys."""
+
+    def scores(self, q, k):
+        scores = super().scores(q, k)
+        return scores + nn.functional.pad(scores, (0, 0, 1, 0))[:, :, :-1] + scores.roll(-1, dims=3)
+
+
+def test_a_leak_is_to_be_fixed_before_padding_is_given_up(capsys):
+    asked = [
+        law("later_tokens_have_no_influence"),
+        law("padding_at_the_end_changes_nothing"),
+        law("decoding_far_into_a_sequence_equals_the_full_pass"),
+    ]
+    card = check(MixesItsScores, masks=CAUSAL, positions=["none"], roles=["self"], laws=asked)
+    leak, padding, decoding = card.lines
+    assert padding.remedy == (
+        "fix `later tokens have no influence` first: this often follows from it"
+    )
+    assert decoding.words.startswith("135 tokens, decoded 9 at a time: differs by")
+    assert "return them from `carry`; if an output can only be had from all" in decoding.remedy
+    CardPrinter(Subject("multi_head")).end(card, 1.0)
+    said = capsys.readouterr().out
+    assert said.endswith(
+        "3 broken. 1.0 s\nFix `later tokens have no influence` first: others often follow from it\n"
+    )
+    card.lines.remove(leak)
+    assert card.fix_first == ""
+
+
+class CountsFromTheLastToken(MultiHead):
+    """A bias for each distance, which is none between two sequences."""
+
+    def bias(self, query, key):
+        return (-0.5 * (query - key).abs())[None]
+
+
+def test_what_breaks_in_cross_attention_alone_is_told_the_roles():
+    seats = {"masks": [MaskCase("none", "none")], "positions": ["none"]}
+    asked = [law("padding_at_the_end_changes_nothing")]
+    (line,) = check(CountsFromTheLastToken, laws=asked, **seats).lines
+    assert line.smallest.startswith("CountsFromTheLastToken: cross-attention")
+    assert line.remedy == "if it serves self-attention alone, say `roles = frozenset({'self'})`"
+    (line,) = check(CountsFromTheLastToken, laws=asked, roles=["cross"], **seats).lines
+    assert "`mask_names`" in line.remedy
+    assert "; or " not in line.remedy
 
 
 @pytest.mark.parametrize("name", ["map_reproduces_the_output", "fast_path_equals_the_reference"])
@@ -611,6 +661,7 @@ def test_the_command_shows_an_errors_place_and_nothing_of_torchs():
     assert "CRASHED" in ended.stdout
     assert "my_leak.py:13 in project_context: return k, v @ torch.ones(3)" in ended.stdout
     assert "more laws are asked once that is fixed" in ended.stdout
+    assert "0 broken, 1 crashed. " in ended.stdout
     assert "site-packages" not in ended.stdout
 
 
@@ -690,7 +741,7 @@ def test_the_command_says_what_is_broken_and_ends_with_1():
     )
     assert ended.exit_code == 1, ended.output
     assert re.search("BROKEN +later tokens have no influence", ended.stdout)
-    assert re.search(r"output \d moved by .* when token \d changed", ended.stdout)
+    assert re.search(r"output \d moved by .* when token \d of sequence \d changed", ended.stdout)
     assert "smallest case: my_leak: cross-attention, mask sliding_window-3" in ended.stdout
     assert ended.stderr == ""
 
