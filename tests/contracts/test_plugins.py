@@ -272,7 +272,7 @@ class MyLeak(MultiHead):
 def test_a_plugin_that_leaks_is_refused_before_it_trains():
     Path("my_leak.py").write_text(LEAK)
     recipe = load_recipe("recipe.yaml", ["plugins=[my_leak.py]", "model.attention=my_leak"])
-    evidence = "later tokens have no influence. output [0-9]+ moved by .* when token [0-9]+ changed"
+    evidence = "later tokens have no influence. output [0-9]+ moved by .* when token [0-9]+ of "
     with pytest.raises(LawBrokenError, match=evidence):
         experiment.run(recipe)
     assert not recipe.run_dir.exists()

@@ -29,6 +29,7 @@ from attnkit.ablation.timing import Timing, measure, time_recipe
 from attnkit.ablation.tuning import candidates
 from attnkit.cli.main import app
 from attnkit.recipe import load_recipe
+from attnkit.registry import ATTENTION
 
 
 def call(*arguments):
@@ -189,7 +190,9 @@ class SeesTheMean(MultiHead):
 '''
 
 
-def test_a_refused_plugin_is_to_be_fixed_first(study, launcher, tmp_path):
+def test_a_refused_plugin_is_to_be_fixed_first(study, launcher, tmp_path, monkeypatch):
+    known = {name: ATTENTION.get(name) for name in ATTENTION.names()}
+    monkeypatch.setattr(ATTENTION, "_classes", known)  # other tests must not meet it
     (tmp_path / "leak.py").write_text(LEAK)
     ended = call(
         study(),
