@@ -152,6 +152,8 @@ def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
     # Written as comparisons, so that a compiler for dynamic lengths fixes the number of chunks and
     # nothing else.
     size = 1
+    if torch.compiler.is_compiling() and length > 1:
+        size = chunk  # one graph for sequences of all lengths
     while size < chunk and size < length:
         size *= 2
     total = size
@@ -161,7 +163,7 @@ def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
     for head in heads:
         front = length - head.shape[2]
         # One contiguous layout for all the following products, which would each create their own.
-        filled = front > 0 or total > length
+        filled = torch.compiler.is_compiling() or front > 0 or total > length
         head = F.pad(head, (0, 0, front, total - length)) if filled else head.contiguous()
         chunks.append(head.unflatten(2, (total // size, size)))
     return chunks

@@ -73,7 +73,10 @@ class _Diagonals(torch.autograd.Function):
         ctx: Any, values: Tensor, num_rows: int, num_columns: int, dtype: torch.dtype
     ) -> Tensor:
         ctx.dtype = values.dtype
-        return values.to(dtype).unfold(-1, num_columns, 1).flip(1)
+        values = values.to(dtype).contiguous()
+        # Not `unfold`, which a compiler for dynamic lengths traces for one length.
+        size, stride = (len(values), num_rows, num_columns), (values.stride(0), 1, 1)
+        return values.as_strided(size, stride).flip(1)
 
     @staticmethod
     @once_differentiable

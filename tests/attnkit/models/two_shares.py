@@ -49,7 +49,7 @@ def step(model, optimizer):
     """The norm of the gradient of a step."""
     optimizer.zero_grad()
     model(TOKENS).logsumexp(-1).square().mean().backward()
-    norm = whole(nn.utils.get_total_norm(p.grad for p in model.parameters()))
+    norm = whole(nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None))
     optimizer.step()
     return norm
 
