@@ -159,6 +159,11 @@ def _map_by_one_hot_values(
     return torch.cat(columns, dim=-1)
 
 
+def has_attention(model: nn.Module) -> bool:
+    """True if a model has maps: one without layers has none."""
+    return any(isinstance(module, Attention) for module in model.modules())
+
+
 def attention_maps(
     model: nn.Module, batch: Any, *, largest_scores: bool = False
 ) -> list[AttentionMap]:

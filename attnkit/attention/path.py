@@ -10,15 +10,13 @@ sequence (the paper's UT transform):
     A = Q Kᵀ - tril(Q Wᵀ) (I + tril(b W Wᵀ, -1))⁻¹ b tril(W Kᵀ, -1)
 """
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.multi_head import MultiHead
 from attnkit.attention.past import real_keys
-from attnkit.hardware.devices import has_autocast
+from attnkit.hardware.devices import autocast
 from attnkit.masks import Grid
 from attnkit.registry import ATTENTION
 
@@ -56,8 +54,7 @@ class PaTH(MultiHead):
         real = real_keys(grid.mask, k)
         b = b if real is None else b * real  # no reflection for padding
         q = q.to(exact) * self.scale
-        device = q.device.type  # the meta device, where costs are counted, has no autocast
-        with torch.autocast(device, enabled=False) if has_autocast(device) else nullcontext():
+        with autocast(q.device.type, enabled=False):
             system = (b * (w @ w.mT)).tril(-1)
             turned = torch.linalg.solve_triangular(
                 system, b * (w @ k.mT).tril(-1), upper=False, unitriangular=True

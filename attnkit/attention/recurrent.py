@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from attnkit.attention.base import Attention
 from attnkit.attention.cache import Cache, State, StateCache
 from attnkit.attention.kernels import Operation, computed_outside, operation
 from attnkit.attention.past import real_keys as real_keys  # imported from here by mechanisms
-from attnkit.hardware.devices import autocast_dtype, has_autocast
+from attnkit.hardware.devices import autocast, autocast_dtype
 from attnkit.masks import Causal, Mask
 
 
@@ -123,8 +122,7 @@ class Recurrent(Attention):
             # are those of dropping weights.
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
         products = device != "cpu" and autocast_dtype(device) is not None
-        # Not on the meta device, where costs are counted.
-        with torch.autocast(device, enabled=products) if has_autocast(device) else nullcontext():
+        with autocast(device, enabled=products):
             heads, state = self.advance(q.to(exact), k.to(exact), v.to(exact), mask, state)
         return heads.to(dtype), state
 
@@ -203,8 +201,7 @@ def states_before(fade: Tensor | None, added: Tensor, state: Tensor | None) -> T
     chain = torch.cat((start, added[:, :, :-1]), dim=2).to(exact)
     if fade is None:
         return chain.cumsum(dim=2)
-    device = added.device.type  # on the meta device costs are counted
-    with torch.autocast(device, enabled=False) if has_autocast(device) else nullcontext():
+    with autocast(added.device.type, enabled=False):
         return _scanned(fade[:, :, :-1].to(exact), chain)
 
 

@@ -72,6 +72,17 @@ Overrides = Annotated[
         metavar="[KEY=VALUE ... ~KEY]", help="Keys to change, or (~) to remove.", show_default=False
     ),
 ]
+Text = Annotated[
+    str,
+    typer.Option(
+        help="Input of the model; for a translation run 'sentence' or 'sentence ||| translation'.",
+        show_default=False,
+    ),
+]
+Best = Annotated[
+    bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
+]
+OverwriteFiles = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 TrustPlugins = Annotated[
     bool,
     typer.Option(

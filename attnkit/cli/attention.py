@@ -7,20 +7,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
+from attnkit.cli.app import (
+    Best,
+    Debug,
+    OverwriteFiles,
+    RunArgument,
+    Text,
+    TrustPlugins,
+    app,
+    guarded,
+)
 
 
 @app.command()
 def attention(
     run: RunArgument,
-    text: Annotated[
-        str,
-        typer.Option(
-            help="Input of the model; for a translation run 'sentence' or "
-            "'sentence ||| translation'.",
-            show_default=False,
-        ),
-    ],
+    text: Text,
     out: Annotated[
         list[Path] | None,
         typer.Option(
@@ -44,10 +46,8 @@ def attention(
             "or 1."
         ),
     ] = "row",
-    best: Annotated[
-        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    best: Best = False,
+    overwrite: OverwriteFiles = False,
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:

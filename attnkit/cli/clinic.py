@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
+from attnkit.cli.app import Best, Debug, OverwriteFiles, RunArgument, TrustPlugins, app, guarded
 
 
 @app.command()
@@ -23,10 +23,8 @@ def clinic(
         Path | None,
         typer.Option(help="Also write all numbers to this .json file.", show_default=False),
     ] = None,
-    best: Annotated[
-        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    best: Best = False,
+    overwrite: OverwriteFiles = False,
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:

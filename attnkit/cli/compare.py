@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, app, guarded
+from attnkit.cli.app import Debug, OverwriteFiles, app, guarded
 
 
 @app.command()
@@ -55,7 +55,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overwrite: OverwriteFiles = False,
     debug: Debug = False,
 ) -> None:
     """Compare finished runs: means over seeds, differences to a base, verdicts, costs."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
+from attnkit.cli.app import Best, Debug, RunArgument, TrustPlugins, app, guarded
 
 
 @app.command()
@@ -16,9 +16,7 @@ def export(
     file: Annotated[
         Path, typer.Argument(help="Output file: NAME.safetensors.", show_default=False)
     ],
-    best: Annotated[
-        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
-    ] = False,
+    best: Best = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file.")
     ] = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import Debug, RunArgument, TrustPlugins, app, guarded
+from attnkit.cli.app import Best, Debug, RunArgument, TrustPlugins, app, guarded
 
 
 def not_empty(value: str) -> str:
@@ -52,9 +52,7 @@ def generate(
         int,
         typer.Option(min=1, help="Texts to generate, as one batch; each is printed when complete."),
     ] = 1,
-    best: Annotated[
-        bool, typer.Option("--best", help="The checkpoint with the lowest validation loss.")
-    ] = False,
+    best: Best = False,
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:

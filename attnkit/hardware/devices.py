@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -122,6 +122,11 @@ def autocast_dtype(device: str) -> torch.dtype | None:
 def has_autocast(device: str) -> bool:
     """True if autocast exists for a device; it does not for `meta`."""
     return device in _WITH_AUTOCAST
+
+
+def autocast(device: str, *, enabled: bool) -> AbstractContextManager[Any]:
+    """Returns `torch.autocast`, or a context without effect on a device that has none (`meta`)."""
+    return torch.autocast(device, enabled=enabled) if has_autocast(device) else nullcontext()
 
 
 def compiles(option: str | bool, accelerator: str) -> bool:

@@ -14,8 +14,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 from torch import Tensor, nn
 
-from attnkit.attention.base import Attention
-from attnkit.attention.maps import attention_maps
+from attnkit.attention.maps import attention_maps, has_attention
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.data.tokenizer_base import FILE_NAME
 from attnkit.errors import CheckpointError
@@ -153,7 +152,7 @@ class TrainedRun:
         Raises:
             RunDirectoryError: if the model has no layers.
         """
-        if not any(isinstance(module, Attention) for module in self.model.modules()):
+        if not has_attention(self.model):
             raise RunDirectoryError("this run has no layers, so it has no attention to show")
         maps = attention_maps(self.model, inputs)
         keys = query_tokens if key_tokens is None else key_tokens

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
-from attnkit.attention.base import Attention
 from attnkit.attention.kernels import outside
-from attnkit.attention.maps import evaluating
+from attnkit.attention.maps import evaluating, has_attention
 from attnkit.attention.stream import Stream
 from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
 from attnkit.listeners.listener import Listener
@@ -372,7 +371,7 @@ class Task(OptimizerSteps, ABC):
     @property
     def has_attention(self) -> bool:
         """True if the model has maps to draw: one without layers has none."""
-        return any(isinstance(module, Attention) for module in self.model.modules())
+        return has_attention(self.model)
 
     def before_training(self) -> None:
         """Is called before the first step, to measure the model or the data. Default: nothing."""

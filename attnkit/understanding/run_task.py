@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnkit.attention.base import Attention
+from attnkit.attention.maps import has_attention
 from attnkit.hardware.devices import default_device
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.trained_run import TrainedRun
@@ -29,5 +29,5 @@ def check_heads(run: TrainedRun) -> None:
     Raises:
         RunDirectoryError: if it has none.
     """
-    if not any(isinstance(module, Attention) for module in run.model.modules()):
+    if not has_attention(run.model):
         raise RunDirectoryError(f"{run.origin}: this run has no layers, so it has no heads")

@@ -39,11 +39,11 @@ def tour(overrides: tuple[str, ...] = (), tell: Callable[[str], None] = print) -
     """Trains what is not trained yet, and returns the page as HTML.
 
     Args:
-        overrides: keys changed in every run, such as `runs_dir=/tmp/runs`.
+        overrides: keys changed in every run, such as `runs_dir=tour_runs`.
         tell: receives a line before each training.
     """
     every = {training: training.changed(overrides) for training in trainings()}
-    # Loaded all before the first is trained: a mistake in a key is told at once.
+    # All are loaded before the first is trained, so that a wrong key is reported at once.
     recipes = {each: load_recipe(each.recipe, list(each.changes)) for each in every.values()}
     runs: dict[Training, Any] = {}
     for number, (training, changed) in enumerate(every.items(), start=1):

@@ -1,5 +1,5 @@
-"""What the Ablations page is told: the table of compare, the state of each run, curves; and what
-else may lie in a log directory.
+"""What the server sends to the Ablations page: the table of compare, the state of each run, curves;
+and what else may lie in a log directory.
 """
 
 import importlib.metadata
