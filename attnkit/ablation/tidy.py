@@ -12,7 +12,7 @@ from attnkit.errors import UserError
 from attnkit.storage.files import atomic_write
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # pyright: ignore[reportMissingImports]
 
 TABLES = ("runs", "curves", "variants")
 
@@ -89,7 +89,7 @@ def to_pandas(comparison: Comparison) -> Frames:
         OSError: if an event file cannot be read.
     """
     try:
-        import pandas as pd
+        import pandas as pd  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("pandas is not installed; install it: pip install pandas") from None
     return Frames(**{name: pd.DataFrame(rows) for name, rows in tidy_rows(comparison).items()})
