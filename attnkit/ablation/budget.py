@@ -7,7 +7,8 @@ from __future__ import annotations
 import dataclasses
 
 from attnkit.ablation.costs import Costs
-from attnkit.ablation.plan import Changes, Plan, value_node
+from attnkit.ablation.grids import Changes
+from attnkit.ablation.plan import Plan, value_node
 from attnkit.recipe import RecipeError
 from attnkit.recipe.errors import Problem
 

@@ -4,26 +4,20 @@ and the base that they are compared with.
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from attnkit.ablation.grids import Changes, grid, may_vary, split_alternatives
 from attnkit.recipe import AblationOptions, Recipe, RecipeError, load_recipe
-from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, key_path
+from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
 from attnkit.recipe.layers import read_changes
 from attnkit.recipe.source import Node, plain, read_value
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
 from attnkit.registry import suggest
 from attnkit.runs.resume import differences
-
-Changes = Mapping[KeyPath, Node | Mark]
-"""Key -> its value in a variant; for a removed key, the place where the removal is written."""
-
-_NOT_VARIED = ("name", "variant", "seed", "runs_dir", "extends", "ablation", "plugins")
-"""Keys that name the place of the runs, or that all variants share."""
 
 PLANNED = Mark("the plan")
 """The place of values that the plan itself sets."""
@@ -113,8 +107,8 @@ class Plan:
 
 
 def load_study(path: str | Path, overrides: Sequence[str]) -> Recipe:
-    """Reads a recipe with overrides. An override with several values, `key=a,b,c`, is added to
-    `ablation.vary`.
+    """Reads a recipe with overrides. An override with several values, `key=a,b,c`, or a range,
+    `key=log:1e-4..1e-2`, is added to `ablation.vary`.
 
     Raises:
         RecipeError: with every problem of the recipe.
@@ -126,7 +120,8 @@ def load_study(path: str | Path, overrides: Sequence[str]) -> Recipe:
     for key, values in several.items():
         mark = Mark(f"override {key}={','.join(values)}")
         where = ("ablation", "vary", key)
-        varied[where] = read_value(f"[{', '.join(values)}]", where, mark, problems)
+        written = values[0] if len(values) == 1 else f"[{', '.join(values)}]"
+        varied[where] = read_value(written, where, mark, problems)
     if problems:
         raise RecipeError(problems)
     return recipe.changed(varied, variant=BASE) if varied else recipe
@@ -143,7 +138,7 @@ def read_plan(recipe: Recipe) -> Plan:
         recipe = recipe.changed({("ablation",): value_node({})})
     assert recipe.ablation is not None
     section, options = recipe.source.value["ablation"], recipe.ablation
-    variants = list(_variants(section, problems))
+    variants = list(_variants(section, options, problems))
     problems += _clashes(variants, section)
     base = options.base or next((variant.name for variant in variants), BASE)
     plan = Plan(recipe, tuple(variants), base, _seeds(options, section, problems))
@@ -244,22 +239,11 @@ def flow(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def grid(values: Node | None, where: str, problems: list[Problem]) -> list[Changes]:
-    """Returns every combination of a mapping of keys to lists; one empty combination of none."""
-    axes: list[list[tuple[KeyPath, Node]]] = []
-    for key, listed in (values.value or {} if values else {}).items():
-        path = key_path(key)
-        if not isinstance(listed.value, list) or not listed.value:
-            message = "expected a list of values, such as [1, 2]"
-            problems.append(Problem(listed.mark, f"{where}.{key}", message))
-        elif _may_vary(path, listed.key_mark, where, problems):
-            items = [replace(item, key_mark=listed.key_mark) for item in listed.value]
-            axes.append([(path, item) for item in items])
-    return [dict(combination) for combination in itertools.product(*axes)]
-
-
-def _variants(section: Node, problems: list[Problem]) -> Iterator[Variant]:
-    combinations = grid(section.value.get("vary"), "ablation.vary", problems)
+def _variants(
+    section: Node, options: AblationOptions, problems: list[Problem]
+) -> Iterator[Variant]:
+    written = section.value.get("vary")
+    combinations = grid(written, "ablation.vary", problems, options, also_own=True)
     named = section.value.get("variants")
     listed = list(_named(named, problems)) if named and named.value else []
     for variant in listed if named and named.value else [Variant(BASE, {})]:
@@ -283,18 +267,9 @@ def _named(variants: Node, problems: list[Problem]) -> Iterator[Variant]:
             allowed = [
                 path
                 for path, value in changes.items()
-                if _may_vary(path, _mark(value), where, problems)
+                if may_vary(path, _mark(value), where, problems)
             ]
             yield Variant(name, {path: changes[path] for path in allowed})
-
-
-def _may_vary(path: KeyPath, mark: Mark, where: str, problems: list[Problem]) -> bool:
-    if path[0] not in _NOT_VARIED:
-        return True
-    remedy = "; set the seeds in ablation.seeds" if path[0] == "seed" else ""
-    message = f"`{path[0]}` is the same for all variants of a study{remedy}"
-    problems.append(Problem(mark, f"{where}.{dotted(path)}", message))
-    return False
 
 
 def _mark(value: Node | Mark) -> Mark:
@@ -321,40 +296,3 @@ def _seeds(options: AblationOptions, section: Node, problems: list[Problem]) -> 
         message = "expected a number of seeds, or a list of different whole numbers from 0 on"
         problems.append(Problem(section.value["seeds"].mark, "ablation.seeds", message))
     return tuple(seeds)
-
-
-def split_alternatives(overrides: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Separates overrides with several values, `key=a,b`, from those with one.
-
-    Commas in brackets, braces or quotes do not separate values.
-
-    Returns:
-        The overrides with one value, and key -> values for the others.
-    """
-    single: list[str] = []
-    several: dict[str, list[str]] = {}
-    for override in overrides:
-        key, equals, written = override.partition("=")
-        values = list(_at_commas(written))
-        if equals and len(values) > 1 and not override.startswith("~"):
-            several[key] = values
-        else:
-            single.append(override)
-    return single, several
-
-
-def _at_commas(text: str) -> Iterator[str]:
-    depth, quote, begin = 0, "", 0
-    for place, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"":
-            quote = letter
-        elif letter in "[{(":
-            depth += 1
-        elif letter in ")}]":
-            depth -= 1
-        elif letter == "," and depth == 0:
-            yield text[begin:place]
-            begin = place + 1
-    yield text[begin:]

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attnkit.ablation.grids import Changes
 from attnkit.ablation.output import print_fitting
-from attnkit.ablation.plan import Changes, Plan, as_overrides, side_effects
+from attnkit.ablation.plan import Plan, as_overrides, side_effects
 from attnkit.ablation.study import Study
 from attnkit.ablation.tables import short
 from attnkit.ablation.timing import Timing
@@ -113,6 +114,8 @@ def _notes(
             f"{len(tuning)} tuning runs choose among the candidates, on the first half of the "
             "validation split; the study's numbers are those of the second half"
         )
+        words = dict.fromkeys(" ".join(as_overrides(each.changes)) for each in tuning)
+        notes.append(f"candidates: {', '.join(words)}")
     done = sum(trial.is_finished for trial in trials)
     if done:
         notes.append(f"{done} of the runs are already finished")

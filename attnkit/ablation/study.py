@@ -14,7 +14,8 @@ from typing import Any
 from attnkit.ablation.budget import budget_changes
 from attnkit.ablation.comparison import is_lower_better
 from attnkit.ablation.costs import CostModel
-from attnkit.ablation.plan import Changes, Plan, Variant, plain_changes, value_node
+from attnkit.ablation.grids import Changes, drawn_from
+from attnkit.ablation.plan import Plan, Variant, plain_changes, value_node
 from attnkit.ablation.plan_file import VERSION
 from attnkit.ablation.trial import Trial, recipe_changes
 from attnkit.recipe import Recipe, RecipeError
@@ -23,7 +24,7 @@ from attnkit.storage import run_directory
 from attnkit.storage.run_directory import RunDirectoryError
 
 _MAY_GROW = ("variants", "seeds", "varied")
-_FREE = ("tuned", "changed_to_match", "step_seconds", "metric", "lower_is_better")
+_FREE = ("drawn", "tuned", "changed_to_match", "step_seconds", "metric", "lower_is_better")
 """Keys that follow from the plan or only affect the comparison."""
 
 
@@ -129,6 +130,7 @@ class Study:
             "lower_is_better": is_lower_better(options.metric),
             "varied": plan.varied,
             "variants": {each.name: plain_changes(each.changes) for each in plan.variants},
+            "drawn": drawn_from(keys),
             "seeds": list(plan.seeds),
             "match": None if options.match == "none" else options.match,
             "free": keys["free"],
@@ -175,9 +177,9 @@ def plan_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     """Describes the differences between two plans. Variants and seeds may be added."""
     changes = []
     for key in now:
-        old, new = before[key], now[key]
-        if key in _FREE or old == new:
+        if key in _FREE or before[key] == now[key]:
             continue
+        old, new = before[key], now[key]
         if key == "variants":
             changes += [
                 f"variant {name}: {keys} -> {new.get(name, 'nothing')}"

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from attnkit.ablation.plan import Changes, as_overrides, grid, plain_changes
+from attnkit.ablation.grids import Changes, grid
+from attnkit.ablation.plan import as_overrides, plain_changes
 from attnkit.ablation.study import Study
 from attnkit.ablation.trial import Trial
 from attnkit.recipe import RecipeError
@@ -45,7 +46,7 @@ def candidates(study: Study) -> list[Candidate]:
     """
     problems: list[Problem] = []
     written = study.plan.recipe.source.value["ablation"].value.get("tune")
-    settings = grid(written, "ablation.tune", problems)
+    settings = grid(written, "ablation.tune", problems, study.plan.options)
     if problems:
         raise RecipeError(problems)
     names = [variant_of(as_overrides(changes)) for changes in settings]

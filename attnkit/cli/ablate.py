@@ -48,7 +48,8 @@ def ablate(
 ) -> None:
     """Train the variants of a recipe, each with several seeds, and compare them.
 
-    A key with several values, key=a,b,c, makes one variant per value; so does the recipe's section
+    A key with several values, key=a,b,c, makes one variant per value; one with a range,
+    key=0..0.3 or key=log:1e-4..1e-2, one per draw (ablation.draws=8). So does the recipe's section
     `ablation`, whose other keys are set as usual: 'ablation.tune={optimizer.lr: [1e-3, 3e-3]}'.
     Running the same command again continues an unfinished study.
 

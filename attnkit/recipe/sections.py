@@ -171,7 +171,11 @@ class AblationOptions:
     """A study: variants of the recipe, each trained with several seeds. `attnkit ablate` runs it.
 
     Args:
-        vary: keys, each with a list of values; every combination is a variant.
+        vary: keys, each with a list of values or a range (`0..0.3`, `log:1e-4..1e-2`, `2..8`);
+            every combination of the lists is a variant, with the recipe's own values for the keys
+            with ranges and with each draw of them.
+        draws: number of combinations that are drawn from ranges.
+        draw_seed: of the draws; the same one draws the same.
         variants: names, each with the keys in which the variant differs from the recipe; with
             `vary`, every combination of both is a variant.
         base: variant that the others are compared with and matched to; null: the first.
@@ -183,9 +187,9 @@ class AblationOptions:
             `model.mlp_dim`, or `model.dim` if there is no MLP; for `cache_bytes`, which does not
             depend on the MLP's width, the heads' width.
         budget: budget of each variant; null: `trainer.max_steps`.
-        tune: keys, each with candidate values. Every variant takes the combination with the lowest
-            loss on the first half of the validation split, in separate runs with another seed. The
-            study's metrics are those of the second half.
+        tune: keys, each with candidate values or a range, as in `vary`. Every variant takes the
+            combination with the lowest loss on the first half of the validation split, in separate
+            runs with another seed. The study's metrics are those of the second half.
         metric: metric that is compared, by its name in `result.json`.
         mean_curves: write the mean and the range of each variant's seeds as the run
             `mean/<variant>` for TensorBoard, from two finished seeds on.
@@ -195,6 +199,8 @@ class AblationOptions:
     """
 
     vary: dict[str, Any] | None = None
+    draws: Annotated[int, Range(min=1)] = 8
+    draw_seed: int = 0
     variants: dict[str, Any] | None = None
     base: str | None = None
     seeds: Annotated[int, Range(min=1, max=1000)] | list[int] = 1

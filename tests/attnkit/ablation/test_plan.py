@@ -2,13 +2,13 @@
 
 import pytest
 
+from attnkit.ablation.grids import split_alternatives
 from attnkit.ablation.plan import (
     as_overrides,
     load_study,
     plain_changes,
     read_plan,
     side_effects,
-    split_alternatives,
 )
 from attnkit.recipe import RecipeError, load_recipe
 
@@ -85,6 +85,40 @@ def test_alternatives_come_from_the_command_line(study):
     assert list(variants.values()) == [
         {"model.mask": "none"},
         {"model.mask": ["causal", "document"]},
+    ]
+
+
+def test_ranges_are_drawn_beside_the_recipe_itself(study):
+    """The same draws each time; more of them keep the first, so that a study may grow."""
+    ranges = ["optimizer.lr=log:1e-4..1e-1", "model.num_layers=1..3"]
+    few, again, more, other = (
+        changes(read_plan(load_study(study(), [*ranges, *options])))
+        for options in (
+            ["ablation.draws=3"],
+            ["ablation.draws=3"],
+            ["ablation.draws=40"],
+            ["ablation.draws=3", "ablation.draw_seed=1"],
+        )
+    )
+    assert few == again
+    assert list(more)[:4] == list(few)
+    assert next(iter(few)) == "base"
+    assert not set(few) & set(other) - {"base"}
+    drawn = list(more.values())[1:]
+    assert len(drawn) == 40
+    assert {keys["model.num_layers"] for keys in drawn} == {1, 2, 3}
+    rates = [keys["optimizer.lr"] for keys in drawn]
+    assert all(1e-4 <= rate <= 1e-1 for rate in rates)
+    assert 10 <= sum(rate < 3.16e-3 for rate in rates) <= 30  # in the logarithm: half of them
+
+
+def test_each_point_of_the_grid_meets_each_draw(load):
+    plan = read_plan(load(vary={"model.dim": [8, 16], "optimizer.weight_decay": "0..0.5"}, draws=2))
+    first, second = [v["optimizer.weight_decay"] for v in list(changes(plan).values())[1:3]]
+    assert list(changes(plan).values()) == [
+        {"model.dim": dim, **more}
+        for dim in (8, 16)
+        for more in ({}, *({"optimizer.weight_decay": x} for x in (first, second)))
     ]
 
 
@@ -168,6 +202,12 @@ def test_a_fault_of_many_variants_is_told_once(study):
         ({"variants": {"a": {}}, "base": "b"}, "there is no variant `b` (there are: a)"),
         ({"vary": {"model.dim": 8}}, "expected a list of values"),
         ({"vary": {"model.dim": []}}, "expected a list of values"),
+        ({"vary": {"optimizer.lr": "0.1"}}, "or a range, such as 0..0.3"),
+        ({"vary": {"optimizer.lr": "log:1e-2"}}, "expected a range, such as 0..0.3"),
+        ({"vary": {"optimizer.lr": "0.2..0.1"}}, "ends at 0.1; write the lower first"),
+        ({"vary": {"optimizer.lr": "log:0..0.1"}}, "begins above 0, got 0"),
+        ({"vary": {"model.num_layers": "1..3"}, "draws": 4}, "have 3 combinations, and 4 are"),
+        ({"vary": {"seed": "1..3"}, "draws": 2}, "set the seeds in ablation.seeds"),
         ({"vary": {"runs_dir": ["a"]}}, "the same for all variants"),
         ({"vary": {"model.dim": [8, 8]}}, "two variants are called `dim=8`"),
         ({"seeds": [1, 1]}, "different whole numbers"),

@@ -240,6 +240,19 @@ def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
     assert {each.variant for each in candidates(made)} == {"wild"}
 
 
+def test_candidates_may_be_drawn(load, study):
+    recipe = load(variants=TWINS, tune={"optimizer.lr": "log:1e-3..1e-1"}, draws=3)
+    made, _ = prepare_study(recipe)
+    rates = [candidate.trial.recipe.optimizer.options["lr"] for candidate in candidates(made)]
+    assert rates[:3] == rates[3:]  # the same for every variant
+    assert len({rate for rate in rates if 1e-3 <= rate <= 1e-1}) == 3
+    assert made.describe()["drawn"] == {
+        "ranges": {"optimizer.lr": "log:1e-3..1e-1"},
+        "draws": 3,
+        "draw_seed": 0,
+    }
+
+
 @pytest.mark.parametrize(
     ("ablation", "override", "words"),
     [
