@@ -1,8 +1,9 @@
 """The routes of the dashboard, under `/data/plugin/attention/`.
 
-index         the runs with maps, their tags and steps (JSON)
+index         the runs with maps, their tags and steps; the runs with a clinic (JSON)
 record        all maps of one run, tag and step: header and layers, preceded by their sizes
 statistics    entropy, distance and first-token mass of each head over training (JSON)
+clinic        the scores of the head clinic over training (JSON)
 static/...    the pages
 """
 
@@ -11,11 +12,14 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from tensorboard import errors
 from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
+from attnkit.dashboard.clinics import Clinics
 from attnkit.dashboard.head_statistics import StatisticsCache
 from attnkit.dashboard.logged_maps import LoggedMaps
+from attnkit.pages.log_folders import folders_of
 from attnkit.pages.serving import (
     applications,
     argument,
@@ -41,10 +45,16 @@ class AttentionPlugin(base_plugin.TBPlugin):
         super().__init__(context)
         self._maps = LoggedMaps(context.data_provider)
         self._statistics = StatisticsCache()
+        self._clinics = Clinics(folders_of(context.flags))
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Returns the routes."""
-        answers = {"/index": self._index, "/record": self._record, "/statistics": self._head_curves}
+        answers = {
+            "/index": self._index,
+            "/record": self._record,
+            "/statistics": self._head_curves,
+            "/clinic": self._clinic,
+        }
         return applications(answers, "attnkit.dashboard", MapFormatError)
 
     def is_active(self) -> bool:
@@ -57,10 +67,12 @@ class AttentionPlugin(base_plugin.TBPlugin):
 
     def _index(self, request: Request) -> Response:
         series = self._maps.all_series(context_of(request), experiment_of(request))
-        runs: dict[str, dict[str, Any]] = {run: {} for run in self._runs(request)}
+        names = self._runs(request)
+        runs: dict[str, dict[str, Any]] = {run: {} for run in names}
         for (run, tag), one in sorted(series.items()):
             runs.setdefault(run, {})[tag] = {"steps": one.steps, "started": one.started}
-        return respond_json(request, {"version": VERSION, "runs": runs})
+        clinics = self._clinics.index(names)
+        return respond_json(request, {"version": VERSION, "runs": runs, "clinics": clinics})
 
     def _runs(self, request: Request) -> list[str]:
         provider = self._maps.provider
@@ -85,3 +97,9 @@ class AttentionPlugin(base_plugin.TBPlugin):
             lambda step: self._maps.blobs(context, experiment, run, tag, step),
         )
         return respond_json(request, curves)
+
+    def _clinic(self, request: Request) -> Response:
+        run = argument(request, "run")
+        if run not in self._runs(request):
+            raise errors.NotFoundError(f"there is no run {run!r}")
+        return respond_json(request, self._clinics.of(run))

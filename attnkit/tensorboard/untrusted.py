@@ -21,22 +21,22 @@ def require(holds: bool, complaint: str) -> None:
         raise MapFormatError(complaint)
 
 
-def read_json(blob: bytes, max_bytes: int) -> dict[str, Any]:
+def read_json(blob: bytes, max_bytes: int, what: str = "the header") -> dict[str, Any]:
     """Reads a JSON object from at most `max_bytes` bytes."""
     size = len(blob)
-    require(size <= max_bytes, f"a header of {size} bytes; at most {max_bytes} are read")
+    require(size <= max_bytes, f"{what} has {size} bytes; at most {max_bytes} are read")
     try:
         content = json.loads(blob)
     except (ValueError, RecursionError) as error:
-        raise MapFormatError(f"the header is not JSON: {error}") from error
-    require(isinstance(content, dict), "the header is not a JSON object")
+        raise MapFormatError(f"{what} is not JSON: {error}") from error
+    require(isinstance(content, dict), f"{what} is not a JSON object")
     return content
 
 
 def typed(content: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
     """Returns `content[key]`, which must be of the given kind."""
     value = content.get(key)
-    require(is_a(value, kind), f"header key `{key}` is missing or a {type(value).__name__}")
+    require(is_a(value, kind), f"key `{key}` is missing or a {type(value).__name__}")
     return value
 
 
@@ -44,7 +44,7 @@ def list_of(content: dict[str, Any], key: str, kind: type | tuple[type, ...]) ->
     """Returns the list `content[key]`, whose entries must all be of the given kind."""
     values = typed(content, key, list)
     well_typed = all(is_a(value, kind) for value in values)
-    require(well_typed, f"header key `{key}` holds an entry of the wrong type")
+    require(well_typed, f"key `{key}` holds an entry of the wrong type")
     return tuple(values)
 
 

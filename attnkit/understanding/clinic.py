@@ -15,6 +15,7 @@ from attnkit.data.pair_batch import IGNORED
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.models.language_model import LanguageModel
 from attnkit.models.layers import Layer
+from attnkit.tensorboard.clinic_history import WORDS, HeadName, word_of
 from attnkit.tensorboard.records import site_of
 from attnkit.understanding.head_outputs import mechanisms, on_head_outputs
 from attnkit.understanding.head_scores import (
@@ -45,25 +46,6 @@ FEWEST_REPEATED = 4
 SINK = 0.3
 """Mean mass on the first token above which a head counts as a sink, as in arXiv:2410.10781."""
 
-CLEAR = 0.4
-"""Smallest mass that names a head after a pattern."""
-
-EVEN = 0.9
-"""Smallest evenness that names a head `even`."""
-
-LOCAL = 4.0
-"""Largest mean distance in tokens that names a head `local`."""
-
-WORDS = {
-    "induction": "induction",
-    "previous": "previous",
-    "duplicate": "duplicate",
-    "current": "own",
-    "first": "first",
-    "diagonality": "diagonal",
-}
-"""Score -> the word for a head that has a high one."""
-
 
 @dataclass(frozen=True)
 class Head:
@@ -86,19 +68,12 @@ class Head:
     @property
     def name(self) -> str:
         """`L1H2`; in a model with several sites `decoder.cross L1H2`."""
-        place = f"L{self.layer}H{self.head}"
-        return place if self.site == "self" else f"{self.site} {place}"
+        return str(HeadName(self.site, self.layer, self.head))
 
     @property
     def word(self) -> str:
         """What the head is for, in a word: its clearest pattern, or how its weights are spread."""
-        named = {name: self.scores[name] for name in WORDS if name in self.scores}
-        best = max(named, key=named.__getitem__, default=None)
-        if best is not None and named[best] >= CLEAR:
-            return WORDS[best]
-        if self.scores.get("evenness", 0.0) >= EVEN:
-            return "even"
-        return "local" if self.scores.get("distance", LOCAL + 1) <= LOCAL else "mixed"
+        return word_of(self.scores)
 
     @property
     def evidence(self) -> str:

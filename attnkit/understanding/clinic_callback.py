@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from rich.console import Console
 from attnkit.callbacks.at_moments import AtMoments
 from attnkit.listeners.lightning import Listeners
 from attnkit.storage.files import atomic_write
+from attnkit.tensorboard.clinic_history import FILE, as_json, extended
 from attnkit.understanding.clinic import REPLACEMENTS, Examination, examine
-from attnkit.understanding.clinic_table import FILE, history_of, shown
+from attnkit.understanding.clinic_table import shown
 
 TABLE_WIDTH = 100
 
@@ -62,12 +62,13 @@ class HeadClinic(AtMoments):
         # A run that is stopped may go on: only its planned end counts as the last step.
         replacements = REPLACEMENTS if self.knock_outs or step == trainer.max_steps else ()
         found = examine(module, max_tokens=self.max_tokens, replacements=replacements)
-        self._history = history_of(self._history, found, step)
+        scores = {head.name: head.scores for head in found.heads}
+        self._history = extended(self._history, scores, step)
         listeners = Listeners(trainer.loggers)
         listeners.scalars(found.scalars(), step)
         listeners.text("heads", as_text(found), step)
         with atomic_write(Path(trainer.default_root_dir) / FILE) as file:
-            file.write((json.dumps(self._history) + "\n").encode())
+            file.write(as_json(self._history).encode())
 
 
 def as_text(found: Examination) -> str:

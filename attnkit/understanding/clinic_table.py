@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from attnkit.understanding.clinic import CLEAR, Examination, Head
+from attnkit.tensorboard.clinic_history import FILE, formed, read_history
+from attnkit.tensorboard.untrusted import MapFormatError
+from attnkit.understanding.clinic import Examination, Head
 
 COLUMNS = {
     "zero": "knock_out_zero",
@@ -30,9 +32,6 @@ COLUMNS = {
     "rank": "effective_rank",
 }
 """Heading -> score, in the order of the columns."""
-
-FILE = "clinic.json"
-"""In the directory of a run that trained with the clinic: all scores, see `history_of`."""
 
 SIGNED = ("copying", "diagonality")
 """Scores that are shown with their sign."""
@@ -111,52 +110,10 @@ def as_json(found: Examination) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def history_of(history: Mapping[str, Any], found: Examination, step: int) -> dict[str, Any]:
-    """Returns the history of all heads with one more moment, in plain types.
-
-    Its keys are `steps`, a list, and `heads`: name of the head -> score -> a number per step, or
-    None where it was not measured.
-    """
-    steps = [*history.get("steps", []), step]
-    before = len(steps) - 1
-    heads: dict[str, dict[str, list[float | None]]] = {}
-    for head in found.heads:
-        known = history.get("heads", {}).get(head.name, {})
-        heads[head.name] = {
-            score: [*known.get(score, [None] * before), head.scores.get(score)]
-            for score in dict.fromkeys((*known, *head.scores))
-        }
-    return {"steps": steps, "heads": heads}
-
-
 def history_in(directory: Path) -> Iterator[str]:
     """Yields when each pattern formed, of a run that trained with the clinic; else nothing."""
     try:
-        history = json.loads((directory / FILE).read_text(encoding="utf-8"))
-        yield from formed(history)
-    except (OSError, ValueError, LookupError, TypeError):
+        history = read_history(directory / FILE)
+    except (OSError, MapFormatError):
         return
-
-
-def formed(history: Mapping[str, Any]) -> Iterator[str]:
-    """Yields when each pattern first appeared in a head: the earliest step from which on some head
-    scores at least `CLEAR` on it, as a sentence.
-    """
-    steps = history["steps"]
-    for score in ("previous", "duplicate", "induction"):
-        first: tuple[int, str] | None = None
-        for name, scores in history["heads"].items():
-            values = scores.get(score)
-            if not values or (values[-1] or 0.0) < CLEAR:
-                continue
-            below = [i for i, value in enumerate(values) if (value or 0.0) < CLEAR]
-            since = below[-1] + 1 if below else 0
-            first = min(first or (since, name), (since, name))
-        if first is None:
-            continue
-        since, name = first
-        place = f"by step {steps[since]:,}"
-        if since:
-            values = history["heads"][name][score]
-            place += f" (at step {steps[since - 1]:,}: {values[since - 1] or 0.0:.2f})"
-        yield f"{score}: formed {place}, first in {name}"
+    yield from map(str, formed(history))

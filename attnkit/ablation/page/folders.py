@@ -5,16 +5,14 @@ start of TensorBoard imports it.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attnkit.pages.log_folders import name_of
 from attnkit.storage.run_directory import RECIPE
 
 PLAN = "ablation.json"
-
-_REMOTE = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://")
 
 
 @dataclass
@@ -32,42 +30,18 @@ class StudyFolder:
     runs: dict[Path, str] = field(default_factory=dict)
 
 
-def log_folders(logdir: str | None, logdir_spec: str | None) -> dict[Path, str]:
-    """Returns the folders of `--logdir`, or of `--logdir_spec` -> the names of their groups.
-
-    Remote folders are left out.
-    """
-    if logdir:
-        return {} if _REMOTE.match(logdir) else {_absolute(logdir): ""}
-    folders = {}
-    for each in (logdir_spec or "").split(","):
-        group, colon, path = each.partition(":")
-        named = bool(colon) and not each.startswith("/") and not os.path.splitdrive(each)[0]
-        path = path if named else each
-        if path and not _REMOTE.match(each) and not _REMOTE.match(path):
-            folders[_absolute(path)] = group if named else ""
-    return folders
-
-
-def _absolute(path: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(path)))
-
-
 def find_studies(roots: Mapping[Path, str]) -> dict[str, StudyFolder]:
     """Returns id -> study, of all folders with a plan or with runs two levels below."""
     found: dict[str, StudyFolder] = {}
     for root, group in roots.items():
-
-        def name(path: Path, root: Path = root, group: str = group) -> str:
-            return os.path.normpath(os.path.join(group, os.path.relpath(path, root)))
-
         for directory, is_run in walk(root):
             # A log directory that is a variant or a run itself stands for its study.
             above = directory.parent.parent if is_run else directory
             study = above if above == root or root in above.parents else root
-            entry = found.setdefault(name(study), StudyFolder(name(study), study))
+            name = name_of(study, root, group)
+            entry = found.setdefault(name, StudyFolder(name, study))
             if is_run:
-                entry.runs[directory] = name(directory)
+                entry.runs[directory] = name_of(directory, root, group)
     return {each: found[each] for each in sorted(found)}
 
 

@@ -12,9 +12,8 @@ class AblationsLoader(base_plugin.TBLoader):
 
     def load(self, context: base_plugin.TBContext) -> Any:
         """Returns the plugin; None if TensorBoard shows no folder of this machine."""
-        from attnkit.ablation.page.folders import log_folders
         from attnkit.ablation.page.plugin import AblationsPlugin
+        from attnkit.pages.log_folders import folders_of
 
-        flags = context.flags
-        roots = log_folders(getattr(flags, "logdir", None), getattr(flags, "logdir_spec", None))
+        roots = folders_of(context.flags)
         return AblationsPlugin(context, roots) if roots else None

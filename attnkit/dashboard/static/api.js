@@ -22,6 +22,10 @@ export class Server {
     return (await this.#answer("statistics", { run, tag })).json();
   }
 
+  async clinic(run) {
+    return (await this.#answer("clinic", { run })).json();
+  }
+
   async #answer(route, parameters) {
     try {
       return await ask(new URL(route, new URL("../", import.meta.url)), parameters);

@@ -5,8 +5,9 @@ import { tagParts } from "./tokens.js";
 export class Catalogue {
   #text = "";
   all = null; // names of all runs, with or without maps; null until the server has answered
-  runs = []; // names of those with maps
+  runs = []; // names of those with maps or a clinic
   series = new Map(); // run -> tag -> {steps, started}
+  clinics = new Map(); // run -> {steps, written}
 
   // Stores a new index; returns true if anything changed.
   read(index) {
@@ -15,7 +16,10 @@ export class Catalogue {
     this.#text = text;
     this.all = Object.keys(index.runs);
     this.series = new Map(this.all.map((run) => [run, new Map(Object.entries(index.runs[run]))]));
-    this.runs = this.all.filter((run) => this.series.get(run).size > 0);
+    this.clinics = new Map(Object.entries(index.clinics ?? {}));
+    this.runs = this.all.filter(
+      (run) => this.series.get(run).size > 0 || this.clinics.has(run),
+    );
     return true;
   }
 
@@ -37,9 +41,17 @@ export class Catalogue {
 
   // The union of the steps of some runs at a site, ascending.
   steps(runs, tag) {
-    const all = runs.flatMap((run) => this.find(run, tag)?.steps ?? []);
-    return [...new Set(all)].sort((a, b) => a - b);
+    return union(runs.map((run) => this.find(run, tag)?.steps ?? []));
   }
+
+  // The union of the steps at which the clinic examined some runs.
+  clinicSteps(runs) {
+    return union(runs.map((run) => this.clinics.get(run)?.steps ?? []));
+  }
+}
+
+function union(steps) {
+  return [...new Set(steps.flat())].sort((a, b) => a - b);
 }
 
 // The last step up to the wanted one; a run that begins later shows its first.

@@ -10,7 +10,7 @@ const KEYS = [
   ["↑ ↓", "pin the query before, after"],
   ["h H", "next, previous head"],
   ["l L", "next, previous layer"],
-  ["1 – 5", "view"],
+  ["1 – 6", "view"],
   ["s S", "next, previous scale"],
   ["c", "next colours"],
   ["+ − 0", "enlarge, shrink, fit the map"],

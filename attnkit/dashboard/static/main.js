@@ -13,6 +13,7 @@ const STYLES = [
   "view_lines.css",
   "view_tokens.css",
   "view_heads.css",
+  "view_clinic.css",
   "view_difference.css",
 ];
 

@@ -1,17 +1,25 @@
 // The panel of one run: title, step, and the selected view of its maps.
 
+import { clinicOf, examination, withoutClinic } from "./clinic.js";
 import { element, setAttribute, setText } from "./element.js";
 import { fileName, saveCsv, savePng } from "./export.js";
 import { facts } from "./facts.js";
 import { runColour } from "./palettes.js";
 import { drawing } from "./selection.js";
+import { ClinicView } from "./view_clinic.js";
 import { HeadsView } from "./view_heads.js";
 import { LinesView } from "./view_lines.js";
 import { MatrixView } from "./view_matrix.js";
 import { TokensView } from "./view_tokens.js";
-import { readable, stepName } from "./tokens.js";
+import { readable, stepName, tagParts } from "./tokens.js";
 
-const VIEWS = { matrix: MatrixView, lines: LinesView, tokens: TokensView, heads: HeadsView };
+const VIEWS = {
+  matrix: MatrixView,
+  lines: LinesView,
+  tokens: TokensView,
+  heads: HeadsView,
+  clinic: ClinicView,
+};
 
 export class Panel {
   #views = {};
@@ -47,25 +55,61 @@ export class Panel {
   async update({ values, selection, series, step }) {
     const latest = ++this.#latest;
     this.frame.colour(runColour(this.app.catalogue, this.run));
+    if (values.view === "clinic") {
+      await this.#examine(values, selection, latest);
+      return;
+    }
     if (!series) {
-      this.#shown = null;
-      this.frame.say("", [], this.#missing(selection));
+      this.#refuse("", this.#missing(selection));
       return;
     }
     const found = this.app.cache.peek(series, step) ?? (await this.#fetch(series, step, latest));
     if (latest !== this.#latest) return;
     this.frame.busy(false);
     if (found.error) {
-      this.#shown = null;
-      this.frame.say(stepText(step, selection.step), [], found.error.message);
+      this.#refuse(stepText(step, selection.step), found.error.message);
       return;
     }
     const model = drawing(values, found.record, { run: this.run, series, step, selection });
     this.frame.say(stepText(step, selection.step), facts(model), null);
-    const view = this.#view(values.view);
+    await this.#show(values.view, model);
+  }
+
+  // The clinic needs no record.
+  async #examine(values, selection, latest) {
+    const examined = this.app.catalogue.clinics.get(this.run);
+    if (!examined) {
+      this.#refuse("", withoutClinic(this.run));
+      return;
+    }
+    let found;
+    try {
+      found = clinicOf(await this.app.clinics.get(this.run, examined), siteOf(selection.site));
+    } catch (error) {
+      if (latest === this.#latest) this.#refuse("", error.message);
+      return;
+    }
+    if (latest !== this.#latest) return;
+    if (!found) {
+      this.#refuse("", `The clinic of this run has no heads of ${readable(siteOf(selection.site))}.`);
+      return;
+    }
+    const model = examination(values, found, this.run, selection);
+    const count = `${found.steps.length} moments of the head clinic`;
+    this.frame.say(stepText(model.step, selection.step), [count], null);
+    await this.#show("clinic", model);
+  }
+
+  async #show(name, model) {
+    const view = this.#view(name);
     this.frame.show(view.element);
     await view.update(model);
     this.#shown = { view, model };
+  }
+
+  #refuse(step, reason) {
+    this.#shown = null;
+    this.frame.say(step, [], reason);
   }
 
   #fetch(series, step, latest) {
@@ -79,11 +123,18 @@ export class Panel {
   }
 
   #missing({ site }) {
+    if (!this.app.catalogue.sites([this.run]).length) {
+      return "This run has no attention maps. A recipe logs them with logging: {attention_maps: 12}.";
+    }
     const others = this.app.catalogue
       .sites([this.run])
       .map((tag) => tag.replace(/^attention\//, ""));
     return `This run has no maps of ${site.replace(/^attention\//, "")}. It has: ${others.join(", ")}.`;
   }
+}
+
+function siteOf(tag) {
+  return tag && tagParts(tag).site;
 }
 
 function stepText(step, wanted) {

@@ -9,7 +9,8 @@ export function select(values, catalogue) {
   const runs = values.run?.filter((run) => known.has(run)) ?? firstRuns(values.site, catalogue);
   const sites = catalogue.sites(runs.length ? runs : catalogue.runs);
   const site = sites.includes(values.site) ? values.site : (sites[0] ?? null);
-  const steps = catalogue.steps(runs, site);
+  const examined = values.view === "clinic" ? catalogue.clinicSteps(runs) : [];
+  const steps = examined.length ? examined : catalogue.steps(runs, site);
   const last = steps.length - 1;
   const wanted = values.step === null ? steps[last] : values.step;
   const step = last < 0 ? null : nearestStep(steps, wanted);
@@ -21,7 +22,8 @@ export function select(values, catalogue) {
 function firstRuns(wanted, catalogue) {
   const sites = catalogue.sites(catalogue.runs);
   const site = sites.includes(wanted) ? wanted : sites[0];
-  const having = catalogue.runs.filter((run) => catalogue.find(run, site));
+  const withMaps = catalogue.runs.filter((run) => catalogue.find(run, site));
+  const having = withMaps.length ? withMaps : catalogue.runs;
   const path = (run) => `${splitRun(run).folder}/${splitRun(run).variant}`;
   const firsts = new Map([...having].reverse().map((run) => [path(run), run]));
   const others = [...firsts.values()].reverse();

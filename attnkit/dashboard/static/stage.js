@@ -11,7 +11,7 @@ import { number, quoted } from "./tokens.js";
 const AHEAD = 8; // steps, in both directions
 const REST = 60; // milliseconds
 
-const LEVEL_PARTS = [".panel > header", ".thumbnails", ".caption"];
+const LEVEL_PARTS = [".panel > header", ".thumbnails", ".caption", ".formed"];
 
 const pause = (milliseconds) => new Promise((resume) => setTimeout(resume, milliseconds));
 
@@ -49,7 +49,7 @@ export class Stage {
       this.#align();
       this.element.dataset.state = "ready";
       this.element.dataset.step = selection.step;
-      this.#prefetch(selection, drawing);
+      if (values.view !== "clinic") this.#prefetch(selection, drawing);
     });
   }
 
@@ -80,9 +80,13 @@ export class Stage {
     for (const panel of this.#shown()) panel.align(sizes);
   }
 
-  // Layers, heads and queries of the largest record on the page; zeros without one.
+  // Layers, heads and queries of the largest model on the page; zeros without one.
   sizes() {
     const most = { layer: 0, head: 0, query: 0 };
+    for (const { clinic } of this.#shown().map((one) => one.model ?? {})) {
+      most.layer = Math.max(most.layer, clinic?.rows.length ?? 0);
+      most.head = Math.max(most.head, ...(clinic?.rows.map((row) => row.length) ?? []));
+    }
     for (const { record } of this.#models()) {
       most.layer = Math.max(most.layer, record.layers.length);
       most.head = Math.max(most.head, ...record.layers.map((one) => one.heads));
@@ -102,10 +106,11 @@ export class Stage {
     return `query ${query}, ${quoted(model.record.queries[query])}, looks most at ${looks}`;
   }
 
+  // Those that are drawn from a record.
   #models() {
     return this.#shown()
       .map((one) => one.model)
-      .filter(Boolean);
+      .filter((model) => model?.record);
   }
 
   #shown() {

@@ -2,11 +2,11 @@
 
 import { Address, names, oneOf, text, whole, wholes } from "./address.js";
 
-export const VIEWS = ["matrix", "lines", "tokens", "heads", "difference"];
+export const VIEWS = ["matrix", "lines", "tokens", "heads", "clinic", "difference"];
 // Views that depend on the scale and the colours: lines are as strong as their weights, text is
 // tinted, differences have their own colours.
 export const SCALED = ["matrix", "tokens", "difference"];
-export const COLOURED = ["matrix"];
+export const COLOURED = ["matrix", "clinic"];
 
 export const SCALES = ["row", "absolute", "log", "uniform"];
 export const COLOURS = ["cividis", "viridis", "grey"];
@@ -25,6 +25,7 @@ export const INITIAL = {
   b: null,
   scale: "row",
   colours: "cividis",
+  score: null, // of Clinic; null: the first that a run has
   zoom: 0, // steps of enlargement; 0 fits the panel
   filter: "",
   from: null, // the address of the Ablations page that led here
@@ -44,6 +45,7 @@ export const ADDRESS = new Address("attention", {
   query: whole,
   key: whole,
   zoom: whole,
+  score: text,
   hidden: wholes,
   a: text,
   b: text,

@@ -19,7 +19,7 @@ export class Axis {
     return this.from + ((this.place(value) - this.start) / this.span) * (this.to - this.from);
   }
 
-  // Round numbers in the range; of a logarithmic one, 1, 2 and 5 of each power of ten.
+  // Round numbers in the range; of a logarithmic one, 1, 2 and 5 of each power of ten, or the powers.
   ticks(count) {
     const { low, high } = this;
     if (this.kind === "log") {
@@ -30,6 +30,10 @@ export class Axis {
       const inside = found.filter((value) => value >= low && value <= high);
       const powers = inside.filter((value) => value.toExponential().startsWith("1e"));
       if (inside.length > 2) return inside.length > count + 3 ? powers : inside;
+    }
+    if (this.kind === "log1p" && high - low > 20) {
+      const powers = Array.from({ length: 16 }, (_, power) => 10 ** power);
+      return [0, ...powers].filter((value) => value >= low && value <= high);
     }
     const rough = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(rough));

@@ -6,6 +6,7 @@
 //   points   [{key, name, x, y, low, high, colour}]
 //   strong   the key that stands out; null: none
 //   at       a value of x that is marked; undefined: none
+//   marks    [{x, name}], values of x that are marked and named; undefined: none
 
 import { Axis, brief } from "./axis.js";
 import { element, setAttribute } from "./element.js";
@@ -116,7 +117,18 @@ export class Plot {
     for (const value of this.x.ticks(Math.max(2, Math.round(width / 110)))) {
       pen.text(brief(value), this.x.at(value), height - bottom + 17, ink.soft, { align: "center" });
     }
-    const { x, y } = this.#drawing;
+    const { x, y, at, marks = [] } = this.#drawing;
+    const upright = (value, colour) => {
+      const place = Math.round(this.x.at(value)) + 0.5;
+      pen.line([[place, top], [place, height - bottom]], colour, { dash: [2, 2] });
+      return place;
+    };
+    if (at !== undefined) upright(at, ink.soft);
+    for (const mark of marks) {
+      const place = upright(mark.x, ink.accent);
+      const align = place > width / 2 ? "right" : "left";
+      pen.text(mark.name, place + (align === "left" ? 5 : -5), top + 10, ink.accent, { align });
+    }
     pen.text(x.name, (left + width - right) / 2, height - 6, ink.soft, { align: "center" });
     const middle = (top + height - bottom) / 2;
     pen.text(y.name, 13, middle, ink.soft, { align: "center", turned: true });

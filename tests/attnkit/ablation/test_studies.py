@@ -15,12 +15,13 @@ from tensorboard.plugins.base_plugin import TBContext
 from werkzeug.test import Client
 
 from attnkit.ablation.compare import compare_runs
-from attnkit.ablation.page.folders import find_studies, log_folders
+from attnkit.ablation.page.folders import find_studies
 from attnkit.ablation.page.loader import AblationsLoader
 from attnkit.ablation.page.studies import Studies
 from attnkit.ablation.page.view import rounded
 from attnkit.ablation.tables import comma_separated, grid, latex
 from attnkit.ablation.trial_files import failure_of, log_of
+from attnkit.pages.log_folders import directories_of, log_folders
 from attnkit.storage import run_directory
 from attnkit.storage.run_directory import write_json
 
@@ -241,6 +242,9 @@ def test_groups_have_the_names_that_tensorboard_gives_them(finished_study):
     (study,) = find_studies({finished_study.parent: "mine"}).values()
     assert study.id == "mine/small"
     assert "mine/small/base/seed0" in study.runs.values()
+    for run in ("mine/small/base/seed0", "base/seed0"):
+        held = [each for each in directories_of(run, folders) if each.is_dir()]
+        assert held == [finished_study / "base/seed0"]
     assert log_folders("gs://bucket/logs", None) == {}
     assert log_folders(None, "far:s3://bucket") == {}
 

@@ -33,6 +33,15 @@ SITE = "attention/probe/self"
 CROSS = "attention/probe/decoder.cross"
 SOURCE = ["das", "kleine", "Mädchen", "sah", "."]
 TARGET = ["<s>", "the", "little", "girl", "saw"]
+CLINIC = {
+    "steps": [0, 10, 20, 30],
+    "heads": {
+        "L0H0": {"induction": [0.0, 0.0, 0.0, 0.0], "copying": [0.0, 0.1, 0.2, -0.9]},
+        "L0H1": {"induction": [0.1, 0.1, 0.1, 0.1], "copying": [0.0, 0.1, 0.2, 0.3]},
+        "L1H0": {"induction": [0.1, 0.2, 0.6, 0.7], "copying": [0.0, 0.1, 0.2, 0.0]},
+        "L1H1": {"induction": [0.0, 0.1, 0.2, 0.3], "copying": [0.0, 0.1, 0.2, 0.9]},
+    },
+}
 HOSTILE = [
     '<img src=x onerror="parent.hacked=1;hacked=1">',
     "</script><script>parent.hacked=1</script>",
@@ -76,6 +85,8 @@ def logs(maps_of_real_runs, tmp_path_factory, make_record, logged, write_run) ->
     write_run(root / "signed", [logged(make_record(signed=True), 0)])
     for seed in (0, 1):
         write_run(root / f"deep/long-name-of-a-variant/seed{seed}", [logged(make_record(), 0)])
+    write_run(root / "watched", [logged(make_record(seed=step), step) for step in (0, 30)])
+    (root / "watched" / "clinic.json").write_text(json.dumps(CLINIC))
     tag, blobs, step = logged(make_record(), 0)
     header = json.loads(blobs[0]) | {"v": 2}
     write_run(root / "newer", [(tag, [json.dumps(header).encode(), *blobs[1:]], step)])
@@ -89,7 +100,7 @@ def logs(maps_of_real_runs, tmp_path_factory, make_record, logged, write_run) ->
 def board(tensorboard, logs) -> Iterator:
     with tensorboard("--logdir", str(logs)) as running:
         index = "data/plugin/attention/index"
-        running.wait_for(index, lambda content: content.count(b"attention/probe") >= 8)
+        running.wait_for(index, lambda content: content.count(b"attention/probe") >= 9)
         yield running
 
 
@@ -481,6 +492,57 @@ def test_heads_are_drawn_over_training(page):
     assert label == f"Entropy, layer L1: head 1 {entropy} at step 0"
 
 
+def test_the_clinic_is_a_grid_with_curves_and_leads_to_the_map(page, logs):
+    page.open(view="clinic", run=["watched", "two_heads/seed0"], step=20)
+    assert "callbacks: [head_clinic]" in page(".panel .problem").last.text_content()
+    cells = page(".head")
+    assert cells.all_text_contents() == [".00", ".10", ".60", ".20"]
+    marks = page(".formed").first.text_content()
+    assert marks == "induction: formed by step 20 (at step 10: 0.20), first in L1H0"
+    ground = "one => getComputedStyle(one).backgroundColor.match(/[0-9]+/g).map(Number)"
+    light = [sum(cells.nth(i).evaluate(ground)) for i in range(4)]
+    assert sorted(range(4), key=light.__getitem__) == [0, 1, 3, 2]
+    cells.nth(2).click()
+    page.settled()
+    assert page(".clinic h3").text_content() == "L1 · head 0 · induction"
+    page.press("ArrowRight")
+    assert page(".clinic h3").text_content() == "L1 · head 1 · mixed"
+    page(".clinic select").select_option("copying")
+    page.press("End")
+    assert cells.all_text_contents() == ["\N{MINUS SIGN}.90", ".30", ".00", ".90"]
+    blue, _, white, red = (cells.nth(i).evaluate(ground) for i in range(4))
+    assert blue[2] > blue[0]
+    assert red[0] > red[2]
+    assert min(white) > 240, "a signed score has its zero in the middle"
+    told = "step 30: induction 0.300copying 0.900"
+    assert page(".scores").text_content() == told
+    assert page.link()["score"] == ["copying"]
+    # A click on a curve chooses its head and step.
+    curves = page(".clinic .plot canvas")
+    box = curves.bounding_box()
+    curves.click(position={"x": box["width"] - 14, "y": box["height"] - 42})
+    page.settled()
+    assert (page.link()["head"], page.link()["layer"]) == (["0"], ["0"])
+    # The file grows while the run trains.
+    heads = {
+        name: {score: [*values, 0.25] for score, values in scores.items()}
+        for name, scores in CLINIC["heads"].items()
+    }
+    longer = {"steps": [*CLINIC["steps"], 40], "heads": heads}
+    (logs / "watched" / "clinic.json").write_text(json.dumps(longer))
+    page.page.get_by_label("Reload").or_(page.page.locator(".reload-button")).first.click()
+    page(".panel .step").filter(has_text="step 40").wait_for()
+    page.settled()
+    assert cells.all_text_contents() == [".25"] * 4
+    cells.nth(3).click()
+    page.settled()
+    cells.nth(3).click()
+    page(".zoom h3").wait_for()
+    link = page.link()
+    assert (link["view"], link["layer"], link["head"]) == (["matrix"], ["1"], ["1"])
+    assert page(".zoom h3").first.text_content() == "L1 · head 1"
+
+
 def test_a_difference_is_that_of_the_numbers(page, real):
     page.open(
         run=["two_heads/seed0", "hybrid/seed0"], view="difference", b=":start", a="two_heads/seed0"
@@ -536,7 +598,7 @@ def test_a_run_that_is_logged_at_other_steps_shows_its_nearest(page, real):
 
 
 def test_hostile_texts_do_nothing(page):
-    for view in ("matrix", "lines", "tokens", "heads", "difference"):
+    for view in ("matrix", "lines", "tokens", "heads", "clinic", "difference"):
         page.open(run=["hostile<b>"], view=view, query=0)
     page.open(run=["hostile<b>"], view="tokens", query=0)
     texts = page(".text").first.locator("button").all_text_contents()

@@ -41,6 +41,22 @@ DAMAGE = {
 }
 
 
+CLINIC = {
+    "steps": [0, 40],
+    "heads": {
+        "L0H0": {"previous": [0.1, 0.9], "knock_out_mean": [None, float("inf")]},
+        "decoder.cross L1H12": {"entropy": [1.23456789, 0.5], "distance": [9.0, 2.0]},
+    },
+}
+DAMAGED_CLINICS = {
+    "no_json": ("{", "it is not JSON"),
+    "backwards": (json.dumps({**CLINIC, "steps": [40, 0]}), "the steps do not ascend"),
+    "short": (json.dumps({**CLINIC, "steps": [0]}), "2 numbers of previous for 1 steps"),
+    "names": (json.dumps({**CLINIC, "heads": {"<b>": {}}}), "'<b>' is no name of a head"),
+    "words": (json.dumps({**CLINIC, "heads": {"L0H0": {"first": ["a", "b"]}}}), "wrong type"),
+}
+
+
 @pytest.fixture(scope="module")
 def client(tmp_path_factory, make_record, logged, write_run):
     root = tmp_path_factory.mktemp("routes")
@@ -53,6 +69,10 @@ def client(tmp_path_factory, make_record, logged, write_run):
         write_run(root / "damaged" / name, [(tag, change(list(blobs)), step)])
     for number, (dims, dtype) in enumerate([(10**12, 7), (-3, 7), (3, 7), (2, 99)]):
         write_shape(root / "shapes" / str(number), dims, dtype)
+    (root / "a" / "seed0" / "clinic.json").write_text(json.dumps(CLINIC))
+    for name, (text, _) in DAMAGED_CLINICS.items():
+        write_run(root / "clinics" / name, [logged(make_record(), 0)])
+        (root / "clinics" / name / "clinic.json").write_text(text)
     flags = program.TensorBoard()
     flags.configure(["", "--logdir", str(root)])
     multiplexer = EventMultiplexer(tensor_size_guidance={"attention": 200})
@@ -231,3 +251,33 @@ def test_pages_are_served_with_their_types(client):
 )
 def test_no_path_leads_out_of_the_pages(client, path):
     assert client.get(f"{PREFIX}/{path}").status_code == 404
+
+
+def test_a_clinic_is_laid_out_by_heads(client):
+    steps = [0, 40]
+    index = get(client, "index").json["clinics"]
+    assert index["a/seed0"]["steps"] == steps
+    assert index["clinics/short"]["steps"] == []
+    assert "long" not in index
+    found = get(client, "clinic", run="a/seed0").json
+    assert found["steps"] == steps
+    first, second = found["heads"]
+    place = {"site": "decoder.cross", "layer": 1, "head": 12}
+    assert {key: second[key] for key in place} == place
+    assert second["scores"]["entropy"] == [1.2346, 0.5]
+    assert first["scores"]["knock_out_mean"] == [None, None], "JSON has no infinity"
+    assert (first["words"], second["words"]) == (["mixed", "previous"], ["mixed", "local"])
+    (mark,) = found["formed"]
+    assert (mark["score"], mark["head"], mark["step"]) == ("previous", "L0H0", 40)
+
+
+@pytest.mark.parametrize("name", DAMAGED_CLINICS)
+def test_a_damaged_clinic_is_told(client, name):
+    answer = get(client, "clinic", run=f"clinics/{name}")
+    assert answer.status_code == 422
+    assert DAMAGED_CLINICS[name][1] in answer.json["error"]
+
+
+@pytest.mark.parametrize("run", ["long", "nowhere", "../a", "/etc"])
+def test_a_run_without_a_clinic_is_not_found(client, run):
+    assert get(client, "clinic", run=run).status_code == 404

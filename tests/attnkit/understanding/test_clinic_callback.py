@@ -6,7 +6,8 @@ import pytest
 
 from attnkit.runs import experiment
 from attnkit.tasks.trained_run import load_run
-from attnkit.understanding.clinic_table import FILE, formed, history_in
+from attnkit.tensorboard.clinic_history import FILE, formed
+from attnkit.understanding.clinic_table import history_in
 
 CLINIC = "callbacks=[{name: head_clinic, every_n_steps: 2, max_tokens: 64}]"
 
@@ -65,7 +66,7 @@ def test_a_phase_change_is_told(tmp_path):
             "L1H1": {"previous": [0.1, 0.1, 0.5, 0.6], "induction": [0.5, 0.0, 0.1, 0.8]},
         },
     }
-    assert list(formed(found)) == [
+    assert list(map(str, formed(found))) == [
         "previous: formed by step 10 (at step 0: 0.10), first in L0H0",
         "induction: formed by step 30 (at step 20: 0.10), first in L1H1",
     ]

@@ -1,0 +1,105 @@
+"""The scores of the head clinic, from the directories of the runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboard import errors
+
+from attnkit.pages.log_folders import directories_of
+from attnkit.tensorboard.clinic_history import FILE, HeadName, formed, read_history, word_of
+from attnkit.tensorboard.untrusted import MapFormatError
+
+Stamp = tuple[str, int, int]
+
+
+class Clinics:
+    """The clinics of the runs in TensorBoard. Reads each file once per change. Thread-safe.
+
+    Args:
+        roots: the log directories -> the names of their groups, see `log_folders`.
+    """
+
+    def __init__(self, roots: Mapping[Path, str]) -> None:
+        self._roots = roots
+        self._read: dict[str, tuple[Stamp, dict[str, Any] | MapFormatError]] = {}
+        self._lock = threading.Lock()
+
+    def index(self, runs: list[str]) -> dict[str, dict[str, Any]]:
+        """Returns run -> `steps` and `written`, which changes with the file; only of runs that have
+        a clinic. A damaged one has no steps.
+        """
+        found = {}
+        for run in runs:
+            stamp = self._stamp(run)
+            if stamp is None:
+                continue
+            content = self._content(run, stamp)
+            steps = [] if isinstance(content, MapFormatError) else content["steps"]
+            found[run] = {"steps": steps, "written": stamp[1]}
+        return found
+
+    def of(self, run: str) -> dict[str, Any]:
+        """Returns `steps`; `heads`, a list of `site`, `layer`, `head`, `scores` (name -> a number
+        per step) and `words` (one per step); and `formed`, a list of `score`, `head`, `step` and
+        `text`.
+
+        Raises:
+            errors.NotFoundError: if the run has no clinic.
+            MapFormatError: if its file is damaged.
+        """
+        stamp = self._stamp(run)
+        if stamp is None:
+            raise errors.NotFoundError(f"run {run!r} has no {FILE}")
+        content = self._content(run, stamp)
+        if isinstance(content, MapFormatError):
+            raise content
+        return content
+
+    def _stamp(self, run: str) -> Stamp | None:
+        for directory in directories_of(run, self._roots):
+            try:
+                status = os.stat(directory / FILE)
+            except (OSError, ValueError):
+                continue
+            return str(directory / FILE), status.st_mtime_ns, status.st_size
+        return None
+
+    def _content(self, run: str, stamp: Stamp) -> dict[str, Any] | MapFormatError:
+        with self._lock:
+            known = self._read.get(run)
+            if known is not None and known[0] == stamp:
+                return known[1]
+            try:
+                content: dict[str, Any] | MapFormatError = _laid_out(read_history(Path(stamp[0])))
+            except OSError as error:
+                return MapFormatError(f"{FILE} cannot be read: {error.strerror}")
+            except MapFormatError as error:
+                content = error
+            self._read[run] = stamp, content
+            return content
+
+
+def _laid_out(history: Mapping[str, Any]) -> dict[str, Any]:
+    count = len(history["steps"])
+    heads = []
+    for name, scores in history["heads"].items():
+        moments = [
+            {score: values[i] for score, values in scores.items() if values[i] is not None}
+            for i in range(count)
+        ]
+        rounded = {
+            score: [value if value is None else float(f"{value:.5g}") for value in values]
+            for score, values in scores.items()
+        }
+        place = HeadName.read(name)._asdict()
+        heads.append({**place, "scores": rounded, "words": [word_of(one) for one in moments]})
+    marks = [
+        {"score": one.score, "head": one.head, "step": one.step, "text": str(one)}
+        for one in formed(history)
+    ]
+    return {"steps": history["steps"], "heads": heads, "formed": marks}

@@ -1,0 +1,67 @@
+// The clinic of a run, as its view needs it.
+
+import { clampIndex } from "./selection.js";
+import { nearestStep } from "./catalogue.js";
+import { Score } from "./clinic_scores.js";
+import { readable } from "./tokens.js";
+
+export class ClinicCache {
+  #kept = new Map(); // run -> {written, answer}
+
+  constructor(source) {
+    this.source = source;
+  }
+
+  // The answer of the server, asked for anew when the file has changed.
+  get(run, { written }) {
+    const known = this.#kept.get(run);
+    if (known?.written === written) return known.answer;
+    const answer = this.source.clinic(run).catch((error) => {
+      this.#kept.delete(run); // the next try may succeed
+      throw error;
+    });
+    this.#kept.set(run, { written, answer });
+    return answer;
+  }
+}
+
+// The heads of a site: `heads` in a list, `rows` by layer, `names` of their scores; or null. Without
+// a site, those of the first.
+export function clinicOf({ steps, heads, formed }, site) {
+  const found = heads.filter((one) => one.site === (site ?? heads[0].site));
+  if (!found.length) return null;
+  const all = found
+    .sort((a, b) => a.layer - b.layer || a.head - b.head)
+    .map(({ layer, head, scores, words }) => ({ place: { layer, head }, scores, words }));
+  const rows = Array.from({ length: all.at(-1).place.layer + 1 }, (_, layer) =>
+    all.filter(({ place }) => place.layer === layer),
+  );
+  const names = Score.sorted(new Set(all.flatMap(({ scores }) => Object.keys(scores))));
+  const shape = JSON.stringify(rows.map((row) => row.length));
+  return { steps, heads: all, rows, names, formed, shape };
+}
+
+// The input of the view.
+export function examination(values, clinic, run, selection) {
+  const step = nearestStep(clinic.steps, selection.step);
+  const layer = clampIndex(values.layer, clinic.rows.length);
+  return {
+    run,
+    values,
+    clinic,
+    layer,
+    head: clampIndex(values.head, clinic.rows[layer].length),
+    step,
+    index: clinic.steps.indexOf(step),
+    score: clinic.names.includes(values.score) ? values.score : clinic.names[0],
+  };
+}
+
+// What to do about a run without a clinic.
+export function withoutClinic(run) {
+  return (
+    "This run was not examined while it trained. Train it with the key " +
+    "callbacks: [head_clinic]. What its heads are for now, " +
+    `attnkit clinic RUN prints (RUN: the directory of ${readable(run)}).`
+  );
+}

@@ -1,0 +1,189 @@
+"""The scores of all heads over training, as the head clinic writes them to a run's directory.
+
+`clinic.json` is an object with two keys: `steps`, the examined steps, and `heads`, the name of a
+head -> score -> a number per step, or null where it was not measured. A head is named `L1H2`; in a
+model with several sites, `decoder.cross L1H2`.
+
+Needs the standard library only, since TensorBoard reads the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attnkit.tensorboard.untrusted import MapFormatError, is_a, list_of, read_json, require, typed
+
+FILE = "clinic.json"
+"""Name of the file in a run's directory."""
+
+MAX_BYTES = 64 * 2**20
+
+CLEAR = 0.4
+"""Smallest mass that names a head after a pattern."""
+
+EVEN = 0.9
+"""Smallest evenness that names a head `even`."""
+
+LOCAL = 4.0
+"""Largest mean distance in tokens that names a head `local`."""
+
+WORDS = {
+    "induction": "induction",
+    "previous": "previous",
+    "duplicate": "duplicate",
+    "current": "own",
+    "first": "first",
+    "diagonality": "diagonal",
+}
+"""Score -> the word for a head that has a high one."""
+
+FORMING = ("previous", "duplicate", "induction")
+"""Patterns that form while a model trains."""
+
+_NAME = re.compile(r"(?:(\S+) )?L(\d{1,6})H(\d{1,6})")
+
+
+class HeadName(NamedTuple):
+    """Site, layer and head, the numbers from 0."""
+
+    site: str
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        place = f"L{self.layer}H{self.head}"
+        return place if self.site == "self" else f"{self.site} {place}"
+
+    @classmethod
+    def read(cls, name: str) -> HeadName:
+        """Reads what `str` wrote.
+
+        Raises:
+            MapFormatError: if it is no name of a head.
+        """
+        found = _NAME.fullmatch(name)
+        if found is None:
+            raise MapFormatError(f"{name[:80]!r} is no name of a head; expected L0H0")
+        return cls(found[1] or "self", int(found[2]), int(found[3]))
+
+
+def word_of(scores: Mapping[str, float]) -> str:
+    """What a head is for, in a word: its clearest pattern, or how its weights are spread."""
+    named = {name: scores[name] for name in WORDS if name in scores}
+    best = max(named, key=named.__getitem__, default=None)
+    if best is not None and named[best] >= CLEAR:
+        return WORDS[best]
+    if scores.get("evenness", 0.0) >= EVEN:
+        return "even"
+    return "local" if scores.get("distance", LOCAL + 1) <= LOCAL else "mixed"
+
+
+def extended(
+    history: Mapping[str, Any], heads: Mapping[str, Mapping[str, float]], step: int
+) -> dict[str, Any]:
+    """Returns a history with one more moment.
+
+    Args:
+        history: what is known; empty: nothing.
+        heads: name of a head -> its scores at the moment.
+        step: of the moment.
+    """
+    steps = [*history.get("steps", []), step]
+    before = len(steps) - 1
+    longer: dict[str, dict[str, list[float | None]]] = {}
+    for name, scores in heads.items():
+        known = history.get("heads", {}).get(name, {})
+        longer[name] = {
+            score: [*known.get(score, [None] * before), scores.get(score)]
+            for score in dict.fromkeys((*known, *scores))
+        }
+    return {"steps": steps, "heads": longer}
+
+
+def read_history(file: Path) -> dict[str, Any]:
+    """Reads and checks a `clinic.json`. Numbers that are not finite become None.
+
+    Raises:
+        OSError: if it cannot be read.
+        MapFormatError: if it is damaged, or too large.
+    """
+    with file.open("rb") as opened:
+        blob = opened.read(MAX_BYTES + 1)
+    try:
+        content = read_json(blob, MAX_BYTES, "it")
+        steps = list_of(content, "steps", int)
+        ascending = all(a < b for a, b in pairwise(steps))
+        require(bool(steps) and ascending and steps[0] >= 0, "the steps do not ascend from 0")
+        heads = typed(content, "heads", dict)
+        checked = {
+            str(HeadName.read(name)): {
+                score: _numbers(typed(heads, name, dict), score, len(steps))
+                for score in heads[name]
+            }
+            for name in heads
+        }
+    except MapFormatError as error:
+        raise MapFormatError(f"{FILE} is damaged: {error}") from error
+    return {"steps": list(steps), "heads": checked}
+
+
+def _numbers(scores: Mapping[str, Any], score: str, count: int) -> list[float | None]:
+    values = list_of(dict(scores), score, (int, float, type(None)))
+    require(len(values) == count, f"{len(values)} numbers of {score[:40]} for {count} steps")
+    return [
+        value if is_a(value, (int, float)) and math.isfinite(value) else None for value in values
+    ]
+
+
+class Formed(NamedTuple):
+    """When a pattern first appeared in a head.
+
+    Attributes:
+        score: name of the pattern.
+        head: the first head that has it.
+        step: the earliest step from which on the head scores at least `CLEAR` on it.
+        before: the step before and the score there; None: `step` is the first.
+    """
+
+    score: str
+    head: str
+    step: int
+    before: tuple[int, float] | None
+
+    def __str__(self) -> str:
+        place = f"by step {self.step:,}"
+        if self.before is not None:
+            place += f" (at step {self.before[0]:,}: {self.before[1]:.2f})"
+        return f"{self.score}: formed {place}, first in {self.head}"
+
+
+def formed(history: Mapping[str, Any]) -> Iterator[Formed]:
+    """Yields when each pattern formed; not those that did not."""
+    steps: Sequence[int] = history["steps"]
+    for score in FORMING:
+        first: tuple[int, str] | None = None
+        for name, scores in history["heads"].items():
+            values = scores.get(score)
+            if not values or (values[-1] or 0.0) < CLEAR:
+                continue
+            below = [i for i, value in enumerate(values) if (value or 0.0) < CLEAR]
+            since = below[-1] + 1 if below else 0
+            first = min(first or (since, name), (since, name))
+        if first is None:
+            continue
+        since, name = first
+        before = None
+        if since:
+            before = (steps[since - 1], history["heads"][name][score][since - 1] or 0.0)
+        yield Formed(score, name, steps[since], before)
+
+
+def as_json(history: Mapping[str, Any]) -> str:
+    """Returns the contents of the file."""
+    return json.dumps(history) + "\n"
