@@ -11,7 +11,7 @@ import { number, quoted } from "./tokens.js";
 const AHEAD = 8; // steps, in both directions
 const REST = 60; // milliseconds
 
-const LEVEL_PARTS = [".panel > header", ".thumbnails", ".caption", ".formed"];
+const LEVEL_PARTS = [".panel > header", ".thumbnails", ".caption", ".heads-grid", ".formed"];
 
 const pause = (milliseconds) => new Promise((resume) => setTimeout(resume, milliseconds));
 

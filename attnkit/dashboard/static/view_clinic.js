@@ -221,9 +221,10 @@ export class ClinicView {
     const [low, high] = extent(curves.map(({ mean }) => mean)) ?? [0, 1];
     const limit = this.score.limit;
     const strong = heads.indexOf(this.#chosen);
+    const kind = evenly(steps) ? "linear" : "log1p";
     const drawing = {
-      x: { low: steps[0], high: steps.at(-1), kind: evenly(steps) ? "linear" : "log1p", name: "step" },
-      y: { low: Math.min(0, low), high: this.score.range === "share" ? 1 : Math.max(0, high) || limit, name: this.score.title },
+      x: { low: steps[0], high: steps.at(-1), kind, name: "step" },
+      y: { low: Math.min(0, low), high: high > 0 ? limit : 0, name: this.score.title },
       curves: curves.sort((a, b) => (a.key === strong) - (b.key === strong)),
       strong,
       at: step,
@@ -231,7 +232,8 @@ export class ClinicView {
         .filter(({ score }) => score === this.#name)
         .map((one) => ({ x: one.step, name: `formed by ${brief(one.step)}` })),
     };
-    this.plot.update(drawing, `${this.score.title} of the heads over training, layer ${layer} chosen`);
+    const label = `${this.score.title} of the heads over training, layer ${layer} chosen`;
+    this.plot.update(drawing, label);
   }
 
   // All scores of the head and step under the pointer, or of the chosen ones.

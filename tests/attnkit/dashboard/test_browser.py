@@ -537,7 +537,7 @@ def test_the_clinic_is_a_grid_with_curves_and_leads_to_the_map(page, logs):
     cells.nth(3).click()
     page.settled()
     cells.nth(3).click()
-    page(".zoom h3").wait_for()
+    page(".zoom h3").first.wait_for()
     link = page.link()
     assert (link["view"], link["layer"], link["head"]) == (["matrix"], ["1"], ["1"])
     assert page(".zoom h3").first.text_content() == "L1 · head 1"
