@@ -20,7 +20,7 @@ from attnkit.checks.subjects import subjects_of
 from attnkit.cli.name_report import type_words, yaml_words
 from attnkit.recipe.annotations import kinds_of
 from attnkit.recipe.recipe import RecipeKeys
-from attnkit.recipe.sections import BudgetOptions, ClaimOptions
+from attnkit.recipe.sections import BudgetOptions, ClaimOptions, HalvingOptions
 from attnkit.registry import ATTENTION, LOGGERS, POSITIONS, REQUIRED, Spec, options_of
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +86,8 @@ def run_keys():
                 yield from keys_of(options_of(kind.type))
     yield "\n## budget (of ablation)\n"
     yield from keys_of(options_of(BudgetOptions))
+    yield "\n## halving (of ablation)\n"
+    yield from keys_of(options_of(HalvingOptions))
     yield "\n## a claim (of ablation.claims)\n"
     yield from keys_of(options_of(ClaimOptions))
 

@@ -63,7 +63,7 @@ def compare_grouped(
     metrics = [metric] if metric is None or isinstance(metric, str) else [*metric] or [None]
     if repeated := [name for i, name in enumerate(metrics) if name in metrics[:i]]:
         raise RunDirectoryError(f"--metric {repeated[0]} is given twice")
-    first, *others = _judged([_compared(found, base, name, higher_is_better) for name in metrics])
+    first, *others = judged([_compared(found, base, name, higher_is_better) for name in metrics])
     return replace(first, others=tuple(others))
 
 
@@ -83,6 +83,7 @@ def _compared(
         lower_is_better=lower_is_better,
         base=base,
         rows=_rows(found, base, metric, unreached),
+        stopped=tuple(found.stopped),
         left_out=found.left_out,
     )
 
@@ -145,6 +146,11 @@ def _base(found: GroupedRuns, base: str | None) -> str:
             f"the base `{base}` has no finished run with this metric; finish one, or choose "
             f"with --base among {', '.join(labels)}"
         )
+    if base in [each.variant for each in found.stopped]:
+        raise RunDirectoryError(
+            f"--base {base}: halving stopped it, so that it has no final numbers; choose among "
+            f"{', '.join(labels)}"
+        )
     if base not in found.runs:
         raise RunDirectoryError(
             f"--base {base}: no such variant{suggest(base, labels)} (known: {', '.join(labels)})"
@@ -170,24 +176,29 @@ def _rows(found: GroupedRuns, base: str, metric: str, unreached: Mapping[str, in
     return rows
 
 
-def _judged(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Adds the verdicts; those of all comparisons are corrected together."""
-    judged = [
+def judged(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Adds the verdicts; those of all comparisons are corrected together.
+
+    A variant that halving has stopped counts as if its p value were 1: it was chosen from the same
+    data, and without it the correction of the others would be too small.
+    """
+    asked = [
         (k, i, row.difference)
         for k, comparison in enumerate(comparisons)
         for i, row in enumerate(comparison.rows)
         if row.difference is not None and row.difference.p is not None and row.no_verdict is None
     ]
-    p_values = holm([difference.p or 0.0 for *_, difference in judged])
+    unknown = [1.0 for comparison in comparisons for _ in comparison.stopped]
+    p_values = holm([*(difference.p or 0.0 for *_, difference in asked), *unknown])
     rows = [list(comparison.rows) for comparison in comparisons]
-    for (k, i, difference), p in zip(judged, p_values, strict=True):
+    for (k, i, difference), p in zip(asked, p_values[: len(asked)], strict=True):
         verdict = "within noise"
         if p < LEVEL:
             lower = comparisons[k].lower_is_better
             verdict = "better" if (difference.mean < 0) == lower else "worse"
         rows[k][i] = replace(rows[k][i], p_holm=p, verdict=verdict)
     return [
-        replace(comparison, rows=own, num_verdicts=len(judged))
+        replace(comparison, rows=own, num_verdicts=len(asked) and len(p_values))
         for comparison, own in zip(comparisons, rows, strict=True)
     ]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnkit.ablation.estimates import BOOTSTRAP_FROM, LEVEL, Estimate
-from attnkit.ablation.stored_run import LeftOut, StoredRun
+from attnkit.ablation.stored_run import LeftOut, StoppedVariant, StoredRun
 
 if TYPE_CHECKING:
     from attnkit.ablation.tidy import Frames
@@ -16,6 +16,9 @@ FOUND_WITH_FEW = {2: 13, 3: 29, 4: 48, 5: 66}
 """Seeds -> power in per cent of one comparison, for a difference of two standard deviations;
 measured by `benchmarks/verdicts.py`.
 """
+
+NOT_DECIDED = "not decided"
+"""In place of the verdict of a variant that halving has stopped."""
 
 Verdict = Literal["better", "worse", "within noise"]
 
@@ -93,6 +96,7 @@ class Row:
             "peak_memory_bytes": self.mean_of("peak_memory_bytes"),
             "cache_bytes_per_token": self.cache_bytes_per_token,
             "remarks": list(self.remarks),
+            "stopped_at_step": None,
             "directories": [str(run.directory) for run in self.runs],
         }
 
@@ -107,9 +111,11 @@ class Comparison:
         lower_is_better: of the metric.
         base: the variant that the others are compared with.
         rows: one per variant.
+        stopped: variants that halving has stopped: they have no row and no verdict.
         left_out: runs that were found or planned, but are not in the comparison.
         others: comparisons of the same runs by further metrics.
-        num_verdicts: number of differences that were judged together, over all metrics.
+        num_verdicts: number of comparisons that the verdicts are corrected for, over all metrics;
+            stopped variants count.
     """
 
     title: str
@@ -117,6 +123,7 @@ class Comparison:
     lower_is_better: bool
     base: str
     rows: Sequence[Row]
+    stopped: Sequence[StoppedVariant] = ()
     left_out: Sequence[LeftOut] = ()
     others: tuple[Comparison, ...] = ()
     num_verdicts: int = 0
@@ -156,6 +163,7 @@ class Comparison:
                 f"Verdicts: at {100 * LEVEL:.0f} % after Holm's correction for {self.num_verdicts} "
                 f"comparison{'s' * (self.num_verdicts > 1)}; the intervals are not corrected."
             )
+        lines += self._about_stopped()
         fewest = min(
             (row.difference.n for row in self.rows if row.verdict and row.difference), default=0
         )
@@ -165,6 +173,40 @@ class Comparison:
                 f"deviations in about {FOUND_WITH_FEW[fewest]} % of cases, with 8 seeds in 94 %."
             )
         return lines
+
+    def _about_stopped(self) -> list[str]:
+        """Says how many variants were stopped at which rung."""
+        rungs = {(each.rung, each.rungs): None for each in self.stopped}
+        lines = []
+        for rung, last in sorted(rungs):
+            own = [each for each in self.stopped if (each.rung, each.rungs) == (rung, last)]
+            steps = sorted({each.step for each in own})
+            at = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+            names = ", ".join(each.variant for each in own)
+            noun = "variant" if len(own) == 1 else "variants"
+            lines.append(
+                f"Halving stopped {len(own)} {noun} at rung {rung} of {last} (step {at}): {names}. "
+                "Not decided; counted in the correction."
+            )
+        return lines
+
+    def variants_as_dicts(self) -> list[dict[str, Any]]:
+        """Returns the numbers of each row; those of stopped variants follow, with None for what
+        they lack.
+        """
+        rows = [row.to_dict() for row in self.rows]
+        empty = dict.fromkeys(rows[0]) | {"is_base": False, "seeds": {}, "n": 0, "remarks": []}
+        stopped = [
+            {
+                **empty,
+                "variant": each.variant,
+                "no_verdict": NOT_DECIDED,
+                "stopped_at_step": each.step,
+                "directories": [str(directory) for directory in each.runs.values()],
+            }
+            for each in self.stopped
+        ]
+        return [*rows, *stopped]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers in plain types, for programs."""
@@ -177,7 +219,7 @@ class Comparison:
             "level": LEVEL,
             "correction": f"Holm over {self.num_verdicts} comparisons",
             **({"others": [other.to_dict() for other in self.others]} if self.others else {}),
-            "variants": [row.to_dict() for row in self.rows],
+            "variants": self.variants_as_dicts(),
             "how": self.how,
             "left_out": [
                 {"directory": str(run.directory), "reason": run.reason} for run in self.left_out

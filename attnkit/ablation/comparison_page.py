@@ -10,6 +10,7 @@ from typing import Any
 from attnkit.ablation.comparison import Comparison, Row
 from attnkit.ablation.curves import learning_curves, per_step
 from attnkit.ablation.page.view import COSTS, CurvesView, comparison_view
+from attnkit.ablation.stored_run import StoppedVariant
 from attnkit.ablation.tables import comma_separated, grid, latex, markdown, visible
 from attnkit.pages.offline import offline_page
 from attnkit.tensorboard.scalars import read_scalars
@@ -48,7 +49,10 @@ def _view(comparison: Comparison) -> dict[str, Any]:
         "table": comparison_view(comparison),
         "metrics": {visible(comparison.metric): len(comparison.rows)},
         "costs": COSTS,
-        "variants": [_variant(row) for row in comparison.rows],
+        "variants": [
+            *(_variant(row) for row in comparison.rows),
+            *(_stopped(each) for each in comparison.stopped),
+        ],
     }
 
 
@@ -58,6 +62,12 @@ def _variant(row: Row) -> dict[str, Any]:
         for seed, value in row.values.items()
     ]
     return {"name": row.variant, "label": visible(row.variant), "runs": runs}
+
+
+def _stopped(variant: StoppedVariant) -> dict[str, Any]:
+    run = {"state": "halved", "text": f"at step {variant.step:,}", "lines": [], "run": None}
+    runs = [{"seed": seed, "value": None, **run} for seed in variant.runs]
+    return {"name": variant.variant, "label": visible(variant.variant), "runs": runs}
 
 
 def _curves(comparison: Comparison) -> dict[str, Any]:
@@ -72,4 +82,8 @@ def _curves(comparison: Comparison) -> dict[str, Any]:
                 view.add_seed(place, run.name.seed, scalars, per_step(row.runs), True)
         if row.variant in means:
             view.add_mean(place, means[row.variant], count)
+    for place, each in enumerate(comparison.stopped, start=len(comparison.rows)):
+        for seed, directory in each.runs.items():
+            if (scalars := read_scalars(directory, [tag]).get(tag)) is not None:
+                view.add_seed(place, seed, scalars, None, False)
     return view.to_dict()

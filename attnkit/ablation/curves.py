@@ -39,7 +39,8 @@ class Curve:
 
 
 def learning_curves(comparison: Comparison) -> tuple[str, list[Curve]]:
-    """Returns the tag that is drawn, and a curve for each variant that has it.
+    """Returns the tag that is drawn, and a curve for each variant that has it; for those that
+    halving has stopped, up to there.
 
     The tag is `quality/<metric>` if every variant has logged it; or one that the metric's name
     begins with (`quality/accuracy` for `accuracy_length_64`); else the validation loss.
@@ -48,15 +49,17 @@ def learning_curves(comparison: Comparison) -> tuple[str, list[Curve]]:
         OSError: if an event file cannot be read.
     """
     tags = curve_tags(comparison.metric)
-    read = [[read_scalars(run.directory, tags) for run in row.runs] for row in comparison.rows]
+    directories = {row.variant: [run.directory for run in row.runs] for row in comparison.rows}
+    directories |= {each.variant: list(each.runs.values()) for each in comparison.stopped}
+    read = [[read_scalars(each, tags) for each in runs] for runs in directories.values()]
     tag = next(
         (tag for tag in tags if all(any(tag in seed for seed in seeds) for seeds in read)),
         VALIDATION,
     )
-    pairs = zip(comparison.rows, read, strict=True)
+    costs = {row.variant: per_step(row.runs) for row in comparison.rows}
     curves = [
-        mean_curve(row.variant, [seed[tag] for seed in seeds if tag in seed], per_step(row.runs))
-        for row, seeds in pairs
+        mean_curve(variant, [seed[tag] for seed in seeds if tag in seed], costs.get(variant, {}))
+        for variant, seeds in zip(directories, read, strict=True)
     ]
     return tag, [curve for curve in curves if curve is not None]
 

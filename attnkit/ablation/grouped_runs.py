@@ -11,6 +11,7 @@ from attnkit.ablation.plan_file import PlanFile, read_plan_file
 from attnkit.ablation.stored_run import (
     LeftOut,
     RunName,
+    StoppedVariant,
     StoredRun,
     UnusableRun,
     by_number,
@@ -29,12 +30,14 @@ class GroupedRuns:
         runs: label -> seed -> run.
         left_out: runs that were found or planned but cannot be compared.
         plans: study -> its plan.
+        stopped: the variants that halving has stopped.
         several: there is more than one study, so labels begin with its name.
     """
 
     runs: dict[str, dict[int, StoredRun]] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     plans: dict[str, PlanFile] = field(default_factory=dict)
+    stopped: list[StoppedVariant] = field(default_factory=list)
     several: bool = False
 
     def label(self, study: str, variant: str) -> str:
@@ -76,6 +79,10 @@ def group_runs(
             if reason := _not_in(plan, run.name):
                 found.left_out.append(LeftOut(run.directory, reason))
                 continue
+            if _is_stopped(plan, run.name, usable):
+                reason = "halving stopped its variant, of which other seeds have no result"
+                found.left_out.append(LeftOut(run.directory, reason))
+                continue
         label = found.label(run.name.study, run.name.variant)
         seeds = found.runs.setdefault(label, {})
         if (other := seeds.get(run.name.seed)) is not None:
@@ -87,6 +94,7 @@ def group_runs(
     if not found.runs:
         raise RunDirectoryError(_nothing(paths, found.left_out))
     _order(found)
+    _take_stopped(found, plans)
     found.left_out += _planned_and_missing(plans)
     return found
 
@@ -109,6 +117,35 @@ def _not_in(plan: PlanFile, name: RunName) -> str | None:
     if plan.seeds and name.seed not in plan.seeds:
         return f"the study {plan.name} has no seed {name.seed}"
     return None
+
+
+def _is_stopped(plan: PlanFile, name: RunName, usable: Sequence[StoredRun]) -> bool:
+    """True if halving has stopped a variant, and it was not trained to the end since."""
+    if name.variant not in plan.stopped:
+        return False
+    own = [run.name for run in usable if run.name.study == name.study]
+    finished = {each.seed for each in own if each.variant == name.variant}
+    return not finished.issuperset(plan.seeds)
+
+
+def _take_stopped(found: GroupedRuns, plans: Mapping[Path, PlanFile | None]) -> None:
+    """Moves the runs of stopped variants from those that are left out to `stopped`."""
+    places = {os.path.abspath(run.directory): run for run in found.left_out}
+    for folder, plan in plans.items():
+        for variant, at in plan.stopped.items() if plan else ():
+            runs = {
+                seed: left.directory
+                for seed in plan.seeds
+                if (left := places.get(str(folder / variant / f"seed{seed}")))
+            }
+            label = found.label(folder.name, variant)
+            if not runs or label in found.runs:
+                continue
+            rungs = (plan.halving or {}).get("rungs", at["rung"])
+            found.stopped.append(StoppedVariant(label, at["rung"], rungs, at["step"], runs))
+            found.left_out = [
+                left for left in found.left_out if left.directory not in runs.values()
+            ]
 
 
 def _order(found: GroupedRuns) -> None:

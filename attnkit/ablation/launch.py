@@ -110,7 +110,7 @@ class Launch:
     _announced: set[str] = field(default_factory=set)
 
     def run(self, trials: Sequence[Trial]) -> list[Failure]:
-        """Runs the trials that are not finished; returns those that failed.
+        """Runs the trials that are not done; returns those that failed.
 
         Raises:
             RunDirectoryError: if the directory of one contains another run.
@@ -119,7 +119,7 @@ class Launch:
         """
         for trial in trials:
             trial.check_same()
-        self._waiting = [trial for trial in trials if not trial.is_finished]
+        self._waiting = [trial for trial in trials if not trial.is_done]
         self.progress.begin(trials, self._waiting)
         with counting_signals() as signals, self.progress:
             self._loop(signals)
@@ -160,7 +160,7 @@ class Launch:
         if not free:
             time.sleep(0 if self._started else _TICK)
             return
-        unfinished = [trial for trial in free if not trial.is_finished]
+        unfinished = [trial for trial in free if not trial.is_done]
         for trial in free:
             if trial not in unfinished:
                 self.progress.report_end(trial, None)
@@ -169,15 +169,15 @@ class Launch:
 
     def _record_end(self, end: Ended, stopping: bool) -> None:
         trial = self._started.pop(end.key)
-        failure = None
-        if not trial.is_finished and not stopping:
+        failure, is_done = None, trial.is_done
+        if not is_done and not stopping:
             meaning = _MEANINGS.get(end.code, f"was ended by signal {-end.code}")
             what = end.reason or f"{meaning} (code {end.code})"
             lines = trial.last_lines(LAST_LINES)
             failure = Failure(trial.key, end.code, what, trial.log, lines)
             self.failures.append(failure)
             trial.record_failure(what)
-        if trial.is_finished or failure:
+        if is_done or failure:
             self.progress.report_end(trial, failure.what if failure else None)
         if trial.is_finished:
             self.on_finish(trial)

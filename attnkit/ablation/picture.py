@@ -117,7 +117,7 @@ def _draw_curves(
     last = float(max(curve.steps[-1] for curve in curves)) or 1.0
     x = Axis(float(min(curve.steps[0] for curve in curves)), last, at[0] + 56, at[0] + width)
     _frame(canvas, at, width, title, "step", x, y)
-    place = {row.variant: i for i, row in enumerate(found.rows)}
+    place = {each.variant: i for i, each in enumerate((*found.rows, *found.stopped))}
 
     def points(steps: np.ndarray, numbers: np.ndarray) -> list[Point]:
         pairs = zip(steps.tolist(), numbers.tolist(), strict=True)

@@ -27,6 +27,8 @@ class PlanFile:
         budget: the budget of every variant; None: the recipe's steps.
         tuned: variant -> keys that were chosen on the validation split.
         changed_to_match: variant -> keys that were changed to match the base.
+        halving: `rungs` and `keep`; None: no variant is stopped.
+        stopped: variant -> `rung` and `step` at which halving stopped it.
     """
 
     name: str
@@ -39,6 +41,8 @@ class PlanFile:
     budget: Any = None
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
     changed_to_match: dict[str, dict[str, Any]] = field(default_factory=dict)
+    halving: dict[str, Any] | None = None
+    stopped: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def read_plan_file(folder: Path) -> PlanFile | None:
@@ -59,10 +63,13 @@ def read_plan_file(folder: Path) -> PlanFile | None:
         plan = PlanFile(**known)
         if not isinstance(plan.variants, dict) or plan.base not in plan.variants:
             raise TypeError(f"its base `{plan.base}` is not one of its variants")
+        for each in plan.stopped.values():
+            if not all(isinstance(each[key], int) for key in ("rung", "step")):
+                raise TypeError("`stopped` has no whole numbers")
         return plan
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunDirectoryError(
             f"{path} cannot be read: {error}; run the study again with attnkit ablate"
         ) from None

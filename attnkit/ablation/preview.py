@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from rich import box
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnkit.ablation.grids import Changes
+from attnkit.ablation.halving import number_kept, rung_steps, share_of_steps
 from attnkit.ablation.output import print_fitting
 from attnkit.ablation.plan import Plan, as_overrides, side_effects
 from attnkit.ablation.study import Study
@@ -107,6 +108,9 @@ def _notes(
 ) -> list[str]:
     plan = study.plan
     notes = [f"* the base; {len(trials)} runs: {len(plan.variants)} variants x {_seeds(study)}"]
+    others, halving = len(plan.variants) - 1, plan.options.halving
+    if halving:
+        notes += _about_rungs(study, trials)
     if plan.options.match != "none":
         notes.append(f"{plan.options.match} are those of the base, within 1 %")
     if tuning:
@@ -128,8 +132,10 @@ def _notes(
         runs += [(candidate.variant, candidate.trial) for candidate in tuning]
         missing = [(name, trial) for name, trial in runs if not trial.is_finished]
         untimed = {name for name, _ in missing if name not in timings}
+        trained = {plan.base: 1.0}  # a share of the steps
+        share = share_of_steps(others, halving) if halving else 1.0
         times = [
-            timings[name].seconds(trial.recipe.trainer.max_steps)
+            timings[name].seconds(round(trial.recipe.trainer.max_steps * trained.get(name, share)))
             for name, trial in missing
             if name not in untimed
         ]
@@ -142,6 +148,23 @@ def _notes(
             )
         notes += [line for timing in timings.values() if (line := _about_threads(timing))]
     return notes
+
+
+def _about_rungs(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
+    """Yields how many variants train to each rung."""
+    plan, options = study.plan, study.plan.options.halving
+    assert options is not None
+    base = next(trial.recipe for trial in trials if trial.recipe.variant == plan.base)
+    left = len(plan.variants) - 1
+    for i, step in enumerate(rung_steps(base, options), start=1):
+        kept = number_kept(left, options)
+        yield (
+            f"rung {i} of {options.rungs}, after {step:,} steps of the base: the best {kept} of "
+            f"{left} variants go on beside the base"
+        )
+        left = kept
+    if study.stopped:
+        yield f"stopped so far: {', '.join(study.stopped)}"
 
 
 def _about_threads(timing: Timing) -> str | None:

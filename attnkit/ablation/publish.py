@@ -13,8 +13,9 @@ from __future__ import annotations
 import html
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -155,7 +156,7 @@ def _index(comparison: Comparison, links: list[dict[str, str]]) -> str:
         "<tr>"
         + "".join(f"<td>{html.escape(word)}</td>" for word in words)
         + f"<td>{_links(files)}</td></tr>\n"
-        for words, files in zip(table.rows, links, strict=True)
+        for words, files in zip_longest(table.rows, links, fillvalue={})  # stopped ones have none
     )
     notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in table.notes)
     commands = "\n".join(
@@ -191,5 +192,5 @@ def _index(comparison: Comparison, links: list[dict[str, str]]) -> str:
 """
 
 
-def _links(files: dict[str, str]) -> str:
+def _links(files: Mapping[str, str]) -> str:
     return " ".join(f'<a href="{quote(file)}">{label}</a>' for label, file in files.items())

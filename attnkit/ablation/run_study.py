@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attnkit.ablation.budget import budget_of
 from attnkit.ablation.costs import CostModel
+from attnkit.ablation.halving import check_halving, train_by_rungs
 from attnkit.ablation.launch import Failure, Launch
 from attnkit.ablation.launchers.base import Launcher
 from attnkit.ablation.launchers.local import Local
@@ -20,6 +21,7 @@ from attnkit.ablation.preview import show_plan, side_effect_lines
 from attnkit.ablation.study import Study, check_parts
 from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.timing import PREVIEW_SECONDS, Timing, measure
+from attnkit.ablation.trial import Trial
 from attnkit.ablation.trial_files import FOLDER
 from attnkit.ablation.tuning import METRIC, candidates, choose
 from attnkit.recipe import Recipe, RecipeError
@@ -40,7 +42,7 @@ def run_study(
     Args:
         recipe: a recipe with a section `ablation`.
         check: refuse plugins that break a law.
-        only: variants to run; None: all of them.
+        only: variants to run, to the end; None: all of them, halved if the recipe asks for it.
 
     Returns:
         The study's folder, and the trials that failed.
@@ -70,12 +72,18 @@ def run_study(
         failures += [Failure(name, DIVERGED, "has no candidate with a loss") for name in without]
         study.write()
         wanted -= set(without)
-        trials = [trial for trial in study.trials() if trial.recipe.variant in wanted]
-        progress = Progress(study.plan.options.metric)
-        launch = Launch(launcher, progress, check)
-        if study.plan.options.mean_curves:
-            launch.on_finish = lambda trial: write_mean(study.directory, trial.recipe.variant)
-        failures += launch.run(trials)
+
+        def run(trials: Sequence[Trial], stage: str = "") -> list[Failure]:
+            launch = Launch(launcher, Progress(study.plan.options.metric, stage), check)
+            if study.plan.options.mean_curves:
+                launch.on_finish = lambda trial: write_mean(study.directory, trial.recipe.variant)
+            return launch.run(trials)
+
+        if study.plan.options.halving and only is None:
+            names = [each.name for each in study.plan.variants if each.name in wanted]
+            failures += train_by_rungs(study, names, run, progress.write)
+        else:
+            failures += run([each for each in study.trials() if each.recipe.variant in wanted])
         if study.plan.options.mean_curves:  # of seeds that an earlier session trained
             for name in sorted(wanted):
                 if not (study.directory / FOLDER_OF_MEANS / name).exists():
@@ -116,6 +124,7 @@ def prepare_study(recipe: Recipe) -> tuple[Study, Launcher]:
     count = CostModel()
     study = Study(matched(plan, count), count)
     study.load_plan()
+    check_halving(study)
     if not _needs_speeds(study):
         candidates(study)
         for trial in study.trials():

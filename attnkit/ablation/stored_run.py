@@ -64,6 +64,25 @@ class LeftOut:
     reason: str
 
 
+@dataclass(frozen=True)
+class StoppedVariant:
+    """A variant that halving has stopped: it has curves up to a step, and no final numbers.
+
+    Attributes:
+        variant: its name; prefixed with the study's name where several are compared.
+        rung: number of the rung at which it was stopped, from 1.
+        rungs: number of rungs of the study.
+        step: at which it was stopped.
+        runs: seed -> directory.
+    """
+
+    variant: str
+    rung: int
+    rungs: int
+    step: int
+    runs: dict[int, Path]
+
+
 class UnusableRun(Exception):
     """A directory has no run that can be compared; the message is the reason."""
 

@@ -24,7 +24,16 @@ from attnkit.storage import run_directory
 from attnkit.storage.run_directory import RunDirectoryError
 
 _MAY_GROW = ("variants", "seeds", "varied")
-_FREE = ("drawn", "tuned", "changed_to_match", "step_seconds", "metric", "lower_is_better")
+_FREE = (
+    "drawn",
+    "halving",
+    "stopped",
+    "tuned",
+    "changed_to_match",
+    "step_seconds",
+    "metric",
+    "lower_is_better",
+)
 """Keys that follow from the plan or only affect the comparison."""
 
 
@@ -36,12 +45,14 @@ class Study:
         plan: the plan, with matched sizes.
         count: computes the costs of a variant.
         tuned: variant -> the candidates that were chosen for it.
+        stopped: variant -> `rung` and `step` at which halving stopped it.
         step_seconds: variant -> time of an optimizer step; only for a budget of seconds.
     """
 
     plan: Plan
     count: CostModel
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stopped: dict[str, dict[str, int]] = field(default_factory=dict)
     step_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -101,6 +112,7 @@ class Study:
             self.plan = self.plan.renamed(_kept_names(self.plan, before["variants"]))
             changes = plan_changes(before, self.describe())
             self.tuned, self.step_seconds = before["tuned"], before["step_seconds"]
+            self.stopped = before.get("stopped", {}) if self.plan.options.halving else {}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
                 f"{path} is damaged; remove it, and the study continues with the existing runs"
@@ -137,6 +149,8 @@ class Study:
             "budget": budget or None,
             "tune": keys["tune"],
             "validation_part": self.validation_part,
+            "halving": keys["halving"],
+            "stopped": self.stopped,
             "tuned": self.tuned,
             "changed_to_match": {
                 each.name: plain_changes(each.matched) for each in plan.variants if each.matched

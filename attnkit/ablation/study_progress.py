@@ -39,7 +39,8 @@ class Progress:
         """Stores the number of trials and how many are finished."""
         self._total, self._done = len(trials), len(trials) - len(missing)
         if self._done:
-            self.write(f"{self.stage}{self._done} of {self._total} are already finished")
+            word = "there" if any(trial.until is not None for trial in trials) else "finished"
+            self.write(f"{self.stage}{self._done} of {self._total} are already {word}")
 
     def __enter__(self) -> Progress:
         """Starts drawing."""
@@ -88,5 +89,7 @@ class Progress:
             return
         began = self._began.get(trial.key)
         took = "" if began is None else f"  {time.monotonic() - began:.0f} s"
-        metric = f"{self.metric} {trial.metric(self.metric):.4f}"
-        self.write(f"{self.stage}{count} {trial.key}  {metric}{took}")
+        reached = f"step {trial.until:,}" if trial.until is not None else ""
+        if trial.is_finished:
+            reached = f"{self.metric} {trial.metric(self.metric):.4f}"
+        self.write(f"{self.stage}{count} {trial.key}  {reached}{took}")

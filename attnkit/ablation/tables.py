@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attnkit.ablation.comparison import Comparison, Row
+from attnkit.ablation.comparison import NOT_DECIDED, Comparison, Row
 from attnkit.ablation.estimates import Estimate
 
 NOTHING = "-"
@@ -23,7 +23,7 @@ class Grid:
     Attributes:
         title: the studies and the metric.
         columns: headings; the first `num_quality` are about quality, the others about cost.
-        rows: one string per column.
+        rows: one string per column; those of stopped variants are the last.
         verdicts: one per row, for its colour.
         num_quality: number of columns about quality.
         notes: lines below the table.
@@ -46,17 +46,22 @@ def grid(comparison: Comparison) -> Grid:
     digits = decimals(comparison)
     rows = [_words(row, digits) for row in comparison.rows]
     own = len(quality)
+    stopped = [
+        [visible(each.variant), NOTHING, str(len(each.runs)), NOTHING, NOT_DECIDED]
+        for each in comparison.stopped
+    ]
     for other in comparison.others:
         quality += [visible(other.metric), "difference", "verdict"]
         found = {row.variant: row for row in other.rows}
         for row, words in zip(comparison.rows, rows, strict=True):
             words[own:own] = _by_another_metric(found.get(row.variant), decimals(other))
+        stopped = [[*words, NOTHING, NOTHING, NOT_DECIDED] for words in stopped]
         own = len(quality)
     return Grid(
         title=f"{visible(comparison.title)}: {metric}, {better} is better",
         columns=[*quality, *costs],
-        rows=rows,
-        verdicts=[row.verdict for row in comparison.rows],
+        rows=[*rows, *([*words, *[NOTHING] * len(costs)] for words in stopped)],
+        verdicts=[*(row.verdict for row in comparison.rows), *[None] * len(stopped)],
         num_quality=len(quality),
         notes=notes(comparison),
     )
@@ -202,9 +207,9 @@ def _tex_word(text: str) -> str:
 def comma_separated(comparison: Comparison) -> str:
     """Returns all numbers unrounded, one line per variant; remarks are one column."""
     return csv_of(
-        {"metric": each.metric, "base": each.base, **row.to_dict()}
+        {"metric": each.metric, "base": each.base, **row}
         for each in (comparison, *comparison.others)
-        for row in each.rows
+        for row in each.variants_as_dicts()
     )
 
 

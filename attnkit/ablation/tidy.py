@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnkit.ablation.comparison import Comparison
+from attnkit.ablation.stored_run import name_by_place
 from attnkit.ablation.tables import csv_of
 from attnkit.errors import UserError
 from attnkit.storage.files import atomic_write
@@ -52,8 +54,6 @@ def tidy_rows(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
     Raises:
         OSError: if an event file cannot be read.
     """
-    from attnkit.tensorboard.scalars import read_scalars
-
     every = (comparison, *comparison.others)
     stored = {run.directory: run for each in every for row in each.rows for run in row.runs}
     metrics = list(dict.fromkeys(name for run in stored.values() for name in run.metrics))
@@ -68,17 +68,31 @@ def tidy_rows(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
                 values[each.metric] = own[directory].metrics[each.metric]
         record = {key: run.record.get(key) for key in _OF_A_RUN}
         runs.append({**name, "directory": str(directory), **values, **record})
-        for tag, points in read_scalars(directory).items():
-            curves += [
-                {**name, "tag": tag, "step": step, "value": value}
-                for step, value in zip(points.steps.tolist(), points.values.tolist(), strict=True)
-            ]
+        curves += _points(directory, name)
+    for each in comparison.stopped:
+        for seed, directory in each.runs.items():
+            study, variant = name_by_place(directory) or ("", each.variant)
+            name = {"study": study, "variant": variant, "seed": seed}
+            unknown = dict.fromkeys(runs[0]) | {"status": "halved", "steps": each.step}
+            runs.append({**unknown, **name, "directory": str(directory)})
+            curves += _points(directory, name)
     variants = [
-        {"metric": each.metric, "base": each.base, **row.to_dict()}
+        {"metric": each.metric, "base": each.base, **row}
         for each in every
-        for row in each.rows
+        for row in each.variants_as_dicts()
     ]
     return {"runs": runs, "curves": curves, "variants": variants}
+
+
+def _points(directory: Path, name: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a row per point of each curve of a run."""
+    from attnkit.tensorboard.scalars import read_scalars
+
+    return [
+        {**name, "tag": tag, "step": step, "value": value}
+        for tag, points in read_scalars(directory).items()
+        for step, value in zip(points.steps.tolist(), points.values.tolist(), strict=True)
+    ]
 
 
 def to_pandas(comparison: Comparison) -> Frames:

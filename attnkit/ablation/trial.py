@@ -22,6 +22,7 @@ from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
 from attnkit.runs.resume import differences, has_no_influence
 from attnkit.storage import run_directory
+from attnkit.storage.checkpoint_store import CheckpointStore
 from attnkit.storage.plugin_record import changes, made_with, read_record
 from attnkit.storage.run_directory import RunDirectoryError
 
@@ -35,14 +36,16 @@ class Trial:
 
     Attributes:
         recipe: the recipe that it trains.
+        until: the step to pause at; None: it trains to the end.
     """
 
     recipe: Recipe
+    until: int | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, seed: int) -> Trial:
+    def of(cls, recipe: Recipe, seed: int, until: int | None = None) -> Trial:
         """Makes the trial of a variant's recipe with a seed."""
-        return cls(replace(recipe, seed=seed))
+        return cls(replace(recipe, seed=seed), until)
 
     @property
     def key(self) -> str:
@@ -76,6 +79,14 @@ class Trial:
         """True if its result exists."""
         return (self.directory / run_directory.RESULT).is_file()
 
+    @property
+    def is_done(self) -> bool:
+        """True if it is finished, or has a checkpoint of the step to pause at."""
+        if self.is_finished or self.until is None:
+            return self.is_finished
+        steps = CheckpointStore(self.directory / run_directory.CHECKPOINTS).steps()
+        return bool(steps) and steps[-1] >= self.until
+
     def result(self) -> dict[str, Any]:
         """Returns the contents of `result.json`."""
         return json.loads((self.directory / run_directory.RESULT).read_bytes())
@@ -97,7 +108,8 @@ class Trial:
         seed = f"seed={self.recipe.seed}"
         arguments = ("-P", "-m", "attnkit", "run", str(self._recipe_file), seed)
         unchecked = () if check else ("--no-check",)
-        return Job(self.key, (*arguments, "--resume", "auto", *unchecked), self.log)
+        until = () if self.until is None else ("--until", str(self.until))
+        return Job(self.key, (*arguments, "--resume", "auto", *until, *unchecked), self.log)
 
     def check_same(self) -> None:
         """Checks that its directory is empty or contains this very trial.

@@ -1,4 +1,4 @@
-"""Stops training early and cleanly: on a signal, or when its time is up."""
+"""Stops training early and cleanly: on a signal, at a given step, or when its time is up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Terminated(SystemExit):
 
 
 class Stops(L.Callback):
-    """Stops training after the current step: on SIGINT, on SIGTERM, or after `max_time`.
+    """Stops training after the current step: on SIGINT, on SIGTERM, at the step `until`, or after
+    `max_time`.
 
     After the first signal the step is finished and saved by `Checkpoints`; a validation comes first
     only if it is due at that step. A second signal, or one outside of training, stops at once.
@@ -35,10 +36,13 @@ class Stops(L.Callback):
 
     Args:
         max_time: seconds of training in this process; None: no limit.
+        until: the step to pause at, to be resumed with the rest of the schedule; None: the last.
     """
 
-    def __init__(self, max_time: float | None = None) -> None:
+    def __init__(self, max_time: float | None = None, until: int | None = None) -> None:
         self.max_time = max_time
+        self.until = until
+        self.is_paused = False
         self.signal: int | None = None
         self.time_is_up = False
         self.has_begun = False
@@ -83,6 +87,11 @@ class Stops(L.Callback):
         """Asks Lightning to stop, if this was the last batch of a step and there is a reason."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.should_stop:
             return
+        # All processes of a run count the same steps, so that they need not agree on this.
+        if self.until is not None and self.until <= trainer.global_step < trainer.max_steps:
+            self.is_paused = trainer.should_stop = True
+            self._skip_validation(trainer)
+            return
         reason = self._received or (_TIME_IS_UP if time.monotonic() >= self._deadline else 0)
         if trainer.world_size > 1:
             reason = self._everybodys(reason, pl_module.device)
@@ -100,7 +109,7 @@ class Stops(L.Callback):
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         if batches % int(trainer.val_check_batch or 1):
             trainer.limit_val_batches = 0
-        elif trainer.is_global_zero:
+        elif trainer.is_global_zero and not self.is_paused:
             log.warning("validating first, since that is due at this step; once more stops at once")
 
     def _everybodys(self, reason: int, device: torch.device) -> int:

@@ -54,6 +54,14 @@ def run(
         ),
     ] = None,
     allow_changes: AllowChanges = False,
+    until: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEP",
+            min=1,
+            help="Pause after this step of the whole schedule; `attnkit resume` trains the rest.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check the recipe and print it resolved, without training."),
@@ -88,6 +96,7 @@ def run(
             resume=how,
             allow_changes=allow_changes,
             check=not no_check,
+            until=until,
         )
 
     guarded(act, debug)
@@ -97,12 +106,13 @@ def train(recipe: Recipe, **options: Any) -> None:
     """Trains and prints the result; `options` are those of `experiment.run`."""
     from attnkit.console import tolerant_streams
     from attnkit.runs import experiment, report
-    from attnkit.storage.run_directory import FinishedError, is_first_process
+    from attnkit.storage.run_directory import FinishedError, PausedError, is_first_process
 
     with tolerant_streams():
         try:
             result = experiment.run(recipe, **options)
-        except FinishedError as error:  # not a failure: schedulers start finished jobs again
+        except (FinishedError, PausedError) as error:
+            # Not a failure: schedulers start finished jobs again.
             typer.echo(str(error), err=True)
             return
         if is_first_process():

@@ -23,11 +23,13 @@ class Range:
         min: least value allowed.
         max: greatest value allowed.
         above: the value must be greater than this.
+        below: the value must be less than this.
     """
 
     min: float | None = None
     max: float | None = None
     above: float | None = None
+    below: float | None = None
 
     def fault(self, value: float) -> str | None:
         """Says what is wrong with `value`, or None."""
@@ -37,6 +39,8 @@ class Range:
             return f"must be at most {self.max}, got {value}"
         if self.above is not None and value <= self.above:
             return f"must be greater than {self.above}, got {value}"
+        if self.below is not None and value >= self.below:
+            return f"must be less than {self.below}, got {value}"
         return None
 
 

@@ -133,6 +133,25 @@ class BudgetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HalvingOptions:
+    """Successive halving: at each rung but the last, only the best variants go on.
+
+    With 3 rungs and half kept, all variants train a quarter of their steps, half of them half of
+    their steps, and a quarter of them to the end. All seeds of a variant stop together; the base
+    never does. What was stopped has no verdict, and still counts in the correction of the others.
+    A variant that goes on ends with the same numbers as without halving.
+
+    Args:
+        rungs: stages of training; the last ends with all steps.
+        keep: share of the variants, without the base, that goes on at each rung; also the steps
+            until a rung, as a share of those until the next one.
+    """
+
+    rungs: Annotated[int, Range(min=2)] = 3
+    keep: Annotated[float, Range(above=0, below=1)] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClaimOptions:
     """A claim that a study tests: one variant's number against another's. `attnkit claim` tests it.
 
@@ -190,6 +209,7 @@ class AblationOptions:
         tune: keys, each with candidate values or a range, as in `vary`. Every variant takes the
             combination with the lowest loss on the first half of the validation split, in separate
             runs with another seed. The study's metrics are those of the second half.
+        halving: stops hopeless variants early; null: all train to the end.
         metric: metric that is compared, by its name in `result.json`.
         mean_curves: write the mean and the range of each variant's seeds as the run
             `mean/<variant>` for TensorBoard, from two finished seeds on.
@@ -208,6 +228,7 @@ class AblationOptions:
     free: str | list[str] | None = None
     budget: BudgetOptions | None = None
     tune: dict[str, Any] | None = None
+    halving: HalvingOptions | None = None
     metric: str = "loss"
     mean_curves: bool = True
     claims: dict[str, ClaimOptions] | None = None

@@ -17,6 +17,7 @@ from attnkit.callbacks.stops import Stops, Terminated
 from attnkit.errors import CheckpointError, DivergedError, UserError
 from attnkit.hardware.devices import HardwareError
 from attnkit.storage.checkpoint_store import CheckpointStore
+from attnkit.storage.run_directory import PausedError
 from attnkit.training.task import Task
 
 log = logging.getLogger("attnkit")
@@ -58,6 +59,7 @@ def explained_ends(
     Raises:
         KeyboardInterrupt: after SIGINT.
         SystemExit: after SIGTERM, with the code 143.
+        PausedError: at the step that the run was to train until.
         DivergedError: if the loss, the gradient or the weights are not finite.
         OutOfMemoryError: if a step did not fit.
         HardwareError: if `trainer.deterministic` is set and a kernel is not.
@@ -67,6 +69,9 @@ def explained_ends(
     messages = _Messages(trainer, task, store, directory)
     try:
         yield
+    except PausedError:
+        messages.aborted()
+        raise
     except Terminated:
         messages.aborted()
         if trainer.is_global_zero:

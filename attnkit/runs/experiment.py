@@ -47,7 +47,7 @@ from attnkit.storage import run_directory
 from attnkit.storage.checkpoint_store import CheckpointStore, Kept
 from attnkit.storage.plugin_record import keep, made_with
 from attnkit.storage.plugin_trust import remember
-from attnkit.storage.run_directory import RunDirectoryError
+from attnkit.storage.run_directory import PausedError, RunDirectoryError
 from attnkit.tasks.building import build_data, build_model, build_task, check_size
 from attnkit.training.probe import Probe
 from attnkit.training.task import Task
@@ -89,6 +89,7 @@ def run(
     resume: Resume = "no",
     allow_changes: bool = False,
     check: bool = True,
+    until: int | None = None,
     callbacks: Sequence[L.Callback] = (),
     loggers: Sequence[Logger | Listener] = (),
 ) -> Result:
@@ -102,6 +103,8 @@ def run(
         allow_changes: resume also if the recipe differs in keys that change what is learnt.
         check: check the quick laws of plugin mechanisms before the first step, and again if one
             changed.
+        until: the step to pause at, before the last: the run can be resumed, and its schedule is
+            that of all steps; None: train to the end.
         callbacks: Lightning callbacks, in addition to those of the recipe.
         loggers: Lightning loggers or `Listener`s (`attnkit.listeners.listener`), in addition to
             those of the recipe.
@@ -111,6 +114,7 @@ def run(
             if a callback that it names fails.
         LawBrokenError: if a plugin breaks a law.
         RunDirectoryError: if the directory is taken or in use, or contains nothing to resume.
+        PausedError: at the step `until`, and if the run has got there already.
         CheckpointError: if no checkpoint verifies, or one cannot be written.
         DataError: if the data is missing or invalid, or has changed since the run began.
         ChangedPluginError: if a plugin has changed since the run began.
@@ -133,6 +137,8 @@ def run(
         )
 
     start = starting()
+    if until is not None and start.point is not None and start.point.step >= until:
+        raise PausedError(paused(directory, start.point.step))
     if check and (start.checkpoint is None or start.plugins):
         refuse_broken_plugins(recipe.model)
     data = build_data(recipe)
@@ -155,7 +161,7 @@ def run(
         Kept(best=recipe.checkpoint.best, every=recipe.checkpoint.keep_every),
     )
     curves = TrainingCurves(recipe.logging.every_n_steps)
-    stops = Stops(recipe.trainer.max_time)
+    stops = Stops(recipe.trainer.max_time, until)
     certificates = Certificates(functools.partial(add_kernels, directory))
     trainer = build_trainer(
         recipe,
@@ -208,6 +214,8 @@ def run(
             with restoring(start.checkpoint, stops):
                 trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
             stops.raise_if_signalled()
+            if stops.is_paused:
+                raise PausedError(paused(directory, trainer.global_step))
             task.begin_final(directory)
             trainer.validate(task, verbose=False)
         sample, example = task.sample(final=True), task.example()
@@ -243,6 +251,14 @@ def run(
         run_directory.write_json(directory / run_directory.RESULT, record)
     floors = record.get("ngram_floors", {})
     return Result(directory, metrics, floors, record, sample, example, recipe.definition)
+
+
+def paused(directory: Path, step: int) -> str:
+    """Returns where a run has paused, and how it goes on."""
+    return (
+        f"paused after step {step:,}; train the rest with: attnkit resume "
+        f"{shlex.quote(str(directory))}"
+    )
 
 
 def data_read(described: dict[str, Any]) -> dict[str, Any]:

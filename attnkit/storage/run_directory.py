@@ -60,6 +60,10 @@ class FinishedError(RunDirectoryError):
     """A run cannot be resumed because it is finished."""
 
 
+class PausedError(RunDirectoryError):
+    """A run has reached the step that it was to train until; it can be resumed."""
+
+
 def is_first_process() -> bool:
     """True in the process that writes files: the only one, or the first of several."""
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))

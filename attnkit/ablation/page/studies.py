@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from attnkit.ablation.comparison import Comparison
 from attnkit.ablation.curves import VALIDATION, curve_tags, mean_curve, per_step
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.page.folders import StudyFolder, find_studies
+from attnkit.ablation.page.states import STATES, RunState, state_of
 from attnkit.ablation.page.view import COSTS, CurvesView, comparison_view, curve_tag
 from attnkit.ablation.plan_file import PlanFile, read_plan_file
 from attnkit.ablation.stored_run import StoredRun, UnusableRun, by_number, load_stored_run
 from attnkit.ablation.tables import as_json, comma_separated, latex, markdown, visible
-from attnkit.ablation.trial_files import failure_of, last_lines, log_of, progress_in, tail
 from attnkit.storage.run_directory import ENVIRONMENT, RECIPE, RESULT, RunDirectoryError, is_in_use
 from attnkit.tensorboard.event_files import logged_files
 from attnkit.tensorboard.scalars import Scalars, logged_tags, read_scalars
@@ -33,37 +33,8 @@ FORMS = {"csv": comma_separated, "json": as_json, "md": markdown, "tex": latex}
 SEARCH_SECONDS = 3.0
 """How long the list of studies is kept."""
 
-LAST_LINES = 12
-"""Lines of a failed run's output that are shown."""
-
 KEPT_BYTES = 128 * 2**20
 """Of curves that are kept in memory."""
-
-STATES = ("finished", "running", "failed", "stopped", "queued")
-
-_STARTING = 10.0
-"""Seconds since a lock was made within which it is not tried: its owner may just be taking it."""
-
-
-@dataclass(frozen=True)
-class RunState:
-    """The state of a run of a study.
-
-    Attributes:
-        variant: its variant.
-        seed: its seed.
-        state: one of `STATES`. `stopped`: it has begun, but nothing trains it.
-        directory: of the run.
-        text: its progress, or why it has no result.
-        lines: the last lines of its output, if it failed.
-    """
-
-    variant: str
-    seed: int
-    state: str
-    directory: Path
-    text: str = ""
-    lines: tuple[str, ...] = ()
 
 
 class Studies:
@@ -216,7 +187,7 @@ class Studies:
             places.setdefault(self._name(directory), directory)
         works = is_in_use(folder.path)
         return [
-            self._state(folder, variant, seed, directory, works, in_words)
+            state_of(folder, plan, variant, seed, directory, works, in_words)
             for (variant, seed), directory in places.items()
         ]
 
@@ -228,36 +199,6 @@ class Studies:
             return name.variant, name.seed
         except UnusableRun:
             return directory.name, 0
-
-    def _state(
-        self,
-        folder: StudyFolder,
-        variant: str,
-        seed: int,
-        directory: Path,
-        works: bool,
-        in_words: bool,
-    ) -> RunState:
-        log = log_of(folder.path, variant, seed)
-        failure = failure_of(folder.path, variant, seed)
-        state = "queued"
-        if (directory / RESULT).is_file():
-            state = "finished"
-        elif _trains(directory):
-            state = "running"
-        elif failure.is_file():
-            state = "failed"
-        elif works and log.is_file():
-            state = "running"
-        elif (directory / RECIPE).is_file():
-            state = "stopped"
-        made = RunState(variant, seed, state, directory)
-        if not in_words or state in ("finished", "queued"):
-            return made
-        if state == "failed":
-            lines = tuple(visible(line) for line in last_lines(log, LAST_LINES))
-            return replace(made, text=visible(tail(failure).strip()), lines=lines)
-        return replace(made, text=visible(progress_in(log, folder.path.name, variant)))
 
     # The table
 
@@ -286,7 +227,7 @@ class Studies:
         return {
             "id": folder.id,
             "problem": problem and visible(problem),
-            "complete": not unfinished,
+            "complete": all(each.state in ("finished", "halved") for each in states),
             "table": table,
             "metrics": metrics,
             "costs": COSTS,
@@ -382,15 +323,6 @@ def _value(comparison: Comparison | None, variant: str, seed: int) -> float | No
         if row.variant == variant:
             return row.values.get(seed)
     return None
-
-
-def _trains(directory: Path) -> bool:
-    """True while a process trains a run."""
-    try:
-        age = time.time() - (directory / ".lock").stat().st_mtime
-    except OSError:
-        return False
-    return age < _STARTING or is_in_use(directory)
 
 
 def _signature(paths: Any) -> tuple[tuple[int, int] | None, ...]:

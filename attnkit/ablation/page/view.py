@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attnkit.ablation.comparison import Comparison, Row
+from attnkit.ablation.comparison import NOT_DECIDED, Comparison, Row
 from attnkit.ablation.curves import Curve, thinned
 from attnkit.ablation.tables import grid, visible
 from attnkit.tensorboard.scalars import Scalars
@@ -30,7 +30,9 @@ DIGITS = 6
 def comparison_view(comparison: Comparison) -> dict[str, Any]:
     """Returns the table: words to show, and the numbers behind them."""
     table = grid(comparison)
-    rows = zip(comparison.rows, table.rows, strict=True)
+    rows = zip(comparison.rows, table.rows, strict=False)
+    count = len(comparison.rows)
+    stopped = zip(comparison.stopped, table.rows[count:], strict=True)
     return {
         "title": table.title,
         "metric": visible(comparison.metric),
@@ -38,7 +40,8 @@ def comparison_view(comparison: Comparison) -> dict[str, Any]:
         "base": comparison.base,
         "columns": table.columns,
         "notes": table.notes,
-        "rows": {row.variant: _row_view(row, words) for row, words in rows},
+        "rows": {row.variant: _row_view(row, words) for row, words in rows}
+        | {each.variant: _stopped_view(words) for each, words in stopped},
     }
 
 
@@ -50,6 +53,11 @@ def _row_view(row: Row, words: Sequence[str]) -> dict[str, Any]:
         "isBase": row.is_base,
         **{key: _finite(known[key]) for key in ("mean", "low", "high", *COSTS)},
     }
+
+
+def _stopped_view(words: Sequence[str]) -> dict[str, Any]:
+    numbers = dict.fromkeys(("mean", "low", "high", *COSTS))
+    return {"words": list(words), "verdict": NOT_DECIDED, "isBase": False, **numbers}
 
 
 def _finite(value: float | None) -> float | None:

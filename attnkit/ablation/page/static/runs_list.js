@@ -6,6 +6,8 @@ const HINTS = {
   stopped: "has begun, but nothing trains it: the command that started the study continues it",
 };
 
+const COUNTED = ["finished", "halved", "queued"]; // not listed one by one
+
 export class RunsList {
   #drawn = "";
 
@@ -24,14 +26,16 @@ export class RunsList {
 
   update({ variants, complete }) {
     const runs = variants.flatMap(({ label, runs }) => runs.map((run) => ({ label, ...run })));
-    const shown = runs.filter(({ state }) => state !== "finished" && state !== "queued");
-    const queued = runs.filter(({ state }) => state === "queued").length;
-    const drawn = JSON.stringify([shown, queued, complete]);
+    const shown = runs.filter(({ state }) => !COUNTED.includes(state));
+    const count = (wanted) => runs.filter(({ state }) => state === wanted).length;
+    const [queued, halved] = [count("queued"), count("halved")];
+    const drawn = JSON.stringify([shown, queued, halved, complete]);
     if (drawn === this.#drawn) return;
     this.#drawn = drawn;
-    this.element.hidden = !shown.length && !queued;
+    this.element.hidden = !shown.length && !queued && !halved;
     this.list.replaceChildren(...shown.flatMap((run) => this.#run(run)));
-    this.more.textContent = queued ? `${queued} queued` : "";
+    const said = [queued && `${queued} queued`, halved && `${halved} stopped by halving`];
+    this.more.textContent = said.filter(Boolean).join(", ");
   }
 
   #run(run) {

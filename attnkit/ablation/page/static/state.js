@@ -8,6 +8,7 @@ export const KINDS = [
   "better",
   "worse",
   "within noise",
+  "not decided",
   "running",
   "failed",
   "stopped",

@@ -5,7 +5,7 @@ import { categorical } from "./palettes.js";
 import { PAGE_SIZE } from "./variants.js";
 
 const MOST_SQUARES = 16; // runs of a variant that are drawn one by one
-const STATES = ["finished", "running", "failed", "stopped", "queued"];
+const STATES = ["finished", "running", "failed", "halved", "stopped", "queued"];
 
 export class Table {
   #drawn = "";

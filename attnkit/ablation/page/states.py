@@ -1,0 +1,102 @@
+"""The state of each run of a study, read from its files."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attnkit.ablation.page.folders import StudyFolder
+from attnkit.ablation.plan_file import PlanFile
+from attnkit.ablation.tables import visible
+from attnkit.ablation.trial_files import failure_of, last_lines, log_of, progress_in, tail
+from attnkit.storage.run_directory import RECIPE, RESULT, is_in_use
+
+LAST_LINES = 12
+"""Lines of a failed run's output that are shown."""
+
+STATES = ("finished", "running", "failed", "halved", "stopped", "queued")
+
+_PAUSED = "paused after step "
+"""In the output of a run that waits at a rung of halving for the others."""
+
+_STARTING = 10.0
+"""Seconds since a lock was made within which it is not tried: its owner may just be taking it."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The state of a run of a study.
+
+    Attributes:
+        variant: its variant.
+        seed: its seed.
+        state: one of `STATES`. `halved`: halving has stopped its variant; `stopped`: it has begun,
+            but nothing trains it.
+        directory: of the run.
+        text: its progress, or why it has no result.
+        lines: the last lines of its output, if it failed.
+    """
+
+    variant: str
+    seed: int
+    state: str
+    directory: Path
+    text: str = ""
+    lines: tuple[str, ...] = ()
+
+
+def state_of(
+    folder: StudyFolder,
+    plan: PlanFile | None,
+    variant: str,
+    seed: int,
+    directory: Path,
+    works: bool,
+    in_words: bool,
+) -> RunState:
+    """Returns the state of a run of a study.
+
+    Args:
+        folder: of the study.
+        plan: of the study, if it has one.
+        variant: of the run.
+        seed: of the run.
+        directory: of the run.
+        works: a process trains the study.
+        in_words: also what is said about it.
+    """
+    log = log_of(folder.path, variant, seed)
+    failure = failure_of(folder.path, variant, seed)
+    halved = plan.stopped.get(variant) if plan else None
+    state = "queued"
+    if (directory / RESULT).is_file():
+        state = "finished"
+    elif _trains(directory):
+        state = "running"
+    elif failure.is_file():
+        state = "failed"
+    elif halved:
+        state = "halved"
+    elif works and log.is_file():
+        state = "queued" if _PAUSED in tail(log) else "running"
+    elif (directory / RECIPE).is_file():
+        state = "stopped"
+    made = RunState(variant, seed, state, directory)
+    if not in_words or state in ("finished", "queued"):
+        return made
+    if halved and state == "halved":
+        return replace(made, text=f"at step {halved['step']:,}")
+    if state == "failed":
+        lines = tuple(visible(line) for line in last_lines(log, LAST_LINES))
+        return replace(made, text=visible(tail(failure).strip()), lines=lines)
+    return replace(made, text=visible(progress_in(log, folder.path.name, variant)))
+
+
+def _trains(directory: Path) -> bool:
+    """True while a process trains a run."""
+    try:
+        age = time.time() - (directory / ".lock").stat().st_mtime
+    except OSError:
+        return False
+    return age < _STARTING or is_in_use(directory)
