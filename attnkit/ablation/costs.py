@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from attnkit.models.accounting import costs
 from attnkit.models.shapes_only import shapes_only
@@ -13,6 +14,12 @@ from attnkit.recipe import Recipe
 from attnkit.tasks.building import build_data, build_model
 
 _OF_THE_DATA = ("task", "data", "tokenizer", "target_tokenizer")
+_NO_MODEL = (
+    *("name", "variant", "seed", "runs_dir", "optimizer", "schedule", "trainer"),
+    *("validation", "checkpoint", "logging", "callbacks"),
+)
+"""Keys that no model depends on."""
+
 _OF_BATCHES = ("batch_size", "batch_tokens")
 
 
@@ -37,12 +44,13 @@ class Costs:
 
 @dataclass
 class CostModel:
-    """Computes costs. Prepares data that variants share only once.
+    """Computes costs, once for each model. Prepares data that variants share only once.
 
     That also reports missing data before many runs ask for it at the same time.
     """
 
     _facts: dict[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
+    _counted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __call__(self, recipe: Recipe) -> Costs:
         """Returns the costs of a recipe.
@@ -51,16 +59,24 @@ class CostModel:
             DataError: if its data is missing or invalid.
         """
         vocab_sizes, tokens_per_batch = self._about_data(recipe)
-        with shapes_only():
-            model = build_model(recipe, *vocab_sizes)
-        counted = costs(model)
+        counted = self._count(recipe, vocab_sizes)
         return Costs(
             parameters=counted["parameters"],
             flops=counted["training_flops_per_token"],
             cache_bytes=counted["cache_bytes"],
-            max_seq_len=model.max_seq_len,
+            max_seq_len=counted["max_seq_len"],
             tokens_per_step=tokens_per_batch * recipe.trainer.accumulate,
         )
+
+    def _count(self, recipe: Recipe, vocab_sizes: tuple[int, ...]) -> dict[str, Any]:
+        """Returns the costs of a recipe's model."""
+        parts = {name: part for name, part in recipe.to_dict().items() if name not in _NO_MODEL}
+        key = json.dumps([parts, vocab_sizes], sort_keys=True)
+        if key not in self._counted:
+            with shapes_only():
+                model = build_model(recipe, *vocab_sizes)
+            self._counted[key] = costs(model)
+        return self._counted[key]
 
     def _about_data(self, recipe: Recipe) -> tuple[tuple[int, ...], float]:
         keys = recipe.to_dict()

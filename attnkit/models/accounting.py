@@ -7,7 +7,7 @@ FLOPs are analytic, since torch's counter sees none inside fused attention on a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,9 +171,13 @@ def flops_per_token(model: Any, num_tokens: int | None = None) -> Flops:
     `Stack`, two for each of its weights.
     """
     num_tokens = int(model.max_seq_len) if num_tokens is None else num_tokens
-    if not stacks_of(model):
+    return _flops_of(model, layer_costs(model, num_tokens), num_tokens)
+
+
+def _flops_of(model: Any, layers: Sequence[LayerCosts], num_tokens: int) -> Flops:
+    if not layers and not stacks_of(model):
         return Flops(0, 0, 2 * sum(p.numel() for p in model.parameters()), 0)
-    layers, head = layer_costs(model, num_tokens), getattr(model, "head", None)
+    head = getattr(model, "head", None)
     return Flops(
         projections=sum(layer.projections for layer in layers),
         mixing=sum(layer.mixing for layer in layers) / num_tokens,
@@ -195,10 +199,11 @@ def costs(model: Any) -> dict[str, Any]:
     of a full context.
     """
     parts = parameter_counts(model)
+    layers = layer_costs(model)  # once: what a class does not declare takes a pass to count
     return {
         "parameters": sum(parts.values()),
         "parameters_by_part": parts,
-        "training_flops_per_token": flops_per_token(model).training,
-        "cache_bytes": cache_bytes(model, model.max_seq_len, torch.float32),
+        "training_flops_per_token": _flops_of(model, layers, int(model.max_seq_len)).training,
+        "cache_bytes": sum(layer.cache_bytes(torch.float32) for layer in layers),
         "max_seq_len": model.max_seq_len,
     }

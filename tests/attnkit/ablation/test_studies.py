@@ -124,6 +124,7 @@ def test_each_run_of_a_plan_has_a_state(finished_study):
         "finished": 9,
         "running": 1,
         "failed": 1,
+        "halved": 0,
         "stopped": 1,
         "queued": 4,
     }
