@@ -37,6 +37,11 @@ class Declarations:
     linear_in_values: ClassVar[bool] = True
     """False where `mix` does more to the values than to weigh them: its map is then a Jacobian."""
 
+    merges_linearly: ClassVar[bool] = False
+    """True where an own `merge` is linear in the heads, but for a bias, and reads nothing of `x`;
+    that of the template is so.
+    """
+
     smooth: ClassVar[bool] = True
     """False where its output or its gradient jumps: as a score passes a threshold, or as a signed
     sum that is brought to one size passes zero.

@@ -43,6 +43,9 @@ class AttentionMap:
         rows: normalisation of a row.
         taken_from: origin of the map: the mechanism's weights, one-hot values, or the Jacobian.
         mechanism: its registered name.
+        value_lengths: (B, H, S), the length of what each head hands over from each key, with a
+            weight of 1: ||v_j W_O|| (arXiv:2004.10102); None: not asked for, or the mechanism is
+            not linear in its values, or `merge` is not linear in the heads.
         largest_score: (B, H), the largest score of an allowed pair before the normalisation; None:
             not asked for, or the mechanism has no such scores.
     """
@@ -55,6 +58,7 @@ class AttentionMap:
     taken_from: TakenFrom = "weights"
     mechanism: str = ""
     largest_score: Tensor | None = None
+    value_lengths: Tensor | None = None
 
 
 @torch.no_grad()
@@ -121,6 +125,29 @@ def _largest_score(attention: Attention, prepared: Prepared, mask: Mask) -> Tens
 _WEIGHTS = ScoreAttention.weights
 
 
+def handed_over(attention: Attention, v: Tensor, x: Tensor) -> Tensor | None:
+    """Returns what each head would add to a token that attends to one key alone: (B, H, S, C).
+
+    Args:
+        attention: the mechanism.
+        v: values as the mixing takes them (B, H_kv, S, D).
+        x: the tokens that ask (B, T, C); any will do.
+
+    Returns:
+        None where it depends on more than the key: for a mechanism that is not linear in its
+        values, or whose `merge` gates or normalises the heads.
+    """
+    is_plain = type(attention).merge is Attention.merge or attention.merges_linearly
+    if not attention.linear_in_values or not is_plain:
+        return None
+    H = attention.num_heads
+    v = v.repeat_interleave(H // v.shape[1], dim=1)  # (B, H, S, D)
+    asking = x[:, :1].expand(-1, v.shape[2], -1)
+    nothing = attention.merge(torch.zeros_like(v), asking)  # the bias
+    alone = torch.eye(H, dtype=v.dtype, device=v.device)[:, None, :, None, None]
+    return torch.stack([attention.merge(v * one, asking) - nothing for one in alone], dim=1)
+
+
 def taken_from(attention: Attention) -> TakenFrom:
     """Returns the origin of a mechanism's map."""
     if not attention.linear_in_values:
@@ -165,7 +192,11 @@ def has_attention(model: nn.Module) -> bool:
 
 
 def attention_maps(
-    model: nn.Module, batch: Any, *, largest_scores: bool = False
+    model: nn.Module,
+    batch: Any,
+    *,
+    largest_scores: bool = False,
+    value_lengths: bool = False,
 ) -> list[AttentionMap]:
     """Runs a model once and returns the map of every mechanism in it, in the order of its modules.
 
@@ -180,6 +211,7 @@ def attention_maps(
         batch: a tensor; a tuple or list of arguments; a mapping or a named tuple, from which the
             model takes the parameters of its `forward`; or a function that runs the forward pass.
         largest_scores: also compute `largest_score`.
+        value_lengths: also compute `value_lengths`.
 
     Raises:
         ValueError: if no mechanism was called.
@@ -194,12 +226,14 @@ def attention_maps(
         x, context, mask, stream = _bind(*args, **kwargs)
         mask = NoMask() if mask is None else mask
         T, S = x.shape[1], context.shape[1]
-        largest = None
+        largest = handed = None
         with torch.autocast(x.device.type, enabled=False):
             prepared = _prepared(module, x, context, mask, stream)
             weights = _map(module, prepared, mask)
             if largest_scores:
                 largest = _largest_score(module, prepared, mask)
+            if value_lengths:
+                handed = handed_over(module, prepared.v, x.to(module.dtype))
         found[names[module]] = AttentionMap(
             name=names[module],
             weights=weights.float().cpu(),
@@ -209,6 +243,7 @@ def attention_maps(
             taken_from=taken_from(module),
             mechanism=ATTENTION.name_of(type(module)),
             largest_score=None if largest is None else largest.float().cpu(),
+            value_lengths=None if handed is None else handed.float().norm(dim=-1).cpu(),
         )
 
     hooks = [module.register_forward_pre_hook(take, with_kwargs=True) for module in names]

@@ -34,6 +34,7 @@ class MultiHeadLatent(ScoreAttention):
 
     optimizer_roles: ClassVar = {"up_key": "decayed", "up_value": "decayed"}
     position_kinds = frozenset(("embeddings", "queries_and_keys", "scores"))
+    merges_linearly = True
     formula = "softmax([q_h U_h; q_r] [c; k_r]ᵀ / √(D + D_r)) c V_h,  c = rms_norm(W_c x)"
     paper = "DeepSeek-AI 2024, arXiv:2405.04434, section 2.1"
 

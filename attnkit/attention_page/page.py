@@ -50,6 +50,9 @@ def _layer(layer: LayerMap) -> dict[str, Any]:
         "allowed": None
         if layer.allowed is None
         else _base64(np.asarray(layer.allowed, dtype=np.uint8)),
+        "lengths": None
+        if layer.lengths is None
+        else _base64(np.asarray(layer.lengths, dtype="<f4")),
     }
 
 

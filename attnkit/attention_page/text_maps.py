@@ -13,6 +13,7 @@ import numpy as np
 
 from attnkit.attention_page.canvases import Canvas, MatplotlibCanvas
 from attnkit.attention_page.figure import CANVASES, draw, panels_of
+from attnkit.attention_page.modes import Mode, ModeError, in_mode
 from attnkit.attention_page.page import page
 from attnkit.storage.files import atomic_write, check_outs
 from attnkit.tensorboard.attention_record import AttentionRecord
@@ -64,19 +65,24 @@ class TextMaps:
                 return record
         raise KeyError(f"unknown site {site!r}; this model has {', '.join(self.sites)}")
 
-    def weights(self, layer: int, head: int, site: str | None = None) -> np.ndarray:
+    def weights(
+        self, layer: int, head: int = 0, site: str | None = None, *, mode: Mode = "weights"
+    ) -> np.ndarray:
         """Returns one map (Q, K).
 
         Args:
             layer: from 0.
             head: from 0.
             site: name of the site; None: the last, which is the cross-attention of a translation.
+            mode: `weights`; `values`: times the lengths of what they hand over; `rollout`: through
+                all layers up to this one, with the mean of the heads as head 0. See `modes.py`.
 
         Raises:
             KeyError: if the site does not exist.
+            ModeError: if the mode is not defined for the site.
             ValueError: if the layer or head does not exist.
         """
-        return panels_of(self._record(site), layer, head)[0][0].weights
+        return panels_of(self._record(site, mode), layer, head)[0][0].weights
 
     def plot(
         self,
@@ -85,6 +91,7 @@ class TextMaps:
         *,
         site: str | None = None,
         scale: Scale = "row",
+        mode: Mode = "weights",
     ) -> Figure:
         """Returns a matplotlib figure of the maps of a site.
 
@@ -93,13 +100,14 @@ class TextMaps:
             head: index of a head; None: all.
             site: name of the site; None: the last.
             scale: meaning of the brightest colour: the largest weight of the `row`, of the `map`,
-            or
-                `one`.
+                or `one`.
+            mode: see `weights`.
 
         Raises:
             FigureError: if matplotlib is not installed.
+            ModeError: if the mode is not defined for the site.
         """
-        sheet = self._draw(self._record(site), layer, head, scale, MatplotlibCanvas)
+        sheet = self._draw(self._record(site, mode), layer, head, scale, MatplotlibCanvas)
         assert isinstance(sheet, MatplotlibCanvas)
         return sheet.figure
 
@@ -109,6 +117,7 @@ class TextMaps:
         layer: int | None = None,
         head: int | None = None,
         scale: Scale = "row",
+        mode: Mode = "weights",
         overwrite: bool = False,
     ) -> list[Path]:
         """Writes files, with the format given by the suffix: `.html` a page for a browser, `.png`,
@@ -120,6 +129,8 @@ class TextMaps:
             layer: the layer in figures; None: all.
             head: the head in figures; None: all.
             scale: of figures, see `plot`.
+            mode: of figures and numbers, see `weights`; the page has a menu. Sites where it is not
+                defined are left out.
             overwrite: replace existing files.
 
         Returns:
@@ -129,6 +140,7 @@ class TextMaps:
             DataError: if a suffix is unknown, a file exists, or its folder does not exist.
             FigureError: for `.pdf` without matplotlib.
             FontError: if no font has the letters of a `.png` or `.pdf`.
+            ModeError: if the mode is defined for no site.
         """
         outs = [Path(path) for path in paths]
         check_outs(outs, SUFFIXES, overwrite=overwrite)
@@ -137,10 +149,11 @@ class TextMaps:
             if out.suffix == ".html":
                 contents[out] = page(self.records, self.title).encode()
             elif out.suffix == ".npz":
-                contents[out] = self._numbers()
+                contents[out] = _numbers(self._defined(mode))
             else:
-                several = len(self.records) > 1
-                for record in self.records:
+                records = self._defined(mode)
+                several = len(records) > 1
+                for record in records:
                     file = out.with_stem(f"{out.stem}-{record.site}") if several else out
                     sheet = self._draw(record, layer, head, scale, CANVASES[out.suffix])
                     contents[file] = sheet.content()
@@ -150,8 +163,21 @@ class TextMaps:
                 opened.write(content)
         return list(contents)
 
-    def _record(self, site: str | None) -> AttentionRecord:
-        return self.records[-1] if site is None else self[site]
+    def _record(self, site: str | None, mode: Mode) -> AttentionRecord:
+        record = self.records[-1] if site is None else self[site]
+        return in_mode(record, mode, self.sites)
+
+    def _defined(self, mode: Mode) -> list[AttentionRecord]:
+        """The sites for which a mode is defined; raises if there are none."""
+        found, errors = [], []
+        for record in self.records:
+            try:
+                found.append(in_mode(record, mode, self.sites))
+            except ModeError as error:
+                errors.append(error)
+        if not found:
+            raise errors[-1]
+        return found
 
     def _draw(
         self,
@@ -176,19 +202,6 @@ class TextMaps:
             canvas=canvas,
         )
 
-    def _numbers(self) -> bytes:
-        arrays = {}
-        for record in self.records:
-            arrays[f"{record.site}/query_tokens"] = np.array(record.query_tokens)
-            arrays[f"{record.site}/key_tokens"] = np.array(record.key_tokens)
-            for layer in record.layers:
-                arrays[f"{record.site}/{layer.name}"] = layer.weights
-                if layer.allowed is not None:
-                    arrays[f"{record.site}/{layer.name}/allowed"] = layer.allowed
-        content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
-        return content.getvalue()
-
     def __repr__(self) -> str:
         sites = (
             f"{r.site}: {len(r.layers)} x {len(r.layers[0].weights)} maps of "
@@ -210,3 +223,20 @@ class TextMaps:
 def _sentence(note: str) -> str:
     """Formats a note as a sentence."""
     return note and note[0].upper() + note[1:] + ("" if note.endswith(".") else ".")
+
+
+def _numbers(records: Sequence[AttentionRecord]) -> bytes:
+    """Returns the contents of a `.npz` file."""
+    arrays = {}
+    for record in records:
+        arrays[f"{record.site}/query_tokens"] = np.array(record.query_tokens)
+        arrays[f"{record.site}/key_tokens"] = np.array(record.key_tokens)
+        for layer in record.layers:
+            arrays[f"{record.site}/{layer.name}"] = layer.weights
+            if layer.allowed is not None:
+                arrays[f"{record.site}/{layer.name}/allowed"] = layer.allowed
+            if layer.lengths is not None:
+                arrays[f"{record.site}/{layer.name}/lengths"] = layer.lengths
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()

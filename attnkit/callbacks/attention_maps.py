@@ -83,7 +83,7 @@ class AttentionMaps(AtMoments):
         inputs = tuple(tensor.to(module.device) for tensor in self.inputs)
         call = module if self.forward is None else self.forward
         with torch.autocast(module.device.type, enabled=False):
-            maps = attention_maps(module, lambda: call(*inputs))
+            maps = attention_maps(module, lambda: call(*inputs), value_lengths=True)
         return records_of(
             maps,
             self.query_tokens,

@@ -46,6 +46,13 @@ def attention(
             "or 1."
         ),
     ] = "row",
+    mode: Annotated[
+        Literal["weights", "values", "rollout"],
+        typer.Option(
+            help="For figures and numbers: the weights; these times the lengths of the values; or "
+            "rollout, through all layers. The page has a menu."
+        ),
+    ] = "weights",
     best: Best = False,
     overwrite: OverwriteFiles = False,
     trust_plugins: TrustPlugins = False,
@@ -65,7 +72,9 @@ def attention(
         for note in maps.notes:
             typer.echo(note, err=True)
         try:
-            files = maps.save(*outs, layer=layer, head=head, scale=scale, overwrite=overwrite)
+            files = maps.save(
+                *outs, layer=layer, head=head, scale=scale, mode=mode, overwrite=overwrite
+            )
         except ValueError as error:
             raise DataError(str(error)) from error
         for file in files:

@@ -154,7 +154,7 @@ class TrainedRun:
         """
         if not has_attention(self.model):
             raise RunDirectoryError("this run has no layers, so it has no attention to show")
-        maps = attention_maps(self.model, inputs)
+        maps = attention_maps(self.model, inputs, value_lengths=True)
         keys = query_tokens if key_tokens is None else key_tokens
         records = records_of(
             maps, query_tokens, keys, example="text", note=note, site_tokens=site_tokens

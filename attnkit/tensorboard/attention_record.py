@@ -36,12 +36,15 @@ class LayerMap:
         weights: (H, Q, K) float32; masked-out cells are zero.
         norm: one of `NORMS`.
         allowed: (Q, K) or (H, Q, K) booleans, True where attending was allowed; None: everywhere.
+        lengths: (H, K), the length of what each head hands over from each key with a weight of 1;
+            None: not defined.
     """
 
     name: str
     weights: np.ndarray
     norm: str = "rows"
     allowed: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,6 +91,7 @@ def layer_map(
     weights: np.ndarray,
     allowed: np.ndarray | None = None,
     norm: str = "rows",
+    lengths: np.ndarray | None = None,
 ) -> LayerMap:
     """Makes a `LayerMap` whose norm the weights obey.
 
@@ -97,6 +101,7 @@ def layer_map(
         allowed: as in `LayerMap`.
         norm: norm that the mechanism declares. The weights can only make it more general, so that
             the maps of a run have the same norm, and so the same colours, at every step.
+        lengths: as in `LayerMap`.
 
     Raises:
         MapFormatError: if the weights are not three-dimensional or not finite.
@@ -112,7 +117,7 @@ def layer_map(
         found = "rows"
     else:
         found = "unnormalised"
-    return LayerMap(name, weights, max(norm, found, key=NORMS.index), allowed)
+    return LayerMap(name, weights, max(norm, found, key=NORMS.index), allowed, lengths)
 
 
 def check_weights(name: str, weights: np.ndarray) -> None:

@@ -12,6 +12,9 @@ A record is a list of blobs under the tag `attention/<example>/<site>`. Blob 0 i
                         lists, one entry a layer
     bitmaps             [{shape, bits}], for masks that have no name
     note                free text
+    lengths             of each layer: H * K float32 (little-endian) in base64, the lengths of what
+                        a head hands over from a key with a weight of 1; null where not defined.
+                        The key is missing where they were not logged
 
 Blob `1 + i` holds layer `i`: one byte per cell, heads first, then queries, compressed with gzip.
 `norm` says what the weights are: "rows" (each row sums to 1), "unnormalised" (not negative) or
@@ -55,6 +58,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+MAX_LENGTHS = 2**19
+"""More lengths than this are left out: half of the largest header."""
+
+
 def encode(record: AttentionRecord) -> list[bytes]:
     """Writes a record as blobs: the header, then one per layer.
 
@@ -83,6 +90,7 @@ def encode(record: AttentionRecord) -> list[bytes]:
         masks=tuple(_describe_mask(layer, bitmaps) for layer in record.layers),
         bitmaps=tuple(bitmaps),
         note=record.note,
+        lengths=_lengths(record),
     )
     blobs = [write_header(header)]
     for layer, scale in zip(record.layers, scales, strict=True):
@@ -107,6 +115,7 @@ def decode(blobs: Sequence[bytes]) -> AttentionRecord:
             _restore(header, index, blobs[1 + index]),
             header.norms[index],
             _allowed_cells(header, index),
+            _restored_lengths(header, index),
         )
         for index in range(len(header.shapes))
     ]
@@ -120,6 +129,27 @@ def decode(blobs: Sequence[bytes]) -> AttentionRecord:
         layers=layers,
         note=header.note,
     )
+
+
+def _lengths(record: AttentionRecord) -> tuple[bytes | None, ...] | None:
+    """The lengths of all layers, None where one is not finite; None: too many for a header."""
+    import numpy as np
+
+    known = [layer.lengths for layer in record.layers]
+    found = [one if one is not None and np.isfinite(one).all() else None for one in known]
+    if sum(one.size for one in found if one is not None) > MAX_LENGTHS:
+        return None
+    return tuple(None if one is None else np.asarray(one, dtype="<f4").tobytes() for one in found)
+
+
+def _restored_lengths(header: Header, index: int) -> np.ndarray | None:
+    import numpy as np
+
+    found = None if header.lengths is None else header.lengths[index]
+    if found is None:
+        return None
+    heads, _, keys = header.shapes[index]
+    return np.frombuffer(found, dtype="<f4").reshape(heads, keys)
 
 
 def _scale(layer: LayerMap) -> float:

@@ -10,6 +10,7 @@ import base64
 import json
 import math
 import re
+import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ class Header:
     masks: tuple[str | int, ...]
     bitmaps: tuple[Bitmap, ...]
     note: str
+    lengths: tuple[bytes | None, ...] | None = None
+    """Of each layer: H * K little-endian float32, or None where not defined; None: not logged."""
 
 
 def write_header(header: Header) -> bytes:
@@ -98,6 +101,10 @@ def write_header(header: Header) -> bytes:
         "bitmaps": bitmaps,
         "note": header.note,
     }
+    if header.lengths is not None:
+        content["lengths"] = [
+            None if one is None else base64.b64encode(one).decode() for one in header.lengths
+        ]
     blob = json.dumps(content, separators=(",", ":")).encode("ascii")
     read_header(blob)
     return blob
@@ -129,6 +136,7 @@ def read_header(blob: bytes) -> Header:
         masks=list_of(content, "mask", (int, str)),
         bitmaps=_bitmaps(content),
         note=typed(content, "note", str),
+        lengths=_lengths(content),
     )
     require(header.kind in KINDS, f"kind is {header.kind!r}; expected one of {', '.join(KINDS)}")
     _check_layers(header)
@@ -166,6 +174,7 @@ def _check_layers(header: Header) -> None:
             0 < scale < MAX_SCALE, f"{layer}: scale {str(scale)[:20]} is not in 0 to {MAX_SCALE}"
         )
         _check_mask(header, index)
+        _check_lengths(header, index)
 
 
 def _check_total(shapes: Iterable[tuple[int, ...]]) -> None:
@@ -185,6 +194,35 @@ def _check_mask(header: Header, index: int) -> None:
         bitmap.shape in (shape, shape[1:]),
         f"bitmap {mask} has shape {bitmap.shape}, layer {index} has {shape}",
     )
+
+
+def _check_lengths(header: Header, index: int) -> None:
+    if header.lengths is None:
+        return
+    count = len(header.lengths)
+    require(count == len(header.shapes), f"lengths of {count} layers, but {len(header.shapes)}")
+    found, (heads, _, keys) = header.lengths[index], header.shapes[index]
+    if found is None:
+        return
+    require(len(found) == 4 * heads * keys, f"layer {index}: {len(found)} bytes of lengths")
+    values = struct.unpack(f"<{heads * keys}f", found)
+    require(
+        all(0 <= value < MAX_SCALE for value in values), f"layer {index} has an impossible length"
+    )
+
+
+def _lengths(content: dict[str, Any]) -> tuple[bytes | None, ...] | None:
+    if "lengths" not in content:
+        return None
+    entries = list_of(content, "lengths", (str, type(None)))
+    return tuple(None if one is None else _base64(one, "lengths") for one in entries)
+
+
+def _base64(text: str, what: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise MapFormatError(f"{what} is not base64: {error}") from error
 
 
 def _name(content: dict[str, Any], key: str) -> str:
@@ -215,8 +253,5 @@ def _bitmaps(content: dict[str, Any]) -> tuple[Bitmap, ...]:
 
 
 def _bitmap(shape: tuple[int, ...], entry: dict[str, Any]) -> Bitmap:
-    try:
-        packed = base64.b64decode(typed(entry, "bits", str), validate=True)
-    except ValueError as error:
-        raise MapFormatError(f"a bitmap is not base64: {error}") from error
+    packed = _base64(typed(entry, "bits", str), "a bitmap")
     return Bitmap(shape, inflate(packed, (math.prod(shape) + 7) // 8, ZLIB, "a bitmap"))

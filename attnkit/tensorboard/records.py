@@ -81,7 +81,13 @@ def _record(
         query_tokens=asking,
         key_tokens=answering,
         layers=[
-            layer_map(f"L{i}", m.weights[0].numpy(), m.allowed[0, 0].numpy(), _NORMS[m.rows])
+            layer_map(
+                f"L{i}",
+                m.weights[0].numpy(),
+                m.allowed[0, 0].numpy(),
+                _NORMS[m.rows],
+                None if m.value_lengths is None else m.value_lengths[0].numpy(),
+            )
             for i, m in enumerate(maps)
         ],
         note=note,

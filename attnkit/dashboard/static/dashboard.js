@@ -86,7 +86,7 @@ export class Dashboard {
 
   // Announces changes of view, scale or colours to screen readers.
   #tell(values) {
-    const current = ["view", "scale", "colours"].map((key) => `${key} ${values[key]}`);
+    const current = ["view", "mode", "scale", "colours"].map((key) => `${key} ${values[key]}`);
     const news = current.filter((text, i) => this.#announced && text !== this.#announced[i]);
     this.#announced = current;
     if (news.length) this.announcer.say(news.join(", "));

@@ -5,7 +5,7 @@ import { element, setText } from "./element.js";
 import { facts } from "./facts.js";
 import { PanelFrame } from "./panel.js";
 import { runColour } from "./palettes.js";
-import { Layer, weightTable } from "./record.js";
+import { Layer } from "./record.js";
 import { scaleOf } from "./scales.js";
 import { START, drawing } from "./selection.js";
 import { readable, stepName, visible } from "./tokens.js";
@@ -163,20 +163,8 @@ export function subtract(one, other) {
   );
   let peak = 0;
   for (const values of exact) for (const value of values) peak = Math.max(peak, Math.abs(value));
-  const table = weightTable("s8sqrt", peak || 1);
-  const layers = kept.map(
-    ([a, b], i) =>
-      new Layer({
-        ...a,
-        norm: "signed",
-        peak: peak || 1,
-        table,
-        exact: exact[i],
-        codes: Uint8Array.from(exact[i], (value) =>
-          Math.round(128 + 127 * Math.sign(value) * Math.sqrt(Math.abs(value) / (peak || 1))),
-        ),
-        allowed: union(a, b),
-      }),
+  const layers = kept.map(([a, b], i) =>
+    Layer.ofNumbers({ ...a, norm: "signed", exact: exact[i], allowed: union(a, b) }, peak),
   );
   return {
     ...one,

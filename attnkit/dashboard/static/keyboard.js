@@ -1,7 +1,7 @@
 // Global keys of the page, and their list.
 
 import { element } from "./element.js";
-import { COLOURS, SCALES } from "./state.js";
+import { COLOURS, MODES, SCALES } from "./state.js";
 
 const KEYS = [
   ["← →", "step back, forward (shift: by a tenth)"],
@@ -11,6 +11,7 @@ const KEYS = [
   ["h H", "next, previous head"],
   ["l L", "next, previous layer"],
   ["1 – 6", "view"],
+  ["m", "next of weights, value lengths, rollout"],
   ["s S", "next, previous scale"],
   ["c", "next colours"],
   ["+ − 0", "enlarge, shrink, fit the map"],
@@ -93,6 +94,7 @@ export class Keyboard {
       H: () => this.#choose("head", -1),
       l: () => this.#choose("layer", 1),
       L: () => this.#choose("layer", -1),
+      m: () => state.set({ mode: cycle(MODES, values.mode, 1) }),
       s: () => state.set({ scale: cycle(SCALES, values.scale, 1) }),
       S: () => state.set({ scale: cycle(SCALES, values.scale, -1) }),
       c: () => state.set({ colours: cycle(COLOURS, values.colours, 1) }),

@@ -2,7 +2,7 @@
 
 import { Dashboard } from "./dashboard.js";
 import { followTheme } from "./host.js";
-import { Layer, weightTable } from "./record.js";
+import { Layer, bytesIn, numbersIn } from "./record.js";
 
 export async function start(data) {
   followTheme();
@@ -31,31 +31,15 @@ class Embedded {
   }
 }
 
-// Colours need one byte per cell; numbers are exact.
-function exactLayer({ name, norm, heads, weights, allowed }, { queries, keys }) {
-  const exact = new Float32Array(bytes(weights).buffer);
-  let peak = 0;
-  for (const weight of exact) peak = Math.max(peak, Math.abs(weight));
-  const scale = peak || 1;
-  const isSigned = norm === "signed";
-  const codes = Uint8Array.from(exact, (weight) => {
-    const root = Math.sign(weight) * Math.sqrt(Math.abs(weight) / scale);
-    return Math.max(0, Math.round(isSigned ? 128 + 127 * root : 255 * root));
-  });
-  return new Layer({
+function exactLayer({ name, norm, heads, weights, allowed, lengths }, { queries, keys }) {
+  return Layer.ofNumbers({
     name,
     norm,
     heads,
     queries: queries.length,
     keys: keys.length,
-    codes,
-    exact,
-    table: weightTable(isSigned ? "s8sqrt" : "u8sqrt", scale),
-    peak: scale,
-    allowed: allowed && bytes(allowed),
+    exact: numbersIn(weights),
+    allowed: allowed && bytesIn(allowed),
+    lengths: numbersIn(lengths),
   });
-}
-
-function bytes(text) {
-  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }

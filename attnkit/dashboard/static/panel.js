@@ -4,6 +4,7 @@ import { clinicOf, examination, withoutClinic } from "./clinic.js";
 import { element, setAttribute, setText } from "./element.js";
 import { fileName, saveCsv, savePng } from "./export.js";
 import { facts } from "./facts.js";
+import { inMode } from "./modes.js";
 import { runColour } from "./palettes.js";
 import { drawing } from "./selection.js";
 import { ClinicView } from "./view_clinic.js";
@@ -11,6 +12,7 @@ import { HeadsView } from "./view_heads.js";
 import { LinesView } from "./view_lines.js";
 import { MatrixView } from "./view_matrix.js";
 import { TokensView } from "./view_tokens.js";
+import { MODED } from "./state.js";
 import { readable, stepName, tagParts } from "./tokens.js";
 
 const VIEWS = {
@@ -70,7 +72,14 @@ export class Panel {
       this.#refuse(stepText(step, selection.step), found.error.message);
       return;
     }
-    const model = drawing(values, found.record, { run: this.run, series, step, selection });
+    const mode = MODED.includes(values.view) ? values.mode : "weights";
+    const sites = this.app.catalogue.sites([this.run]);
+    const { record, problem } = inMode(found.record, mode, series.tag, sites);
+    if (problem) {
+      this.#refuse(stepText(step, selection.step), problem);
+      return;
+    }
+    const model = drawing(values, record, { run: this.run, series, step, selection });
     this.frame.say(stepText(step, selection.step), facts(model), null);
     await this.#show(values.view, model);
   }

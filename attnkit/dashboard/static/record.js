@@ -27,6 +27,7 @@ export async function parseRecord(buffer) {
       table: weightTable(header.enc[i], header.scale[i]),
       peak: header.scale[i],
       allowed: allowedCells(header.mask[i], bitmaps, queries, keys),
+      lengths: header.lengths && numbersIn(header.lengths[i]),
     });
   });
   return {
@@ -43,8 +44,30 @@ export async function parseRecord(buffer) {
 // The maps of one layer: (heads, queries, keys), one byte per cell, and the meaning of a byte.
 export class Layer {
   constructor(parts) {
-    Object.assign(this, { exact: null }, parts);
+    Object.assign(this, { exact: null, isOfAllHeads: false }, parts);
     this.cells = this.queries * this.keys;
+  }
+
+  // A layer of exact numbers (heads, queries, keys). Colours need one byte per cell: the square root
+  // of its part of the peak.
+  static ofNumbers(parts, peak = largest(parts.exact)) {
+    const { exact } = parts;
+    const scale = peak || 1;
+    const isSigned = parts.norm === "signed";
+    const codes = Uint8Array.from(exact, (weight) => {
+      const root = Math.sign(weight) * Math.sqrt(Math.abs(weight) / scale);
+      return Math.max(0, Math.round(isSigned ? 128 + 127 * root : 255 * root));
+    });
+    const table = weightTable(isSigned ? "s8sqrt" : "u8sqrt", scale);
+    return new Layer({ ...parts, codes, table, peak: scale });
+  }
+
+  headName(head) {
+    return this.isOfAllHeads ? "all heads" : `head ${head}`;
+  }
+
+  headMark(head) {
+    return this.isOfAllHeads ? "all" : `h${head}`;
   }
 
   get isSigned() {
@@ -80,6 +103,22 @@ export class Layer {
   }
 }
 
+// Base64 as bytes.
+export function bytesIn(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+// Base64 as float32; null stays.
+export function numbersIn(text) {
+  return text === null ? null : new Float32Array(bytesIn(text).buffer);
+}
+
+function largest(numbers) {
+  let most = 0;
+  for (const one of numbers) most = Math.max(most, Math.abs(one));
+  return most;
+}
+
 async function inflate(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
@@ -112,8 +151,7 @@ function allowedCells(mask, bitmaps, queries, keys) {
 }
 
 async function unpackBitmap({ shape, bits }) {
-  const packed = Uint8Array.from(atob(bits), (letter) => letter.charCodeAt(0));
-  const bytes = await inflate(packed);
+  const bytes = await inflate(bytesIn(bits));
   const size = shape.reduce((product, side) => product * side, 1);
   return Uint8Array.from({ length: size }, (_, i) => (bytes[i >> 3] >> (7 - (i & 7))) & 1);
 }

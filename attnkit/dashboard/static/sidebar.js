@@ -1,9 +1,10 @@
 // The left side: choice of runs, example and site, and the mapping of weights to colours.
 
 import { element, setAttribute } from "./element.js";
+import { MODE_NAMES } from "./modes.js";
 import { RunList } from "./run_list.js";
 import { SCALE_NAMES, scaleOf } from "./scales.js";
-import { COLOURED, COLOURS, SCALED } from "./state.js";
+import { COLOURED, COLOURS, MODED, SCALED } from "./state.js";
 import { tagParts, readable } from "./tokens.js";
 
 export class Sidebar {
@@ -24,6 +25,7 @@ export class Sidebar {
       "aria-label": "Example and site",
       onchange: () => this.#chooseSite(),
     });
+    this.mode = choice("Maps of", Object.entries(MODE_NAMES), (mode) => state.set({ mode }));
     this.scale = choice("Scale", Object.entries(SCALE_NAMES), (scale) => state.set({ scale }));
     this.colours = choice(
       "Colours",
@@ -35,6 +37,7 @@ export class Sidebar {
       { class: "sidebar", "aria-label": "Choices" },
       app.source.isLive ? group("Runs", this.filter, this.runs.element) : null,
       group("Example and site", this.site),
+      group("Maps of", this.mode),
       group("Scale", this.scale),
       group("Colours", this.colours),
       element(
@@ -52,6 +55,8 @@ export class Sidebar {
     setAttribute(this.filter, "aria-invalid", pattern === null);
     this.runs.update(pattern, selection.runs);
     this.#listSites(selection);
+    this.mode.value = values.mode;
+    this.mode.disabled = !MODED.includes(values.view);
     this.scale.value = scaleOf(values);
     this.scale.disabled = !SCALED.includes(values.view);
     for (const option of this.scale.options)

@@ -8,6 +8,10 @@ export const VIEWS = ["matrix", "lines", "tokens", "heads", "clinic", "differenc
 export const SCALED = ["matrix", "tokens", "difference"];
 export const COLOURED = ["matrix", "clinic"];
 
+// Views that show weights times value lengths, and rollout, too.
+export const MODED = ["matrix", "lines", "tokens"];
+export const MODES = ["weights", "values", "rollout"];
+
 export const SCALES = ["row", "absolute", "log", "uniform"];
 export const COLOURS = ["cividis", "viridis", "grey"];
 
@@ -23,6 +27,7 @@ export const INITIAL = {
   hidden: [], // heads that Lines does not draw
   a: null, // the runs of Difference
   b: null,
+  mode: "weights",
   scale: "row",
   colours: "cividis",
   score: null, // of Clinic; null: the first that a run has
@@ -37,6 +42,7 @@ export const ADDRESS = new Address("attention", {
   site: text,
   filter: text,
   view: oneOf(VIEWS),
+  mode: oneOf(MODES),
   scale: oneOf(SCALES),
   colours: oneOf(COLOURS),
   step: whole,

@@ -37,7 +37,7 @@ export class Thumbnails {
 
   #build(record) {
     const shape = JSON.stringify(
-      record.layers.map((one) => [one.name, one.heads, one.queries, one.keys]),
+      record.layers.map((one) => [one.name, one.heads, one.queries, one.keys, one.isOfAllHeads]),
     );
     if (shape === this.#shape) return;
     this.#shape = shape;
@@ -52,7 +52,7 @@ export class Thumbnails {
       `maps of ${record.layers.length} layers, up to ${most} heads`,
     );
     const numbers = Array.from({ length: most }, (_, j) =>
-      element("span", { class: "column" }, `h${j}`),
+      element("span", { class: "column" }, record.layers[0].headMark(j)),
     );
     this.#rows = record.layers.map((one, i) =>
       Array.from({ length: one.heads }, (_, j) => this.#button(one, i, j)),
@@ -73,7 +73,7 @@ export class Thumbnails {
 
   #button(layer, i, j) {
     const choose = () => this.app.state.set({ layer: i, head: j });
-    const label = `layer ${visible(layer.name)}, head ${j}`;
+    const label = `layer ${visible(layer.name)}, ${layer.headName(j)}`;
     return element(
       "button",
       { class: "thumbnail", role: "gridcell", title: label, "aria-label": label, onclick: choose },

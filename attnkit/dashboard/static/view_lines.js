@@ -97,12 +97,12 @@ export class LinesView {
 
   #listHeads() {
     const { map, values } = this.#model;
-    const drawn = `${map.heads} ${values.hidden} ${document.documentElement.dataset.theme}`;
+    const drawn = `${map.heads} ${map.isOfAllHeads} ${values.hidden} ${document.documentElement.dataset.theme}`;
     if (this.heads.dataset.drawn === drawn) return;
     this.heads.dataset.drawn = drawn;
     this.heads.replaceChildren(
       ...Array.from({ length: map.heads }, (_, head) => {
-        const shown = !values.hidden.includes(head);
+        const shown = map.isOfAllHeads || !values.hidden.includes(head);
         const chip = element(
           "button",
           {
@@ -113,7 +113,7 @@ export class LinesView {
               event.shiftKey || event.detail === 2 ? this.#only(head) : this.#toggle(head),
           },
           element("i"),
-          `h${head}`,
+          map.headMark(head),
         );
         chip.style.setProperty("--colour", categorical(head));
         return chip;
@@ -205,7 +205,7 @@ export class LinesView {
   #shownHeads() {
     const { map, values } = this.#model;
     const all = Array.from({ length: map.heads }, (_, head) => head);
-    return all.filter((head) => !values.hidden.includes(head));
+    return map.isOfAllHeads ? all : all.filter((head) => !values.hidden.includes(head));
   }
 
   // Colours the tokens of one side by their weights with the focused token of the other side.

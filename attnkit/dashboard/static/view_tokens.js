@@ -32,7 +32,7 @@ export class TokensView {
 
   update(model) {
     this.#model = model;
-    setText(this.title, `${visible(model.map.name)} · head ${model.head}`);
+    setText(this.title, `${visible(model.map.name)} · ${model.map.headName(model.head)}`);
     this.legend.update(model.map, { ...model.values, colours: TINT });
     this.#levels = levels(model.map, model.head, model.values.scale);
     this.#colour();

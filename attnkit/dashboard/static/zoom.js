@@ -62,7 +62,7 @@ export class Zoom {
   update(model) {
     this.#moved ||= model.query !== this.#model?.query || model.key !== this.#model?.key;
     this.#model = model;
-    setText(this.title, `${visible(model.map.name)} · head ${model.head}`);
+    setText(this.title, `${visible(model.map.name)} · ${model.map.headName(model.head)}`);
     this.legend.update(model.map, model.values);
     this.#draw();
   }
@@ -100,7 +100,7 @@ export class Zoom {
     setAttribute(
       this.grid,
       "aria-label",
-      `attention map, layer ${visible(map.name)}, head ${head}`,
+      `attention map, layer ${visible(map.name)}, ${map.headName(head)}`,
     );
     this.#mark();
   }

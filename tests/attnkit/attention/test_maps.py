@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from attnkit.attention.base import build_attention
-from attnkit.attention.maps import attention_map, attention_maps
-from attnkit.masks import Causal, Padding
+from attnkit.attention.maps import attention_map, attention_maps, handed_over
+from attnkit.masks import Causal, NoMask, Padding
 from attnkit.models.language_model import LanguageModel
+from attnkit.registry import ATTENTION
 
 
 class Reader(nn.Module):
@@ -159,3 +160,32 @@ def test_the_largest_score_is_of_an_allowed_pair():
     assert attention_maps(model, tokens)[0].largest_score is None
     other = LanguageModel(7, dim=16, num_layers=1, attention={"name": "linear", "num_heads": 2})
     assert attention_maps(other, tokens, largest_scores=True)[0].largest_score is None
+
+
+UNDEFINED = {
+    *("average", "delta_net", "delta_product", "differential", "gated", "gated_delta_net"),
+    *("gated_linear", "hgrn2", "kda", "mamba2", "multi_token", "retention", "xsa"),
+}
+"""Mechanisms that gate, normalise or change a head after mixing; delta_product is not linear."""
+
+
+def test_what_heads_hand_over_sums_to_what_the_mechanism_adds():
+    """Weights times it, summed over keys and heads, is the output, or it is not defined."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 16)
+    undefined = set()
+    for name in ATTENTION.names():
+        attention = build_attention({"name": name}, 16).eval()
+        if attention.reads_stream():
+            continue  # needs the layers around it
+        mask = Causal() if attention.refusal("self", Causal(), "none") is None else NoMask()
+        with torch.no_grad():
+            prepared = attention.prepare(x, x, mask)
+            found = handed_over(attention, attention.expand(prepared.k, prepared.v)[1], x)
+            if found is None:
+                undefined.add(name)
+                continue
+            weights = attention_map(attention, x, x, mask)
+            added = torch.einsum("bhts,bhsc->btc", weights, found)
+            torch.testing.assert_close(added, attention(x, x, mask), atol=2e-5, rtol=1e-4, msg=name)
+    assert undefined == UNDEFINED

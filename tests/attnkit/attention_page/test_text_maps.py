@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.canvases import FigureError
 from attnkit.attention_page.figure import Panel, draw_file, visible
+from attnkit.attention_page.modes import ModeError, in_mode
 from attnkit.cli.main import app
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.trained_run import load_run
-from attnkit.tensorboard.attention_record import layer_map
+from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
 from attnkit.tensorboard.images import colour
 from attnkit.tensorboard.palettes import MASKED, PALETTE, SEQUENTIAL_LEVELS
 
@@ -51,6 +52,71 @@ def test_a_long_text_is_cut_and_an_unknown_letter_told(small_run, tmp_path):
     assert "vocabulary lacks '♞'" in ended.stderr
     with np.load(tmp_path / "maps.npz") as saved:
         assert saved["self/L0"].shape[-1] == longest
+
+
+def test_rollout_and_value_lengths_are_those_of_the_model(small_run, tmp_path):
+    """Against numpy, from the weights of the model."""
+    run = load_run(small_run.directory)
+    model = run.model
+    maps = run.attention(TEXT)
+    tokens = torch.tensor([run.tokenizer.encode(TEXT).ids])
+    T = tokens.shape[1]
+    rolled = np.eye(T)
+    with torch.no_grad():
+        seen = []
+        for layer in model.layers:
+            layer.attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model(tokens)
+    for index, (layer, x) in enumerate(zip(model.layers, seen, strict=True)):
+        weights = np.stack([maps.weights(index, head) for head in (0, 1)]).astype(float)
+        rolled = (weights.mean(axis=0) / 2 + np.eye(T) / 2) @ rolled
+        np.testing.assert_allclose(maps.weights(index, mode="rollout"), rolled, atol=1e-6)
+        attention = layer.attention
+        values = (x[0].detach().numpy() @ attention.value.weight.detach().numpy().T).reshape(
+            T, 2, 8
+        )
+        out = attention.output.weight.detach().numpy().reshape(16, 2, 8)
+        for head in (0, 1):
+            lengths = np.linalg.norm(values[:, head] @ out[:, head].T, axis=-1)
+            found = maps.weights(index, head, mode="values")
+            np.testing.assert_allclose(found, weights[head] * lengths, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(rolled.sum(axis=-1), 1)
+    files = tmp_path / "maps.npz", tmp_path / "maps.svg"
+    outs = [word for file in files for word in ("--out", file)]
+    ended = call(small_run.directory, "--text", TEXT, "--mode", "rollout", *outs)
+    assert ended.exit_code == 0, ended.output
+    with np.load(files[0]) as saved:
+        np.testing.assert_allclose(saved["self/L1"], rolled[None], atol=1e-6)
+    assert "Rollout: heads averaged" in files[1].read_text(encoding="utf-8")
+
+
+def test_where_a_mode_is_not_defined():
+    def record(*norms, **changes):
+        rows = np.tri(3, dtype=np.float32)[None] / np.arange(1, 4, dtype=np.float32)[:, None]
+        layers = [
+            layer_map(f"L{i}", rows, np.tri(3, dtype=bool), norm) for i, norm in enumerate(norms)
+        ]
+        keys = {"site": "self", "kind": "self"} | changes
+        words = ["a", "b", "c"]
+        return AttentionRecord("text", keys["site"], keys["kind"], True, words, words, layers)
+
+    for one, sites, mode, words in (
+        (record("signed"), ["self"], "rollout", "the rows of L0 do not sum to 1"),
+        (
+            record("rows", site="decoder.self"),
+            ["decoder.self", "decoder.cross"],
+            "rollout",
+            "cross",
+        ),
+        (record("rows", site="decoder.cross", kind="cross"), [], "rollout", "cross-attention of"),
+        (record("rows"), ["self"], "values", "`values` is not defined for L0"),
+        (record("rows"), ["self"], "other", "unknown mode 'other'"),
+    ):
+        with pytest.raises(ModeError, match=re.escape(words)):
+            in_mode(one, mode, sites)
+    partly = in_mode(record("rows", "unnormalised", "rows"), "rollout", ["self"])
+    assert [layer.name for layer in partly.layers] == ["L0"]
+    assert "Not defined from L1 on" in partly.note
 
 
 @pytest.mark.parametrize(

@@ -442,6 +442,43 @@ def test_lines_shade_the_keys_of_the_pinned_query(page, real):
     assert page.link()["hidden"] == ["0"]
 
 
+def test_rollout_and_value_lengths_are_shown_in_matrix_and_lines(page, real):
+    record = real["two_heads"][max(real["two_heads"])]
+    size = len(record.query_tokens)
+    first, second = record.layers
+    below = first.weights.mean(axis=0) / 2 + np.eye(size) / 2
+    rolled = (second.weights.mean(axis=0) / 2 + np.eye(size) / 2) @ below
+    weighted = second.weights * second.lengths[:, None]
+    tolerance = 0.006 * float(second.lengths.max())
+
+    def shown():
+        buttons = page(".tokens.key button")
+        return [value(buttons.nth(i).get_attribute("data-weight")) for i in range(size)]
+
+    page.open(run="two_heads/seed0", view="lines", layer=1, query=7, mode="values")
+    assert shown() == pytest.approx(weighted[:, 7].mean(axis=0), abs=tolerance)
+    assert "length of the value" in page(".facts").text_content()
+    page.press("m")
+    assert page.link()["mode"] == ["rollout"]
+    assert shown() == pytest.approx(rolled[7], abs=0.008)
+    assert page(".chip").all_text_contents() == ["all"]
+    page.press("1", "l")
+    assert page(".thumbnail").count() == 2
+    check_thumbnail(thumbnail(page, 0, 1, 0), rolled, second.allowed)
+    assert page(".zoom h3").first.text_content() == "L0 \N{MIDDLE DOT} all heads"
+    # Both mechanisms of the other run have rows that sum to 1, and heads that are not changed.
+    page.open(run="hybrid/seed0", layer=1, head=1, mode="values")
+    linear = real["hybrid"][max(real["hybrid"])].layers[1]
+    assert linear.lengths.shape == (2, size)
+    check_thumbnail(thumbnail(page, 0, 1, 1), linear.weights[1] * linear.lengths[1], linear.allowed)
+    page.open(run="signed", mode="rollout")
+    assert "its rows do not sum to 1" in page(".problem").text_content()
+    page.open(run="signed", mode="values")
+    assert "Value lengths are not defined for L0, L1" in page(".problem").text_content()
+    page.open(run="translation", site=CROSS, mode="rollout")
+    assert "not defined for cross-attention" in page(".problem").text_content()
+
+
 @pytest.mark.parametrize(
     ("view", "text", "key"),
     [("lines", ".tokens.query", "ArrowDown"), ("tokens", ".text >> nth=0", "ArrowRight")],
@@ -472,7 +509,7 @@ def test_tokens_are_coloured_forwards_and_backwards(page, real):
     ground = "one => getComputedStyle(one).backgroundColor"
     tints = [buttons.nth(i).evaluate(ground) for i in range(6, 12)]
     assert len(set(tints)) > 1, "what looks more is tinted more"
-    page("select").nth(1).select_option("log")
+    page("select[aria-label=Scale]").select_option("log")
     page.settled()
     assert [buttons.nth(i).evaluate(ground) for i in range(6, 12)] != tints
 

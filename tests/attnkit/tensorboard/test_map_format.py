@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -54,6 +55,24 @@ def test_probabilities_come_back_within_quantisation():
     assert (back.example, back.site, back.kind) == ("probe0", "decoder.self", "self")
     assert (back.causal, back.note) == (True, "step 0")
     assert back.tag == "attention/probe0/decoder.self"
+
+
+def test_lengths_come_back_exactly_or_not_at_all():
+    rows = probabilities(2, 4, 4)
+    lengths = np.random.default_rng(0).random((2, 4)).astype(np.float32)
+    broken = lengths * np.float32(np.inf)
+    layers = [layer_map("L0", rows, lengths=one) for one in (lengths, None, broken)]
+    back = [layer.lengths for layer in decode(encode(record_of(*layers))).layers]
+    assert np.array_equal(back[0], lengths)
+    assert back[1:] == [None, None]
+    # A log of before has none.
+    header, *blobs = encode(record_of(*layers))
+    old = {key: value for key, value in json.loads(header).items() if key != "lengths"}
+    assert decode([json.dumps(old).encode(), *blobs]).layers[0].lengths is None
+    for damaged, words in ((["AAAA"], "lengths of 1 layers"), (["AAAA"] * 3, "3 bytes of lengths")):
+        header = json.dumps(old | {"lengths": damaged}).encode()
+        with pytest.raises(MapFormatError, match=words):
+            decode([header, *blobs])
 
 
 def test_small_weights_keep_their_size():
