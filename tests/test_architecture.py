@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -212,6 +213,16 @@ def _asks_for_a_logger(node):
     if not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass")):
         return False
     return any(word in ast.unparse(node).lower() for word in ("logger", "listener"))
+
+
+def test_what_files_hold_is_parsed_in_one_place():
+    """`json.loads` meets deep nesting with a RecursionError, which no reader of files expects."""
+    direct = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if re.search(r"json\.loads?\(.*(read_bytes|read_text|file)", path.read_text())
+    ]
+    assert not direct, f"use attnkit.storage.files.parse_json: {direct}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)

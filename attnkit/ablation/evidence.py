@@ -21,7 +21,7 @@ from attnkit.ablation.tables import visible
 from attnkit.console import console
 from attnkit.recipe import ClaimOptions
 from attnkit.recipe.writing import plain_types
-from attnkit.storage.files import atomic_write
+from attnkit.storage.files import atomic_write, parse_json
 
 VERSION = 1
 TABLE = "README.md"
@@ -184,7 +184,7 @@ def read_evidence(folder: Path) -> dict[str, Mapping[str, Any]]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
             version = content["version"]
             found[content["name"]] = content
         except (OSError, ValueError, KeyError, TypeError) as error:

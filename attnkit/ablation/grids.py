@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,9 @@ Changes = Mapping[KeyPath, Node | Mark]
 
 _NOT_VARIED = ("name", "variant", "seed", "runs_dir", "extends", "ablation", "plugins")
 """Keys that name the place of the runs, or that all variants share."""
+
+MAX_COMBINATIONS = 1000
+"""Largest number of combinations of values: of variants, and of candidates of one variant."""
 
 
 def grid(
@@ -55,6 +59,9 @@ def grid(
         elif may_vary(path, listed.key_mark, where, problems):
             items = [replace(item, key_mark=listed.key_mark) for item in listed.value]
             axes.append([(path, item) for item in items])
+    count = math.prod(map(len, axes)) * (options.draws + also_own if ranges else 1)
+    if values and are_too_many(count, where, values.key_mark, problems):
+        return []
     combinations: list[Changes] = [dict(each) for each in itertools.product(*axes)]
     if not ranges:
         return combinations
@@ -74,6 +81,14 @@ def grid(
     ]
     own: list[Changes] = [{}] if also_own else []
     return [{**each, **more} for each in combinations for more in (*own, *drawn)]
+
+
+def are_too_many(count: int, where: str, mark: Mark, problems: list[Problem]) -> bool:
+    """True for more combinations than a study may have; adds the problem."""
+    if count > MAX_COMBINATIONS:
+        message = f"{count:,} combinations, and the limit is {MAX_COMBINATIONS:,}"
+        problems.append(Problem(mark, where, message))
+    return count > MAX_COMBINATIONS
 
 
 def drawn_from(section: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from attnkit.ablation.grids import Changes, grid, may_vary, split_alternatives
+from attnkit.ablation.grids import Changes, are_too_many, grid, may_vary, split_alternatives
 from attnkit.recipe import AblationOptions, Recipe, RecipeError, load_recipe
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
 from attnkit.recipe.layers import read_changes
@@ -245,8 +245,11 @@ def _variants(
     written = section.value.get("vary")
     combinations = grid(written, "ablation.vary", problems, options, also_own=True)
     named = section.value.get("variants")
-    listed = list(_named(named, problems)) if named and named.value else []
-    for variant in listed if named and named.value else [Variant(BASE, {})]:
+    listed = list(_named(named, problems)) if named and named.value else [Variant(BASE, {})]
+    count = len(listed) * len(combinations)
+    if are_too_many(count, "ablation", section.key_mark, problems):
+        return
+    for variant in listed:
         for changes in combinations:
             name = variant_of(as_overrides(changes), variant.name)
             both = {**variant.changes, **changes}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attnkit.storage.files import parse_json
 from attnkit.storage.run_directory import PLAN, RunDirectoryError
 
 VERSION = 1
@@ -53,7 +53,7 @@ def read_plan_file(folder: Path) -> PlanFile | None:
     """
     path = folder / PLAN
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if (version := content.get("version")) != VERSION:
             raise RunDirectoryError(
                 f"{path} has version {version}, but this attnkit reads version {VERSION}; compare "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
+import math
 import os
 import re
 import shlex
@@ -14,10 +14,24 @@ from typing import Any
 
 import yaml
 
+from attnkit.storage.files import parse_json
 from attnkit.storage.run_directory import ENVIRONMENT, RECIPE, RESULT, RunDirectoryError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's loader where PyYAML has it: ten times as fast."""
+
+_REQUIRED = ("metrics", "steps", "tokens", "parameters", "training_flops_per_token")
+
+_NUMBER = int | float | None
+_KINDS = {
+    "metrics": dict,
+    "lower_is_better": dict,
+    **dict.fromkeys(("task", "status", "validation_part"), str),
+    "validation_share": int | float,
+    **dict.fromkeys((*_REQUIRED[1:], "unknown_share", "max_seq_len", "cache_bytes"), _NUMBER),
+    **dict.fromkeys(("seconds", "tokens_per_second", "peak_memory_bytes"), _NUMBER),
+}
+"""Key of `result.json` -> type of what a comparison reads, where a run has it."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +124,17 @@ def load_stored_run(directory: Path) -> StoredRun:
     here = _version()
     if made_by is None or compatible(made_by) != compatible(here):
         raise UnusableRun(f"made by attnkit {made_by or '(unknown version)'}, this is {here}")
-    missing = [
-        key
-        for key in ("metrics", "steps", "tokens", "parameters", "training_flops_per_token")
-        if key not in record
-    ]
-    if missing or not isinstance(record["metrics"], dict):
-        raise UnusableRun(f"{RESULT} lacks {', '.join(missing or ['metrics'])}")
-    if not isinstance(recipe.get("seed"), int):
-        raise UnusableRun(f"{RECIPE} lacks seed")
+    if missing := [key for key in _REQUIRED if record.get(key) is None]:
+        raise UnusableRun(f"{RESULT} lacks {', '.join(missing)}")
+    for key, kind in _KINDS.items():
+        if key in record and not isinstance(record[key], kind):
+            raise UnusableRun(f"{RESULT}: {key} is {str(record[key])[:40]!r}")
+    for key, value in record.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UnusableRun(f"{RESULT}: {key} is not finite")
+    for key, kind in {"seed": int, "model": dict}.items():
+        if not isinstance(recipe.get(key), kind):
+            raise UnusableRun(f"{RECIPE} lacks {key}")
     study, variant = name_by_place(directory) or (
         str(recipe.get("name")),
         str(recipe.get("variant")),
@@ -146,7 +162,7 @@ def compatible(version: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UnusableRun(f"there is no {path.name}") from None
     except (OSError, ValueError) as error:
@@ -159,7 +175,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_bytes(), Loader=_LOADER)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         first, *_ = str(error).splitlines()
         raise UnusableRun(f"{path.name} cannot be read: {first}") from None
     if not isinstance(content, dict):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from attnkit.ablation.trial import Trial, recipe_changes
 from attnkit.recipe import Recipe, RecipeError
 from attnkit.recipe.errors import Problem, key_path
 from attnkit.storage import run_directory
+from attnkit.storage.files import parse_json
 from attnkit.storage.run_directory import RunDirectoryError
 
 _MAY_GROW = ("variants", "seeds", "varied")
@@ -108,7 +108,7 @@ class Study:
         if not path.is_file():
             return
         try:
-            before = json.loads(path.read_bytes())
+            before = parse_json(path.read_bytes())
             self.plan = self.plan.renamed(_kept_names(self.plan, before["variants"]))
             changes = plan_changes(before, self.describe())
             self.tuned, self.step_seconds = before["tuned"], before["step_seconds"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 from attnkit.ablation.launchers.base import Job, Launcher
 from attnkit.ablation.launchers.process import end_with_parent
 from attnkit.recipe import Recipe
+from attnkit.storage.files import parse_json
 from attnkit.storage.run_directory import write_json, write_text
 
 SECONDS = 1.0
@@ -101,7 +101,7 @@ def measure(
             if end.code:
                 words = job.log.read_text(encoding="utf-8", errors="replace").strip()
                 raise TimingError(f"steps cannot be timed: {words[-2000:]}")
-    found = [json.loads(out.read_bytes()) for out in outs]
+    found = [parse_json(out.read_bytes()) for out in outs]
     return {
         name: Timing(**_means([each[name] for each in found]))
         for name in recipes

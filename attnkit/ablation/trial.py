@@ -9,7 +9,6 @@ runs/<study>/
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from attnkit.recipe.stored import written_recipe
 from attnkit.runs.resume import differences, has_no_influence
 from attnkit.storage import run_directory
 from attnkit.storage.checkpoint_store import CheckpointStore
+from attnkit.storage.files import parse_json
 from attnkit.storage.plugin_record import changes, made_with, read_record
 from attnkit.storage.run_directory import RunDirectoryError
 
@@ -89,7 +89,7 @@ class Trial:
 
     def result(self) -> dict[str, Any]:
         """Returns the contents of `result.json`."""
-        return json.loads((self.directory / run_directory.RESULT).read_bytes())
+        return parse_json((self.directory / run_directory.RESULT).read_bytes())
 
     def metric(self, name: str) -> float:
         """Returns a final metric; NaN if the run has none of that name."""

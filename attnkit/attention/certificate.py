@@ -40,6 +40,7 @@ from attnkit.attention.kernels.outside import (
 )
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.masks import Causal, Mask, name_of
+from attnkit.storage.files import parse_json
 
 log = logging.getLogger("attnkit")
 
@@ -305,7 +306,7 @@ def certify(
 def _read(file: Path, blank: Certificate) -> Certificate | None:
     """Reads a certificate; None: the file is missing or unreadable."""
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = parse_json(file.read_text(encoding="utf-8"))
         errors = {
             name: (float(own), float(plain)) for name, (own, plain) in stored["errors"].items()
         }

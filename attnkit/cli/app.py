@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import traceback
 from collections.abc import Callable
@@ -9,12 +10,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from attnkit.errors import UserError
 from attnkit.storage.run_directory import is_first_process, the_run
 
+
+class Commands(TyperGroup):
+    """The commands; their arguments must be Unicode, since what they name is written as UTF-8."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuses bytes that are not UTF-8, which Python hands over as lone surrogates."""
+        for arg in args:
+            try:
+                arg.encode()
+            except UnicodeEncodeError as error:
+                byte = ord(arg[error.start]) & 0xFF
+                ctx.fail(f"argument {arg!a}: byte 0x{byte:02x} is not valid UTF-8")
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="attnkit",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -42,6 +60,9 @@ def options(
 
 FAILED, INTERRUPTED = 1, 130
 
+OF_THE_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
+"""Errors of the system that a path of the user causes, wherever it is first looked at."""
+
 RecipeArgument = Annotated[
     Path,
     typer.Argument(
@@ -52,7 +73,10 @@ RecipeArgument = Annotated[
 
 
 def _the_run(path: Path) -> Path:
-    run = the_run(path)
+    try:
+        run = the_run(path)
+    except OSError as error:
+        raise typer.BadParameter(f"{error.strerror}: {shortened(path)}") from None
     if run != path:
         typer.echo(f"using the only run there: {run}", err=True)
     return run
@@ -93,6 +117,12 @@ TrustPlugins = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def shortened(path: str | bytes | int | Path) -> str:
+    """Returns a path for a message: its end, if it is long."""
+    text = str(path)
+    return text if len(text) <= 200 else f"...{text[-60:]}"
+
+
 def guarded(act: Callable[[], Any], debug: bool) -> None:
     """Runs a command. A `UserError` becomes one message and its exit code, without a traceback."""
     try:
@@ -106,6 +136,8 @@ def guarded(act: Callable[[], Any], debug: bool) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in OF_THE_PATH and error.filename:
+            error = UserError(f"{shortened(error.filename)}: {error.strerror}")
         known = isinstance(error, UserError)
         if known or debug:
             typer.echo(f"error: {error}", err=True)

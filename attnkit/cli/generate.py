@@ -47,7 +47,9 @@ def generate(
             callback=above_0_up_to_1,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same text.")
+    ] = 0,
     num_samples: Annotated[
         int,
         typer.Option(min=1, help="Texts to generate, as one batch; each is printed when complete."),

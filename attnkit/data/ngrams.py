@@ -19,7 +19,7 @@ import numpy as np
 from attnkit.data.byte_progress import ByteProgress
 from attnkit.data.token_store import TokenStore
 from attnkit.errors import DataError
-from attnkit.storage.files import atomic_write, locked
+from attnkit.storage.files import atomic_write, locked, parse_json
 
 ORDERS = (1, 2, 3, 5)
 
@@ -109,6 +109,6 @@ def cached_floors(train: TokenStore, val: TokenStore, vocab_size: int) -> dict[i
             with atomic_write(path) as file:
                 file.write(json.dumps(floors).encode())
     try:
-        return {int(order): float(nats) for order, nats in json.loads(path.read_bytes()).items()}
+        return {int(order): float(nats) for order, nats in parse_json(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged; delete it to create it again") from error

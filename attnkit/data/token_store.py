@@ -23,7 +23,7 @@ from attnkit.data.byte_progress import ByteProgress
 from attnkit.data.sources.base import Piece, Source, TextSource, TokenSource
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError
-from attnkit.storage.files import atomic_write, cache_folder, locked
+from attnkit.storage.files import atomic_write, cache_folder, locked, parse_json
 
 FORMAT = 2
 """Version of the file format; files of other versions are ignored."""
@@ -134,7 +134,7 @@ def token_store(source: Source, tokenizer: Tokenizer, split: str) -> TokenStore:
 def _open(path: Path) -> TokenStore:
     about = path.with_suffix(".json")
     try:
-        known = json.loads(about.read_bytes())
+        known = parse_json(about.read_bytes())
         counts = TokenCounts(**known["counts"])
         size, digest = path.stat().st_size, sampled_digest(path)
         store = TokenStore(path, counts, int(known["unknown_bytes"]))

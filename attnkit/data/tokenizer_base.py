@@ -18,7 +18,7 @@ import numpy as np
 
 from attnkit.errors import DataError
 from attnkit.registry import TOKENIZERS, RegistryError
-from attnkit.storage.files import atomic_write
+from attnkit.storage.files import atomic_write, parse_json
 
 if TYPE_CHECKING:
     from attnkit.data.symbols import Symbols
@@ -150,7 +150,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     path = Path(folder) / FILE_NAME
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         kind, state = content["kind"], content["state"]
         intact = _digest(kind, state) == content["sha256"]
         found = TOKENIZERS.get(kind) if intact else None

@@ -14,6 +14,9 @@ from attnkit.models.language_model import LanguageModel
 
 log = logging.getLogger("attnkit")
 
+LARGEST_SEED = 2**63 - 1
+"""Of a generator of torch."""
+
 Run = Callable[..., Tensor]
 """A model, or a compiled form of it."""
 
@@ -53,6 +56,7 @@ def sample(
     if top_p is not None:
         before = likeliest.cumsum(dim=-1) - likeliest
         too_many = before >= top_p * likeliest.sum(dim=-1, keepdim=True)
+        too_many[:, 0] = False  # a p below the smallest number of float32 is 0 there
         likeliest = likeliest.masked_fill(too_many, 0.0)
     # The token in whose share of the line from 0 to 1 a uniform number falls.
     number = torch.rand(len(logits), 1, generator=generator).to(logits.device, non_blocking=True)
@@ -105,6 +109,8 @@ def generate(
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed must be from 0 to {LARGEST_SEED}, got {seed}")
     generator = torch.Generator().manual_seed(seed)
     tokens = prompt
     end_token = end_token if model.needs_documents else None

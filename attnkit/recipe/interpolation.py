@@ -182,8 +182,10 @@ def _element(node: Node, config: Any, key: Any, path: KeyPath, problems: list[Pr
     try:
         value = config[key]
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         reason = str(error).partition("\n")[0]
+        if isinstance(error, RecursionError):
+            reason = "it leads back to itself"
         message = f"`{node.value}` cannot be resolved: {reason} (only keys that the recipe writes)"
         problems.append(Problem(node.mark, dotted(path), message))
         return replace(node, value=UNREADABLE)

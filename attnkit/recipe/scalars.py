@@ -58,7 +58,7 @@ def read_plain(text: str) -> Scalar:
             f"`{text}` is a number in base 60 to some YAML readers and text to others; "
             f"write the number itself, or '{text}' in quotes for the text"
         )
-    if _FLOAT.fullmatch(text) and len(text) > _LONGEST_NUMBER:
+    if len(text) > _LONGEST_NUMBER and (_FLOAT.fullmatch(text) or _BASED.fullmatch(text)):
         raise ScalarTrap(f"a number of {len(text)} characters; write at most {_LONGEST_NUMBER}")
     if _WHOLE.fullmatch(text):
         return int(text)

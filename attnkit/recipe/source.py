@@ -24,6 +24,7 @@ from attnkit.registry import Spec, suggest
 _MAX_BYTES = 200_000
 _MAX_NODES = 10_000
 _MAX_DEPTH = 40
+_NOT_IN_A_TEXT = re.compile("[\0\ud800-\udfff]")  # no path, and no UTF-8
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
@@ -223,6 +224,8 @@ class _Builder:
         return children
 
     def _scalar(self, composed: yaml.Node, mark: Mark, path: KeyPath) -> Any:
+        if found := _NOT_IN_A_TEXT.search(composed.value):  # by an escape in quotes
+            return self._refuse(mark, path, f"the character {found[0]!a} is not allowed")
         if composed.style is not None:  # pyright: ignore[reportAttributeAccessIssue]
             return composed.value
         try:

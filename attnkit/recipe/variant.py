@@ -93,7 +93,7 @@ def variant_of(overrides: Sequence[str], before: str = BASE) -> str:
     safe = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", exact).strip("-.,=+")
     if safe == exact and len(safe) <= _LONGEST:
         return safe
-    digest = hashlib.sha256(exact.encode()).hexdigest()[:6]
+    digest = hashlib.sha256(exact.encode(errors="backslashreplace")).hexdigest()[:6]
     return f"{_shortened(safe, _LONGEST - len(digest) - 1)}-{digest}"
 
 

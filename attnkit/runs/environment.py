@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnkit.storage.files import parse_json
 from attnkit.storage.run_directory import ENVIRONMENT, RunDirectoryError, write_json
 
 PACKAGES = (
@@ -49,7 +49,7 @@ def with_resumption(
 
 def add_kernels(directory: Path, certificates: Sequence[Mapping[str, Any]]) -> None:
     """Adds certificates of outside kernels to the environment's record."""
-    environment = json.loads((directory / ENVIRONMENT).read_bytes())
+    environment = parse_json((directory / ENVIRONMENT).read_bytes())
     write_json(directory / ENVIRONMENT, {**environment, "kernels": list(certificates)})
 
 
@@ -65,7 +65,7 @@ def read_environment(directory: Path) -> dict[str, Any]:
     """
     path = directory / ENVIRONMENT
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         for key, kind in {"packages": dict, "python": str, "data": dict}.items():
             if not isinstance(content[key], kind):
                 raise ValueError(key)

@@ -21,6 +21,7 @@ from attnkit.runs.environment import changed_versions, read_environment
 from attnkit.storage import run_directory
 from attnkit.storage.checkpoint_reading import check_resumable
 from attnkit.storage.checkpoint_store import CheckpointStore
+from attnkit.storage.files import parse_json
 from attnkit.storage.plugin_record import (
     Plugin,
     changes,
@@ -136,12 +137,12 @@ def check_replaceable(directory: Path, recipe: Recipe) -> str:
     """
     try:
         before = yaml.safe_load((directory / run_directory.RECIPE).read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         before = None
     if not isinstance(before, dict):
         return f"{directory}: a run whose recipe cannot be read"
     try:
-        result = json.loads((directory / run_directory.RESULT).read_bytes())
+        result = parse_json((directory / run_directory.RESULT).read_bytes())
     except (OSError, ValueError):
         result = {}
     old, new = (before.get("name"), before.get("task")), (recipe.name, recipe.task)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.errors import CheckpointError
+from attnkit.storage.files import parse_json
 
 MANIFEST = "manifest.json"
 COPY = "manifest.copy.json"
@@ -90,7 +91,7 @@ def _check(name: Any, saved: Saved) -> None:
 def _read(path: Path) -> dict[str, list[Saved]]:
     files: dict[str, list[Saved]] = {}
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if content["format"] != _FORMAT:
             raise CheckpointError(
                 f"{path} has format {content['format']}, but this version of attnkit reads "

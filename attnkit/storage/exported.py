@@ -76,5 +76,7 @@ def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path} was not exported by attnkit: it contains no recipe")
     for name, same in header.items():
         if name.startswith(f"{_PREFIX}same/"):
+            if same not in tensors:
+                raise CheckpointError(f"{path} is damaged: {name} names no weight of the file")
             tensors[name.removeprefix(f"{_PREFIX}same/")] = tensors[same]
     return tensors, texts

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from attnkit.errors import DataError
 
 CACHE_VARIABLE = "ATTNKIT_CACHE"
 """Environment variable with the cache folder; default: the platform's user cache."""
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Returns the value of a JSON text that somebody else may have written.
+
+    Raises:
+        ValueError: if it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def cache_folder(*parts: str) -> Path:

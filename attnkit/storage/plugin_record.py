@@ -15,7 +15,7 @@ from typing import Any
 
 from attnkit.errors import DataError
 from attnkit.registry import LAUNCHERS, PLUGIN_GROUP, REGISTRIES, imported_source
-from attnkit.storage.files import atomic_write
+from attnkit.storage.files import atomic_write, parse_json
 
 RECORD = "plugins.json"
 FOLDER = "plugins"
@@ -110,7 +110,7 @@ def parse_record(content: str | bytes, path: Path) -> list[Plugin]:
         DataError: if it is damaged.
     """
     try:
-        plugins = [Plugin(**entry) for entry in json.loads(content)]
+        plugins = [Plugin(**entry) for entry in parse_json(content)]
         for plugin in plugins:
             names = [plugin.name, plugin.sha256]
             names += [x for x in (plugin.file, plugin.package, plugin.version) if x is not None]

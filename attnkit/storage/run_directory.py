@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from attnkit.errors import UserError
+from attnkit.storage.files import parse_json
 
 try:
     import fcntl
@@ -328,7 +329,7 @@ def varied_keys(directory: Path) -> list[str] | None:
     """
     path = Path(os.path.abspath(directory)).parents[1] / PLAN
     try:
-        plan = json.loads(path.read_bytes())
+        plan = parse_json(path.read_bytes())
         chosen = [keys for part in ("tuned", "changed_to_match") for keys in plan[part].values()]
         keys = dict.fromkeys([*plan["varied"], *(key for keys in chosen for key in keys)])
         return list(keys) or None

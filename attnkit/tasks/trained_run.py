@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -25,6 +24,7 @@ from attnkit.storage import run_directory
 from attnkit.storage.checkpoint_reading import check_finite, read_checkpoint
 from attnkit.storage.checkpoint_store import CheckpointStore
 from attnkit.storage.exported import SUFFIX, read_export, write_export
+from attnkit.storage.files import parse_json
 from attnkit.storage.plugin_record import FOLDER, RECORD
 from attnkit.storage.plugin_trust import StoredPlugins
 from attnkit.storage.run_directory import RunDirectoryError
@@ -92,7 +92,7 @@ class TrainedRun:
             RunDirectoryError: if the run has not finished, or is an exported file.
         """
         try:
-            return json.loads((self.origin / run_directory.RESULT).read_text(encoding="utf-8"))
+            return parse_json((self.origin / run_directory.RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunDirectoryError(
                 f"{self.origin} has no readable {run_directory.RESULT}; it holds one once the run "

@@ -181,7 +181,7 @@ def _json_rows(file: Path) -> Iterator[_Row]:
             row = json.loads(line)
             step = int(row.pop("step"))
             yield from ((step, tag, float(x)) for tag, x in row.items() if x is not None)
-        except (ValueError, TypeError, KeyError, AttributeError):  # a line that was damaged
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # damaged
             continue
 
 

@@ -583,6 +583,18 @@ def test_a_folder_that_may_not_be_written_to():
     assert "locked is not a writable folder; set runs_dir to one" in said
 
 
+def test_what_is_no_text_and_what_is_too_long_for_a_path():
+    """Standard names hold at most 255 bytes; bytes that are not UTF-8 come as lone surrogates."""
+    for words in (["run", "\udcff.yaml"], ["run", "small.yaml", "a\udcff=1"], ["show", "\udcff"]):
+        ended = call(*words)
+        assert ended.exit_code == 2
+        assert "byte 0xff is not valid UTF-8" in ended.stderr
+    long = "a" * 300
+    for words in (["run", long], ["run", "small.yaml", f"runs_dir={long}"], ["compare", long]):
+        assert re.fullmatch(r"\.\.\.[a-z0-9/.]{60}: File name too long", complaint(*words))
+    assert "File name too long" in call("generate", long).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -604,6 +616,8 @@ def test_generate_wants_a_run(arguments, message):
         (["--top-k", "0"], "'--top-k'"),
         (["--temperature", "-1"], "'--temperature'"),
         (["--max-new-tokens", "0"], "'--max-new-tokens'"),
+        (["--seed", "-1"], "'--seed'"),
+        (["--seed", str(2**63)], "'--seed'"),
     ],
 )
 def test_generate_refuses_options_out_of_range(small_run, options, message):

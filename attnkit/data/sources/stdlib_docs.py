@@ -17,7 +17,7 @@ from typing import Any
 from attnkit.data.sources.base import TextSource
 from attnkit.errors import DataError
 from attnkit.registry import SOURCES
-from attnkit.storage.files import atomic_write, cache_folder, locked
+from attnkit.storage.files import atomic_write, cache_folder, locked, parse_json
 
 MIN_CHARACTERS = 80
 """Docstrings up to this length are left out: most only repeat the name of their object."""
@@ -126,7 +126,7 @@ def _write(path: Path, documents: list[str]) -> None:
 
 def _read(path: Path) -> list[str]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         documents: list[str] = content["documents"]
         if _digest(documents) == content["sha256"]:
             return documents

@@ -320,6 +320,8 @@ def test_what_cannot_be_compared_is_listed_with_its_reason(make_run, tmp_path, f
     spoil(5, "recipe.yaml", "model: [")
     make_run("spoilt", 6, metrics={"loss": float("nan")})
     make_run("spoilt", 7)
+    spoil(8, "environment.json", "[" * 100_000)
+    spoil(9, "recipe.yaml", "seed: " + "9" * 5000)
     found = compare_runs([tmp_path])
     said = reasons(found)
     assert said["seed0"].startswith("unfinished: no result.json (attnkit resume ")
@@ -332,7 +334,28 @@ def test_what_cannot_be_compared_is_listed_with_its_reason(make_run, tmp_path, f
     assert said["seed5"].startswith("recipe.yaml cannot be read: ")
     assert said["seed6"] == "its loss is nan"
     assert rows_of(found)["spoilt"].value.n == 1
-    assert len(found.left_out) == 7
+    assert said["seed8"] == "environment.json cannot be read: nested too deeply"
+    assert said["seed9"].startswith("recipe.yaml cannot be read: ")
+    assert len(found.left_out) == 9
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("steps", None, "result.json lacks steps"),
+        ("metrics", [], "result.json: metrics is '[]'"),
+        ("validation_part", None, "result.json: validation_part is 'None'"),
+        ("validation_share", "most", "result.json: validation_share is 'most'"),
+        ("unknown_share", {}, "result.json: unknown_share is '{}'"),
+        ("max_seq_len", "x", "result.json: max_seq_len is 'x'"),
+        ("tokens_per_second", float("inf"), "result.json: tokens_per_second is not finite"),
+    ],
+)
+def test_a_result_of_other_types_is_left_out(make_run, tmp_path, key, value, reason):
+    make_run("base", 0)
+    file = make_run("spoilt", 1) / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    assert reasons(compare_runs([tmp_path])) == {"seed1": reason}
 
 
 def test_hidden_and_tuning_folders_are_not_looked_into(make_run, tmp_path):

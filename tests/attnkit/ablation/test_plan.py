@@ -210,6 +210,14 @@ def test_a_fault_of_many_variants_is_told_once(study):
         ({"vary": {"seed": "1..3"}, "draws": 2}, "set the seeds in ablation.seeds"),
         ({"vary": {"runs_dir": ["a"]}}, "the same for all variants"),
         ({"vary": {"model.dim": [8, 8]}}, "two variants are called `dim=8`"),
+        (
+            {"vary": {f"data.x{i}": [*range(10)] for i in range(12)}},
+            "ablation.vary: 1,000,000,000,000 combinations, and the limit is 1,000",
+        ),
+        (
+            {"variants": {"a": {}, "b": {}}, "vary": {"model.dim": [*range(8, 609)]}},
+            "ablation: 1,202 combinations",
+        ),
         ({"seeds": [1, 1]}, "different whole numbers"),
         ({"seeds": [-1]}, "from 0 on"),
     ],

@@ -57,6 +57,7 @@ def shares(*weights):
         ({"top_k": 2}, (0, 4, 0, 3)),
         ({"top_k": 9}, (1, 4, 2, 3)),
         ({"top_p": 0.05}, (0, 1, 0, 0)),
+        ({"top_p": 5e-324}, (0, 1, 0, 0)),
         ({"top_p": 0.45}, (0, 4, 0, 3)),
         ({"top_p": 0.75}, (0, 4, 2, 3)),
         ({"top_p": 1.0}, (1, 4, 2, 3)),
@@ -159,6 +160,8 @@ def test_a_document_ends_with_its_end_token(monkeypatch):
         (PROMPT, {"top_k": 0}, "top_k must be at least 1, got 0"),
         (PROMPT, {"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         (PROMPT, {"top_p": 1.5}, "got 1.5"),
+        (PROMPT, {"seed": -1}, "seed must be from 0 to 9223372036854775807, got -1"),
+        (PROMPT, {"seed": 10**20}, "got 100000000000000000000"),
     ],
 )
 def test_options_that_make_no_sense_are_named(prompt, options, message):

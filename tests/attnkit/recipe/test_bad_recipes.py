@@ -190,6 +190,7 @@ LINES = [
     ),
     ("seed: 12:30", "bad.yaml:2:7: seed: `12:30` is a number in base 60 to some YAML readers"),
     ("seed: " + "9" * 5000, "bad.yaml:2:7: seed: a number of 5000 characters; write at most 40"),
+    ("seed: 0x" + "f" * 5000, "bad.yaml:2:7: seed: a number of 5002 characters; write at most 40"),
     (
         "seed: !!int '3'",
         "bad.yaml:2:7: seed: the tag `!!int` is not allowed; write the plain value",
@@ -240,6 +241,11 @@ LINES = [
     ("seed: *one", "bad.yaml:2:7: this is no YAML: found undefined alias 'one'"),
     ("--- {}", "bad.yaml:2:1: this is no YAML: "),
     ("name: a\x07b", "bad.yaml:2:8: the character '\\x07' is not allowed"),
+    ('plugins: ["a\\0.py"]', "bad.yaml:2:11: plugins[0]: the character '\\x00' is not allowed"),
+    (
+        'logging: {probe: "\\ud800"}',
+        "bad.yaml:2:18: logging.probe: the character '\\ud800' is not allowed",
+    ),
 ]
 
 # The options of the model in a recipe of that line alone -> the problems.
@@ -572,8 +578,13 @@ LAUGHS = "".join(f"  x{i}: ${{data.x{i - 1}}}${{data.x{i - 1}}}\n" for i in rang
             r"logging\.probe: a text with \$\{ has 16,012 letters",
         ),
         (f"{TINY}extends: [{', '.join(['x.yaml'] * 40)}]\n", r"extends: more than 32 files"),
+        (
+            TINY + "plugins: ['${callbacks}', '${callbacks}']\n"
+            "callbacks: ['${plugins}', '${plugins}']\n",
+            r"plugins\[0\]: `\$\{callbacks\}` cannot be resolved: it leads back to itself",
+        ),
     ],
-    ids=["laughs", "layers", "width", "backslashes", "parents"],
+    ids=["laughs", "layers", "width", "backslashes", "parents", "circle"],
 )
 def test_what_would_take_for_ever_is_refused(text, expected):
     write(text)

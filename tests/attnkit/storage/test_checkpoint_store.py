@@ -148,6 +148,7 @@ def test_the_newest_is_the_newest_that_verifies(store):
     [
         ("", "is damaged, and without it no checkpoint can be trusted"),
         ("[]", "is damaged"),
+        ("[" * 100_000, "is damaged"),
         ('{"format": 2, "checkpoints": [{"file": "last.ckpt"}]}', "is damaged"),
         ('{"format": 7}', "has format 7, but this version of attnkit reads 2"),
     ],

@@ -302,6 +302,10 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
     save_file({"weight": torch.ones(2)}, file)
     with pytest.raises(CheckpointError, match="was not exported by attnkit: it contains no recipe"):
         load_run(file)
+    nowhere = {"attnkit/file/recipe.yaml": "", "attnkit/same/head": "none"}
+    save_file({"weight": torch.ones(2)}, file, nowhere)
+    with pytest.raises(CheckpointError, match="same/head names no weight of the file"):
+        load_run(file)
     outside = {"attnkit/file/../outside": "written by a stranger"}
     save_file({"weight": torch.ones(2)}, file, outside)
     with pytest.raises(CheckpointError, match="no recipe"):
