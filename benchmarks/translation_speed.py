@@ -14,18 +14,19 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attnkit.data.pair_batch import IGNORED
+from attnkit.data.pair_batch import IGNORED, padded
 from attnkit.hardware.devices import fast_dtype
 from attnkit.models.beam_search import Search
 from attnkit.recipe import load_recipe
 from attnkit.runs import experiment
-from attnkit.tasks.translation.task import padding_share
-from attnkit.tasks.translation.translating import translate_ids
+from attnkit.tasks.pair_task import padding_share
+from attnkit.tasks.translating import translate_ids
 from attnkit.tasks.translation.translator import load_translator
 
 
@@ -129,11 +130,12 @@ def decode(recipe, run: str | None, sentences: int) -> None:
         model, tokenizers = translator.model, translator.tokenizers
     pairs = list(data.source.pairs(data.source.test_splits[0]))[:sentences]
     sources = tokenizers[0].encode_batch([pair.source for pair in pairs])
-    ends = (tokenizers[0].end_of_document_id, tokenizers[1].end_of_document_id)
+    pad = partial(padded, end=tokenizers[0].end_of_document_id)
+    end = tokenizers[1].end_of_document_id
 
     def seconds(some, **options):
         wall, cpu = time.perf_counter(), time.process_time()
-        translate_ids(model, some, ends, Search(beam=5, **options))
+        translate_ids(model, some, pad, end, Search(beam=5, **options))
         return time.perf_counter() - wall, time.process_time() - cpu
 
     wall, cpu = seconds(sources)

@@ -13,6 +13,7 @@ from attnkit.cli import show  # noqa: F401
 from attnkit.cli import recipes  # noqa: F401
 from attnkit.cli import generate  # noqa: F401
 from attnkit.cli import translate  # noqa: F401
+from attnkit.cli import transcribe  # noqa: F401
 from attnkit.cli import evaluate  # noqa: F401
 from attnkit.cli import attention  # noqa: F401
 from attnkit.cli import senses  # noqa: F401

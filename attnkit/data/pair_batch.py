@@ -104,13 +104,12 @@ def translation_batch(
         source_end: the source vocabulary's end token.
         target_end: the target vocabulary's end token.
     """
-    source, source_keep = padded(sources, source_end)
-    ended, real = padded(targets, target_end)
-    begin = torch.full((len(targets), 1), target_end)
-    return TranslationBatch(
-        source,
-        source_keep,
-        torch.cat((begin, ended[:, :-1]), dim=1),
-        ended.masked_fill(~real, IGNORED),
-        int(real.sum()),
-    )
+    return TranslationBatch(*padded(sources, source_end), *target_batch(targets, target_end))
+
+
+def target_batch(targets: Sequence[np.ndarray], end: int) -> tuple[Tensor, Tensor, int]:
+    """Pads targets; returns the decoder's inputs and targets (B, T), and the number of targets."""
+    ended, real = padded(targets, end)
+    begin = torch.full((len(targets), 1), end)
+    read = torch.cat((begin, ended[:, :-1]), dim=1)
+    return read, ended.masked_fill(~real, IGNORED), int(real.sum())

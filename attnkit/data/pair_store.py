@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
-from attnkit.data.pair_batch import TranslationBatch, translation_batch
+from attnkit.data.pair_batch import TranslationBatch, padded, target_batch
 from attnkit.data.pairs.base import Pair
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError
@@ -60,9 +62,12 @@ class PairStore:
 
     def batch(self, members: np.ndarray) -> TranslationBatch:
         """Returns some pairs as a padded batch."""
-        return translation_batch(
-            [self.sources[i] for i in members], [self.targets[i] for i in members], *self.ends
-        )
+        targets = target_batch([self.targets[i] for i in members], self.ends[1])
+        return TranslationBatch(*self.pad_sources([self.sources[i] for i in members]), *targets)
+
+    def pad_sources(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Returns sources as the model reads them, padded, and True for what is real, (N, S)."""
+        return padded(rows, self.ends[0])
 
 
 def pair_store(
@@ -87,8 +92,66 @@ def pair_store(
     Raises:
         DataError: if no pair is left.
     """
-    sources = tokenizers[0].encode_batch([pair.source for pair in pairs])
-    targets = tokenizers[1].encode_batch([pair.target for pair in pairs])
+    kept = keep_usable(
+        pairs,
+        tokenizers[0].encode_batch([pair.source for pair in pairs]),
+        tokenizers[1].encode_batch([pair.target for pair in pairs]),
+        split=split,
+        max_seq_len=max_seq_len,
+        max_ratio=max_ratio,
+        keep_all=keep_all,
+    )
+    return PairStore(
+        pairs=[pairs[i] for i in kept.members],
+        sources=[row.astype(np.int32) for row in kept.sources],
+        targets=[row.astype(np.int32) for row in kept.targets],
+        source_lengths=np.array([len(row) + 1 for row in kept.sources]),
+        target_lengths=np.array([len(row) + 1 for row in kept.targets]),
+        ends=(tokenizers[0].end_of_document_id, tokenizers[1].end_of_document_id),
+        dropped=kept.dropped,
+    )
+
+
+class Kept(NamedTuple):
+    """The usable pairs of a split.
+
+    Attributes:
+        members: their numbers.
+        sources: their sources.
+        targets: their targets.
+        dropped: the numbers of the others.
+    """
+
+    members: list[int]
+    sources: list[np.ndarray]
+    targets: list[np.ndarray]
+    dropped: Dropped
+
+
+def keep_usable(
+    pairs: Sequence[Pair],
+    sources: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    *,
+    split: str,
+    max_seq_len: int,
+    max_ratio: float | None,
+    keep_all: bool,
+) -> Kept:
+    """Drops unusable pairs, or cuts them.
+
+    Args:
+        pairs: the pairs of a split.
+        sources: (S, ...) each, without end tokens.
+        targets: (T,) each, without end tokens.
+        split: as for `pair_store`, like the rest.
+        max_seq_len: longest side.
+        max_ratio: largest ratio of the two lengths; None: any.
+        keep_all: cut instead of dropping.
+
+    Raises:
+        DataError: if no pair is left.
+    """
     room = max_seq_len - 1
     if keep_all:
         sources = [row[:room] for row in sources]
@@ -110,12 +173,9 @@ def pair_store(
             f"{dropped.too_long:,} longer than model.max_seq_len {max_seq_len} tokens, "
             f"{dropped.lopsided:,} lopsided beyond translation.max_ratio {max_ratio}"
         )
-    return PairStore(
-        pairs=[pairs[i] for i in kept],
-        sources=[sources[i].astype(np.int32) for i in kept],
-        targets=[targets[i].astype(np.int32) for i in kept],
-        source_lengths=lengths[kept, 0] + 1,
-        target_lengths=lengths[kept, 1] + 1,
-        ends=(tokenizers[0].end_of_document_id, tokenizers[1].end_of_document_id),
-        dropped=Dropped(0, 0, 0) if keep_all else dropped,
+    return Kept(
+        kept,
+        [sources[i] for i in kept],
+        [targets[i] for i in kept],
+        Dropped(0, 0, 0) if keep_all else dropped,
     )

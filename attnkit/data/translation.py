@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from attnkit.data.language_modeling import trained_tokenizer
 from attnkit.data.pair_batches import PairTrainBatches, PairValBatches
@@ -48,6 +48,9 @@ class TranslationData(TaskData):
     train_store: PairStore
     val_store: PairStore
 
+    joint_sides: ClassVar[tuple[str, ...]] = ("source", "target")
+    """The sides whose texts a joint vocabulary is trained on."""
+
     def __init__(
         self,
         source: PairSource,
@@ -86,7 +89,7 @@ class TranslationData(TaskData):
             DataError: if the data is missing or invalid, or a split has no usable pair.
         """
         joint = self.target_tokenizer is None
-        sides = ("source", "target") if joint else ("source",)
+        sides = self.joint_sides if joint else ("source",)
         if self.tokenizer.vocab_size == 0:
             self.tokenizer = trained_tokenizer(PairTexts(self.source, sides), self.tokenizer)
         if self.target_tokenizer is not None and self.target_tokenizer.vocab_size == 0:
@@ -97,13 +100,7 @@ class TranslationData(TaskData):
         self.train_batches(0, 1)  # reports a pair that fits into no batch
 
     def _store(self, split: str) -> PairStore:
-        store = pair_store(
-            half_of(list(self.source.pairs(split)), self.val_part if split == "val" else "all"),
-            self.tokenizers,
-            split=split,
-            max_seq_len=self.max_seq_len,
-            max_ratio=self.max_ratio,
-        )
+        store = self.make_store(split, self.val_part if split == "val" else "all")
         gone = store.dropped
         if gone.total:
             log.warning(
@@ -121,18 +118,31 @@ class TranslationData(TaskData):
     def test_store(self, split: str) -> PairStore:
         """Returns a test split; long sentences are truncated, none are dropped."""
         if split not in self._tests:
-            pairs = list(self.source.pairs(split))
-            if not pairs:
-                raise DataError(f"the {split} split is empty")
-            self._tests[split] = pair_store(
-                pairs,
-                self.tokenizers,
-                split=split,
-                max_seq_len=self.max_seq_len,
-                max_ratio=None,
-                keep_all=True,
-            )
+            self._tests[split] = self.make_store(split, keep_all=True)
         return self._tests[split]
+
+    def make_store(self, split: str, part: Part = "all", *, keep_all: bool = False) -> PairStore:
+        """Reads a split, or one half of it.
+
+        Args:
+            split: its name.
+            part: which half; `all`: both.
+            keep_all: truncate long sentences, and drop none.
+
+        Raises:
+            DataError: if it is missing or empty, or has no usable pair.
+        """
+        pairs = half_of(list(self.source.pairs(split)), part)
+        if not pairs:
+            raise DataError(f"the {split} split is empty")
+        return pair_store(
+            pairs,
+            self.tokenizers,
+            split=split,
+            max_seq_len=self.max_seq_len,
+            max_ratio=None if keep_all else self.max_ratio,
+            keep_all=keep_all,
+        )
 
     def train_batches(
         self, start: int, stop: int, rank: int = 0, world_size: int = 1

@@ -231,7 +231,7 @@ class EncoderDecoder(nn.Module):
         """
         losses = None if stream is None else stream.losses
         context = self.encode(source, source_keep, losses)
-        x = self._embed(self.target_embedding, self.decoder.position, target, 0)
+        x = self._placed(self.embed_target(target), self.decoder.position, 0)
         real = None if predicted is None or losses is None else predicted != IGNORED
         inner = Stream(context=context, context_mask=Padding(source_keep), real=real, losses=losses)
         x = self.decoder.through(x, inner, _as_it_is)
@@ -250,7 +250,7 @@ class EncoderDecoder(nn.Module):
             source_keep: boolean, True where a token is real.
             losses: receives the auxiliary losses of the encoder; None: nobody asks.
         """
-        x = self._embed(self.source_embedding, self.encoder.position, source, 0)
+        x = self._placed(self.embed_source(source, source_keep), self.encoder.position, 0)
         padding = Padding(source_keep)
         stream = Stream(real=source_keep, losses=losses)
         return self.encoder.through(x, stream, lambda mask: mask & padding)
@@ -286,23 +286,30 @@ class EncoderDecoder(nn.Module):
         Returns:
             (B n, T, V) logits.
         """
-        x = self._embed(self.target_embedding, self.decoder.position, target, cache.length)
+        x = self._placed(self.embed_target(target), self.decoder.position, cache.length)
         stream = Stream(context_mask=cache.source_mask, losses=None)
         x = self.decoder.through(x, stream, _as_it_is, cache)
         cache.advance(target.shape[1])
         return self.head(x)
 
-    def _embed(
-        self,
-        embedding: nn.Embedding,
-        position: EmbeddingPosition | None,
-        tokens: Tensor,
-        seen: int,
-    ) -> Tensor:
-        """Vectors of unit size (arXiv:1706.03762, section 3.4), with their positions."""
-        x = embedding(tokens) * math.sqrt(self.dim)
+    def embed_source(self, source: Tensor, source_keep: Tensor) -> Tensor:
+        """Returns the vectors (B, S, C) that the encoder reads, of about unit size, without their
+        positions. A model of other sources, such as sound, overrides it.
+
+        Args:
+            source: (B, S) token numbers, or (B, S, ...) of another source.
+            source_keep: (B, S) boolean, True where a token is real.
+        """
+        return self.source_embedding(source) * math.sqrt(self.dim)
+
+    def embed_target(self, target: Tensor) -> Tensor:
+        """Returns vectors (B, T, C) of unit size (arXiv:1706.03762, section 3.4)."""
+        return self.target_embedding(target) * math.sqrt(self.dim)
+
+    def _placed(self, x: Tensor, position: EmbeddingPosition | None, seen: int) -> Tensor:
+        """Adds positions, behind `seen` others."""
         if position is not None:
-            places = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
+            places = torch.arange(seen, seen + x.shape[1], device=x.device)
             x = x + position(places).to(x.dtype)
         return self.dropout(x)
 

@@ -235,6 +235,7 @@ NORMS: Registry[Any] = Registry("normalisation", "attnkit.norms")
 WIRINGS: Registry[Any] = Registry("wiring of a layer", "attnkit.models.wirings")
 SOURCES: Registry[Any] = Registry("data source", "attnkit.data.sources")
 PAIRS: Registry[Any] = Registry("source of sentence pairs", "attnkit.data.pairs")
+SPEECH: Registry[Any] = Registry("source of speech", "attnkit.data.speech")
 SYNTHETIC: Registry[Any] = Registry("synthetic task", "attnkit.data.synthetic")
 TOKENIZERS: Registry[Any] = Registry("tokenizer", "attnkit.data.tokenizers")
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "attnkit.training.optimizers")
@@ -265,6 +266,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     WIRINGS,
     SOURCES,
     PAIRS,
+    SPEECH,
     SYNTHETIC,
     TOKENIZERS,
     OPTIMIZERS,

@@ -39,6 +39,19 @@ SMALL_TASKS = {
         "trainer": {"max_steps": 6, "batch_tokens": 128, "precision": 32, "accelerator": "cpu"},
         "translation": {"beam": 2, "average": 2, "decode_sentences": 6},
     },
+    "speech": {
+        "data": {"name": "made_speech", "num_train": 12, "num_val": 2},
+        "tokenizer": "char",
+        "model": {
+            "max_seq_len": 120,
+            "dim": 16,
+            "encoder": ONE_LAYER,
+            "decoder": ONE_LAYER,
+            "cross": {"attention": {"name": "multi_head", "num_heads": 2}},
+        },
+        "trainer": {"max_steps": 6, "batch_tokens": 240, "precision": 32, "accelerator": "cpu"},
+        "speech": {"average": 2, "decode_sentences": 2},
+    },
 }
 """What other tasks have instead in their small recipes."""
 

@@ -115,6 +115,12 @@ def test_it_takes_two_steps(path, compiled, tmp_path, tiny_samples, graphs, writ
             "model.max_seq_len=48",
             "trainer.batch_tokens=96",
         ],
+        "speech": [
+            "data.num_train=8",
+            "data.num_val=2",
+            "model.max_seq_len=120",
+            "trainer.batch_tokens=240",
+        ],
         "synthetic": ["data.num_eval=8", "trainer.batch_size=4"],
     }
     if recipe.tokenizer.name == "given":  # the data is tokens, not text

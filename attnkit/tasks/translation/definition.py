@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from attnkit.data.translation import TranslationData
     from attnkit.recipe import Recipe
-    from attnkit.tasks.translation.translator import Translator
+    from attnkit.tasks.trained_run import TrainedRun
 
 
 @TASKS.register("translation")
@@ -115,7 +115,7 @@ class Translation(TaskDefinition):
 
     def load(
         self, folder: Path, recipe: Recipe, weights: dict[str, Tensor], origin: Path
-    ) -> Translator:
+    ) -> TrainedRun:
         """Opens a trained run, whose vocabularies lie in a folder."""
         from attnkit.data.translation import load_vocabularies
         from attnkit.tasks.trained_run import filled, home_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.data.alignments import words
-from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, pair_texts
+from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, padded, pair_texts
 from attnkit.data.pair_batches import PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
@@ -23,8 +24,8 @@ from attnkit.errors import DataError
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.tasks.trained_run import Reading, TrainedRun, Weights, load_run
+from attnkit.tasks.translating import decoded_line, translate_ids
 from attnkit.tasks.translation import alignment
-from attnkit.tasks.translation.translating import decoded_line, translate_ids
 
 TOGETHER = 256
 """Lines that are translated at once, the longest beside each other; what follows waits for them."""
@@ -121,7 +122,8 @@ class Translator(TrainedRun):
             warnings.append(self._warnings(line.strip(), len(ids)))
             rows.append(ids[:room].astype(np.int64))
         written = [i for i, row in enumerate(rows) if len(row)]
-        best = translate_ids(self.model, [rows[i] for i in written], self.ends, search)
+        pad = partial(padded, end=self.ends[0])
+        best = translate_ids(self.model, [rows[i] for i in written], pad, self.ends[1], search)
         found = dict(zip(written, best, strict=True))
         for i, line in enumerate(lines):
             translations = [

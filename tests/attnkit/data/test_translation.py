@@ -11,7 +11,7 @@ from attnkit.data.pairs.cldr_pairs import CldrPairs
 from attnkit.data.tokenizers import BpeTokenizer, CharTokenizer
 from attnkit.data.translation import TranslationData, load_vocabularies
 from attnkit.errors import DataError
-from attnkit.tasks.translation.task import padding_share
+from attnkit.tasks.pair_task import padding_share
 
 
 def prepared(seed=0, target_tokenizer=None, batch_tokens=600, **options):

@@ -118,20 +118,23 @@ ENDS = {crash: ZeroDivisionError, terminate: SystemExit, interrupt: KeyboardInte
 # Exactness
 
 
-def test_a_translation_goes_on_with_its_batches_its_average_and_its_rhythm(
-    small, tmp_path, at_batch
+@pytest.mark.parametrize(
+    ("task", "quality"), [("translation", "bleu"), ("speech", "character_error_rate")]
+)
+def test_a_task_of_pairs_goes_on_with_its_batches_its_average_and_its_rhythm(
+    task, quality, small, tmp_path, at_batch
 ):
-    """It stops after step 5, in its third epoch of 4 batches, a step after it translated for the
-    first time and a step before a validation without.
+    """It stops after step 5, in its third epoch of 4 batches (of translation), a step after it
+    decoded for the first time and a step before a validation without.
     """
     keys = [
         "trainer.max_steps=14", "trainer.accumulate=2", "model.dropout=0.2",
-        "validation.every_n_steps=2", "translation.decode_every=4",
+        "validation.every_n_steps=2", f"{task}.decode_every=4",
     ]  # fmt: skip
-    whole = experiment.run(small(*keys, f"runs_dir={tmp_path / 'whole'}", task="translation"))
-    assert [step for step, _ in left_by(whole.directory)[0]["quality/bleu"]] == [4, 8, 12]
+    whole = experiment.run(small(*keys, f"runs_dir={tmp_path / 'whole'}", task=task))
+    assert [step for step, _ in left_by(whole.directory)[0][f"quality/{quality}"]] == [4, 8, 12]
     at_batch(9, terminate)
-    recipe = small(*keys, task="translation")
+    recipe = small(*keys, task=task)
     with pytest.raises(SystemExit):
         experiment.run(recipe)
     result = experiment.run(recipe, resume="yes")

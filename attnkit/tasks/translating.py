@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from attnkit.data.pair_batch import padded
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.models.beam_search import Hypothesis, Search, beam_search, in_batches
 from attnkit.models.encoder_decoder import EncoderDecoder
@@ -24,14 +24,20 @@ def decoded_line(tokenizer: Tokenizer, hypothesis: Hypothesis) -> str:
 
 
 def translate_ids(
-    model: EncoderDecoder, sources: Sequence[np.ndarray], ends: tuple[int, int], search: Search
+    model: EncoderDecoder,
+    sources: Sequence[np.ndarray],
+    pad: Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor]],
+    end: int,
+    search: Search,
 ) -> list[list[Hypothesis]]:
     """Translates sources, whatever their order and number; the model is put into evaluation mode.
 
     Args:
         model: on any device.
-        sources: token ids of each source, without an end token, shorter than the model's longest.
-        ends: the end tokens of the source's and the target's vocabulary.
+        sources: token ids or features of each source, without an end token, shorter than the
+            model's longest.
+        pad: makes a batch of sources, and says what of it is real, see `PairStore.pad_sources`.
+        end: the end token of the target's vocabulary.
         search: how to search.
 
     Returns:
@@ -44,8 +50,8 @@ def translate_ids(
     batch_tokens = max(BATCH_TOKENS // max(1, search.beam // 2), 1)
     with torch.autocast(device.type, enabled=False):
         for batch in in_batches([len(row) + 1 for row in sources], batch_tokens):
-            source, keep = padded([sources[i] for i in batch], ends[0])
-            best = beam_search(model, source.to(device), keep.to(device), ends[1], search)
+            source, keep = pad([sources[i] for i in batch])
+            best = beam_search(model, source.to(device), keep.to(device), end, search)
             for i, hypotheses in zip(batch, best, strict=True):
                 found[i] = hypotheses
     model.train(training)

@@ -1,0 +1,78 @@
+"""Sound as the model reads it: log-mel energies, in positions of 40 ms.
+
+Frame f is centred at f hops. A *position* is a group of `STACK` frames; two strided convolutions
+make one vector of it, centred at its first frame.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnkit.data.sound.wav import RATE
+
+HOP = 160
+"""Samples between frames: 10 ms."""
+
+WINDOW, FFT = 400, 512
+"""Samples of a frame: 25 ms, zero-padded."""
+
+MELS = 40
+"""Bands of a frame."""
+
+STACK = 4
+"""Frames of a position, which two convolutions of stride 2 make one vector of."""
+
+FEATURES = STACK * MELS
+"""Numbers of a position."""
+
+SECONDS = STACK * HOP / RATE
+"""Length of a position."""
+
+
+def log_mel(samples: np.ndarray) -> np.ndarray:
+    """Returns features of a sound: (N,) samples -> (S, FEATURES) float32.
+
+    Energies of bands that are equally wide in mel (O'Shaughnessy 1987), as logarithms. The loudest
+    sample is set to 0.5, and the mean of each band over the sound is subtracted, so that neither
+    loudness nor microphone matters. The last position is filled up with zeros.
+    """
+    wave = torch.from_numpy(np.array(samples, np.float32))
+    wave *= 0.5 / max(float(wave.abs().max()), 1e-6)
+    if len(wave) < FFT:
+        wave = torch.nn.functional.pad(wave, (0, FFT - len(wave)))
+    spectrum = torch.stft(
+        wave, FFT, HOP, WINDOW, torch.hann_window(WINDOW), return_complex=True
+    )  # (FFT / 2 + 1, frames)
+    energies = _filters() @ spectrum.abs().square()
+    frames = torch.log(energies + 1e-5).T  # (frames, MELS)
+    frames = (frames - frames.mean(dim=0)) / 4
+    missing = -len(frames) % STACK
+    frames = torch.nn.functional.pad(frames, (0, 0, 0, missing))
+    return frames.reshape(-1, FEATURES).numpy()
+
+
+@cache
+def _filters() -> Tensor:
+    """Triangles (MELS, FFT / 2 + 1) from 60 Hz to half of the rate."""
+    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (60, RATE / 2))
+    edges = 700 * (10 ** (np.linspace(low, high, MELS + 2) / 2595) - 1)
+    bins = np.fft.rfftfreq(FFT, 1 / RATE)
+    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return torch.from_numpy(np.maximum(0, np.minimum(rising, falling)).astype(np.float32))
+
+
+def spectrogram(features: np.ndarray) -> np.ndarray:
+    """Returns features (S, FEATURES) as a picture (MELS, S STACK), low bands last, from 0 to 1."""
+    picture = features.reshape(-1, MELS).T[::-1].astype(np.float64)
+    low, high = np.quantile(picture, (0.05, 0.995))
+    return np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
+
+
+def edges(position: int) -> tuple[float, float]:
+    """Returns start and end of a position in seconds: half of its length around its centre."""
+    return max((position - 0.5) * SECONDS, 0.0), (position + 0.5) * SECONDS

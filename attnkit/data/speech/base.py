@@ -1,0 +1,58 @@
+"""The contract of sources of speech: sounds and what is said in them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from attnkit.data.pairs.base import Pair, PairSource
+from attnkit.data.sound.formants import Span
+
+
+class Utterance(NamedTuple):
+    """Something that is said.
+
+    Attributes:
+        name: voice or file, for people.
+        text: what is said.
+        samples: (N,) float32 at `sound.wav.RATE`.
+        words: start and end of each word of the text in seconds; None: not known.
+    """
+
+    name: str
+    text: str
+    samples: np.ndarray
+    words: tuple[Span, ...] | None = None
+
+
+class SpeechSource(PairSource):
+    """Utterances in named splits, in a fixed order. As pairs: the names of sounds and their texts.
+
+    A subclass takes its options as keyword-only parameters, and reads no data in `__init__`.
+    """
+
+    source_language = "speech"
+    target_language = "text"
+
+    @abstractmethod
+    def utterances(self, split: str) -> Iterator[Utterance]:
+        """Yields the utterances of a split, in the order of `pairs`.
+
+        Raises:
+            DataError: if the data is missing or damaged, or the split does not exist.
+        """
+
+    @abstractmethod
+    def pairs(self, split: str) -> Iterator[Pair]:
+        """Yields name and text of each utterance, without its sound."""
+
+    def speak(self, text: str) -> Utterance | None:
+        """Speaks a text that is not in the data; None: the source cannot. Default: None.
+
+        Raises:
+            DataError: if a letter has no sound.
+        """
+        return None

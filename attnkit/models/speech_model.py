@@ -1,0 +1,59 @@
+"""An encoder-decoder whose source is sound: two strided convolutions in place of an embedding, as
+in Whisper (arXiv:2212.04356, section 2.2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnkit.models.encoder_decoder import EncoderDecoder
+
+
+class SoundEmbedding(nn.Module):
+    """Features of a sound as vectors: (B, S, F) -> (B, S, C).
+
+    The features of a position are those of `stack` frames. Two convolutions over frames, each of
+    width 3 and with a stride, make one vector of them.
+
+    Args:
+        features: F, all numbers of a position.
+        dim: C.
+        stack: frames of a position: the product of the strides.
+    """
+
+    def __init__(self, features: int, dim: int, *, stack: int = 4) -> None:
+        super().__init__()
+        if features % stack or stack % 2:
+            raise ValueError(f"{features} features of a position are not {stack} frames")
+        self.stack = stack
+        self.first = nn.Conv1d(features // stack, dim, 3, stride=2, padding=1)
+        self.second = nn.Conv1d(dim, dim, 3, stride=stack // 2, padding=1)
+
+    def forward(self, source: Tensor, keep: Tensor) -> Tensor:
+        """Reads features, of which those where `keep` (B, S) is False change nothing."""
+        source = source * keep[..., None]
+        frames = source.unflatten(2, (self.stack, -1)).flatten(1, 2)  # (B, S stack, F / stack)
+        x = F.gelu(self.first(frames.transpose(1, 2)))  # (B, C, 2 S)
+        # A bias makes vectors of silence beyond the end, and the next convolution would see them.
+        x = x * keep.repeat_interleave(x.shape[2] // keep.shape[1], dim=1)[:, None]
+        return F.gelu(self.second(x)).transpose(1, 2)
+
+
+class SpeechModel(EncoderDecoder):
+    """Writes down what is said: (B, S, F) features, (B, T) tokens -> (B, T, V) logits.
+
+    Args:
+        vocab_size: number V of target tokens.
+        features: numbers F of a position of the source.
+        options: those of `EncoderDecoder`.
+    """
+
+    def __init__(self, vocab_size: int, features: int = 160, **options: Any) -> None:
+        super().__init__(vocab_size, **options)
+        self.source_embedding = SoundEmbedding(features, self.dim)
+
+    def embed_source(self, source: Tensor, source_keep: Tensor) -> Tensor:
+        return self.source_embedding(source, source_keep)

@@ -1,0 +1,85 @@
+"""Sounds that a user names, as a model hears them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from attnkit.data.pair_batch import PairTexts, TranslationBatch
+from attnkit.data.pairs.base import Pair
+from attnkit.data.sound.log_mel import SECONDS, log_mel
+from attnkit.data.sound.wav import read_wav
+from attnkit.data.speech.base import SpeechSource, Utterance
+from attnkit.data.speech_store import Sounds, SpeechStore, speech_store
+from attnkit.data.tokenizer_base import Tokenizer
+from attnkit.errors import DataError
+
+
+class Heard(NamedTuple):
+    """A sound that a user named; the text is empty if it is not known.
+
+    Attributes:
+        utterance: the sound.
+        changes: what was done to a file, see `Recording`.
+    """
+
+    utterance: Utterance
+    changes: tuple[str, ...]
+
+
+def heard(text: str, source: SpeechSource, option: str) -> Heard:
+    """Returns a sound that a user names: `FILE.wav`, `FILE.wav ||| what is said`, or a sentence
+    that the data can speak.
+
+    Args:
+        text: what the user wrote.
+        source: the data of the run.
+        option: what gave it, for messages.
+
+    Raises:
+        DataError: if the file is missing or broken, or the data cannot speak the sentence.
+    """
+    name, _, said = (part.strip() for part in text.partition("|||"))
+    if name.lower().endswith(".wav"):
+        recording = read_wav(Path(name).expanduser())
+        utterance = Utterance(name, " ".join(said.split()), recording.samples)
+        return Heard(utterance, recording.changes)
+    utterance = source.speak(" ".join(text.split())) if text.strip() else None
+    if utterance is None:
+        raise DataError(f"{option}: give a sound, FILE.wav; {text!r} is none")
+    return Heard(utterance, ())
+
+
+def store_of(
+    utterances: Sequence[Utterance], tokenizer: Tokenizer, max_seq_len: int
+) -> SpeechStore:
+    """Returns utterances as the model hears them; what is too long is cut.
+
+    Args:
+        utterances: at least one.
+        tokenizer: of the texts.
+        max_seq_len: of the model.
+    """
+    return speech_store(
+        [Pair(utterance.name, utterance.text) for utterance in utterances],
+        Sounds(
+            [log_mel(utterance.samples) for utterance in utterances],
+            [utterance.words for utterance in utterances],
+        ),
+        tokenizer,
+        split="heard",
+        max_seq_len=max_seq_len,
+        keep_all=True,
+    )
+
+
+def sound_texts(batch: TranslationBatch, tokenizer: Tokenizer) -> PairTexts:
+    """Returns the labels of maps of one utterance: seconds, and letters."""
+    count = batch.source.shape[1]
+    seconds = [f"{position * SECONDS:.2f}" for position in range(count)]
+    reads, predicts = (
+        [tokenizer.token_text(token) for token in tokens[0].tolist()]
+        for tokens in (batch.target, batch.predicted)
+    )
+    return PairTexts(seconds, reads, predicts)

@@ -1,0 +1,111 @@
+"""A speech run from recipe to commands: what it learns, leaves behind, prints, and refuses."""
+
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from attnkit.cli.main import app
+from attnkit.data.sound.formants import KNOWN, speak
+from attnkit.data.sound.wav import RATE, wav_bytes
+from attnkit.recipe import recipe_from_dict
+from attnkit.runs import experiment
+from attnkit.tasks.speech.scores import error_rates
+
+SAID = "the mill"
+HEADS = {"num_layers": 1, "attention": {"name": "multi_head", "num_heads": 2}}
+KEYS = {
+    "name": "two_sentences",
+    "task": "speech",
+    "tokenizer": "char",
+    "model": {
+        "max_seq_len": 64,
+        "dim": 48,
+        "encoder": HEADS,
+        "decoder": HEADS,
+        "cross": {"attention": {"name": "multi_head", "num_heads": 2}},
+        "dropout": 0.0,
+    },
+    "optimizer": {"name": "muon", "lr": 0.01},
+    "schedule": {"name": "cosine", "warmup_steps": 5},
+    "trainer": {"max_steps": 50, "batch_tokens": 320, "precision": 32, "accelerator": "cpu"},
+    "validation": {"every_n_steps": 50},
+    "logging": {"every_n_steps": 20, "attention_maps": 2, "samples": 1, "probe_tokens": 64},
+}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Recordings of a few sentences by some voices, with a table."""
+    made = tmp_path_factory.mktemp("recordings")
+    lines = []
+    # By their hash, "the king" is in the validation split and "at one" in the test split.
+    for text in (SAID, "at two", "good evening", "the king", "at one"):
+        for voice in KNOWN[:3]:
+            name = f"{text.replace(' ', '_')}_{voice.name}.wav"
+            (made / name).write_bytes(wav_bytes(speak(text, voice)[0]))
+            lines.append(f"{name}\t{text}\n")
+    (made / "transcripts.tsv").write_text("".join(lines))
+    return made
+
+
+@pytest.fixture(scope="module")
+def result(folder, tmp_path_factory):
+    data = {"name": "recordings", "folder": str(folder), "val_percent": 20, "test_percent": 20}
+    runs = str(tmp_path_factory.mktemp("runs"))
+    return experiment.run(recipe_from_dict({**KEYS, "data": data, "runs_dir": runs}))
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """A sentence of the training split as a stereo file of another rate."""
+    import wave
+
+    file = tmp_path_factory.mktemp("said") / "said.wav"
+    samples, _ = speak(SAID, KNOWN[0])
+    kept = np.repeat(samples[::2], 2)  # two channels at half the rate
+    with wave.open(str(file), "wb") as out:
+        out.setparams((2, 2, RATE // 2, 0, "NONE", ""))
+        out.writeframes((32767 * kept).astype("<i2").tobytes())
+    return file, len(samples) / RATE
+
+
+def test_it_writes_down_what_it_has_learned_and_when_it_was_said(result, said):
+    file, seconds = said
+    shown = invoke("transcribe", result.directory, file)
+    assert shown.exit_code == 0, shown.output
+    text, *lines = shown.stdout.splitlines()
+    assert text == SAID
+    assert [line.split()[2] for line in lines] == SAID.split()
+    times = [float(number) for line in lines for number in line.split()[:2]]
+    assert times == sorted(times)  # of so few sentences it learns no more about times
+    assert 0 <= times[0] < times[-1] <= seconds + 0.02
+    assert shown.stderr.splitlines() == [
+        f"{file}: 2 channels averaged",
+        f"{file}: resampled from {RATE // 2} Hz to {RATE} Hz",
+    ]
+    both = invoke("transcribe", result.directory, file, file)
+    assert both.stdout.startswith(f"{file}: {SAID}\n")
+
+
+def test_it_reports_error_rates_and_no_times_of_words_that_nobody_knows(result, capsys):
+    assert {name for name in result.metrics if "test" in name} == {
+        "character_error_rate_test",
+        "word_error_rate_test",
+    }
+    assert (result.directory / "hypotheses" / "test.txt").read_text().count("\n") == 3
+    shown = invoke("evaluate", result.directory, "--data", "train")
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"character error rate +0\.00 %", shown.stdout)
+    assert "boundaries" not in shown.stdout
+
+
+def test_error_rates_are_edits_over_the_length_of_what_was_said():
+    rates = error_rates(["the kin", "at one"], ["the king", "at two"])
+    assert rates["character_error_rate"] == pytest.approx(100 * (1 + 3) / 14)
+    assert rates["word_error_rate"] == pytest.approx(100 * 2 / 4)
