@@ -46,6 +46,9 @@ PANEL, ALONE = 150, 560
 """Largest size in points of one of many maps, or of a single one, unless its cells get too small.
 """
 
+STRIP = 60
+"""Height in points of a spectrogram above a single map."""
+
 NORMS = {
     "rows": "each row sums to 1",
     "unnormalised": "rows need not sum to 1",
@@ -131,6 +134,7 @@ def draw(
     title: str,
     subtitle: str = "",
     scale: Scale = "row",
+    strip: np.ndarray | None = None,
     canvas: type[Canvas] = PngCanvas,
 ) -> Canvas:
     """Draws maps of the same tokens: queries downwards, keys across.
@@ -142,6 +146,8 @@ def draw(
         title: in larger letters.
         subtitle: below it: the run, the mechanism, the site.
         scale: meaning of the brightest colour, see `images.colour`.
+        strip: (rows, columns) uint8, a spectrogram of what the keys are positions of, drawn above
+            each map.
         canvas: class of the canvas.
 
     Raises:
@@ -156,6 +162,8 @@ def draw(
     letters = min(WORDS + 2.0, 0.85 * cell) if cell >= MIN_CELL_WITH_TOKENS else 0.0
     left = MARGIN + letters * max(map(_width, queries)) + (6 if letters else 0)
     above = letters * max(map(_width, keys)) + (6 if letters else 0)
+    strip_height = 0.0 if strip is None else (STRIP if single else 0.4 * STRIP)
+    above += strip_height
     wide, tall = cell * len(keys), cell * len(queries)
     caption = _caption(rows, scale, bool(letters))
     width = max(left + columns * (wide + GAP), 460) + MARGIN
@@ -184,6 +192,10 @@ def draw(
             signed = panel.layer.norm == "signed"
             indices = colour(panel.weights, panel.allowed, signed, scale)
             sheet.cells(x, y, PALETTE[indices], (cell, cell))
+            if strip is not None:
+                size = (wide / strip.shape[1], (strip_height - 4) / strip.shape[0])
+                shades = np.repeat(255 - strip[..., None], 3, axis=-1)
+                sheet.cells(x, y - above, shades, size)
             if not letters:
                 continue
             for k, token in enumerate(keys):

@@ -10,6 +10,7 @@ import numpy as np
 
 from attnkit.pages.offline import offline_page
 from attnkit.tensorboard.attention_record import AttentionRecord, LayerMap
+from attnkit.tensorboard.key_sound import written
 
 
 def page(records: Sequence[AttentionRecord], title: str) -> str:
@@ -37,6 +38,7 @@ def _record(record: AttentionRecord) -> dict[str, Any]:
         "queries": list(record.query_tokens),
         "keys": list(record.key_tokens),
         "layers": [_layer(layer) for layer in record.layers],
+        **({} if record.sound is None else {"sound": written(record.sound)}),
     }
 
 

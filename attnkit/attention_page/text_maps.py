@@ -199,6 +199,7 @@ class TextMaps:
             title=self.title,
             subtitle=f"{subtitle}. {_sentence(record.note)}",
             scale=scale,
+            strip=None if record.sound is None else record.sound.strip,
             canvas=canvas,
         )
 

@@ -17,6 +17,7 @@ from attnkit.attention.maps import attention_maps
 from attnkit.callbacks.at_moments import AtMoments
 from attnkit.listeners.lightning import Listeners
 from attnkit.tensorboard.attention_record import AttentionRecord
+from attnkit.tensorboard.key_sound import KeySound
 from attnkit.tensorboard.records import records_of
 
 
@@ -39,6 +40,7 @@ class AttentionMaps(AtMoments):
         note: what a viewer should know about the example.
         site_tokens: site (`encoder.self`) -> texts of the tokens that ask and that answer there,
             where they differ from the two above.
+        sound: what the keys of cross-attention are positions of, if that is a sound.
 
     Raises:
         ValueError: when training starts, if the module holds no attnkit mechanism, or if
@@ -57,6 +59,7 @@ class AttentionMaps(AtMoments):
         forward: Callable[..., Any] | None = None,
         note: str = "",
         site_tokens: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None,
+        sound: KeySound | None = None,
     ) -> None:
         super().__init__(num_moments, every_n_steps)
         self.inputs = tuple(inputs)
@@ -66,6 +69,7 @@ class AttentionMaps(AtMoments):
         self.forward = forward
         self.note = note
         self.site_tokens = dict(site_tokens or {})
+        self.sound = sound
         self._state_key = self._generate_state_key(example=example)
 
     @property
@@ -91,4 +95,5 @@ class AttentionMaps(AtMoments):
             example=self.example,
             note=self.note,
             site_tokens=self.site_tokens,
+            sound=self.sound,
         )

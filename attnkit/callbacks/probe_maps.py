@@ -55,6 +55,7 @@ class ProbeMaps(AtMoments):
                 example=f"{self.example}{i}" if several else self.example,
                 note=probe.note,
                 site_tokens=probe.site_tokens,
+                sound=probe.sound,
             )
             for i, probe in enumerate(probes)
         ]

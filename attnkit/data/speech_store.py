@@ -17,7 +17,7 @@ from attnkit.data.pair_store import PairStore, keep_usable
 from attnkit.data.pairs.base import Pair
 from attnkit.data.sound.formants import Span
 from attnkit.data.sound.log_mel import FEATURES, log_mel
-from attnkit.data.speech.base import SpeechSource
+from attnkit.data.speech.base import SpeechSource, Utterance
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError
 from attnkit.storage.files import atomic_write, cache_folder, locked
@@ -32,9 +32,11 @@ class SpeechStore(PairStore):
 
     Attributes:
         words: start and end of each word in seconds; None: not known.
+        utterances: the sounds, where they are at hand; empty: `SpeechSource.hear` has them.
     """
 
     words: Sequence[tuple[Span, ...] | None] = ()
+    utterances: Sequence[Utterance] = ()
 
     def pad_sources(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         return padded_features(rows)

@@ -86,6 +86,7 @@ def build_trainer(
                 example=probe.name,
                 note=probe.note,
                 site_tokens=probe.site_tokens,
+                sound=probe.sound,
             )
             for probe in probes
         ]

@@ -28,6 +28,7 @@ from attnkit.storage.files import parse_json
 from attnkit.storage.plugin_record import FOLDER, RECORD
 from attnkit.storage.plugin_trust import StoredPlugins
 from attnkit.storage.run_directory import RunDirectoryError
+from attnkit.tensorboard.key_sound import KeySound
 from attnkit.tensorboard.records import SiteTokens, mechanisms_of, records_of
 from attnkit.tensorboard.scalars import Scalars, read_scalars
 
@@ -138,6 +139,7 @@ class TrainedRun:
         note: str = "",
         notes: Sequence[str] = (),
         site_tokens: Mapping[str, SiteTokens] | None = None,
+        sound: KeySound | None = None,
     ) -> TextMaps:
         """Returns the exact maps of every layer and head for given inputs.
 
@@ -148,6 +150,7 @@ class TrainedRun:
             note: remark for the viewer, shown on the page.
             notes: remarks for the caller.
             site_tokens: site (`encoder.self`) -> labels of its queries and keys, where they differ.
+            sound: what the keys of cross-attention are positions of, if that is a sound.
 
         Raises:
             RunDirectoryError: if the model has no layers.
@@ -157,7 +160,13 @@ class TrainedRun:
         maps = attention_maps(self.model, inputs, value_lengths=True)
         keys = query_tokens if key_tokens is None else key_tokens
         records = records_of(
-            maps, query_tokens, keys, example="text", note=note, site_tokens=site_tokens
+            maps,
+            query_tokens,
+            keys,
+            example="text",
+            note=note,
+            site_tokens=site_tokens,
+            sound=sound,
         )
         return TextMaps(records, self.title, mechanisms_of(maps), list(notes))
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from attnkit.tensorboard.key_sound import KeySound
 from attnkit.tensorboard.map_header import PLUGIN_NAME
 from attnkit.tensorboard.untrusted import MapFormatError
 
@@ -60,6 +61,7 @@ class AttentionRecord:
         key_tokens: K token texts.
         layers: one entry a layer; the numbers of heads may differ.
         note: what the viewer should say beside the maps.
+        sound: what the keys are positions of, if that is a sound.
     """
 
     example: str
@@ -70,6 +72,7 @@ class AttentionRecord:
     key_tokens: Sequence[str]
     layers: Sequence[LayerMap]
     note: str = ""
+    sound: KeySound | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(f"{one.name}: {one.weights.shape}" for one in self.layers)

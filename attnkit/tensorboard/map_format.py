@@ -15,6 +15,7 @@ A record is a list of blobs under the tag `attention/<example>/<site>`. Blob 0 i
     lengths             of each layer: H * K float32 (little-endian) in base64, the lengths of what
                         a head hands over from a key with a weight of 1; null where not defined.
                         The key is missing where they were not logged
+    sound               optional: the sound that the keys are positions of, see `key_sound`
 
 Blob `1 + i` holds layer `i`: one byte per cell, heads first, then queries, compressed with gzip.
 `norm` says what the weights are: "rows" (each row sums to 1), "unnormalised" (not negative) or
@@ -37,6 +38,7 @@ import gzip
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attnkit.tensorboard import key_sound
 from attnkit.tensorboard.attention_record import (
     SUM_TOLERANCE,
     AttentionRecord,
@@ -91,6 +93,7 @@ def encode(record: AttentionRecord) -> list[bytes]:
         bitmaps=tuple(bitmaps),
         note=record.note,
         lengths=_lengths(record),
+        sound=None if record.sound is None else key_sound.written(record.sound),
     )
     blobs = [write_header(header)]
     for layer, scale in zip(record.layers, scales, strict=True):
@@ -128,6 +131,7 @@ def decode(blobs: Sequence[bytes]) -> AttentionRecord:
         key_tokens=header.key_tokens,
         layers=layers,
         note=header.note,
+        sound=None if header.sound is None else key_sound.read(header.sound),
     )
 
 

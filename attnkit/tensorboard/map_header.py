@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from attnkit.tensorboard import key_sound
 from attnkit.tensorboard.untrusted import (
     GZIP,
     ZLIB,
@@ -72,6 +73,7 @@ class Header:
     note: str
     lengths: tuple[bytes | None, ...] | None = None
     """Of each layer: H * K little-endian float32, or None where not defined; None: not logged."""
+    sound: dict[str, Any] | None = None
 
 
 def write_header(header: Header) -> bytes:
@@ -100,6 +102,7 @@ def write_header(header: Header) -> bytes:
         "mask": header.masks,
         "bitmaps": bitmaps,
         "note": header.note,
+        **({} if header.sound is None else {"sound": header.sound}),
     }
     if header.lengths is not None:
         content["lengths"] = [
@@ -137,7 +140,10 @@ def read_header(blob: bytes) -> Header:
         bitmaps=_bitmaps(content),
         note=typed(content, "note", str),
         lengths=_lengths(content),
+        sound=typed(content, "sound", dict) if "sound" in content else None,
     )
+    if header.sound is not None:
+        key_sound.check(header.sound)
     require(header.kind in KINDS, f"kind is {header.kind!r}; expected one of {', '.join(KINDS)}")
     _check_layers(header)
     return header

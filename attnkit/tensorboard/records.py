@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
 
 from attnkit.attention.maps import AttentionMap
 from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
+from attnkit.tensorboard.key_sound import KeySound
 
 SiteTokens = tuple[Sequence[str], Sequence[str]]
 
@@ -26,6 +28,7 @@ def records_of(
     example: str,
     note: str = "",
     site_tokens: Mapping[str, SiteTokens] | None = None,
+    sound: KeySound | None = None,
 ) -> list[AttentionRecord]:
     """Returns one record per site (`self`, `decoder.cross`), of the first sequence of the batch.
 
@@ -37,12 +40,14 @@ def records_of(
         note: what a viewer should know about it.
         site_tokens: site (`encoder.self`) -> texts of the tokens that ask and that answer there,
             where they are others than the two above.
+        sound: what the keys of cross-attention are positions of, if that is a sound.
     """
     known = site_tokens or {}
-    return [
+    found = [
         _record(site, list(of_site), query_tokens, key_tokens, known.get(site), example, note)
         for site, of_site in _by_site(maps)
     ]
+    return [replace(one, sound=sound) if one.kind == "cross" else one for one in found]
 
 
 def mechanisms_of(maps: Iterable[AttentionMap]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnkit.data.pair_batch import IGNORED
+from attnkit.tensorboard.key_sound import KeySound
 
 ASKS = "→"
 """Separates a token and the expected answer in the labels of a probe."""
@@ -26,6 +27,7 @@ class Probe:
         text: the example as text, to be shown.
         note: a remark for the viewer.
         site_tokens: site -> labels of its queries and keys, where they differ; see `AttentionMaps`.
+        sound: what the keys of cross-attention are positions of, if that is a sound.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Probe:
     text: str
     note: str = ""
     site_tokens: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None
+    sound: KeySound | None = None
 
 
 def answering_probe(

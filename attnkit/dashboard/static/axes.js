@@ -21,7 +21,7 @@ export const TITLE_FONT =
 
 export class Axes {
   // `width` is the available width; `height` the desired one, if cells stay legible.
-  constructor(context, queries, keys, { width, height, zoom }) {
+  constructor(context, queries, keys, { width, height, zoom, strip = 0 }) {
     context.font = FONT;
     const longest = width >= WIDE ? LONG_LABEL : SHORT_LABEL;
     const label = (token) => fitted(context, token, longest);
@@ -30,8 +30,9 @@ export class Axes {
     const wide = (labels) =>
       Math.ceil(Math.max(...labels.map((one) => context.measureText(one).width)));
     const room = (size) => TITLE + GAP + Math.max(14, size);
+    this.strip = strip; // room for a spectrogram above the labels of the keys
     this.left = room(wide(this.queryLabels));
-    this.top = room(0);
+    this.top = strip + room(0);
     const size = () => {
       const fit = Math.min(
         (width - this.left - GAP) / keys.length,
@@ -43,14 +44,14 @@ export class Axes {
     // Key tokens are horizontal if each has room above its column; otherwise vertical.
     this.flat = wide(this.keyLabels) <= this.cell - 1;
     if (!this.flat) {
-      this.top = room(wide(this.keyLabels));
+      this.top = strip + room(wide(this.keyLabels));
       this.cell = size();
     }
     this.labelled = this.cell >= LABELLED_CELL;
     if (!this.labelled) {
       // Numbers instead of tokens: at most four digits.
       this.left = TITLE + GAP + 24;
-      this.top = TITLE + GAP + 12;
+      this.top = strip + TITLE + GAP + 12;
       this.cell = size();
     }
     this.right = this.left + keys.length * this.cell;

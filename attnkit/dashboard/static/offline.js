@@ -2,7 +2,7 @@
 
 import { Dashboard } from "./dashboard.js";
 import { followTheme } from "./host.js";
-import { Layer, bytesIn, numbersIn } from "./record.js";
+import { Layer, bytesIn, numbersIn, unpackSound } from "./record.js";
 
 export async function start(data) {
   followTheme();
@@ -27,6 +27,7 @@ class Embedded {
 
   async record(run, tag) {
     const { layers, ...others } = this.records.get(tag);
+    others.sound = await unpackSound(others.sound);
     return { ...others, layers: layers.map((one) => exactLayer(one, others)), bytes: 0 };
   }
 }

@@ -30,7 +30,9 @@ export async function parseRecord(buffer) {
       lengths: header.lengths && numbersIn(header.lengths[i]),
     });
   });
+  const sound = await unpackSound(header.sound);
   return {
+    sound,
     kind: header.kind,
     causal: header.causal,
     note: header.note,
@@ -148,6 +150,17 @@ function allowedCells(mask, bitmaps, queries, keys) {
     causalMasks.set(name, cells);
   }
   return causalMasks.get(name);
+}
+
+// The sound that the keys are positions of, if there is one: its spectrogram and its samples.
+export async function unpackSound(sound) {
+  if (!sound) return null;
+  const [bands, columns] = sound.shape;
+  const strip = await inflate(bytesIn(sound.strip));
+  const samples = new DataView((await inflate(bytesIn(sound.samples))).buffer);
+  const wave = new Float32Array(sound.count);
+  for (let i = 0; i < wave.length; i++) wave[i] = samples.getInt16(2 * i, LITTLE_ENDIAN) / 32768;
+  return { bands, columns, strip, wave, rate: sound.rate };
 }
 
 async function unpackBitmap({ shape, bits }) {

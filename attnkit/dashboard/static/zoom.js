@@ -13,7 +13,8 @@ import { reveal } from "./scrolling.js";
 import { roomBelow } from "./room.js";
 import { effectiveScale, isDiverging, levels } from "./scales.js";
 import { number, quoted, visible } from "./tokens.js";
-import { drawLabels, drawMap, drawMarks } from "./zoom_drawing.js";
+import { PlayButton, stripImage, STRIP } from "./sound.js";
+import { drawLabels, drawMap, drawMarks, drawStrip } from "./zoom_drawing.js";
 
 const MAX_PIXELS = 2048;
 const MARGIN = 24; // below a map
@@ -44,10 +45,11 @@ export class Zoom {
     this.title = element("h3");
     this.legend = new Legend();
     this.readout = new Readout();
+    this.play = new PlayButton();
     this.element = element(
       "div",
       { class: "zoom" },
-      element("div", { class: "caption" }, this.title, this.legend.element),
+      element("div", { class: "caption" }, this.title, this.legend.element, this.play.element),
       this.readout.element,
       this.frame,
     );
@@ -64,6 +66,7 @@ export class Zoom {
     this.#model = model;
     setText(this.title, `${visible(model.map.name)} · ${model.map.headName(model.head)}`);
     this.legend.update(model.map, model.values);
+    this.play.update(model.record.sound);
     this.#draw();
   }
 
@@ -82,6 +85,7 @@ export class Zoom {
     this.#room = roomBelow(this.frame);
     const context = this.map.getContext("2d");
     const room = { width, height: this.#room - MARGIN, zoom: values.zoom };
+    if (record.sound) room.strip = STRIP;
     this.#axes = new Axes(context, record.queries, record.keys, room);
     const scale = effectiveScale(map, values.scale);
     const diverging = isDiverging(map, scale);
@@ -95,6 +99,7 @@ export class Zoom {
     setAttribute(this.grid, "style", `width:${this.#axes.width}px;height:${this.#axes.height}px`);
     drawMap(context, this.#axes, this.#image, map, head, ink);
     drawLabels(context, this.#axes, ink);
+    if (record.sound) drawStrip(context, this.#axes, stripImage(record.sound));
     setAttribute(this.grid, "aria-rowcount", map.queries);
     setAttribute(this.grid, "aria-colcount", map.keys);
     setAttribute(

@@ -16,6 +16,13 @@ export function drawMap(context, axes, image, map, head, ink) {
   context.strokeRect(left - 0.5, top - 0.5, wide + 1, high + 1);
 }
 
+// The spectrogram of the sound that the keys are positions of, above their labels.
+export function drawStrip(context, axes, image) {
+  const { left, right, strip } = axes;
+  context.imageSmoothingEnabled = false;
+  context.drawImage(image, left, 18, right - left, strip - 2);
+}
+
 function drawDots(context, { left, top, cell }, map, head, colour) {
   context.fillStyle = colour;
   const size = cell >= 12 ? 2 : 1;
@@ -74,7 +81,8 @@ function drawLabel(context, axes, { query = null, key = null }, colour, paper = 
     context.fillText(axes.queryLabels[query], left - 5, top + (query + 0.5) * cell);
   }
   if (key !== null) {
-    if (paper) erase(context, paper, colour, left + key * cell, 20, cell, top - 22);
+    const above = 20 + axes.strip;
+    if (paper) erase(context, paper, colour, left + key * cell, above, cell, top - above - 2);
     context.save();
     context.translate(left + (key + 0.5) * cell, axes.flat ? top - 9 : top - 5);
     if (!axes.flat) context.rotate(-Math.PI / 2);

@@ -68,9 +68,12 @@ def _filters() -> Tensor:
 
 def spectrogram(features: np.ndarray) -> np.ndarray:
     """Returns features (S, FEATURES) as a picture (MELS, S STACK), low bands last, from 0 to 1."""
-    picture = features.reshape(-1, MELS).T[::-1].astype(np.float64)
-    low, high = np.quantile(picture, (0.05, 0.995))
-    return np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
+    frames = features.reshape(-1, MELS).astype(np.float64)
+    filled = ~frames.any(axis=1)  # up to a whole position
+    low, high = np.quantile(frames[~filled], (0.05, 0.995)) if not filled.all() else (0.0, 1.0)
+    picture = np.clip((frames - low) / max(high - low, 1e-6), 0, 1)
+    picture[filled] = 0
+    return picture.T[::-1]
 
 
 def edges(position: int) -> tuple[float, float]:

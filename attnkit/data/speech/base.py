@@ -38,16 +38,24 @@ class SpeechSource(PairSource):
     target_language = "text"
 
     @abstractmethod
+    def pairs(self, split: str) -> Iterator[Pair]:
+        """Yields name and text of each utterance, without its sound."""
+
+    @abstractmethod
+    def hear(self, pair: Pair) -> Utterance:
+        """Returns the sound of one of the pairs.
+
+        Raises:
+            DataError: if it is missing or damaged.
+        """
+
     def utterances(self, split: str) -> Iterator[Utterance]:
         """Yields the utterances of a split, in the order of `pairs`.
 
         Raises:
             DataError: if the data is missing or damaged, or the split does not exist.
         """
-
-    @abstractmethod
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """Yields name and text of each utterance, without its sound."""
+        yield from map(self.hear, self.pairs(split))
 
     def speak(self, text: str) -> Utterance | None:
         """Speaks a text that is not in the data; None: the source cannot. Default: None.

@@ -53,8 +53,8 @@ class MadeSpeech(SpeechSource):
     def test_splits(self) -> tuple[str, ...]:
         return ("known_voices", "new_voices")
 
-    def _spoken(self, split: str) -> Iterator[tuple[str, Any]]:
-        """Yields text and voice; no text is in two splits."""
+    def pairs(self, split: str) -> Iterator[Pair]:
+        """Yields voice and text; no text is in two splits."""
         self.check_split(split)
         voices = self._speaker.HELD_OUT if split == "new_voices" else self._speaker.KNOWN
         draw = random.Random(f"{self.data_seed} {split}")
@@ -63,20 +63,16 @@ class MadeSpeech(SpeechSource):
             text = sentence(draw)
             if text not in seen and self._deal(text) == split:
                 seen.add(text)
-                yield text, draw.choice(voices)
+                yield Pair(draw.choice(voices).name, text)
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        for text, voice in self._spoken(split):
-            yield Pair(voice.name, text)
-
-    def utterances(self, split: str) -> Iterator[Utterance]:
-        for text, voice in self._spoken(split):
-            yield Utterance(voice.name, text, *self._speaker.speak(text, voice))
+    def hear(self, pair: Pair) -> Utterance:
+        voices = (*self._speaker.KNOWN, *self._speaker.HELD_OUT)
+        (voice,) = (voice for voice in voices if voice.name == pair.source)
+        return Utterance(voice.name, pair.target, *self._speaker.speak(pair.target, voice))
 
     def speak(self, text: str) -> Utterance | None:
-        voice = self._speaker.KNOWN[0]
         try:
-            return Utterance(voice.name, text, *self._speaker.speak(text, voice))
+            return self.hear(Pair(self._speaker.KNOWN[0].name, text))
         except ValueError as error:
             raise DataError(f"{text!r} cannot be spoken: {error}") from error
 

@@ -56,33 +56,35 @@ class Recordings(SpeechSource):
         return ("test",)
 
     @cached_property
-    def _rows(self) -> list[tuple[Path, str]]:
-        """File and text of each line."""
-        folder = Path(self.folder).expanduser()
-        table = folder / "transcripts.tsv" if self.table is None else Path(self.table).expanduser()
+    def _rows(self) -> list[Pair]:
+        """File, as the table names it, and text of each line."""
+        table = Path(self.folder, "transcripts.tsv") if self.table is None else self.table
+        table = Path(table).expanduser()
         rows = []
         for number, line in enumerate(read_lines(table), start=1):
             name, tab, text = line.partition("\t")
             if not tab or not name.strip() or not text.strip():
                 raise DataError(f"{table}:{number}: expected a file, a tab, and what is said in it")
-            rows.append((folder / name.strip(), " ".join(text.split())))
+            rows.append(Pair(name.strip(), " ".join(text.split())))
         if not rows:
             raise DataError(f"{table} is empty")
         return rows
 
-    def _of_split(self, split: str) -> list[tuple[Path, str]]:
+    def pairs(self, split: str) -> Iterator[Pair]:
         self.check_split(split)
-        found = [row for row in self._rows if self.deal(row[1]) == split]
+        found = [row for row in self._rows if self.deal(row.target) == split]
         if not found:
             raise DataError(
                 f"data.recordings: the {split} split is empty, as the texts are dealt by their "
                 f"hash; give more than {len(self._rows)} recordings, or raise the percentages"
             )
-        return found
+        yield from found
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        for path, text in self._of_split(split):
-            yield Pair(path.name, text)
+    def _path(self, pair: Pair) -> Path:
+        return Path(self.folder).expanduser() / pair.source
+
+    def hear(self, pair: Pair) -> Utterance:
+        return Utterance(*pair[:2], read_wav(self._path(pair)).samples)
 
     def utterances(self, split: str) -> Iterator[Utterance]:
         """Yields the recordings of a split.
@@ -90,22 +92,22 @@ class Recordings(SpeechSource):
         Raises:
             DataError: if files are missing or broken; names them, before any is yielded.
         """
-        rows, broken, read, changed = self._of_split(split), [], [], []
-        for path, text in rows:
+        pairs, broken, read, changed = list(self.pairs(split)), [], [], []
+        for pair in pairs:
             try:
-                recording = read_wav(path)
+                recording = read_wav(self._path(pair))
             except DataError as error:
                 broken.append(str(error))
                 continue
-            read.append(Utterance(path.name, text, recording.samples))
+            read.append(Utterance(*pair[:2], recording.samples))
             if recording.changes:
-                changed.append(f"{path.name}: {', '.join(recording.changes)}")
+                changed.append(f"{pair.source}: {', '.join(recording.changes)}")
         if broken:
             more = f" (and {len(broken) - MOST_NAMED} more)" if len(broken) > MOST_NAMED else ""
             raise DataError("\n".join(broken[:MOST_NAMED]) + more)
         if changed:
             log.warning(
-                "%s: %d of %d recordings changed; %s", split, len(changed), len(rows), changed[0]
+                "%s: %d of %d recordings changed; %s", split, len(changed), len(pairs), changed[0]
             )
         yield from read
 
@@ -115,10 +117,11 @@ class Recordings(SpeechSource):
     @cached_property
     def _fingerprint(self) -> str:
         digests = []
-        for path, text in self._rows:
+        for pair in self._rows:
+            path = self._path(pair)
             if not path.is_file():
                 raise DataError(f"{path} does not exist (seen from {Path.cwd()})")
-            digests += [hashlib.sha256(path.read_bytes()).hexdigest(), text]
+            digests += [hashlib.sha256(path.read_bytes()).hexdigest(), pair.target]
         return sha256_of_texts([str(self.deal.shares), *digests])
 
     def describe(self) -> dict[str, Any]:
@@ -126,6 +129,6 @@ class Recordings(SpeechSource):
         return {
             "source": str(self.folder),
             "licence": "the user's own",
-            "pairs": {split: len(self._of_split(split)) for split in splits},
+            "pairs": {split: sum(1 for _ in self.pairs(split)) for split in splits},
             "sha256": self.fingerprint(),
         }

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from attnkit.data.pair_batch import PairTexts, TranslationBatch
 from attnkit.data.pairs.base import Pair
-from attnkit.data.sound.log_mel import SECONDS, log_mel
-from attnkit.data.sound.wav import read_wav
+from attnkit.data.sound.log_mel import SECONDS, STACK, log_mel, spectrogram
+from attnkit.data.sound.wav import RATE, read_wav
 from attnkit.data.speech.base import SpeechSource, Utterance
 from attnkit.data.speech_store import Sounds, SpeechStore, speech_store
 from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.errors import DataError
+from attnkit.tensorboard.key_sound import KeySound
 
 
 class Heard(NamedTuple):
@@ -61,7 +65,7 @@ def store_of(
         tokenizer: of the texts.
         max_seq_len: of the model.
     """
-    return speech_store(
+    store = speech_store(
         [Pair(utterance.name, utterance.text) for utterance in utterances],
         Sounds(
             [log_mel(utterance.samples) for utterance in utterances],
@@ -72,6 +76,7 @@ def store_of(
         max_seq_len=max_seq_len,
         keep_all=True,
     )
+    return replace(store, utterances=utterances)
 
 
 def sound_texts(batch: TranslationBatch, tokenizer: Tokenizer) -> PairTexts:
@@ -83,3 +88,18 @@ def sound_texts(batch: TranslationBatch, tokenizer: Tokenizer) -> PairTexts:
         for tokens in (batch.target, batch.predicted)
     )
     return PairTexts(seconds, reads, predicts)
+
+
+def key_sound(utterance: Utterance, features: np.ndarray) -> KeySound:
+    """Returns a sound as it is shown beside a map of its positions.
+
+    Args:
+        utterance: the sound.
+        features: (S, F), what the model hears of it.
+    """
+    picture = spectrogram(features)
+    half = STACK // 2  # a position is centred at its first frame
+    strip = np.pad(picture, ((0, 0), (half, 0)), mode="edge")[:, :-half]
+    heard = utterance.samples[: round(len(features) * SECONDS * RATE)]
+    samples = np.clip(32767 * heard, -32768, 32767).astype(np.int16)
+    return KeySound((255 * strip).astype(np.uint8), samples, RATE)

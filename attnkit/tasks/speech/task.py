@@ -15,7 +15,7 @@ from attnkit.listeners.lightning import Listeners
 from attnkit.models.beam_search import Search
 from attnkit.tasks.pair_task import PairTask, spread
 from attnkit.tasks.speech import boundaries
-from attnkit.tasks.speech.hearing import heard, sound_texts, store_of
+from attnkit.tasks.speech.hearing import heard, key_sound, sound_texts, store_of
 from attnkit.tasks.speech.scores import error_rates
 from attnkit.training.probe import Probe
 
@@ -98,14 +98,18 @@ class SpeechTask(PairTask):
     def probe(self, name: str, store: PairStore, i: int) -> Probe:
         batch = store.batch(np.array([i]))
         texts = sound_texts(batch, self.data.tokenizer)
+        assert isinstance(store, SpeechStore)
+        pair = store.pairs[i]
+        utterance = store.utterances[i] if store.utterances else self.data.source.hear(pair)
         return Probe(
             name,
             (batch.source, batch.source_keep, batch.target),
             texts.predicts,
             texts.source,
-            f"{store.pairs[i].target}\n({store.pairs[i].source})",
+            f"{pair.target}\n({pair.source})",
             note=f"{ROW_NOTE}; times in seconds",
             site_tokens=texts.by_site,
+            sound=key_sound(utterance, store.sources[i]),
         )
 
     def example(self) -> str:

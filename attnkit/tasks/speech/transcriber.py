@@ -21,7 +21,7 @@ from attnkit.models.speech_model import SpeechModel
 from attnkit.registry import SPEECH
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.speech import boundaries
-from attnkit.tasks.speech.hearing import heard, sound_texts, store_of
+from attnkit.tasks.speech.hearing import heard, key_sound, sound_texts, store_of
 from attnkit.tasks.speech.scores import error_rates
 from attnkit.tasks.trained_run import Reading, TrainedRun
 from attnkit.tasks.translating import decoded_line, translate_ids
@@ -159,6 +159,7 @@ class Transcriber(TrainedRun):
             note=f"{ROW_NOTE}; times in seconds",
             notes=notes,
             site_tokens=texts.by_site,
+            sound=key_sound(store.utterances[0], store.sources[0]),
         )
 
     def reading(self, text: str, option: str = "--text") -> Reading:

@@ -1,6 +1,9 @@
 """A speech run from recipe to commands: what it learns, leaves behind, prints, and refuses."""
 
+import os
 import re
+import shutil
+import wave
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from attnkit.recipe import recipe_from_dict
 from attnkit.runs import experiment
 from attnkit.tasks.speech.scores import error_rates
 
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SAID = "the mill"
 HEADS = {"num_layers": 1, "attention": {"name": "multi_head", "num_heads": 2}}
 KEYS = {
@@ -64,8 +68,6 @@ def result(folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     """A sentence of the training split as a stereo file of another rate."""
-    import wave
-
     file = tmp_path_factory.mktemp("said") / "said.wav"
     samples, _ = speak(SAID, KNOWN[0])
     kept = np.repeat(samples[::2], 2)  # two channels at half the rate
@@ -109,3 +111,45 @@ def test_error_rates_are_edits_over_the_length_of_what_was_said():
     rates = error_rates(["the kin", "at one"], ["the king", "at two"])
     assert rates["character_error_rate"] == pytest.approx(100 * (1 + 3) / 14)
     assert rates["word_error_rate"] == pytest.approx(100 * 2 / 4)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_the_page_shows_and_plays_what_the_letters_look_at(result, said, tmp_path):
+    """The spectrogram is above the map of cross-attention, and above no other."""
+    from playwright.sync_api import sync_playwright
+
+    page_file, picture = tmp_path / "maps.html", tmp_path / "map.png"
+    text = f"{said[0]} ||| {SAID}"
+    written = invoke(
+        "attention", result.directory, "--text", text, "--out", page_file, "--out", picture,
+        "--layer", 0, "--head", 0,
+    )  # fmt: skip
+    assert written.exit_code == 0, written.output
+    assert (tmp_path / "map-decoder.cross.png").is_file()
+    strip = "canvas => [...canvas.getContext('2d').getImageData(400, 24, 200, 40).data]"
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, problems = browser.new_page(device_scale_factor=1), []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(page_file.as_uri())
+        shown = {}
+        for site in ("decoder.cross", "decoder.self"):
+            page.locator("select").first.select_option(label=f"{site} (text)")
+            page.wait_for_selector(".stage[data-state=ready]")
+            page.wait_for_function(
+                f"document.querySelector('.play-sound').hidden === {str('self' in site).lower()}"
+            )
+            shown[site] = np.array(page.locator("canvas.map").evaluate(strip)).reshape(-1, 4)
+            if site == "decoder.cross":
+                page.click(".play-sound")
+                assert page.inner_text(".play-sound") == "Stop"
+                page.click(".play-sound")
+                assert page.inner_text(".play-sound") == "Play sound"
+        browser.close()
+    assert problems == []
+    # Greys of all kinds, in a place where the other map has none of them.
+    colours = {site: np.unique(pixels, axis=0) for site, pixels in shown.items()}
+    grey = [tuple(colour) for colour in colours["decoder.cross"] if len(set(colour[:3])) == 1]
+    assert len(grey) > 20
+    assert len(colours["decoder.self"]) < len(grey)
