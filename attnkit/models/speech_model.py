@@ -38,7 +38,7 @@ class SoundEmbedding(nn.Module):
         frames = source.unflatten(2, (self.stack, -1)).flatten(1, 2)  # (B, S stack, F / stack)
         x = F.gelu(self.first(frames.transpose(1, 2)))  # (B, C, 2 S)
         # A bias makes vectors of silence beyond the end, and the next convolution would see them.
-        x = x * keep.repeat_interleave(x.shape[2] // keep.shape[1], dim=1)[:, None]
+        x = x * keep.repeat_interleave(self.stack // 2, dim=1)[:, None]
         return F.gelu(self.second(x)).transpose(1, 2)
 
 

@@ -338,6 +338,8 @@ def repeated_tokens(
         tokens = draw(batch.tokens, model.max_seq_len)
         return None if tokens is None else lambda: model(tokens, torch.zeros_like(tokens))
     if isinstance(model, EncoderDecoder):
+        if batch.source.is_floating_point():  # a sound, which has no tokens
+            return None
         # The ends of sentences stand at places of their own.
         source = draw(batch.source[batch.source_keep], model.max_seq_len)
         target = draw(batch.predicted[batch.predicted != IGNORED], model.max_seq_len)

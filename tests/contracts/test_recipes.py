@@ -119,7 +119,7 @@ def test_it_takes_two_steps(path, compiled, tmp_path, tiny_samples, graphs, writ
             "data.num_train=8",
             "data.num_val=2",
             "model.max_seq_len=120",
-            "trainer.batch_tokens=240",
+            "trainer.batch_tokens=320",
         ],
         "synthetic": ["data.num_eval=8", "trainer.batch_size=4"],
     }
