@@ -1,11 +1,14 @@
 """Explanations of a text, as files."""
 
 import json
+import os
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -13,6 +16,10 @@ from attnkit.cli.main import app
 from attnkit.runs import experiment
 from attnkit.tasks.trained_run import load_run
 from attnkit.understanding.explain.explanation import Explanation
+
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
 
 
 def data_of(text):
@@ -36,6 +43,56 @@ def test_the_page_tells_what_the_induction_head_says(small_run, induction_circui
     assert [of["name"] for of in data["lens"]] == ["embedding", "layer 0", "layer 1"]
     assert data["lens"][-1]["ranks"]["next"][-1] == 1
     assert "default-src 'none'" in text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set $CHROMIUM")
+def test_the_page_in_a_browser(small_run, induction_circuit, tmp_path):
+    """What it shows sums to the logits; pointing at a head tells its proposal; both themes."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    run = load_run(small_run.directory)
+    run = replace(run, model=induction_circuit(run.tokenizer.vocab_size))
+    (file,) = Explanation.of(run, "dog d").save(tmp_path / "page.html")
+    tokens = torch.tensor([run.tokenizer.encode("dog d").ids])
+    with torch.no_grad():
+        logits = run.model(tokens, torch.zeros_like(tokens))[0]
+    wanted = [*tokens[0, 1:].tolist(), int(logits[-1].argmax())]
+    over_mean = logits[range(5), wanted] - logits.mean(dim=-1)
+    problems = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(color_scheme="light")
+        page.set_default_timeout(300_000)  # milliseconds; against hanging alone
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda said: problems.append(said.text))
+        page.goto(file.as_uri())
+        stacks = page.locator(".token")
+        for token, expected in enumerate(over_mean.tolist()):
+            stacks.nth(token).click()
+            assert page.locator(".token[aria-selected=true]").count() == 1
+            rows = page.locator("section").first.locator("tr").all_text_contents()
+            shown = float(rows[-1].removeprefix("sum").replace("\N{MINUS SIGN}", "-"))
+            assert shown == pytest.approx(expected, abs=0.006)
+        # At the second `d`, the induction head proposes what followed the first one.
+        page.mouse.move(0, 0)
+        stacks.nth(4).locator(".stack .head").first.hover()
+        told = page.locator(".reading").text_content()
+        assert told.startswith("L1H0 at d: +")
+        assert re.search(r"on the logit of o\b.* points to o \+", told)
+        page.locator(".bars").focus()
+        page.keyboard.press("ArrowLeft")
+        chosen = stacks.evaluate_all("all => all.findIndex(one => one.ariaSelected === 'true')")
+        assert chosen == 3
+        colours = """() => [document.body, document.querySelector(".stack .head")].map(
+            one => getComputedStyle(one).backgroundColor)"""
+        light = page.evaluate(colours)
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        dark = page.evaluate(colours)
+        assert light[0] == "rgb(255, 255, 255)"
+        assert all(one != other for one, other in zip(light, dark, strict=True))
+        browser.close()
+    assert problems == []
 
 
 def test_figure_and_numbers(small_run, tmp_path):
