@@ -27,6 +27,9 @@ MAX_BYTES = 64 * 2**20
 CLEAR = 0.4
 """Smallest mass that names a head after a pattern."""
 
+FORMED = 0.3
+"""Smallest mass that counts as formed. Several heads may share a pattern, so it is below `CLEAR`."""
+
 EVEN = 0.9
 """Smallest evenness that names a head `even`."""
 
@@ -147,7 +150,7 @@ class Formed(NamedTuple):
     Attributes:
         score: name of the pattern.
         head: the first head that has it.
-        step: the earliest step from which on the head scores at least `CLEAR` on it.
+        step: the earliest step from which on the head scores at least `FORMED` on it.
         before: the step before and the score there; None: `step` is the first.
     """
 
@@ -170,9 +173,9 @@ def formed(history: Mapping[str, Any]) -> Iterator[Formed]:
         first: tuple[int, str] | None = None
         for name, scores in history["heads"].items():
             values = scores.get(score)
-            if not values or (values[-1] or 0.0) < CLEAR:
+            if not values or (values[-1] or 0.0) < FORMED:
                 continue
-            below = [i for i, value in enumerate(values) if (value or 0.0) < CLEAR]
+            below = [i for i, value in enumerate(values) if (value or 0.0) < FORMED]
             since = below[-1] + 1 if below else 0
             first = min(first or (since, name), (since, name))
         if first is None:
