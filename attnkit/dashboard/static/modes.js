@@ -10,15 +10,10 @@ export const MODE_NAMES = {
   rollout: "Rollout",
 };
 
-const made = new WeakMap(); // record -> mode -> what it shows
-
 // The record in a mode, as {record}; or why it has none, as {problem}. `sites` are those of the run.
 export function inMode(record, mode, tag, sites) {
   if (mode === "weights") return { record };
-  if (!made.has(record)) made.set(record, {});
-  const known = made.get(record);
-  known[mode] ??= mode === "values" ? withLengths(record) : rollout(record, tag, sites);
-  return known[mode];
+  return mode === "values" ? withLengths(record) : rollout(record, tag, sites);
 }
 
 function withLengths(record) {

@@ -27,6 +27,7 @@ export class Panel {
   #views = {};
   #latest = 0;
   #shown = null;
+  #made = {}; // a record in a mode
 
   constructor(app, run) {
     this.app = app;
@@ -72,9 +73,7 @@ export class Panel {
       this.#refuse(stepText(step, selection.step), found.error.message);
       return;
     }
-    const mode = MODED.includes(values.view) ? values.mode : "weights";
-    const sites = this.app.catalogue.sites([this.run]);
-    const { record, problem } = inMode(found.record, mode, series.tag, sites);
+    const { record, problem } = this.#inMode(found.record, values, series.tag);
     if (problem) {
       this.#refuse(stepText(step, selection.step), problem);
       return;
@@ -82,6 +81,16 @@ export class Panel {
     const model = drawing(values, record, { run: this.run, series, step, selection });
     this.frame.say(stepText(step, selection.step), facts(model), null);
     await this.#show(values.view, model);
+  }
+
+  // The last one is cached: a change of head or scale does not affect it.
+  #inMode(record, values, tag) {
+    const mode = MODED.includes(values.view) ? values.mode : "weights";
+    if (this.#made.record !== record || this.#made.mode !== mode) {
+      const sites = this.app.catalogue.sites([this.run]);
+      this.#made = { record, mode, found: inMode(record, mode, tag, sites) };
+    }
+    return this.#made.found;
   }
 
   // The clinic needs no record.
