@@ -124,6 +124,7 @@ def read_history(file: Path) -> dict[str, Any]:
         ascending = all(a < b for a, b in pairwise(steps))
         require(bool(steps) and ascending and steps[0] >= 0, "the steps do not ascend from 0")
         heads = typed(content, "heads", dict)
+        require(bool(heads), "it has no heads")
         checked = {
             str(HeadName.read(name)): {
                 score: _numbers(typed(heads, name, dict), score, len(steps))

@@ -100,16 +100,19 @@ export class Panel {
       this.#refuse("", withoutClinic(this.run));
       return;
     }
-    let found;
+    let answer;
     try {
-      found = clinicOf(await this.app.clinics.get(this.run, examined), siteOf(selection.site));
+      answer = await this.app.clinics.get(this.run, examined);
     } catch (error) {
       if (latest === this.#latest) this.#refuse("", error.message);
       return;
     }
     if (latest !== this.#latest) return;
+    const site = siteOf(selection.site);
+    const found = clinicOf(answer, site);
     if (!found) {
-      this.#refuse("", `The clinic of this run has no heads of ${readable(siteOf(selection.site))}.`);
+      const others = [...new Set(answer.heads.map((head) => head.site))].map(readable);
+      this.#refuse("", `This run has no heads of ${readable(site)}. It has: ${others.join(", ")}.`);
       return;
     }
     const model = examination(values, found, this.run, selection);

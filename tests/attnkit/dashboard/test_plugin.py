@@ -51,6 +51,7 @@ CLINIC = {
 DAMAGED_CLINICS = {
     "no_json": ("{", "it is not JSON"),
     "backwards": (json.dumps({**CLINIC, "steps": [40, 0]}), "the steps do not ascend"),
+    "empty": (json.dumps({**CLINIC, "heads": {}}), "it has no heads"),
     "short": (json.dumps({**CLINIC, "steps": [0]}), "2 numbers of previous for 1 steps"),
     "names": (json.dumps({**CLINIC, "heads": {"<b>": {}}}), "'<b>' is no name of a head"),
     "words": (json.dumps({**CLINIC, "heads": {"L0H0": {"first": ["a", "b"]}}}), "wrong type"),
