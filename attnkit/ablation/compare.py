@@ -12,6 +12,7 @@ from attnkit.ablation.estimates import LEVEL, Estimate, holm, paired_difference,
 from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts, task_of
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.metrics import NotReached, NoValue, read_metric
+from attnkit.ablation.speed import unlike
 from attnkit.ablation.stored_run import LeftOut, StoredRun
 from attnkit.registry import suggest
 from attnkit.storage.run_directory import RunDirectoryError
@@ -251,6 +252,7 @@ def _row(
         difference=difference,
         no_verdict=None if is_base else _no_verdict(runs, reference, metric, difference),
         remarks=remarks_of(runs, reference, found.plans.get(runs[0].name.study)),
+        speed_remarks=() if is_base else unlike(runs, reference),
     )
 
 

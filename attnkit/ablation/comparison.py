@@ -44,6 +44,8 @@ class Row:
         verdict: `better`, `worse` or `no difference`; None for the base, and where there is none.
         no_verdict: why there is no verdict.
         remarks: what makes the comparison with the base unfair, and what was done about it.
+        speed_remarks: in what the machine differed from that of the base's runs, so that their
+            speeds cannot be compared; empty: in nothing.
     """
 
     variant: str
@@ -56,6 +58,7 @@ class Row:
     verdict: Verdict | None = None
     no_verdict: str | None = None
     remarks: tuple[str, ...] = ()
+    speed_remarks: tuple[str, ...] = ()
 
     def mean_of(self, key: str) -> float | None:
         """Returns the mean of a number in the runs' records; None if a run has none."""
@@ -96,6 +99,7 @@ class Row:
             "peak_memory_bytes": self.mean_of("peak_memory_bytes"),
             "cache_bytes_per_token": self.cache_bytes_per_token,
             "remarks": list(self.remarks),
+            "speed_remarks": list(self.speed_remarks),
             "stopped_at_step": None,
             "directories": [str(run.directory) for run in self.runs],
         }
@@ -195,7 +199,13 @@ class Comparison:
         they lack.
         """
         rows = [row.to_dict() for row in self.rows]
-        empty = dict.fromkeys(rows[0]) | {"is_base": False, "seeds": {}, "n": 0, "remarks": []}
+        empty = dict.fromkeys(rows[0]) | {
+            "is_base": False,
+            "seeds": {},
+            "n": 0,
+            "remarks": [],
+            "speed_remarks": [],
+        }
         stopped = [
             {
                 **empty,

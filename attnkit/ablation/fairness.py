@@ -42,12 +42,6 @@ def remarks_of(
     remarks = [SEES_ANSWERS] if any(map(sees_what_it_predicts, runs)) else []
     if shares := {share for run in runs if (share := run.record.get("unknown_share"))}:
         remarks.append(f"{max(shares):.2%} of its validation tokens are unknown to its vocabulary")
-    remarks += [
-        f"seed {run.name.seed} was resumed at step {last['step']:,}: its tokens/s is that of the "
-        "steps after"
-        for run in runs
-        if (last := next(reversed(run.environment.get("resumed", [])), None))
-    ]
     variant = runs[0].name.variant
     if plan is not None:
         if found := plan.tuned.get(variant):

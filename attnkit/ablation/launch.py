@@ -169,6 +169,8 @@ class Launch:
 
     def _record_end(self, end: Ended, stopping: bool) -> None:
         trial = self._started.pop(end.key)
+        if end.neighbours is not None:
+            trial.record_neighbours(end.neighbours)
         failure, is_done = None, trial.is_done
         if not is_done and not stopping:
             meaning = _MEANINGS.get(end.code, f"was ended by signal {-end.code}")

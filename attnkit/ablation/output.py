@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnkit.ablation.comparison import Comparison
-from attnkit.ablation.tables import Grid, as_json, comma_separated, grid, latex, markdown
+from attnkit.ablation.tables import UNLIKE, Grid, as_json, comma_separated, grid, latex, markdown
 from attnkit.storage.files import atomic_write
 
 STYLES = {"better": "green", "worse": "red", "within noise": ""}
@@ -32,7 +32,9 @@ def show_comparison(comparison: Comparison) -> None:
     console.print(Text(table.title, style="bold"))
     print_fitting(_table(table, range(count)), [quality, cost])
     for note in table.notes:
-        console.print(Text(note, style="yellow" if note.startswith(("*", "left out")) else "dim"))
+        console.print(
+            Text(note, style="yellow" if note.startswith(("*", UNLIKE, "left out")) else "dim")
+        )
 
 
 def print_fitting(whole: Table, parts: Sequence[Table]) -> None:

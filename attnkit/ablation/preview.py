@@ -141,7 +141,8 @@ def _notes(
         ]
         if times:
             total = max([sum(times) / workers, *times])
-            besides = f", and {len(untimed)} variants that were not timed" if untimed else ""
+            noun = "one variant that was" if len(untimed) == 1 else f"{len(untimed)} that were"
+            besides = f", and {noun} not timed" if untimed else ""
             notes.append(
                 f"about {_clock(total)} with {workers} at a time{besides}, from a few timed steps "
                 "of each variant and its validations; without maps, samples and beam search"

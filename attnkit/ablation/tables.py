@@ -15,6 +15,9 @@ from attnkit.ablation.estimates import Estimate
 
 NOTHING = "-"
 
+UNLIKE = "†"
+"""Marks a speed that is not comparable with the base's."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -44,7 +47,7 @@ def grid(comparison: Comparison) -> Grid:
     quality = ["variant", metric, "seeds", "difference to base", "verdict"]
     costs = ["parameters", "FLOPs/token", "tokens/s", "peak memory", "cache B/token"]
     digits = decimals(comparison)
-    rows = [_words(row, digits) for row in comparison.rows]
+    rows = [_words(row, digits, comparison.metric) for row in comparison.rows]
     own = len(quality)
     stopped = [
         [visible(each.variant), NOTHING, str(len(each.runs)), NOTHING, NOT_DECIDED]
@@ -54,7 +57,7 @@ def grid(comparison: Comparison) -> Grid:
         quality += [visible(other.metric), "difference", "verdict"]
         found = {row.variant: row for row in other.rows}
         for row, words in zip(comparison.rows, rows, strict=True):
-            words[own:own] = _by_another_metric(found.get(row.variant), decimals(other))
+            words[own:own] = _by_another_metric(found.get(row.variant), other)
         stopped = [[*words, NOTHING, NOTHING, NOT_DECIDED] for words in stopped]
         own = len(quality)
     return Grid(
@@ -67,27 +70,34 @@ def grid(comparison: Comparison) -> Grid:
     )
 
 
-def _words(row: Row, digits: int) -> list[str]:
+def _words(row: Row, digits: int, metric: str) -> list[str]:
     cache = row.cache_bytes_per_token
+    mark = UNLIKE if row.speed_remarks else ""
     return [
         visible(row.variant) + ("*" if row.remarks else ""),
-        estimate(row.value, digits),
+        estimate(row.value, digits) + mark * _is_time(metric),
         str(row.value.n),
         estimate(row.difference, digits, signed=True) if row.difference else NOTHING,
         verdict(row),
         short(row.mean_of("parameters")),
         short(row.mean_of("training_flops_per_token")),
-        short(row.mean_of("tokens_per_second"), 3),
+        short(row.mean_of("tokens_per_second"), 3) + mark,
         NOTHING if (peak := row.mean_of("peak_memory_bytes")) is None else f"{short(peak, 3)}B",
         NOTHING if cache is None else f"{cache:,.0f}",
     ]
 
 
-def _by_another_metric(row: Row | None, digits: int) -> list[str]:
+def _is_time(metric: str) -> bool:
+    """True for a metric that is a time of the machine."""
+    return metric.startswith("seconds_to:")
+
+
+def _by_another_metric(row: Row | None, by: Comparison) -> list[str]:
     if row is None:
         return [NOTHING] * 3
+    digits, mark = decimals(by), UNLIKE * bool(row.speed_remarks and _is_time(by.metric))
     difference = estimate(row.difference, digits, signed=True) if row.difference else NOTHING
-    return [estimate(row.value, digits), difference, verdict(row)]
+    return [estimate(row.value, digits) + mark, difference, verdict(row)]
 
 
 def verdict(row: Row) -> str:
@@ -101,8 +111,16 @@ def notes(comparison: Comparison) -> list[str]:
     for row in comparison.rows:
         for remark in row.remarks:
             variants.setdefault(remark, []).append(row.variant)
+    speeds: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        for remark in row.speed_remarks:
+            speeds.setdefault(remark, []).append(row.variant)
     remarks = [
         f"* {visible(', '.join(names))}: {visible(text)}" for text, names in variants.items()
+    ]
+    remarks += [
+        f"{UNLIKE} {visible(', '.join(names))}: speed not comparable: {visible(text)}"
+        for text, names in speeds.items()
     ]
     left_out = [
         f"left out: {visible(str(run.directory))}: {visible(run.reason)}"
@@ -170,6 +188,7 @@ def _markdown_word(text: str) -> str:
 _TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    "†": r"$\dagger$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }  # fmt: skip
 

@@ -25,8 +25,9 @@ from attnkit.storage.run_directory import write_json, write_text
 SECONDS = 1.0
 """How long the steps of one recipe are timed at least, after two warm-up steps."""
 
-PREVIEW_SECONDS = 40.0
-"""How long the steps of all recipes are timed at most for a preview; most studies need less."""
+PREVIEW_SECONDS = 20.0
+"""How long the steps of all recipes are timed for a preview; most studies need less. One step of
+each is timed beyond that, for at most half as long."""
 
 _WARM_UP = 2
 
@@ -71,7 +72,8 @@ def measure(
         recipes: by name.
         launcher: starts the processes.
         place: a folder for temporary files that the processes can read too.
-        limit: seconds for all recipes, without imports; None: as long as it takes.
+        limit: seconds for all recipes, without imports, after which one step of each of the others
+            is timed while there is half as much time more; None: as long as it takes.
 
     Returns:
         Name -> the mean over the processes, of the recipes that all of them have timed in time.
@@ -247,9 +249,9 @@ def main(out: Path, limit: float | None, files: Sequence[Path]) -> None:
     began = time.perf_counter()
     for i, file in enumerate(files):
         left = None if limit is None else limit - (time.perf_counter() - began)
-        if left is not None and left <= 0:
+        if left is not None and left <= -(limit or 0) / 2:
             break
-        share = None if left is None else left / (len(files) - i)
+        share = None if left is None else max(left, 0) / (len(files) - i)
         timing = time_recipe(load_recipe(file), share, compare_threads=i == 0)
         found[file.stem] = dataclasses.asdict(
             dataclasses.replace(timing, start=timing.start + imports)

@@ -136,6 +136,15 @@ class Trial:
         """Returns the last lines of its output."""
         return last_lines(self.log, count)
 
+    def record_neighbours(self, count: float) -> None:
+        """Adds to the run's environment how many runs were trained beside it, on average."""
+        path = self.directory / run_directory.ENVIRONMENT
+        try:
+            environment = json.loads(path.read_bytes())
+        except (OSError, ValueError):  # it has not begun
+            return
+        run_directory.write_json(path, {**environment, "neighbours": count})
+
     def record_failure(self, what: str) -> None:
         """Keeps the reason for having no result, for those who look at the study."""
         self._failure.parent.mkdir(parents=True, exist_ok=True)

@@ -44,11 +44,13 @@ class Ended:
         key: of the job.
         code: its exit code; minus the number of the signal that killed it.
         reason: more about the end, if the launcher knows it.
+        neighbours: mean number of jobs that ran on the same machine meanwhile; None: unknown.
     """
 
     key: str
     code: int
     reason: str = ""
+    neighbours: float | None = None
 
 
 class Launcher(ABC):

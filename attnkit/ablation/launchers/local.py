@@ -56,6 +56,8 @@ class Local(Launcher):
         self._waiting: deque[Job] = deque()
         self._running: dict[str, Running] = {}
         self._slots: dict[str, int] = {}
+        self._shared: dict[str, tuple[float, float]] = {}  # seconds, and those times neighbours
+        self._counted = 0.0
         self._dropped: list[Ended] = []
 
     def describe(self) -> str:
@@ -73,12 +75,15 @@ class Local(Launcher):
         dropped, self._dropped = self._dropped, []
         while True:
             codes = {key: process.code() for key, process in self._running.items()}
-            ended = [Ended(key, code) for key, code in codes.items() if code is not None]
+            done = [(key, code) for key, code in codes.items() if code is not None]
+            if done:
+                self._count_neighbours()
+            ended = [Ended(key, code, neighbours=self._neighbours(key)) for key, code in done]
             if ended or dropped or time.monotonic() >= deadline:
                 break
             time.sleep(_POLL)
         for end in ended:
-            del self._running[end.key], self._slots[end.key]
+            del self._running[end.key], self._slots[end.key], self._shared[end.key]
         self._fill()
         return ended + dropped
 
@@ -101,12 +106,25 @@ class Local(Launcher):
         """Starts a job with some environment variables."""
         return JobProcess(job, environment)
 
+    def _count_neighbours(self) -> None:
+        """Adds the time since the last call, in which the same jobs have run."""
+        now = time.monotonic()
+        passed, self._counted = now - self._counted, now
+        for key, (seconds, shared) in self._shared.items():
+            self._shared[key] = seconds + passed, shared + passed * (len(self._shared) - 1)
+
+    def _neighbours(self, key: str) -> float | None:
+        seconds, shared = self._shared[key]
+        return round(shared / seconds, 2) if seconds else None
+
     def _drop(self) -> None:
         self._dropped += [Ended(job.key, KILLED, "was not started") for job in self._waiting]
         self._waiting.clear()
 
     def _fill(self) -> None:
         free = [slot for slot in range(self.workers) if slot not in self._slots.values()]
+        if free and self._waiting:
+            self._count_neighbours()
         for slot in free[: len(self._waiting)]:
             job = self._waiting.popleft()
             environment = dict(self._variables)
@@ -115,6 +133,7 @@ class Local(Launcher):
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)
             self._running[job.key] = self.begin(job, environment)
             self._slots[job.key] = slot
+            self._shared[job.key] = 0.0, 0.0
 
 
 def visible_gpus() -> list[str]:

@@ -144,7 +144,7 @@ class InProcess(Launcher):
         assert job.arguments[:3] == ("-P", "-m", "attnkit")
         ended = CliRunner().invoke(app, list(job.arguments[3:]))
         job.log.write_text(ended.output)
-        return [Ended(job.key, ended.exit_code)]
+        return [Ended(job.key, ended.exit_code, neighbours=0.0)]
 
     def stop(self) -> None:
         self.waiting.clear()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from attnkit.ablation.compare import compare_runs
+from attnkit.ablation.tables import grid, latex, markdown
 from attnkit.ablation.trial_files import failure_of, log_of
 from attnkit.storage.run_directory import RunDirectoryError, write_json
 
@@ -231,15 +232,48 @@ def test_another_python_makes_other_text_and_is_named(make_run, tmp_path):
     )
 
 
-def test_the_speed_of_a_resumed_run_is_remarked(make_run, tmp_path):
-    make_run("base", 0)
-    directory = make_run("resumed", 0)
-    environment = json.loads((directory / "environment.json").read_text())
-    environment["resumed"] = [{"step": 1000}, {"step": 2000}]
-    (directory / "environment.json").write_text(json.dumps(environment))
-    assert rows_of(compare_runs([tmp_path]))["resumed"].remarks == (
-        "seed 0 was resumed at step 2,000: its tokens/s is that of the steps after",
+def test_speeds_are_compared_among_runs_that_had_the_machine_alike(make_run, tmp_path):
+    """Else the column is marked, and a footnote says why; the verdict on the loss stays."""
+    alike = {"threads": 2, "neighbours": 1.0, "resumed": [{"step": 3}]}
+    machines = {
+        "base": alike,
+        "alike": alike | {"neighbours": 1.2},
+        "resumed": alike | {"resumed": [{"step": 1}, {"step": 5}]},
+        "threads": alike | {"resumed": [{"step": 3, "threads": 1}]},
+        "alone": alike | {"neighbours": 0.0, "resumed": []},
+        "unknown": {key: alike[key] for key in ("threads", "resumed")},
+    }
+    for variant, machine in machines.items():
+        for seed in (0, 1):
+            directory = make_run(variant, seed, curve={0: 2.0, 6: 1.0})
+            environment = json.loads((directory / "environment.json").read_text())
+            (directory / "environment.json").write_text(json.dumps(environment | machine))
+    found = compare_runs(tmp_path)
+    remarks = {name: row.speed_remarks for name, row in rows_of(found).items()}
+    assert remarks["base"] == remarks["alike"] == ()
+    assert remarks["resumed"] == (
+        "resumed: seed 0 after step 5 (the base after step 3), "
+        "seed 1 after step 5 (the base after step 3)",
     )
+    assert remarks["threads"] == ("threads 1, the base 2",)
+    assert remarks["alone"] == (
+        "0.0 runs beside it on average, the base 1.0",
+        "resumed: seed 0 never (the base after step 3), seed 1 never (the base after step 3)",
+    )
+    assert remarks["unknown"] == ("an unknown number of runs beside it, the base 1.0",)
+    table = grid(found)
+    column = table.columns.index("tokens/s")
+    marked = {words[0] for words in table.rows if words[column].endswith("†")}
+    assert marked == {"resumed", "threads", "alone", "unknown"}
+    assert "† threads: speed not comparable: threads 1, the base 2" in table.notes
+    assert "†" in markdown(found)
+    assert r"$\dagger$" in latex(found)
+    row = next(each for each in found.to_dict()["variants"] if each["variant"] == "threads")
+    assert row["speed_remarks"] == ["threads 1, the base 2"]
+    timed = grid(compare_runs(tmp_path, metric=["seconds_to:loss:1.5", "loss"]))
+    first = {words[0]: words[1] for words in timed.rows}
+    assert first["threads"].endswith("†")
+    assert not first["alike"].endswith("†")
 
 
 def test_an_unfair_comparison_is_remarked(make_run, tmp_path):

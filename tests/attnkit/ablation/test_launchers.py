@@ -96,6 +96,22 @@ def test_no_more_run_than_there_are_workers(local, tmp_path):
     assert max(ends(launcher, 5).values()) == 2
 
 
+def test_neighbours_are_counted(local, tmp_path):
+    """Jobs at the same time, on average over the time of a job."""
+    launcher = local(2)
+    wait = "from time import sleep; from pathlib import Path as P"
+    short = f"{wait}; sleep(0.3); P('short').touch()"
+    long = f"{wait}\nwhile not P('short').exists(): sleep(0.01)\nsleep(1)"
+    launcher.start([job(tmp_path, key, code) for key, code in (("s", short), ("l", long))])
+    found = {}
+    while len(found) < 2:
+        found |= {end.key: end.neighbours for end in launcher.ended(0.2)}
+    assert found["s"] > 0.9
+    assert 0.01 < found["l"] < 0.9
+    launcher.start([job(tmp_path, "alone", "pass")])
+    assert launcher.ended(60)[0].neighbours == 0
+
+
 THREADS = "import os; exit(int(os.environ['OMP_NUM_THREADS']))"
 
 

@@ -36,6 +36,8 @@ def test_a_study_leaves_its_plan_and_paired_runs(load, launcher):
     folder, failures = run_study(recipe)
     assert failures == []
     assert launcher.started == ["one/seed4", "two/seed4", "one/seed9", "two/seed9"]
+    environment = json.loads((folder / "one/seed4/environment.json").read_text())
+    assert environment["neighbours"] == 0.0  # of this launcher
     losses = {key: result(folder / key)["metrics"]["loss"] for key in launcher.started}
     assert losses["one/seed4"] == losses["two/seed4"] != losses["one/seed9"]
     plan = plan_file(folder)
