@@ -3,6 +3,7 @@ that is run.
 """
 
 import copy
+import json
 import os
 import re
 import shutil
@@ -96,6 +97,30 @@ def study_of_the_session(run_maker, tmp_path_factory):
 def finished_study(study_of_the_session, tmp_path):
     """A copy of it, to be changed; returns its folder."""
     return shutil.copytree(study_of_the_session, tmp_path / "runs/small")
+
+
+@pytest.fixture
+def halved_study(make_run):
+    """A study of five variants and three seeds, two of which were stopped, without training."""
+    study = make_run.root / "small"
+    for seed in range(3):
+        noise = 0.001 * seed
+        for name, loss in (("base", 1.0), ("good", 0.8 + noise), ("same", 1.0 + noise)):
+            make_run(name, seed, loss, curve={5: 2.0, 10: loss})
+        for name, step in (("bad", 5), ("worse", 7)):
+            directory = make_run(name, seed, 9.0, curve={0: 4.0, step: 3.0 + noise})
+            (directory / "result.json").unlink()
+    plan = {
+        "version": 1,
+        "name": "small",
+        "base": "base",
+        "variants": {name: {} for name in ("base", "good", "same", "bad", "worse")},
+        "seeds": [0, 1, 2],
+        "halving": {"rungs": 3, "keep": 0.5},
+        "stopped": {"bad": {"rung": 1, "step": 5}, "worse": {"rung": 2, "step": 7}},
+    }
+    (study / "ablation.json").write_text(json.dumps(plan))
+    return study
 
 
 @pytest.fixture

@@ -137,33 +137,9 @@ def test_the_best_share_of_the_means_goes_on_and_the_base_always():
     assert found == ["a", "base"]
 
 
-@pytest.fixture
-def halved(make_run):
-    """A study of five variants and three seeds, two of which were stopped, without training."""
-    study = make_run.root / "small"
-    for seed in range(3):
-        noise = 0.001 * seed
-        for name, loss in (("base", 1.0), ("good", 0.8 + noise), ("same", 1.0 + noise)):
-            make_run(name, seed, loss, curve={5: 2.0, 10: loss})
-        for name, step in (("bad", 5), ("worse", 7)):
-            directory = make_run(name, seed, 9.0, curve={0: 4.0, step: 3.0 + noise})
-            (directory / "result.json").unlink()
-    plan = {
-        "version": 1,
-        "name": "small",
-        "base": "base",
-        "variants": {name: {} for name in ("base", "good", "same", "bad", "worse")},
-        "seeds": [0, 1, 2],
-        "halving": {"rungs": 3, "keep": 0.5},
-        "stopped": {"bad": {"rung": 1, "step": 5}, "worse": {"rung": 2, "step": 7}},
-    }
-    (study / "ablation.json").write_text(json.dumps(plan))
-    return study
-
-
-def test_what_was_stopped_is_not_decided(halved):
+def test_what_was_stopped_is_not_decided(halved_study):
     """It has a row, its curve and a note, and counts in the correction, but no verdict."""
-    found = compare_runs(halved)
+    found = compare_runs(halved_study)
     assert [row.variant for row in found.rows] == ["base", "good", "same"]
     assert found.left_out == []
     assert found.num_verdicts == 4
@@ -183,7 +159,7 @@ def test_what_was_stopped_is_not_decided(halved):
     assert variants["bad"]["verdict"] is None
     assert variants["bad"]["no_verdict"] == "not decided"
     assert comma_separated(found).count("not decided") == 2
-    two = compare_runs(halved, metric=["loss", "loss/train"])
+    two = compare_runs(halved_study, metric=["loss", "loss/train"])
     assert two.num_verdicts == 8
     assert len(grid(two).rows[3]) == len(grid(two).columns)
     tidy = tidy_rows(found)
@@ -191,11 +167,11 @@ def test_what_was_stopped_is_not_decided(halved):
     assert [row["step"] for row in points] == [0, 5] * 3
     assert {len(row) for row in tidy["runs"]} == {len(tidy["runs"][0])}
     with pytest.raises(RunDirectoryError, match="--base bad: halving stopped it"):
-        compare_runs(halved, base="bad")
+        compare_runs(halved_study, base="bad")
 
 
-def test_the_page_shows_what_was_stopped(halved):
-    studies = Studies({halved.parent: ""})
+def test_the_page_shows_what_was_stopped(halved_study):
+    studies = Studies({halved_study.parent: ""})
     view = studies.view("small", None, None)
     assert view["complete"]
     states = {each["name"]: {run["state"] for run in each["runs"]} for each in view["variants"]}
@@ -208,16 +184,20 @@ def test_the_page_shows_what_was_stopped(halved):
     assert studies.list()[0]["counts"]["halved"] == 6
 
 
-def test_who_was_stopped_and_then_trained_to_the_end_is_compared(halved, make_run):
+def test_who_was_stopped_and_then_trained_to_the_end_is_compared(halved_study):
     for seed in range(2):
-        (halved / f"bad/seed{seed}/result.json").write_bytes(
-            (halved / f"good/seed{seed}/result.json").read_bytes()
+        (halved_study / f"bad/seed{seed}/result.json").write_bytes(
+            (halved_study / f"good/seed{seed}/result.json").read_bytes()
         )
-    found = compare_runs(halved)  # one seed is still missing: a variant's seeds belong together
+    found = compare_runs(
+        halved_study
+    )  # one seed is still missing: a variant's seeds belong together
     assert [each.variant for each in found.stopped] == ["bad", "worse"]
     assert "bad" not in [row.variant for row in found.rows]
-    (halved / "bad/seed2/result.json").write_bytes((halved / "good/seed2/result.json").read_bytes())
-    found = compare_runs(halved)
+    (halved_study / "bad/seed2/result.json").write_bytes(
+        (halved_study / "good/seed2/result.json").read_bytes()
+    )
+    found = compare_runs(halved_study)
     assert [each.variant for each in found.stopped] == ["worse"]
     assert {row.variant: row.verdict for row in found.rows}["bad"] is not None
 

@@ -85,3 +85,25 @@ def test_the_page_can_be_read_sorted_and_pointed_at(finished_study, tmp_path):
         browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
+
+
+def test_the_curves_of_stopped_variants_are_thin_lines(halved_study, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    file = tmp_path / "page.html"
+    file.write_text(page(compare_runs(halved_study)))
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 1280, "height": 900})
+        shown.set_default_timeout(300_000)  # milliseconds; against hanging alone
+        shown.goto(file.as_uri())
+        shown.locator(".ablations[data-state=ready]").wait_for()
+        assert "9 runs finished, 6 stopped by halving" in shown.locator("body").inner_text()
+        row = shown.locator("tbody tr", has_text="bad")
+        assert "not decided" in row.inner_text()
+        assert row.locator(".square.halved").count() == 3
+        label = shown.locator(".plot canvas").first.get_attribute("aria-label")
+        assert "9 curves" in label  # three means, six seeds that were stopped
+        bases = shown.get_by_label("Base").locator("option").all_inner_texts()
+        assert bases == ["base", "good", "same"]
+        browser.close()

@@ -176,7 +176,7 @@ export class CurvesPlot {
       const left = this.missing ? ` ${this.missing} without a known ${this.unit} left out.` : "";
       setText(
         this.read,
-        `Line: mean of finished seeds; band: lowest to highest.${soFar ? " Thin: runs so far." : ""}${left}`,
+        `Line: mean of finished seeds; band: lowest to highest.${soFar ? " Thin: runs without a result." : ""}${left}`,
       );
       return;
     }

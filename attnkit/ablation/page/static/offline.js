@@ -28,7 +28,8 @@ class Embedded {
   }
 
   async curves({ seeds }) {
-    return seeds ? this.drawn : { ...this.drawn, seeds: [] };
+    if (seeds) return this.drawn;
+    return { ...this.drawn, seeds: this.drawn.seeds.filter(({ finished }) => !finished) };
   }
 
   async export(_, form) {

@@ -82,7 +82,9 @@ export class Toolbar {
     this.metric.list.value = values.metric ?? table?.metric ?? "";
     fill(
       this.base.list,
-      shown.all.filter((one) => one.row).map((one) => [one.name, one.label]),
+      shown.all
+        .filter(({ row }) => row && row.verdict !== "not decided")
+        .map(({ name, label }) => [name, label]),
     );
     this.base.list.value = table?.base ?? "";
     for (const one of [this.metric, this.base])
@@ -144,11 +146,13 @@ function statusOf({ variants, complete }) {
     for (const { state } of runs) counts[state] = (counts[state] ?? 0) + 1;
   const all = Object.values(counts).reduce((sum, one) => sum + one, 0);
   if (!all) return "";
-  if (complete) return `${all} ${all === 1 ? "run" : "runs"} finished`;
+  const { finished = 0, halved = 0 } = counts;
   const others = ["running", "failed", "stopped", "queued"].filter((state) => counts[state]);
+  const of = complete ? `${finished}` : `${finished} of ${all}`;
   return [
-    `${counts.finished ?? 0} of ${all} runs finished`,
+    `${of} ${of === "1" ? "run" : "runs"} finished`,
     ...others.map((state) => `${counts[state]} ${state}`),
+    ...(halved ? [`${halved} stopped by halving`] : []),
   ].join(", ");
 }
 
