@@ -132,7 +132,9 @@ def _take_stopped(found: GroupedRuns, plans: Mapping[Path, PlanFile | None]) -> 
     """Moves the runs of stopped variants from those that are left out to `stopped`."""
     places = {os.path.abspath(run.directory): run for run in found.left_out}
     for folder, plan in plans.items():
-        for variant, at in plan.stopped.items() if plan else ():
+        if plan is None:
+            continue
+        for variant, at in plan.stopped.items():
             runs = {
                 seed: left.directory
                 for seed in plan.seeds

@@ -63,6 +63,8 @@ def read_plan_file(folder: Path) -> PlanFile | None:
         plan = PlanFile(**known)
         if not isinstance(plan.variants, dict) or plan.base not in plan.variants:
             raise TypeError(f"its base `{plan.base}` is not one of its variants")
+        if not isinstance((plan.halving or {}).get("rungs", 0), int):
+            raise TypeError("`halving` has no number of rungs")
         for each in plan.stopped.values():
             if not all(isinstance(each[key], int) for key in ("rung", "step")):
                 raise TypeError("`stopped` has no whole numbers")

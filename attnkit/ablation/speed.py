@@ -39,7 +39,7 @@ def _device(run: StoredRun) -> str:
 
 def _threads(run: StoredRun) -> str:
     threads = run.environment.get("threads")
-    for resumption in run.environment.get("resumed", []):
+    for resumption in _resumptions(run):
         threads = resumption.get("threads", threads)
     return "unknown" if threads is None else str(threads)
 
@@ -78,7 +78,13 @@ def _about_interruptions(runs: Sequence[StoredRun], base: Mapping[int, StoredRun
 
 
 def _resumed(run: StoredRun) -> list[int]:
-    return [resumption["step"] for resumption in run.environment.get("resumed", [])]
+    steps = [resumption.get("step") for resumption in _resumptions(run)]
+    return [step for step in steps if isinstance(step, int)]
+
+
+def _resumptions(run: StoredRun) -> list[dict[str, Any]]:
+    listed = run.environment.get("resumed")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def _share(steps: Sequence[int], run: StoredRun) -> float:

@@ -140,7 +140,7 @@ class Trial:
         """Adds to the run's environment how many runs were trained beside it, on average."""
         path = self.directory / run_directory.ENVIRONMENT
         try:
-            environment = json.loads(path.read_bytes())
+            environment = parse_json(path.read_bytes())
         except (OSError, ValueError):  # it has not begun
             return
         run_directory.write_json(path, {**environment, "neighbours": count})

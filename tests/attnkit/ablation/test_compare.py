@@ -211,6 +211,8 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(finished_study, make_
         ({"version": 2}, "ablation.json has version 2, but this attnkit reads version 1"),
         ({"base": "gone"}, "its base `gone` is not one of its variants"),
         ({"variants": 3}, "cannot be read"),
+        ({"halving": 3}, "cannot be read"),
+        ({"stopped": {"better": {"rung": "x", "step": 1}}}, "`stopped` has no whole numbers"),
     ],
 )
 def test_a_plan_that_cannot_be_used(finished_study, changed, message):
