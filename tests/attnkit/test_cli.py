@@ -108,6 +108,7 @@ def test_the_surface_is_what_was_agreed_on():
             "--out",
             "what",
         ],
+        "transcribe": ["--beam", "--debug", "--trust-plugins", "--weights", "run", "sounds"],
         "tour": [
             "--debug",
             "--out",
