@@ -128,7 +128,8 @@ def _notes(
             "steps are computed from this machine's speed; it is measured again where the runs are"
         )
     if timings and workers:
-        runs = [(trial.recipe.variant, trial) for trial in trials]
+        going_on = [trial for trial in trials if trial.recipe.variant not in study.stopped]
+        runs = [(trial.recipe.variant, trial) for trial in going_on]
         runs += [(candidate.variant, candidate.trial) for candidate in tuning]
         missing = [(name, trial) for name, trial in runs if not trial.is_finished]
         untimed = {name for name, _ in missing if name not in timings}
