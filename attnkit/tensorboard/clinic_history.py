@@ -28,7 +28,7 @@ CLEAR = 0.4
 """Smallest mass that names a head after a pattern."""
 
 FORMED = 0.3
-"""Smallest mass that counts as formed. Several heads may share a pattern, so it is below `CLEAR`."""
+"""Smallest mass that counts as formed: below `CLEAR`, since heads may share a pattern."""
 
 EVEN = 0.9
 """Smallest evenness that names a head `even`."""
