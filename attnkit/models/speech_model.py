@@ -34,7 +34,7 @@ class SoundEmbedding(nn.Module):
 
     def forward(self, source: Tensor, keep: Tensor) -> Tensor:
         """Reads features, of which those where `keep` (B, S) is False change nothing."""
-        source = source * keep[..., None]
+        source = source.to(self.first.weight.dtype) * keep[..., None]  # a copy in float64 reads it
         frames = source.unflatten(2, (self.stack, -1)).flatten(1, 2)  # (B, S stack, F / stack)
         x = F.gelu(self.first(frames.transpose(1, 2)))  # (B, C, 2 S)
         # A bias makes vectors of silence beyond the end, and the next convolution would see them.

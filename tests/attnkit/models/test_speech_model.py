@@ -42,7 +42,8 @@ def inputs():
 @torch.no_grad()
 def test_padding_changes_nothing_and_every_position_counts(model):
     source, keep, target = inputs()
-    together = model(source, keep, target)
+    together = model(source.float(), keep, target)  # as data comes
+    source = source.float().double()
     noise = torch.where(keep[..., None], source, torch.randn_like(source))
     assert torch.equal(model(noise, keep, target), together)
     for row, length in enumerate(keep.sum(dim=1).tolist()):
