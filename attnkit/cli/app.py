@@ -99,7 +99,8 @@ Overrides = Annotated[
 Text = Annotated[
     str,
     typer.Option(
-        help="Input of the model; for a translation run 'sentence' or 'sentence ||| translation'.",
+        help="Input of the model; for a translation run 'sentence' or 'sentence ||| translation', "
+        "for a speech run FILE.wav, 'FILE.wav ||| what is said', or a sentence to be spoken.",
         show_default=False,
     ),
 ]

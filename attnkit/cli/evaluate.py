@@ -75,7 +75,8 @@ def evaluate(
     """Evaluate a run on any data.
 
     A language model: loss, bits per byte and perplexity of any text. A synthetic task: accuracy. A
-    translation run: BLEU, chrF, loss, and alignments if gold ones are given.
+    translation run: BLEU, chrF, loss, and alignments if gold ones are given. A speech run: error
+    rates of letters and words, and of word boundaries where they are known.
     """
     given = {
         "--length": length,
