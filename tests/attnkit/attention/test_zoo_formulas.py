@@ -464,6 +464,31 @@ def test_delta_product_takes_several_steps_a_token(length):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
+def test_rwkv7_removes_one_key_and_writes_another(length):
+    attention, x = built("rwkv7"), sequence(length)
+    q, k, v = (
+        heads + shift.share * (F.pad(heads, (0, 0, 1, 0))[:, :, :-1] - heads)
+        for shift, heads in zip(attention.shifts, projected(attention, x), strict=True)
+    )
+    turned = split(x, attention.fade) + attention.fade_start.view(H, 1, D)
+    fade = (-math.exp(-0.5) * turned.sigmoid()).exp()
+    rate = (split(x, attention.rate) + attention.rate_start.view(H, 1, D)).sigmoid()
+    removed = F.normalize(k * attention.removed, dim=-1)
+    k = k * (1 + (rate - 1) * attention.replaced)
+
+    def step(state, t):
+        known = (removed[:, :, t, None] @ state)[:, :, 0]
+        kept = fade[:, :, t, :, None] * state - outer(rate[:, :, t] * removed[:, :, t], known)
+        return kept + outer(k[:, :, t], v[:, :, t])
+
+    heads = normalised(read(q, k, v, step), attention.norm)
+    heads = heads + (q * attention.bonus * k).sum(dim=-1, keepdim=True) * v
+    expected = joined(heads * split(x, attention.gate), attention)
+    computed = attention(x, x, Causal())
+    torch.testing.assert_close(computed, expected, atol=1e-5, rtol=1e-5)  # gates are float32
+
+
+@pytest.mark.parametrize("length", LENGTHS)
 def test_mamba2_fades_and_writes_by_one_step(length):
     attention, x = built("mamba2", state_dim=5), sequence(length)
     q, k = attention.query(x).unsqueeze(1), attention.key(x).unsqueeze(1)
