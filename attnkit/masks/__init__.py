@@ -1,5 +1,6 @@
 """Masks, the positions of queries and keys, and values that all layers of a forward pass share."""
 
+from attnkit.masks.bigbird import BigBird
 from attnkit.masks.grid import Grid, Placed, Recent
 from attnkit.masks.rules import (
     AllOf,
@@ -19,6 +20,7 @@ from attnkit.masks.rules import (
 __all__ = [
     "AllOf",
     "AnyOf",
+    "BigBird",
     "Causal",
     "Dilated",
     "Document",

@@ -8,6 +8,7 @@ import torch
 from attnkit.masks import (
     AllOf,
     AnyOf,
+    BigBird,
     Causal,
     Dilated,
     Document,
@@ -48,6 +49,25 @@ SQUARE = {
 @pytest.mark.parametrize(("mask", "expected"), SQUARE.items(), ids=repr)
 def test_square_tables(mask, expected):
     assert table(mask, 5, 5) == expected.split()
+
+
+def test_bigbird_sees_near_blocks_global_blocks_and_random_ones():
+    shape = {"block": 3, "window": 3, "num_global": 2, "num_random": 2}
+    blocks = BigBird(**(shape | {"block": 1, "num_random": 0}))
+    assert table(blocks, 6, 6) == ["111111", "111111", "111100", "111110", "110111", "110011"]
+    size = 40
+    dense = BigBird(**shape).dense(3 * size, 3 * size)[0, 0]
+    tiles = dense.view(size, 3, size, 3).movedim(2, 1)
+    assert (tiles.flatten(2).all(dim=2) == tiles.flatten(2).any(dim=2)).all()  # whole blocks
+    drawn = tiles[:, :, 0, 0] & ~blocks.dense(size, size)[0, 0]
+    assert torch.equal(drawn, drawn.T)
+    earlier = drawn.tril().sum(dim=1).tolist()
+    assert earlier == [min(max(row - 3, 0), 2) for row in range(size)]  # 0, 1 and one near
+    assert drawn.any(dim=0)[2:].float().mean() > 0.9  # spread over the blocks
+    cut = BigBird(**shape).dense(60, 60)[0, 0]
+    assert torch.equal(cut, dense[:60, :60])  # whatever the length
+    others = [BigBird(**shape, seed=seed).dense(120, 120)[0, 0] for seed in (0, 1, 2**40)]
+    assert [torch.equal(dense, other) for other in others] == [True, False, False]
 
 
 @pytest.mark.parametrize(("mask", "expected"), SQUARE.items(), ids=repr)
@@ -215,6 +235,9 @@ def test_build_mask_reads_what_a_recipe_writes(written, expected):
         ({"name": "prefix", "length": 0}, "length of the prefix must be at least 1, got 0"),
         ({"name": "dilated", "dilation": 0}, "dilation must be at least 1, got 0"),
         ({"name": "dilated", "window": 0}, "window must be at least 1, got 0"),
+        ({"name": "bigbird", "block": 0}, "block must be at least 1, got 0"),
+        ({"name": "bigbird", "window": 2}, "window must be odd and at least 1, got 2"),
+        ({"name": "bigbird", "num_random": -1}, "num_random must be at least 0, got -1"),
         ({"name": "all_of", "masks": []}, "at least one mask"),
         ({"name": "any_of"}, "needs the option `masks`"),
         (3, "expected a name"),

@@ -244,8 +244,9 @@ def test_a_cache_of_fixed_size_is_like_the_full_pass(mechanism, position):
         {"name": "sliding_window", "window": 4},
         {"name": "dilated", "dilation": 3},
         ["causal", "document"],
+        ["causal", {"name": "bigbird", "block": 2, "window": 1, "num_random": 1}],
     ],
-    ids=["window", "dilated", "document"],
+    ids=["window", "dilated", "document", "bigbird"],
 )
 def test_a_cache_of_fixed_size_obeys_masks(mask, mechanism):
     model = shaken(attention=mechanism, mask=mask, position="alibi", max_seq_len=20)
