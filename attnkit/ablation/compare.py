@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from attnkit.ablation.comparison import Comparison, Row, is_lower_better
+from attnkit.ablation.comparison import Comparison, Row, Verdict, is_lower_better
 from attnkit.ablation.estimates import LEVEL, Estimate, holm, paired_difference, t_estimate
 from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts, task_of
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
@@ -189,19 +189,37 @@ def judged(comparisons: Sequence[Comparison]) -> list[Comparison]:
         for i, row in enumerate(comparison.rows)
         if row.difference is not None and row.difference.p is not None and row.no_verdict is None
     ]
-    unknown = [1.0 for comparison in comparisons for _ in comparison.stopped]
-    p_values = holm([*(difference.p or 0.0 for *_, difference in asked), *unknown])
+    unknown = sum(len(comparison.stopped) for comparison in comparisons)
+    words = verdicts(
+        [(difference, comparisons[k].lower_is_better) for k, _, difference in asked], unknown
+    )
     rows = [list(comparison.rows) for comparison in comparisons]
-    for (k, i, difference), p in zip(asked, p_values[: len(asked)], strict=True):
-        verdict = "within noise"
-        if p < LEVEL:
-            lower = comparisons[k].lower_is_better
-            verdict = "better" if (difference.mean < 0) == lower else "worse"
+    for (k, i, _), (p, verdict) in zip(asked, words, strict=True):
         rows[k][i] = replace(rows[k][i], p_holm=p, verdict=verdict)
     return [
-        replace(comparison, rows=own, num_verdicts=len(asked) and len(p_values))
+        replace(comparison, rows=own, num_verdicts=len(asked) and len(asked) + unknown)
         for comparison, own in zip(comparisons, rows, strict=True)
     ]
+
+
+def verdicts(
+    differences: Sequence[tuple[Estimate, bool]], unknown: int = 0
+) -> list[tuple[float, Verdict]]:
+    """Judges differences to a base together.
+
+    Args:
+        differences: each with its p value, and True if a lower number is better.
+        unknown: number of further differences that count in the correction, but are not known.
+
+    Returns:
+        For each its p value after Holm's correction, and the verdict.
+    """
+    found: list[tuple[float, Verdict]] = []
+    p_values = holm([*(difference.p or 0.0 for difference, _ in differences), *[1.0] * unknown])
+    for (difference, lower), p in zip(differences, p_values[: len(differences)], strict=True):
+        word: Verdict = "better" if (difference.mean < 0) == lower else "worse"
+        found.append((p, word if p < LEVEL else "within noise"))
+    return found
 
 
 def _take_from_curves(

@@ -17,6 +17,7 @@ from typing import Any
 
 from attnkit.ablation.claims import ClaimError, ClaimReport, Judgement
 from attnkit.ablation.plan import Plan, plain_changes
+from attnkit.ablation.stored_run import StoredRun
 from attnkit.ablation.tables import visible
 from attnkit.console import console
 from attnkit.recipe import ClaimOptions
@@ -90,8 +91,6 @@ def evidence_of(report: ClaimReport, plan: Plan) -> dict[str, Any]:
     """
     runs = [run for by_seed in report.runs.values() for run in by_seed.values()]
     first = runs[0]
-    packages = first.environment.get("packages", {})
-    machine = {key: first.environment.get(key) for key in ("platform", "python", "cpu_cores")}
     return {
         "version": VERSION,
         "name": report.name,
@@ -120,13 +119,8 @@ def evidence_of(report: ClaimReport, plan: Plan) -> dict[str, Any]:
             },
         },
         "training_seconds": round(sum(run.record.get("seconds", 0) for run in runs), 1),
-        "machine": {
-            **machine,
-            "device": first.record.get("device"),
-            "threads": first.environment.get("threads"),
-            "packages": {name: packages.get(name) for name in ("attnkit", "torch")},
-        },
-        "commit": _commit(),
+        "machine": machine_of(first),
+        "commit": commit(),
         "command": ["attnkit", "claim", report.name, *(word for word in sys.argv if "=" in word)],
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -140,7 +134,18 @@ def _plain(judgement: Judgement) -> dict[str, Any]:
     return {"result": judgement.word, **numbers}
 
 
-def _commit() -> str | None:
+def machine_of(run: StoredRun) -> dict[str, Any]:
+    """Returns where a run was trained, and with which packages."""
+    packages = run.environment.get("packages", {})
+    return {
+        **{key: run.environment.get(key) for key in ("platform", "python", "cpu_cores")},
+        "device": run.record.get("device"),
+        "threads": run.environment.get("threads"),
+        "packages": {name: packages.get(name) for name in ("attnkit", "torch")},
+    }
+
+
+def commit() -> str | None:
     """Returns the commit of the clone that attnkit runs from; `+` marks changes. None: no clone."""
     folder = Path(__file__).resolve().parents[2]
     asked = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=9"]

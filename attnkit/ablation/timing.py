@@ -149,17 +149,17 @@ def time_recipe(
     threads, one_thread = torch.get_num_threads(), None
     batches = data.train_batches(0, recipe.trainer.max_steps * recipe.trainer.accumulate)
     with _precision(recipe, device):
-        steps = _steps(recipe, task, optimizer, batches, device)
-        step = _mean_seconds(steps, device, ends)
+        steps = training_steps(recipe, task, optimizer, batches, device)
+        step = mean_seconds(steps, device, ends)
         if compare_threads and threads > 1 and device.type == "cpu":
             torch.set_num_threads(1)
-            one_thread = _mean_seconds(steps, device, ends)
+            one_thread = mean_seconds(steps, device, ends)
             torch.set_num_threads(threads)
         with torch.no_grad():
             task.eval()
             once = data.val_batches(recipe.validation.max_tokens)
             validation = (task.measure(batch) for batch in _round(once, device))
-            val = _mean_seconds(validation, device, ends)
+            val = mean_seconds(validation, device, ends)
     every = min(recipe.validation.every_n_steps, recipe.trainer.max_steps)
     return Timing(
         start,
@@ -170,7 +170,9 @@ def time_recipe(
     )
 
 
-def _steps(recipe: Recipe, task: Any, optimizer: Any, batches: Any, device: Any) -> Iterator[None]:
+def training_steps(
+    recipe: Recipe, task: Any, optimizer: Any, batches: Any, device: Any
+) -> Iterator[None]:
     """Takes optimizer steps, one per iteration."""
     import torch
     from lightning.fabric.utilities.apply_func import move_data_to_device
@@ -198,7 +200,7 @@ def _round(batches: Any, device: Any) -> Iterator[Any]:
             yield move_data_to_device(batches[i], device)
 
 
-def _mean_seconds(steps: Iterator[Any], device: Any, ends: float | None = None) -> float:
+def mean_seconds(steps: Iterator[Any], device: Any, ends: float | None = None) -> float:
     """Returns the mean time of a step.
 
     Args:

@@ -8,8 +8,9 @@ study does not use, and validated on the first half of the validation split. The
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from attnkit.ablation.grids import Changes, grid
 from attnkit.ablation.plan import as_overrides, plain_changes
@@ -84,7 +85,9 @@ def choose(
         chosen = plain_changes(own[best].changes)
         study.tuned[name] = chosen
         words = ", ".join(f"{key}={value}" for key, value in chosen.items())
-        write(f"{name}: {words} (loss {losses[best]:.4f} on the first half){_edge(own, best)}")
+        end = edge_of(own, chosen)
+        warning = f"; the {end} candidate: a better value may be beyond it" if end else ""
+        write(f"{name}: {words} (loss {losses[best]:.4f} on the first half){warning}")
     return without
 
 
@@ -93,12 +96,12 @@ def _loss(trial: Trial) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def _edge(own: Sequence[Candidate], best: int) -> str:
-    """Returns a warning if the best of several numbers is the smallest or the largest."""
-    chosen = plain_changes(own[best].changes)
+def edge_of(
+    own: Sequence[Candidate], chosen: Mapping[str, Any]
+) -> Literal["smallest", "largest"] | None:
+    """Says whether the chosen number is the smallest or the largest of several; None: neither."""
     for key, value in chosen.items():
         tried = {plain_changes(candidate.changes)[key] for candidate in own}
         if len(tried) > 2 and isinstance(value, int | float) and value in (min(tried), max(tried)):
-            end = "smallest" if value == min(tried) else "largest"
-            return f"; the {end} candidate: a better value may be beyond it"
-    return ""
+            return "smallest" if value == min(tried) else "largest"
+    return None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnkit.cli.app import FAILED, INTERRUPTED, Debug, Overrides, RecipeArgument, app, guarded
+from attnkit.cli.app import FAILED, Debug, Overrides, RecipeArgument, app, guarded, stopped
 
 if TYPE_CHECKING:
     from attnkit.recipe import Recipe
@@ -100,10 +99,8 @@ def train_study(study: Recipe, *, check: bool = True) -> int:
 
     try:
         directory, failures = run_study(study, check=check)
-    except StudyStopped as stopped:
-        interrupted = stopped.number == signal.SIGINT
-        typer.echo(f"{'interrupted' if interrupted else 'terminated'}: {stopped}", err=True)
-        return INTERRUPTED if interrupted else 128 + stopped.number
+    except StudyStopped as stop:
+        return stopped(stop)
     try:
         show_comparison(compare_runs([directory]))
     except RunDirectoryError as error:  # nothing to compare; the failures follow

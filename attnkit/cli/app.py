@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from attnkit.errors import UserError
 from attnkit.storage.run_directory import is_first_process, the_run
+
+if TYPE_CHECKING:
+    from attnkit.ablation.launch import StudyStopped
 
 
 class Commands(TyperGroup):
@@ -122,6 +126,13 @@ def shortened(path: str | bytes | int | Path) -> str:
     """Returns a path for a message: its end, if it is long."""
     text = str(path)
     return text if len(text) <= 200 else f"...{text[-60:]}"
+
+
+def stopped(stop: StudyStopped) -> int:
+    """Says that a signal has stopped a study, and returns the exit code."""
+    interrupted = stop.number == signal.SIGINT
+    typer.echo(f"{'interrupted' if interrupted else 'terminated'}: {stop}", err=True)
+    return INTERRUPTED if interrupted else 128 + stop.number
 
 
 def guarded(act: Callable[[], Any], debug: bool) -> None:

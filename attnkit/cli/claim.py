@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attnkit.cli.app import FAILED, INTERRUPTED, Debug, app, guarded
+from attnkit.cli.app import FAILED, Debug, app, guarded, stopped
 
 
 @app.command()
@@ -149,10 +148,8 @@ def _test(recipe, names: list[str] | None, out: Path | None, *, check: bool) -> 
 
     try:
         reports, failures = run_claims(recipe, names, check=check)
-    except StudyStopped as stopped:
-        interrupted = stopped.number == signal.SIGINT
-        typer.echo(f"{'interrupted' if interrupted else 'terminated'}: {stopped}", err=True)
-        return INTERRUPTED if interrupted else 128 + stopped.number
+    except StudyStopped as stop:
+        return stopped(stop)
     plan = read_plan(recipe)
     for report in reports:
         show_claim(report)

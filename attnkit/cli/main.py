@@ -9,6 +9,7 @@ from attnkit.cli import run  # noqa: F401
 from attnkit.cli import resume  # noqa: F401
 from attnkit.cli import ablate  # noqa: F401
 from attnkit.cli import claim  # noqa: F401
+from attnkit.cli import rank  # noqa: F401
 from attnkit.cli import show  # noqa: F401
 from attnkit.cli import recipes  # noqa: F401
 from attnkit.cli import generate  # noqa: F401

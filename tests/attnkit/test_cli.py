@@ -100,6 +100,15 @@ def test_the_surface_is_what_was_agreed_on():
             "--word",
             "runs",
         ],
+        "rank": [
+            "--all",
+            "--debug",
+            "--dry-run",
+            "--out",
+            "--overwrite",
+            "--tier",
+            "what",
+        ],
         "claim": [
             "--all",
             "--debug",

@@ -62,10 +62,11 @@ class SyntheticSource(ABC):
         Raises:
             DataError: if the task does not allow a length.
         """
-        named = [("length", self.length), *(("test_lengths", n) for n in self.test_lengths)]
-        for key, length in named:
-            if not self.allows(length):
-                raise DataError(f"data.{key} {length} does not fit: {self.needs}")
+        if not self.allows(self.length):
+            raise DataError(f"data.length {self.length} does not fit: {self.needs}")
+        for length in self.test_lengths:
+            if not self.allows_beside(length):
+                raise DataError(f"data.test_lengths {length} does not fit: {self.needs}")
         repeated = [n for i, n in enumerate(self.test_lengths) if n in self.test_lengths[:i]]
         if repeated:
             raise DataError(f"data.test_lengths names {repeated[0]} twice")
@@ -75,7 +76,7 @@ class SyntheticSource(ABC):
                 f"data.min_length {shortest} must be no more than data.length {self.length}"
             )
         lengths = range(max(shortest, 1), self.length + 1)
-        self.train_lengths = tuple(filter(self.allows_in_training, lengths))
+        self.train_lengths = tuple(filter(self.allows_beside, lengths))
 
     @property
     def longest(self) -> int:
@@ -89,10 +90,12 @@ class SyntheticSource(ABC):
 
     @abstractmethod
     def allows(self, length: int) -> bool:
-        """True if sequences of this length are possible."""
+        """True if `length` may have this value."""
 
-    def allows_in_training(self, length: int) -> bool:
-        """True if training sequences may have this length; default: `allows`."""
+    def allows_beside(self, length: int) -> bool:
+        """True if further sequences, shorter ones in training (`min_length`) or those of another
+        test set, may have this length; default: `allows`.
+        """
         return self.allows(length)
 
     @abstractmethod

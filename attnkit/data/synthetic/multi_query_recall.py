@@ -27,8 +27,8 @@ class MultiQueryRecall(SyntheticSource):
 
     Args:
         vocab_size: number V of tokens, even.
-        num_pairs: pairs of a sequence, which has at least four times as many tokens; a shorter
-            training sequence (`min_length`) has one pair per four tokens.
+        num_pairs: pairs of a sequence of `length` tokens, at least four times as many; a shorter
+            one, in training (`min_length`) or in a test (`test_lengths`), has one per four tokens.
         power_a: the exponent a; 1: all places are equally likely, near 0: the first are preferred.
         random_filler: put random tokens in unused places; false: blanks.
     """
@@ -57,7 +57,7 @@ class MultiQueryRecall(SyntheticSource):
         self.needs = f"data.num_pairs {num_pairs} needs an even number, {4 * num_pairs} or more"
         self.check_lengths()
 
-    def allows_in_training(self, length: int) -> bool:
+    def allows_beside(self, length: int) -> bool:
         return length % 2 == 0 and length >= 4
 
     @property

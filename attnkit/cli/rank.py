@@ -1,0 +1,86 @@
+"""attnkit rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from attnkit.cli.app import FAILED, Debug, OverwriteFiles, app, guarded, stopped
+
+
+@app.command()
+def rank(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MECHANISM|PLUGIN ...]",
+            help="Mechanisms: a name, a plugin file (my_attention.py), a module. Without any: the "
+            "table of the rows that are there.",
+            show_default=False,
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All mechanisms that come with attnkit.")
+    ] = False,
+    tier: Annotated[
+        Literal["minutes", "hours", "gpu"],
+        typer.Option(help="Size of the protocol: minutes or hours on a CPU, or a GPU."),
+    ] = "minutes",
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An output file: .md, .html (a page with sortable columns), .csv, .json; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells and their time; train none.")
+    ] = False,
+    overwrite: OverwriteFiles = False,
+    debug: Debug = False,
+) -> None:
+    """Give mechanisms their rows in one table: one protocol, a learning rate tuned for each.
+
+    Rows are kept in `runs/rank`: only what is missing is trained, and the same command continues
+    what was interrupted. docs/protocol.md describes the protocol.
+
+    Example: attnkit rank linear my_attention.py --out table.html
+    """
+    codes = [0]
+
+    def act() -> None:
+        from attnkit.ablation.launch import StudyStopped
+        from attnkit.ranking.cells import subjects_named
+        from attnkit.ranking.output import FORMS, export, show_ranking
+        from attnkit.ranking.protocol import protocol_of
+        from attnkit.ranking.rank import prepare, show_work
+        from attnkit.ranking.rank import rank as rank_subjects
+        from attnkit.registry import ATTENTION
+        from attnkit.storage.files import check_outs
+
+        outs = out or []
+        check_outs(outs, FORMS, overwrite=overwrite)
+        protocol = protocol_of(tier)
+        subjects = subjects_named(what or (ATTENTION.names() if everything else ()))
+        if dry_run:
+            show_work(prepare(protocol, subjects, skip=everything), protocol)
+            return
+        try:
+            ranking, failures = rank_subjects(protocol, subjects, skip=everything)
+        except StudyStopped as stop:
+            codes.append(stopped(stop))
+            return
+        show_ranking(ranking)
+        export(ranking, outs)
+        for file in outs:
+            typer.echo(f"wrote {file}", err=True)
+        for failure in failures:
+            typer.echo(f"\n{failure}", err=True)
+        codes.append(FAILED if failures else 0)
+
+    guarded(act, debug)
+    if codes[-1]:
+        raise typer.Exit(codes[-1])

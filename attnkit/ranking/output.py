@@ -1,0 +1,309 @@
+"""Prints the table of a protocol, and writes it: Markdown, a page, CSV, JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attnkit.ablation.output import NATURAL, STYLES
+from attnkit.ablation.tables import NOTHING, csv_of, estimate, short, visible
+from attnkit.pages.offline import offline_page
+from attnkit.ranking.row import LENGTHS
+from attnkit.ranking.table import Column, Number, Ranking, is_busy
+from attnkit.registry import ATTENTION
+from attnkit.storage.files import atomic_write
+
+WIDTH = 80
+"""Characters of a line where no terminal tells its width."""
+
+DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as it is shown.
+
+    Attributes:
+        text: the words.
+        value: what sorts it; None comes last.
+        verdict: for its colour.
+        hint: more about it.
+    """
+
+    text: str
+    value: float | str | None
+    verdict: str | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The table in words.
+
+    Attributes:
+        headings: of the columns; the first is the mechanism.
+        rows: one cell per column.
+    """
+
+    headings: list[str]
+    rows: list[list[Cell]]
+
+
+def sheet(ranking: Ranking, *, intervals: bool) -> Sheet:
+    """Returns the table in words.
+
+    Args:
+        ranking: the table.
+        intervals: write the 95 % interval of each mean.
+    """
+    costs = ["parameters", *(f"cache at {_thousands(n)}" for n in LENGTHS)]
+    costs += ["tokens/s", "training memory", "ms/token decoded"]
+    headings = ["mechanism", *(column.heading for column in ranking.columns), *costs]
+    ends = {(name, task): end for name, task, end, _ in ranking.untuned()}
+    rows = []
+    for row in ranking.rows:
+        name = row["mechanism"]
+        words = [Cell(visible(name), name, hint=_about(row))]
+        for column, number in zip(ranking.columns, ranking.numbers[row["variant"]], strict=True):
+            words.append(_cell(number, column, (name, column.task) in ends, intervals=intervals))
+        rows.append([*words, *_costs(row)])
+    return Sheet(headings, rows)
+
+
+def _thousands(length: int) -> str:
+    return f"{length // 1024}k"
+
+
+def _about(row: Mapping[str, Any]) -> str:
+    plugin = "".join(f"; plugin {each['name']} {each['sha256'][:8]}" for each in row["plugins"])
+    words = f"{row['formula']}; {row['paper']}{plugin}; position {row['position']}; {_day(row)}"
+    return visible(words.strip("; "))
+
+
+def _day(row: Mapping[str, Any]) -> str:
+    return row["date"].partition("T")[0]
+
+
+def _cell(number: Number, column: Column, is_untuned: bool, *, intervals: bool) -> Cell:
+    if number.mean is None:
+        return Cell(number.failed or NOTHING, None)
+    mark = "†" if is_untuned and column.is_judged else ""
+    word = f" {number.verdict}" if number.verdict in ("better", "worse") else ""
+    mean = estimate(number.mean, DIGITS) if intervals else f"{number.mean.mean:.{DIGITS}f}"
+    lost = f" ({number.failed})" if number.failed else ""
+    hint = f"{estimate(number.mean, DIGITS)}, {number.mean.n} seeds"
+    if number.difference is not None:
+        hint += f"; difference {estimate(number.difference, DIGITS, signed=True)}"
+    if number.p_holm is not None:
+        hint += f", p {number.p_holm:.2g} after Holm: {number.verdict}"
+    return Cell(f"{mean}{word}{mark}{lost}", number.mean.mean, number.verdict, hint)
+
+
+def _costs(row: Mapping[str, Any]) -> Iterator[Cell]:
+    costs = row["costs"]
+    yield Cell(f"{costs['parameters']:,}", costs["parameters"])
+    for length in LENGTHS:
+        size = costs["cache_bytes"][str(length)]
+        yield Cell(f"{short(size, 3)}B", size)
+    speed, mark = costs.get("speed", {}), "~" if is_busy(row) else ""
+    for key, unit in (("tokens_per_second", ""), ("training_bytes", "B"), ("ms_per_token", "")):
+        value = speed.get(key)
+        words = NOTHING if value is None else f"{short(value, 3)}{unit}"
+        # Memory does not depend on what other processes do.
+        yield Cell(words + (mark if value is not None and not unit else ""), value)
+
+
+def show_ranking(ranking: Ranking) -> None:
+    """Prints the table, in blocks that are as wide as the terminal, and its notes."""
+    terminal = Console(highlight=False)
+    width = terminal.width if terminal.is_terminal else WIDTH
+    console = Console(highlight=False, soft_wrap=True, width=NATURAL)
+    whole = sheet(ranking, intervals=False)
+    for columns in _blocks(whole, width):
+        table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+        for i in columns:
+            table.add_column(whole.headings[i], justify="left" if i == 0 else "right", no_wrap=True)
+        for row in whole.rows:
+            table.add_row(
+                *(Text(row[i].text, STYLES.get(row[i].verdict or "", "")) for i in columns)
+            )
+        console.print(table)
+    for note in ranking.notes():
+        Console(highlight=False, width=width).print(Text(note, style="dim"))
+
+
+def _blocks(whole: Sheet, width: int) -> Iterator[list[int]]:
+    """Yields the columns of each block: the first, and as many others as fit."""
+    sizes = [
+        max(len(heading), *(len(row[i].text) for row in whole.rows)) + len(" | ")
+        for i, heading in enumerate(whole.headings)
+    ]
+    block: list[int] = []
+    for i in range(1, len(sizes)):
+        if block and sizes[0] + sum(sizes[j] for j in block) + sizes[i] > width + 1:
+            yield [0, *block]
+            block = []
+        block.append(i)
+    yield [0, *block]
+
+
+def markdown(ranking: Ranking) -> str:
+    """Returns the table with intervals, how it was made, and the rows' machines."""
+    whole = sheet(ranking, intervals=True)
+    lines = [
+        "# The zoo",
+        "",
+        "Written by `attnkit rank`; [protocol.md](protocol.md) describes what each number is.",
+        "",
+        f"| {' | '.join(map(_escaped, whole.headings))} |",
+        f"|---|{'---:|' * (len(whole.headings) - 1)}",
+        *(f"| {' | '.join(_escaped(cell.text) for cell in row)} |" for row in whole.rows),
+        "",
+        *(f"- {_escaped(note)}" for note in ranking.notes()),
+        "",
+        f"Command: `{command(ranking)}`. Made on:",
+        "",
+        *(f"- {_escaped(place)}: {', '.join(names)}" for place, names in _places(ranking)),
+        "",
+        *_without_row(ranking),
+    ]
+    return "\n".join(lines)
+
+
+def _without_row(ranking: Ranking) -> list[str]:
+    """Returns a paragraph about the mechanisms of the kit that have no row."""
+    present = {row["mechanism"] for row in ranking.rows}
+    missing = [
+        name
+        for name in ATTENTION.names()
+        if name not in present and ATTENTION.get(name).__module__.startswith("attnkit.")
+    ]
+    return [f"Without a row so far: {', '.join(missing)}.", ""] if missing else []
+
+
+def _escaped(text: str) -> str:
+    for letter in "\\`*_[]|#<>":
+        text = text.replace(letter, f"\\{letter}")
+    return text.replace("~", "\\~")
+
+
+def command(ranking: Ranking) -> str:
+    """Returns the command that makes the rows of the table."""
+    names = [
+        row["plugins"][0]["name"] if row["plugins"] else row["mechanism"] for row in ranking.rows
+    ]
+    tier = ranking.protocol.tier
+    return f"attnkit rank {' '.join(dict.fromkeys(names))} --tier {tier}"
+
+
+def _places(ranking: Ranking) -> Iterator[tuple[str, list[str]]]:
+    """Yields machine, packages, commit and date, with the mechanisms whose rows were made there."""
+    found: dict[str, list[str]] = {}
+    for row in ranking.rows:
+        machine = row["machine"]
+        packages = machine.get("packages", {})
+        words = (
+            f"{machine.get('platform')}, {machine.get('cpu_cores')} cores, "
+            f"{machine.get('device')}, {machine.get('threads')} thread(s) a run, torch "
+            f"{packages.get('torch')}, attnkit {packages.get('attnkit')} at {row['commit']}, "
+            f"{_day(row)}"
+        )
+        found.setdefault(words, []).append(row["mechanism"])
+    return iter(found.items())
+
+
+def page(ranking: Ranking) -> str:
+    """Returns an offline page whose columns can be sorted."""
+    whole = sheet(ranking, intervals=False)
+    data = {
+        "title": f"Protocol {ranking.protocol.version}, tier {ranking.protocol.tier}",
+        "headings": whole.headings,
+        "rows": [
+            [{"text": c.text, "value": c.value, "verdict": c.verdict, "hint": c.hint} for c in row]
+            for row in whole.rows
+        ],
+        "notes": ranking.notes(),
+        "made": [f"{place}: {', '.join(names)}" for place, names in _places(ranking)],
+        "command": command(ranking),
+    }
+    return offline_page(
+        "attnkit.ranking",
+        "ranking.js",
+        title="attnkit rank",
+        data=data,
+        body=f"<noscript><pre>{html.escape(markdown(ranking))}</pre></noscript>",
+    )
+
+
+def comma_separated(ranking: Ranking) -> str:
+    """Returns all numbers unrounded, one line per mechanism and number."""
+    return csv_of(_records(ranking))
+
+
+def _records(ranking: Ranking) -> Iterator[dict[str, Any]]:
+    ends = {(name, task): end for name, task, end, _ in ranking.untuned()}
+    for row in ranking.rows:
+        for column, number in zip(ranking.columns, ranking.numbers[row["variant"]], strict=True):
+            found = row["tasks"][column.task]
+            mean, difference = number.mean, number.difference
+            yield {
+                "mechanism": row["mechanism"],
+                "task": column.task,
+                "metric": column.metric,
+                "mean": mean.mean if mean else None,
+                "low": mean.low if mean else None,
+                "high": mean.high if mean else None,
+                "seeds": found["numbers"].get(column.metric, {}),
+                "difference": difference.mean if difference else None,
+                "p_holm": number.p_holm,
+                "verdict": number.verdict,
+                "tuned": found["tuned"],
+                "at_the_edge": ends.get((row["mechanism"], column.task)),
+                "failed": number.failed,
+                "parameters": found.get("parameters"),
+                "steps": found.get("steps"),
+                "tokens": found.get("tokens"),
+            }
+
+
+def as_json(ranking: Ranking) -> str:
+    """Returns the rows and the verdicts, for programs."""
+    content = {
+        "version": 1,
+        "protocol": ranking.protocol.version,
+        "tier": ranking.protocol.tier,
+        "rows": list(ranking.rows),
+        "numbers": list(_records(ranking)),
+        "notes": ranking.notes(),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+FORMS: dict[str, Callable[[Ranking], str]] = {
+    ".md": markdown,
+    ".html": page,
+    ".csv": comma_separated,
+    ".json": as_json,
+}
+"""File suffix -> the function that returns the contents."""
+
+
+def export(ranking: Ranking, outs: Sequence[Path]) -> None:
+    """Writes the files atomically; the suffix selects the format.
+
+    Raises:
+        DataError: if one cannot be written.
+    """
+    contents = [FORMS[out.suffix](ranking) for out in outs]
+    for out, content in zip(outs, contents, strict=True):
+        with atomic_write(out) as file:
+            file.write(content.encode())

@@ -1,0 +1,300 @@
+"""The table: all rows of a protocol that were made with this code, judged against the base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnkit.ablation.compare import verdicts
+from attnkit.ablation.comparison import FOUND_WITH_FEW, Verdict, is_lower_better
+from attnkit.ablation.estimates import (
+    LEVEL,
+    Estimate,
+    paired_difference,
+    standard_error,
+    t_estimate,
+    t_quantile,
+)
+from attnkit.ranking.cells import FOLDER, Plans, Subject
+from attnkit.ranking.protocol import BASE, Protocol, RankError
+from attnkit.ranking.row import ROWS, read_row, rows_folder
+from attnkit.registry import ATTENTION
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of a task.
+
+    Attributes:
+        task: of the protocol.
+        metric: of its runs.
+        heading: in the table.
+        is_judged: it has verdicts.
+    """
+
+    task: str
+    metric: str
+    heading: str
+    is_judged: bool
+
+    @property
+    def lower_is_better(self) -> bool:
+        """True for a loss."""
+        return is_lower_better(self.metric)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a row.
+
+    Attributes:
+        mean: over the seeds; None: no run has it.
+        difference: to the base, paired by seed.
+        p_holm: its p value, corrected for all verdicts of the table.
+        verdict: None for the base, and where there is none.
+        failed: why runs are missing.
+    """
+
+    mean: Estimate | None
+    difference: Estimate | None = None
+    p_holm: float | None = None
+    verdict: Verdict | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The table of a protocol.
+
+    Attributes:
+        protocol: the protocol.
+        columns: its numbers.
+        rows: the base, then the others by the first number, the best first.
+        numbers: variant -> one per column.
+        floors: the noise floor of each column with verdicts: what two sets of seeds of the base
+            differ by with 5 % chance; None for the other columns.
+        left_out: what is not in the table, and why.
+    """
+
+    protocol: Protocol
+    columns: Sequence[Column]
+    rows: Sequence[dict[str, Any]]
+    numbers: Mapping[str, Sequence[Number]]
+    floors: Sequence[float | None]
+    left_out: Sequence[str] = field(default=())
+
+    @property
+    def num_verdicts(self) -> int:
+        """Number of differences that were judged together."""
+        judged = [number for row in self.numbers.values() for number in row]
+        return sum(number.p_holm is not None for number in judged)
+
+    def untuned(self) -> Iterator[tuple[str, str, str, float]]:
+        """Yields mechanism, task, end of the grid and learning rate, where the best rate is at an
+        end: a better one may be beyond it.
+        """
+        for row in self.rows:
+            for task, found in row["tasks"].items():
+                if found.get("edge"):
+                    rate = next(iter(found["tuned"].values()))
+                    yield row["mechanism"], task, found["edge"], rate
+
+    def notes(self) -> list[str]:
+        """Returns what a reader must know, a paragraph each."""
+        first = next(iter(next(iter(self.rows))["tasks"].values()))
+        seeds = len(next(iter(first["numbers"].values()), ()))
+        lines = [
+            f"Protocol {self.protocol.version}, tier {self.protocol.tier} (docs/protocol.md): "
+            f"means over {seeds} seeds. A better or worse number differs from {BASE}'s, by seed, "
+            f"at {100 * LEVEL:.0f} % after Holm's correction for {self.num_verdicts} comparisons, "
+            "and by more than the noise floor; no word: within noise.",
+            "Noise floor (two sets of seeds of the base): "
+            + ", ".join(
+                f"{column.heading} {floor:.3f}"
+                for column, floor in zip(self.columns, self.floors, strict=True)
+                if floor is not None
+            )
+            + ".",
+        ]
+        if seeds in FOUND_WITH_FEW:
+            lines.append(
+                f"{seeds} seeds are few: one comparison finds a difference of two standard "
+                f"deviations in about {FOUND_WITH_FEW[seeds]} % of cases."
+            )
+        if marked := list(self.untuned()):
+            words = [f"{name} {task} ({end}, {rate:g})" for name, task, end, rate in marked]
+            lines.append(
+                "† not tuned: the best learning rate is at an end of the grid, a better one may be "
+                f"beyond it: {', '.join(words)}."
+            )
+        if without := [row["mechanism"] for row in self.rows if row["position"] == "none"]:
+            lines.append(f"Without a position encoding: {', '.join(without)}.")
+        if busy := [row["mechanism"] for row in self.rows if is_busy(row)]:
+            lines.append(
+                "~ measured while other processes used the cores, so not a result; ranking the "
+                f"mechanism again measures it again: {', '.join(busy)}."
+            )
+        lines += [f"Left out: {each}." for each in self.left_out]
+        return [*lines, f"Curves and attention maps: tensorboard --logdir {FOLDER}"]
+
+
+def is_busy(row: Mapping[str, Any]) -> bool:
+    """True if other processes disturbed the measurement of a row's speed."""
+    return row["costs"].get("speed", {}).get("is_quiet") is False
+
+
+def columns_of(plans: Plans) -> list[Column]:
+    """Returns the numbers of a protocol in order."""
+    columns = []
+    for task in plans.protocol.parts:
+        recipe = plans.recipe(task)
+        assert recipe.ablation is not None
+        columns.append(Column(task, recipe.ablation.metric, task, True))
+        columns += [
+            Column(task, f"accuracy_length_{length}", f"{task} at {length}", False)
+            for length in recipe.data.options.get("test_lengths", ())
+        ]
+    return columns
+
+
+def read_ranking(
+    plans: Plans, subjects: Sequence[Subject] = (), refused: Sequence[str] = ()
+) -> Ranking:
+    """Returns the table of the rows that exist.
+
+    Args:
+        plans: of the protocol.
+        subjects: mechanisms whose rows must be of their present code, as those of the kit's own;
+            of another plugin the last row is taken.
+        refused: which mechanisms have no row, and why.
+
+    Raises:
+        RankError: if the base has no row, or a row is damaged.
+    """
+    protocol, base = plans.protocol, plans.variant(Subject(BASE))
+    present = {subject.mechanism: plans.variant(subject) for subject in subjects}
+    rows, left_out = _rows(plans, base, present)
+    if base not in [row["variant"] for row in rows]:
+        reasons = f" (left out: {'; '.join(left_out)})" if left_out else ""
+        raise RankError(
+            f"{rows_folder(protocol)} has no row of the base {BASE}, so there is no table; name a "
+            f"mechanism, as in `attnkit rank {BASE}`{reasons}"
+        )
+    columns = columns_of(plans)
+    numbers = _judged(rows, columns, base)
+    lower = columns[0].lower_is_better
+
+    def place(row: dict[str, Any]) -> tuple[bool, float, str]:
+        mean = numbers[row["variant"]][0].mean
+        value = math.inf if mean is None else mean.mean if lower else -mean.mean
+        return row["variant"] != base, value, row["mechanism"]
+
+    rows.sort(key=place)
+    reference = {row["variant"]: row for row in rows}[base]
+    floors = [
+        _floor(_values(reference, column)) if column.is_judged else None for column in columns
+    ]
+    return Ranking(
+        protocol, columns, rows, numbers, floors, [*left_out, *refused, *_others(protocol)]
+    )
+
+
+def _rows(
+    plans: Plans, base: str, present: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns the rows that can stand in one table, and what cannot."""
+    protocol = plans.protocol
+    found: dict[str, dict[str, Any]] = {}
+    left_out: list[str] = []
+    for path in sorted(rows_folder(protocol).glob("*.json")):
+        row = read_row(path)
+        if (row["protocol"], row["tier"]) != (protocol.version, protocol.tier):
+            left_out.append(
+                f"{row['mechanism']} of protocol {row['protocol']}, tier {row['tier']}: rows of "
+                f"two protocols are never mixed ({path})"
+            )
+        elif row["base"] != base:
+            left_out.append(f"{row['mechanism']}, made with other code or recipes ({path})")
+        elif not _is_current(row, plans, present):
+            left_out.append(f"{row['mechanism']}, whose code has changed since ({path})")
+        elif not row["complete"]:
+            left_out.append(f"{row['mechanism']}, which is not complete: rank it again ({path})")
+        elif (other := found.get(row["mechanism"])) is None or other["date"] <= row["date"]:
+            found[row["mechanism"]] = row
+    return list(found.values()), left_out
+
+
+def _is_current(row: Mapping[str, Any], plans: Plans, present: Mapping[str, str]) -> bool:
+    """True unless the mechanism has another digest now."""
+    name = row["mechanism"]
+    if name in present:
+        return present[name] == row["variant"]
+    if row["plugins"] or name not in ATTENTION.names():
+        return True
+    return plans.variant(Subject(name)) == row["variant"]
+
+
+def _others(protocol: Protocol) -> Iterator[str]:
+    """Yields the tables of other versions of the protocol, which are never mixed with this one."""
+    for folder in sorted(ROWS.glob(f"{protocol.tier}-v*")):
+        count = len(list(folder.glob("*.json")))
+        if folder.name != protocol.name and count:
+            yield f"{count} row{'s' * (count > 1)} of another version of the protocol, in {folder}"
+
+
+def _judged(
+    rows: Sequence[dict[str, Any]], columns: Sequence[Column], base: str
+) -> dict[str, list[Number]]:
+    """Returns the numbers of all rows; the verdicts of the whole table are corrected together."""
+    reference = {row["variant"]: row for row in rows}[base]
+    numbers = {
+        row["variant"]: [_number(row, reference, column) for column in columns] for row in rows
+    }
+    places = [
+        (variant, i)
+        for variant, own in numbers.items()
+        for i, (column, number) in enumerate(zip(columns, own, strict=True))
+        if column.is_judged and number.difference is not None and number.difference.p is not None
+    ]
+    differences = [
+        (difference, columns[i].lower_is_better)
+        for variant, i in places
+        if (difference := numbers[variant][i].difference) is not None
+    ]
+    for (variant, i), (p, word), (difference, _) in zip(
+        places, verdicts(differences), differences, strict=True
+    ):
+        floor = _floor(_values(reference, columns[i]))
+        verdict = word if floor is None or abs(difference.mean) > floor else "within noise"
+        before = numbers[variant][i]
+        numbers[variant][i] = Number(before.mean, difference, p, verdict, before.failed)
+    return numbers
+
+
+def _number(row: dict[str, Any], reference: dict[str, Any], column: Column) -> Number:
+    values, theirs = _values(row, column), _values(reference, column)
+    failed = row["tasks"][column.task].get("failed")
+    if not values:
+        return Number(None, failed=failed or "no number")
+    mean = t_estimate(list(values.values()))
+    paired = [values[seed] - theirs[seed] for seed in values if seed in theirs]
+    if row is reference or not paired:
+        return Number(mean, failed=failed)
+    return Number(mean, paired_difference(paired), failed=failed)
+
+
+def _values(row: Mapping[str, Any], column: Column) -> dict[str, float]:
+    found = row["tasks"][column.task]["numbers"].get(column.metric, {})
+    return {seed: value for seed, value in found.items() if math.isfinite(value)}
+
+
+def _floor(values: Mapping[str, float]) -> float | None:
+    """Returns the largest difference of two means of as many seeds that has a chance of 5 % if
+    nothing differs; None for a single seed.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    return t_quantile(n - 1) * standard_error(list(values.values())) * math.sqrt(2)

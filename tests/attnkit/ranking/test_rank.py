@@ -1,0 +1,374 @@
+"""`attnkit rank`: what is trained and what is not, what stands in one table, what is refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from attnkit.ablation.timing import Timing
+from attnkit.checks.at_start import LawBrokenError
+from attnkit.cli.main import app
+from attnkit.ranking.cells import Plans, Subject, subjects_named
+from attnkit.ranking.code import without_words
+from attnkit.ranking.output import FORMS, export, show_ranking
+from attnkit.ranking.protocol import BASE, PARTS, Part, Protocol, RankError
+from attnkit.ranking.rank import prepare, rank, show_work
+from attnkit.ranking.row import read_row
+from attnkit.ranking.table import read_ranking
+
+TINY = (
+    *("trainer.max_steps=2", "trainer.batch_size=4", "data.num_eval=8"),
+    *("ablation.seeds=1", "ablation.tune={optimizer.lr: [1.0e-3, 1.0e-2]}"),
+)
+PROTOCOL = Protocol("tiny", {"parity": Part("rank_parity", {"tiny": TINY})})
+QUIET = {"tokens_per_second": 9e4, "ms_per_token": 1.5, "training_bytes": 2**20, "is_quiet": True}
+BUSY = {**QUIET, "is_quiet": False}
+
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+
+PLUGIN = """
+from attnkit.attention.multi_head import MultiHead
+from attnkit.registry import ATTENTION
+
+@ATTENTION.register("plain_copy")
+class PlainCopy(MultiHead):
+    "The base, by another name."
+"""
+LEAKY = """
+import torch
+from attnkit.attention.multi_head import MultiHead
+from attnkit.registry import ATTENTION
+
+@ATTENTION.register("leaky")
+class Leaky(MultiHead):
+    "Looks at the mean of all values, also of later ones."
+
+    def mix(self, q, k, v, mask):
+        return super().mix(q, k, v, mask) + v.mean(dim=2, keepdim=True)
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    return tmp_path
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    """What the next measurements of speed find; each is used once."""
+    found = []
+    monkeypatch.setattr("attnkit.ranking.rank.speed_of", lambda *_: found.pop(0))
+    return found
+
+
+def numbers(ranking):
+    return {
+        row["mechanism"]: [number.mean.mean for number in ranking.numbers[row["variant"]]]
+        for row in ranking.rows
+    }
+
+
+def test_only_what_is_missing_is_trained(here, launcher, speeds, tiny_samples):
+    def ranked(*speed):
+        launcher.started.clear()
+        speeds.extend(speed)
+        ranking, failures = rank(PROTOCOL, subjects_named(["mine.py"]))
+        assert failures == []
+        assert speeds == []
+        return ranking, [key.partition("-")[0] for key in launcher.started]
+
+    first, started = ranked(QUIET, BUSY)
+    # Two learning rates and a seed of each.
+    assert started == [BASE] * 3 + ["plain_copy"] * 3
+    # The same model under another name: what differs between rows is the mechanism alone.
+    assert numbers(first)["plain_copy"] == numbers(first)[BASE]
+    assert first.rows[1]["plugins"][0]["name"] == "mine.py"
+    runs = here / "runs/rank/tiny-v1-parity"
+    assert len(list(runs.glob("*/seed0/result.json"))) == 2, "ordinary runs"
+    assert set(json.loads((runs / "ablation.json").read_bytes())["variants"]) == set(first.numbers)
+
+    again, started = ranked(QUIET)
+    assert started == []
+    assert again.rows[1]["costs"]["speed"] == QUIET, "measured again, since others disturbed it"
+
+    # As after a kill: no row, and one of its runs has no result.
+    for path in (here / "runs/rank/rows/tiny-v1").glob("plain_copy-*.json"):
+        path.unlink()
+    (lost,) = runs.glob("plain_copy-*/seed0/result.json")
+    lost.unlink()
+    resumed, started = ranked(QUIET)
+    assert started == ["plain_copy"]
+    assert numbers(resumed) == numbers(first)
+
+    (here / "mine.py").write_text(PLUGIN + "\nCHANGED = True\n")
+    changed, started = ranked(QUIET)
+    assert started == ["plain_copy"] * 3, "other code is another row, and repeats none"
+    assert changed.rows[1]["variant"] != first.rows[1]["variant"]
+    assert len(changed.rows) == 2
+    (here / "mine.py").write_text(PLUGIN)
+    restored, started = ranked()
+    assert started == []
+    assert restored.rows == resumed.rows
+
+
+def test_a_dry_run_tells_the_cells_and_their_time(here, launcher, monkeypatch, capsys):
+    def measured(recipes, *_):
+        return dict.fromkeys(recipes, Timing(start=9.0, step=10.0, final=1.0))
+
+    monkeypatch.setattr("attnkit.ranking.rank.measure", measured)
+    show_work(prepare(PROTOCOL, subjects_named(["linear"])), PROTOCOL)
+    said = capsys.readouterr().out
+    assert "linear parity       0:01:03   3 runs of 2 steps" in said
+    assert "protocol 1, tier tiny: 2 rows, about 0:02:06" in said
+    assert launcher.started == []
+    assert not (here / "runs").exists()
+
+
+KILLED = """
+import json
+from pathlib import Path
+from rank_tests import PROTOCOL, numbers
+from attnkit.ranking.cells import subjects_named
+from attnkit.ranking.rank import rank
+
+if __name__ == "__main__":  # each run is a fork that imports this file
+    ranking, failures = rank(PROTOCOL, subjects_named(["linear"]))
+    assert failures == []
+    assert all(row["costs"]["speed"]["ms_per_token"] > 0 for row in ranking.rows)
+    Path("table.json").write_text(json.dumps(numbers(ranking)))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_with_the_same_table(tmp_path):
+    tables = []
+    for name, kills in (("whole", False), ("killed", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "rank_tests.py").write_text(Path(__file__).read_text())
+        (folder / "go.py").write_text(KILLED)
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path}
+        start = [sys.executable, "go.py"]
+        if kills:
+            process = subprocess.Popen(start, cwd=folder, env=environment)
+            while len(list(folder.glob("runs/rank/*/*/seed*/result.json"))) < 5:
+                assert process.poll() is None, "it ended before it was killed"
+                time.sleep(0.05)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            assert not list(folder.glob("runs/rank/rows/*/linear-*.json"))
+        subprocess.run(start, cwd=folder, env=environment, check=True)
+        tables.append(json.loads((folder / "table.json").read_text()))
+    assert tables[0] == tables[1]
+
+
+# The table, of rows that nobody has trained
+
+JUDGED = Protocol(
+    "tiny",
+    {
+        "parity": Part("rank_parity", {"tiny": (*TINY, "data.test_lengths=[]")}),
+        "copy": Part("rank_copy", {"tiny": ("ablation.metric=loss",)}),
+    },
+)
+
+
+def write_row(plans, mechanism, accuracy, loss, **more):
+    """Leaves the file of a row with these numbers, one per seed."""
+    protocol = plans.protocol
+
+    def task(metric, values):
+        by_seed = {str(seed): value for seed, value in enumerate(values)}
+        return {"numbers": {metric: by_seed}, "tuned": {"optimizer.lr": 0.01}, "edge": None}
+
+    variant = plans.variant(Subject(mechanism))
+    row = {
+        **{"format": 1, "protocol": protocol.version, "tier": protocol.tier, "complete": True},
+        **{"mechanism": mechanism, "variant": variant, "base": plans.variant(Subject(BASE))},
+        **{"formula": "f", "paper": "p", "plugins": [], "position": "rotary", "changes": {}},
+        "tasks": {"parity": task("accuracy", accuracy), "copy": task("loss", loss)},
+        "costs": {"parameters": 10, "cache_bytes": {"1024": 2048, "16384": 1}, "speed": QUIET},
+        **{"machine": {"packages": {}}, "commit": "abc", "date": "2026-01-01"},
+        **more,
+    }
+    folder = Path("runs/rank/rows") / protocol.name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{row['variant']}.json"
+    path.write_text(json.dumps(row))
+    return path
+
+
+SEEDS = [0.0, 0.01, -0.01, 0.02, -0.02]
+
+
+def around(value, by=1.0):
+    return [value + by * noise for noise in SEEDS]
+
+
+@pytest.fixture
+def plans(here):
+    made = Plans(JUDGED)
+    write_row(made, BASE, around(0.5), around(2.0))
+    return made
+
+
+def test_verdicts_need_holm_and_the_noise_floor(plans, capsys):
+    write_row(plans, "linear", around(0.9, by=-1), around(2.5))
+    write_row(plans, "gated", around(0.51), around(2.0, by=0.9))
+    ranking = read_ranking(plans)
+    words = {
+        row["mechanism"]: [number.verdict for number in ranking.numbers[row["variant"]]]
+        for row in ranking.rows
+    }
+    assert words[BASE] == [None, None]
+    assert words["linear"] == ["better", "worse"]
+    # 0.01 at every seed: certain, but two sets of seeds of the base differ by more.
+    assert words["gated"] == ["within noise", "within noise"]
+    assert ranking.floors[0] == pytest.approx(2.776 * 0.01581 / 5**0.5 * 2**0.5, rel=1e-3)
+    assert ranking.num_verdicts == 4
+    assert list(words) == [BASE, "linear", "gated"], "the best first"
+
+    outs = [Path(f"table{suffix}") for suffix in FORMS]
+    export(ranking, outs)
+    texts = {out.suffix: out.read_text() for out in outs}
+    assert "| linear | 0.900 ± 0.020 better | 2.500 ± 0.020 worse | 10 |" in texts[".md"]
+    assert "attnkit rank multi_head linear gated --tier tiny" in texts[".md"]
+    assert "Without a row so far: additive, average, " in texts[".md"]
+    assert len(texts[".csv"].splitlines()) == 1 + 3 * 2
+    assert len(json.loads(texts[".json"])["rows"]) == 3
+    assert '"ranking.js"' in texts[".html"]
+    show_ranking(ranking)
+    printed = capsys.readouterr().out
+    assert "0.900 better" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_what_is_not_comparable_is_told(plans):
+    path = write_row(plans, "linear", around(0.9), around(2.0), protocol=0)
+    write_row(plans, "gated", around(0.9), around(2.0), base="multi_head-00000000")
+    write_row(plans, "sink", around(0.9), around(2.0), variant="sink-00000000")
+    write_row(plans, "relu", around(0.9), around(2.0), complete=False)
+    other = path.parent.parent / "tiny-v0"
+    other.mkdir()
+    (other / "x.json").write_text("{}")
+    ranking = read_ranking(plans)
+    assert [row["mechanism"] for row in ranking.rows] == [BASE]
+    said = "\n".join(ranking.notes())
+    for words in (
+        "linear of protocol 0, tier tiny: rows of two protocols are never mixed",
+        "gated, made with other code or recipes",
+        "sink, whose code has changed since",
+        "relu, which is not complete",
+        "1 row of another version of the protocol",
+    ):
+        assert words in said
+
+
+def test_an_untuned_rate_a_lost_run_and_a_busy_machine_are_told(plans):
+    path = write_row(plans, "linear", around(0.9), around(2.0))
+    row = json.loads(path.read_text())
+    row["tasks"]["parity"] |= {"edge": "largest", "tuned": {"optimizer.lr": 0.03}}
+    row["tasks"]["copy"] = {"numbers": {}, "tuned": {}, "edge": None, "failed": "diverged"}
+    row["costs"]["speed"] = BUSY
+    path.write_text(json.dumps(row))
+    ranking = read_ranking(plans)
+    text = FORMS[".md"](ranking)
+    assert "| linear | 0.900 ± 0.020 better† | diverged |" in text
+    assert "linear parity (largest, 0.03)" in text
+    assert "measured while other processes used the cores" in text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set $CHROMIUM")
+def test_the_page_sorts_in_a_browser(plans, here):
+    playwright = pytest.importorskip("playwright.sync_api")
+    write_row(plans, "linear", around(0.9), around(2.5))
+    path = write_row(plans, "gated", around(0.7), around(1.0))
+    row = json.loads(path.read_text())
+    row["tasks"]["copy"] = {"numbers": {}, "tuned": {}, "edge": None, "failed": "diverged"}
+    row["formula"] = "<script>alert(1)</script>"
+    path.write_text(json.dumps(row))
+    export(read_ranking(plans), [Path("table.html")])
+    said = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page(color_scheme="dark")
+        shown.set_default_timeout(300_000)  # milliseconds; against hanging alone
+        shown.on("console", lambda message: said.append(message.text))
+        shown.on("pageerror", lambda error: said.append(str(error)))
+        shown.on("dialog", lambda dialog: said.append(dialog.message))
+        shown.goto((here / "table.html").as_uri())
+        names = shown.locator("tbody th")
+        assert names.all_text_contents() == [BASE, "linear", "gated"]
+        head = shown.locator("thead th").filter(has_text="copy")
+        for order in ("ascending", "descending"):
+            head.locator("button").click()
+            assert head.get_attribute("aria-sort") == order
+            expected = [BASE, "linear"] if order == "ascending" else ["linear", BASE]
+            assert names.all_text_contents() == [*expected, "gated"], "no number comes last"
+        browser.close()
+    assert said == []
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["linear", "--tier", "gpu"], "--tier gpu needs a CUDA GPU, and torch finds none here"),
+        (["linaer"], "nothing is called `linaer`; did you mean `linear`"),
+        (["linear", "--out", "table.txt"], "--out table.txt: the name must end in .md"),
+        ([], "has no row of the base multi_head"),
+        (["pre_norm"], "pre_norm is no mechanism, so the table has no row"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(arguments, words, here):
+    ended = CliRunner().invoke(app, ["rank", *arguments])
+    assert ended.exit_code == 2, ended.output
+    assert words in ended.output
+    assert not (here / "runs").exists()
+
+
+def test_what_the_protocol_cannot_take_is_refused_before_anything_trains(here, launcher):
+    (here / "leaky.py").write_text(LEAKY)
+    with pytest.raises(LawBrokenError, match="leaky breaks a law: "):
+        rank(PROTOCOL, subjects_named(["leaky.py"]))
+    with pytest.raises(RankError, match=r"linformer has no row: .*cannot obey the mask causal"):
+        rank(PROTOCOL, subjects_named(["linformer"]))
+    assert launcher.started == []
+    broken = here / "row.json"
+    broken.write_text("{}")
+    with pytest.raises(RankError, match=r"row\.json is no row of attnkit rank"):
+        read_row(broken)
+
+
+# The protocol
+
+
+def test_every_tier_has_a_valid_study_of_every_task(here):
+    for tier in ("minutes", "hours", "gpu"):
+        plans = Plans(Protocol(tier, PARTS))
+        for task in PARTS:
+            changes = plans.changes(task, Subject("linear"))
+            assert changes["model.attention"]["name"] == "linear"
+            assert "model.position" not in changes
+            assert plans.changes(task, Subject("mamba2"))["model.position"] == "none"
+
+
+def test_comments_and_docstrings_are_no_code():
+    one = without_words('"""A."""\ndef f():\n    "B"\n    return 1  # C\n')
+    assert one == without_words('"""D."""\ndef f():\n    "E"\n\n    return 1\n')
+    assert one != without_words('"""A."""\ndef f():\n    "B"\n    return 2\n')
