@@ -6,7 +6,6 @@ depend on, so a finished row is never trained again, and one of changed code is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from attnkit.ranking.cells import FOLDER, Cell
 from attnkit.ranking.protocol import Protocol, RankError
 from attnkit.registry import ATTENTION
 from attnkit.storage import run_directory
+from attnkit.storage.files import parse_json
 from attnkit.storage.plugin_record import describe
 
 FORMAT = 1
@@ -52,7 +52,7 @@ def read_row(path: Path) -> dict[str, Any]:
         RankError: if it is damaged, or of another format.
     """
     try:
-        row = json.loads(path.read_bytes())
+        row = parse_json(path.read_bytes())
         known = row["format"] == FORMAT
         needed = ("protocol", "tier", "variant", "mechanism", "base", "tasks", "costs", "complete")
         if missing := [key for key in needed if known and key not in row]:

@@ -7,7 +7,6 @@ processes disturbed it.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from attnkit.ablation.launchers.base import Job, Launcher
 from attnkit.ablation.launchers.process import end_with_parent
 from attnkit.ablation.timing import TimingError, mean_seconds, training_steps
 from attnkit.recipe import Recipe
+from attnkit.storage.files import parse_json
 from attnkit.storage.run_directory import write_json, write_text
 
 QUIET = 0.95
@@ -52,7 +52,7 @@ def speed_of(recipe: Recipe, launcher: Launcher, place: Path) -> dict[str, Any]:
     if ended[0].code:
         words = job.log.read_text(encoding="utf-8", errors="replace").strip()
         raise TimingError(f"{recipe.variant} cannot be timed: {words[-2000:]}")
-    return json.loads(out.read_bytes())
+    return parse_json(out.read_bytes())
 
 
 def main(out: Path, file: Path) -> None:
