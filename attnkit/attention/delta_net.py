@@ -118,7 +118,7 @@ def corrected_sums(
         asked, known = q * faded.exp(), k * faded.exp()
         offered = k * (faded[:, :, :, -1:] - faded).exp()
         fade = faded[:, :, :, -1].exp().unsqueeze(-1)  # (B, H, n, 1 or D, 1)
-        seen, met = faded_products(q, k, faded), faded_products(k, k, faded)
+        seen, met = faded_products(torch.stack((q, k)), k, faded)
     solved = torch.linalg.solve_triangular(
         (strength * met).tril(-1),
         strength * torch.cat((v, known), dim=-1),

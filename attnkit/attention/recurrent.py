@@ -284,64 +284,53 @@ def _decayed_sums(
     added = (k * (end - faded).exp()).transpose(-2, -1) @ v
     before = states_before(fade, added, state)
     last = fade[:, :, -1] * before[:, :, -1] + added[:, :, -1]
-    within = _evenly_faded if faded.shape[-1] == 1 else _faded_by_feature
-    sums = within(q, k, v, faded) + (q * faded.exp()) @ before
+    sums = faded_products(q, k, faded) @ v + (q * faded.exp()) @ before
     return joined(sums, length, num_queries), last
-
-
-def faded_products(q: Tensor, k: Tensor, faded: Tensor) -> Tensor:
-    """sum_d q_id k_jd exp(g_id - g_jd) for j <= i within each chunk, else 0: (B, H, n, chunk, D)
-    with `faded` g, (B, H, n, chunk, 1 or D) -> (B, H, n, chunk, chunk).
-    """
-    if faded.shape[-1] == 1:
-        return (q @ k.transpose(-2, -1)) * _between(faded)
-    # The identity as values gives the weights themselves.
-    identity = torch.eye(q.shape[3], dtype=q.dtype, device=q.device)
-    return _faded_by_feature(q, k, identity.expand(*q.shape[:4], -1), faded)
-
-
-def _between(faded: Tensor) -> Tensor:
-    """exp(g_i - g_j) for j <= i, else 0: (B, H, n, chunk, 1) -> (B, H, n, chunk, chunk)."""
-    later = torch.ones(faded.shape[3], faded.shape[3], dtype=torch.bool, device=faded.device)
-    return (faded - faded.transpose(-2, -1)).masked_fill(later.triu(1), float("-inf")).exp()
-
-
-def _evenly_faded(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
-    """Returns what queries read from earlier tokens of their own chunk, with one decay for all
-    features: `faded` (B, H, n, chunk, 1) -> (B, H, n, chunk, E).
-    """
-    return ((q @ k.transpose(-2, -1)) * _between(faded)) @ v
 
 
 ONE_BY_ONE = 4
 """Tokens whose products are computed feature by feature, where each feature has its own decay."""
 
 
-def _faded_by_feature(q: Tensor, k: Tensor, v: Tensor, faded: Tensor) -> Tensor:
-    """Like `_evenly_faded`, with a decay for each feature: `faded` (B, H, n, chunk, D).
+def faded_products(q: Tensor, k: Tensor, faded: Tensor) -> Tensor:
+    """Returns sum_d q_id k_jd exp(g_id - g_jd) for j <= i within each chunk, else 0.
 
-    The later half of a chunk reads the earlier half as a product of q exp(g_i - m) and k exp(m -
+    The later half of a chunk meets the earlier half as a product of q exp(g_i - m) and k exp(m -
     g_j), with m the decay at the end of the earlier half: both exponents are at most 0. Each half
     is split again until few tokens are left.
+
+    Args:
+        q: (..., B, H, n, chunk, D); several queries may meet the same keys.
+        k: (B, H, n, chunk, D)
+        faded: g, (B, H, n, chunk, 1 or D)
+
+    Returns:
+        (..., B, H, n, chunk, chunk)
     """
-    size = min(ONE_BY_ONE, q.shape[3])
-    q, k, v, faded = (heads.unflatten(3, (-1, size)) for heads in (q, k, v, faded))
-    later = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
+    if faded.shape[-1] == 1:
+        between = (faded - faded.transpose(-2, -1)).masked_fill(_later(faded), float("-inf"))
+        return (q @ k.transpose(-2, -1)) * between.exp()
+    size = min(ONE_BY_ONE, q.shape[-2])
+    q, k, faded = (heads.unflatten(-2, (-1, size)) for heads in (q, k, faded))
     between = faded.unsqueeze(-2) - faded.unsqueeze(-3)  # (B, H, n, m, size, size, D)
-    between = between.masked_fill(later.unsqueeze(-1), float("-inf")).exp()
-    near = (q.unsqueeze(-2) * k.unsqueeze(-3) * between).sum(dim=-1)
-    sums = near @ v  # (B, H, n, m, size, E)
-    while sums.shape[3] > 1:
-        earlier, later_half = (
-            [heads[:, :, :, half::2] for heads in (q, k, v, faded)] for half in (0, 1)
-        )
-        middle = earlier[3][..., -1:, :]
-        asked = later_half[0] * (later_half[3] - middle).exp()
-        offered = earlier[1] * (middle - earlier[3]).exp()
-        read = (asked @ offered.transpose(-2, -1)) @ earlier[2]
-        sums = torch.cat((sums[:, :, :, 0::2], sums[:, :, :, 1::2] + read), dim=-2)
-        q, k, v, faded = (heads.unflatten(3, (-1, 2)).flatten(4, 5) for heads in (q, k, v, faded))
-    return sums.squeeze(3)
+    between = between.masked_fill(_later(faded).unsqueeze(-1), float("-inf")).exp()
+    products = (q.unsqueeze(-2) * k.unsqueeze(-3) * between).sum(dim=-1)
+    while products.shape[-3] > 1:  # (..., B, H, n, m, size, size): pairs of blocks become one
+        middle = faded[..., 0::2, -1:, :]
+        asked = q[..., 1::2, :, :] * (faded[..., 1::2, :, :] - middle).exp()
+        offered = k[..., 0::2, :, :] * (middle - faded[..., 0::2, :, :]).exp()
+        read = asked @ offered.transpose(-2, -1)
+        earlier = F.pad(products[..., 0::2, :, :], (0, read.shape[-1]))
+        later = torch.cat((read, products[..., 1::2, :, :]), dim=-1)
+        products = torch.cat((earlier, later), dim=-2)
+        q, k, faded = (heads.unflatten(-3, (-1, 2)).flatten(-3, -2) for heads in (q, k, faded))
+    return products.squeeze(-3)
+
+
+def _later(heads: Tensor) -> Tensor:
+    """Keys after the query: (T, T) for (..., T, D)."""
+    size = heads.shape[-2]
+    return torch.ones(size, size, dtype=torch.bool, device=heads.device).triu(1)
 
 
 def _sample_decayed(
