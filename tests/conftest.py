@@ -70,12 +70,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 FAMILIES = frozenset(
     (
-        *("multi_head", "grouped_query", "multi_head_latent", "tensor_product"),
-        *("sink", "forgetting", "multi_token", "value_residual", "cross_layer"),
-        *("linear", "gated_linear", "delta_net", "mamba2", "linformer", "nystrom"),
+        *("multi_head", "multi_head_latent", "forgetting", "multi_token", "cross_layer"),
+        *("linear", "delta_net", "mamba2", "linformer"),
     )
 )
-"""A mechanism or two of each kind: what they override, cache, carry and share."""
+"""A mechanism of each kind: what they override, cache, carry and share."""
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -141,6 +141,7 @@ def broken(subject, laws):
     return [line for line in card.lines if line.outcome not in ("holds", "does not apply")]
 
 
+@pytest.mark.slow
 def test_the_examples_obey_the_laws_that_a_run_asks(subjects):
     assert [str(subject) for subject in subjects] == [
         "cosine",

@@ -331,6 +331,7 @@ print([name for name in ("lightning", "torchmetrics", "tensorboard") if name in 
 """
 
 
+@pytest.mark.slow
 def test_looking_things_up_loads_no_lightning():
     """Every registered name is shown without lightning, except callbacks, which are its classes."""
     ended = subprocess.run(

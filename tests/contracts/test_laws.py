@@ -73,15 +73,15 @@ def test_there_are_faults_enough():
 # In another process, on a pretended GPU
 
 WINDOW = {"name": "sliding_window", "window": 4}
+MECHANISMS = {
+    name: {
+        "attention": name,
+        "position": "none",
+        "mask": cases(ATTENTION.get(name))[0].first_served("causal", "none"),
+    }
+    for name in ATTENTION.names()
+}
 VARIANTS = {
-    **{
-        name: {
-            "attention": name,
-            "position": "none",
-            "mask": cases(ATTENTION.get(name))[0].first_served("causal", "none"),
-        }
-        for name in ATTENTION.names()
-    },
     "rotary": {"position": "rotary"},
     "sinusoidal": {"position": "sinusoidal"},
     "relative_bias": {"position": "relative_bias"},
@@ -120,25 +120,46 @@ def hashes():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What became of one training step of each variant: nothing, or the error; and the numbers of
-    each mechanism.
+    """What became of one training step of the variants that no mechanism names, and of planted
+    faults: nothing, or the error; and the numbers of a planted fault.
     """
     plugin = tmp_path_factory.mktemp("planted") / "planted.py"
     plugin.write_text(PLANTED.format(file=str(Path(__file__).parent / "faults/paths.py")))
     names = ("planted_cpu_mask", "planted_synchronisation", "makes_a_tensor")
     planted = {name: {"attention": name} for name in names}
-    numbers = {f"numbers of {name}": case for name, case in NUMBERS.items()}
-    numbers["numbers of a hash"] = hashes()
+    return elsewhere(VARIANTS | planted, {"numbers of a hash": hashes()}, [str(plugin)])
+
+
+def elsewhere(*asked):
     try:
-        return outcomes(VARIANTS | planted, numbers, [str(plugin)])
+        return outcomes(*asked)
     except NoFakeDevice as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def trained_mechanisms(request):
+    """The same of the mechanisms whose tests this lane asks, and their numbers: one process."""
+    names = {item.callspec.params["name"] for item in request.session.items if asks_all(item)}
+    models = {name: MECHANISMS[name] for name in MECHANISMS if name in names}
+    numbers = {f"numbers of {name}": NUMBERS[name] for name in NUMBERS if name in names}
+    return elsewhere(models, numbers)
+
+
+def asks_all(item):
+    return "trained_mechanisms" in getattr(item, "fixturenames", ())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_training_step_stays_on_its_device(trained, name):
     """No tensor of the step is on the CPU, and nothing waits for the device."""
     assert trained[name] == ""
+
+
+@pytest.mark.each_mechanism
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_a_mechanisms_training_step_stays_on_its_device(trained_mechanisms, name):
+    assert trained_mechanisms[name] == ""
 
 
 def test_the_fake_device_catches_what_is_planted(trained):
@@ -150,10 +171,11 @@ def test_a_list_becomes_a_tensor_on_the_device(trained):
     assert trained["makes_a_tensor"] == ""
 
 
+@pytest.mark.each_mechanism
 @pytest.mark.parametrize("name", NUMBERS)
-def test_another_process_computes_the_same(trained, name):
+def test_another_process_computes_the_same(trained_mechanisms, name):
     expected = NUMBERS[name].output
-    computed = torch.tensor(trained[f"numbers of {name}"]).view_as(expected)
+    computed = torch.tensor(trained_mechanisms[f"numbers of {name}"]).view_as(expected)
     demand_close(computed, expected, name, atol=1e-6)
 
 

@@ -89,6 +89,7 @@ def test_its_options_are_recipe_keys(environment):
     assert "no score is larger." in ended.stdout
 
 
+@pytest.mark.slow
 def test_its_authors_have_the_laws_as_tests(environment, tmp_path):
     (tmp_path / "test_theirs.py").write_text(TEST)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "map_rows"]

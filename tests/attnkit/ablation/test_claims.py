@@ -112,6 +112,7 @@ def learns(seeds=2, **more):
     return {"variants": VARIANTS, "seeds": seeds, "claims": {"learns": {**claim, **more}}}
 
 
+@pytest.mark.slow
 def test_a_claim_trains_what_it_needs_and_leaves_its_evidence(study, launcher, tmp_path):
     file = study(**learns(also=["parameters"]))
     ended = CliRunner().invoke(app, ["claim", str(file)])

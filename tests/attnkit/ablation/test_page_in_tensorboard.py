@@ -166,6 +166,7 @@ def test_the_table_is_that_of_compare_for_any_base_and_metric(page, logs):
     ]
 
 
+@pytest.mark.slow
 def test_curves_can_be_read_by_keyboard(page):
     """Numbers computed from what the fixture logged."""
     page.open(study="small")
@@ -190,6 +191,7 @@ def test_curves_can_be_read_by_keyboard(page):
     assert page("input[type=search]").evaluate("one => one === document.activeElement")
 
 
+@pytest.mark.slow
 def test_an_address_keeps_the_whole_state(page):
     page.open(study="small")
     page("select[aria-label=Base]").select_option("same")
@@ -215,6 +217,7 @@ def test_an_address_keeps_the_whole_state(page):
     assert page("input[type=search]").get_attribute("aria-invalid") == "true"
 
 
+@pytest.mark.slow
 def test_filters_and_pages(page):
     page.open(study="many")
     assert page("tbody tr").count() == 50
@@ -231,6 +234,7 @@ def test_filters_and_pages(page):
     page(".pager", has_text="No variant matches").wait_for()
 
 
+@pytest.mark.slow
 def test_files_hold_what_the_page_shows(page, logs):
     page.open(study="small", base="same")
     found = compare_runs([logs / "small"], base="same")
@@ -297,6 +301,7 @@ def write_maps(directory: Path) -> None:
     writer.close()
 
 
+@pytest.mark.slow
 def test_one_click_leads_to_the_maps_and_back(page, logs):
     for variant in ("base", "better"):
         write_maps(logs / f"small/{variant}/seed0")
@@ -319,6 +324,7 @@ def test_one_click_leads_to_the_maps_and_back(page, logs):
     assert page.link()["over"] == ["tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1920, True)])
 def test_it_fits_both_widths_and_themes(browser, board, width, dark):
     page = Page(browser, board.address, width=width, dark=dark).open(study="small")
@@ -331,6 +337,7 @@ def test_it_fits_both_widths_and_themes(browser, board, width, dark):
     page.page.close()
 
 
+@pytest.mark.slow
 def test_an_empty_log_directory_says_what_to_do(browser, tensorboard, tmp_path):
     (tmp_path / "logs").mkdir()
     with tensorboard("--logdir", str(tmp_path / "logs"), "--path_prefix=/some/where") as board:

@@ -531,6 +531,7 @@ class HangsOnAHash(MultiHead):
         return q * q.new_tensor(gains).view(-1, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_class_that_is_not_registered_is_asked_in_another_process_too():
     processes = [law for law in LAWS if law.topic == "processes"]
     step, numbers = check(HangsOnAHash, masks=CAUSAL, positions=["none"], laws=processes).lines

@@ -84,6 +84,7 @@ def pytest_of(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_its_test_has_a_case_for_each_law_and_can_fail():
     """The laws as a stranger's own tests, in a process of their own."""
     call("new", "my_attention")

@@ -396,6 +396,7 @@ def test_panels_lie_level_and_scroll_together(page):
     assert places[2] == places[1]
 
 
+@pytest.mark.slow
 def test_what_the_keyboard_reaches_is_scrolled_to(page):
     page.open(run="two_heads/seed0", zoom=5)
     assert page(".frame").evaluate("frame => frame.scrollTop") == 0
@@ -734,6 +735,7 @@ def test_the_theme_follows_tensorboard(page):
     page.page.evaluate("document.body.classList.remove('dark-mode')")
 
 
+@pytest.mark.slow
 def test_behind_a_prefix_with_the_python_reader_while_training_goes_on(
     browser, tensorboard, tmp_path, make_record, logged
 ):

@@ -73,6 +73,7 @@ def texts(shown, tag):
     return {e.step: e.tensor_proto.string_val[0].decode() for e in shown.Tensors(tag)}
 
 
+@pytest.mark.slow
 def test_it_learns_more_than_counting_pairs(real_run):
     """Seeds 0, 1 and 2 came to 2.10, 2.09 and 2.08 nats per character on Shakespeare (floor of the
     2-grams 2.49), and to 2.15, 2.13 and 2.13 on the standard library (2.63).

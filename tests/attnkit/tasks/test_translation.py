@@ -221,6 +221,7 @@ def test_lines_are_translated_as_they_come(result, monkeypatch, capsys):
     assert "standard input:4: byte 0xff is not valid UTF-8" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_comes_to_the_same_bleu(tmp_path, monkeypatch):
     """Between two validations, with weights to be averaged and translations on the way."""
     keys = [

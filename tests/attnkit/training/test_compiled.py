@@ -79,6 +79,7 @@ def test_masks_and_positions_are_in_the_graph(small, graphs, tiny_samples, keys)
     assert graphs == [True, False]
 
 
+@pytest.mark.slow
 def test_sentences_of_any_length_share_a_graph(small, graphs):
     keys = ["trainer.compile=true", "data.num_train=200", "data.max_length=12"]
     experiment.run(small(*keys, "trainer.max_steps=12", task="translation"))

@@ -50,6 +50,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_history(small, stop_in_step):
     assert history(done.directory) == history(whole.directory)
 
 
+@pytest.mark.slow
 def test_it_works_with_a_compiled_model_and_with_a_translation(small, graphs):
     result = experiment.run(small(CLINIC, "trainer.compile=true", "model.num_layers=1"))
     assert graphs

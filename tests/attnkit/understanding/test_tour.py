@@ -62,6 +62,7 @@ def made_up():
     return offline_page(PACKAGE, "tour.js", title="tour", data={"words": WORDS, "ideas": ideas})
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set $CHROMIUM")
 def test_every_page_in_both_languages_and_its_switch(tmp_path):

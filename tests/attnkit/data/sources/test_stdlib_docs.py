@@ -81,6 +81,7 @@ def test_a_library_without_source_files_is_an_error(
         StdlibDocs().fingerprint()
 
 
+@pytest.mark.slow
 def test_the_running_library_gives_a_corpus(
     shared_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
