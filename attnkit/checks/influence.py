@@ -360,9 +360,10 @@ def forbidden_keys_have_no_influence_in_bfloat16(case: Case) -> None:
             before = attention(context if joined else factor * case.x, context, case.mask)
             after = attention(other if joined else factor * case.x, other, case.mask)
         if not float((after - before)[b, t].abs().max()) <= least:
+            size = f", tokens {factor:g} times as large" if factor != 1 else ""
             raise Broken(
-                f"output {t} moved by {float(worst[b, t, s]):.1e} when token {s} changed "
-                f"({'bfloat16' if autocast else 'float32'}, tokens times {factor:g})"
+                f"output {t} moved by {float(worst[b, t, s]):.1e} when token {s}, which the mask "
+                f"hides, changed ({'under autocast to bfloat16' if autocast else 'float32'}{size})"
             )
 
 
