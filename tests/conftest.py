@@ -80,14 +80,15 @@ FAMILIES = frozenset(
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves the long tests of mechanisms beyond `FAMILIES` to the slow lane, but for the laws that
-    a run asks.
+    a run asks about short sequences.
     """
     for item in items:
         if item.get_closest_marker("each_mechanism") is None:
             continue
         params = item.callspec.params  # pyright: ignore[reportAttributeAccessIssue]
         name = params.get("name", params.get("like"))
-        is_quick = "a_law" in params and params["a_law"].quick
+        law = params.get("a_law")
+        is_quick = law is not None and law.quick and law.each != "length"
         if name not in FAMILIES and not is_quick:
             item.add_marker(pytest.mark.slow)
 
