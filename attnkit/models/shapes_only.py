@@ -47,6 +47,9 @@ MAX_MODULES = 30_000
 class TooManyModulesError(ValueError):
     """What is built has more parts than any model."""
 
+    def __init__(self) -> None:
+        super().__init__(f"more than {MAX_MODULES:,} modules, which is no model")
+
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
@@ -61,7 +64,7 @@ def shapes_only() -> Iterator[None]:
         nonlocal count
         count += 1
         if count > MAX_MODULES:
-            raise TooManyModulesError(f"more than {MAX_MODULES:,} modules, which is no model")
+            raise TooManyModulesError
 
     hook = register_module_module_registration_hook(counted)
     try:
