@@ -55,9 +55,10 @@ class Checkpoints(Checkpoint):
             CheckpointError: if the state of the optimizer belongs to other weights.
         """
         self._saved = trainer.global_step
+        skipped = getattr(getattr(pl_module, "bad_steps", None), "num_skipped", 0)
         for optimizer in trainer.optimizers:
             for one in getattr(optimizer, "parts", [optimizer]):
-                _check_states(one)
+                _check_states(one, has_stepped=trainer.global_step > skipped)
 
     def on_train_batch_end(
         self,
@@ -119,16 +120,23 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.io.store.directory / LAST)
 
 
-def _check_states(optimizer: torch.optim.Optimizer) -> None:
-    """Raises a `CheckpointError` if a moment differs from its weight in shape."""
+def _check_states(optimizer: torch.optim.Optimizer, *, has_stepped: bool) -> None:
+    """Raises a `CheckpointError` if moments are missing or differ from their weights in shape."""
+    keeps_moments = isinstance(optimizer, torch.optim.AdamW | torch.optim.Muon)
+    if has_stepped and keeps_moments and not any(optimizer.state.values()):
+        raise CheckpointError(
+            "the checkpoint does not fit: it has no moments of the optimizer; restore it, or train "
+            "the run again with --overwrite"
+        )
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
                 moment = optimizer.state.get(parameter, {}).get(name)
-                if moment is not None and moment.shape != parameter.shape:
+                shape = getattr(moment, "shape", ())
+                if moment is not None and shape != parameter.shape:
                     raise CheckpointError(
                         f"the checkpoint does not fit: the optimizer's {name} has the shape "
-                        f"{tuple(moment.shape)} for a weight of {tuple(parameter.shape)}; restore "
+                        f"{tuple(shape)} for a weight of {tuple(parameter.shape)}; restore "
                         "it, or train the run again with --overwrite"
                     )
 

@@ -107,12 +107,15 @@ def check_resumable(path: Path, model: nn.Module) -> None:
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Checks that weights are finite.
+    """Checks that weights are plain tensors of finite numbers.
 
     Raises:
         CheckpointError: if they are not.
     """
     for name, tensor in weights.items():
+        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided
+        if not plain or tensor.is_quantized or tensor.is_complex():
+            raise CheckpointError(f"{path} is damaged: {name} is no dense tensor of real numbers")
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
                 f"{path} contains weights that are not finite: {name}; use an "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from attnkit.attention.maps import attention_maps, has_attention
@@ -358,7 +359,8 @@ def filled(make: Callable[[], nn.Module], weights: dict[str, Tensor], origin: Pa
     """
     try:
         with shapes_only():  # before memory is taken
-            make().load_state_dict({name: tensor.to("meta") for name, tensor in weights.items()})
+            shapes = {n: getattr(tensor, "shape", ()) for n, tensor in weights.items()}
+            make().load_state_dict({n: torch.empty(s, device="meta") for n, s in shapes.items()})
         check_finite(weights, origin)
         model = make()
         model.load_state_dict(weights)

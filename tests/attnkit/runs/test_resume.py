@@ -391,6 +391,11 @@ def not_finite(checkpoint):
     checkpoint["state_dict"][name].view(-1)[0] = float("nan")
 
 
+def sparse(checkpoint):
+    weights = checkpoint["state_dict"]
+    weights["model.embedding.weight"] = weights["model.embedding.weight"].to_sparse()
+
+
 def another_shape(checkpoint):
     name = next(name for name in checkpoint["state_dict"] if name.startswith("model."))
     checkpoint["state_dict"][name] = torch.zeros(3, 2)
@@ -407,6 +412,7 @@ def no_loops(checkpoint):
 FAULTS = {
     without_optimizer: "has weights without the state of the optimizer",
     not_finite: "contains weights that are not finite",
+    sparse: r"embedding.weight is no dense tensor of real numbers",
     another_shape: r"has the shape \(3, 2\), but \(",
     another_lightning: r"written with lightning 1\.9\.0, .*install lightning==1\.9\.0",
     no_loops: "lacks loops",
@@ -445,7 +451,18 @@ def misshapen_callback(checkpoint):
     checkpoint["training_curves"] = {"loss_sums": 3}
 
 
-@pytest.mark.parametrize("fault", [misshapen_moment, misshapen_callback])
+def moment_that_is_none(checkpoint):
+    checkpoint["optimizer_states"][0]["state"][0]["exp_avg"] = "x"
+
+
+def no_moments(checkpoint):
+    checkpoint["optimizer_states"][0]["state"] = {}
+
+
+STATE_FAULTS = [misshapen_moment, misshapen_callback, moment_that_is_none, no_moments]
+
+
+@pytest.mark.parametrize("fault", STATE_FAULTS, ids=lambda fault: fault.__name__)
 def test_states_of_another_shape_are_told(stopped, fault):
     rewritten(stopped.run_dir, fault)
     with pytest.raises(CheckpointError, match="does not fit"):

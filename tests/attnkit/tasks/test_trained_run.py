@@ -312,13 +312,23 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
         load_run(file)
 
 
-def test_weights_that_are_not_finite_are_refused(copy):
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda w: torch.full_like(w, float("inf")), "weights that are not finite: embedding"),
+        (lambda w: w.to_sparse(), "embedding.weight is no dense tensor"),
+        (lambda w: w.to(torch.complex64), "embedding.weight is no dense tensor"),
+        (lambda w: "x", "size mismatch for embedding.weight"),
+    ],
+    ids=["infinite", "sparse", "complex", "text"],
+)
+def test_weights_that_are_none_are_refused(copy, spoil, message):
     checkpoint = torch.load(last(copy), weights_only=True)
-    name = next(name for name in checkpoint["state_dict"] if name.startswith("model."))
-    checkpoint["state_dict"][name].view(-1)[0] = float("inf")
+    weights = checkpoint["state_dict"]
+    weights["model.embedding.weight"] = spoil(weights["model.embedding.weight"])
     torch.save(checkpoint, last(copy))
     vouch_for(last(copy))
-    with pytest.raises(CheckpointError, match="weights that are not finite: "):
+    with pytest.raises(CheckpointError, match=message):
         load_run(copy)
 
 
