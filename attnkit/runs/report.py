@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -36,13 +39,20 @@ def show_result(result: Result) -> None:
     if sample := result.sample.strip("\n"):
         console.print("[bold]sample[/]")
         console.print(Text(sample))
-    # A run may have been moved, or its path may have fewer than three parts.
-    above = result.directory.absolute().parents
-    root = above[min(1, len(above) - 1)] if above else result.directory
-    shown = result.directory.parents[1] if len(result.directory.parts) > 2 else root
     commands = definition.next_commands(result.directory, result.example)
     if event_files(result.directory):
-        commands = {"view": f"tensorboard --logdir {shlex.quote(str(shown))}", **commands}
+        shown = shlex.quote(str(_study_of(result.directory)))
+        commands = {"view": f"tensorboard --logdir {shown}", **commands}
     console.print(f"\nrun          {result.directory}", markup=False)
     for purpose, command in commands.items():
         console.print(f"{purpose:<12} {command}", markup=False)
+
+
+def _study_of(directory: Path) -> Path:
+    """Returns the folder of a run's study; of a run that was moved out of one, its own."""
+    real = Path(os.path.realpath(directory))
+    if re.fullmatch(r"seed\d+", real.name) and len(real.parents) > 1:
+        real = real.parents[1]
+    here = Path(os.path.realpath("."))
+    is_below = not directory.is_absolute() and real.is_relative_to(here)
+    return real.relative_to(here) if is_below else real

@@ -59,8 +59,24 @@ def test_brackets_are_letters_like_others(read, small_run, tmp_path, monkeypatch
     assert "tensorboard --logdir 'runs/[red]'" in shown
 
 
-@pytest.mark.parametrize("directory", ["seed0", ".", "/"])
-def test_a_path_may_be_short(read, small_run, directory, monkeypatch):
+@pytest.mark.parametrize(
+    ("here", "directory", "view"),
+    [
+        (".", "runs/a/base/seed0", "runs/a"),
+        ("runs/a/base", "seed0", "{}/runs/a"),
+        ("runs/a/base", "../base/seed0/", "{}/runs/a"),
+        ("runs/a/base/seed0", ".", "{}/runs/a"),
+        ("runs/a/base/seed0", "../seed0", "{}/runs/a"),
+        (".", "moved", "moved"),
+        (".", "link", "runs/a"),
+        (".", "/", "/"),
+    ],
+)
+def test_a_path_may_be_short(read, small_run, tmp_path, monkeypatch, here, directory, view):
+    (tmp_path / "runs/a/base/seed0").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("runs/a/base/seed0")
+    monkeypatch.chdir(tmp_path / here)
     monkeypatch.setattr("attnkit.runs.report.event_files", lambda directory: [directory])
     report.show_result(dataclasses.replace(small_run, directory=Path(directory)))
-    assert "tensorboard --logdir" in read()
+    (line,) = [line for line in read().splitlines() if "--logdir" in line]
+    assert line.split("--logdir ")[1] == view.format(tmp_path)
