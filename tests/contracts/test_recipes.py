@@ -45,6 +45,12 @@ def test_there_are_recipes():
     }
 
 
+def test_the_first_picture_has_words():
+    """Maps over characters are diagonals; those of the first run say something."""
+    tokenizers = {name: load_recipe(name).tokenizer.name for name in ("quickstart", "characters")}
+    assert tokenizers == {"quickstart": "bpe", "characters": "char"}
+
+
 @every_recipe
 def test_it_says_what_it_is_and_what_one_should_see(path):
     head = []
