@@ -81,7 +81,8 @@ class Panel:
     @property
     def name(self) -> str:
         """Title of the map."""
-        head = "mean of heads" if self.head is None else f"head {self.head}"
+        is_mean = self.head is None or self.layer.is_of_all_heads
+        head = "mean of heads" if is_mean else f"head {self.head}"
         return f"layer {self.layer.name.removeprefix('L')}, {head}"
 
 

@@ -89,7 +89,8 @@ def _rolled(record: AttentionRecord, sites: Sequence[str]) -> AttentionRecord:
         allowed = np.ones((size, size), bool) if layer.allowed is None else layer.allowed
         allowed = allowed.any(axis=0) if allowed.ndim == 3 else allowed
         reached = (allowed | np.eye(size, dtype=bool)) @ reached
-        layers.append(layer_map(layer.name, total[None], None if reached.all() else reached))
+        rolled = layer_map(layer.name, total[None], None if reached.all() else reached)
+        layers.append(replace(rolled, is_of_all_heads=True))
     if not layers:
         raise ModeError(
             f"{record.site}: `rollout` is not defined: the rows of {record.layers[0].name} do not "

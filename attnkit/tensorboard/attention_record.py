@@ -39,6 +39,7 @@ class LayerMap:
         allowed: (Q, K) or (H, Q, K) booleans, True where attending was allowed; None: everywhere.
         lengths: (H, K), the length of what each head hands over from each key with a weight of 1;
             None: not defined.
+        is_of_all_heads: the only map is the mean of all heads.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LayerMap:
     norm: str = "rows"
     allowed: np.ndarray | None = None
     lengths: np.ndarray | None = None
+    is_of_all_heads: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -87,7 +87,10 @@ def test_rollout_and_value_lengths_are_those_of_the_model(small_run, tmp_path):
     assert ended.exit_code == 0, ended.output
     with np.load(files[0]) as saved:
         np.testing.assert_allclose(saved["self/L1"], rolled[None], atol=1e-6)
-    assert "Rollout: heads averaged" in files[1].read_text(encoding="utf-8")
+    figure = files[1].read_text(encoding="utf-8")
+    assert "Rollout: heads averaged" in figure
+    assert "layer 1, mean of heads" in figure
+    assert "head 0" not in figure
 
 
 def test_where_a_mode_is_not_defined():
