@@ -79,6 +79,9 @@ def test_the_page_in_a_browser(small_run, induction_circuit, tmp_path):
         told = page.locator(".reading").text_content()
         assert told.startswith("L1H0 at d: +")
         assert re.search(r"on the logit of o\b.* points to o \+", told)
+        page.mouse.down()
+        page.mouse.up()
+        assert page.locator(".reading").text_content() == told
         page.locator(".bars").focus()
         page.keyboard.press("ArrowLeft")
         chosen = stacks.evaluate_all("all => all.findIndex(one => one.ariaSelected === 'true')")

@@ -94,6 +94,7 @@ class Explanation {
     }
     this.drawBars();
     this.choose(this.token);
+    setText(this.reading, ""); // it told the effect on the other goal
   }
 
   // All stacks share one scale: what raises the logit goes up from zero.
@@ -187,7 +188,6 @@ class Explanation {
         return row(false, [name], [code(text)], [share, true], [ranks[this.goal][token], true]);
       }),
     );
-    setText(this.reading, "");
   }
 
   partRow(token, part, value, largest) {
