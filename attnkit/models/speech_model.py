@@ -48,11 +48,13 @@ class SpeechModel(EncoderDecoder):
     Args:
         vocab_size: number V of target tokens.
         features: numbers F of a position of the source.
-        options: those of `EncoderDecoder`.
+        options: those of `EncoderDecoder`, but `shared_embeddings`: sound has no tokens.
     """
 
+    sets_itself = ("shared_embeddings",)
+
     def __init__(self, vocab_size: int, features: int = 160, **options: Any) -> None:
-        super().__init__(vocab_size, **options)
+        super().__init__(vocab_size, shared_embeddings=True, **options)
         self.source_embedding = SoundEmbedding(features, self.dim)
 
     def embed_source(self, source: Tensor, source_keep: Tensor) -> Tensor:

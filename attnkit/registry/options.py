@@ -83,7 +83,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def options_of(cls: type) -> dict[str, Option]:
     """Returns the keyword-only parameters of a class's `__init__`, including its parents' if it
-    takes `**options`.
+    takes `**options`, but those that its attribute `sets_itself` names.
 
     Raises:
         RegistryError: if an annotation cannot be resolved.
@@ -100,6 +100,8 @@ def options_of(cls: type) -> dict[str, Option]:
                 found[name] = Option(name, annotation, defaults.get(name, REQUIRED), help_text)
         if not passes_on:
             break
+    for name in getattr(cls, "sets_itself", ()):
+        found.pop(name, None)
     return found
 
 

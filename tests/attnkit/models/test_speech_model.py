@@ -7,6 +7,7 @@ from attnkit.attention.maps import attention_maps
 from attnkit.models.accounting import parameter_counts
 from attnkit.models.encoder_decoder import CrossOptions, DecoderOptions, EncoderOptions
 from attnkit.models.speech_model import SoundEmbedding, SpeechModel
+from attnkit.recipe import RecipeError, recipe_from_dict
 from attnkit.registry import Spec
 
 FEATURES = 12
@@ -75,3 +76,17 @@ def test_convolutions_count_as_an_embedding():
     assert parameter_counts(model)["embeddings"] == own + 9 * 8
     with pytest.raises(ValueError, match="13 features of a position are not 4 frames"):
         SoundEmbedding(13, 8)
+
+
+def test_a_sound_shares_no_embedding_with_letters():
+    """The option of a translator would do nothing, so there is none."""
+
+    def recipe(**options):
+        return recipe_from_dict(
+            {"task": "speech", "name": "small", "model": {"dim": 16, **options}}
+        )
+
+    assert "shared_embeddings" not in recipe(tied_embeddings=False).model
+    for value in (True, False):
+        with pytest.raises(RecipeError, match=r"model\.shared_embeddings: unknown key"):
+            recipe(shared_embeddings=value)
