@@ -259,6 +259,8 @@ def _show_mask(name: str) -> None:
         example["masks"] = ["causal", {"name": "prefix", "length": 4}]
     if name == "sliding_window":
         example["window"] = 4
+    if name == "bigbird":
+        example |= {"block": 1, "num_random": 1}
     mask = build_mask(example).bind(documents=torch.tensor([[0] * 5 + [1] * 7]))
     allowed = mask.dense(12, 12)[0, 0].expand(12, 12)
     options = ", ".join(f"{key}={value}" for key, value in example.items() if key != "name")

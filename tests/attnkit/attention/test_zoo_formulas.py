@@ -511,6 +511,44 @@ def test_mamba2_fades_and_writes_by_one_step(length):
     torch.testing.assert_close(computed, expected, atol=1e-5, rtol=1e-5)  # steps are float32
 
 
+def fenwick(t, num_levels):
+    """Buckets of the tokens up to t: itself, then as many before it as its lowest bits say."""
+    buckets, end = [[] for _ in range(num_levels)], t
+    buckets[0] = [t]
+    while end > 0:
+        size = end & -end
+        buckets[min(size.bit_length(), num_levels - 1)] += range(end - size, end)
+        end -= size
+    return buckets
+
+
+@pytest.mark.parametrize("num_levels", [3, 10])
+@pytest.mark.parametrize("length", [*LENGTHS, 330])
+def test_log_linear_weighs_the_buckets_of_a_fenwick_tree(length, num_levels):
+    attention, x = built("log_linear", num_levels=num_levels), sequence(length)
+    q, k, v = projected(attention, x)
+    share = F.softplus(split(x, attention.share))
+    products, weights = q @ k.mT / D**0.5, torch.zeros(B, H, length, length).double()
+    for t in range(length):
+        for level, tokens in enumerate(fenwick(t, num_levels)):
+            weights[:, :, t, tokens] = products[:, :, t, tokens] * share[:, :, t, level, None]
+    assert_gives(attention, x, joined(normalised(weights @ v, attention.norm), attention))
+
+
+@pytest.mark.parametrize("num_levels", [4, 16])
+def test_log_linear_keeps_a_state_for_each_digit_of_the_length(num_levels):
+    attention, x = built("log_linear", num_levels=num_levels), sequence(100)
+    cache = attention.new_cache()
+    full = attention(x, x, Causal())
+    for start, stop in [(0, 21), (21, 22), (22, 55), (55, 64), (64, 99), (99, 100)]:
+        new = attention(x[:, start:stop], x[:, start:stop], Causal(), cache)
+        torch.testing.assert_close(new, full[:, start:stop])
+        digits = {min(n, num_levels - 2) for n in range(7) if stop >> n & 1}
+        assert len(cache.state) == len(digits)
+        states = B * attention.cache_elements(stop)
+        assert sum(tensor.numel() for tensor in cache.tensors()) == states
+
+
 @pytest.mark.parametrize(("layer", "bound"), [(0, 0.0), (3, 0.75)])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_hgrn2_takes_up_what_its_gate_leaves_free(length, layer, bound):
@@ -543,6 +581,7 @@ def test_hgrn2_takes_up_what_its_gate_leaves_free(length, layer, bound):
         ("based", {"feature_dim": 0}, "feature_dim must be at least 1, got 0"),
         ("delta_product", {"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ("gated_delta_net", {"convolution": -1}, "convolution must be at least 0, got -1"),
+        ("log_linear", {"num_levels": 1}, "num_levels must be at least 2, got 1"),
         ("mamba2", {"state_dim": 0}, "state_dim 0 must be at least 1"),
         ("luong", {"head_dim": 5}, "head_dim 5 times num_heads 4 must be dim 24"),
         ("multi_token", {"key_width": 0}, "key_width 0 must be at least 1"),
