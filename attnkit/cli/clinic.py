@@ -32,7 +32,8 @@ def clinic(
 
     Prints every head with its scores (entropy, distance, previous-token, induction, ...) and its
     knock-out: how much the validation loss rises without it. If the run trained with the callback
-    `head_clinic`, also says when each pattern formed.
+    `head_clinic`, also says when each pattern formed. Keeps the scores in the run's `clinic.json`,
+    for the Clinic view of the Attention page.
     """
 
     def act() -> None:
@@ -40,17 +41,20 @@ def clinic(
         from attnkit.storage.files import atomic_write, check_outs
         from attnkit.tasks.trained_run import load_run
         from attnkit.understanding.clinic import examine
-        from attnkit.understanding.clinic_table import as_json, history_in, shown
-        from attnkit.understanding.run_task import task_of
+        from attnkit.understanding.clinic_table import as_json, history_in, kept, shown
+        from attnkit.understanding.run_task import step_of, task_of
 
         if out is not None:
             check_outs([out], (".json",), overwrite=overwrite)
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
+        step = step_of(trained, best=best)
         found = examine(task_of(trained), max_tokens=tokens)
         for part in shown(found, trained.title):
             console.print(part)
         for sentence in history_in(trained.origin):
             console.print(sentence)
+        if step is not None:
+            console.print(kept(found, trained.origin, step))
         if out is not None:
             with atomic_write(out) as opened:
                 opened.write(as_json(found).encode())

@@ -1,4 +1,5 @@
-"""The scores of all heads over training, as the head clinic writes them to a run's directory.
+"""The scores of all heads over training, as the head clinic (the callback, and `attnkit clinic`)
+writes them to a run's directory.
 
 `clinic.json` is an object with two keys: `steps`, the examined steps, and `heads`, the name of a
 head -> score -> a number per step, or null where it was not measured. A head is named `L1H2`; in a
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -90,23 +92,27 @@ def word_of(scores: Mapping[str, float]) -> str:
 def extended(
     history: Mapping[str, Any], heads: Mapping[str, Mapping[str, float]], step: int
 ) -> dict[str, Any]:
-    """Returns a history with one more moment.
+    """Returns a history with the scores of a moment. Where it has the step already, they replace
+    those of the same names; everything else stays.
 
     Args:
         history: what is known; empty: nothing.
         heads: name of a head -> its scores at the moment.
         step: of the moment.
     """
-    steps = [*history.get("steps", []), step]
-    before = len(steps) - 1
+    known: Sequence[int] = history.get("steps", [])
+    at = bisect_left(known, step)
+    after = at + (step in known)
+    everywhere = history.get("heads", {})
     longer: dict[str, dict[str, list[float | None]]] = {}
-    for name, scores in heads.items():
-        known = history.get("heads", {}).get(name, {})
-        longer[name] = {
-            score: [*known.get(score, [None] * before), scores.get(score)]
-            for score in dict.fromkeys((*known, *scores))
-        }
-    return {"steps": steps, "heads": longer}
+    for name in dict.fromkeys((*everywhere, *heads)):
+        before, now = everywhere.get(name, {}), heads.get(name, {})
+        longer[name] = {}
+        for score in dict.fromkeys((*before, *now)):
+            values = before.get(score, [None] * len(known))
+            old = values[at] if after > at else None
+            longer[name][score] = [*values[:at], now.get(score, old), *values[after:]]
+    return {"steps": [*known[:at], step, *known[after:]], "heads": longer}
 
 
 def read_history(file: Path) -> dict[str, Any]:

@@ -11,7 +11,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from attnkit.tensorboard.clinic_history import FILE, formed, read_history
+from attnkit.errors import UserError
+from attnkit.storage.files import atomic_write
+from attnkit.tensorboard.clinic_history import FILE, extended, formed, read_history
+from attnkit.tensorboard.clinic_history import as_json as history_as_json
 from attnkit.tensorboard.untrusted import MapFormatError
 from attnkit.understanding.clinic import Examination, Head
 
@@ -111,9 +114,26 @@ def as_json(found: Examination) -> str:
 
 
 def history_in(directory: Path) -> Iterator[str]:
-    """Yields when each pattern formed, of a run that trained with the clinic; else nothing."""
+    """Yields when each pattern formed, of a run with several moments; else nothing."""
     try:
         history = read_history(directory / FILE)
     except (OSError, MapFormatError):
         return
-    yield from map(str, formed(history))
+    if len(history["steps"]) > 1:
+        yield from map(str, formed(history))
+
+
+def kept(found: Examination, directory: Path, step: int) -> str:
+    """Adds a moment to the history in a run's directory, or replaces it. Returns a sentence: that
+    it did, or why it could not.
+    """
+    file = directory / FILE
+    scores = {head.name: head.scores for head in found.heads}
+    try:
+        history = read_history(file) if file.exists() else {}
+        content = history_as_json(extended(history, scores, step))
+        with atomic_write(file) as opened:
+            opened.write(content.encode())
+    except (OSError, UserError, MapFormatError) as error:
+        return f"note: not kept for the Clinic view of the Attention page: {error}"
+    return f"kept as step {step:,} of {FILE}, for the Clinic view of the Attention page"

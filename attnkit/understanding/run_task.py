@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from attnkit.attention.maps import has_attention
 from attnkit.hardware.devices import default_device
-from attnkit.storage.run_directory import RunDirectoryError
+from attnkit.storage.checkpoint_reading import read_checkpoint
+from attnkit.storage.run_directory import AVERAGED, BEST, CHECKPOINTS, LAST, RunDirectoryError
 from attnkit.tasks.trained_run import TrainedRun
 from attnkit.training.task import Task
 
@@ -21,6 +22,18 @@ def task_of(run: TrainedRun) -> Task:
     data = definition.build_data(run.recipe)
     data.prepare()
     return definition.build_task(run.recipe, run.model, data).to(default_device()).eval()
+
+
+def step_of(run: TrainedRun, *, best: bool = False) -> int | None:
+    """Returns the step after which the weights that `load_run` took were saved, the last one where
+    they are a mean; None: an exported file does not tell.
+    """
+    if not run.origin.is_dir():
+        return None
+    folder = run.origin / CHECKPOINTS
+    if not best and (folder / AVERAGED).is_file():
+        return read_checkpoint(folder / AVERAGED, mapped=True)["averaged_steps"][-1]
+    return read_checkpoint(folder / (BEST if best else LAST), mapped=True)["global_step"]
 
 
 def check_heads(run: TrainedRun) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from attnkit.dashboard.head_statistics import statistics
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import recipe_from_dict
 from attnkit.runs import experiment
+from attnkit.tensorboard.clinic_history import FILE, read_history
 from attnkit.tensorboard.records import records_of
 from attnkit.understanding.clinic import examine
 from attnkit.understanding.head_scores import PATTERNS, data_scores, repeated_scores
@@ -180,8 +182,14 @@ def call(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_command(small_run, tmp_path):
-    ended = call("clinic", small_run.directory, "--out", tmp_path / "heads.json")
+@pytest.fixture
+def copied(small_run, tmp_path):
+    """A run that trained without the callback, to be written to."""
+    return shutil.copytree(small_run.directory, tmp_path / "run")
+
+
+def test_the_command(copied, tmp_path):
+    ended = call("clinic", copied, "--out", tmp_path / "heads.json")
     assert ended.exit_code == 0, ended.output
     assert "L1H1" in ended.stdout
     assert max(map(len, ended.stdout.splitlines()[:-1])) <= 80
@@ -189,9 +197,47 @@ def test_the_command(small_run, tmp_path):
     assert [sorted(found)] == [["heads", "loss", "num_targets"]]
     lost = [head["scores"]["knock_out_mean"] for head in found["heads"]]
     assert lost == sorted(lost, reverse=True)
-    again = call("clinic", small_run.directory, "--out", tmp_path / "heads.json")
+    again = call("clinic", copied, "--out", tmp_path / "heads.json")
     assert (again.exit_code, again.stdout) == (2, "")
     assert "heads.json" in again.stderr
+
+
+def test_the_command_keeps_its_scores_for_the_page(copied):
+    """As the moment of the checkpoint, and no other moment changes."""
+    file = copied / FILE
+    told = f"kept as step 6 of {FILE}, for the Clinic view of the Attention page"
+    ended = call("clinic", copied, "--tokens", 1)
+    assert ended.stdout.splitlines()[-1] == told
+    alone = read_history(file)
+    assert alone["steps"] == [6]
+    assert sorted(alone["heads"]) == ["L0H0", "L0H1", "L1H0", "L1H1"]
+    (now,) = alone["heads"]["L0H0"]["previous"]
+
+    for steps in ([0, 3, 9], [0, 3, 6, 9]):  # without the step, and with it
+        at = [float(step) for step in steps]
+        heads = {"L0H0": {"previous": at, "other": at}, "L7H7": {"previous": at}}
+        file.write_text(json.dumps({"steps": steps, "heads": heads}))
+        assert told in call("clinic", copied, "--tokens", 1).stdout
+        found = read_history(file)
+        assert found["steps"] == [0, 3, 6, 9]
+        assert found["heads"]["L0H0"]["previous"] == [0, 3, now, 9]
+        missing = 6 if 6 in steps else None
+        assert found["heads"]["L0H0"]["other"] == [0, 3, missing, 9]
+        assert found["heads"]["L7H7"]["previous"] == [0, 3, missing, 9]
+        assert found["heads"]["L1H1"]["knock_out_mean"][:2] == [None, None]
+
+    file.write_text("mine")
+    damaged = call("clinic", copied, "--tokens", 1)
+    assert file.read_text() == "mine"
+    file.unlink()
+    (copied / f"{FILE}.part").mkdir()  # stands where the file is written first
+    blocked = call("clinic", copied, "--tokens", 1)
+    assert not file.exists()
+    for ended, why in ((damaged, f"{FILE} is damaged"), (blocked, f"cannot write {file}")):
+        assert ended.exit_code == 0, ended.output
+        assert "L1H1" in ended.stdout
+        assert ended.stdout.count("note: not kept for the Clinic view") == 1
+        assert why in ended.stdout.replace("\n", "")
 
 
 def test_a_run_without_layers_has_no_heads(small):
