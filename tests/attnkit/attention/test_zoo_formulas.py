@@ -222,21 +222,53 @@ def test_the_indexer_of_dsa_learns_the_mean_map_and_nothing_else_learns_from_it(
     assert x.grad is None
 
 
+def test_nsa_reads_compressed_blocks_chosen_blocks_and_a_window():
+    attention, x = built("nsa", block=2, num_blocks=2, window=3), sequence()
+    q, k, v = projected(attention, x)
+    scores = q @ k.mT / D**0.5
+    gates = attention.gate(x).sigmoid().view(B, T, H, 3)
+    shares = attention.share.softmax(dim=-1)
+    weights = torch.zeros_like(scores)
+    for b, h, i in torch.cartesian_prod(*map(torch.arange, (B, H, T))).tolist():
+        (share,), row, best = shares[h], scores[b, h, i], []
+        if i > 0:
+            whole = (i + 1) // 2
+            keys = k[b, h, : 2 * whole].view(whole, 2, D)
+            mixed = torch.stack([share @ block for block in keys])
+            blocks = (mixed @ q[b, h, i] / D**0.5).softmax(dim=-1)
+            weights[b, h, i, : 2 * whole] += gates[b, i, h, 0] * outer(blocks, share).flatten()
+            order = blocks.argsort(descending=True).tolist()
+            best = [n for n in order if n != i // 2][:1]
+        chosen = [j for n in (*best, i // 2) for j in (2 * n, 2 * n + 1) if j <= i]
+        near = list(range(max(i - 2, 0), i + 1))
+        weights[b, h, i, chosen] += gates[b, i, h, 1] * row[chosen].softmax(dim=-1)
+        weights[b, h, i, near] += gates[b, i, h, 2] * row[near].softmax(dim=-1)
+    assert_gives(attention, x, joined(weights @ v, attention))
+
+
 SPARSE = {
     "moba": {"block": 2, "num_blocks": 4},
     "dsa": {"num_kept": T},
+    "nsa": {"block": 2, "num_blocks": 4},
     "top_k": {"num_kept": T},
+}
+FEWEST = {
+    "moba": {"block": 2, "num_blocks": 1},
+    "dsa": {"num_kept": 1},
+    "nsa": {"block": 2, "num_blocks": 1},
+    "top_k": {"num_kept": 1},
 }
 
 
 @pytest.mark.parametrize("name", SPARSE)
 def test_sparse_is_full_attention_where_everything_may_be_chosen(name):
-    attention, x = built(name, **SPARSE[name]), sequence()
+    attention, few, x = built(name, **SPARSE[name]), built(name, **FEWEST[name]), sequence()
+    for each in (attention, few) if name == "nsa" else ():
+        torch.nn.init.zeros_(each.gate.weight)
+        each.gate.bias.data.copy_(torch.tensor([-1e4, 1e4, -1e4]).repeat(H))  # chosen blocks alone
     full = build_attention({"name": "multi_head", "num_heads": H}, C).eval().double()
     full.load_state_dict(attention.state_dict(), strict=False)
     assert_gives(attention, x, full(x, x, Causal()))
-    fewest = {"block": 2, "num_blocks": 1} if name == "moba" else {"num_kept": 1}
-    few = built(name, **fewest)
     assert (few(x, x, Causal()) - full(x, x, Causal())).abs().max() > 1e-3
 
 
@@ -574,6 +606,7 @@ def test_hgrn2_takes_up_what_its_gate_leaves_free(length, layer, bound):
         ("matrix_factorized", {"num_heads": 5}, "num_heads 5 does not divide dim 24"),
         ("tensor_product", {"kv_rank": 0}, "kv_rank 0 must be at least 1"),
         ("moba", {"block": 0}, "block 0 and num_blocks 3 must be at least 1"),
+        ("nsa", {"window": 0}, "window must be at least 1, got 0"),
         ("dsa", {"num_kept": 0}, "num_kept must be at least 1, got 0"),
         ("dsa", {"weight": -1.0}, "weight must be at least 0, got -1"),
         ("nystrom", {"num_landmarks": 0}, "num_landmarks must be at least 1, got 0"),
