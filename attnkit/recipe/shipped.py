@@ -54,10 +54,13 @@ def located(path: Path) -> Path:
     as_in_a_clone = name.startswith("recipes/") and path.suffix == ".yaml"
     if as_in_a_clone:
         name = name.removeprefix("recipes/").removesuffix(".yaml")
-    for known, file in shipped_recipes().items():
-        if name == known or (name == file.stem and not as_in_a_clone):
-            return file
-    return path
+    recipes = shipped_recipes()
+    if name in recipes or as_in_a_clone:
+        return recipes.get(name, path)
+    # `quickstart` is the language model's; that of speech calls itself `speech_quickstart`.
+    known = {named.replace("/", "_"): file for named, file in recipes.items()}
+    known |= {file.stem: file for file in reversed(recipes.values())}
+    return known.get(name, path)
 
 
 def shipped_recipe(name: str) -> Path:

@@ -18,9 +18,11 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def test_no_two_have_one_name():
     """Else their runs would lie in one folder, and a name would mean two recipes."""
-    names = [load_recipe(path).name for path in shipped_recipes().values()]
-    assert sorted(names) == sorted(set(names))
-    assert sorted(names) == sorted(path.stem for path in shipped_recipes().values())
+    names = {load_recipe(path).name: path for path in shipped_recipes().values()}
+    assert len(names) == len(shipped_recipes())
+    for name, path in names.items():
+        assert name in (path.stem, f"{path.parent.name}_{path.stem}")
+        assert located(Path(name)) == path
 
 
 def test_all_of_the_folder_are_among_them():
