@@ -66,7 +66,7 @@ def test_it_says_what_it_is_and_what_one_should_see(path):
 @every_recipe
 def test_it_loads_and_shows_itself(path, tmp_path):
     recipe = load_recipe(path)
-    assert recipe.name == path.stem
+    assert recipe.name in (path.stem, f"{path.parent.name}_{path.stem}")
     ended = CliRunner().invoke(app, ["run", str(path), "--dry-run"])
     assert ended.exit_code == 0, ended.output
     resolved = tmp_path / path.name

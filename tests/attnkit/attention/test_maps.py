@@ -164,9 +164,10 @@ def test_the_largest_score_is_of_an_allowed_pair():
 
 UNDEFINED = {
     *("average", "delta_net", "delta_product", "differential", "gated", "gated_delta_net"),
-    *("gated_linear", "hgrn2", "kda", "mamba2", "multi_token", "retention", "xsa"),
+    *("gated_linear", "hgrn2", "kda", "log_linear", "mamba2", "multi_token", "retention"),
+    *("rwkv7", "xsa"),
 }
-"""Mechanisms that gate, normalise or change a head after mixing; delta_product is not linear."""
+"""They gate, normalise or change a head after mixing; two are not linear in the values."""
 
 
 def test_what_heads_hand_over_sums_to_what_the_mechanism_adds():
