@@ -10,6 +10,9 @@ export const MODE_NAMES = {
   rollout: "Rollout",
 };
 
+// Products of two numbers that a rollout may take: it blocks the page, for about half a second.
+const MOST_PRODUCTS = 1.5e8;
+
 // The record in a mode, as {record}; or why it has none, as {problem}. `sites` are those of the run.
 export function inMode(record, mode, tag, sites) {
   if (mode === "weights") return { record };
@@ -51,13 +54,21 @@ function rollout(record, tag, sites) {
     };
   }
   const size = record.queries.length;
+  const products = ((record.layers.length - 1) * size ** 3) / (record.causal ? 6 : 1);
+  if (products > MOST_PRODUCTS) {
+    return {
+      problem:
+        `Rollout is left out: ${record.layers.length} layers of ${size} tokens take too long here. ` +
+        "attnkit attention RUN --text TEXT --mode rollout --out maps.png computes it.",
+    };
+  }
   const layers = [];
   let before = null; // of the layers below; null: the identity
   for (const layer of record.layers) {
     if (layer.norm !== "rows") break;
     before = step(layer, size, before);
-    const { exact, reached } = before;
-    const allowed = reached.every(Boolean) ? null : reached;
+    const exact = new Float32Array(before.exact);
+    const allowed = cellsOf(before.reached, size);
     layers.push(Layer.ofNumbers({ ...layer, heads: 1, isOfAllHeads: true, exact, allowed }));
   }
   const stopped = record.layers[layers.length];
@@ -67,42 +78,62 @@ function rollout(record, tag, sites) {
   return { record: { ...record, layers, shows: why ? `${shows}; ${why}` : shows } };
 }
 
-// (A / 2 + I / 2) times what is below, and which cells it can reach. Stored weights are rounded, so
-// each row is divided by its sum.
+// (A / 2 + I / 2) times what is below, and which cells it can reach, a bit for each. Stored weights
+// are rounded, so each row is divided by its sum.
 function step(layer, size, before) {
-  const exact = new Float32Array(size * size);
-  const reached = new Uint8Array(size * size);
+  const exact = new Float64Array(size * size);
+  const words = Math.ceil(size / 32);
+  const reached = new Uint32Array(size * words);
+  const ends = new Uint32Array(size); // behind the last input that a query reaches
   for (let query = 0; query < size; query++) {
-    const row = meanRow(layer, query);
+    const { mean, seen } = meanRow(layer, query);
+    const start = query * size;
+    seen[query] = 1;
     for (let key = 0; key < size; key++) {
-      const isOwn = key === query;
-      const seen = isOwn || row.seen[key];
-      if (!seen) continue;
-      const part = row.mean[key] / 2 + (isOwn ? 0.5 : 0);
+      if (!seen[key]) continue;
+      const part = mean[key] / 2 + (key === query ? 0.5 : 0);
       if (!before) {
-        exact[query * size + key] = part;
-        reached[query * size + key] = 1;
+        exact[start + key] = part;
+        reached[query * words + (key >> 5)] |= 1 << (key & 31);
+        ends[query] = key + 1;
         continue;
       }
-      for (let input = 0; input < size; input++) {
-        exact[query * size + input] += part * before.exact[key * size + input];
-        reached[query * size + input] |= before.reached[key * size + input];
+      const end = before.ends[key];
+      const below = before.exact;
+      for (let input = 0, at = key * size; input < end; input++, at++) {
+        exact[start + input] += part * below[at];
       }
+      for (let word = 0; word < words; word++) {
+        reached[query * words + word] |= before.reached[key * words + word];
+      }
+      ends[query] = Math.max(ends[query], end);
     }
   }
-  return { exact, reached };
+  return { exact, reached, ends };
+}
+
+// A byte for each cell; null: all are reached.
+function cellsOf(reached, size) {
+  const words = reached.length / size;
+  const cells = new Uint8Array(size * size);
+  for (let at = 0; at < cells.length; at++) {
+    const key = at % size;
+    cells[at] = (reached[((at - key) / size) * words + (key >> 5)] >>> (key & 31)) & 1;
+  }
+  return cells.includes(0) ? cells : null;
 }
 
 function meanRow(layer, query) {
-  const mean = new Float64Array(layer.keys);
-  const seen = new Uint8Array(layer.keys);
-  for (let head = 0; head < layer.heads; head++) {
-    const weights = layer.row(head, query);
-    const sum = weights.reduce((total, weight) => total + weight, 0);
-    weights.forEach((weight, key) => {
-      if (sum > 0) mean[key] += weight / sum / layer.heads;
+  const { heads, keys } = layer;
+  const mean = new Float64Array(keys);
+  const seen = new Uint8Array(keys);
+  for (let head = 0; head < heads; head++) {
+    let sum = 0;
+    for (let key = 0; key < keys; key++) sum += layer.weight(head, query, key);
+    for (let key = 0; key < keys; key++) {
+      if (sum > 0) mean[key] += layer.weight(head, query, key) / sum / heads;
       if (layer.isAllowed(head, query, key)) seen[key] = 1;
-    });
+    }
   }
   return { mean, seen };
 }

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from attnkit.attention_page.modes import in_mode
 from attnkit.attention_page.page import page
 from attnkit.tensorboard.attention_record import AttentionRecord, layer_map
 
@@ -98,3 +99,53 @@ def test_the_file_shows_the_maps_in_a_browser(tmp_path):
         browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+THUMBNAILS = """all => all.map(canvas => {
+  const { width, height } = canvas;
+  return [...canvas.getContext("2d").getImageData(0, 0, width, height).data];
+})"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set $CHROMIUM")
+def test_rollout_is_that_of_python_and_left_out_where_it_would_block_the_page(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+
+    def record(size, allowed):
+        rng = np.random.default_rng(0)
+        layers = []
+        for index in range(3):
+            weights = (rng.random((1, size, size)) * allowed).astype(np.float32)
+            weights /= weights.sum(axis=-1, keepdims=True)
+            layers.append(layer_map(f"L{index}", weights, allowed))
+        words = [f"t{i}" for i in range(size)]
+        return AttentionRecord("text", "self", "self", size == 40, words, words, layers)
+
+    window = np.tri(40, dtype=bool) & ~np.tri(40, k=-8, dtype=bool)  # each layer reaches further
+    short, long = record(40, window), record(440, np.ones((440, 440), dtype=bool))
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page()
+        shown.set_default_timeout(300_000)  # milliseconds; against hanging alone
+        for name, one in (("short", short), ("long", long)):
+            file = tmp_path / f"{name}.html"
+            file.write_text(page([one], name), encoding="utf-8")
+            shown.goto(file.as_uri())
+            shown.locator(".stage[data-state=ready] .thumbnail").first.wait_for()
+            shown.keyboard.press("m")
+            shown.locator(".problem").filter(has_text="Value lengths").wait_for()
+            shown.keyboard.press("m")
+            if one is long:
+                told = shown.locator(".problem").filter(has_text="3 layers of 440 tokens")
+                assert told.text_content().startswith("Rollout is left out")
+                break
+            shown.locator(".facts").filter(has_text="heads averaged").wait_for()
+            pixels = shown.locator(".thumbnail canvas").evaluate_all(THUMBNAILS)
+            for found, layer in zip(pixels, in_mode(short, "rollout").layers, strict=True):
+                found = np.array(found).reshape(40, 40, 4)
+                assert np.array_equal(found[..., 3] > 0, layer.allowed)
+                brightest = found[..., :3].sum(axis=-1).argmax(axis=-1)
+                weights = layer.weights[0]
+                assert (weights[range(40), brightest] >= weights.max(axis=-1) - 0.01).all()
+        browser.close()
