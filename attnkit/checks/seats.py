@@ -19,7 +19,7 @@ SMALL_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sliding_window": [{"window": 3}, {"window": 4, "centered": True}],
     "prefix": [{"length": 3}],
     "dilated": [{"dilation": 3}, {"dilation": 2, "window": 3}],
-    "bigbird": [{"block": 2, "window": 1, "num_random": 1}],
+    "bigbird": [{"block_size": 2, "window": 1, "num_random": 1}],
     "all_of": [{"masks": ["causal", {"name": "sliding_window", "window": 5, "centered": True}]}],
     "any_of": [
         {"masks": ["causal", {"name": "prefix", "length": 4}]},

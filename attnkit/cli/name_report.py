@@ -260,7 +260,7 @@ def _show_mask(name: str) -> None:
     if name == "sliding_window":
         example["window"] = 4
     if name == "bigbird":
-        example |= {"block": 1, "num_random": 1}
+        example |= {"block_size": 1, "num_random": 1}
     mask = build_mask(example).bind(documents=torch.tensor([[0] * 5 + [1] * 7]))
     allowed = mask.dense(12, 12)[0, 0].expand(12, 12)
     options = ", ".join(f"{key}={value}" for key, value in example.items() if key != "name")

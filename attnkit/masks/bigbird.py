@@ -25,22 +25,22 @@ class BigBird(Mask):
     depend on the length of the sequence, and the same seed always draws the same blocks.
 
     Args:
-        block: tokens in a block.
+        block_size: tokens in a block.
         window: blocks nearby that a query sees, its own in the middle; odd.
         num_global: first blocks, which see everything and are seen by all.
         num_random: earlier blocks that each block draws.
         seed: of the draws.
     """
 
-    block: int = 16
+    block_size: int = 16
     window: int = 3
     num_global: int = 1
     num_random: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.block < 1:
-            raise ValueError(f"block must be at least 1, got {self.block}")
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
         if self.window < 1 or self.window % 2 == 0:
             raise ValueError(f"window must be odd and at least 1, got {self.window}")
         for name in ("num_global", "num_random", "seed"):
@@ -48,7 +48,7 @@ class BigBird(Mask):
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     def allowed(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        query, key = query // self.block, key // self.block
+        query, key = query // self.block_size, key // self.block_size
         seen = (query - key).abs() <= self.window // 2
         seen = seen | self._is_global(query) | self._is_global(key)
         for draw in range(self.num_random):

@@ -52,8 +52,8 @@ def test_square_tables(mask, expected):
 
 
 def test_bigbird_sees_near_blocks_global_blocks_and_random_ones():
-    shape = {"block": 3, "window": 3, "num_global": 2, "num_random": 2}
-    blocks = BigBird(**(shape | {"block": 1, "num_random": 0}))
+    shape = {"block_size": 3, "window": 3, "num_global": 2, "num_random": 2}
+    blocks = BigBird(**(shape | {"block_size": 1, "num_random": 0}))
     assert table(blocks, 6, 6) == ["111111", "111111", "111100", "111110", "110111", "110011"]
     size = 40
     dense = BigBird(**shape).dense(3 * size, 3 * size)[0, 0]
@@ -235,7 +235,7 @@ def test_build_mask_reads_what_a_recipe_writes(written, expected):
         ({"name": "prefix", "length": 0}, "length of the prefix must be at least 1, got 0"),
         ({"name": "dilated", "dilation": 0}, "dilation must be at least 1, got 0"),
         ({"name": "dilated", "window": 0}, "window must be at least 1, got 0"),
-        ({"name": "bigbird", "block": 0}, "block must be at least 1, got 0"),
+        ({"name": "bigbird", "block_size": 0}, "block_size must be at least 1, got 0"),
         ({"name": "bigbird", "window": 2}, "window must be odd and at least 1, got 2"),
         ({"name": "bigbird", "num_random": -1}, "num_random must be at least 0, got -1"),
         ({"name": "all_of", "masks": []}, "at least one mask"),

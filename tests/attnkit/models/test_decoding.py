@@ -244,7 +244,7 @@ def test_a_cache_of_fixed_size_is_like_the_full_pass(mechanism, position):
         {"name": "sliding_window", "window": 4},
         {"name": "dilated", "dilation": 3},
         ["causal", "document"],
-        ["causal", {"name": "bigbird", "block": 2, "window": 1, "num_random": 1}],
+        ["causal", {"name": "bigbird", "block_size": 2, "window": 1, "num_random": 1}],
     ],
     ids=["window", "dilated", "document", "bigbird"],
 )

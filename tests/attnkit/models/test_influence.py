@@ -20,7 +20,7 @@ MASKS = {
     "document": ("document", 9),
     "causal & document": (["causal", "document"], 0),
     "dilated": ({"name": "dilated", "dilation": 3}, 0),
-    "causal & bigbird": (["causal", {"name": "bigbird", "block": 2}], 0),
+    "causal & bigbird": (["causal", {"name": "bigbird", "block_size": 2}], 0),
     "any_of": ({"name": "any_of", "masks": ["causal", {"name": "prefix", "length": 6}]}, 5),
 }
 
