@@ -30,7 +30,7 @@ class NSA(MultiHead):
     Args:
         block: number of keys per block.
         num_blocks: number of blocks chosen per query, including its own.
-        window: number of near keys, including its own.
+        num_near: number of near keys, including its own.
     """
 
     roles = frozenset(("self",))
@@ -42,13 +42,13 @@ class NSA(MultiHead):
     paper = "Yuan et al. 2025, arXiv:2502.11089"
 
     def __init__(
-        self, dim: int, *, block: int = 8, num_blocks: int = 3, window: int = 16, **options
+        self, dim: int, *, block: int = 8, num_blocks: int = 3, num_near: int = 16, **options
     ) -> None:
         super().__init__(dim, **options)
-        for name, size in {"block": block, "num_blocks": num_blocks, "window": window}.items():
+        for name, size in {"block": block, "num_blocks": num_blocks, "num_near": num_near}.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
-        self.block, self.num_blocks, self.window = block, num_blocks, window
+        self.block, self.num_blocks, self.num_near = block, num_blocks, num_near
         self.gate = nn.Linear(dim, 3 * self.num_heads)
         self.share = nn.Parameter(torch.zeros(self.num_heads, 1, block))  # its softmax is e
 
@@ -72,7 +72,7 @@ class NSA(MultiHead):
         allowed = mask.dense(grid.num_queries, grid.num_keys, grid.device)
         blocks, compressed = self._compressed(scores, allowed, grid)
         chosen = self._chosen(blocks.detach(), grid) & allowed
-        near = (grid.query - grid.key < self.window) & allowed
+        near = (grid.query - grid.key < self.num_near) & allowed
         read = gates[1] * self._softmax(scores, chosen) + gates[2] * self._softmax(scores, near)
         return gates[0] * compressed + read
 

@@ -222,8 +222,8 @@ def test_the_indexer_of_dsa_learns_the_mean_map_and_nothing_else_learns_from_it(
     assert x.grad is None
 
 
-def test_nsa_reads_compressed_blocks_chosen_blocks_and_a_window():
-    attention, x = built("nsa", block=2, num_blocks=2, window=3), sequence()
+def test_nsa_reads_compressed_blocks_chosen_blocks_and_near_keys():
+    attention, x = built("nsa", block=2, num_blocks=2, num_near=3), sequence()
     q, k, v = projected(attention, x)
     scores = q @ k.mT / D**0.5
     gates = attention.gate(x).sigmoid().view(B, T, H, 3)
@@ -606,7 +606,7 @@ def test_hgrn2_takes_up_what_its_gate_leaves_free(length, layer, bound):
         ("matrix_factorized", {"num_heads": 5}, "num_heads 5 does not divide dim 24"),
         ("tensor_product", {"kv_rank": 0}, "kv_rank 0 must be at least 1"),
         ("moba", {"block": 0}, "block 0 and num_blocks 3 must be at least 1"),
-        ("nsa", {"window": 0}, "window must be at least 1, got 0"),
+        ("nsa", {"num_near": 0}, "num_near must be at least 1, got 0"),
         ("dsa", {"num_kept": 0}, "num_kept must be at least 1, got 0"),
         ("dsa", {"weight": -1.0}, "weight must be at least 0, got -1"),
         ("nystrom", {"num_landmarks": 0}, "num_landmarks must be at least 1, got 0"),
