@@ -114,7 +114,8 @@ class TaskDefinition(ABC):
         if key == "trainer.batch_size":
             return f"{name} counts tokens; set trainer.batch_tokens"
         owners = [other for other, task in whole_tasks().items() if key in task.takes]
-        return f"belongs to `task: {' or '.join(owners)}`, and this is {name}"
+        tasks = " or ".join(f"`task: {owner}`" for owner in owners)
+        return f"belongs to {tasks}, and this is {name}"
 
     # Data, model and module
 

@@ -100,7 +100,7 @@ def test_a_preview_takes_few_steps_of_a_slow_recipe(load):
     assert timed.step > 0
     assert timed.one_thread is None  # this process has one already, or was not asked
     taken = []
-    timing._mean_seconds((taken.append(i) for i in range(9)), torch.device("cpu"), ends=0.0)
+    timing.mean_seconds((taken.append(i) for i in range(9)), torch.device("cpu"), ends=0.0)
     assert len(taken) == 1
 
 

@@ -190,7 +190,7 @@ def test_a_listener_that_raises_changes_nothing_that_is_learnt(small, tmp_path, 
 
 def test_a_picture_that_cannot_be_drawn_ends_no_run(small, caplog, monkeypatch):
     monkeypatch.setattr(Task, "sample", lambda *_, **__: 1 / 0, raising=False)
-    monkeypatch.setattr("attnkit.callbacks.attention_maps.attention_maps", lambda *_: 1 / 0)
+    monkeypatch.setattr("attnkit.callbacks.attention_maps.attention_maps", lambda *_, **__: 1 / 0)
     recipe = small("logging.attention_maps=3")
     assert experiment.run(recipe).record["status"] == "finished"
     said = [r.getMessage() for r in caplog.records if "failed" in r.getMessage()]

@@ -79,6 +79,7 @@ def numbers(ranking):
     }
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_trained(here, launcher, speeds, tiny_samples):
     def ranked(*speed):
         launcher.started.clear()

@@ -225,7 +225,10 @@ def test_an_exported_model_is_the_same(result, tmp_path):
         (["data.lenght=8"], "data.lenght: unknown key; did you mean `length`"),
         (["data.length=9"], "data.length: 9 does not fit: it must be even"),
         (["translation.beam=2"], "translation: belongs to `task: translation`"),
-        (["trainer.batch_tokens=10"], "belongs to `task: translation`, and this is synthetic"),
+        (
+            ["trainer.batch_tokens=10"],
+            "belongs to `task: speech` or `task: translation`, and this is",
+        ),
     ],
 )
 def test_a_bad_recipe_is_refused(overrides, message):
