@@ -154,5 +154,9 @@ def guarded(act: Callable[[], Any], debug: bool) -> None:
         if known or debug:
             typer.echo(f"error: {error}", err=True)
         else:
-            typer.echo(f"error: {type(error).__name__}: {error}\n(--debug shows where)", err=True)
+            from attnkit.registry import line_of_plugin  # here, since `--help` needs no registry
+
+            line = line_of_plugin(error)
+            where = f"in {line} (--debug shows more)" if line else "(--debug shows where)"
+            typer.echo(f"error: {type(error).__name__}: {error}\n{where}", err=True)
         raise typer.Exit(error.exit_code if known else FAILED) from None

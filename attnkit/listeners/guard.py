@@ -72,7 +72,9 @@ class GuardedLogger(Listener, Logger):
 
         def connect() -> None:
             try:
-                self._listener = listener_of(listener_of(self.source).open(run))
+                listener = listener_of(self.source)
+                other = listener.open(run)
+                self._listener = listener if other is None else listener_of(other)
             except Exception:
                 self._is_mute = True
                 raise

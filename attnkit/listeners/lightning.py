@@ -87,10 +87,9 @@ class OfLightning(Listener):
     def __init__(self, logger: Any) -> None:
         self.logger = logger
 
-    def open(self, run: RunInfo) -> Listener:
+    def open(self, run: RunInfo) -> None:
         # Most make their experiment at the first use: two threads would make one each.
         getattr(self.logger, "experiment", None)
-        return self
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
         self.logger.log_hyperparams(summaries.flatten(hyperparameters))

@@ -79,9 +79,9 @@ class Listener:
             run: the run that is logged.
 
         Returns:
-            The logger whose verbs are called: this one, another `Listener`, or a Lightning logger.
+            The logger whose verbs are called: another `Listener`, or a Lightning logger; None:
+            this one.
         """
-        return self
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
         """Is called when a run begins, and not when it resumes.

@@ -6,6 +6,7 @@ from attnkit.registry.importing import (
     import_source,
     imported_source,
     installed_plugin_failures,
+    line_of_plugin,
     load_plugin,
 )
 from attnkit.registry.options import (
@@ -70,6 +71,7 @@ __all__ = [
     "import_source",
     "imported_source",
     "installed_plugin_failures",
+    "line_of_plugin",
     "load_plugin",
     "options_of",
     "positional_option",

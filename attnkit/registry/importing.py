@@ -22,6 +22,9 @@ from attnkit.registry.options import RegistryError
 PLUGIN_GROUP = "attnkit.plugins"
 """Entry-point group in which an installed package names the modules that register its plugins."""
 
+_PREFIX = "attnkit_plugin_"
+"""Begins the module names of plugin files."""
+
 
 def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
     """Imports a plugin: a file (`my_attention.py`, relative to `folder`) or a module
@@ -89,14 +92,23 @@ def imported_source(path: str) -> bytes | None:
 
 def _module_name(path: str) -> str:
     resolved = Path(path).resolve()
-    return (
-        f"attnkit_plugin_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
-    )
+    return f"{_PREFIX}{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
 
 
 def is_from_file(cls: type) -> bool:
     """True for a class that a plugin file defines."""
-    return cls.__module__.startswith("attnkit_plugin_")
+    return cls.__module__.startswith(_PREFIX)
+
+
+def line_of_plugin(error: BaseException) -> str | None:
+    """Returns `file:line`, the last line of a plugin file that an error went through; None: it went
+    through none.
+    """
+    last = None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).startswith(_PREFIX):
+            last = f"{frame.f_code.co_filename}:{number}"
+    return last
 
 
 def home_of(cls: type) -> str:

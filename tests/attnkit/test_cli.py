@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from attnkit.cli.app import guarded
 from attnkit.cli.main import app
 from attnkit.recipe import load_recipe
+from attnkit.registry import load_plugin
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.text_run import TextRun
 
@@ -666,6 +667,15 @@ def test_a_fault_of_ours_is_told_from_bad_input(capsys):
         guarded(fail, debug=False)
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err == "error: KeyError: 'inside'\n(--debug shows where)\n"
+
+
+def test_a_fault_in_a_plugin_names_its_line(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def fail(what):\n    return int(what)\n")
+    plugin = load_plugin("mine.py", tmp_path)
+    with pytest.raises(typer.Exit):
+        guarded(lambda: plugin.fail(None), debug=False)
+    *_, where = capsys.readouterr().err.splitlines()
+    assert where == f"in {tmp_path / 'mine.py'}:2 (--debug shows more)"
 
 
 def test_every_error_for_the_user_has_its_exit_code(capsys):

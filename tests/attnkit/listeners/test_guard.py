@@ -36,6 +36,9 @@ class Notebook(Listener):
 class Near(Notebook):
     in_background = False
 
+    def open(self, run):  # returns nothing, as most do
+        self.place = run.directory
+
 
 def listeners_of(tmp_path, *listeners, resume=None):
     listeners = RunListeners([(type(one).__name__.lower(), one) for one in listeners])
