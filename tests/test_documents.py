@@ -21,7 +21,7 @@ from attnkit.cli.name_report import type_words, yaml_words
 from attnkit.recipe.annotations import kinds_of
 from attnkit.recipe.recipe import RecipeKeys
 from attnkit.recipe.sections import BudgetOptions, ClaimOptions, HalvingOptions
-from attnkit.registry import ATTENTION, LOGGERS, POSITIONS, REQUIRED, Spec, options_of
+from attnkit.registry import ATTENTION, LOGGERS, MASKS, POSITIONS, REQUIRED, Spec, options_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "writing_a_mechanism.md"
@@ -124,7 +124,7 @@ def test_the_tables_are_what_the_code_says(part):
 def subjects(tmp_path_factory):
     """The examples, registered as long as the tests of this file last."""
     tmp_path = tmp_path_factory.mktemp("examples")
-    registries = ATTENTION, POSITIONS
+    registries = ATTENTION, POSITIONS, MASKS
     for registry in registries:
         registry.names()  # what comes with the kit stays
     before = [dict(registry._classes) for registry in registries]
@@ -137,7 +137,8 @@ def subjects(tmp_path_factory):
 
 
 def broken(subject, laws):
-    card = check(ATTENTION.get(subject.name), positions=subject.positions, laws=laws)
+    mechanism, seats = ATTENTION.get(subject.name), {"positions": subject.positions}
+    card = check(mechanism, **seats, masks=subject.masks, laws=laws)
     return [line for line in card.lines if line.outcome not in ("holds", "does not apply")]
 
 
@@ -149,6 +150,7 @@ def test_the_examples_obey_the_laws_that_a_run_asks(subjects):
         "neighbours",
         "fading",
         "multi_head with position distance_table",
+        "multi_head with mask strided",
     ]
     quick = [law for law in LAWS if law.quick]
     assert {str(s): found for s in subjects if (found := broken(s, quick))} == {}

@@ -11,7 +11,7 @@ import pytest
 from attnkit import build_attention
 from attnkit.listeners.metric_files import TidyCsv
 from attnkit.recipe import RecipeError, load_recipe
-from attnkit.registry import ATTENTION, LOGGERS, load_plugin
+from attnkit.registry import ATTENTION, CALLBACKS, LOGGERS, load_plugin
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_every_mechanism_is_named():
 
 
 def test_every_example_is_tested():
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
 
 
 def test_mechanisms_in_own_code():
@@ -127,6 +127,28 @@ def test_the_logger(tmp_path):
         thread.join()
     assert posted == [{"text": "step 3: 2.5000"}]
     del LOGGERS._classes["slack"]
+
+
+def test_the_callback(tmp_path, monkeypatch):
+    from attnkit import load_run
+    from attnkit.recipe import recipe_from_dict
+    from attnkit.runs import experiment
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CALLBACKS, "_classes", dict(CALLBACKS._classes))
+    Path("weight_norm.py").write_text(example("WeightNorm"), encoding="utf-8")
+    keys = {
+        "name": "norms",
+        "plugins": ["weight_norm.py"],
+        "callbacks": [{"name": "weight_norm", "num_moments": 3}],
+        "task": "synthetic",
+        "data": {"name": "parity", "length": 6},
+        "model": {"max_seq_len": 8, "dim": 8, "num_layers": 1},
+        "trainer": {"max_steps": 4, "batch_size": 4, "accelerator": "cpu"},
+        "logging": {"every_n_steps": 1, "attention_maps": 0, "samples": 0},
+    }
+    run = load_run(experiment.run(recipe_from_dict(keys)).directory)
+    assert run.curves["weights/norm"].steps.tolist() == [0, 1, 4]
 
 
 def test_curves_for_pandas(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from attnkit.errors import UserError
 from attnkit.recipe.checks import mark_of
 from attnkit.recipe.errors import KeyPath, Problem, RecipeError, dotted
 from attnkit.recipe.recipe import Recipe
-from attnkit.registry import CALLBACKS, LOGGERS, Registry, Spec
+from attnkit.registry import CALLBACKS, LOGGERS, Registry, Spec, line_of_plugin
 
 _OWN = {
     "Checkpoint": "a run saves itself, so that it resumes exactly; see the section `checkpoint`",
@@ -96,6 +96,8 @@ def naming_callbacks(recipe: Recipe, callbacks: Sequence[Any]) -> Iterator[None]
             raise
         words = str(error).strip().partition("\n")[0]
         message = f"{recipe.callbacks[blamed].name}: {type(error).__name__}: {words}"
+        if line := line_of_plugin(error):
+            message += f" (in {line})"
         raise RecipeError([_problem(recipe, ("callbacks", f"[{blamed}]"), message)]) from error
 
 

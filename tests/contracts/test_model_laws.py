@@ -283,11 +283,8 @@ CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 def example():
     """The wiring that CONTRIBUTING shows, as a plugin file."""
     blocks = CONTRIBUTING.read_text(encoding="utf-8").split("```")
-    (code,) = (block for block in blocks if block.startswith("python\n@WIRINGS"))
-    return (
-        "import torch\nfrom torch import nn\nfrom attnkit.models.layers import Layer\n"
-        f"from attnkit.registry import WIRINGS\n\n{code.removeprefix('python')}"
-    )
+    (code,) = (block for block in blocks if "@WIRINGS" in block)
+    return code.removeprefix("python\n")
 
 
 @pytest.fixture

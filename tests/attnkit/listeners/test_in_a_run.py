@@ -252,6 +252,17 @@ def test_a_callback_that_raises_is_named(small, callback, message):
         experiment.run(recipe)
 
 
+def test_a_callback_of_a_plugin_that_raises_names_its_line(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(CALLBACKS, "_classes", dict(CALLBACKS._classes))
+    (tmp_path / "fails.py").write_text(
+        "import lightning as L\nfrom attnkit import CALLBACKS\n\n"
+        '@CALLBACKS.register("fails")\nclass Fails(L.Callback):\n    """Fails."""\n\n'
+        "    def on_fit_start(self, *_):\n        raise KeyError\n"
+    )
+    with pytest.raises(RecipeError, match=r"fails: KeyError: +\(in .*fails\.py:9\)"):
+        experiment.run(small(f"plugins=[{tmp_path}/fails.py]", "callbacks=[fails]"))
+
+
 def test_an_exception_that_no_callback_of_the_recipe_raised_stays_what_it_is(small, crash_at):
     class Own(L.Callback):
         def on_train_start(self, *_):
