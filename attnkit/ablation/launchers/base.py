@@ -56,7 +56,7 @@ class Ended:
 class Launcher(ABC):
     """Starts jobs, as many at once as allowed, and reports their ends.
 
-    A subclass is registered under the name of its file. Its options are keyword-only parameters
+    A subclass is registered in `LAUNCHERS`. Its options are keyword-only parameters
     with defaults; it passes `**options` on.
 
     Args:
