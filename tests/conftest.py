@@ -33,6 +33,8 @@ WARNINGS = (
     "error",
     # TensorBoard's own copy of it, imported with its web server.
     "ignore:html5lib's sanitizer is deprecated:DeprecationWarning",
+    # torch's compiler, of Python 3.13.0 alone.
+    "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning",
 )
 
 

@@ -282,7 +282,8 @@ os.write(1, os.environ.get("TOKENIZERS_PARALLELISM", "unset").encode())
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     for setting, expected in ({}, "false unset"), ({"TOKENIZERS_PARALLELISM": "true"}, "true true"):
         process = subprocess.run(
-            [sys.executable, "-c", script],
+            # From 3.12 on, Python itself warns of a fork beside threads.
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
             env=environment | setting,
             capture_output=True,
             text=True,
