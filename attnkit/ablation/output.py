@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -118,7 +118,15 @@ def export(comparison: Comparison, outs: Sequence[Path]) -> None:
     Raises:
         DataError: if one cannot be written.
     """
-    contents = [FORMS[out.suffix](comparison) for out in outs]
-    for out, content in zip(outs, contents, strict=True):
+    write_all({out: FORMS[out.suffix](comparison) for out in outs})
+
+
+def write_all(contents: Mapping[Path, str | bytes]) -> None:
+    """Writes files atomically.
+
+    Raises:
+        DataError: if one cannot be written.
+    """
+    for out, content in contents.items():
         with atomic_write(out) as file:
             file.write(content.encode() if isinstance(content, str) else content)

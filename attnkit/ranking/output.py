@@ -14,13 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attnkit.ablation.output import NATURAL, STYLES
+from attnkit.ablation.output import NATURAL, STYLES, write_all
 from attnkit.ablation.tables import NOTHING, csv_of, estimate, short, visible
 from attnkit.pages.offline import offline_page
 from attnkit.ranking.row import LENGTHS
 from attnkit.ranking.table import Column, Number, Ranking, is_busy
 from attnkit.registry import ATTENTION
-from attnkit.storage.files import atomic_write
 
 WIDTH = 80
 """Characters of a line where no terminal tells its width."""
@@ -303,7 +302,4 @@ def export(ranking: Ranking, outs: Sequence[Path]) -> None:
     Raises:
         DataError: if one cannot be written.
     """
-    contents = [FORMS[out.suffix](ranking) for out in outs]
-    for out, content in zip(outs, contents, strict=True):
-        with atomic_write(out) as file:
-            file.write(content.encode())
+    write_all({out: FORMS[out.suffix](ranking) for out in outs})

@@ -26,7 +26,7 @@ MOST_NAMED = 5
 class Recordings(SpeechSource):
     """WAV files and a table of transcripts: lines of file, tab, text.
 
-    Other rates are resampled and channels averaged, which is told once. A hash of the text decides
+    Other rates are resampled and channels averaged; one message says so. A hash of the text decides
     the split of an utterance, so that no tested sentence is trained on.
 
     Args:

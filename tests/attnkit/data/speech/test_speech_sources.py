@@ -1,4 +1,4 @@
-"""Made speech and recordings of one's own: their splits, what is told, and what is refused."""
+"""Made speech and recordings of one's own: their splits, messages and refusals."""
 
 import logging
 import os
