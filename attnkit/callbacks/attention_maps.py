@@ -16,9 +16,9 @@ from torch import Tensor
 from attnkit.attention.maps import attention_maps
 from attnkit.callbacks.at_moments import AtMoments
 from attnkit.listeners.lightning import Listeners
+from attnkit.listeners.map_records import records_of
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.key_sound import KeySound
-from attnkit.tensorboard.records import records_of
 
 
 class AttentionMaps(AtMoments):

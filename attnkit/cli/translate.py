@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -110,29 +110,11 @@ def translate(
                     typer.echo(shown)
                 sys.stdout.flush()
                 if attention is not None:
-                    _draw(translator, line, place, attention)
+                    best = line.translations[0].text
+                    translator.draw(line.source.strip(), best, place, attention)
             number += len(lines)
 
     guarded(act, debug)
-
-
-def _draw(translator: Any, line: Any, place: Any, path: Path) -> None:
-    """Draws the cross-attention of a line and its best translation."""
-    from attnkit.attention_page.figure import Panel, draw_file
-    from attnkit.tensorboard.attention_record import layer_map
-
-    weights, queries, keys = translator.cross_map(
-        line.source.strip(), line.translations[0].text, place
-    )
-    row = [Panel(layer_map(f"L{place.layer}", weights[None]), 0)]
-    subtitle = f"cross-attention, {place}: the sources of each target token"
-    try:
-        content = draw_file(
-            path.suffix, [row], queries, keys, title=translator.title, subtitle=subtitle
-        )
-        path.write_bytes(content)
-    except (ValueError, OSError) as error:
-        _refuse(str(error))
 
 
 def _refuse(message: str) -> NoReturn:

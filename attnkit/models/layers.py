@@ -93,6 +93,10 @@ class DecoderLayerEntry(LayerEntry):
     cross: Annotated[Spec | None, ATTENTION] = None
 
 
+MAX_LAYERS = 2048
+"""Largest number of layers of a stack."""
+
+
 def layer_options(
     section: Mapping[str, Any],
     num_layers: int,
@@ -109,40 +113,42 @@ def layer_options(
         part: the part of the model, such as `encoder`, for messages.
 
     Raises:
-        ValueError: if a list does not have `num_layers` mechanisms, or if the pattern is empty or
-            longer than `num_layers`.
+        ValueError: if a list does not have `num_layers` mechanisms, if the pattern is empty or
+            longer than `num_layers`, or if there are more than `MAX_LAYERS`.
         RegistryError: if a mapping has no name.
     """
     section = dict(section)
     dot = f"{part}." if part else ""
-    keys = {"attention": f"{dot}attention", "cross": "cross.attention"}
-    of_layer = {
-        key: one_per_layer(section.pop(key), num_layers, name)
-        for key, name in keys.items()
-        if section.get(key) is not None
-    }
     entries = [
         entry if isinstance(entry, LayerEntry) else DecoderLayerEntry(**entry)
         for entry in pattern or ()
     ]
     if pattern is not None and not entries:
         raise ValueError(f"{dot}layers lists no layer; leave it out, or write an entry")
-    places: list[int | None] = [None]
-    if entries:
-        places = []
-        for place, entry in enumerate(entries):
-            if entry.repeat < 1:
-                where = f"{dot}layers[{place}].repeat"
-                raise ValueError(f"{where} must be at least 1, got {entry.repeat}")
-            if entry.dropout is not None and not 0 <= entry.dropout < 1:
-                where = f"{dot}layers[{place}].dropout"
-                raise ValueError(f"{where} must be in [0, 1), got {entry.dropout}")
-            places += [place] * entry.repeat
-        if len(places) > num_layers:
-            raise ValueError(
-                f"{dot}layers describes {len(places)} layers, and num_layers is {num_layers}; set "
-                f"{dot}num_layers to {len(places)} at least, or shorten the pattern"
-            )
+    for place, entry in enumerate(entries):
+        if entry.repeat < 1:
+            where = f"{dot}layers[{place}].repeat"
+            raise ValueError(f"{where} must be at least 1, got {entry.repeat}")
+        if entry.dropout is not None and not 0 <= entry.dropout < 1:
+            where = f"{dot}layers[{place}].dropout"
+            raise ValueError(f"{where} must be in [0, 1), got {entry.dropout}")
+    described = sum(entry.repeat for entry in entries)
+    for key, count in (("num_layers", num_layers), ("layers", described)):
+        if count > MAX_LAYERS:  # before anything is made for each of them
+            raise ValueError(f"{dot}{key} must give at most {MAX_LAYERS:,} layers, got {count:,}")
+    if described > num_layers:
+        raise ValueError(
+            f"{dot}layers describes {described} layers, and num_layers is {num_layers}; set "
+            f"{dot}num_layers to {described} at least, or shorten the pattern"
+        )
+    keys = {"attention": f"{dot}attention", "cross": "cross.attention"}
+    of_layer = {
+        key: one_per_layer(section.pop(key), num_layers, name)
+        for key, name in keys.items()
+        if section.get(key) is not None
+    }
+    repeated = [place for place, entry in enumerate(entries) for _ in range(entry.repeat)]
+    places: list[int | None] = [*repeated] or [None]
     found, made = [], {}
     for i in range(num_layers):
         place = places[i % len(places)]

@@ -41,14 +41,7 @@ class _NoDrawing(TorchFunctionMode):
 
 
 MAX_MODULES = 30_000
-"""Beyond any model: about 2,000 layers."""
-
-
-class TooManyModulesError(ValueError):
-    """What is built has more parts than any model."""
-
-    def __init__(self) -> None:
-        super().__init__(f"more than {MAX_MODULES:,} modules, which is no model")
+"""Largest number of modules of a model, enough for some 2,000 layers."""
 
 
 @contextmanager
@@ -56,7 +49,7 @@ def shapes_only() -> Iterator[None]:
     """Modules that are made inside have parameters of the right shapes on the meta device.
 
     Raises:
-        TooManyModulesError: if there are more than `MAX_MODULES`, before the rest is made.
+        ValueError: if there are more than `MAX_MODULES`, before the rest is made.
     """
     count = 0
 
@@ -64,7 +57,7 @@ def shapes_only() -> Iterator[None]:
         nonlocal count
         count += 1
         if count > MAX_MODULES:
-            raise TooManyModulesError
+            raise ValueError(f"more than {MAX_MODULES:,} modules; lower the number of layers")
 
     hook = register_module_module_registration_hook(counted)
     try:

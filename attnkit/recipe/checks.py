@@ -182,7 +182,7 @@ def check_fit(recipe: Any, root: Node, problems: list[Problem]) -> None:
 
 def check_model(task: Any, options: Mapping[str, Any], root: Node, problems: list[Problem]) -> None:
     """Builds the model on the meta device. The vocabulary, which data decides, changes no rule."""
-    from attnkit.models.shapes_only import MAX_MODULES, TooManyModulesError, shapes_only
+    from attnkit.models.shapes_only import shapes_only
 
     largest, key = _largest(options)
     if largest > LARGEST_SIZE:
@@ -192,13 +192,8 @@ def check_model(task: Any, options: Mapping[str, Any], root: Node, problems: lis
         return
 
     def build() -> Any:
-        try:
-            if key[-1:] and "layers" in key[-1] and largest > MAX_MODULES:
-                raise TooManyModulesError  # making the first of them would take seconds
-            with shapes_only():
-                return task.model_class()(*task.example_sizes, **options)
-        except TooManyModulesError as error:
-            raise ValueError(f"{dotted(key)} {largest:,} makes {error}") from None
+        with shapes_only():
+            return task.model_class()(*task.example_sizes, **options)
 
     model = _try(build, "model", options, root, problems)
     if model is not None and not isinstance(getattr(model, "max_seq_len", None), int):

@@ -66,7 +66,7 @@ class Result:
         floors: order -> validation loss of an n-gram model in nats per token; empty if the task
             has none.
         record: content of `result.json`.
-        sample: a sample of the trained model.
+        sample: a sample of the trained model; empty if `logging.samples` is 0.
         example: a text of the validation data, to try the model with.
         definition: the recipe's task, a `TaskDefinition`.
     """
@@ -218,7 +218,8 @@ def run(
                 raise PausedError(paused(directory, trainer.global_step))
             task.begin_final(directory)
             trainer.validate(task, verbose=False)
-        sample, example = task.sample(final=True), task.example()
+        sample = task.sample(final=True) if recipe.logging.samples else ""
+        example = task.example()
         if trainer.is_global_zero:
             task.log_end(listeners, trainer.global_step)
             listeners.finalize("success")

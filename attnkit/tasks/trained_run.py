@@ -18,6 +18,7 @@ from attnkit.attention.maps import attention_maps, has_attention
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.data.tokenizer_base import FILE_NAME
 from attnkit.errors import CheckpointError
+from attnkit.listeners.map_records import SiteTokens, mechanisms_of, records_of
 from attnkit.models.shapes_only import shapes_only
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import stored_recipe
@@ -30,7 +31,6 @@ from attnkit.storage.plugin_record import FOLDER, RECORD
 from attnkit.storage.plugin_trust import StoredPlugins
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tensorboard.key_sound import KeySound
-from attnkit.tensorboard.records import SiteTokens, mechanisms_of, records_of
 from attnkit.tensorboard.scalars import Scalars, read_scalars
 
 Weights = Literal["averaged", "last", "best"]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from attnkit.attention.base import Attention, Role
 from attnkit.attention.maps import AttentionMap, attention_maps
 from attnkit.data.pair_batch import IGNORED
+from attnkit.listeners.map_records import site_of
 from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.models.language_model import LanguageModel
 from attnkit.models.layers import Layer
 from attnkit.tensorboard.clinic_history import WORDS, HeadName, word_of
-from attnkit.tensorboard.records import site_of
 from attnkit.understanding.head_outputs import mechanisms, on_head_outputs
 from attnkit.understanding.head_scores import (
     PATTERNS,

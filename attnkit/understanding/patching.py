@@ -18,8 +18,8 @@ from rich.table import Table
 from torch import Tensor
 
 from attnkit.errors import DataError
+from attnkit.listeners.map_records import site_of
 from attnkit.tasks.trained_run import TrainedRun
-from attnkit.tensorboard.records import site_of
 from attnkit.understanding.head_outputs import mechanisms, on_head_outputs
 from attnkit.understanding.run_task import check_heads
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from attnkit.attention.maps import attention_maps
+from attnkit.attention_page.figure import Panel, draw_file
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.data.alignments import words
 from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, padded, pair_texts
@@ -26,6 +27,7 @@ from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.tasks.trained_run import Reading, TrainedRun, Weights, load_run
 from attnkit.tasks.translating import decoded_line, translate_ids
 from attnkit.tasks.translation import alignment
+from attnkit.tensorboard.attention_record import layer_map
 
 TOGETHER = 256
 """Lines that are translated at once, the longest beside each other; what follows waits for them."""
@@ -163,6 +165,28 @@ class Translator(TrainedRun):
         weights = heads.mean(dim=0) if place.head == alignment.MEAN else heads[place.head]
         texts = pair_texts(batch, self.tokenizers)
         return weights.numpy(), texts.predicts, texts.source
+
+    def draw(self, source: str, target: str, place: alignment.Place, file: Path) -> None:
+        """Draws the map of `cross_map`.
+
+        Args:
+            source: the sentence.
+            target: its translation.
+            place: layer and head.
+            file: its name ends in .png, .svg or .pdf.
+
+        Raises:
+            DataError: if it cannot be drawn or written.
+        """
+        weights, queries, keys = self.cross_map(source, target, place)
+        row = [Panel(layer_map(f"L{place.layer}", weights[None]), 0)]
+        subtitle = f"cross-attention, {place}: the sources of each target token"
+        try:
+            file.write_bytes(
+                draw_file(file.suffix, [row], queries, keys, title=self.title, subtitle=subtitle)
+            )
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from error
 
     def attention(self, text: str) -> TextMaps:
         """The exact maps of encoder, decoder, and from one to the other.

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from attnkit.models import shapes_only
 from attnkit.recipe import RecipeError, layers, load_recipe
 from attnkit.recipe.interpolation import escape_interpolation
 
@@ -567,7 +568,15 @@ LAUGHS = "".join(f"  x{i}: ${{data.x{i - 1}}}${{data.x{i - 1}}}\n" for i in rang
         (f"{TINY}data:\n  x0: lol\n{LAUGHS}", r"data\.x12: \$\{\.\.\.\} becomes 110,575 letters"),
         (
             TINY.replace("num_layers: 1", "num_layers: 1000000"),
-            r"model\.num_layers: .*1,000,000 makes more than 30,000 modules, which is no model",
+            r"model\.num_layers: .*must give at most 2,048 layers, got 1,000,000",
+        ),
+        (
+            TINY.replace("num_layers: 1,", "num_layers: 2, layers: [{}, {repeat: 60000000}],"),
+            r"model\.layers: .*must give at most 2,048 layers, got 60,000,001",
+        ),
+        (
+            "task: translation\nmodel: {encoder: {num_layers: 1000000}}\n",
+            r"model\.encoder\.num_layers: .*must give at most 2,048 layers, got 1,000,000",
         ),
         (
             TINY.replace("dim: 16", "dim: 400000000"),
@@ -584,10 +593,18 @@ LAUGHS = "".join(f"  x{i}: ${{data.x{i - 1}}}${{data.x{i - 1}}}\n" for i in rang
             r"plugins\[0\]: `\$\{callbacks\}` cannot be resolved: it leads back to itself",
         ),
     ],
-    ids=["laughs", "layers", "width", "backslashes", "parents", "circle"],
+    ids=["laughs", "layers", "pattern", "encoder", "width", "backslashes", "parents", "circle"],
 )
 def test_what_would_take_for_ever_is_refused(text, expected):
     write(text)
+    with pytest.raises(RecipeError, match=expected):
+        load_recipe("bad.yaml")
+
+
+def test_a_model_of_too_many_modules_is_refused(monkeypatch):
+    monkeypatch.setattr(shapes_only, "MAX_MODULES", 100)
+    write(TINY.replace("num_layers: 1", "num_layers: 20"))
+    expected = r"model: more than 100 modules; lower the number of layers"
     with pytest.raises(RecipeError, match=expected):
         load_recipe("bad.yaml")
 

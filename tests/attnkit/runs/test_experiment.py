@@ -25,6 +25,7 @@ from attnkit.hardware.devices import HardwareError
 from attnkit.runs import experiment
 from attnkit.runs.early_ends import DivergedError
 from attnkit.runs.experiment import build_data, build_model, build_task
+from attnkit.runs.report import show_result
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks import building
 from attnkit.tensorboard.event_files import event_files
@@ -398,6 +399,14 @@ def test_a_model_without_attention_is_trained_without_maps(small):
     result = experiment.run(small("model.num_layers=0", "logging.attention_maps=3"))
     assert not events(result.directory).Tags()["images"]
     assert result.record["status"] == "finished"
+
+
+def test_a_run_without_samples_shows_none(small, read):
+    result = experiment.run(small("logging.samples=0"))
+    assert "samples" not in events(result.directory).Tags()["tensors"]
+    assert result.sample == ""
+    show_result(result)
+    assert "sample" not in [line.strip() for line in read().splitlines()]
 
 
 @pytest.mark.parametrize("moments", [1, 2])

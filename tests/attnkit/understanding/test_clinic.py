@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from attnkit.attention.maps import attention_maps
 from attnkit.cli.main import app
 from attnkit.dashboard.head_statistics import statistics
+from attnkit.listeners.map_records import records_of
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import recipe_from_dict
 from attnkit.runs import experiment
 from attnkit.tensorboard.clinic_history import FILE, read_history
-from attnkit.tensorboard.records import records_of
 from attnkit.understanding.clinic import examine
 from attnkit.understanding.head_scores import PATTERNS, data_scores, repeated_scores
 
