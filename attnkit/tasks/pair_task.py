@@ -91,7 +91,8 @@ class PairTask(Task):
         """Mean cross-entropy of the real targets, in nats per token, with label smoothing."""
         source, keep = batch.source, batch.source_keep
         if self.replays:  # one size for a bucket: each size is captured
-            missing = -source.shape[1] % SOURCE_STEP
+            room = self.model.max_seq_len - source.shape[1]
+            missing = min(-source.shape[1] % SOURCE_STEP, room)
             inner = (0, 0) * (source.dim() - 2)  # features of a source that is no token
             source, keep = F.pad(source, (*inner, 0, missing)), F.pad(keep, (0, missing))
         loss = self.run_model(

@@ -55,8 +55,13 @@ SMALL_TASKS = {
         "trainer": {"max_steps": 6, "batch_tokens": 240, "precision": 32, "accelerator": "cpu"},
         "speech": {"average": 2, "decode_sentences": 2},
     },
+    "masked_language_modeling": {"model": {**SMALL_MODEL, "mask": "none"}},
+    "synthetic": {
+        "data": {"name": "reverse", "length": 8, "num_eval": 20, "test_lengths": [6]},
+        "tokenizer": None,
+    },
 }
-"""What other tasks have instead in their small recipes."""
+"""What other tasks have instead in their small recipes; None: nothing."""
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +101,7 @@ def small(short_samples, small_keys: dict, tmp_path: Path) -> Callable[..., Reci
 
     def make(*overrides: str, task: str = "language_modeling") -> Recipe:
         keys = {"task": task, **small_keys, **SMALL_TASKS.get(task, {})}
+        keys = {name: value for name, value in keys.items() if value is not None}
         return recipe_from_dict({**keys, "runs_dir": str(tmp_path / "runs")}, overrides)
 
     return make

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from attnkit.callbacks import progress
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.errors import DivergedError
+from attnkit.registry import TASKS
 from attnkit.runs import experiment
 from attnkit.storage.run_directory import CHECKPOINTS
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
@@ -134,7 +135,7 @@ class Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("task", ["language_modeling", "translation"])
+@pytest.mark.parametrize("task", TASKS.names())
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_between_two_points_nothing_is_read(small, as_on_a_gpu, monkeypatch, task, accumulate):
     monkeypatch.setattr(progress, "LINE_SECONDS", 1e9)
