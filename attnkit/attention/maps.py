@@ -12,7 +12,7 @@ linear approximation at this input for others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -125,6 +125,45 @@ def _largest_score(attention: Attention, prepared: Prepared, mask: Mask) -> Tens
 _WEIGHTS = ScoreAttention.weights
 
 
+@torch.no_grad()
+def largest_by_head(
+    attention: ScoreAttention,
+    x: Tensor,
+    context: Tensor,
+    mask: Mask | None = None,
+    stream: Stream | None = None,
+) -> Tensor | None:
+    """Returns the largest score of an allowed pair for each head, over a batch: (H,).
+
+    The scores are what `scores` returns, without what positions or own `weights` add, in evaluation
+    mode and full precision. Arguments as in `attention_map`.
+
+    Returns:
+        None where the mechanism computes its map without `scores`.
+    """
+    mask = NoMask() if mask is None else mask
+    found: list[Tensor] = []
+    scores_of = attention.scores
+
+    def keep(*args: Any, **options: Any) -> Tensor:
+        scores = scores_of(*args, **options)
+        allowed = mask.dense(scores.shape[-2], scores.shape[-1], scores.device)
+        found.append(scores.masked_fill(~allowed, -torch.inf).amax(dim=(0, 2, 3)))
+        return scores
+
+    attention.scores = keep  # shadows the method
+    try:
+        with evaluating(attention), torch.autocast(x.device.type, enabled=False):
+            q, k, _, carried = _prepared(attention, x, context, mask, stream)
+            if type(attention).weights is _WEIGHTS:
+                attention.biased_scores(q, k, Grid.of(q, k, mask, carried))
+            else:
+                attention.map(q, k, mask, carried)
+    finally:
+        del attention.scores
+    return torch.stack(found).amax(dim=0) if found else None
+
+
 def handed_over(attention: Attention, v: Tensor, x: Tensor) -> Tensor | None:
     """Returns what each head would add to a token that attends to one key alone: (B, H, S, C).
 
@@ -221,9 +260,9 @@ def attention_maps(
         module: name for name, module in model.named_modules() if isinstance(module, Attention)
     }
 
-    def take(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        assert isinstance(module, Attention)
-        x, context, mask, stream = _bind(*args, **kwargs)
+    def take(
+        module: Attention, x: Tensor, context: Tensor, mask: Mask | None, stream: Stream | None
+    ) -> None:
         mask = NoMask() if mask is None else mask
         T, S = x.shape[1], context.shape[1]
         largest = handed = None
@@ -246,18 +285,39 @@ def attention_maps(
             value_lengths=None if handed is None else handed.float().norm(dim=-1).cpu(),
         )
 
-    hooks = [module.register_forward_pre_hook(take, with_kwargs=True) for module in names]
-    try:
-        with evaluating(model), torch.no_grad():
-            _call(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with before_each_mechanism(model, take), evaluating(model), torch.no_grad():
+        _call(model, batch)
     if not found:
         raise ValueError(
             f"{type(model).__name__} called no attnkit mechanism, so there is no map to return"
         )
     return [found[name] for name in names.values() if name in found]
+
+
+Visit = Callable[[Attention, Tensor, Tensor, Mask | None, Stream | None], None]
+"""Is given a mechanism, and what it is called with, as in `Attention.forward`."""
+
+
+@contextmanager
+def before_each_mechanism(model: nn.Module, visit: Visit) -> Iterator[None]:
+    """Calls `visit` in the block whenever a mechanism of the model is about to run. A model
+    compiled by `torch.compile` calls nothing.
+    """
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        assert isinstance(module, Attention)
+        visit(module, *_bind(*args, **kwargs))
+
+    hooks = [
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+        for module in model.modules()
+        if isinstance(module, Attention)
+    ]
+    try:
+        yield
+    finally:
+        for each in hooks:
+            each.remove()
 
 
 def _call(model: nn.Module, batch: Any) -> None:

@@ -251,6 +251,7 @@ CALLBACKS: Registry[Any] = Registry(
     paths={
         "head_clinic": "attnkit.understanding.clinic_callback.HeadClinic",
         "probe_maps": "attnkit.callbacks.probe_maps.ProbeMaps",
+        "qk_clip": "attnkit.callbacks.qk_clip.QKClip",
         "samples": "attnkit.callbacks.samples.Samples",
         "senses": "attnkit.understanding.sense_curves.SenseCurves",
     },

@@ -124,8 +124,10 @@ def test_dropout_differs_from_replay_to_replay():
     assert losses[5] == losses[3]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_no_step_waits_for_the_device(small, monkeypatch, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "callbacks"), [("adamw", "[]"), ("muon", "[{name: qk_clip, tau: 0.5}]")]
+)
+def test_no_step_waits_for_the_device(small, monkeypatch, optimizer, callbacks):
     """Between two points of the curves; torch raises where the host would wait."""
     plain = TrainingCurves.on_train_batch_end
 
@@ -137,7 +139,8 @@ def test_no_step_waits_for_the_device(small, monkeypatch, optimizer):
 
     monkeypatch.setattr(TrainingCurves, "on_train_batch_end", watch)
     keys = ["trainer.max_steps=30", "logging.every_n_steps=10", "validation.every_n_steps=30"]
-    experiment.run(small(*GPU, f"optimizer={{name: {optimizer}, lr: 0.01}}", *keys))
+    keys += [f"optimizer={{name: {optimizer}, lr: 0.01}}", f"callbacks={callbacks}"]
+    experiment.run(small(*GPU, *keys))
 
 
 def test_a_bad_step_is_left_out_and_named(small, monkeypatch):

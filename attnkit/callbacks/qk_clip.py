@@ -1,0 +1,219 @@
+"""QK-Clip: rescales the weights of queries and keys whose scores grow too large. Kimi Team 2025,
+arXiv:2507.20534, section 2.1 (with Muon: MuonClip).
+
+S_h = max q_h kᵀ / sqrt(D), over the allowed pairs of a batch
+f_h = min(1, tau / S_h)
+W_q,h <- sqrt(f_h) W_q,h        W_k,h <- sqrt(f_h) W_k,h
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from attnkit.attention.base import Attention
+from attnkit.attention.maps import before_each_mechanism, largest_by_head
+from attnkit.attention.score_attention import ScoreAttention
+from attnkit.attention.stream import Stream
+from attnkit.masks import Causal, Mask, NoMask
+from attnkit.registry import ATTENTION
+
+_TOKENS = 8
+"""Of the sequence with which a mechanism is tried."""
+
+
+class QKClip(L.Callback):
+    """After each optimizer step, scales down the query and key weights of every head with a score
+    above `tau` (QK-Clip, arXiv:2507.20534), with any optimizer.
+
+    Scores are those of the step's batch with the new weights, so a step takes one more forward pass
+    without gradients and without `torch.compile`; the paper takes those of the step itself, with
+    the weights before it. Layer by layer, a layer is rescaled before it passes on its output. Keys
+    that heads share (grouped, latent) stay as they are, and each head's queries take the whole
+    factor, as those of the paper's shared rotary keys do. Scores count without what positions or
+    gates add to them. Nothing waits for the device between two points of the curves.
+
+    Logs `scores/largest`, the largest score before rescaling since the last point, and
+    `scores/clipped_heads`, the mean number of heads that a step rescaled.
+
+    Args:
+        tau: the largest score allowed.
+
+    Raises:
+        ValueError: if `tau` is not positive; when training starts, if a mechanism has no scores
+            that are proportional to its query weights, or weights are sharded.
+    """
+
+    def __init__(self, *, tau: float = 100.0) -> None:
+        if tau <= 0:
+            raise ValueError(f"tau must be above 0, got {tau}")
+        self.tau = tau
+        self._scaled: dict[nn.Module, tuple[nn.Linear, ...]] = {}
+        self._batches: list[Any] = []  # of the step under way
+        self._counted = 0
+        self._steps = 0
+        self._largest: Tensor | float = -math.inf
+        self._clipped: Tensor | float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen since the last point."""
+        return {
+            "largest": float(self._largest),
+            "clipped": float(self._clipped),
+            "steps": self._steps,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._largest, self._clipped = state_dict["largest"], state_dict["clipped"]
+        self._steps = state_dict["steps"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finds out which weights to scale."""
+        model: Any = pl_module.model
+        if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+            raise ValueError(
+                "each process needs whole weights to rescale; set trainer.strategy to ddp"
+            )
+        mechanisms = [module for module in model.modules() if isinstance(module, Attention)]
+        self._scaled = {module: scaled_parts(module) for module in mechanisms}
+        self._counted = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Rescales after a step, with all of its batches, and logs a point if one is due."""
+        self._batches.append(batch)
+        step = trainer.global_step
+        if step == self._counted:
+            return
+        self._counted = step
+        task: Any = pl_module
+        skipped = getattr(task, "is_skipped", False)
+        if skipped is not True:
+            with (
+                torch.no_grad(),
+                task.plain_model(),
+                before_each_mechanism(task.model, self._rescaling(skipped)),
+            ):
+                for each in self._batches:
+                    task.losses(each)
+            self._steps += 1
+        self._batches.clear()
+        if step % trainer.log_every_n_steps == 0 or step == trainer.max_steps:  # pyright: ignore
+            self._write(trainer, step)
+
+    def _rescaling(self, skipped: bool | Tensor) -> Any:
+        """What rescales a mechanism that is about to run, unless the step was skipped."""
+
+        def rescale(
+            attention: Attention,
+            x: Tensor,
+            context: Tensor,
+            mask: Mask | None,
+            stream: Stream | None,
+        ) -> None:
+            assert isinstance(attention, ScoreAttention)
+            largest = largest_by_head(attention, x, context, mask, stream)
+            assert largest is not None
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+            above = (largest > self.tau) & largest.isfinite()
+            if isinstance(skipped, Tensor):
+                above = above & ~skipped
+            parts = self._scaled[attention]
+            factor = torch.where(above, self.tau / largest, 1.0) ** (1 / len(parts))
+            for part in parts:
+                scale(part, factor)
+            self._largest = torch.maximum(
+                largest.max(), torch.as_tensor(self._largest, device=largest.device)
+            )
+            self._clipped = self._clipped + above.sum()
+
+        return rescale
+
+    def _write(self, trainer: L.Trainer, step: int) -> None:
+        if self._steps:
+            points = {
+                "scores/largest": float(self._largest),
+                "scores/clipped_heads": float(self._clipped) / self._steps,
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(points, step)
+        self._largest, self._clipped, self._steps = -math.inf, 0.0, 0
+
+
+@torch.no_grad()
+def scale(part: nn.Linear, factor: Tensor) -> None:
+    """Multiplies the outputs of a linear layer, head by head, by changing its weights.
+
+    Args:
+        part: its outputs are those of the heads, one after the other.
+        factor: (H,)
+    """
+    for weights in (part.weight, part.bias):
+        if weights is not None:
+            heads = weights.view(len(factor), -1)
+            heads.mul_(factor.to(weights.dtype).unsqueeze(1))
+
+
+def scaled_parts(attention: Attention) -> tuple[nn.Linear, ...]:
+    """Returns the linear layers that share a factor of the scores: those of queries and keys, or of
+    queries alone where heads share keys.
+
+    Each is found by trying it: scaled for one head, in a copy with random weights, it must change
+    the scores of that head alone, and by that factor.
+
+    Raises:
+        ValueError: if neither does so.
+    """
+    name = ATTENTION.name_of(type(attention))
+    tried = [(attention.query, attention.key), (attention.query,)]
+    if not isinstance(attention, ScoreAttention) or attention.query is None:
+        raise ValueError(f"{name} has no scores of queries and keys, which are what is clipped")
+    for parts in tried:
+        if all(_has_heads(part, attention.num_heads) for part in parts) and _scales(
+            attention, [name for name, part in attention.named_children() if part in parts]
+        ):
+            return parts
+    raise ValueError(
+        f"the scores of {name} are not proportional to the query weights of each head, so that "
+        "no factor brings them down to tau"
+    )
+
+
+def _has_heads(part: nn.Module | None, num_heads: int) -> bool:
+    return isinstance(part, nn.Linear) and part.out_features % num_heads == 0
+
+
+@torch.no_grad()
+def _scales(attention: ScoreAttention, parts: list[str]) -> bool:
+    tried = copy.deepcopy(attention).float()
+    device = next(tried.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    for parameter in tried.parameters():
+        parameter.copy_(0.3 * drawn(*parameter.shape))
+    x = drawn(2, _TOKENS, attention.dim)
+    mask = Causal() if attention.causal_only else NoMask()
+    before = largest_by_head(tried, x, x, mask)
+    factor = torch.ones(attention.num_heads, device=device)
+    factor[0] = 0.25
+    for part in parts:
+        scale(getattr(tried, part), factor ** (1 / len(parts)))
+    after = largest_by_head(tried, x, x, mask)
+    if before is None or after is None or before.shape != factor.shape:
+        return False
+    return torch.allclose(after, before * factor, rtol=1e-4, atol=1e-5)
