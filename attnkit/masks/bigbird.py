@@ -1,4 +1,4 @@
-"""BigBird's blocks. Zaheer et al. 2020, arXiv:2007.14062
+"""BigBird's blocks. Zaheer et al. 2020, arXiv:2007.14062.
 
 A query sees the blocks around its own, the first blocks of the sequence, and some blocks drawn at
 random; the first blocks see everything.

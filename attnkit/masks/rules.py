@@ -181,7 +181,7 @@ class SlidingWindow(Mask):
 @dataclass(frozen=True, kw_only=True)
 class Prefix(Mask):
     """Causal, but the first tokens see each other in both directions (prefix-LM). arXiv:1910.10683,
-    section 3.1.1.
+    section 3.2.1.
 
     Args:
         length: number of tokens in the prefix.

@@ -28,30 +28,24 @@ SMALL_MODEL = {
 
 
 ONE_LAYER = {"num_layers": 1, "attention": {"name": "multi_head", "num_heads": 2}}
+PAIR_MODEL = {
+    "dim": 16,
+    "encoder": ONE_LAYER,
+    "decoder": ONE_LAYER,
+    "cross": {"attention": {"name": "multi_head", "num_heads": 2}},
+}
 SMALL_TASKS = {
     "translation": {
         "data": {"name": "reverse", "num_train": 64, "num_val": 24, "max_length": 6},
         "tokenizer": "word",
-        "model": {
-            "max_seq_len": 16,
-            "dim": 16,
-            "encoder": ONE_LAYER,
-            "decoder": ONE_LAYER,
-            "cross": {"attention": {"name": "multi_head", "num_heads": 2}},
-        },
+        "model": {**PAIR_MODEL, "max_seq_len": 16},
         "trainer": {"max_steps": 6, "batch_tokens": 128, "precision": 32, "accelerator": "cpu"},
         "translation": {"beam": 2, "average": 2, "decode_sentences": 6},
     },
     "speech": {
         "data": {"name": "made_speech", "num_train": 12, "num_val": 2},
         "tokenizer": "char",
-        "model": {
-            "max_seq_len": 120,
-            "dim": 16,
-            "encoder": ONE_LAYER,
-            "decoder": ONE_LAYER,
-            "cross": {"attention": {"name": "multi_head", "num_heads": 2}},
-        },
+        "model": {**PAIR_MODEL, "max_seq_len": 120},
         "trainer": {"max_steps": 6, "batch_tokens": 240, "precision": 32, "accelerator": "cpu"},
         "speech": {"average": 2, "decode_sentences": 2},
     },

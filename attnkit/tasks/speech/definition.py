@@ -30,15 +30,12 @@ class Speech(Translation):
         label_smoothing: share of each target's probability that is spread over the vocabulary; the
             validation loss is without it.
         beam: hypotheses of the beam search at the end; 1: greedy.
-        length_penalty: alpha of the search, see `models/beam_search.py`.
-        decode_every: steps between greedy transcripts of a part of the validation split, for error
-            rates and word boundaries; null: with each validation.
-        decode_sentences: how many utterances of it; 0: none.
-        average: how many of the last weights, one after each validation, are averaged for the
-            final numbers; 0: none, the last weights are used.
+        decode_sentences: how many utterances are decoded then, for error rates and word boundaries;
+            0: none.
         probes: utterances whose attention is drawn.
     """
 
+    sets_itself = ("max_ratio",)
     data = SPEECH
     default_data = Spec("made_speech")
     model = "attnkit.models.speech_model:SpeechModel"
@@ -52,20 +49,17 @@ class Speech(Translation):
         *,
         label_smoothing: Annotated[float, Range(min=0, max=0.5)] = 0.0,
         beam: Annotated[int, Range(min=1, max=100)] = 1,
-        length_penalty: Annotated[float, Range(min=0, max=5)] = 1.0,
-        decode_every: Annotated[int, Range(min=1)] | None = None,
         decode_sentences: Annotated[int, Range(min=0)] = 60,
-        average: Annotated[int, Range(min=0, max=100)] = 0,
         probes: Annotated[int, Range(min=1, max=10)] = 1,
+        **options,
     ) -> None:
         super().__init__(
             label_smoothing=label_smoothing,
+            max_ratio=None,
             beam=beam,
-            length_penalty=length_penalty,
-            decode_every=decode_every,
             decode_sentences=decode_sentences,
-            average=average,
             probes=probes,
+            **options,
         )
 
     def build_data(self, recipe: Recipe) -> SpeechData:
@@ -77,7 +71,7 @@ class Speech(Translation):
             TOKENIZERS.build(recipe.tokenizer),
             None,
             max_seq_len=recipe.model["max_seq_len"],
-            max_ratio=None,
+            max_ratio=self.max_ratio,
             batch_tokens=recipe.trainer.batch_tokens,
             seed=recipe.seed,
             val_max_tokens=recipe.validation.max_tokens,

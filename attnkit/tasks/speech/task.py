@@ -16,7 +16,7 @@ from attnkit.models.beam_search import Search
 from attnkit.tasks.pair_task import PairTask, spread
 from attnkit.tasks.speech import boundaries
 from attnkit.tasks.speech.hearing import heard, key_sound, sound_texts, store_of
-from attnkit.tasks.speech.scores import error_rates
+from attnkit.tasks.speech.transcriber import error_rates
 from attnkit.training.probe import Probe
 
 TIMED_UTTERANCES = 60

@@ -22,7 +22,6 @@ from attnkit.registry import SPEECH
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.speech import boundaries
 from attnkit.tasks.speech.hearing import heard, key_sound, sound_texts, store_of
-from attnkit.tasks.speech.scores import error_rates
 from attnkit.tasks.trained_run import Reading, TrainedRun
 from attnkit.tasks.translating import decoded_line, translate_ids
 from attnkit.tasks.translation.alignment import MEAN, Place
@@ -221,3 +220,20 @@ class Transcriber(TrainedRun):
                 median = float(np.median(errors[place]))
                 table.add_row("word boundaries", f"{median:.0f} ms", f"median, {place}")
             yield table
+
+
+def error_rates(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Returns the edits of a corpus in percent of the length of its references: of characters
+    (CER) and of words (WER).
+
+    Args:
+        hypotheses: what was written.
+        references: what was said.
+    """
+    from torchmetrics.functional.text import char_error_rate, word_error_rate
+
+    arguments = list(hypotheses), list(references)
+    return {
+        "character_error_rate": 100 * float(char_error_rate(*arguments)),
+        "word_error_rate": 100 * float(word_error_rate(*arguments)),
+    }

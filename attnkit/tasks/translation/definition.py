@@ -33,9 +33,9 @@ class Translation(TaskDefinition):
             other are dropped; null: none.
         beam: hypotheses of the beam search at the end; 1: greedy.
         length_penalty: alpha of the search, see `models/beam_search.py`.
-        decode_every: steps between greedy translations of a part of the validation split, for BLEU
-            and chrF; null: with each validation.
-        decode_sentences: how many sentences of it; 0: none.
+        decode_every: steps between greedy decodings of a part of the validation split; null: with
+            each validation.
+        decode_sentences: how many sentences are decoded then, for BLEU and chrF; 0: none.
         average: how many of the last weights, one after each validation, are averaged for the
             final numbers; 0: none, the last weights are used.
         probes: sentence pairs whose attention is drawn.

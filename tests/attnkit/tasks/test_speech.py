@@ -14,7 +14,7 @@ from attnkit.data.sound.formants import KNOWN, speak
 from attnkit.data.sound.wav import RATE, wav_bytes
 from attnkit.recipe import recipe_from_dict
 from attnkit.runs import experiment
-from attnkit.tasks.speech.scores import error_rates
+from attnkit.tasks.speech.transcriber import error_rates
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SAID = "the mill"
@@ -85,7 +85,10 @@ def test_it_writes_down_what_it_has_learned_and_when_it_was_said(result, said):
     assert text == SAID
     assert [line.split()[2] for line in lines] == SAID.split()
     times = [float(number) for line in lines for number in line.split()[:2]]
-    assert times == sorted(times)  # of so few sentences it learns no more about times
+    # Of so few sentences it learns no more about times. A word may begin in the frame in which the
+    # one before ends.
+    assert times[::2] == sorted(times[::2])
+    assert times[1::2] == sorted(times[1::2])
     assert 0 <= times[0] < times[-1] <= seconds + 0.02
     assert shown.stderr.splitlines() == [
         f"{file}: 2 channels averaged",
