@@ -36,6 +36,7 @@ from attnkit.attention.kernels.outside import (
     Request,
     as_a_node,
     collected_requests,
+    forget,
     take,
 )
 from attnkit.attention.score_attention import ScoreAttention
@@ -112,7 +113,7 @@ def certify_model(
     folder: Path | None,
 ) -> list[Certificate]:
     """Certifies all outside kernels that a model's mechanisms could use; those that pass are used
-    from now on, plain torch otherwise.
+    from now on, plain torch otherwise. Forgets those that an earlier model used.
 
     Args:
         model: on its device.
@@ -121,6 +122,7 @@ def certify_model(
         dtype: of autocast; None: no autocast.
         folder: where certificates are stored; None: nowhere.
     """
+    forget()
     certificates = _certify_score_kernels(model, num_tokens, device, dtype, folder)
     for request in _requests(model, device, dtype):
         for kernel in reversed(KERNELS.values()):
@@ -136,8 +138,6 @@ def certify_model(
             if certificate.accepted:
                 take(request, kernel)
                 break
-        else:
-            take(request, None)
     return certificates
 
 

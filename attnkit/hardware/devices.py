@@ -155,6 +155,14 @@ def exactness(*, deterministic: bool, tf32: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+def end_failed_capture() -> None:
+    """Frees the random numbers of the GPUs from a CUDA graph whose capture failed: torch may take
+    them to be captured still, and refuse to draw.
+    """
+    for generator in torch.cuda.default_generators:
+        generator.graphsafe_set_state(generator.clone_state())
+
+
 def default_device() -> torch.device:
     """Returns the device on which a run with `accelerator: auto` trains."""
     if torch.cuda.is_available():

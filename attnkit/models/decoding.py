@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnkit.hardware.devices import end_failed_capture
 from attnkit.models.cache import ModelCache
 from attnkit.models.language_model import LanguageModel
 
@@ -190,6 +191,7 @@ class _FixedStep:
             self._graph = graph
         except RuntimeError as error:
             self._captures = False
+            end_failed_capture()
             log.warning("each token is launched kernel by kernel, without a CUDA graph: %s", error)
         finally:
             torch.set_autocast_cache_enabled(keeps_casts)

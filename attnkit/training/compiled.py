@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attnkit.attention.base import Attention
+from attnkit.hardware.devices import end_failed_capture
 
 log = logging.getLogger("attnkit")
 
@@ -71,12 +72,17 @@ class Compiled:
         except RuntimeError as error:
             if call is not self._replay:
                 raise
-            self._replay = None
-            log.warning(
-                "steps are launched kernel by kernel, without CUDA graphs: %s",
-                str(error).strip().partition("\n")[0],
-            )
+            self.leave_cuda_graphs(error)
         return self(*args, **options)
+
+    def leave_cuda_graphs(self, error: RuntimeError) -> None:
+        """Launches kernel by kernel from now on, since a step could not be captured; tells why."""
+        self._replay = None
+        end_failed_capture()
+        log.warning(
+            "steps are launched kernel by kernel, without CUDA graphs: %s",
+            str(error).strip().partition("\n")[0],
+        )
 
     def _is_captured(self, values: tuple[Any, ...]) -> bool:
         """True if calls with tensors of these sizes have a CUDA graph, or get one now."""

@@ -11,6 +11,7 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -69,8 +70,8 @@ class StackedMuon(Muon):
         updates = gradients.lerp_(momenta, group["momentum"]) if group["nesterov"] else momenta
         rows, columns = parameters[0].shape
         rate = group["lr"] * math.sqrt(max(1, rows / columns))
-        orthogonalise = _compiled() if self.compiled else orthogonalised
         stack = whole(updates)
+        orthogonalise = _compiled(stack.shape) if self.compiled else orthogonalised
         directions = orthogonalise(
             stack.to(fast_dtype(stack.device)),
             group["ns_steps"],
@@ -91,8 +92,11 @@ class StackedMuon(Muon):
 
 
 @functools.cache
-def _compiled() -> Any:
-    return torch.compile(orthogonalised, dynamic=False)  # a model has two or three shapes
+def _compiled(shape: torch.Size) -> Any:
+    # A copy for each shape: torch compiles one function eight times, and then no longer.
+    name = f"orthogonalised_{'_'.join(map(str, shape))}"
+    code = orthogonalised.__code__.replace(co_name=name)
+    return torch.compile(FunctionType(code, orthogonalised.__globals__), dynamic=False)
 
 
 def orthogonalised(

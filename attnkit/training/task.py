@@ -105,6 +105,7 @@ class Task(OptimizerSteps, ABC):
         self._plain: list[nn.Module] = []  # outside the module tree; while the model is sharded
         self.batch_shape: tuple[int, ...] = ()
         self.replays = False
+        self._under_way: tuple[Any, int] = None, -1  # batch and number of a step that is replayed
         self.is_final = False
         self.loss_names: tuple[str, ...] = ()
         self._means: dict[str, MeanMetric] = {}
@@ -433,6 +434,27 @@ class Task(OptimizerSteps, ABC):
             return "a kernel of another package may need the host"
         return None
 
+    def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
+        """Computes the gradients. Where those of a replayed step cannot be captured, the step is
+        computed again without CUDA graphs, as all steps from then on.
+        """
+        try:
+            super().backward(loss, *args, **options)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            run = self._run[0]
+            if not self.replays or not isinstance(run, Compiled):
+                raise
+            run.leave_cuda_graphs(error)
+            self.replays = False
+            self.zero_grad(set_to_none=True)
+            batch, batch_idx = self._under_way
+            self._seed(batch_idx)
+            output = self.training_step(batch, batch_idx)
+            loss = output if isinstance(output, Tensor) else output["loss"]
+            super().backward(loss, *args, **options)
+
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         """Steps, then drops gradients that the next call of the model would overwrite."""
         super().optimizer_step(*args, **options)
@@ -445,13 +467,18 @@ class Task(OptimizerSteps, ABC):
         """
         if self._batch_weights:
             self.batch_weight = self._batch_weights.popleft()
+        self._seed(batch_idx)
+        super().on_train_batch_start(batch, batch_idx)
+        self.batch_shape = next((tuple(t.shape) for t in batch if isinstance(t, Tensor)), ())
+        if self.replays:
+            self._under_way = batch, batch_idx
+
+    def _seed(self, batch_idx: int) -> None:
         seed = batch_seed(self.seed, self.global_rank, batch_idx)
         # Not torch.manual_seed: without a GPU it keeps a stack trace of every call, 1 ms each.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        super().on_train_batch_start(batch, batch_idx)
-        self.batch_shape = next((tuple(t.shape) for t in batch if isinstance(t, Tensor)), ())
 
 
 def total_of(losses: Mapping[str, Tensor]) -> Tensor:

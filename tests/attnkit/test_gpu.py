@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from attnkit.attention.kernels.choosing import only
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.errors import DivergedError
+from attnkit.hardware.devices import end_failed_capture
 from attnkit.masks import build_mask
 from attnkit.models.decoding import generate
 from attnkit.models.language_model import LanguageModel
@@ -122,6 +123,14 @@ def test_dropout_differs_from_replay_to_replay():
         model.zero_grad(set_to_none=True)
     assert len(set(losses)) == 5
     assert losses[5] == losses[3]
+
+
+def test_dropout_goes_on_after_a_capture_that_failed():
+    x = torch.ones(8, device="cuda")
+    with pytest.raises(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        F.dropout(x).sum().item()
+    end_failed_capture()
+    test_dropout_differs_from_replay_to_replay()
 
 
 @pytest.mark.parametrize(

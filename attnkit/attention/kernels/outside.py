@@ -107,11 +107,9 @@ def is_any_taken() -> bool:
     return bool(_taken)
 
 
-def take(request: Request, kernel: OutsideKernel | None) -> None:
-    """Makes a kernel serve a request from now on; None: plain torch does."""
-    _taken.pop(request, None)
-    if kernel is not None:
-        _taken[request] = kernel
+def take(request: Request, kernel: OutsideKernel) -> None:
+    """Makes a kernel serve a request from now on."""
+    _taken[request] = kernel
 
 
 @contextmanager

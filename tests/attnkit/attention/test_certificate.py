@@ -181,6 +181,15 @@ def test_the_next_kernel_is_asked_where_one_is_refused(offered):
     assert right.calls == seen + 1
 
 
+def test_a_model_that_needs_no_kernel_forgets_those_of_the_last_one(offered):
+    """While one serves, steps are not replayed as CUDA graphs."""
+    offered(Kernel())
+    certified(built("retention"))
+    assert outside.is_any_taken()
+    assert certified(built("multi_head")) == []
+    assert not outside.is_any_taken()
+
+
 def test_padding_and_decoding_are_served_as_well(offered):
     kernel, attention = offered(Kernel()), built("retention").eval()
     x = torch.randn(2, 12, C)

@@ -256,12 +256,57 @@ def test_a_step_that_cannot_be_captured_is_launched(monkeypatch, caplog):
 
         return call
 
+    class Generator:
+        """As of a GPU; a capture that failed leaves it captured, but not its copies."""
+
+        is_captured = True
+
+        def clone_state(self):
+            return SimpleNamespace(is_captured=False)
+
+        def graphsafe_set_state(self, other):
+            self.is_captured = other.is_captured
+
+    generator = Generator()
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
     monkeypatch.setattr(torch, "compile", compile_)
     run = Compiled(torch.nn.Linear(4, 2), dynamic=False)
     run.use_cuda_graphs()
     assert run(torch.ones(1, 4)).shape == (1, 2)
+    assert not generator.is_captured
     assert run(torch.ones(1, 4)).shape == (1, 2)
     (told,) = [r.getMessage() for r in caplog.records]
+    assert told.endswith("without CUDA graphs: operation not permitted when stream is capturing")
+
+
+def test_a_step_whose_gradients_cannot_be_captured_is_computed_again(
+    small, monkeypatch, tiny_samples, caplog
+):
+    """With the same dropout: the third step fails at the end of its backward pass."""
+    replayed, failing = [], None
+
+    def fail(gradient):
+        failing.remove()
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    def compile_(function, *, options=None, **_):
+        def call(model, *args, **named):
+            nonlocal failing
+            replayed.append(1)
+            if len(replayed) == 3:
+                failing = model.embedding.weight.register_hook(fail)
+            return function(model, *args, **named)
+
+        return call if options else function
+
+    keys = ["model.dropout=0.3", "trainer.max_steps=5", "validation.every_n_steps=5"]
+    plain = experiment.run(small(*keys, "trainer.compile=false", "variant=plain"))
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(Task, "why_no_cuda_graphs", lambda self: None)
+    result = experiment.run(small(*keys, "trainer.compile=true"))
+    assert len(replayed) == 3
+    assert result.metrics == plain.metrics
+    (told,) = [r.getMessage() for r in caplog.records if "CUDA graphs" in r.getMessage()]
     assert told.endswith("without CUDA graphs: operation not permitted when stream is capturing")
 
 

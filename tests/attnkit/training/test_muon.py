@@ -1,9 +1,13 @@
 """StackedMuon against torch's own Muon."""
 
+import functools
+
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.optim import Muon
 
+from attnkit.training import muon
 from attnkit.training.muon import StackedMuon, orthogonalised
 
 SHAPES = [(16, 16), (16, 16), (48, 16), (16, 48), (16, 16)]
@@ -47,3 +51,25 @@ def test_singular_values_come_near_one(shape, dtype):
     values = torch.linalg.svdvals(orthogonal.float())
     assert values.min() > 0.5
     assert values.max() < 1.3
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_matrices_of_a_shape_are_one_graph_and_any_number_of_shapes_compile(monkeypatch):
+    counter = CompileCounter()
+    compile_ = functools.partial(torch.compile, backend=counter, fullgraph=True)
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(muon, "_compiled", functools.cache(muon._compiled.__wrapped__))
+    ours, theirs = (
+        [torch.nn.Parameter(torch.eye(4, 2 + n % 9)) for n in range(18)] for _ in range(2)
+    )
+    optimizers = StackedMuon(ours, ns_steps=1), StackedMuon(theirs, ns_steps=1)
+    optimizers[0].compiled = True
+    for _ in range(2):
+        for optimizer, parameters in zip(optimizers, (ours, theirs), strict=True):
+            for parameter in parameters:
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+    assert counter.frame_count == 9
+    for mine, plain in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, plain)
+    torch._dynamo.reset()
