@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.attention.base import Attention
-from attnkit.checks.card import cases_of, judge
+from attnkit.checks.asked_cases import cases_of
+from attnkit.checks.card import judge
 from attnkit.checks.laws import LAWS, Law
 from attnkit.registry import ATTENTION, load_plugin
 

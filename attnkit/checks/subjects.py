@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.attention.base import Role
-from attnkit.checks.card import cases_of
+from attnkit.checks.asked_cases import cases_of
 from attnkit.checks.seats import MaskCase, mask_cases
 from attnkit.masks import build_mask, name_of
 from attnkit.registry import (

@@ -16,7 +16,8 @@ from attnkit.attention.base import Attention
 from attnkit.attention.kernels.call import Verdict
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
-from attnkit.checks.card import cases_of, law
+from attnkit.checks.asked_cases import cases_of
+from attnkit.checks.card import law
 from attnkit.checks.case import Broken, Case
 from attnkit.checks.seats import MaskCase
 from attnkit.checks.subjects import Subject, subjects_of
