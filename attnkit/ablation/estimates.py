@@ -8,6 +8,7 @@ Holm, A Simple Sequentially Rejective Multiple Test Procedure (1979).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ def t_central(t: float, df: int) -> float:
     return 2 / math.pi * (angle + (sine * total if df > 1 else 0.0))
 
 
+@functools.cache
 def t_quantile(df: int) -> float:
     """Returns Student's factor: 95 % of the distribution are within it."""
     low, high = 1.9, 12.8  # below that of infinitely many degrees of freedom, above that of one

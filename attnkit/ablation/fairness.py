@@ -66,9 +66,7 @@ def remarks_of(
     if tasks := {(a, b) for run, other in pairs if (a := task_of(run)) != (b := task_of(other))}:
         ours, theirs = min(tasks)
         remarks.append(f"trains another task: {ours}, the base {theirs}")
-    elif parts := _other_parts(
-        [_data(run) for run, _ in pairs], [_data(other) for _, other in pairs]
-    ):
+    elif parts := _other_parts(pairs):
         remarks.append(f"other data than the base ({', '.join(parts)})")
     if parts := {(a, b) for run, other in pairs if (a := _part(run)) != (b := _part(other))}:
         ours, theirs = min(parts)
@@ -101,11 +99,6 @@ def _change(ours: float, base: float) -> str:
     return f"{share:.1f} times" if share >= 2 else f"{100 * (share - 1):+.1f} %"
 
 
-def _data(run: StoredRun) -> dict[str, Any]:
-    data = run.environment.get("data")
-    return without_places(data) if isinstance(data, dict) else {}
-
-
 def without_places(content: Any) -> Any:
     """Returns the data's description without file paths."""
     if isinstance(content, dict):
@@ -113,10 +106,16 @@ def without_places(content: Any) -> Any:
     return [without_places(item) for item in content] if isinstance(content, list) else content
 
 
-def _other_parts(ours: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> list[str]:
+def _other_parts(pairs: Sequence[tuple[StoredRun, StoredRun]]) -> list[str]:
     """Returns the parts of the data that differ in any pair, with the first readable difference."""
     found: dict[str, str] = {}
-    for mine, theirs in zip(ours, base, strict=True):
+    for pair in pairs:
+        ours, base = (run.environment.get("data") for run in pair)
+        if ours == base:
+            continue
+        mine, theirs = (
+            without_places(each) if isinstance(each, dict) else {} for each in (ours, base)
+        )
         for name in (*mine, *theirs):
             if (a := mine.get(name)) != (b := theirs.get(name)) and name not in found:
                 found[name] = name + _in_words(a, b)

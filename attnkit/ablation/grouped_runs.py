@@ -70,11 +70,11 @@ def group_runs(
             found.left_out.append(LeftOut(directory, str(reason)))
             continue
         usable.append(run)
-    folders = {_study_folder(run): None for run in usable}
-    plans = {folder: read_plan_file(folder) for folder in folders}
+    folders = [_study_folder(run) for run in usable]
+    plans = {folder: read_plan_file(folder) for folder in dict.fromkeys(folders)}
     found.several = len({run.name.study for run in usable}) > 1
-    for run in usable:
-        if (plan := plans[_study_folder(run)]) is not None:
+    for run, folder in zip(usable, folders, strict=True):
+        if (plan := plans[folder]) is not None:
             found.plans.setdefault(run.name.study, plan)
             if reason := _not_in(plan, run.name):
                 found.left_out.append(LeftOut(run.directory, reason))

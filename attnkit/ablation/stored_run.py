@@ -197,7 +197,7 @@ def find_runs(paths: list[Path]) -> list[Path]:
     Raises:
         RunDirectoryError: if a path is not a folder.
     """
-    found: dict[str, Path] = {}
+    found: dict[tuple[int, int], Path] = {}
     for path in paths:
         if not path.is_dir():
             state = "is a file" if path.exists() else "does not exist"
@@ -205,18 +205,23 @@ def find_runs(paths: list[Path]) -> list[Path]:
                 f"{path} {state}; give the directory of a run, a variant or a study (runs/...)"
             )
         for directory in _runs_below(path, set()):
-            found.setdefault(os.path.realpath(directory), directory)
+            found.setdefault(_place(directory), directory)
     return list(found.values())
 
 
-def _runs_below(folder: Path, seen: set[str]) -> list[Path]:
+def _place(folder: Path) -> tuple[int, int]:
+    """Returns what tells a folder from all others, whichever links lead to it."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _runs_below(folder: Path, seen: set[tuple[int, int]]) -> list[Path]:
     if (folder / RECIPE).is_file():
         return [folder]
-    real = os.path.realpath(folder)
-    if real in seen:  # a link to a parent folder
-        return []
-    seen.add(real)
     try:
+        if (place := _place(folder)) in seen:  # a link to a parent folder
+            return []
+        seen.add(place)
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir()]
     except OSError as error:

@@ -21,6 +21,7 @@ from attnkit.dashboard.head_statistics import StatisticsCache
 from attnkit.dashboard.logged_maps import LoggedMaps
 from attnkit.pages.log_folders import folders_of
 from attnkit.pages.serving import (
+    ENTRY,
     applications,
     argument,
     context_of,
@@ -31,9 +32,6 @@ from attnkit.pages.serving import (
 )
 from attnkit.tensorboard.map_header import PLUGIN_NAME, VERSION
 from attnkit.tensorboard.untrusted import MapFormatError
-
-ENTRY = "main.js"
-"""The module that TensorBoard imports; its `render` draws the dashboard."""
 
 
 class AttentionPlugin(base_plugin.TBPlugin):

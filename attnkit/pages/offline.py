@@ -9,13 +9,9 @@ from __future__ import annotations
 import base64
 import html
 import json
-import re
 from typing import Any
 
-from attnkit.pages.static_files import SHARED, read_static, static_names
-
-_IMPORT = re.compile(r'(\bfrom |\bimport )"\./([\w.]+)"')
-"""A specifier relative to the module, which a `data:` address cannot resolve."""
+from attnkit.pages.static_files import IMPORT, SHARED, modules_of, read_static, static_names
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -55,13 +51,7 @@ def offline_page(package: str, entry: str, *, title: str, data: Any, body: str =
         body: markup that is shown without JavaScript; the caller has escaped it.
     """
     names = static_names((package,))
-    found: dict[str, str] = {}
-    missing = [entry]
-    while missing:
-        name = missing.pop()
-        if name not in found:
-            found[name] = read_static(names[name], name)
-            missing += [imported for _, imported in _IMPORT.findall(found[name])]
+    found = modules_of((package,), entry)
     sheets = [name for name in names if name.endswith(".css")]
     sheets.sort(key=lambda name: names[name] != SHARED)  # the shared ones first
     return _PAGE.format(
@@ -75,7 +65,7 @@ def offline_page(package: str, entry: str, *, title: str, data: Any, body: str =
 
 
 def _address(module: str) -> str:
-    text = _IMPORT.sub(r'\1"\2"', module)
+    text = IMPORT.sub(r'\1"\2"', module)  # a `data:` address has no neighbours
     return f"data:text/javascript;base64,{base64.b64encode(text.encode()).decode()}"
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 from tensorboard import errors, plugin_util
 from tensorboard.backend import http_util
 from werkzeug import Request, Response
+from werkzeug.http import quote_etag
 
-from attnkit.pages.static_files import CONTENT_TYPES, read_static, static_names
+from attnkit.pages.static_files import CONTENT_TYPES, modules_of, read_static, static_names
+
+ENTRY = "main.js"
+"""The module of each page that TensorBoard imports; its `render` draws the page."""
 
 LARGE = 2**18
 """Size in bytes from which an answer is compressed, which helps with remote servers."""
@@ -39,12 +44,22 @@ def applications(
         f"/static/{name}": functools.partial(_page, origin, name)
         for name, origin in static_names((package,)).items()
     }
+    pages[f"/static/{ENTRY}"] = functools.partial(_entry, package)
     return {route: _guarded(answer, unreadable) for route, answer in {**answers, **pages}.items()}
 
 
 def _page(package: str, name: str, request: Request) -> Response:
     content_type = CONTENT_TYPES[name.rpartition(".")[2]]
     return http_util.Respond(request, read_static(package, name), content_type)
+
+
+def _entry(package: str, request: Request) -> Response:
+    """Answers with a page's first module. It imports all others itself, so that a browser asks for
+    them at once and not level by level.
+    """
+    texts = modules_of((package,), ENTRY)
+    imports = "".join(f'import "./{name}";' for name in texts if name != ENTRY)
+    return http_util.Respond(request, imports + texts[ENTRY], CONTENT_TYPES["js"])
 
 
 def _guarded(answer: Answer, unreadable: tuple[type[Exception], ...]) -> Any:
@@ -69,15 +84,25 @@ def respond_json(
     request: Request, content: Any, code: int = 200, headers: list[tuple[str, str]] | None = None
 ) -> Response:
     """Answers with JSON."""
-    return http_util.Respond(request, content, "application/json", code=code, headers=headers)
+    answer = http_util.Respond(request, content, "application/json", code=code, headers=headers)
+    if code == 200:
+        answer.add_etag()
+        answer.make_conditional(request)
+    return answer
 
 
 def respond_bytes(request: Request, content: bytes, content_type: str) -> Response:
-    """Answers with bytes, compressed if they are many."""
+    """Answers with bytes, compressed if they are many; without, if the page says it has them."""
+    tag = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    if request.if_none_match.contains(tag):
+        return Response(status=304, headers=[("ETag", quote_etag(tag))])
     encoding = None
     if len(content) > LARGE:
         content, encoding = gzip.compress(content, compresslevel=1), "gzip"
-    return http_util.Respond(request, content, content_type, content_encoding=encoding)
+    headers = [("ETag", quote_etag(tag))]
+    return http_util.Respond(
+        request, content, content_type, content_encoding=encoding, headers=headers
+    )
 
 
 def context_of(request: Request) -> Any:

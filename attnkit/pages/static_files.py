@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 from importlib import resources
 
 SHARED = "attnkit.pages"
 """The package whose `static/` every page uses."""
+
+IMPORT = re.compile(r'(\bfrom |\bimport )"\./([\w.]+)"')
+"""A specifier relative to a module; the second group is the other module's name."""
 
 CONTENT_TYPES = {"js": "text/javascript", "css": "text/css"}
 
@@ -23,6 +27,19 @@ def static_names(packages: tuple[str, ...]) -> dict[str, str]:
         for file in resources.files(package).joinpath("static").iterdir()
     }
     return {name: names[name] for name in sorted(names) if name.rpartition(".")[2] in CONTENT_TYPES}
+
+
+def modules_of(packages: tuple[str, ...], entry: str) -> dict[str, str]:
+    """Returns the names of a module and of all that it imports, however far -> their texts."""
+    names = static_names(packages)
+    found: dict[str, str] = {}
+    missing = [entry]
+    while missing:
+        name = missing.pop()
+        if name not in found:
+            found[name] = read_static(names[name], name)
+            missing += [imported for _, imported in IMPORT.findall(found[name])]
+    return found
 
 
 def read_static(package: str, name: str) -> str:

@@ -4,6 +4,7 @@ when the run resumes.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -37,8 +38,17 @@ def event_files(directory: Path) -> list[Path]:
 
 def logged_files(directory: Path, patterns: Iterable[str] = LOGGED_FILES) -> list[Path]:
     """Returns the files directly in a directory that match one of some patterns, by name."""
-    found = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
-    return sorted(found)
+    kept = tuple(patterns)
+    try:
+        with os.scandir(directory) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if any(fnmatch.fnmatchcase(entry.name, each) for each in kept) and entry.is_file()
+            ]
+    except OSError:
+        return []
+    return [directory / name for name in sorted(names)]
 
 
 def logged_bytes(directory: Path, patterns: Iterable[str] = LOGGED_FILES) -> dict[str, int]:

@@ -21,13 +21,10 @@ from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
 from attnkit.ablation.page.folders import walk
-from attnkit.pages.serving import applications, argument, respond_bytes, respond_json
+from attnkit.pages.serving import ENTRY, applications, argument, respond_bytes, respond_json
 
 if TYPE_CHECKING:
     from attnkit.ablation.page.studies import Studies
-
-ENTRY = "main.js"
-"""The module that TensorBoard imports; its `render` draws the page."""
 
 LOOK_SECONDS = 10.0
 """How long an answer of `is_active` is kept, which searches the log directory."""

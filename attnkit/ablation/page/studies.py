@@ -49,7 +49,7 @@ class Studies:
         self._lock = threading.RLock()
         self._found: tuple[float, dict[str, StudyFolder]] = (0.0, {})
         self._stored: dict[Path, tuple[Any, StoredRun | str]] = {}
-        self._curves: OrderedDict[tuple[Path, str | None], tuple[Any, Any, int]] = OrderedDict()
+        self._curves: OrderedDict[tuple, tuple[Any, Any, int]] = OrderedDict()
         self._bytes = 0
 
     def has(self, study: str) -> bool:
@@ -80,7 +80,7 @@ class Studies:
             seeds: also the curve of each finished run; those of other runs are always there.
         """
         with self._lock:
-            return self._curves_of(self._folders()[study], tag, metric, seeds).to_json()
+            return self._curves_of(self._folders()[study], tag, metric, seeds)
 
     def export(self, study: str, base: str | None, metric: str | None, form: str) -> str:
         """Returns the table as a file.
@@ -124,35 +124,34 @@ class Studies:
     def _grouped(self, folder: StudyFolder) -> GroupedRuns:
         return group_runs([folder.path], self._load)
 
-    def _tags(self, directory: Path) -> frozenset[str]:
+    def _tags(self, directory: Path, signature: Any) -> frozenset[str]:
         """Returns the tags that a run has logged; empty if they cannot be read."""
 
         def read() -> tuple[frozenset[str], int]:
             tags = frozenset(logged_tags(directory))
             return tags, sum(map(len, tags))
 
-        return self._kept((directory, None), read) or frozenset()
+        return self._kept((directory,), signature, read) or frozenset()
 
-    def _scalars(self, directory: Path, tag: str) -> Scalars | None:
+    def _scalars(self, directory: Path, tag: str, signature: Any) -> Scalars | None:
         """Returns a curve of a run; None if it has none, or it cannot be read."""
 
         def read() -> tuple[Scalars | None, int]:
             found = read_scalars(directory, [tag]).get(tag)
             return found, 0 if found is None else found.steps.nbytes + found.values.nbytes
 
-        return self._kept((directory, tag), read)
+        return self._kept((directory, tag), signature, read)
 
-    def _kept(self, key: tuple[Path, str | None], read: Callable[[], tuple[Any, int]]) -> Any:
-        """Returns what was read from a run's logged files, unless they have changed since."""
-        try:
-            signature = _signature(logged_files(key[0]))
-            known = self._curves.pop(key, None)
-            if known is None or known[0] != signature:
-                self._bytes -= known[2] if known else 0
+    def _kept(self, key: tuple, signature: Any, read: Callable[[], tuple[Any, int]]) -> Any:
+        """Returns what was read or made with its size, again only if its signature has changed."""
+        known = self._curves.pop(key, None)
+        if known is None or known[0] != signature:
+            self._bytes -= known[2] if known else 0
+            try:
                 known = (signature, *read())
-                self._bytes += known[2]
-        except OSError:
-            return None
+            except OSError:
+                return None
+            self._bytes += known[2]
         self._curves[key] = known
         while self._bytes > KEPT_BYTES and len(self._curves) > 1:
             _, (_, _, size) = self._curves.popitem(last=False)
@@ -255,7 +254,7 @@ class Studies:
 
     def _curves_of(
         self, folder: StudyFolder, tag: str | None, metric: str | None, seeds: bool
-    ) -> CurvesView:
+    ) -> bytes:
         plan, _ = _plan_of(folder)
         states = self._states(folder, plan, in_words=False)
         found = None
@@ -263,19 +262,39 @@ class Studies:
             found = self._grouped(folder)
         variants = _variants(states, found)
         metric = metric or (plan.metric if plan else "loss")
-        logged = [
-            frozenset().union(*(self._tags(each.directory) for each in members))
-            for members in variants.values()
-        ]
-        tag = tag or curve_tag(curve_tags(metric), logged, VALIDATION)
-        view = CurvesView(tag, _shown_tags(logged))
+        logged = {each.directory: _signature(logged_files(each.directory)) for each in states}
+
+        def tags_of(members: list[RunState]) -> frozenset[str]:
+            each = (self._tags(run.directory, logged[run.directory]) for run in members)
+            return frozenset().union(*each)
+
+        def make() -> tuple[bytes, int]:
+            content = self._drawn(variants, found, view, seeds, logged).to_json()
+            return content, len(content)
+
+        tags = [tags_of(members) for members in variants.values()]
+        view = CurvesView(tag or curve_tag(curve_tags(metric), tags, VALIDATION), _shown_tags(tags))
+        records = [self._stored[run.directory][0] for run in found.all()] if found else []
+        signature = (list(variants.items()), records, logged)
+        return self._kept((folder.path, view.tag, seeds), signature, make)
+
+    def _drawn(
+        self,
+        variants: Mapping[str, list[RunState]],
+        found: GroupedRuns | None,
+        view: CurvesView,
+        seeds: bool,
+        logged: Mapping[Path, Any],
+    ) -> CurvesView:
+        """Adds the curves of a study to a view."""
         for place, (name, members) in enumerate(variants.items()):
             finished = list(found.runs.get(name, {}).values()) if found else []
             directories = {run.directory for run in finished}
             per = per_step(finished) if finished else None
             ended: list[Scalars] = []
             for each in members:
-                if (scalars := self._scalars(each.directory, view.tag)) is None:
+                scalars = self._scalars(each.directory, view.tag, logged[each.directory])
+                if scalars is None:
                     continue
                 is_finished = each.directory in directories
                 if is_finished:

@@ -26,6 +26,7 @@ export function dashOf(index) {
 export class Plot {
   hit = null; // what is pointed at: {key, index, x}
   #drawing = null;
+  #width = 0; // of the element when it was last drawn
   #place = 0;
 
   // `tell` hears of the place under the pointer, `choose` of a click, both as {key, index, x} or
@@ -50,7 +51,9 @@ export class Plot {
       this.canvas.addEventListener("keydown", (event) => this.#move(event));
       this.canvas.addEventListener("blur", () => this.#point(null));
     }
-    new ResizeObserver(() => this.draw()).observe(this.element);
+    new ResizeObserver(() => {
+      if (this.element.clientWidth !== this.#width) this.draw();
+    }).observe(this.element);
   }
 
   // `label` describes the drawing to screen readers.
@@ -63,6 +66,7 @@ export class Plot {
 
   draw() {
     const width = this.element.clientWidth;
+    this.#width = width;
     if (!width || !this.#drawing) return;
     const size = { width, height: this.height };
     const ink = inks(this.element);

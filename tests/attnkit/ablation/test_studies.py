@@ -4,6 +4,7 @@ and what else may lie in a log directory.
 
 import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -294,6 +295,30 @@ def test_errors_have_a_code_and_words(client, path, code, words):
     answer = client.get(path)
     assert answer.status_code == code
     assert words in answer.json["error"]
+
+
+def test_an_answer_that_the_page_has_is_not_sent_again(client, finished_study):
+    for path in ("/studies", "/study?study=small", "/curves?study=small"):
+        first = client.get(path)
+        known = {"If-None-Match": first.headers["ETag"]}
+        again = client.get(path, headers=known)
+        assert (first.status_code, again.status_code, again.data) == (200, 304, b"")
+        assert again.headers["ETag"] == first.headers["ETag"]
+    run = finished_study / "base/seed1"
+    (run / "metrics.jsonl").write_text('{"step": 7, "loss/val": 2.5}\n')
+    assert client.get("/curves?study=small", headers=known).status_code == 200
+    assert client.get("/curves?study=small&tag=loss/train", headers=known).status_code == 200
+
+
+def test_the_first_module_asks_for_all_others_at_once(client):
+    """Else a browser asks for them level by level."""
+    sent = client.get("/static/main.js").get_data(as_text=True)
+    imported = re.findall(r'import "\./([\w.]+)";', sent)
+    needed = {"main.js"}
+    for name in needed | set(imported):
+        text = client.get(f"/static/{name}").get_data(as_text=True)
+        needed |= set(re.findall(r'from "\./([\w.]+)"', text))
+    assert {"main.js", *imported} == needed
 
 
 def test_tensorboard_finds_the_plugin_and_loads_nothing_heavy():

@@ -10,7 +10,7 @@ from tensorboard.plugins.base_plugin import TBContext
 
 from attnkit.callbacks.at_moments import MAX_MOMENTS
 from attnkit.dashboard.loader import AttentionLoader
-from attnkit.dashboard.plugin import ENTRY
+from attnkit.pages.serving import ENTRY
 from attnkit.pages.static_files import static_names
 
 ROOT = Path(__file__).parents[3]

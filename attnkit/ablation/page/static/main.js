@@ -9,9 +9,11 @@ export async function render() {
   document.documentElement.lang = "en";
   document.title = "Ablations";
   followTheme();
-  await loadStyles(["theme.css", "ablations.css"]);
+  const styles = loadStyles(["theme.css", "ablations.css"]);
   const page = new AblationsPage(new Server());
+  const started = page.start(); // asks for data while the styles load
+  await styles;
   document.body.replaceChildren(page.element);
   window.focus();
-  await page.start();
+  await started;
 }

@@ -16,7 +16,6 @@ const POLL = { false: 3_000, true: 15_000 }; // milliseconds; true: the study is
 
 export class AblationsPage {
   #asked = {}; // part -> what it was asked with
-  #texts = {}; // part -> the last answer, as text
 
   constructor(source) {
     this.source = source;
@@ -75,7 +74,7 @@ export class AblationsPage {
   async reload() {
     this.#asked = {};
     await this.#guarded(async () => {
-      if (this.#isNew("studies", await this.source.studies())) this.studies = this.#last("studies");
+      this.studies = await this.source.studies();
     });
     await this.update(this.state.values);
   }
@@ -89,10 +88,13 @@ export class AblationsPage {
       return;
     }
     const { base, metric, tag, seeds } = values;
-    await Promise.all([
-      this.#ask("view", { study, base, metric }, (wanted) => this.source.study(wanted)),
-      this.#ask("curves", { study, metric, tag, seeds }, (wanted) => this.source.curves(wanted)),
-    ]);
+    const view = this.#ask("view", { study, base, metric }, (wanted) => this.source.study(wanted));
+    if (this.curves) {
+      await view; // the table comes first: most choices leave the curves as they are
+      if (this.state.values !== values) return; // a newer choice goes on
+    }
+    const wanted = { study, metric, tag, seeds };
+    await Promise.all([view, this.#ask("curves", wanted, (wanted) => this.source.curves(wanted))]);
     this.#draw();
     const newest = this.state.values;
     const isNewest = ["study", "base", "metric", "tag", "seeds"].every(
@@ -114,22 +116,10 @@ export class AblationsPage {
     await this.#guarded(async () => {
       const answer = await fetch(wanted);
       if (this.#asked[part] !== asked) return; // a newer request is on its way
-      if (this.#isNew(part, answer)) {
-        this[part] = answer;
-        this.#draw();
-      }
+      if (this[part] === answer) return;
+      this[part] = answer;
+      this.#draw();
     });
-  }
-
-  #isNew(part, answer) {
-    const text = JSON.stringify(answer);
-    if (this.#texts[part] === text) return false;
-    this.#texts[part] = text;
-    return true;
-  }
-
-  #last(part) {
-    return JSON.parse(this.#texts[part]);
   }
 
   async #guarded(act) {

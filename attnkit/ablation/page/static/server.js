@@ -9,6 +9,7 @@ const FORMS = { csv: "text/csv", tex: "application/x-tex", md: "text/markdown" }
 export class Server {
   isLive = true;
   forms = FORMS;
+  #last = {}; // route -> the last answer, and its tag
 
   async studies() {
     return (await this.#answer("studies", {})).studies;
@@ -26,12 +27,20 @@ export class Server {
     return (await this.#ask("export", { study, base, metric, form })).text();
   }
 
+  // Returns the very object of the last answer on a route, if nothing has changed.
   async #answer(route, parameters) {
-    return (await this.#ask(route, parameters)).json();
+    const last = this.#last[route];
+    const headers = last ? { "If-None-Match": last.tag } : {};
+    const response = await this.#ask(route, parameters, { headers });
+    if (response.status === 304) return last.content;
+    const content = await response.json();
+    this.#last[route] = { tag: response.headers.get("ETag"), content };
+    return content;
   }
 
-  #ask(route, parameters) {
+  #ask(route, parameters, options) {
     const given = Object.entries(parameters).filter(([, value]) => value !== null);
-    return ask(new URL(route, new URL("../", import.meta.url)), Object.fromEntries(given));
+    const address = new URL(route, new URL("../", import.meta.url));
+    return ask(address, Object.fromEntries(given), options);
   }
 }
