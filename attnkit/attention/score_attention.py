@@ -270,6 +270,6 @@ class ScoreAttention(Attention):
 def keys_seen(scores: Tensor, allowed: Tensor | None) -> Tensor:
     """Returns the number of keys that each query may see, at least 1, for (B, H, T, 1)."""
     if allowed is None:
-        return scores.new_tensor(scores.shape[-1])
+        return scores.new_full((), scores.shape[-1])
     seen = allowed.expand(*allowed.shape[:-1], scores.shape[-1]).sum(dim=-1, keepdim=True)
     return seen.clamp(min=1).to(scores.dtype)

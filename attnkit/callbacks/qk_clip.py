@@ -134,9 +134,7 @@ class QKClip(L.Callback):
             factor = torch.where(above, self.tau / largest, 1.0) ** (1 / len(parts))
             for part in parts:
                 scale(part, factor)
-            self._largest = torch.maximum(
-                largest.max(), torch.as_tensor(self._largest, device=largest.device)
-            )
+            self._largest = largest.max().clamp(min=self._largest)
             self._clipped = self._clipped + above.sum()
 
         return rescale
