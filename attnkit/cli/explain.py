@@ -45,7 +45,7 @@ def explain(
     def act() -> None:
         from attnkit.storage.files import check_outs
         from attnkit.tasks.trained_run import load_run
-        from attnkit.understanding.explain.explanation import SUFFIXES, Explanation
+        from attnkit.understanding.explanation import SUFFIXES, Explanation
 
         outs = out or [Path("explanation.html")]
         check_outs(outs, SUFFIXES, overwrite=overwrite)

@@ -1,9 +1,10 @@
 """The routes of the dashboard, under `/data/plugin/attention/`.
 
-index         the runs with maps, their tags and steps; the runs with a clinic (JSON)
+index         the runs with maps, their tags and steps; those with a clinic or contributions (JSON)
 record        all maps of one run, tag and step: header and layers, preceded by their sizes
 statistics    entropy, distance and first-token mass of each head over training (JSON)
 clinic        the scores of the head clinic over training (JSON)
+contributions what each part of the model adds to its predictions at one step (JSON)
 static/...    the pages
 """
 
@@ -16,9 +17,9 @@ from tensorboard import errors
 from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
-from attnkit.dashboard.clinics import Clinics
 from attnkit.dashboard.head_statistics import StatisticsCache
 from attnkit.dashboard.logged_maps import LoggedMaps
+from attnkit.dashboard.run_files import RunFiles, clinic_of
 from attnkit.pages.log_folders import folders_of
 from attnkit.pages.serving import (
     ENTRY,
@@ -30,6 +31,7 @@ from attnkit.pages.serving import (
     respond_json,
     whole_number,
 )
+from attnkit.tensorboard import clinic_history, contributions
 from attnkit.tensorboard.map_header import PLUGIN_NAME, VERSION
 from attnkit.tensorboard.untrusted import MapFormatError
 
@@ -43,7 +45,9 @@ class AttentionPlugin(base_plugin.TBPlugin):
         super().__init__(context)
         self._maps = LoggedMaps(context.data_provider)
         self._statistics = StatisticsCache()
-        self._clinics = Clinics(folders_of(context.flags))
+        roots = folders_of(context.flags)
+        self._clinics = RunFiles(roots, clinic_history.FILE, clinic_of)
+        self._contributions = RunFiles(roots, contributions.FILE, contributions.read_history)
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Returns the routes."""
@@ -52,6 +56,7 @@ class AttentionPlugin(base_plugin.TBPlugin):
             "/record": self._record,
             "/statistics": self._head_curves,
             "/clinic": self._clinic,
+            "/contributions": self._moment,
         }
         return applications(answers, "attnkit.dashboard", MapFormatError)
 
@@ -69,8 +74,13 @@ class AttentionPlugin(base_plugin.TBPlugin):
         runs: dict[str, dict[str, Any]] = {run: {} for run in names}
         for (run, tag), one in sorted(series.items()):
             runs.setdefault(run, {})[tag] = {"steps": one.steps, "started": one.started}
-        clinics = self._clinics.index(names)
-        return respond_json(request, {"version": VERSION, "runs": runs, "clinics": clinics})
+        content = {
+            "version": VERSION,
+            "runs": runs,
+            "clinics": self._clinics.index(names),
+            "contributions": self._contributions.index(names),
+        }
+        return respond_json(request, content)
 
     def _runs(self, request: Request) -> list[str]:
         provider = self._maps.provider
@@ -97,7 +107,17 @@ class AttentionPlugin(base_plugin.TBPlugin):
         return respond_json(request, curves)
 
     def _clinic(self, request: Request) -> Response:
+        return respond_json(request, self._clinics.of(self._run(request)))
+
+    def _moment(self, request: Request) -> Response:
+        history = self._contributions.of(self._run(request))
+        step = whole_number(request, "step")
+        if step not in history["steps"]:
+            raise errors.NotFoundError(f"{contributions.FILE} has no step {step}")
+        return respond_json(request, history["moments"][history["steps"].index(step)])
+
+    def _run(self, request: Request) -> str:
         run = argument(request, "run")
         if run not in self._runs(request):
             raise errors.NotFoundError(f"there is no run {run!r}")
-        return respond_json(request, self._clinics.of(run))
+        return run

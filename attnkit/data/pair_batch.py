@@ -5,13 +5,14 @@ Shape letters: `B` pairs in the batch, `S` source tokens, `T` target tokens, pad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from attnkit.data.reading import Reading
 from attnkit.data.tokenizer_base import Tokenizer
 
 IGNORED = -100
@@ -78,6 +79,18 @@ def pair_texts(batch: TranslationBatch, tokenizers: tuple[Tokenizer, Tokenizer])
         [target.token_text(token) for token in batch.target[0].tolist()],
         [target.token_text(token) for token in batch.predicted[0].tolist()],
     )
+
+
+def pair_reading(
+    batch: TranslationBatch,
+    texts: PairTexts,
+    token_text: Callable[[int], str],
+    notes: Sequence[str] = (),
+) -> Reading:
+    """Returns one pair, without padding, as an encoder-decoder reads it."""
+    inputs = (batch.source, batch.source_keep, batch.target)
+    answers = batch.predicted[0].tolist()
+    return Reading(inputs, "decoder", texts.reads, answers, token_text, notes)
 
 
 def padded(rows: Sequence[np.ndarray], end: int) -> tuple[Tensor, Tensor]:

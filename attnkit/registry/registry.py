@@ -249,6 +249,7 @@ CALLBACKS: Registry[Any] = Registry(
     None,
     base="lightning.pytorch.Callback",
     paths={
+        "contributions": "attnkit.understanding.contributions_callback.Contributions",
         "head_clinic": "attnkit.understanding.clinic_callback.HeadClinic",
         "probe_maps": "attnkit.callbacks.probe_maps.ProbeMaps",
         "qk_clip": "attnkit.callbacks.qk_clip.QKClip",

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from attnkit.attention_page.text_maps import TextMaps
+from attnkit.data.reading import Reading
 from attnkit.data.symbols import Symbols
 from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.errors import DataError
 from attnkit.models.language_model import LanguageModel
-from attnkit.tasks.trained_run import Reading, TrainedRun
+from attnkit.tasks.trained_run import TrainedRun
 
 
 @dataclass(frozen=True, repr=False)

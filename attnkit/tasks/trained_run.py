@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attnkit.attention.maps import attention_maps, has_attention
 from attnkit.attention_page.text_maps import TextMaps
+from attnkit.data.reading import Reading
 from attnkit.data.tokenizer_base import FILE_NAME
 from attnkit.errors import CheckpointError
 from attnkit.listeners.map_records import SiteTokens, mechanisms_of, records_of
@@ -41,27 +42,6 @@ FILES: dict[Weights, str] = {
     "last": run_directory.LAST,
     "best": run_directory.BEST,
 }
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A text as a model reads it to predict tokens.
-
-    Attributes:
-        inputs: arguments of the model, a batch of one sequence.
-        stack: path in the model of the stack whose outputs predict; "" for the model itself.
-        tokens: (T,) texts of the tokens at which it predicts.
-        answers: (T,) number of the token that is to be predicted; None: the text does not tell.
-        token_text: number of a predicted token -> its text.
-        notes: remarks for the reader, such as that the text was truncated.
-    """
-
-    inputs: tuple[Tensor, ...]
-    stack: str
-    tokens: Sequence[str]
-    answers: Sequence[int | None]
-    token_text: Callable[[int], str]
-    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnkit.data.pair_batch import IGNORED
+from attnkit.data.reading import Reading
 from attnkit.tensorboard.key_sound import KeySound
 
 ASKS = "→"
@@ -28,6 +29,7 @@ class Probe:
         note: a remark for the viewer.
         site_tokens: site -> labels of its queries and keys, where they differ; see `AttentionMaps`.
         sound: what the keys of cross-attention are positions of, if that is a sound.
+        reading: the example as the model reads it to predict tokens; None: it predicts none.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Probe:
     note: str = ""
     site_tokens: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None
     sound: KeySound | None = None
+    reading: Reading | None = None
 
 
 def answering_probe(
@@ -67,4 +70,14 @@ def answering_probe(
     remark = f"a row with `{ASKS}` is asked for the token after it{note}"
     inputs = (tokens, torch.zeros_like(tokens))
     shown = " ".join(rows) if text is None else text
-    return Probe("probe", inputs, rows, words, shown, remark, {"self": (rows, words)})
+    asked = [None if answer == IGNORED else answer for answer in answers]
+    return Probe(
+        "probe",
+        inputs,
+        rows,
+        words,
+        shown,
+        remark,
+        {"self": (rows, words)},
+        reading=Reading(inputs, "", words, asked, word),
+    )

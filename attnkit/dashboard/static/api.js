@@ -26,6 +26,10 @@ export class Server {
     return (await this.#answer("clinic", { run })).json();
   }
 
+  async contributions(run, step) {
+    return (await this.#answer("contributions", { run, step })).json();
+  }
+
   async #answer(route, parameters) {
     try {
       return await ask(new URL(route, new URL("../", import.meta.url)), parameters);

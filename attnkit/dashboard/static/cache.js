@@ -1,7 +1,24 @@
-// A cache of fetched records (least recently used), which also prefetches steps.
+// Caches of what the server answers.
 
 const MAX_BYTES = 96 * 2 ** 20;
 
+// Answers from files that grow while a run trains: asked for anew when a file has changed.
+export class AnswerCache {
+  #kept = new Map(); // address -> {written, answer}
+
+  get(address, written, ask) {
+    const known = this.#kept.get(address);
+    if (known?.written === written) return known.answer;
+    const answer = ask().catch((error) => {
+      this.#kept.delete(address); // the next try may succeed
+      throw error;
+    });
+    this.#kept.set(address, { written, answer });
+    return answer;
+  }
+}
+
+// Fetched records, least recently used, which also prefetches steps.
 export class RecordCache {
   #records = new Map(); // address -> {record} or {error}
   #coming = new Map(); // address -> promise

@@ -5,9 +5,9 @@ import { tagParts } from "./tokens.js";
 export class Catalogue {
   #text = "";
   all = null; // names of all runs, with or without maps; null until the server has answered
-  runs = []; // names of those with maps or a clinic
+  runs = []; // names of those with maps, or files of a view
   series = new Map(); // run -> tag -> {steps, started}
-  clinics = new Map(); // run -> {steps, written}
+  files = {}; // view with files of its own -> run -> {steps, written}
 
   // Stores a new index; returns true if anything changed.
   read(index) {
@@ -16,9 +16,11 @@ export class Catalogue {
     this.#text = text;
     this.all = Object.keys(index.runs);
     this.series = new Map(this.all.map((run) => [run, new Map(Object.entries(index.runs[run]))]));
-    this.clinics = new Map(Object.entries(index.clinics ?? {}));
+    const { clinics = {}, contributions = {} } = index;
+    this.files = { clinic: clinics, contributions };
+    const withFiles = Object.values(this.files);
     this.runs = this.all.filter(
-      (run) => this.series.get(run).size > 0 || this.clinics.has(run),
+      (run) => this.series.get(run).size > 0 || withFiles.some((files) => Object.hasOwn(files, run)),
     );
     return true;
   }
@@ -44,9 +46,15 @@ export class Catalogue {
     return union(runs.map((run) => this.find(run, tag)?.steps ?? []));
   }
 
-  // The union of the steps at which the clinic examined some runs.
-  clinicSteps(runs) {
-    return union(runs.map((run) => this.clinics.get(run)?.steps ?? []));
+  // The file of a run for a view: {steps, written}, or null.
+  file(view, run) {
+    const files = this.files[view];
+    return files && Object.hasOwn(files, run) ? files[run] : null;
+  }
+
+  // The union of the steps in the files of some runs for a view.
+  fileSteps(view, runs) {
+    return union(runs.map((run) => this.file(view, run)?.steps ?? []));
   }
 }
 

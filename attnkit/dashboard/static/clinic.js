@@ -5,26 +5,6 @@ import { nearestStep } from "./catalogue.js";
 import { Score } from "./clinic_scores.js";
 import { readable } from "./tokens.js";
 
-export class ClinicCache {
-  #kept = new Map(); // run -> {written, answer}
-
-  constructor(source) {
-    this.source = source;
-  }
-
-  // The answer of the server, asked for anew when the file has changed.
-  get(run, { written }) {
-    const known = this.#kept.get(run);
-    if (known?.written === written) return known.answer;
-    const answer = this.source.clinic(run).catch((error) => {
-      this.#kept.delete(run); // the next try may succeed
-      throw error;
-    });
-    this.#kept.set(run, { written, answer });
-    return answer;
-  }
-}
-
 // The heads of a site: `heads` in a list, `rows` by layer, `names` of their scores; or null. Without
 // a site, those of the first.
 export function clinicOf({ steps, heads, formed }, site) {

@@ -1,9 +1,8 @@
 // The page: passes changes (state, index, theme, size) to its parts.
 
 import { Announcer } from "./announce.js";
-import { RecordCache } from "./cache.js";
+import { AnswerCache, RecordCache } from "./cache.js";
 import { Catalogue } from "./catalogue.js";
-import { ClinicCache } from "./clinic.js";
 import { element, setText } from "./element.js";
 import { isShown, onReload } from "./host.js";
 import { Keyboard } from "./keyboard.js";
@@ -19,7 +18,8 @@ const POLL_MILLISECONDS = 10_000;
 export class Dashboard {
   #announced = null;
 
-  // `source` answers `index`, `record`, `statistics` and `clinic`; `views` are those that it has data for.
+  // `source` answers `index`, `record`, `statistics`, `clinic` and `contributions`; `views` are
+  // those that it has data for.
   constructor(source) {
     this.source = source;
     this.linked = new Linked(ADDRESS, INITIAL, (values) => this.#allowed(values));
@@ -27,7 +27,7 @@ export class Dashboard {
     this.hover = new Hover();
     this.catalogue = new Catalogue();
     this.cache = new RecordCache(source);
-    this.clinics = new ClinicCache(source);
+    this.answers = new AnswerCache();
     this.announcer = new Announcer();
     this.sidebar = new Sidebar(this);
     this.toolbar = new Toolbar(this);

@@ -10,7 +10,7 @@ const KEYS = [
   ["↑ ↓", "pin the query before, after"],
   ["h H", "next, previous head"],
   ["l L", "next, previous layer"],
-  ["1 – 6", "view"],
+  ["1 – 7", "view"],
   ["m", "next of weights, value lengths, rollout"],
   ["s S", "next, previous scale"],
   ["c", "next colours"],

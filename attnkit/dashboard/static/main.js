@@ -14,6 +14,7 @@ const STYLES = [
   "view_tokens.css",
   "view_heads.css",
   "view_clinic.css",
+  "view_contributions.css",
   "view_difference.css",
 ];
 

@@ -6,8 +6,10 @@ import { fileName, saveCsv, savePng } from "./export.js";
 import { facts } from "./facts.js";
 import { inMode } from "./modes.js";
 import { runColour } from "./palettes.js";
+import { nearestStep } from "./catalogue.js";
 import { drawing } from "./selection.js";
 import { ClinicView } from "./view_clinic.js";
+import { ContributionsView, WITHOUT_CONTRIBUTIONS } from "./view_contributions.js";
 import { HeadsView } from "./view_heads.js";
 import { LinesView } from "./view_lines.js";
 import { MatrixView } from "./view_matrix.js";
@@ -21,6 +23,7 @@ const VIEWS = {
   tokens: TokensView,
   heads: HeadsView,
   clinic: ClinicView,
+  contributions: ContributionsView,
 };
 
 export class Panel {
@@ -58,10 +61,8 @@ export class Panel {
   async update({ values, selection, series, step }) {
     const latest = ++this.#latest;
     this.frame.colour(runColour(this.app.catalogue, this.run));
-    if (values.view === "clinic") {
-      await this.#examine(values, selection, latest);
-      return;
-    }
+    if (values.view === "clinic") return this.#examine(values, selection, latest);
+    if (values.view === "contributions") return this.#split(values, selection, latest);
     if (!series) {
       this.#refuse("", this.#missing(selection));
       return;
@@ -95,19 +96,13 @@ export class Panel {
 
   // The clinic needs no record.
   async #examine(values, selection, latest) {
-    const examined = this.app.catalogue.clinics.get(this.run);
-    if (!examined) {
+    const file = this.app.catalogue.file("clinic", this.run);
+    if (!file) {
       this.#refuse("", withoutClinic(this.run));
       return;
     }
-    let answer;
-    try {
-      answer = await this.app.clinics.get(this.run, examined);
-    } catch (error) {
-      if (latest === this.#latest) this.#refuse("", error.message);
-      return;
-    }
-    if (latest !== this.#latest) return;
+    const answer = await this.#answer(file, latest, "clinic", this.run);
+    if (!answer) return;
     const site = siteOf(selection.site);
     const found = clinicOf(answer, site);
     if (!found) {
@@ -119,6 +114,33 @@ export class Panel {
     const count = `${found.steps.length} moments of the head clinic`;
     this.frame.say(stepText(model.step, selection.step), [count], null);
     await this.#show("clinic", model);
+  }
+
+  async #split(values, selection, latest) {
+    const file = this.app.catalogue.file("contributions", this.run);
+    if (!file) {
+      this.#refuse("", WITHOUT_CONTRIBUTIONS);
+      return;
+    }
+    const step = nearestStep(file.steps, selection.step);
+    const moment = await this.#answer(file, latest, "contributions", this.run, step ?? 0);
+    if (!moment) return;
+    const count = `${moment.parts.length} parts, ${moment.tokens.length} tokens`;
+    this.frame.say(stepText(step, selection.step), [count], null);
+    await this.#show("contributions", { run: this.run, values, moment, step });
+  }
+
+  // What the source answers from a file of the run; null if it fails, or comes too late.
+  async #answer(file, latest, route, ...parameters) {
+    const ask = () => this.app.source[route](...parameters);
+    try {
+      const address = JSON.stringify([route, ...parameters]);
+      const answer = await this.app.answers.get(address, file.written, ask);
+      return latest === this.#latest ? answer : null;
+    } catch (error) {
+      if (latest === this.#latest) this.#refuse("", error.message);
+      return null;
+    }
   }
 
   async #show(name, model) {

@@ -9,8 +9,8 @@ export function select(values, catalogue) {
   const runs = values.run?.filter((run) => known.has(run)) ?? firstRuns(values.site, catalogue);
   const sites = catalogue.sites(runs.length ? runs : catalogue.runs);
   const site = sites.includes(values.site) ? values.site : (sites[0] ?? null);
-  const examined = values.view === "clinic" ? catalogue.clinicSteps(runs) : [];
-  const steps = examined.length ? examined : catalogue.steps(runs, site);
+  const inFiles = catalogue.fileSteps(values.view, runs);
+  const steps = inFiles.length ? inFiles : catalogue.steps(runs, site);
   const last = steps.length - 1;
   const wanted = values.step === null ? steps[last] : values.step;
   const step = last < 0 ? null : nearestStep(steps, wanted);

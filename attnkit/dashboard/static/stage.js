@@ -49,7 +49,7 @@ export class Stage {
       this.#align();
       this.element.dataset.state = "ready";
       this.element.dataset.step = selection.step;
-      if (values.view !== "clinic") this.#prefetch(selection, drawing);
+      if (!(values.view in this.app.catalogue.files)) this.#prefetch(selection, drawing);
     });
   }
 
@@ -83,9 +83,10 @@ export class Stage {
   // Layers, heads and queries of the largest model on the page; zeros without one.
   sizes() {
     const most = { layer: 0, head: 0, query: 0 };
-    for (const { clinic } of this.#shown().map((one) => one.model ?? {})) {
+    for (const { clinic, moment } of this.#shown().map((one) => one.model ?? {})) {
       most.layer = Math.max(most.layer, clinic?.rows.length ?? 0);
       most.head = Math.max(most.head, ...(clinic?.rows.map((row) => row.length) ?? []));
+      most.query = Math.max(most.query, moment?.tokens.length ?? 0);
     }
     for (const { record } of this.#models()) {
       most.layer = Math.max(most.layer, record.layers.length);

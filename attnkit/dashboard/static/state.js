@@ -2,7 +2,7 @@
 
 import { Address, names, oneOf, text, whole, wholes } from "./address.js";
 
-export const VIEWS = ["matrix", "lines", "tokens", "heads", "clinic", "difference"];
+export const VIEWS = ["matrix", "lines", "tokens", "heads", "clinic", "contributions", "difference"];
 // Views that depend on the scale and the colours: lines are as strong as their weights, text is
 // tinted, differences have their own colours.
 export const SCALED = ["matrix", "tokens", "difference"];
@@ -12,6 +12,7 @@ export const COLOURED = ["matrix", "clinic"];
 export const MODED = ["matrix", "lines", "tokens"];
 export const MODES = ["weights", "values", "rollout"];
 
+export const GOALS = ["next", "top"];
 export const SCALES = ["row", "absolute", "log", "uniform"];
 export const COLOURS = ["cividis", "viridis", "grey"];
 
@@ -31,6 +32,7 @@ export const INITIAL = {
   scale: "row",
   colours: "cividis",
   score: null, // of Clinic; null: the first that a run has
+  goal: "next", // of Contributions: the token whose logit counts
   zoom: 0, // steps of enlargement; 0 fits the panel
   filter: "",
   from: null, // the address of the Ablations page that led here
@@ -52,6 +54,7 @@ export const ADDRESS = new Address("attention", {
   key: whole,
   zoom: whole,
   score: text,
+  goal: oneOf(GOALS),
   hidden: wholes,
   a: text,
   b: text,

@@ -12,6 +12,7 @@ from torch import Tensor
 from attnkit.data.batch import LanguageBatch, filled_up
 from attnkit.data.language_modeling import LanguageModelingData
 from attnkit.data.pair_batch import IGNORED
+from attnkit.data.reading import Reading
 from attnkit.data.tokenizer_base import UNKNOWN, UNREADABLE
 from attnkit.errors import DataError
 from attnkit.listeners.listener import Listener
@@ -158,7 +159,8 @@ class LanguageModelingTask(Task):
         if self.data.with_documents:
             ends = torch.tensor([[i == tokenizer.end_of_document_id for i in ids]]).long()
             inputs = (*inputs, ends.cumsum(dim=1) - ends)
-        return [Probe("probe", inputs, labels, labels, "".join(labels))]
+        reading = Reading(inputs, "", labels, [*ids[1:], None], tokenizer.token_text)
+        return [Probe("probe", inputs, labels, labels, "".join(labels), reading=reading)]
 
     def sample(self, final: bool = False) -> str:
         """Returns text that follows a line break."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnkit.data.pair_batch import ROW_NOTE
+from attnkit.data.pair_batch import ROW_NOTE, pair_reading
 from attnkit.data.pair_store import PairStore
 from attnkit.data.speech_data import SpeechData
 from attnkit.data.speech_store import SpeechStore
@@ -101,15 +101,17 @@ class SpeechTask(PairTask):
         assert isinstance(store, SpeechStore)
         pair = store.pairs[i]
         utterance = store.utterances[i] if store.utterances else self.data.source.hear(pair)
+        reading = pair_reading(batch, texts, self.data.tokenizer.token_text)
         return Probe(
             name,
-            (batch.source, batch.source_keep, batch.target),
+            reading.inputs,
             texts.predicts,
             texts.source,
             f"{pair.target}\n({pair.source})",
             note=f"{ROW_NOTE}; times in seconds",
             site_tokens=texts.by_site,
             sound=key_sound(utterance, store.sources[i]),
+            reading=reading,
         )
 
     def example(self) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.console import numbers_table
-from attnkit.data.pair_batch import ROW_NOTE
+from attnkit.data.pair_batch import ROW_NOTE, pair_reading
+from attnkit.data.reading import Reading
 from attnkit.data.sound.log_mel import SECONDS
 from attnkit.data.sound.wav import RATE
 from attnkit.data.speech.base import SpeechSource, Utterance
@@ -22,7 +23,7 @@ from attnkit.registry import SPEECH
 from attnkit.storage.run_directory import RunDirectoryError
 from attnkit.tasks.speech import boundaries
 from attnkit.tasks.speech.hearing import heard, key_sound, sound_texts, store_of
-from attnkit.tasks.trained_run import Reading, TrainedRun
+from attnkit.tasks.trained_run import TrainedRun
 from attnkit.tasks.translating import decoded_line, translate_ids
 from attnkit.tasks.translation.alignment import MEAN, Place
 
@@ -164,10 +165,8 @@ class Transcriber(TrainedRun):
     def reading(self, text: str, option: str = "--text") -> Reading:
         store, notes = self._heard(text, option)
         batch = store.batch(np.array([0]))
-        tokens = sound_texts(batch, self.tokenizer).reads
-        inputs = (batch.source, batch.source_keep, batch.target)
-        answers = batch.predicted[0].tolist()
-        return Reading(inputs, "decoder", tokens, answers, self.tokenizer.token_text, notes)
+        texts = sound_texts(batch, self.tokenizer)
+        return pair_reading(batch, texts, self.tokenizer.token_text, notes)
 
     def _heard(self, text: str, option: str) -> tuple[SpeechStore, list[str]]:
         """A sound with what is said in it, and remarks."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from attnkit.data.alignments import gold_of, words
-from attnkit.data.pair_batch import ROW_NOTE, pair_texts
+from attnkit.data.pair_batch import ROW_NOTE, pair_reading, pair_texts
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
 from attnkit.data.translation import TranslationData
@@ -127,14 +127,16 @@ class TranslationTask(PairTask):
     def probe(self, name: str, store: PairStore, i: int) -> Probe:
         batch = store.batch(torch.tensor([i]).numpy())
         texts, pair = pair_texts(batch, self.data.tokenizers), store.pairs[i]
+        reading = pair_reading(batch, texts, self.data.tokenizers[1].token_text)
         return Probe(
             name,
-            (batch.source, batch.source_keep, batch.target),
+            reading.inputs,
             texts.predicts,
             texts.source,
             f"{pair.source}\n{pair.target}",
             note=ROW_NOTE,
             site_tokens=texts.by_site,
+            reading=reading,
         )
 
     def example(self) -> str:

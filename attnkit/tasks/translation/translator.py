@@ -16,15 +16,23 @@ from attnkit.attention.maps import attention_maps
 from attnkit.attention_page.figure import Panel, draw_file
 from attnkit.attention_page.text_maps import TextMaps
 from attnkit.data.alignments import words
-from attnkit.data.pair_batch import IGNORED, ROW_NOTE, TranslationBatch, padded, pair_texts
+from attnkit.data.pair_batch import (
+    IGNORED,
+    ROW_NOTE,
+    TranslationBatch,
+    padded,
+    pair_reading,
+    pair_texts,
+)
 from attnkit.data.pair_batches import PairValBatches
 from attnkit.data.pair_store import PairStore, pair_store
 from attnkit.data.pairs.base import Pair
+from attnkit.data.reading import Reading
 from attnkit.data.tokenizer_base import Tokenizer, unknown_in
 from attnkit.errors import DataError
 from attnkit.models.beam_search import Search
 from attnkit.models.encoder_decoder import EncoderDecoder
-from attnkit.tasks.trained_run import Reading, TrainedRun, Weights, load_run
+from attnkit.tasks.trained_run import TrainedRun, Weights, load_run
 from attnkit.tasks.translating import decoded_line, translate_ids
 from attnkit.tasks.translation import alignment
 from attnkit.tensorboard.attention_record import layer_map
@@ -210,10 +218,8 @@ class Translator(TrainedRun):
 
     def reading(self, text: str, option: str = "--text") -> Reading:
         batch, notes = self._pair(text, option)
-        tokens = pair_texts(batch, self.tokenizers).reads
-        inputs = (batch.source, batch.source_keep, batch.target)
-        answers = batch.predicted[0].tolist()
-        return Reading(inputs, "decoder", tokens, answers, self.tokenizers[1].token_text, notes)
+        texts = pair_texts(batch, self.tokenizers)
+        return pair_reading(batch, texts, self.tokenizers[1].token_text, notes)
 
     def _pair(self, text: str, option: str) -> tuple[TranslationBatch, list[str]]:
         """A sentence and its translation as a batch, with remarks."""

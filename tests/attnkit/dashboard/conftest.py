@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,3 +98,35 @@ def maps_of_real_runs(
         name: experiment.run(recipe_from_dict({**keys, "variant": name}, changes)).directory
         for name, changes in variants.items()
     }
+
+
+@pytest.fixture(scope="session")
+def make_moment() -> Callable[..., dict[str, Any]]:
+    """`make_moment(["a", "b"], seed=1)`: a moment of `contributions.json` with four parts, of which
+    the first has no effect on the first token.
+    """
+
+    def make(tokens: Sequence[str], seed: int = 0) -> dict[str, Any]:
+        rng, (parts, count) = np.random.default_rng(seed), (4, len(tokens))
+        kinds = ["embedding", "head", "mlp", "constant"]
+        effects = rng.normal(size=(2, parts, count)).round(4)
+        effects[:, 0, 0] = 0.0
+        return {
+            "tokens": list(tokens),
+            "parts": [{"name": f"<{kind}>", "kind": kind} for kind in kinds],
+            "lengths": rng.random((parts, count)).tolist(),
+            "turns": rng.uniform(-1, 1, (parts, count)).tolist(),
+            "words": [[[[token, 1.0]] for token in tokens] for _ in kinds],
+            "next": {"tokens": [*tokens[1:], "!"], "effects": effects[0].tolist()},
+            "top": {"tokens": ["?"] * count, "effects": effects[1].tolist()},
+            "lens": [
+                {
+                    "name": name,
+                    "words": [[token, 0.5] for token in tokens],
+                    "ranks": {"next": [7] * count, "top": [1] * count},
+                }
+                for name in ("embedding", "layer 0")
+            ],
+        }
+
+    return make

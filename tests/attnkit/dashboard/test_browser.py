@@ -73,7 +73,7 @@ def real(maps_of_real_runs) -> dict[str, dict[int, object]]:
 
 
 @pytest.fixture(scope="module")
-def logs(maps_of_real_runs, tmp_path_factory, make_record, logged, write_run) -> Path:
+def logs(maps_of_real_runs, tmp_path_factory, make_record, make_moment, logged, write_run) -> Path:
     """The real runs beside some that no training here writes."""
     root = tmp_path_factory.mktemp("logs")
     for name, run in maps_of_real_runs.items():
@@ -87,6 +87,10 @@ def logs(maps_of_real_runs, tmp_path_factory, make_record, logged, write_run) ->
         write_run(root / f"deep/long-name-of-a-variant/seed{seed}", [logged(make_record(), 0)])
     write_run(root / "watched", [logged(make_record(seed=step), step) for step in (0, 30)])
     (root / "watched" / "clinic.json").write_text(json.dumps(CLINIC))
+    for run, steps, tokens in (("watched", [0, 10, 30], SOURCE), ("hostile<b>", [0], HOSTILE)):
+        moments = [make_moment(tokens, seed=step) for step in steps]
+        history = json.dumps({"steps": steps, "moments": moments})
+        (root / run / "contributions.json").write_text(history)
     tag, blobs, step = logged(make_record(), 0)
     header = json.loads(blobs[0]) | {"v": 2}
     write_run(root / "newer", [(tag, [json.dumps(header).encode(), *blobs[1:]], step)])
@@ -581,6 +585,43 @@ def test_the_clinic_is_a_grid_with_curves_and_leads_to_the_map(page, logs):
     assert page(".zoom h3").first.text_content() == "L1 · head 1"
 
 
+def test_contributions_are_those_of_the_step_and_the_token(page, make_moment):
+    page.open(view="contributions", run=["watched", "two_heads/seed0"], step=10)
+    assert "callbacks: [contributions]" in page(".panel .problem").last.text_content()
+    stacks = page(".contributions .token")
+    minus = "\N{MINUS SIGN}"
+
+    def shown():
+        rows = page(".contributions section").first.locator("tr").all_text_contents()
+        return float(rows[-1].removeprefix("sum").replace(minus, "-"))
+
+    moment = make_moment(SOURCE, seed=10)
+    for goal, button in (("next", "The next token"), ("top", "The model's choice")):
+        page(".goal button").filter(has_text=button).click()
+        page.settled()
+        sums = np.sum(moment[goal]["effects"], axis=0)
+        for token in (4, 0, 2):
+            stacks.nth(token).click()
+            page.settled()
+            assert shown() == pytest.approx(sums[token], abs=0.006)
+            heights = stacks.nth(token).locator(".stack > [class^=of-]")
+            pixels = heights.evaluate_all("all => all.map(one => parseFloat(one.style.height))")
+            effects = [abs(of[token]) for of in moment[goal]["effects"] if of[token]]
+            ratios = np.array(sorted(pixels)) / sorted(effects)
+            np.testing.assert_allclose(ratios, ratios[0], rtol=0.01)
+    link = page.link()
+    assert (link["query"], link["goal"]) == (["2"], ["top"])
+    # The arrows move between tokens in the bars, between steps elsewhere.
+    page(".contributions .bars").focus()
+    page.press("ArrowRight")
+    assert page.link()["query"] == ["3"]
+    page(".contributions .bars").evaluate("one => one.blur()")
+    page.press("ArrowRight")
+    assert page(".panel .step").first.text_content() == "step 30"
+    effects = make_moment(SOURCE, seed=30)["top"]["effects"]
+    assert shown() == pytest.approx(sum(of[3] for of in effects), abs=0.006)
+
+
 def test_a_difference_is_that_of_the_numbers(page, real):
     page.open(
         run=["two_heads/seed0", "hybrid/seed0"], view="difference", b=":start", a="two_heads/seed0"
@@ -636,7 +677,7 @@ def test_a_run_that_is_logged_at_other_steps_shows_its_nearest(page, real):
 
 
 def test_hostile_texts_do_nothing(page):
-    for view in ("matrix", "lines", "tokens", "heads", "clinic", "difference"):
+    for view in ("matrix", "lines", "tokens", "heads", "clinic", "contributions", "difference"):
         page.open(run=["hostile<b>"], view=view, query=0)
     page.open(run=["hostile<b>"], view="tokens", query=0)
     texts = page(".text").first.locator("button").all_text_contents()

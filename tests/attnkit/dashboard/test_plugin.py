@@ -58,8 +58,45 @@ DAMAGED_CLINICS = {
 }
 
 
+def changed(moment, *path, to):
+    """A copy of a moment with another value at a path."""
+    copied = json.loads(json.dumps(moment))
+    *within, last = path
+    place = copied
+    for key in within:
+        place = place[key]
+    place[last] = to
+    return copied
+
+
+DAMAGED_CONTRIBUTIONS = {
+    "no_json": (lambda moment: "{", "it is not JSON"),
+    "count": (lambda moment: {"steps": [0, 5], "moments": [moment]}, "1 moments for 2 steps"),
+    "backwards": (lambda moment: {"steps": [5, 0], "moments": [moment] * 2}, "do not ascend"),
+    "empty": (lambda moment: changed(moment, "tokens", to=[]), "has no tokens"),
+    "kind": (lambda moment: changed(moment, "parts", 1, "kind", to="<b>"), "an unknown kind"),
+    "shape": (lambda moment: changed(moment, "lengths", 0, to=[1.0]), "`lengths` is not of shape"),
+    "nan": (
+        lambda moment: changed(moment, "turns", 0, 0, to=float("nan")),
+        "`turns` holds an entry of the wrong type",
+    ),
+    "text": (
+        lambda moment: changed(moment, "next", "effects", 0, 0, to="x"),
+        "`effects` holds an entry of the wrong type",
+    ),
+    "words": (
+        lambda moment: changed(moment, "words", 0, 0, to=[[1, "a"]]),
+        "`words` holds an entry of the wrong type",
+    ),
+    "ranks": (
+        lambda moment: changed(moment, "lens", 0, "ranks", "top", to=[1]),
+        "`ranks` is not of shape",
+    ),
+}
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory, make_record, logged, write_run):
+def client(tmp_path_factory, make_record, make_moment, logged, write_run):
     root = tmp_path_factory.mktemp("routes")
     write_run(root / "a" / "seed0", [logged(make_record(seed=s), s) for s in (0, 5, 300)])
     write_run(root / HOSTILE_RUN, [logged(make_record(queries=["<b>", "\u202e", "\ud800"]), 0)])
@@ -74,6 +111,16 @@ def client(tmp_path_factory, make_record, logged, write_run):
     for name, (text, _) in DAMAGED_CLINICS.items():
         write_run(root / "clinics" / name, [logged(make_record(), 0)])
         (root / "clinics" / name / "clinic.json").write_text(text)
+    moments = [make_moment("abc", seed=seed) for seed in (0, 1)]
+    history = {"steps": [0, 40], "moments": moments}
+    (root / "a" / "seed0" / "contributions.json").write_text(json.dumps(history))
+    for name, (change, _) in DAMAGED_CONTRIBUTIONS.items():
+        write_run(root / "parts" / name, [logged(make_record(), 0)])
+        content = change(moments[0])
+        if isinstance(content, dict) and "steps" not in content:
+            content = {"steps": [0], "moments": [content]}
+        text = content if isinstance(content, str) else json.dumps(content)
+        (root / "parts" / name / "contributions.json").write_text(text)
     flags = program.TensorBoard()
     flags.configure(["", "--logdir", str(root)])
     multiplexer = EventMultiplexer(tensor_size_guidance={"attention": 200})
@@ -282,3 +329,21 @@ def test_a_damaged_clinic_is_told(client, name):
 @pytest.mark.parametrize("run", ["long", "nowhere", "../a", "/etc"])
 def test_a_run_without_a_clinic_is_not_found(client, run):
     assert get(client, "clinic", run=run).status_code == 404
+
+
+def test_contributions_are_served_step_by_step(client, make_moment):
+    index = get(client, "index").json["contributions"]
+    assert index["a/seed0"]["steps"] == [0, 40]
+    assert index["parts/count"]["steps"] == []
+    assert "long" not in index
+    found = get(client, "contributions", run="a/seed0", step=40).json
+    assert found == make_moment("abc", seed=1)
+    assert get(client, "contributions", run="a/seed0", step=7).status_code == 404
+    assert get(client, "contributions", run="long", step=0).status_code == 404
+
+
+@pytest.mark.parametrize("name", DAMAGED_CONTRIBUTIONS)
+def test_damaged_contributions_are_told(client, name):
+    answer = get(client, "contributions", run=f"parts/{name}", step=0)
+    assert answer.status_code == 422
+    assert DAMAGED_CONTRIBUTIONS[name][1] in answer.json["error"]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from attnkit.cli.main import app
 from attnkit.runs import experiment
 from attnkit.tasks.trained_run import load_run
-from attnkit.understanding.explain.explanation import Explanation
+from attnkit.understanding.explanation import Explanation
 
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -32,7 +32,7 @@ def test_the_page_tells_what_the_induction_head_says(small_run, induction_circui
     run = replace(run, model=induction_circuit(run.tokenizer.vocab_size))
     (file,) = Explanation.of(run, "dog d").save(tmp_path / "page.html")
     text = file.read_text()
-    data = data_of(text)
+    data = data_of(text)["moment"]
     assert data["tokens"] == list("dog d")
     names = [part["name"] for part in data["parts"]]
     head = names.index("L1H0")
@@ -75,7 +75,7 @@ def test_the_page_in_a_browser(small_run, induction_circuit, tmp_path):
             assert shown == pytest.approx(expected, abs=0.006)
         # At the second `d`, the induction head proposes what followed the first one.
         page.mouse.move(0, 0)
-        stacks.nth(4).locator(".stack .head").first.hover()
+        stacks.nth(4).locator(".stack .of-head").first.hover()
         told = page.locator(".reading").text_content()
         assert told.startswith("L1H0 at d: +")
         assert re.search(r"on the logit of o\b.* points to o \+", told)
@@ -86,7 +86,7 @@ def test_the_page_in_a_browser(small_run, induction_circuit, tmp_path):
         page.keyboard.press("ArrowLeft")
         chosen = stacks.evaluate_all("all => all.findIndex(one => one.ariaSelected === 'true')")
         assert chosen == 3
-        colours = """() => [document.body, document.querySelector(".stack .head")].map(
+        colours = """() => [document.body, document.querySelector(".stack .of-head")].map(
             one => getComputedStyle(one).backgroundColor)"""
         light = page.evaluate(colours)
         page.emulate_media(color_scheme="dark")
@@ -139,5 +139,5 @@ def test_a_translation(small, tmp_path):
     run = load_run(experiment.run(small(task="translation")).directory)
     found = Explanation.of(run, "a b c ||| c b a")
     assert "L0 cross H0" in [part.name for part in found.stream.parts]
-    data = data_of(found.save(tmp_path / "a.html")[0].read_text())
+    data = data_of(found.save(tmp_path / "a.html")[0].read_text())["moment"]
     assert [text.strip() for text in data["next"]["tokens"][:3]] == ["c", "b", "a"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attnkit.attention_page.canvases import PngCanvas
 from attnkit.attention_page.figure import visible
+from attnkit.data.reading import Reading
 from attnkit.pages.offline import offline_page
 from attnkit.storage.files import atomic_write, check_outs
 from attnkit.tasks.trained_run import TrainedRun
@@ -25,18 +26,6 @@ SUFFIXES = (".html", ".png", ".npz")
 
 WORDS = 3
 """Tokens that a part is said to point to."""
-
-LEAD = (
-    "Each token asks for what comes next. The bars show what each part of the model adds to the "
-    "logit of one token, above the mean over the vocabulary: the embedding of the token, the "
-    "proposal of each attention head (\u0394E), each MLP."
-)
-
-HONEST = (
-    "The pieces of a bar sum exactly to that logit. The norms are linear here: each divides by the "
-    "size that it had in the forward pass. What is not linear inside a head or an MLP stays inside "
-    "it. An effect is direct: what later layers make of a proposal counts as theirs."
-)
 
 CELL, LETTERS, TITLE, MARGIN = 16.0, 11.0, 15.0, 16.0
 """Sizes of the figure, in points."""
@@ -77,15 +66,28 @@ class Explanation:
             RunDirectoryError: if the model has no layers, or its task predicts no tokens of a text.
         """
         check_heads(run)
-        reading = run.reading(text)
-        stream = split_stream(run.model, reading.stack, lambda model: model(*reading.inputs))
+        return cls.of_reading(run.title, run.model, run.reading(text))
+
+    @classmethod
+    def of_reading(cls, title: str, model: Any, reading: Reading) -> Explanation:
+        """Explains what a model predicts after each token of a text.
+
+        Args:
+            title: of page and figure.
+            model: the model, which stays as it is.
+            reading: the text, as the model reads it.
+
+        Raises:
+            DataError: if its parts form no sum.
+        """
+        stream = split_stream(model, reading.stack, lambda model: model(*reading.inputs))
         chosen = stream.logits.argmax(dim=-1).tolist()
         wanted = [
             best if answer is None else answer
             for best, answer in zip(chosen, reading.answers, strict=True)
         ]
         texts = reading.tokens, torch.tensor(wanted), reading.token_text
-        return cls(run.title, stream, *texts, reading.notes)
+        return cls(title, stream, *texts, reading.notes)
 
     def save(self, *paths: str | Path, overwrite: bool = False) -> list[Path]:
         """Writes files, with the format given by the suffix: `.html` a page, `.png` a figure,
@@ -103,15 +105,13 @@ class Explanation:
                 opened.write(content)
         return outs
 
-    def _page(self) -> bytes:
+    def page_data(self) -> dict[str, Any]:
+        """Returns the numbers of the page, as `attnkit.tensorboard.contributions` describes."""
         stream = self.stream
         whole = stream.final.sum(dim=0)
         turns = torch.nn.functional.cosine_similarity(stream.final, whole[None], dim=-1)
         words = [stream.words(part, WORDS) for part in range(len(stream.parts))]
         data: dict[str, Any] = {
-            "title": self.title,
-            "lead": LEAD,
-            "honest": HONEST,
             "tokens": list(self.tokens),
             "parts": [{"name": part.name, "kind": part.kind} for part in stream.parts],
             "lengths": _rounded(stream.added.norm(dim=-1)),
@@ -122,11 +122,14 @@ class Explanation:
         for goal, tokens in (("next", self.next_tokens), ("top", self.chosen)):
             texts = [self.token_text(int(token)) for token in tokens]
             data[goal] = {"tokens": texts, "effects": _rounded(stream.to(tokens))}
+        return data
+
+    def _page(self) -> bytes:
         return offline_page(
-            "attnkit.understanding.explain",
-            "explain.js",
+            "attnkit.dashboard",
+            "contributions.js",
             title=f"What attention adds: {self.title}",
-            data=data,
+            data={"title": self.title, "moment": self.page_data()},
             body="<noscript>This page needs JavaScript.</noscript>",
         ).encode()
 

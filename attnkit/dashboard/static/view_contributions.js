@@ -1,0 +1,51 @@
+// Contributions: what each part of the model adds to the prediction after each token.
+
+import { Contributions, rangeOf } from "./contributions.js";
+
+export class ContributionsView {
+  constructor(app) {
+    this.chart = new Contributions(({ token, goal }) =>
+      app.state.set(goal === undefined ? { query: token } : { goal }),
+    );
+    this.element = this.chart.element;
+  }
+
+  update(model) {
+    this.model = model;
+    this.range = rangeOf(model.moment, model.values.goal);
+  }
+
+  // The reach of the stacks; the stage shares it between panels.
+  peaks() {
+    return { "contributions up": this.range.up, "contributions down": this.range.down };
+  }
+
+  align({ peaks }) {
+    const { moment, values } = this.model;
+    const range = { up: peaks["contributions up"], down: peaks["contributions down"] };
+    this.chart.draw(moment, { token: values.query, goal: values.goal }, range);
+  }
+
+  table() {
+    const { moment, values } = this.model;
+    const { tokens, effects } = moment[values.goal];
+    const rows = moment.tokens.flatMap((token, t) =>
+      moment.parts.map(({ name, kind }, p) => [
+        t,
+        token,
+        tokens[t],
+        name,
+        kind,
+        effects[p][t],
+        moment.lengths[p][t],
+      ]),
+    );
+    return [["position", "token", "effect on", "part", "kind", "effect", "length"], ...rows];
+  }
+}
+
+// What to do about a run that kept no contributions.
+export const WITHOUT_CONTRIBUTIONS =
+  "What each part of this run adds was not kept while it trained. Train it with the key " +
+  "callbacks: [contributions]. For the weights that it has now, " +
+  "attnkit explain RUN --text TEXT writes a page.";

@@ -1,1 +1,0 @@
-"""What attention adds to a text, as a page, a figure and numbers."""
