@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from attnkit.data.pair_batch import IGNORED
 from attnkit.recipe import recipe_from_dict
-from attnkit.registry import OPTIMIZERS, SCHEDULES
+from attnkit.registry import OPTIMIZERS, SCHEDULES, TASKS
 from attnkit.runs import experiment
 from attnkit.runs.trainer import quiet_lightning
 from attnkit.training.task import Task, total_of
@@ -139,7 +139,7 @@ class Copies(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("task", ["language_modeling", "translation"])
+@pytest.mark.parametrize("task", TASKS.names())
 def test_on_a_gpu_batches_are_pinned_and_nothing_waits_for_their_copy(small, monkeypatch, task):
     task = built(small(task=task))
     assert not task.val_dataloader().pin_memory
