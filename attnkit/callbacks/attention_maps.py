@@ -25,8 +25,8 @@ class AttentionMaps(AtMoments):
     """Logs the maps of every attnkit mechanism in a module, for one example, at chosen moments.
 
     Every logger of the trainer that shows pictures gets a contact sheet (rows layers, columns
-    heads) under `attention_maps/...`; TensorBoard also gets the numbers under `attention/...`, for
-    its Attention page, and W&B and MLflow get them as files.
+    heads) under `maps/...`; TensorBoard also gets the numbers under `attention/...`, for its
+    Attention page, and W&B and MLflow get them as files.
 
     Args:
         inputs: what the module is called with: one example, with a batch axis of 1.

@@ -87,8 +87,8 @@ class AttentionRecord:
 
     @property
     def picture_tag(self) -> str:
-        """The tag of its picture."""
-        return f"attention_maps/{self.example}/{self.site}"
+        """The tag of its picture, which TensorBoard sorts after `loss/...`."""
+        return f"maps/{self.example}/{self.site}"
 
 
 def layer_map(

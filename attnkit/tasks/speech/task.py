@@ -37,7 +37,7 @@ class SpeechTask(PairTask):
         errors = boundaries.boundary_errors(self.model, store, spread(len(store), TIMED_UTTERANCES))
         if errors:
             place = boundaries.best_place(errors)
-            rates["alignment/boundary_error_ms"] = float(np.median(errors[place]))
+            rates["quality/alignment_boundary_error_ms"] = float(np.median(errors[place]))
             Listeners(self.loggers).text("boundaries", boundaries.table(errors), self.global_step)
         return rates
 

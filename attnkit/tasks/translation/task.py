@@ -42,8 +42,8 @@ class TranslationTask(PairTask):
         if aligned:
             for row in alignment.ROWS:
                 best = aligned[alignment.best_place(aligned, row)]
-                metrics[f"alignment/error_rate_{row}_row"] = best.error_rate
-                metrics[f"alignment/pointing_precision_{row}_row"] = best.precision
+                metrics[f"quality/alignment_error_rate_{row}_row"] = best.error_rate
+                metrics[f"quality/alignment_pointing_precision_{row}_row"] = best.precision
             self._write_table("alignment", aligned)
         return metrics
 

@@ -120,7 +120,7 @@ def test_self_and_cross_maps_are_recorded_by_site(probe, tmp_path):
     assert {t for t in events.Tags()["tensors"] if t.startswith("attention/")} == {
         f"attention/probe/{site}" for site in sites
     }
-    assert set(events.Tags()["images"]) == {f"attention_maps/probe/{site}" for site in sites}
+    assert set(events.Tags()["images"]) == {f"maps/probe/{site}" for site in sites}
 
     own = records(events, "net.decoder.self")
     assert list(own) == log_moments(10, 4)
@@ -141,7 +141,7 @@ def test_self_and_cross_maps_are_recorded_by_site(probe, tmp_path):
     assert encoder.layers[0].weights.shape == (1, 6, 6)
 
     for site in sites:
-        for event in events.Images(f"attention_maps/probe/{site}"):
+        for event in events.Images(f"maps/probe/{site}"):
             Image.open(BytesIO(event.encoded_image_string)).verify()
 
 

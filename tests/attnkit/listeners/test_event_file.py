@@ -227,9 +227,9 @@ def test_maps_are_blobs_that_tensorboard_serves_one_by_one(make_logger, tmp_path
 def test_images_are_the_bytes_that_were_given(make_logger):
     logger = make_logger()
     image = contact_sheet(record_of(), step=0)
-    logger.image("maps/probe0/self", image, 0)
+    logger.image("own/picture", image, 0)
     logger.maps(record_of(), 0)
-    for tag in ("maps/probe0/self", "attention_maps/probe0/self"):
+    for tag in ("own/picture", "maps/probe0/self"):
         (event,) = read(logger).Images(tag)
         assert (event.encoded_image_string, event.width, event.height) == image
 

@@ -31,7 +31,7 @@ from attnkit.tasks import building
 from attnkit.tensorboard.event_files import event_files
 from attnkit.tensorboard.map_format import decode
 
-MAPS, SHEETS = "attention/probe/self", "attention_maps/probe/self"
+MAPS, SHEETS = "attention/probe/self", "maps/probe/self"
 
 
 def events(directory):

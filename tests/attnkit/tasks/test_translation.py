@@ -178,7 +178,7 @@ def test_maps_have_the_source_across_and_predicted_tokens_down(shown, result):
         assert encoder.query_tokens == encoder.key_tokens == cross.key_tokens
     assert [e.step for e in shown.Scalars("quality/bleu")] == [100, 200, 300, 400]
     assert {"loss/val", "quality/chrf", "quality/exact_match", "quality/token_accuracy",
-            "alignment/error_rate_predicting_row", "alignment/error_rate_input_row",
+            "quality/alignment_error_rate_predicting_row", "quality/alignment_error_rate_input_row",
             "quality/final_bleu_test"} <= set(shown.Tags()["scalars"])  # fmt: skip
 
 
