@@ -49,7 +49,6 @@ SMALL_TASKS = {
         "trainer": {"max_steps": 6, "batch_tokens": 240, "precision": 32, "accelerator": "cpu"},
         "speech": {"average": 2, "decode_sentences": 2},
     },
-    "masked_language_modeling": {"model": {**SMALL_MODEL, "mask": "none"}},
     "synthetic": {
         "data": {"name": "reverse", "length": 8, "num_eval": 20, "test_lengths": [6]},
         "tokenizer": None,

@@ -355,3 +355,19 @@ def test_additive_makes_its_hidden_layer_some_queries_at_a_time(at_once, monkeyp
     torch.testing.assert_close(scores, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, inputs, gradient))
     assert largest <= max(at_once, k.numel(), scores.numel())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_additive_keeps_no_hidden_layer_either():
+    attention, x = (
+        build_attention({"name": "additive", "num_heads": 2}, 128),
+        torch.randn(1, 64, 128),
+    )
+    kept = []
+    run = torch.compile(attention, backend="aot_eager_decomp_partition", fullgraph=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        run(x, x, Causal())
+    hidden = 2 * 64 * 64 * 64
+    assert 0 < sum({t.untyped_storage().data_ptr(): t.numel() for t in kept}.values()) < hidden / 4
+    torch._dynamo.reset()

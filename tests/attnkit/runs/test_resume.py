@@ -633,21 +633,22 @@ def test_a_lack_of_memory_names_batch_length_and_setting(small, at_batch, error)
 
 
 @pytest.mark.parametrize(
-    ("task", "overrides", "batch", "length"),
+    ("task", "batch", "length"),
     [
-        ("language_modeling", [], "trainer.batch_size", "model.max_seq_len"),
-        ("translation", [], "trainer.batch_tokens", "model.max_seq_len"),
-        ("synthetic", ["~tokenizer", "data={name: reverse, length: 8, num_eval: 4}"],
-         "trainer.batch_size", "data.length"),
+        ("language_modeling", "trainer.batch_size", "model.max_seq_len"),
+        ("masked_language_modeling", "trainer.batch_size", "model.max_seq_len"),
+        ("translation", "trainer.batch_tokens", "model.max_seq_len"),
+        ("speech", "trainer.batch_tokens", "model.max_seq_len"),
+        ("synthetic", "trainer.batch_size", "data.length"),
     ],
-)  # fmt: skip
+)
 def test_advice_against_a_lack_of_memory_names_keys_that_the_task_reads(
-    small, at_batch, task, overrides, batch, length
+    small, at_batch, task, batch, length
 ):
     def fail():
         raise MemoryError
 
-    recipe = small("trainer.max_steps=3", *overrides, task=task)
+    recipe = small("trainer.max_steps=3", task=task)
     resolved = recipe.to_dict()
     for section, key in (batch.split("."), length.split(".")):
         assert key in resolved[section]
