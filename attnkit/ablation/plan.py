@@ -13,7 +13,7 @@ from typing import Any
 from attnkit.ablation.grids import Changes, are_too_many, grid, may_vary, split_alternatives
 from attnkit.recipe import AblationOptions, Recipe, RecipeError, load_recipe
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted
-from attnkit.recipe.layers import read_changes
+from attnkit.recipe.merging import read_changes
 from attnkit.recipe.source import Node, plain, read_value
 from attnkit.recipe.variant import BASE, FOLDER_NAME, variant_of
 from attnkit.registry import suggest

@@ -65,7 +65,7 @@ def options(
 FAILED, INTERRUPTED = 1, 130
 
 OF_THE_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
-"""Errors of the system that a path of the user causes, wherever it is first looked at."""
+"""System errors that a path from the user can cause, wherever it is first opened."""
 
 RecipeArgument = Annotated[
     Path,

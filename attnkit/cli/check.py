@@ -50,8 +50,8 @@ def check(
 ) -> None:
     """Check every law for a mechanism, under every mask and position, and print its card.
 
-    A law holds, does not apply, or is broken, with the evidence; exit code 1 if one is, or if the
-    mechanism raises an error.
+    A law holds, does not apply, or is broken, with the evidence. The exit code is 1 if a law is
+    broken or the mechanism raises an error.
 
     Example: attnkit check multi_head num_heads=6 head_dim=12
     """
@@ -119,7 +119,7 @@ def _typed(name: str, given: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     """Options of a mechanism as the command line gives them, checked as a recipe's are.
 
     Raises:
-        RegistryError: if there is no such option, or its value is not what it must be.
+        RegistryError: if there is no such option, or its value is invalid.
     """
     import yaml
 

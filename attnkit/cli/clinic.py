@@ -28,7 +28,7 @@ def clinic(
     trust_plugins: TrustPlugins = False,
     debug: Debug = False,
 ) -> None:
-    """Say what each attention head of a trained model is for.
+    """Show what each attention head of a trained model does.
 
     Prints every head with its scores (entropy, distance, previous-token, induction, ...) and its
     knock-out: how much the validation loss rises without it. If the run trained with the callback

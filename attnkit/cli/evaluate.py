@@ -36,8 +36,8 @@ def evaluate(
         typer.Option(
             "--length",
             min=1,
-            help="Tokens of a window or sequence; may be repeated, and be more than in "
-            "training where the positions allow it. For tasks with one sequence.",
+            help="Length of a window or sequence in tokens, which may exceed the training length "
+            "where the positions allow it. May be repeated. For tasks with one sequence.",
         ),
     ] = None,
     gold: Annotated[
@@ -61,7 +61,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="LANGUAGE",
-            help="Also BLEU of lowercased, Moses-tokenised text, as in older papers "
+            help="Also compute BLEU of lowercased, Moses-tokenised text, as in older papers "
             "(needs attnkit[moses]).",
         ),
     ] = None,

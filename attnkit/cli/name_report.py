@@ -142,7 +142,7 @@ def measure(name: str, tokens: Sequence[int], plugins: Sequence[str]) -> None:
     """Times the kernels that can compute a mechanism, on this machine, and prints a table.
 
     Raises:
-        RegistryError: if the name is no mechanism, or a length no length.
+        RegistryError: if the name is not a mechanism, or a length is below 1.
     """
     for plugin in plugins:
         load_plugin(plugin, Path())
@@ -235,7 +235,7 @@ def _show_task(name: str) -> None:
     from attnkit.recipe.checks import whole_tasks
 
     if (cls := whole_tasks().get(name)) is None:
-        console.print("it lacks a part; a recipe that names it says which")
+        console.print("incomplete; a recipe that names it says what is missing")
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     model = cls.model_class()
@@ -264,9 +264,7 @@ def _show_mask(name: str) -> None:
     mask = build_mask(example).bind(documents=torch.tensor([[0] * 5 + [1] * 7]))
     allowed = mask.dense(12, 12)[0, 0].expand(12, 12)
     options = ", ".join(f"{key}={value}" for key, value in example.items() if key != "name")
-    console.print(
-        f"[dim]rows ask (query), columns answer (key){'; ' + options if options else ''}[/]"
-    )
+    console.print(f"[dim]rows are queries, columns are keys{'; ' + options if options else ''}[/]")
     for row in allowed.tolist():
         console.print("  " + " ".join("■" if cell else "·" for cell in row))
 

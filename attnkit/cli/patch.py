@@ -14,12 +14,12 @@ from attnkit.cli.app import Best, Debug, OverwriteFiles, RunArgument, TrustPlugi
 def patch(
     run: RunArgument,
     clean: Annotated[
-        str, typer.Option(help="A text that the model continues right.", show_default=False)
+        str, typer.Option(help="A text that the model continues correctly.", show_default=False)
     ],
     corrupted: Annotated[
         str,
         typer.Option(
-            help="The same text with a change, of as many tokens, after which it does not.",
+            help="A changed text of as many tokens, which the model does not continue so.",
             show_default=False,
         ),
     ],

@@ -69,7 +69,7 @@ def _line(label: str, text: str) -> None:
 
 
 def _show_layers(model: Any) -> None:
-    """Prints what each layer is and costs, where layers differ; equal ones in a row in one line."""
+    """Prints what each layer is and costs, if layers differ; equal ones in a row share a line."""
     import torch
 
     from attnkit.masks import build_mask, name_of

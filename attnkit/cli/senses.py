@@ -82,7 +82,9 @@ def senses(
         ]
         sources = [usages_for(run, data) for run in trained]
         if any(usages != sources[0][0] for usages, _ in sources):
-            raise DataError("these runs have other sentences each; give a file for all with --data")
+            raise DataError(
+                "these runs have different sentences; give one file for all with --data"
+            )
         if word is None:
             for run, (usages, origin) in zip(trained, sources, strict=True):
                 founds = [examine(run, each, usages, origin) for each in words_of(usages)]

@@ -55,7 +55,7 @@ class Pattern:
         """Says what is wrong with `value`, or None."""
         if re.fullmatch(self.expression, value):
             return None
-        return f"{value!r} cannot stand here; use {self.words}"
+        return f"{value!r} is not allowed here; use {self.words}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Kind:
         return self.origin in (dict, Mapping) or self.options_class is not None
 
     def fits(self, value: Any) -> bool:
-        """True if the value is of this kind; whether its content is right is another matter."""
+        """True if the value is of this kind; its content is not checked."""
         if self.type is Any:
             return True
         if self.origin is Literal:
@@ -131,7 +131,7 @@ def kinds_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> list[Kind]:
 
 
 def mismatch(kinds: Sequence[Kind], value: Any) -> str:
-    """Says in words what was expected, what stands there instead, and how to mend it."""
+    """Returns a message: what was expected, what was found, and how to fix it."""
     words = [word for kind in kinds for word in _words(kind)]
     expected = ", ".join(words[:-1]) + (" or " if words[:-1] else "") + words[-1]
     return f"expected {expected}, got {_shown(value)}{_remedy(kinds, value)}"
@@ -155,7 +155,7 @@ def _words(kind: Kind) -> list[str]:
         Path: "a path",
         type(None): "null",
     }
-    return [known.get(kind.type, f"{kind.type} (a type that no recipe can write)")]
+    return [known.get(kind.type, f"{kind.type} (a type that a recipe cannot express)")]
 
 
 def _shown(value: Any) -> str:

@@ -24,7 +24,7 @@ out. Raises a RegistryError.
 
 
 def import_plugin(name: str, folder: Path) -> bool:
-    """The loader of recipes that a person names: their code is that person's."""
+    """The loader for recipes that the user names: their plugins are the user's own code."""
     load_plugin(name, folder)
     return True
 
@@ -64,7 +64,7 @@ def check_named(
 
 
 def whole_tasks() -> dict[str, Any]:
-    """Name -> class of the tasks that lack nothing: what a plugin registers may."""
+    """Name -> class of the complete tasks; a plugin may register an incomplete one."""
     found = {name: TASKS.get(name) for name in TASKS.names()}
     return {
         name: task
@@ -76,16 +76,16 @@ def whole_tasks() -> dict[str, Any]:
 def check_task(
     root: Node, keys: type, problems: list[Problem], *, all_names_known: bool
 ) -> tuple[str, bool]:
-    """Finds the task that a recipe names, and checks that it is whole.
+    """Finds the task that a recipe names, and checks that it is complete.
 
     Args:
         root: the recipe.
         keys: the class whose options the recipe's keys are.
         problems: receives what is wrong.
-        all_names_known: False after a plugin failed to load: an unknown name may be one of its own.
+        all_names_known: False if a plugin failed to load: it may register unknown names.
 
     Returns:
-        The name and whether it is registered; the default one where the named one is of no use.
+        The name and whether it is registered; the default one if the named one cannot be used.
     """
     default = options_of(keys)["task"].default
     node = root.value.get("task")
@@ -107,7 +107,7 @@ def check_task(
     elif missing := task.missing_parts():
         message = f"lacks {', '.join(missing)}; see attnkit/tasks/definition.py"
     elif name in options_of(keys):
-        message = "is called as a key of every recipe is; choose another name"
+        message = "has the name of a key that every recipe has; choose another name"
     if message:
         problems.append(Problem(node.mark, "task", f"`{name}` of {home_of(task)} {message}"))
     return (default, True) if message else (name, True)
@@ -131,7 +131,7 @@ def check_foreign_keys(
     for key in foreign:
         path = tuple(key.split("."))
         node = _node_at(root, path)
-        # What a recipe that it extends may have left at its default means nothing.
+        # A default may come from a recipe that this one extends.
         default = getattr(TrainerOptions, path[-1], None)
         if node is not None and node.value != default:
             problems.append(Problem(mark_of(root, path), key, task.does_not_take(key)))
@@ -181,13 +181,13 @@ def check_fit(recipe: Any, root: Node, problems: list[Problem]) -> None:
 
 
 def check_model(task: Any, options: Mapping[str, Any], root: Node, problems: list[Problem]) -> None:
-    """Builds the model on the meta device. The vocabulary, which data decides, changes no rule."""
+    """Builds the model on the meta device, with an example of a vocabulary size."""
     from attnkit.models.shapes_only import shapes_only
 
     largest, key = _largest(options)
     if largest > LARGEST_SIZE:
         path = ("model", *key)
-        message = f"{largest:,} is beyond any model; the limit is {LARGEST_SIZE:,}"
+        message = f"must be at most {LARGEST_SIZE:,}, got {largest:,}"
         problems.append(Problem(mark_of(root, path), dotted(path), message))
         return
 
@@ -205,7 +205,7 @@ def check_model(task: Any, options: Mapping[str, Any], root: Node, problems: lis
 
 
 LARGEST_SIZE = 2**26
-"""Of a whole number in the section `model`: what is counted is tokens, features, layers, heads."""
+"""Largest whole number in the section `model`: a count of tokens, features, layers or heads."""
 
 
 def _largest(value: Any, path: KeyPath = ()) -> tuple[int, KeyPath]:
@@ -236,7 +236,7 @@ def check_strategy(
     root: Node,
     problems: list[Problem],
 ) -> None:
-    """What fsdp shares out over the processes can be cut."""
+    """Checks that fsdp can shard every parameter."""
     path = ("trainer", "strategy")
     message = None
     if trainer.strategy == "fsdp":
@@ -247,13 +247,13 @@ def check_strategy(
         numbers = [name for name, parameter in named if parameter.dim() == 0]
         if numbers:
             message = (
-                f"fsdp cannot share out {numbers[0]}, a single number; make it a vector of one "
-                "element where it is defined, or take ddp"
+                f"fsdp cannot shard {numbers[0]}, a single number; define it as a vector of "
+                "one element, or use ddp"
             )
     elif trainer.strategy.startswith("fsdp"):
         message = (
-            f"{trainer.strategy} is Lightning's FSDP1, whose weights have lost the shapes by which "
-            "optimizers and the clipping of gradients go; take fsdp"
+            f"{trainer.strategy} is Lightning's FSDP1, which flattens the weights: optimizers "
+            "and gradient clipping no longer see their shapes; use fsdp"
         )
     if message is not None:
         problems.append(Problem(mark_of(root, path), dotted(path), message))
@@ -282,7 +282,7 @@ def _try(
 
 
 def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
-    """The key with whose name a message begins: one of the section, or of one name in it."""
+    """The key that a message begins with: one of the section, or of one name in it."""
     words = re.match(r"`?([\w.\[\]]*)", message)
     word = words[1].removeprefix(f"{section}.") if words else ""
     first, *below = key_path(word)
@@ -305,7 +305,7 @@ def _node_at(root: Node, path: KeyPath) -> Node | None:
 
 
 def mark_of(root: Node, path: KeyPath) -> Mark:
-    """Where a key stands, or the nearest section around it that is written."""
+    """Where a key is written, or else the nearest section around it."""
     node = root
     for key in path:
         inner = node.value

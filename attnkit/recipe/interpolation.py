@@ -1,4 +1,4 @@
-"""Interpolation: `${model.dim}` in a recipe stands for the value that is written there.
+"""Interpolation: `${model.dim}` in a recipe is replaced by the value of that key.
 
 This is the only file that knows OmegaConf, and only a recipe with a `${` in it loads that.
 """
@@ -17,10 +17,10 @@ _UNESCAPED = re.compile(r"(?<!\\)(\\\\)*\$\{")
 
 
 def interpolate(root: Node, problems: list[Problem]) -> Node:
-    """Replaces `${section.key}` by what stands there; the values keep the mark of the reference.
+    """Replaces `${section.key}` by the value of that key; it keeps the mark of the reference.
 
     Raises:
-        RecipeError: if that becomes more than any recipe is.
+        RecipeError: if the recipe becomes too large.
     """
     if not _has_reference(root):
         return root
@@ -34,17 +34,17 @@ def interpolate(root: Node, problems: list[Problem]) -> Node:
 
 
 def escape_interpolation(text: str) -> str:
-    """Writes text so that a `${` in it is read back as it is."""
+    """Escapes text so that a `${` in it is read back unchanged."""
     return re.sub(r"(?<!\\)(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
 
 
 class _Expansion:
-    """How much a recipe becomes when its references are followed: a chain of texts, each twice in
-    the next, doubles with every link.
+    """Counts how large a recipe becomes when its references are resolved: in a chain of texts, each
+    of which refers to the one before twice, the size doubles with every link.
 
     Args:
         root: the recipe.
-        problems: receives the key at which it becomes too much.
+        problems: receives the key at which it becomes too large.
     """
 
     def __init__(self, root: Node, problems: list[Problem]) -> None:
@@ -53,16 +53,18 @@ class _Expansion:
         self._sizes: dict[KeyPath, int] = {}
 
     def is_small(self) -> bool:
-        """False if a value is too much; that is told."""
+        """False if a value is too large, which is reported."""
         before = len(self._problems)
         size = self._size(self._root, ())
         if size > 10 * MAX_EXPANSION:
-            self._tell(self._root, (), f"${{...}} make {size:,} letters and values, too many")
+            self._tell(
+                self._root, (), f"${{...}} expand to {size:,} characters and values, too many"
+            )
         return len(self._problems) == before
 
     def _size(self, node: Node, path: KeyPath) -> int:
-        """Letters and values that a part of the recipe becomes; what is under way counts nothing:
-        circles are told by OmegaConf.
+        """Characters and values that a part of the recipe expands to. A part that is being counted
+        adds nothing: OmegaConf reports circles.
         """
         if path in self._sizes:
             return self._sizes[path]
@@ -74,11 +76,11 @@ class _Expansion:
             size += len(node.value)
             if "${" in node.value:
                 size += self._of_references(node.value, path)
-                reason = "${...} becomes" if size > MAX_EXPANSION else None
+                reason = "${...} expands to" if size > MAX_EXPANSION else None
                 if len(node.value) > MAX_REFERRING:
                     reason, size = "a text with ${ has", len(node.value)
                 if reason is not None:
-                    self._tell(node, path, f"{reason} {size:,} letters and values, too many")
+                    self._tell(node, path, f"{reason} {size:,} characters and values, too many")
                     size = 1
         self._sizes[path] = size
         return size
@@ -101,10 +103,11 @@ class _Expansion:
 
 
 MAX_EXPANSION = 100_000
-"""Letters and values that one reference may become."""
+"""Largest number of characters and values that one reference may expand to."""
 
 MAX_REFERRING = 10_000
-"""Letters of a text with references in it: they are parsed slowly, backslashes above all."""
+"""Largest number of characters of a text with references: they are parsed slowly, backslashes above
+all."""
 
 
 def _children(node: Node) -> list[tuple[str, Node]]:
@@ -143,7 +146,7 @@ def _refuse_resolvers(node: Node, path: KeyPath, problems: list[Problem]) -> Nod
         return replace(
             node, value=[_refuse_resolvers(v, (*path, f"[{i}]"), problems) for i, v in items]
         )
-    # A letter stands in for each reference: without it what is left and right would join.
+    # A letter replaces each reference: without it, the texts on both sides would join.
     if not isinstance(node.value, str) or not _UNESCAPED.search(_REFERENCE.sub("x", node.value)):
         return node
     message = (
@@ -186,7 +189,7 @@ def _element(node: Node, config: Any, key: Any, path: KeyPath, problems: list[Pr
         reason = str(error).partition("\n")[0]
         if isinstance(error, RecursionError):
             reason = "it leads back to itself"
-        message = f"`{node.value}` cannot be resolved: {reason} (only keys that the recipe writes)"
+        message = f"`{node.value}` cannot be resolved: {reason} (only keys in the recipe)"
         problems.append(Problem(node.mark, dotted(path), message))
         return replace(node, value=UNREADABLE)
     return node_of(value, node.mark, node.key_mark)

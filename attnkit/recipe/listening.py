@@ -34,7 +34,7 @@ def build_loggers(recipe: Recipe) -> list[tuple[str, Any]]:
     for i, spec in enumerate(specs):
         path = ("logging", "to") if isinstance(named, Spec) else ("logging", "to", f"[{i}]")
         if spec.name in seen and not LOGGERS.is_path(spec.name):
-            problems.append(_problem(recipe, path, f"{spec.name} stands here twice"))
+            problems.append(_problem(recipe, path, f"{spec.name} is listed twice"))
             continue
         seen.add(spec.name)
         missing = [one for one in getattr(LOGGERS.get(spec.name), "packages", ()) if _lacks(one)]
@@ -64,7 +64,9 @@ def build_callbacks(recipe: Recipe) -> list[Any]:
         ]
         own = next((why for name, why in _OWN.items() if name in of_lightning), None)
         if own is not None:
-            problems.append(_problem(recipe, path, f"{spec.name} has no place here: {own}"))
+            problems.append(
+                _problem(recipe, path, f"{spec.name} cannot be a callback of a recipe: {own}")
+            )
             continue
         made.append(_built(CALLBACKS, spec, recipe, path, problems))
     if problems:
@@ -81,8 +83,8 @@ def naming_callbacks(recipe: Recipe, callbacks: Sequence[Any]) -> Iterator[None]
         callbacks: those that `build_callbacks` returned, in the same order.
 
     Raises:
-        RecipeError: if a hook of one of them raised. A `UserError` and a lack of memory stay what
-            they are.
+        RecipeError: if a hook of one of them raised. A `UserError` and an out-of-memory error
+            pass unchanged.
     """
     try:
         yield
@@ -111,7 +113,7 @@ def _built(
 ) -> Any:
     try:
         return registry.build(spec)
-    except Exception as error:  # whatever somebody else's class refuses its options with
+    except Exception as error:  # a class of another package may raise anything
         words = str(error).strip().partition("\n")[0]
         problems.append(_problem(recipe, path, f"{spec.name}: {words}"))
         return None

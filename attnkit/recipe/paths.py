@@ -1,7 +1,7 @@
-"""Where the files lie that a recipe names: beside the recipe, or else where the command stands.
+"""Finds the files that a recipe names: beside the recipe, or else in the working directory.
 
-One rule for every path that is read, plugins included. What is found becomes absolute, so that a
-run says what it read and can be resumed from anywhere.
+This holds for every path that is read, plugins included. Paths that are found become absolute, so
+that a run records what it read and can be resumed from anywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attnkit.recipe.source import Node
 
 @dataclass(frozen=True)
 class Written:
-    """Metadata of a path that is written to: it is relative to where the command stands."""
+    """Metadata of a path that is written to: it is relative to the working directory."""
 
 
 def found(path: str, mark: Mark, root: Mark) -> Path:
@@ -24,7 +24,7 @@ def found(path: str, mark: Mark, root: Mark) -> Path:
 
     Args:
         path: as it is written.
-        mark: where it is written. An override stands in no file: it looks where the command stands
+        mark: where it is written. The path of an override is looked for in the working directory
             first, and then beside the recipe.
         root: where the recipe begins.
 

@@ -3,9 +3,9 @@
     recipe = load_recipe("quickstart", ["model.dim=64"])
     recipe.run_dir          # runs/quickstart/dim-64/seed0
 
-The keys are the fields of `RecipeKeys` and of the sections below; what a name such as `adamw` takes
-stands in its own class. Everything is checked before any data is touched, and all problems are told
-at once (`RecipeError`).
+The keys are the fields of `RecipeKeys` and of the sections below; the options of a name such as
+`adamw` are defined by its class. Everything is checked before any data is read, and all problems
+are reported at once (`RecipeError`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from attnkit.recipe.checks import (
 )
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError
 from attnkit.recipe.interpolation import interpolate
-from attnkit.recipe.layers import apply_overrides, change, override_key, read_layers
+from attnkit.recipe.merging import apply_overrides, change, override_key, read_layers
 from attnkit.recipe.paths import Written, absolute_plugins
 from attnkit.recipe.schema import Checker
 from attnkit.recipe.sections import (
@@ -117,7 +117,7 @@ class RecipeKeys:
 
     @property
     def run_dir(self) -> Path:
-        """Where the run lies: `<runs_dir>/<name>/<variant>/seed<seed>`."""
+        """Directory of the run: `<runs_dir>/<name>/<variant>/seed<seed>`."""
         return self.runs_dir / self.name / self.variant / f"seed{self.seed}"
 
     @property
@@ -131,7 +131,7 @@ class Recipe(RecipeKeys):
     """A checked recipe. Two are equal if they make the same run, wherever they were read.
 
     Attributes:
-        options: those of the task, from the section that is called as it is.
+        options: those of the task, from the section with its name.
         path: the file that it was read from; None if made in Python.
         source: the keys as they were written, before interpolation, with their places.
         loader: what imports its plugins.
@@ -186,7 +186,7 @@ class Recipe(RecipeKeys):
         """Returns the recipe with changes to what was written.
 
         Args:
-            changes: see `layers.change`.
+            changes: see `merging.change`.
             name: folder of its runs; None: as it is.
             variant: folder below; None: as it is.
 
@@ -198,7 +198,7 @@ class Recipe(RecipeKeys):
         return _resolved(change(root, changes, problems), self.path, problems, self.loader)
 
     def _rooted(self, name: str, variant: str) -> Node:
-        """What was written, and where it is to lie."""
+        """The keys as written, with the names of the run's folders."""
         written = {"name": node_of(name, _PYTHON), "variant": node_of(variant, _PYTHON)}
         return dataclasses.replace(self.source, value={**self.source.value, **written})
 

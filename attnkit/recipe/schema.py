@@ -2,8 +2,8 @@
 
 The annotations are those of `__init__`: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]`,
 unions, lists, tuples, dataclasses, and `Annotated[Spec, MASKS]` for a registered name with its
-options. A value is taken as it is meant or refused: `128` serves where a float is expected, but
-`3.0` is no whole number, and `true` is neither.
+options. Values are not converted, with one exception: `128` is accepted where a float is
+expected. `3.0` is not a whole number, and `true` is not a number.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from attnkit.registry import (
 _LARGEST = 2**63 - 1
 
 _ALIKE = 0.6
-"""From this ratio of common letters on, a key may have been meant for another."""
+"""Two keys at least this similar (`SequenceMatcher.ratio`) may be one key and its misspelling."""
 
 _OWN_SECTION = 0.15
 _NESTED_SECTION = 0.1
-"""How much less alike a key may be than one of a section elsewhere: in the section in which the
-unknown key stands, and in those above and below it."""
+"""Added to the similarity of a key in the section of the unknown key, and in the sections above and
+below it."""
 
 
 @dataclass
 class Checker:
-    """Checks nodes; what is wrong is collected, not raised.
+    """Checks nodes; problems are collected, not raised.
 
     Args:
         options: the options of the whole recipe.
         root: the whole recipe.
         problems: receives what is wrong.
-        all_names_known: False after a plugin failed to load: an unknown name may be one of its own.
+        all_names_known: False if a plugin failed to load: it may register unknown names.
     """
 
     options: Mapping[str, Option]
@@ -60,19 +60,19 @@ class Checker:
     all_names_known: bool = True
 
     def check_all(self) -> dict[str, Any]:
-        """Checks the whole recipe; the values that it returns are usable if no problem was told."""
+        """Checks the whole recipe; the values that it returns are usable if there is no problem."""
         return self._options(self.root.value, self.options, self.root.key_mark, ())
 
     def check(
         self, annotation: Any, node: Node, path: KeyPath, metadata: tuple[Any, ...] = ()
     ) -> Any:
-        """Returns the typed value of a node, or `UNREADABLE` after telling its problem.
+        """Returns the typed value of a node, or `UNREADABLE` after reporting its problem.
 
         Args:
             annotation: what the value must be.
             node: the value as it is written.
-            path: where it stands in the recipe.
-            metadata: what was said outside the annotation and holds inside it (bounds, a registry).
+            path: its place in the recipe.
+            metadata: metadata around the annotation that applies inside it (bounds, a registry).
         """
         if node.value is UNREADABLE:
             return UNREADABLE
@@ -97,7 +97,7 @@ class Checker:
             if not math.isfinite(value):
                 return self._refuse(node.mark, path, f"expected a finite number, got {value}")
         if kind.type is int and abs(value) > _LARGEST:
-            return self._refuse(node.mark, path, f"{value} is too large for a computer's integer")
+            return self._refuse(node.mark, path, f"{value} is too large for a 64-bit integer")
         bounds = Pattern if kind.type is str else Range
         if kind.type in (int, float, str):
             for limit in kind.metadata:
@@ -241,7 +241,7 @@ def _unknown_name(registry: Registry[Any], name: str) -> str:
 
 
 def _default_name(option: Option) -> str | None:
-    """The registered name that is meant where a recipe writes none."""
+    """The registered name that a mapping without `name` has by default."""
     if isinstance(option.default, Spec):
         return option.default.name
     named = any(kind.registry for kind in kinds_of(option.annotation))
@@ -262,7 +262,7 @@ def _all_keys(
 
 
 def _section(option: Option, node: Node | None) -> tuple[Mapping[str, Option], Mapping[str, Node]]:
-    """The options that a section takes and what is written in it; empty for what is no section."""
+    """The options that a section takes and what is written in it; empty if it is not a section."""
     given = node.value if node is not None and isinstance(node.value, dict) else {}
     for kind in kinds_of(option.annotation):
         if kind.options_class is not None:

@@ -1,4 +1,4 @@
-"""The sections of a recipe that configure the run itself, and name no class of their own."""
+"""The sections of a recipe that configure the run itself: their keys do not depend on a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes that come with the kit: where they lie, and what a name such as `quickstart` means.
+"""The recipes that come with the kit: their folder, and what a name such as `quickstart` means.
 
 In a clone they are its folder `recipes/`; in an installed package, a copy of that folder.
 """
@@ -39,7 +39,7 @@ def shipped_claims() -> dict[str, Path]:
 
 
 def located(path: Path) -> Path:
-    """Finds a recipe as somebody names it: a file, or else one that comes with the kit.
+    """Finds a recipe by what the user wrote: a file, or else one that comes with the kit.
 
     Args:
         path: a file, `quickstart`, `language_modeling/quickstart`, or

@@ -1,8 +1,7 @@
 """Reads recipe text into nodes that remember where they were written.
 
-Loaded YAML has lost its lines; composed YAML has not. A `Node` is a value with its mark, and
-everything later (merging, checking) works on nodes, so that a problem can point at the file in
-which it stands.
+PyYAML's loader drops line numbers, its composer keeps them. A `Node` is a value with its mark.
+Merging and checking work on nodes, so that a problem can name its file and line.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ class _Unreadable:
 
 
 UNREADABLE: Any = _Unreadable()
-"""Value of a node whose problem has been told already: later checks leave it alone."""
+"""Value of a node whose problem has been reported already; later checks skip it."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A value of a recipe and where it stands.
+    """A value of a recipe and its place in the file.
 
     Attributes:
         value: a scalar, a dict of nodes, a list of nodes, or `UNREADABLE`.
@@ -61,7 +60,7 @@ def read_file(path: Path, rank: int, problems: list[Problem]) -> Node:
         problems: receives what is wrong with single values.
 
     Raises:
-        RecipeError: if nothing can be read: no such file, no UTF-8, no YAML, nothing in it.
+        RecipeError: if the file is missing, empty, or not valid UTF-8 or YAML.
     """
     top = Mark(str(path), folder=path.parent, rank=rank)
     text = _read_text(path, top)
@@ -81,7 +80,7 @@ def read_value(text: str, path: KeyPath, mark: Mark, problems: list[Problem]) ->
     """Reads the value of an override, written as YAML on one line.
 
     Raises:
-        RecipeError: if it is no YAML.
+        RecipeError: if it is not valid YAML.
     """
     node = _compose(text, path, lambda at: mark, mark, problems)
     return node or Node(None, mark, mark)
@@ -125,22 +124,22 @@ def _read_text(path: Path, top: Mark) -> str:
     except OSError as error:
         raise fail(f"cannot be read: {error.strerror}") from None
     if len(content) > _MAX_BYTES:
-        raise fail(f"more than {_MAX_BYTES:,} bytes are no recipe")
+        raise fail(f"the file has more than {_MAX_BYTES:,} bytes, too many for a recipe")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
-        raise fail(f"byte 0x{byte:02x} is no UTF-8; save the file as UTF-8", line) from None
+        raise fail(f"byte 0x{byte:02x} is not valid UTF-8; save the file as UTF-8", line) from None
 
 
 def _missing(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
     near = sorted(other.name for other in path.parent.glob("*.yaml"))[:8]
-    told = "there is no such file" + (f"; the folder has {', '.join(near)}" if near else "")
+    message = "there is no such file" + (f"; the folder has {', '.join(near)}" if near else "")
     stems = [file.stem for file in shipped_recipes().values()]
-    return told + suggest(path.stem, stems) + " (`attnkit recipes` lists those of attnkit)"
+    return message + suggest(path.stem, stems) + " (`attnkit recipes` lists the recipes of attnkit)"
 
 
 def _compose(
@@ -159,7 +158,7 @@ def _compose(
         at = error.problem_mark or error.context_mark
         hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
         words = ", ".join(str(part) for part in (error.context, error.problem) if part)
-        message = f"this is no YAML: {words}{hint}"
+        message = f"this is not valid YAML: {words}{hint}"
         raise RecipeError([Problem(place(at) if at else top, key, message)]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
@@ -217,8 +216,8 @@ class _Builder:
                 self._refuse(mark, path, "merge keys (`<<`) are not supported; use `extends`")
             elif key in children:
                 first = children[key].key_mark
-                where = f" in line {first.line}" if first.line else ""
-                self._refuse(mark, (*path, key), f"this key stands here twice; the first{where}")
+                where = f" is in line {first.line}" if first.line else ""
+                self._refuse(mark, (*path, key), f"this key occurs twice; the first{where}")
             else:
                 children[key] = self.build(value_node, (*path, key), mark)
         return children

@@ -51,7 +51,7 @@ def recipe_to_resume(
     trust_plugins: bool = False,
     allow_changes: bool = False,
 ) -> Recipe:
-    """Reads a run's recipe to go on with it: a plugin file that is still where it was is taken from
+    """Reads a run's recipe to resume it. A plugin file that is still where it was is read from
     there, so that a change in it is noticed.
 
     Raises:

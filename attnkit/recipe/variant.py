@@ -1,4 +1,4 @@
-"""Names of run folders: what tells a run from the other runs of its recipe, in a few words."""
+"""Names of run folders: how a run differs from the other runs of its recipe, in a few words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from attnkit.recipe.annotations import Pattern
 from attnkit.recipe.errors import Mark, key_path
-from attnkit.recipe.layers import override_key
+from attnkit.recipe.merging import override_key
 from attnkit.recipe.source import plain, read_value
 
 BASE = "base"
@@ -18,8 +18,8 @@ BASE = "base"
 
 FOLDER_NAME = Pattern(
     r"[A-Za-z0-9_-][A-Za-z0-9._=,+-]{0,99}",
-    "letters, digits, `-`, `_`, and after the first `.`, `=`, `,`, `+`; at most 100, for it names "
-    "a folder",
+    "letters, digits, `-`, `_`, and after the first `.`, `=`, `,`, `+`; at most 100, since it "
+    "names a folder",
 )
 """Names that are safe as folders on every file system and in TensorBoard."""
 
@@ -47,7 +47,7 @@ for rounding.
 """
 
 NOT_IN_A_NAME = (*WITHOUT_INFLUENCE, "validation")
-"""Keys and sections that do not change what is learnt, and so are no part of a run's name."""
+"""Keys and sections that do not change what is learnt, and so are not part of a run's name."""
 
 _LONGEST = 100
 _PLACE = ("seed", "name", "variant", "runs_dir", "ablation")
@@ -98,7 +98,7 @@ def variant_of(overrides: Sequence[str], before: str = BASE) -> str:
 
 
 def is_within(key: str, sections: Sequence[str]) -> bool:
-    """True if a key is one of `sections`, or lies in one: `logging.samples` in `logging`."""
+    """True if a key is one of `sections`, or is in one: `logging.samples` in `logging`."""
     return any(
         key == section or key.startswith((f"{section}.", f"{section}[")) for section in sections
     )

@@ -35,7 +35,7 @@ def to_yaml(keys: Mapping[str, Any]) -> str:
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        """What stands in a recipe twice is written twice: aliases are hard to read."""
+        """Writes a value that occurs twice out both times: aliases are hard to read."""
         return True
 
 

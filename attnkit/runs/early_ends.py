@@ -44,8 +44,8 @@ class ProcessLostError(UserError):
 def explained_ends(
     trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
 ) -> Iterator[None]:
-    """Raises a specific error for each early ending of the block, with the checkpoint that is left
-    and the remedy.
+    """Raises a specific error for each early end of the block, with the last checkpoint and the
+    remedy.
 
     Lightning turns Ctrl-C into `SystemExit(1)` and ignores every further one, also in a Python
     session; and if one process has gone, the others fail with a broken connection.
@@ -91,7 +91,7 @@ def explained_ends(
             raise OutOfMemoryError(messages.against_lack_of_memory()) from error
         if found := _NOT_DETERMINISTIC.search(str(error)):
             raise HardwareError(
-                f"trainer.deterministic: {found[1]} has no deterministic kernel here; take another "
+                f"trainer.deterministic: {found[1]} has no deterministic kernel here; use another "
                 "mechanism, mask or position, or set it to false"
             ) from error
         if trainer.world_size > 1 and _PEER_GONE.search(f"{type(error).__name__} {error}"):
@@ -119,7 +119,7 @@ def restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
 
 
 class _Messages:
-    """The messages of an early ending: what is left, and what to do."""
+    """The messages of an early end: the last checkpoint, and what to do."""
 
     def __init__(
         self, trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
@@ -139,7 +139,7 @@ class _Messages:
         loss = self.trainer.callback_metrics.get("loss/val")
         measured = f", validation loss {float(loss):.4f}" if loss is not None else ""
         return (
-            f"at step {self.trainer.global_step:,}{measured}; {self._checkpoint()}. Go on with: "
+            f"at step {self.trainer.global_step:,}{measured}; {self._checkpoint()}. Continue with: "
             f"{self._resume()}"
         )
 
@@ -147,7 +147,7 @@ class _Messages:
         """The remedies."""
         rate = max(options["lr"] for options in self.task.group_options) / 3
         return (
-            f"{self._checkpoint()}. Lower the learning rate and go on with: {self._resume()} "
+            f"{self._checkpoint()}. Lower the learning rate and continue with: {self._resume()} "
             f"optimizer.lr={rate:.2g} --allow-changes; or set trainer.gradient_clip, or "
             "trainer.on_nan=skip"
         )
@@ -169,7 +169,7 @@ class _Messages:
         """That another process has failed, and not this one."""
         return (
             f"another of the {self.trainer.world_size} processes has ended (killed, or out of "
-            f"memory?) at step {self.trainer.global_step:,}; {self._checkpoint()}. Go on with: "
+            f"memory?) at step {self.trainer.global_step:,}; {self._checkpoint()}. Continue with: "
             f"{self._resume()}"
         )
 
@@ -180,4 +180,4 @@ class _Messages:
         steps = self.store.steps()
         if not steps:
             return "there is no checkpoint yet"
-        return f"the last checkpoint is of step {steps[-1]:,}"
+        return f"the last checkpoint is from step {steps[-1]:,}"

@@ -255,7 +255,7 @@ def run(
 
 
 def paused(directory: Path, step: int) -> str:
-    """Returns where a run has paused, and how it goes on."""
+    """Returns a message: where a run has paused, and how to continue it."""
     return (
         f"paused after step {step:,}; train the rest with: attnkit resume "
         f"{shlex.quote(str(directory))}"
@@ -279,7 +279,7 @@ def check_single(recipe: Recipe) -> None:
         file = shlex.quote(str(recipe.path or "RECIPE"))
         message = (
             f"this recipe describes a study of many runs; start them with `attnkit ablate {file}`, "
-            f"or train what it varies alone with `attnkit run {file} ~ablation`"
+            f"or train the recipe alone with `attnkit run {file} ~ablation`"
         )
         raise RecipeError([Problem(recipe.source.value["ablation"].key_mark, "ablation", message)])
 

@@ -79,15 +79,15 @@ def starting_point(
     Args:
         recipe: recipe of the run.
         directory: directory of the run.
-        overwrite: a run that lies there may be replaced.
-        resume: whether to go on with it.
-        allow_changes: also if its recipe differs where it matters.
+        overwrite: whether a run in the directory may be replaced.
+        resume: whether to resume it.
+        allow_changes: resume also if its recipe differs in keys that change what is learnt.
 
     Raises:
         RunDirectoryError: if the directory is taken, or holds nothing to resume, or a run of
             another recipe.
         FinishedError: if there is nothing left to do.
-        ChangedPluginError: if a plugin is not what it was, unless `allow_changes`.
+        ChangedPluginError: if a plugin changed, unless `allow_changes`.
         CheckpointError: if there are checkpoints and none verifies.
         RecipeError: if the recipe in the directory cannot be read.
     """
@@ -100,16 +100,16 @@ def starting_point(
     if not directory.exists():
         raise RunDirectoryError(
             f"{directory} does not exist; give the directory of a run, as in `attnkit resume "
-            "runs/NAME/VARIANT/seed0 key=value` (keys on the command line of `attnkit run` name a "
-            "variant of their own, unless variant=NAME is among them)"
+            "runs/NAME/VARIANT/seed0 key=value` (`attnkit run` with other keys begins "
+            "another variant, unless variant=NAME is among them)"
         )
     keys = recipe.to_dict()
     changed = differences(written_recipe(directory).to_dict(), keys)
     matter = [change for key, change in changed.items() if not has_no_influence(key)]
     if matter and not allow_changes:
         raise RunDirectoryError(
-            f"{directory} holds a run of another recipe: {'; '.join(matter)}. Resume it as it was, "
-            "or add --allow-changes"
+            f"{directory} holds a run of another recipe: {'; '.join(matter)}. Resume it with its "
+            "own keys, or add --allow-changes"
         )
     code = changes(read_record(directory), made_with(keys))
     if not allow_changes:
@@ -130,7 +130,7 @@ def check_replaceable(directory: Path, recipe: Recipe) -> str:
     The stored recipe is read as plain data; nothing that it names is imported.
 
     Returns:
-        What would go, and the keys with which it was trained otherwise.
+        What would be replaced, and the keys in which its recipe differs.
 
     Raises:
         RunDirectoryError: if it is of another task, or of a recipe with another name.
@@ -149,7 +149,7 @@ def check_replaceable(directory: Path, recipe: Recipe) -> str:
     if old != new:
         raise RunDirectoryError(
             f"{directory} holds a run of another recipe: `{old[0]}` (task {old[1]}), and this one "
-            f"is `{new[0]}` (task {new[1]}). --overwrite replaces no such run; set name=NAME or "
+            f"is `{new[0]}` (task {new[1]}). --overwrite does not replace it; set name=NAME or "
             "variant=NAME, or remove that folder"
         )
     changes = list(differences(before, recipe.to_dict()).values())
@@ -186,8 +186,8 @@ def check_data(directory: Path, described: Mapping[str, Any]) -> None:
     if changed:
         shown = "; ".join(list(changed.values())[:3])
         raise DataError(
-            f"the data has changed since the run in {directory} began ({shown}); bring the old "
-            "data back, or train the run again with --overwrite"
+            f"the data has changed since the run in {directory} began ({shown}); restore the old "
+            "data, or train the run again with --overwrite"
         )
 
 
@@ -226,7 +226,7 @@ def report_start(start: Start, directory: Path) -> None:
         file = directory / name
         if not file.is_file() or file.stat().st_size < length:
             log.warning(
-                "%s is missing or cut: the curves and maps in it are lost; training goes on", file
+                "%s is missing or truncated: its curves and maps are lost; training continues", file
             )
     for change in start.changes:
         log.warning("changed: %s", change)
@@ -257,7 +257,7 @@ def report_surroundings(start: Start, directory: Path, environment: dict[str, An
         return
     if changed := changed_versions(directory, environment):
         log.warning(
-            "the run goes on, but not to the last bit as it would have: %s", "; ".join(changed)
+            "the run continues, but its numbers may differ in the last bit: %s", "; ".join(changed)
         )
 
 
@@ -265,12 +265,12 @@ def _check_unfinished(directory: Path, max_steps: int, steps: int) -> None:
     result = directory / run_directory.RESULT
     if steps > max_steps:
         raise RunDirectoryError(
-            f"{directory} has got to step {steps:,} already, beyond trainer.max_steps="
+            f"{directory} has already reached step {steps:,}, beyond trainer.max_steps="
             f"{max_steps}; set it higher to resume"
         )
     if steps == max_steps and result.is_file():
         raise FinishedError(
-            f"{directory} is finished: {steps:,} steps of {max_steps:,}; to go on, set "
+            f"{directory} is finished: {steps:,} steps of {max_steps:,}; to continue, set "
             "trainer.max_steps higher"
         )
 

@@ -143,8 +143,8 @@ def resolve_precision(recipe: Recipe) -> Any:
     precision, accelerator = recipe.trainer.precision, recipe.trainer.accelerator
     if precision == "bf16" and fast_dtype(accelerator) != torch.bfloat16:
         log.warning(
-            "trainer.precision=bf16: this machine has no fast bfloat16, so that a step takes "
-            "longer than with 32, which `auto` would take"
+            "trainer.precision=bf16: bfloat16 is slow on this machine; a step takes longer "
+            "than with 32, which `auto` would choose"
         )
     half = precision == "bf16"
     if precision == "auto":

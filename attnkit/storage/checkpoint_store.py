@@ -232,7 +232,7 @@ class CheckpointStore:
 
     def _failure(self, step: int, error: OSError) -> CheckpointError:
         newest = max(self._files.values(), key=lambda one: one.step, default=None)
-        left = f"the last good one is of step {newest.step:,}" if newest else "there is none yet"
+        left = f"the last good one is from step {newest.step:,}" if newest else "there is none yet"
         return CheckpointError(
             f"the checkpoint of step {step:,} cannot be written to {self.directory}: "
             f"{error.strerror or error}; {left}. Fix that, then resume the run"

@@ -121,7 +121,7 @@ class EventWriter:
             return
         self.has_failed = True
         log.warning(
-            "the event file in %s cannot be written: %s; training goes on, and TensorBoard will "
+            "the event file in %s cannot be written: %s; training continues, and TensorBoard will "
             "not show the rest of it",
             self.directory,
             getattr(error, "strerror", None) or error,

@@ -19,7 +19,7 @@ class BadSteps:
     Reading a number from a GPU waits for all work before it. So there the optimizer itself leaves
     the step out (`leave_out`), the counts stay on the device, and `read` looks at them where the
     host waits anyway. After a bad step that may not be skipped all further ones are left out too,
-    so that the weights are still what they were when it is told.
+    so that the weights are unchanged when it is reported.
 
     Attributes:
         max_skipped: how many steps may be skipped; 0: none.
@@ -49,7 +49,7 @@ class BadSteps:
         )
 
     def leave_out(self, step: int, is_bad: Tensor, optimizer: Optimizer) -> Tensor:
-        """Has an optimizer that `can_leave_out` do nothing if the step is bad; nothing waits.
+        """Makes an optimizer that `can_leave_out` skip the step if it is bad, without waiting.
 
         Args:
             step: its number, from 1.
@@ -71,7 +71,7 @@ class BadSteps:
         return left_out
 
     def read(self) -> None:
-        """Waits for the device, and tells what happened there since the last time.
+        """Waits for the device, and logs the bad steps since the last call.
 
         Raises:
             DivergedError: if a bad step may not be skipped; it names the step.

@@ -29,13 +29,13 @@ MOST_SIZES = 64
 
 
 class Compiled:
-    """Calls a model compiled, as one graph. What cannot be one is told once, with the line that
-    breaks it: a mechanism then runs as plain Python between compiled parts; anything else as the
-    whole model.
+    """Calls a model compiled, as one graph. What breaks the graph is reported once, with its line:
+    a mechanism then runs as plain Python between compiled parts; for anything else, the whole model
+    does.
 
     Args:
-        model: what to compile; itself it stays plain.
-        dynamic: sizes differ from call to call, so the graph is to serve any.
+        model: the model to compile; it stays callable as plain Python.
+        dynamic: compile one graph for inputs of all sizes.
     """
 
     def __init__(self, model: nn.Module, *, dynamic: bool) -> None:
@@ -48,8 +48,8 @@ class Compiled:
     def use_cuda_graphs(self) -> None:
         """Replays CUDA graphs from now on: the host launches a whole step at once instead of kernel
         by kernel. What a call returns, and the gradients of its backward pass, are valid up to the
-        next call. Of batches of varying sizes, the first `MOST_SIZES` that are trained on have one
-        each.
+        next call. Of batches of varying sizes, the first `MOST_SIZES` sizes have a
+        graph each.
         """
         if self._replay is None:
             self._replay = self._compile(whole=True, cuda_graphs=True)
@@ -76,7 +76,7 @@ class Compiled:
         return self(*args, **options)
 
     def leave_cuda_graphs(self, error: RuntimeError) -> None:
-        """Launches kernel by kernel from now on, since a step could not be captured; tells why."""
+        """Launches kernel by kernel from now on, since a step could not be captured; logs why."""
         self._replay = None
         end_failed_capture()
         log.warning(
@@ -130,7 +130,7 @@ class Compiled:
         kinds = sorted({type(module).__name__ for module in culprits})
         log.warning(
             "the model cannot be compiled as a whole%s: %s. %s as plain Python; set "
-            "trainer.compile=false to be rid of this message",
+            "trainer.compile=false to silence this message",
             where,
             reason,
             f"{', '.join(kinds)} will run" if kinds else "It will run",
@@ -166,7 +166,7 @@ class CompileClock:
 
     Attributes:
         seconds: so far.
-        tell: is called as compiling begins; None: nobody.
+        tell: called when compilation begins; None: nothing is called.
     """
 
     def __init__(self) -> None:
@@ -181,7 +181,7 @@ class CompileClock:
         handler.register_end_callback(self._on_end)
 
     def stop(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         handler = _callbacks().callback_handler
         with contextlib.suppress(ValueError):  # torch was reset meanwhile
             handler.remove_start_callback(self._on_begin)

@@ -19,8 +19,8 @@ class FullySharded(ModelParallelStrategy):
     """FSDP2 over all processes; `Task.configure_model` shards the model.
 
     Its checkpoints are those of one process: whole weights and states by number of the parameter,
-    in one file that the first process writes and all read. Lightning's way to read goes past
-    `CheckpointIO`, and so past the check of what is read.
+    in one file that the first process writes and all read. Lightning's own reading bypasses
+    `CheckpointIO`, and so its checks.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class FullySharded(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """True: `load_optimizer_state_dict` is what brings a state back."""
+        """True: `load_optimizer_state_dict` restores a state."""
         return True
 
     def setup_environment(self) -> None:
@@ -51,12 +51,12 @@ class FullySharded(ModelParallelStrategy):
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Takes this process's share of the weights."""
+        """Loads this process's share of the weights."""
         assert self.lightning_module is not None
         load_whole(self.lightning_module, checkpoint["state_dict"])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Takes this process's share of the states."""
+        """Loads this process's share of the states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(state)
             for part in optimizer.parts if isinstance(optimizer, JointOptimizer) else [optimizer]:

@@ -81,8 +81,8 @@ class OptimizerSteps(L.LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """Sets the optimizer's options to those of the recipe; a checkpoint brought back its own,
-        which may be others if the recipe was changed.
+        """Sets the optimizer's options to those of the recipe; a checkpoint restored its own,
+        which may differ if the recipe was changed.
         """
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -94,7 +94,7 @@ class OptimizerSteps(L.LightningModule):
         checkpoint["num_skipped"] = self.bad_steps.num_skipped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back."""
+        """Restores it."""
         self.bad_steps.num_skipped = checkpoint["num_skipped"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -106,7 +106,7 @@ class OptimizerSteps(L.LightningModule):
             group["lr"] = group["highest_lr"] * factor
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Keeps the loss, to be looked at once a step."""
+        """Keeps the loss, to be checked once a step."""
         loss = loss.detach()
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
 
@@ -123,7 +123,7 @@ class OptimizerSteps(L.LightningModule):
         clip.
 
         Raises:
-            DivergedError: if loss or gradient hold NaN or infinity, and no more may be skipped.
+            DivergedError: if loss or gradient are not finite, and no further step may be skipped.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = whole(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))

@@ -31,7 +31,7 @@ def roles_of(model: nn.Module) -> dict[nn.Parameter, Role]:
     """The role of each parameter that takes gradients, in the order of the model.
 
     Raises:
-        ValueError: if `optimizer_roles` of a module names no parameter of it, or no role.
+        ValueError: if `optimizer_roles` of a module names an unknown parameter or role.
     """
     roles: dict[nn.Parameter, Role] = {p: "plain" for p in model.parameters() if p.requires_grad}
     stated: dict[nn.Parameter, Role] = {}
@@ -203,7 +203,7 @@ class JointOptimizer(Optimizer):
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Gives each part its own back."""
+        """Restores the state of each part."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share_groups()

@@ -11,7 +11,7 @@ from attnkit.registry import SCHEDULES
 
 
 class Schedule(ABC):
-    """Warm-up from zero, then a shape of its own.
+    """Warm-up from zero, then a shape that the subclass defines.
 
     Args:
         warmup_steps: steps over which the rate rises linearly to the highest.

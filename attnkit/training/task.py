@@ -155,12 +155,12 @@ class Task(OptimizerSteps, ABC):
             self._run, self.compile_model = run, compiled
 
     def setup(self, stage: str) -> None:
-        """Begins to measure how long torch compiles."""
+        """Starts to measure how long torch compiles."""
         if self.compile_model:
             self.compile_clock.start()
 
     def teardown(self, stage: str) -> None:
-        """Ends that."""
+        """Stops measuring."""
         if self.compile_model:
             self.compile_clock.stop()
 

@@ -399,7 +399,7 @@ def test_a_run_of_another_task_or_recipe_is_never_replaced(options, small):
         (directory / "recipe.yaml").write_text(other.to_yaml())
         assert complaint("run", "small.yaml", "runs_dir=runs", *options) == (
             f"{directory} holds a run of another recipe: `{other.name}` (task {other.task}), and "
-            "this one is `small` (task language_modeling). --overwrite replaces no such run; set "
+            "this one is `small` (task language_modeling). --overwrite does not replace it; set "
             "name=NAME or variant=NAME, or remove that folder"
         )
     assert (directory / "result.json").read_text() == "{}"
@@ -425,7 +425,7 @@ def test_commands_to_copy_are_quoted_for_a_shell(text_file):
         "resume", run, "optimizer.lr=1e38", "trainer.gradient_clip=null", "trainer.max_steps=6",
         "--allow-changes", code=3,
     )  # fmt: skip
-    way_on = diverged.partition("go on with: ")[2].partition(";")[0]
+    way_on = diverged.partition("continue with: ")[2].partition(";")[0]
     assert Path(shlex.split(way_on)[2]) == run
 
 
@@ -725,7 +725,9 @@ def test_a_finished_run_is_no_failure_to_resume():
         ended = call(*command)
         assert ended.exit_code == 0, ended.output
         assert ended.stdout == ""
-        assert "is finished: 2 steps of 2; to go on, set trainer.max_steps higher" in ended.stderr
+        assert (
+            "is finished: 2 steps of 2; to continue, set trainer.max_steps higher" in ended.stderr
+        )
     longer = call("resume", directory, "trainer.max_steps=3")
     assert longer.exit_code == 0, longer.output
     assert json.loads((directory / "result.json").read_text())["steps"] == 3
@@ -739,7 +741,10 @@ def test_a_resumption_that_is_refused():
     call("run", "small.yaml", "trainer.max_steps=2", "variant=base")
     directory = Path("runs/small/base/seed0").resolve()
     said = complaint("resume", directory, "model.dropout=0.5", "trainer.max_steps=4")
-    assert "holds a run of another recipe: model.dropout: 0.0 -> 0.5. Resume it as it was" in said
+    assert (
+        "holds a run of another recipe: model.dropout: 0.0 -> 0.5. Resume it with its own keys"
+        in said
+    )
     ended = call("run", "small.yaml", "--resume", "--overwrite")
     assert ended.exit_code == 2
     assert "--overwrite and --resume exclude each other" in ended.stderr

@@ -152,7 +152,7 @@ def test_steps_are_timed_in_processes_like_those_of_trials(load, tmp_path, monke
         (["--launcher=slrum"], "did you mean `slurm`?"),
         (["--workers=0"], "ablation.workers: must be at least 1"),
         (["data={name: text, files: gone.txt}"], "gone.txt"),
-        (["name=a/b"], "cannot stand here"),
+        (["name=a/b"], "is not allowed here"),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(arguments, words, study, launcher):

@@ -192,10 +192,10 @@ def test_a_fault_of_many_variants_is_told_once(study):
 @pytest.mark.parametrize(
     ("ablation", "words"),
     [
-        ({"variants": {"a/b": {}}}, "'a/b' cannot stand here"),
+        ({"variants": {"a/b": {}}}, "'a/b' is not allowed here"),
         ({"variants": {"A": {}, "a": {"model.dim": 8}}}, "two variants are called `a`"),
         ({"variants": {"a": 3}}, "ablation.variants.a: expected the keys"),
-        ({"variants": {"a": {"model..dim": 8}}}, "`model..dim` is no key"),
+        ({"variants": {"a": {"model..dim": 8}}}, "`model..dim` is not a key"),
         ({"variants": {"a": {"~model.dim": 8}}}, "takes no value"),
         ({"variants": {"a": {"~model.width": None}}}, "no such key to remove"),
         ({"variants": {"a": {"seed": 8}}}, "set the seeds in ablation.seeds"),

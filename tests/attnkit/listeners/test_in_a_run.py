@@ -407,7 +407,7 @@ def test_the_report_names_tensorboard_only_if_it_has_something_to_show(small, tm
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("logging: {to: [csv, csv]}", r"bad.yaml:3:21: logging.to\[1\]: csv stands here twice"),
+        ("logging: {to: [csv, csv]}", r"bad.yaml:3:21: logging.to\[1\]: csv is listed twice"),
         ("logging: {to: [tensorboad]}", r"3:16: logging.to\[0\]: .*did you mean `tensorboard`"),
         ("logging: {to: [{name: csv, file: x}]}", r"logging.to\[0\].file: unknown key"),
         ("logging: {to: 3}", "logging.to: expected the name of a registered logger"),
@@ -430,11 +430,11 @@ def test_the_report_names_tensorboard_only_if_it_has_something_to_show(small, tm
         ),
         (
             "callbacks: [lightning.pytorch.callbacks.ModelCheckpoint]",
-            r"callbacks\[0\]: .*ModelCheckpoint has no place here: a run saves itself",
+            r"callbacks\[0\]: .*ModelCheckpoint cannot be a callback of a recipe: a run saves",
         ),
         (
             "callbacks: [lightning.pytorch.callbacks.RichProgressBar]",
-            r"callbacks\[0\]: .*RichProgressBar has no place here: a run shows its own progress",
+            r"callbacks\[0\]: .*RichProgressBar cannot be a callback of a recipe: a run shows",
         ),
         ("callbacks: [sample]", r"unknown callback `sample`; did you mean `samples`.*path of a l"),
         ("callbacks: [lightning.pytorch.callbacks.Nothing]", "there is no callback at"),

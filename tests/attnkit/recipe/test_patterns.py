@@ -175,7 +175,7 @@ def test_a_translator_takes_a_pattern_in_each_part(tmp_path):
             "layers name sinusoidal and learned, which are added to the embeddings that all",
         ),
         (["model.layers[2].mlp=relu"], "model.layers[2]: there is no such element; model.layers"),
-        (["model.attention[0].num_heads=1"], "model.attention is written as no list"),
+        (["model.attention[0].num_heads=1"], "model.attention is not a list"),
         (["model.layers.mlp=relu"], "model.layers: this is a list; an override sets it as a whole"),
         (["~model.layers[0].mlp"], "there is no such key to remove"),
         (["model.layers[1].mpl=relu"], "model.layers[1].mpl: unknown key; did you mean `mlp`?"),

@@ -444,8 +444,8 @@ def test_what_fsdp_cannot_share_out_is_refused_by_its_name():
     with pytest.raises(RecipeError) as refused:
         load_recipe("a.yaml")
     assert str(refused.value).startswith(
-        "a.yaml:3:21: trainer.strategy: fsdp cannot share out layers.0.attention.gain, a single "
-        "number; make it a vector of one element where it is defined, or take ddp"
+        "a.yaml:3:21: trainer.strategy: fsdp cannot shard layers.0.attention.gain, a single "
+        "number; define it as a vector of one element, or use ddp"
     )
     assert load_recipe("a.yaml", ["trainer.strategy=ddp"]).trainer.strategy == "ddp"
 
@@ -528,7 +528,7 @@ def test_annotation_takes(annotation, value, expected):
         (
             complex,
             3,
-            "expected <class 'complex'> (a type that no recipe can write), got the number 3",
+            "expected <class 'complex'> (a type that a recipe cannot express), got the number 3",
         ),
         (
             Annotated[Spec, MASKS],

@@ -454,9 +454,9 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, n
     assert len(between) <= 1
     (directory,) = (path.parent for path in tmp_path.rglob("recipe.yaml"))
     step = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    where = rf"{word} at step {step:,}, validation loss \d\.\d+; the last checkpoint is of step "
+    where = rf"{word} at step {step:,}, validation loss \d\.\d+; the last checkpoint is from step "
     assert re.match(f"{where}{step:,}", last)
-    assert last.endswith(f"Go on with: attnkit resume {directory}")
+    assert last.endswith(f"Continue with: attnkit resume {directory}")
     assert not list(tmp_path.rglob("result.json"))
     assert not list(directory.rglob(".*"))
 

@@ -186,7 +186,7 @@ def test_a_second_signal_stops_at_once(small, tmp_path, at_batch):
     keys = ["trainer.max_steps=9", "checkpoint.every_n_steps=2", *LOUD]
     at_batch(5, insist)
     recipe = small(*keys)
-    with pytest.raises(KeyboardInterrupt, match=r"step 5, .*; the last checkpoint is of step 4"):
+    with pytest.raises(KeyboardInterrupt, match=r"step 5, .*; the last checkpoint is from step 4"):
         experiment.run(recipe)
     assert experiment.run(recipe, resume="yes").record["status"] == "finished"
 
@@ -254,12 +254,12 @@ def test_changed_data_is_refused(stopped, text_file):
 def test_a_finished_run_has_nothing_left_to_do(small_run):
     recipe = load_recipe(small_run.directory / "recipe.yaml")
     with pytest.raises(
-        FinishedError, match=r"is finished: 6 steps of 6; to go on, set trainer.max_s"
+        FinishedError, match=r"is finished: 6 steps of 6; to continue, set trainer.max_s"
     ):
         experiment.run(recipe, resume="yes")
     fewer = recipe.with_overrides("trainer.max_steps=3")
     with pytest.raises(
-        RunDirectoryError, match=r"got to step 6 already, beyond trainer.max_steps=3"
+        RunDirectoryError, match=r"already reached step 6, beyond trainer.max_steps=3"
     ):
         experiment.run(fewer, directory=small_run.directory, resume="yes")
 
@@ -295,7 +295,7 @@ def test_one_process_at_a_time_trains_in_a_directory(stopped):
         with pytest.raises(RunDirectoryError, match="another process is training in"):
             experiment.run(stopped, resume="yes")
         with pytest.raises(RunDirectoryError, match="another process is training in"):
-            experiment.run(stopped)  # not "go on with --resume": that would be refused too
+            experiment.run(stopped)  # not "continue with --resume": that would be refused too
     finally:
         other.kill()
         other.communicate()
@@ -343,12 +343,12 @@ def test_a_lost_or_cut_event_file_is_told_once(stopped, caplog, lose):
     (file,) = event_files(stopped.run_dir)
     lose(file)
     experiment.run(stopped, resume="yes")
-    assert f"{file} is missing or cut: the curves and maps in it are lost" in caplog.text
+    assert f"{file} is missing or truncated: its curves and maps are lost" in caplog.text
     caplog.clear()
     longer = stopped.with_overrides("trainer.max_steps=11")
     experiment.run(longer, directory=stopped.run_dir, resume="yes")
     assert f"resuming {stopped.run_dir} after step 9" in caplog.text
-    assert "missing or cut" not in caplog.text
+    assert "missing or truncated" not in caplog.text
 
 
 def test_other_versions_and_threads_are_told(stopped, caplog):
@@ -362,7 +362,7 @@ def test_other_versions_and_threads_are_told(stopped, caplog):
     result = experiment.run(stopped, resume="yes")
     threads = f"threads: 64 -> {torch.get_num_threads()}"
     now = f"{threads}; precision: bf16-mixed -> 32-true; torch: 1.0 -> {torch.__version__}"
-    assert f"not to the last bit as it would have: {now.partition('+')[0]}" in caplog.text
+    assert f"its numbers may differ in the last bit: {now.partition('+')[0]}" in caplog.text
     (resumed,) = json.loads((result.directory / "environment.json").read_text())["resumed"]
     assert resumed["threads"] == torch.get_num_threads()
 
@@ -480,7 +480,7 @@ def test_an_interruption_saves_and_does_not_validate(small, at_batch, monkeypatc
     monkeypatch.setattr(Task, "on_validation_start", start)
     at_batch(4, interrupt)
     recipe = small("trainer.max_steps=9")
-    with pytest.raises(KeyboardInterrupt, match=r"at step 5, .*checkpoint is of step 5"):
+    with pytest.raises(KeyboardInterrupt, match=r"at step 5, .*checkpoint is from step 5"):
         experiment.run(recipe)
     assert validated == [3]
 
@@ -489,7 +489,7 @@ def test_a_validation_that_is_due_where_training_is_interrupted_is_announced(
     small, at_batch, caplog
 ):
     at_batch(5, interrupt)
-    with pytest.raises(KeyboardInterrupt, match=r"checkpoint is of step 6"):
+    with pytest.raises(KeyboardInterrupt, match=r"checkpoint is from step 6"):
         experiment.run(small("trainer.max_steps=9"))
     assert "validating first, since that is due at this step" in caplog.text
 
@@ -627,7 +627,7 @@ def test_a_lack_of_memory_names_batch_length_and_setting(small, at_batch, error)
     with pytest.raises(
         OutOfMemoryError,
         match=r"out of memory in batch 4 of 8 sequences of 16 tokens \(step 5\): lower trainer."
-        r"batch.* or lower model.max_seq_len; the last checkpoint is of step 3",
+        r"batch.* or lower model.max_seq_len; the last checkpoint is from step 3",
     ):
         experiment.run(small())
 
@@ -814,7 +814,7 @@ def test_two_processes_train_as_one_and_nothing_is_lost_if_one_is_killed(
     assert killed.returncode == 1
     assert re.search(
         r"error: another of the 2 processes has ended \(killed, or out of memory\?\) at step 7; "
-        r"the last checkpoint is of step 6. Go on with: attnkit resume .*/killed/seed0",
+        r"the last checkpoint is from step 6. Continue with: attnkit resume .*/killed/seed0",
         killed.stderr,
     )
     as_one = shutil.copytree(runs / "killed", runs / "as_one") / "seed0"
@@ -857,7 +857,7 @@ def test_a_translation_in_shares_hears_a_signal_and_ends_as_one_process_does(
 
     stopped = call(ALONE, tmp_path, *command, DIES_AT="1/4", DIES_OF=str(int(signal.SIGTERM)))
     assert stopped.returncode == 143, stopped.stderr
-    assert "the last checkpoint is of step 5" in stopped.stderr
+    assert "the last checkpoint is from step 5" in stopped.stderr
     directory = alone.run_dir.parents[1] / "two" / "seed0"
     in_two("resume", str(directory))
 

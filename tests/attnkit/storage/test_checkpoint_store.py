@@ -264,7 +264,7 @@ def test_what_the_disk_refuses_leaves_the_good_ones(store, monkeypatch, number, 
         patch.setattr(module.os, where, refuse)
         with pytest.raises(
             CheckpointError,
-            match=rf"step 5 cannot be written to .*: {word}; the last good one is of step 4\. Fix",
+            match=rf"step 5 cannot be written to .*: {word}; the last good one is from step 4",
         ):
             save(store, 5)
     assert held(store.directory) == before
@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_the_good_ones(little_disk):
     for step in (1, 2):
         save(store, step, 1.0)
     before = held(little_disk)
-    with pytest.raises(CheckpointError, match="No space left on device; the last good one is of"):
+    with pytest.raises(CheckpointError, match="No space left on device; the last good one is from"):
         store.save(bytes(60_000), step=3, loss=None, event_bytes={})
     assert held(little_disk) == before
     assert set(store.verified()) == set(before)

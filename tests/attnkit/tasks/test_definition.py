@@ -321,7 +321,7 @@ def test_a_task_may_have_any_model_and_data(plugin, tmp_path, read):
         ),
         (
             WHOLE.replace('"mine"', '"trainer"'),
-            r"task: `trainer` of .*mine.py is called as a key of every recipe is; choose another",
+            r"task: `trainer` of .*mine.py has the name of a key that every recipe has",
         ),
         (
             WHOLE.replace('"mine"', '"translation"'),

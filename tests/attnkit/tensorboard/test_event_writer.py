@@ -27,7 +27,7 @@ def test_a_directory_that_has_gone_costs_the_curves_and_not_the_run(tmp_path, ca
     writer.close()
     writer.close()
     (record,) = caplog.records
-    assert "cannot be written: Bad file descriptor; training goes on" in record.getMessage()
+    assert "cannot be written: Bad file descriptor; training continues" in record.getMessage()
     assert [event.step for event in shown(tmp_path / "away").Scalars("loss/train")] == [0]
     shutil.rmtree(tmp_path / "away")
 

@@ -1,6 +1,6 @@
-"""How one recipe is made of layers: the files that it extends, its own file, overrides.
+"""Merges a recipe: the files that it extends, its own file, overrides.
 
-Nodes keep their marks through all of it, so that a problem is told where it was written.
+Nodes keep their marks, so that a problem is reported where it was written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from attnkit.recipe.shipped import located
 from attnkit.recipe.source import UNREADABLE, Node, read_file, read_value
 
 NOT_INHERITED = ("name", "variant")
-"""Keys that a recipe does not take from the one that it extends: they say where the run lies."""
+"""Keys that a recipe does not take from the one that it extends: they name the run's folder."""
 
 _OVERRIDE_RANK = 1000
 _MOST_PARENTS = 32
@@ -63,7 +63,7 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def apply_overrides(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node:
-    """Applies `key=value` and `~key`. One that is none is told in `problems` and left out."""
+    """Applies `key=value` and `~key`. Invalid ones are reported in `problems` and left out."""
     changes: dict[KeyPath, Node | Mark] = {}
     seen: dict[KeyPath, str] = {}
     for position, text in enumerate(overrides):
@@ -86,7 +86,7 @@ def change(root: Node, changes: Mapping[KeyPath, Node | Mark], problems: list[Pr
     Args:
         root: the recipe.
         changes: key -> its new value; or, for a key to be removed, where that was written.
-        problems: receives what cannot be done; that is left out.
+        problems: receives the changes that cannot be made, which are left out.
     """
     changed = {path: value for path, value in changes.items() if isinstance(value, Node)}
     for path, mark in changes.items():
@@ -101,15 +101,15 @@ def change(root: Node, changes: Mapping[KeyPath, Node | Mark], problems: list[Pr
 
 
 def read_changes(written: Node, problems: list[Problem]) -> dict[KeyPath, Node | Mark]:
-    """Reads `{section.key: value, ~section.key: null}`, as a file writes what overrides would say.
+    """Reads `{section.key: value, ~section.key: null}`, the form of overrides in a file.
 
-    What is no key is told in `problems` and left out.
+    Invalid keys are reported in `problems` and left out.
     """
     changes: dict[KeyPath, Node | Mark] = {}
     for text, value in written.value.items():
         key = text.removeprefix("~")
         if not _KEY.fullmatch(key):
-            message = f"`{key}` is no key; write section.key, such as model.dim"
+            message = f"`{key}` is not a key; write section.key, such as model.dim"
             problems.append(Problem(value.key_mark, text, message))
         elif text == key:
             changes[key_path(key)] = value
@@ -166,7 +166,7 @@ class _Files:
         parents: list[Node] = []
         names = extends.value if isinstance(extends.value, list) else [extends]
         if len(names) > _MOST_PARENTS or len(below) > _MOST_PARENTS:
-            message = f"more than {_MOST_PARENTS} files, beside or above each other, are no recipe"
+            message = f"more than {_MOST_PARENTS} files, side by side or in a chain"
             raise self._failure(extends, message)
         for entry in names:
             if not isinstance(entry.value, str):
@@ -208,11 +208,11 @@ def _read_override(text: str, mark: Mark, problems: list[Problem]) -> tuple[KeyP
     if removing and equals:
         raise _failure(mark, "", f"~ removes a key and takes no value; write ~{key} or {text[1:]}")
     if not _KEY.fullmatch(key):
-        what = f"`{key}` is no key" if key else "the key is missing"
+        what = f"`{key}` is not a key" if key else "the key is missing"
         raise _failure(mark, "", f"{what}; write section.key=value, such as model.dim=64")
     path = key_path(key)
     if path[0] == "extends":
-        raise _failure(mark, key, "`extends` belongs into a recipe file and is no override")
+        raise _failure(mark, key, "`extends` belongs in a recipe file and cannot be an override")
     if removing:
         return path, None
     if not written.strip():
@@ -271,8 +271,8 @@ def _is_places(value: Any) -> bool:
 def _without_list_keys(
     base: dict[str, Node], over: dict[str, Node], path: KeyPath, problems: list[Problem]
 ) -> dict[str, Node]:
-    """Drops what does not fit to a list that is there: a key in a list, which would be replaced by
-    a mapping; a place that no list has. Each is reported.
+    """Drops and reports what does not fit an existing list: a key, which would replace the list by
+    a mapping, and an index beyond its end.
     """
     kept: dict[str, Node] = {}
     for key, child in over.items():
@@ -282,7 +282,7 @@ def _without_list_keys(
         if _is_places(child.value):
             beyond = next((place for place in child.value if place not in elements), None)
             if beyond is not None:
-                found = f"has {len(elements)} elements" if elements else "is written as no list"
+                found = f"has {len(elements)} elements" if elements else "is not a list"
                 message = f"there is no such element; {name} {found}"
                 problems.append(Problem(child.mark, f"{name}{beyond}", message))
                 continue
