@@ -77,7 +77,7 @@ def choose(
     without: list[str] = []
     for name in dict.fromkeys(candidate.variant for candidate in tried):
         own = [candidate for candidate in tried if candidate.variant == name]
-        losses = [_loss(candidate.trial) for candidate in own]
+        losses = [loss_of(candidate.trial) for candidate in own]
         best = min(range(len(own)), key=losses.__getitem__)
         if not math.isfinite(losses[best]):
             without.append(name)
@@ -91,7 +91,8 @@ def choose(
     return without
 
 
-def _loss(trial: Trial) -> float:
+def loss_of(trial: Trial) -> float:
+    """Returns what a candidate is chosen by; infinity if it has no loss."""
     loss = trial.metric(METRIC) if trial.is_finished else math.inf
     return loss if math.isfinite(loss) else math.inf
 

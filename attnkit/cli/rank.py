@@ -54,7 +54,7 @@ def rank(
     def act() -> None:
         from attnkit.ablation.launch import StudyStopped
         from attnkit.ranking.cells import subjects_named
-        from attnkit.ranking.output import FORMS, export, show_ranking
+        from attnkit.ranking.output import FORMS, export, rows_beside, show_ranking
         from attnkit.ranking.protocol import protocol_of
         from attnkit.ranking.rank import prepare, show_work
         from attnkit.ranking.rank import rank as rank_subjects
@@ -62,20 +62,22 @@ def rank(
         from attnkit.storage.files import check_outs
 
         outs = out or []
-        check_outs(outs, FORMS, overwrite=overwrite)
         protocol = protocol_of(tier)
+        tables = rows_beside(outs, protocol)
+        # A table whose rows are beside it grows.
+        new = [out for out in outs if out.with_suffix(".json") not in tables]
+        check_outs(new, FORMS, overwrite=overwrite)
         subjects = subjects_named(what or (ATTENTION.names() if everything else ()))
         if dry_run:
-            show_work(prepare(protocol, subjects, skip=everything), protocol)
+            show_work(prepare(protocol, subjects, tables, skip=everything), protocol)
             return
         try:
-            ranking, failures = rank_subjects(protocol, subjects, skip=everything)
+            ranking, failures = rank_subjects(protocol, subjects, tables, skip=everything)
         except StudyStopped as stop:
             codes.append(stopped(stop))
             return
         show_ranking(ranking)
-        export(ranking, outs)
-        for file in outs:
+        for file in export(ranking, outs):
             typer.echo(f"wrote {file}", err=True)
         for failure in failures:
             typer.echo(f"\n{failure}", err=True)

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from attnkit.ablation.comparison import is_lower_better
 from attnkit.ablation.costs import CostModel
+from attnkit.ablation.curves import mean_curve
 from attnkit.ablation.launch import Failure, Launch
 from attnkit.ablation.launchers.base import Launcher
 from attnkit.ablation.match import matched
@@ -26,30 +30,54 @@ from attnkit.ablation.run_study import DIVERGED
 from attnkit.ablation.study import Study
 from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.trial import Trial
-from attnkit.ablation.tuning import METRIC, Candidate, candidates, choose, edge_of
+from attnkit.ablation.tuning import METRIC, Candidate, candidates, choose, edge_of, loss_of
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.checks.subjects import subjects_of
 from attnkit.ranking.code import code_of
 from attnkit.ranking.protocol import BASE, Protocol, RankError
 from attnkit.recipe import Recipe, RecipeError, load_recipe
+from attnkit.recipe.errors import Mark, Problem
+from attnkit.recipe.source import plain, read_value
+from attnkit.recipe.variant import variant_of
 from attnkit.registry import ATTENTION
 from attnkit.storage import run_directory
+from attnkit.tensorboard.scalars import read_scalars
 
 FOLDER = Path("runs") / "rank"
 """Folder of all runs and rows."""
 
+OWN_KEYS = ("attention.", "layers", "mask", "position")
+"""Keys of a model that a row may set; the others belong to the protocol."""
+
+FIRST_RATES = 3
+"""Learning rates that are tried at first, those in the middle of the grid."""
+
+CURVE = "loss/train"
+POINTS = 30
+"""Points of a row's curves."""
+
+_LONGEST = 80
+_BEFORE_A_KEY = re.compile(r"\s+(?=[A-Za-z_][\w.]*=)")
+
 
 @dataclass(frozen=True)
 class Subject:
-    """A mechanism that gets a row.
+    """What gets a row: a mechanism, with keys of its model if it shall have others than usual.
 
     Attributes:
         mechanism: its name.
         plugins: the file or module that registers it; empty: it comes with the kit.
+        keys: such as `mask=sliding_window`, in order.
     """
 
     mechanism: str
     plugins: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its row, and of its runs: `multi_head mask={name: sliding_window, window: 8}`."""
+        return " ".join((self.mechanism, *self.keys))
 
     def changes(self, num_heads: int) -> dict[str, Any]:
         """Returns the keys that give it its place in a study: as many heads as the base, and
@@ -57,35 +85,78 @@ class Subject:
         """
         cls = ATTENTION.get(self.mechanism)
         has_heads = "num_heads" in ATTENTION.options(self.mechanism)
-        heads = {"num_heads": num_heads} if has_heads else {}
-        changes: dict[str, Any] = {"model.attention": {"name": self.mechanism, **heads}}
+        attention = {"name": self.mechanism, **({"num_heads": num_heads} if has_heads else {})}
+        changes: dict[str, Any] = {"model.attention": attention}
         if cls.knows_order or "queries_and_keys" not in cls.position_kinds:
             changes["model.position"] = "none"
+        for word in self.keys:
+            key, value = _key_of(word, self.name)
+            if key.startswith("attention."):
+                attention[key.removeprefix("attention.")] = value
+            else:
+                changes[f"model.{key}"] = value
         return changes
 
 
+def _key_of(word: str, name: str) -> tuple[str, Any]:
+    """Returns a key of a row and its value, from `mask=sliding_window`.
+
+    Raises:
+        RankError: if the protocol sets this key, or the value cannot be read.
+    """
+    key, _, written = word.partition("=")
+    if not key.startswith(OWN_KEYS):
+        raise RankError(
+            f"{name}: the protocol sets {key}; a row may have its own mask, position, layers and "
+            "attention.OPTION"
+        )
+    problems: list[Problem] = []
+    node = read_value(written, ("model", *key.split(".")), Mark(f"{name!r}"), problems)
+    if problems:
+        raise RankError(f"{name}: {problems[0].message}")
+    return key, plain(node)
+
+
 def subjects_named(words: Iterable[str]) -> list[Subject]:
-    """Returns the mechanisms that words name, each once.
+    """Returns what words name, each once.
 
     Args:
-        words: names, plugin files, modules.
+        words: names, plugin files, modules; each may be followed by keys, as in `multi_head
+            mask=causal`.
 
     Raises:
         RegistryError: if one is unknown.
-        RankError: if one is no mechanism.
+        RankError: if one is no mechanism, or has a key that is the protocol's.
     """
     found: dict[str, Subject] = {}
     for word in words:
-        for subject in subjects_of(word):
+        what, *keys = _BEFORE_A_KEY.split(word.strip())
+        keys = tuple(sorted(key.removeprefix("model.") for key in keys))
+        if "=" in what:
+            raise RankError(
+                f"{word}: name the mechanism and its keys in one word: 'multi_head {word}'"
+            )
+        for subject in subjects_of(what):
             if subject.part or str(subject) != subject.name:
                 raise RankError(
-                    f"{word}: {subject} is no mechanism, so the table has no row for it"
+                    f"{what}: {subject} is no mechanism, so the table has no row for it"
                 )
             home = ATTENTION.get(subject.name).__module__
-            is_own = word.endswith(".py") or not home.startswith("attnkit.")
-            plugin = (str(Path(word).resolve()) if word.endswith(".py") else word,)
-            found[subject.name] = Subject(subject.name, plugin if is_own else ())
+            is_own = what.endswith(".py") or not home.startswith("attnkit.")
+            plugin = (str(Path(what).resolve()) if what.endswith(".py") else what,)
+            named = Subject(subject.name, plugin if is_own else (), keys)
+            named.changes(1)
+            found[named.name] = named
     return list(found.values())
+
+
+class RowTrial(Trial):
+    """A run of a row, whose key tells the task: runs of all tasks are trained together."""
+
+    @property
+    def key(self) -> str:
+        """Name of the trial: `<protocol>-<task>/<mechanism>-<digest>/seed<k>`."""
+        return f"{self.recipe.name}/{super().key}"
 
 
 @dataclass
@@ -94,7 +165,7 @@ class Cell:
 
     Attributes:
         task: of the protocol.
-        subject: the mechanism.
+        subject: what the row is of.
         study: its study; the base is in the plan to be matched, but not trained.
         variant: its folder.
     """
@@ -109,16 +180,43 @@ class Cell:
         """Of its runs, before its learning rate is tuned."""
         return self.study.recipe(self.variant)
 
-    def tried(self) -> list[Candidate]:
-        """Returns the runs that choose its learning rate."""
-        return [each for each in candidates(self.study) if each.variant == self.variant]
+    def tried(self, begun: Collection[str] = ()) -> list[Candidate]:
+        """Returns the runs that choose its learning rate so far: three, and while the best of them
+        is at an end, the next one.
+
+        Args:
+            begun: keys of runs that have no result if they are not finished.
+        """
+        grid = [
+            Candidate(each.variant, each.changes, RowTrial(each.trial.recipe))
+            for each in candidates(self.study)
+            if each.variant == self.variant
+        ]
+        first = max(0, (len(grid) - FIRST_RATES + 1) // 2)
+        last = min(first + FIRST_RATES, len(grid))
+        while True:
+            tried = grid[first:last]
+            known = [each.trial.is_finished or each.trial.key in begun for each in tried]
+            losses = [loss_of(each.trial) for each in tried]
+            best = losses.index(min(losses))
+            if all(known) and best == 0 and first > 0:
+                first -= 1
+            elif all(known) and best == len(tried) - 1 and last < len(grid):
+                last += 1
+            else:
+                return tried
 
     def trials(self) -> list[Trial]:
         """Returns the runs that its numbers are from, with the learning rate as it is chosen."""
-        return [Trial.of(self.recipe, seed) for seed in self.study.plan.seeds]
+        return [RowTrial.of(self.recipe, seed) for seed in self.study.plan.seeds]
+
+    def owns(self, key: str) -> bool:
+        """True if a run of this key is one of its runs."""
+        study = self.study.plan.recipe.name
+        return key.partition("/")[0] in (study, f"{study}.tuning")
 
     def num_missing(self) -> int:
-        """Number of runs that are still to be trained."""
+        """Number of runs that are still to be trained, as far as that is known."""
         runs = [*(candidate.trial for candidate in self.tried()), *self.trials()]
         return sum(not run.is_finished for run in runs)
 
@@ -136,19 +234,18 @@ class Plans:
     _recipes: dict[str, Recipe] = field(default_factory=dict)
 
     def variant(self, subject: Subject) -> str:
-        """Returns the folder of a mechanism's runs: its name, and a digest of all that its numbers
-        depend on.
+        """Returns the folder of a mechanism's runs: its name, and a digest of its code and keys.
+        All else that its numbers depend on has the version of the protocol.
         """
-        written = {task: self.recipe(task).to_dict() for task in self.protocol.parts}
-        changes = [self.changes(task, subject) for task in self.protocol.parts]
-        code = code_of(subject.mechanism, subject.plugins)
-        content = [self.protocol.name, written, changes, code]
+        changes = {task: self.changes(task, subject) for task in self.protocol.parts}
+        content = [self.protocol.name, changes, code_of(subject.mechanism, subject.plugins)]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"{subject.mechanism}-{digest[:8]}"
+        keys = [f"model.{key}" for key in subject.keys]
+        return f"{variant_of(keys, subject.mechanism)[:_LONGEST]}-{digest[:8]}"
 
     def changes(self, task: str, subject: Subject) -> dict[str, Any]:
         """Returns the keys in which a mechanism's study of a task differs from the base's."""
-        if subject.mechanism == BASE:
+        if subject.name == BASE:
             return {}
         return subject.changes(self.recipe(task).model["attention"].options["num_heads"])
 
@@ -175,7 +272,7 @@ class Plans:
             refuse_broken_plugins(study.recipe(variant).model)
         except RecipeError as error:
             raise RankError(
-                f"{subject.mechanism} has no row: the task {task} of the protocol cannot take it: "
+                f"{subject.name} has no row: the task {task} of the protocol cannot take it: "
                 f"{error.problems[0].message}"
             ) from None
         return Cell(task, subject, study, variant)
@@ -196,73 +293,116 @@ class Plans:
         ]
 
 
-def train(cell: Cell, launcher: Launcher) -> tuple[dict[str, Any], list[Failure]]:
-    """Trains the missing runs of a cell.
+def train(
+    cells: Mapping[str, Cell], launcher: Launcher
+) -> tuple[dict[str, dict[str, Any]], list[Failure]]:
+    """Trains the missing runs of a row, those of all tasks together.
+
+    Args:
+        cells: task -> cell, of one mechanism.
+        launcher: starts the runs.
 
     Returns:
-        What its row says about the task, in plain types, and the runs without a result.
+        Task -> what the row says about it, in plain types; and the runs without a result.
 
     Raises:
         StudyStopped: after SIGINT or SIGTERM.
         RunDirectoryError: if a run's folder contains something else.
     """
-    study, name = cell.study, f"{cell.subject.mechanism} {cell.task} "
-    tried = cell.tried()
-    # The laws were asked when the cell was made.
-    lost = Launch(launcher, Progress(METRIC, f"{name}tuning "), check=False).run(
-        [candidate.trial for candidate in tried]
-    )
-    failures = [failure for failure in lost if failure.code != DIVERGED]
-    metric = study.plan.options.metric
-    outcome: dict[str, Any] = {"numbers": {}, "tuned": {}, "edge": None}
-    if choose(study, tried, Progress(METRIC).write):
-        failures.append(Failure(cell.variant, DIVERGED, "has no learning rate with a loss"))
-        return {**outcome, "failed": _why(failures)}, failures
-    outcome["tuned"] = study.tuned[cell.variant]
-    outcome["edge"] = edge_of(tried, study.tuned[cell.variant])
-    trials = cell.trials()
-    failures += Launch(launcher, Progress(metric, name), check=False).run(trials)
-    finished = [trial for trial in trials if trial.is_finished]
+    name = next(iter(cells.values())).subject.name
+
+    def launch(trials: Iterable[Trial], stage: str) -> list[Failure]:
+        # The laws were asked when the cells were made.
+        launched = Launch(launcher, Progress(METRIC, f"{name}: {stage} "), check=False)
+        return launched.run(list(trials))
+
+    failures: list[Failure] = []
+    begun: set[str] = set()
+    while rates := [
+        candidate.trial
+        for cell in cells.values()
+        for candidate in cell.tried(begun)
+        if candidate.trial.key not in begun
+    ]:
+        lost = launch(rates, "rates")
+        failures += [failure for failure in lost if failure.code != DIVERGED]
+        begun |= {trial.key for trial in rates}
+    outcomes = {task: _tuned(cell, begun) for task, cell in cells.items()}
+    chosen = [cell for task, cell in cells.items() if outcomes[task]["tuned"]]
+    failures += launch((trial for cell in chosen for trial in cell.trials()), "seeds")
+    for task, cell in cells.items():
+        own = [failure for failure in failures if cell.owns(failure.key)]
+        if not outcomes[task]["tuned"]:
+            own.append(Failure(f"{name} {task}", DIVERGED, "has no learning rate with a loss"))
+            failures.append(own[-1])
+        outcomes[task] |= _measured(cell, own)
+    return outcomes, failures
+
+
+def _tuned(cell: Cell, begun: Collection[str]) -> dict[str, Any]:
+    """Chooses the learning rate of a cell."""
+    tried = cell.tried(begun)
+    without = choose(cell.study, tried, Progress(METRIC).write)
+    tuned = {} if without else cell.study.tuned[cell.variant]
+    return {"numbers": {}, "tuned": tuned, "edge": edge_of(tried, tuned)}
+
+
+def _measured(cell: Cell, failures: Sequence[Failure]) -> dict[str, Any]:
+    """Returns what the finished runs of a cell say, and why others have no result."""
+    finished = [trial for trial in cell.trials() if trial.is_finished]
+    lacks = len(finished) < len(cell.study.plan.seeds)
+    # `diverged` stays so; what failed is to be tried again.
+    diverged = all(failure.code == DIVERGED for failure in failures)
+    outcome = {"failed": "diverged" if diverged else "failed"} if lacks else {}
+    if not finished:
+        return outcome
     results = {trial.recipe.seed: trial.result() for trial in finished}
-    if len(finished) < len(trials):
-        outcome["failed"] = _why(failures)
-    if not results:
-        return outcome, failures
     first = next(iter(results.values()))
     keys = [key for key in first["metrics"] if all(key in r["metrics"] for r in results.values())]
     costs = ("parameters", "training_flops_per_token", "steps", "tokens", "peak_memory_bytes")
-    matched_to = plain_changes(study.variant(cell.variant).matched)
-    outcome |= {
+    return {
+        **outcome,
         "numbers": {
             key: {str(seed): result["metrics"][key] for seed, result in results.items()}
             for key in keys
         },
         **{key: first.get(key) for key in costs},
-        "changed_to_match": matched_to,
+        "changed_to_match": plain_changes(cell.study.variant(cell.variant).matched),
         "seconds": sum(result.get("seconds", 0) for result in results.values()),
+        "curve": _curve([trial.directory for trial in finished]),
         "runs": [str(trial.directory) for trial in finished],
     }
-    return outcome, failures
 
 
-def _why(failures: Sequence[Failure]) -> str:
-    """Returns `diverged` if that is all that happened, else `failed`: to be tried again."""
-    return "diverged" if all(failure.code == DIVERGED for failure in failures) else "failed"
+def _curve(runs: Sequence[Path]) -> dict[str, list[float]]:
+    """Returns the mean training loss of some runs at a few steps."""
+    read = [read_scalars(run, (CURVE,)).get(CURVE) for run in runs]
+    curve = mean_curve(CURVE, [each for each in read if each is not None], {})
+    if curve is None:
+        return {"steps": [], "loss": []}
+    kept = np.unique(np.linspace(0, len(curve.steps) - 1, POINTS).round().astype(int))
+    return {
+        "steps": curve.steps[kept].tolist(),
+        "loss": curve.mean[kept].astype(float).round(4).tolist(),
+    }
 
 
-def write_plan(cell: Cell, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes the plan of a task's folder, for TensorBoard's page and `attnkit compare`: all rows as
-    one study.
+def write_plan(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the plan of a task's folder, for TensorBoard's page and `attnkit compare`: the rows
+    whose runs are here, as one study.
 
     Args:
         cell: of the task.
-        rows: the rows of the table, with the base.
+        rows: the rows of the table, the base first.
     """
     plan, task = cell.study.plan, cell.task
+    rows = [row for row in rows if (cell.study.directory / row["variant"]).is_dir()]
+    if not rows:
+        return
     content = {
         **cell.study.describe(),
         "version": PLAN_VERSION,
-        "base": plan.base,
+        "base": rows[0]["variant"],
         "lower_is_better": is_lower_better(plan.options.metric),
         "variants": {row["variant"]: row["changes"] for row in rows},
         "tuned": {row["variant"]: row["tasks"][task]["tuned"] for row in rows},

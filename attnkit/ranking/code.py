@@ -1,9 +1,8 @@
-"""Digests of the code that a row depends on: if it changes, the row is made anew."""
+"""Digests of the code of a mechanism: a row of another digest was made with other code."""
 
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,17 +11,15 @@ from pathlib import Path
 from attnkit.registry import ATTENTION
 from attnkit.storage.plugin_record import describe
 
-ENGINE = ("attention", "masks", "models", "norms.py", "positions", "training")
-"""Parts of the package that every mechanism trains with; without the mechanisms themselves."""
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
 
 def code_of(mechanism: str, plugins: Sequence[str]) -> str:
-    """Returns a digest of the code that trains a mechanism: its own file and those of its parents,
-    the plugins, and `ENGINE`. Comments, docstrings and the place of files do not count.
+    """Returns a digest of a mechanism's own code: its file, those of the mechanisms that it is
+    derived from, and the plugins. Comments, docstrings and the place of files do not count.
+
+    What all mechanisms share (the template, models, training) is not in it: a change there that
+    changes numbers raises the version of the protocol.
     """
-    digest = hashlib.sha256(_engine().encode())
+    digest = hashlib.sha256()
     for source in sorted(set(_own_sources(ATTENTION.get(mechanism)))):
         digest.update(source.encode())
     for plugin in plugins:
@@ -32,24 +29,12 @@ def code_of(mechanism: str, plugins: Sequence[str]) -> str:
 
 
 def _own_sources(mechanism: type) -> Iterator[str]:
+    homes = {ATTENTION.get(name).__module__ for name in ATTENTION.names()}
     for cls in mechanism.__mro__:
-        if cls.__module__.startswith("attnkit.attention."):
+        if cls.__module__ in homes and cls.__module__.startswith("attnkit."):
             file = sys.modules[cls.__module__].__file__
             assert file is not None
             yield without_words(Path(file).read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _engine() -> str:
-    """Returns the digest of `ENGINE`."""
-    mechanisms = {_PACKAGE / "attention" / f"{name}.py" for name in ATTENTION.names()}
-    digest = hashlib.sha256()
-    for part in ENGINE:
-        place = _PACKAGE / part
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            if file not in mechanisms:
-                digest.update(without_words(file.read_text(encoding="utf-8")).encode())
-    return digest.hexdigest()
 
 
 def without_words(source: str) -> str:

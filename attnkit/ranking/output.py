@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from rich.text import Text
 from attnkit.ablation.output import NATURAL, STYLES, write_all
 from attnkit.ablation.tables import NOTHING, csv_of, estimate, short, visible
 from attnkit.pages.offline import offline_page
-from attnkit.ranking.row import LENGTHS
+from attnkit.ranking.protocol import Protocol, RankError
+from attnkit.ranking.row import FORMAT, LENGTHS, read_file
 from attnkit.ranking.table import Column, Number, Ranking, is_busy
 from attnkit.registry import ATTENTION
 
@@ -25,6 +27,9 @@ WIDTH = 80
 """Characters of a line where no terminal tells its width."""
 
 DIGITS = 3
+
+RECALL = "recall"
+"""The number that the page draws against the bytes of the cache."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,12 @@ def sheet(ranking: Ranking, *, intervals: bool) -> Sheet:
     ends = {(name, task): end for name, task, end, _ in ranking.untuned()}
     rows = []
     for row in ranking.rows:
-        name = row["mechanism"]
-        words = [Cell(visible(name), name, hint=_about(row))]
+        name = row["name"]
+        mark = " §" if name in ranking.changed else ""
+        words = [Cell(visible(name) + mark, name, hint=_about(row))]
         for column, number in zip(ranking.columns, ranking.numbers[row["variant"]], strict=True):
             words.append(_cell(number, column, (name, column.task) in ends, intervals=intervals))
-        rows.append([*words, *_costs(row)])
+        rows.append([*words, *_costs(row, "‡" if name in ranking.elsewhere else "")])
     return Sheet(headings, rows)
 
 
@@ -107,7 +113,8 @@ def _cell(number: Number, column: Column, is_untuned: bool, *, intervals: bool) 
     return Cell(f"{mean}{word}{mark}{lost}", number.mean.mean, number.verdict, hint)
 
 
-def _costs(row: Mapping[str, Any]) -> Iterator[Cell]:
+def _costs(row: Mapping[str, Any], place: str) -> Iterator[Cell]:
+    """Yields the costs of a row; `place` marks those that another machine has measured."""
     costs = row["costs"]
     yield Cell(f"{costs['parameters']:,}", costs["parameters"])
     for length in LENGTHS:
@@ -118,7 +125,8 @@ def _costs(row: Mapping[str, Any]) -> Iterator[Cell]:
         value = speed.get(key)
         words = NOTHING if value is None else f"{short(value, 3)}{unit}"
         # Memory does not depend on what other processes do.
-        yield Cell(words + (mark if value is not None and not unit else ""), value)
+        marks = place + (mark if not unit else "")
+        yield Cell(words + (marks if value is not None else ""), value)
 
 
 def show_ranking(ranking: Ranking) -> None:
@@ -197,11 +205,14 @@ def _escaped(text: str) -> str:
 
 def command(ranking: Ranking) -> str:
     """Returns the command that makes the rows of the table."""
-    names = [
-        row["plugins"][0]["name"] if row["plugins"] else row["mechanism"] for row in ranking.rows
-    ]
-    tier = ranking.protocol.tier
-    return f"attnkit rank {' '.join(dict.fromkeys(names))} --tier {tier}"
+    words = dict.fromkeys(map(_words, ranking.rows))
+    return f"attnkit rank {' '.join(words)} --tier {ranking.protocol.tier}"
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    """Returns a row as the command names it."""
+    what = row["plugins"][0]["name"] if row["plugins"] else row["mechanism"]
+    return shlex.quote(" ".join((what, *row["keys"])))
 
 
 def _places(ranking: Ranking) -> Iterator[tuple[str, list[str]]]:
@@ -216,7 +227,7 @@ def _places(ranking: Ranking) -> Iterator[tuple[str, list[str]]]:
             f"{packages.get('torch')}, attnkit {packages.get('attnkit')} at {row['commit']}, "
             f"{_day(row)}"
         )
-        found.setdefault(words, []).append(row["mechanism"])
+        found.setdefault(words, []).append(row["name"])
     return iter(found.items())
 
 
@@ -230,6 +241,8 @@ def page(ranking: Ranking) -> str:
             [{"text": c.text, "value": c.value, "verdict": c.verdict, "hint": c.hint} for c in row]
             for row in whole.rows
         ],
+        "details": {row["name"]: _details(row) for row in ranking.rows},
+        "recall": _recall(ranking),
         "notes": ranking.notes(),
         "made": [f"{place}: {', '.join(names)}" for place, names in _places(ranking)],
         "command": command(ranking),
@@ -241,6 +254,41 @@ def page(ranking: Ranking) -> str:
         data=data,
         body=f"<noscript><pre>{html.escape(markdown(ranking))}</pre></noscript>",
     )
+
+
+def _details(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the page shows of a chosen row: curves by task, and how to open its maps."""
+    tasks = row["tasks"]
+    return {
+        "about": _about(row),
+        "curves": {task: found["curve"] for task, found in tasks.items() if found.get("curve")},
+        "maps": [
+            f"attnkit attention {shlex.quote(found['runs'][0])}"
+            for found in tasks.values()
+            if found.get("runs") and Path(found["runs"][0]).is_dir()
+        ],
+        "again": _words(row),
+    }
+
+
+def _recall(ranking: Ranking) -> dict[str, Any] | None:
+    """Returns the points of accuracy over the bytes of the cache; None without such a task."""
+    place = next((i for i, c in enumerate(ranking.columns) if c.heading == RECALL), None)
+    if place is None:
+        return None
+    length = LENGTHS[0]
+    points = [
+        {
+            "name": row["name"],
+            "bytes": row["costs"]["cache_bytes"][str(length)],
+            "accuracy": number.mean.mean,
+            "low": number.mean.low if number.mean.half_width is not None else None,
+            "high": number.mean.high if number.mean.half_width is not None else None,
+        }
+        for row in ranking.rows
+        if (number := ranking.numbers[row["variant"]][place]).mean is not None
+    ]
+    return {"of": f"bytes of the cache at {_thousands(length)} tokens", "points": points}
 
 
 def comma_separated(ranking: Ranking) -> str:
@@ -255,7 +303,7 @@ def _records(ranking: Ranking) -> Iterator[dict[str, Any]]:
             found = row["tasks"][column.task]
             mean, difference = number.mean, number.difference
             yield {
-                "mechanism": row["mechanism"],
+                "name": row["name"],
                 "task": column.task,
                 "metric": column.metric,
                 "mean": mean.mean if mean else None,
@@ -266,7 +314,7 @@ def _records(ranking: Ranking) -> Iterator[dict[str, Any]]:
                 "p_holm": number.p_holm,
                 "verdict": number.verdict,
                 "tuned": found["tuned"],
-                "at_the_edge": ends.get((row["mechanism"], column.task)),
+                "at_the_edge": ends.get((row["name"], column.task)),
                 "failed": number.failed,
                 "parameters": found.get("parameters"),
                 "steps": found.get("steps"),
@@ -275,9 +323,9 @@ def _records(ranking: Ranking) -> Iterator[dict[str, Any]]:
 
 
 def as_json(ranking: Ranking) -> str:
-    """Returns the rows and the verdicts, for programs."""
+    """Returns the rows and the verdicts, for programs, and for the next table."""
     content = {
-        "version": 1,
+        "format": FORMAT,
         "protocol": ranking.protocol.version,
         "tier": ranking.protocol.tier,
         "rows": list(ranking.rows),
@@ -296,10 +344,38 @@ FORMS: dict[str, Callable[[Ranking], str]] = {
 """File suffix -> the function that returns the contents."""
 
 
-def export(ranking: Ranking, outs: Sequence[Path]) -> None:
-    """Writes the files atomically; the suffix selects the format.
+def rows_beside(outs: Iterable[Path], protocol: Protocol) -> list[Path]:
+    """Returns the files of rows of this protocol beside tables: `zoo.json` of `zoo.md`.
+
+    Raises:
+        RankError: if one is damaged, or of another tier, or of a newer version.
+    """
+    tables = []
+    for table in dict.fromkeys(out.with_suffix(".json") for out in outs):
+        if not table.is_file():
+            continue
+        found = read_file(table, ("rows",))
+        if found["tier"] != protocol.tier or found["protocol"] > protocol.version:
+            raise RankError(
+                f"--out {table} has rows of protocol {found['protocol']}, tier {found['tier']}; "
+                f"these are of protocol {protocol.version}, tier {protocol.tier}, and rows of two "
+                "are never mixed; choose another name"
+            )
+        if found["protocol"] == protocol.version:
+            tables.append(table)
+    return tables
+
+
+def export(ranking: Ranking, outs: Sequence[Path]) -> list[Path]:
+    """Writes the files atomically; the suffix selects the format. The rows are always beside them,
+    as `.json`.
+
+    Returns:
+        The files.
 
     Raises:
         DataError: if one cannot be written.
     """
-    write_all({out: FORMS[out.suffix](ranking) for out in outs})
+    files = dict.fromkeys([*outs, *(out.with_suffix(".json") for out in outs)])
+    write_all({out: FORMS[out.suffix](ranking) for out in files})
+    return list(files)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from attnkit.errors import UserError
 
-VERSION = 1
+VERSION = 2
 
 BASE = "multi_head"
 """The mechanism that the others are compared with and matched to."""

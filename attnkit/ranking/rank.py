@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from attnkit.ablation.launch import Failure
@@ -16,7 +17,7 @@ from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.timing import PREVIEW_SECONDS, TimingError, measure
 from attnkit.ranking.cells import FOLDER, Cell, Plans, Subject, train, write_plan
 from attnkit.ranking.protocol import BASE, Protocol, RankError
-from attnkit.ranking.row import ROWS, finished_row, lacks_speed, make_row, write_row
+from attnkit.ranking.row import ROWS, lacks_speed, make_row, read_kept, write_row
 from attnkit.ranking.speed import speed_of
 from attnkit.ranking.table import Ranking, read_ranking
 from attnkit.storage import run_directory
@@ -28,10 +29,10 @@ class Work:
 
     Attributes:
         plans: makes the cells.
-        cells: mechanism -> task -> cell, of the rows that are not finished; the base is the first.
-        finished: mechanism -> its row, of those that are.
-        busy: mechanism -> a cell of it, where a row is finished but for its speed.
-        refused: mechanism -> why the protocol cannot take it.
+        cells: name -> task -> cell, of the rows that are not finished; the base is the first.
+        finished: name -> its row, of those that are.
+        busy: name -> a cell of it, where a row is finished but for its speed.
+        refused: name -> why the protocol cannot take it.
     """
 
     plans: Plans
@@ -41,46 +42,57 @@ class Work:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def prepare(protocol: Protocol, subjects: Sequence[Subject], *, skip: bool = False) -> Work:
+def prepare(
+    protocol: Protocol,
+    subjects: Sequence[Subject],
+    tables: Iterable[Path] = (),
+    *,
+    skip: bool = False,
+) -> Work:
     """Returns what rows need, with everything checked that can be before training.
 
     Args:
         protocol: the protocol.
-        subjects: the mechanisms; the base is added.
+        subjects: what shall have a row of its present code; the base is added, of any code.
+        tables: published tables whose rows count, beside those of the kit.
         skip: leave out mechanisms that the protocol cannot take, instead of raising.
 
     Raises:
         RankError: if the protocol cannot take a mechanism, or a row is damaged.
         LawBrokenError: if a plugin breaks a law.
     """
-    work = Work(Plans(protocol))
-    wanted = {BASE: Subject(BASE), **{subject.mechanism: subject for subject in subjects}}
-    for mechanism, subject in wanted.items():
-        row = finished_row(protocol, work.plans.variant(subject))
-        if row is not None:
-            work.finished[mechanism] = row
-            if lacks_speed(row) and subject in subjects:
-                work.busy[mechanism] = work.plans.cell(next(iter(protocol.parts)), subject)
+    work, kept = Work(Plans(protocol)), read_kept(protocol, tables)
+    wanted = {BASE: Subject(BASE), **{subject.name: subject for subject in subjects}}
+    for name, subject in wanted.items():
+        variant, is_named = work.plans.variant(subject), subject in subjects
+        row = kept.row(name, variant)
+        if row is not None and (row["variant"] == variant or not is_named):
+            work.finished[name] = row
+            if lacks_speed(row) and is_named:
+                work.busy[name] = work.plans.cell(next(iter(protocol.parts)), subject)
             continue
         try:
-            work.cells[mechanism] = {
-                task: work.plans.cell(task, subject) for task in protocol.parts
-            }
+            work.cells[name] = {task: work.plans.cell(task, subject) for task in protocol.parts}
         except RankError as error:
             if not skip:
                 raise
-            work.refused[mechanism] = str(error)
+            work.refused[name] = str(error)
     return work
 
 
 def rank(
-    protocol: Protocol, subjects: Sequence[Subject], *, skip: bool = False
+    protocol: Protocol,
+    subjects: Sequence[Subject],
+    tables: Iterable[Path] = (),
+    *,
+    skip: bool = False,
 ) -> tuple[Ranking, list[Failure]]:
     """Trains the missing rows, and returns the table of all rows of the protocol.
 
     Args:
         protocol: the protocol.
-        subjects: the mechanisms that shall have a row, and the base; none: nothing is trained.
+        subjects: what shall have a row, beside the base; none: nothing is trained.
+        tables: published tables whose rows count, beside those of the kit.
         skip: leave out mechanisms that the protocol cannot take, instead of raising.
 
     Returns:
@@ -92,9 +104,10 @@ def rank(
         RunDirectoryError: if another process makes rows in this folder.
         StudyStopped: after SIGINT or SIGTERM.
     """
+    tables = list(tables)
     if not subjects:
-        return read_ranking(Plans(protocol)), []
-    work = prepare(protocol, subjects, skip=skip)
+        return read_ranking(Plans(protocol), read_kept(protocol, tables)), []
+    work = prepare(protocol, subjects, tables, skip=skip)
     failures: list[Failure] = []
     cells = [*work.busy.values(), *(cell for row in work.cells.values() for cell in row.values())]
     if cells:
@@ -102,30 +115,30 @@ def rank(
         FOLDER.mkdir(parents=True, exist_ok=True)
         with run_directory.in_use(FOLDER), closing(launcher):
             failures = _make_rows(protocol, work, launcher)
+    present = [subject for subject in subjects if subject.name not in work.refused]
+    kept = read_kept(protocol, tables)
+    kept.left_out += work.refused.values()
     try:
-        kept = [subject for subject in subjects if subject.mechanism not in work.refused]
-        table = read_ranking(work.plans, kept, list(work.refused.values()))
+        table = read_ranking(work.plans, kept, present)
     except RankError as error:
         raise RankError("\n\n".join(map(str, (error, *failures)))) from None
-    for task in protocol.parts:
-        write_plan(work.plans.cell(task, Subject(BASE)), table.rows)
+    if cells:
+        for task in protocol.parts:
+            write_plan(work.plans.cell(task, Subject(BASE)), table.rows)
     return table, failures
 
 
 def _make_rows(protocol: Protocol, work: Work, launcher: Launcher) -> list[Failure]:
     failures: list[Failure] = []
     clock = _Clock(work)
-    for mechanism, cell in work.busy.items():
-        _finish(protocol, work.finished[mechanism], cell, launcher)
-    for number, cells in enumerate(work.cells.values(), 1):
-        tasks: dict[str, Any] = {}
-        for task, cell in cells.items():
-            clock.begin(number, cell)
-            tasks[task], lost = train(cell, launcher)
-            clock.end(cell)
-            failures += lost
-        row = make_row(protocol, cells, tasks, work.plans.variant(Subject(BASE)))
-        _finish(protocol, row, next(iter(cells.values())), launcher)
+    for name, cell in work.busy.items():
+        _finish(protocol, work.finished[name], cell, launcher)
+    for cells in work.cells.values():
+        clock.begin(cells)
+        tasks, lost = train(cells, launcher)
+        clock.end()
+        failures += lost
+        _finish(protocol, make_row(protocol, cells, tasks), next(iter(cells.values())), launcher)
     return failures
 
 
@@ -136,61 +149,44 @@ def _finish(protocol: Protocol, row: dict[str, Any], cell: Cell, launcher: Launc
         row["costs"]["speed"] = speed_of(cell.recipe, launcher, ROWS / ".speed")
     except TimingError as error:
         write(str(error))
-    write(f"{row['mechanism']}: {write_row(protocol, row)}")
+    write(f"{row['name']}: {write_row(protocol, row)}")
 
 
 class _Clock:
-    """Tells which cell is trained, and how long the others will take.
+    """Tells which row is trained, and how long the others will take.
 
     Args:
         work: what is to be trained.
     """
 
     def __init__(self, work: Work) -> None:
-        self._rows = len(work.cells)
-        self._missing = {
-            (mechanism, task): cell.num_missing()
-            for mechanism, cells in work.cells.items()
-            for task, cell in cells.items()
-        }
-        self._seconds: dict[str, list[tuple[float, int]]] = {}
-        self._began = 0.0
+        self._missing = [
+            sum(cell.num_missing() for cell in cells.values()) for cells in work.cells.values()
+        ]
+        self._number = self._runs = 0
+        self._seconds = self._began = 0.0
         self.write = Progress("").write
 
-    def begin(self, number: int, cell: Cell) -> None:
-        """Tells which cell begins."""
-        missing = self._missing[cell.subject.mechanism, cell.task]
-        left = self._left()
-        about = "" if left is None else f"; about {timedelta(seconds=round(left))} left in all"
-        self.write(
-            f"row {number} of {self._rows}: {cell.subject.mechanism}, {cell.task}: "
-            f"{missing} run{'s' * (missing != 1)} to train{about}"
-        )
+    def begin(self, cells: Mapping[str, Cell]) -> None:
+        """Tells which row begins."""
+        name = next(iter(cells.values())).subject.name
+        missing, left = self._missing[self._number], sum(self._missing[self._number :])
+        self._number += 1
+        seconds = round(left * self._seconds / self._runs) if self._runs else None
+        about = "" if seconds is None else f"; about {timedelta(seconds=seconds)} left in all"
+        runs = f"{missing} run{'s' * (missing != 1)}"
+        self.write(f"row {self._number} of {len(self._missing)}: {name}: {runs} to train{about}")
         self._began = time.monotonic()
 
-    def end(self, cell: Cell) -> None:
-        """Learns from a cell how long its task takes."""
-        count = self._missing.pop((cell.subject.mechanism, cell.task))
-        if count:
-            took = time.monotonic() - self._began
-            self._seconds.setdefault(cell.task, []).append((took, count))
-
-    def _left(self) -> float | None:
-        measured = {task: _mean(pairs) for task, pairs in self._seconds.items()}
-        if not measured:
-            return None
-        others = sum(measured.values()) / len(measured)
-        return sum(measured.get(task, others) * count for (_, task), count in self._missing.items())
-
-
-def _mean(pairs: Sequence[tuple[float, int]]) -> float:
-    return sum(took for took, _ in pairs) / sum(count for _, count in pairs)
+    def end(self) -> None:
+        """Learns from a row how long a run takes."""
+        self._runs += self._missing[self._number - 1]
+        self._seconds += time.monotonic() - self._began
 
 
 def show_work(work: Work, protocol: Protocol) -> None:
     """Prints the cells that would be trained, and how long that takes here. Writes nothing."""
     import tempfile
-    from pathlib import Path
 
     from attnkit.console import console, numbers_table
 
@@ -220,7 +216,7 @@ def show_work(work: Work, protocol: Protocol) -> None:
         untimed += timing is None
         took = "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
         table.add_row(
-            f"{cell.subject.mechanism} {cell.task}", took, f"{missing} runs of {steps:,} steps"
+            f"{cell.subject.name} {cell.task}", took, f"{missing} runs of {steps:,} steps"
         )
     console.print(table)
     if untimed and untimed < len(cells):

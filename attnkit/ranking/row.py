@@ -1,12 +1,14 @@
-"""A row of the table: the numbers of a mechanism, in one file.
+"""Rows of the table: the numbers of a mechanism, and where they are kept.
 
-`runs/rank/rows/<protocol>/<mechanism>-<digest>.json`. The digest is that of all that the numbers
-depend on, so a finished row is never trained again, and one of changed code is another file.
+A row that is made here is `runs/rank/rows/<protocol>/<mechanism>-<digest>.json`. A published table
+is a `.json` file that `attnkit rank --out` has written; `docs/zoo.json` comes with the kit. A row
+counts wherever it is kept, while its version of the protocol is the present one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,54 +22,140 @@ from attnkit.storage import run_directory
 from attnkit.storage.files import parse_json
 from attnkit.storage.plugin_record import describe
 
-FORMAT = 1
-"""Version of the file; that of the protocol is apart."""
+FORMAT = 2
+"""Version of the files; that of the protocol is apart."""
 
 LENGTHS = (1024, 16384)
 """Tokens of the caches that a row states."""
 
 ROWS = FOLDER / "rows"
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+_NEEDED = ("name", "mechanism", "variant", "tasks", "costs", "complete", "date", "plugins", "keys")
+
+
+def shipped_tables() -> list[Path]:
+    """Returns the published tables that come with the kit: in a clone, in its folder `docs`."""
+    installed = sorted((_PACKAGE / "docs").glob("zoo*.json"))
+    return installed or sorted((_PACKAGE.parent / "docs").glob("zoo*.json"))
+
 
 def rows_folder(protocol: Protocol) -> Path:
-    """Returns the folder of a protocol's rows."""
+    """Returns the folder of the rows of a protocol that are made here."""
     return ROWS / protocol.name
 
 
-def finished_row(protocol: Protocol, variant: str) -> dict[str, Any] | None:
-    """Returns a row that needs no training; None if it has to be made.
+@dataclass
+class Kept:
+    """The rows of a protocol, wherever they are kept.
+
+    Attributes:
+        rows: name -> its rows, the newest last.
+        left_out: what cannot be in the table, and why.
+    """
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def row(self, name: str, variant: str | None = None) -> dict[str, Any] | None:
+        """Returns the newest row of a name, one of the present code if there is any; None: none.
+
+        Args:
+            name: of the row.
+            variant: its folder with the present code; None: unknown.
+        """
+        rows = self.rows.get(name, [])
+        current = [row for row in rows if row["variant"] == variant]
+        return next(reversed(current or rows), None)
+
+
+def read_kept(protocol: Protocol, tables: Iterable[Path] = ()) -> Kept:
+    """Reads all rows of a protocol: those made here, those of the kit, those of other tables.
+
+    Args:
+        protocol: the protocol.
+        tables: published tables beside those of the kit.
 
     Raises:
-        RankError: if its file is damaged.
+        RankError: if a file is damaged, or of another format.
     """
-    path = rows_folder(protocol) / f"{variant}.json"
-    row = read_row(path) if path.is_file() else None
-    return row if row is not None and row["complete"] else None
+    kept = Kept()
+    found: list[dict[str, Any]] = []
+    files = {path.resolve(): path for path in (*shipped_tables(), *tables) if path.is_file()}
+    for path in files.values():
+        content = read_file(path, ("rows",))
+        if content["tier"] != protocol.tier:
+            continue
+        if content["protocol"] != protocol.version:
+            kept.left_out.append(_other_version(len(content["rows"]), path, content["protocol"]))
+            continue
+        for row in content["rows"]:
+            _check(row, _NEEDED, path)
+            found.append(row)
+    for folder in sorted(ROWS.glob(f"{protocol.tier}-v*")):
+        paths = sorted(folder.glob("*.json"))
+        if folder.name == protocol.name:
+            found += [read_row(path) for path in paths]
+        elif paths:
+            version = folder.name.rpartition("-v")[2]
+            kept.left_out.append(_other_version(len(paths), folder, version))
+    for row in sorted(found, key=lambda row: row["date"]):
+        if (row["protocol"], row["tier"]) != (protocol.version, protocol.tier):
+            kept.left_out.append(
+                f"{row['name']} of protocol {row['protocol']}, tier {row['tier']}: rows of two "
+                "protocols are never mixed"
+            )
+        elif row["complete"]:
+            kept.rows.setdefault(row["name"], []).append(row)
+    unfinished = dict.fromkeys(row["name"] for row in found if not row["complete"])
+    kept.left_out += [
+        f"{name}, which is not complete: rank it again"
+        for name in unfinished
+        if name not in kept.rows
+    ]
+    return kept
+
+
+def _other_version(count: int, place: Path, version: object) -> str:
+    rows = f"{count} row{'s' * (count != 1)}"
+    return f"{rows} of version {version} of the protocol: rows of two are never mixed ({place})"
 
 
 def read_row(path: Path) -> dict[str, Any]:
-    """Reads a row.
+    """Reads a row that was made here.
+
+    Raises:
+        RankError: if it is damaged, or of another format.
+    """
+    return read_file(path, _NEEDED)
+
+
+def read_file(path: Path, needed: Iterable[str]) -> dict[str, Any]:
+    """Reads a row, or a published table.
 
     Raises:
         RankError: if it is damaged, or of another format.
     """
     try:
-        row = parse_json(path.read_bytes())
-        known = row["format"] == FORMAT
-        needed = ("protocol", "tier", "variant", "mechanism", "base", "tasks", "costs", "complete")
-        if missing := [key for key in needed if known and key not in row]:
-            raise KeyError(missing[0])
+        content = parse_json(path.read_bytes())
+        known = content["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RankError(f"{path} is no row of attnkit rank ({error}); remove it") from None
+        raise RankError(f"{path} is no row or table of attnkit rank ({error}); remove it") from None
     if not known:
         raise RankError(
-            f"{path} has format {row['format']}, this attnkit writes format {FORMAT}; remove it"
+            f"{path} has format {content['format']}, this attnkit writes format {FORMAT}; remove it"
         )
-    return row
+    _check(content, ("protocol", "tier", *needed), path)
+    return content
+
+
+def _check(content: Mapping[str, Any], needed: Iterable[str], path: Path) -> None:
+    if missing := [key for key in needed if key not in content]:
+        raise RankError(f"{path} is no row or table of attnkit rank ({missing[0]!r}); remove it")
 
 
 def make_row(
-    protocol: Protocol, cells: Mapping[str, Cell], tasks: Mapping[str, Any], base: str
+    protocol: Protocol, cells: Mapping[str, Cell], tasks: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns a row in plain types, before its speed is measured.
 
@@ -75,7 +163,6 @@ def make_row(
         protocol: the protocol.
         cells: task -> cell, of one mechanism.
         tasks: task -> what `train` returned.
-        base: folder of the base's runs.
     """
     first = next(iter(cells.values()))
     subject, mechanism = first.subject, ATTENTION.get(first.subject.mechanism)
@@ -85,9 +172,10 @@ def make_row(
         "format": FORMAT,
         "protocol": protocol.version,
         "tier": protocol.tier,
+        "name": subject.name,
         "mechanism": subject.mechanism,
+        "keys": list(subject.keys),
         "variant": first.variant,
-        "base": base,
         "formula": mechanism.formula,
         "paper": mechanism.paper,
         "plugins": [{"name": Path(each.name).name, "sha256": each.sha256} for each in plugins],

@@ -7,6 +7,8 @@ processes disturbed it.
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -36,7 +38,8 @@ def speed_of(recipe: Recipe, launcher: Launcher, place: Path) -> dict[str, Any]:
 
     Returns:
         `tokens_per_second` of training, `ms_per_token` of decoding a single sequence,
-        `training_bytes` (peak memory of training beyond that of the program), and `is_quiet`.
+        `training_bytes` (peak memory of training beyond that of the program), `is_quiet`, and
+        the `machine`.
 
     Raises:
         TimingError: if the process fails.
@@ -87,8 +90,33 @@ def main(out: Path, file: Path) -> None:
             "ms_per_token": 1000 * token,
             "training_bytes": None if before is None or after is None else after - before,
             "is_quiet": device.type != "cpu" or share >= QUIET,
+            "machine": _machine(device),
         },
     )
+
+
+def _machine(device: Any) -> dict[str, Any]:
+    """Returns what speeds depend on beside the model: they are compared where it is the same."""
+    import torch
+
+    from attnkit.hardware.devices import device_name
+
+    return {
+        "device": device_name(device),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    """Returns the model of the processor, as exactly as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.processor() or platform.machine())
 
 
 def _seconds_per_token(model: Any, device: Any) -> float:

@@ -1,4 +1,4 @@
-"""The table: all rows of a protocol that were made with this code, judged against the base."""
+"""The table: all rows of a protocol, wherever they were made, judged against the base."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnkit.ablation.estimates import (
 )
 from attnkit.ranking.cells import FOLDER, Plans, Subject
 from attnkit.ranking.protocol import BASE, Protocol, RankError
-from attnkit.ranking.row import ROWS, read_row, rows_folder
+from attnkit.ranking.row import Kept, rows_folder
 from attnkit.registry import ATTENTION
 
 
@@ -76,6 +76,7 @@ class Ranking:
         floors: the noise floor of each column with verdicts: what two sets of seeds of the base
             differ by with 5 % chance; None for the other columns.
         left_out: what is not in the table, and why.
+        changed: names of rows whose mechanism has other code now.
     """
 
     protocol: Protocol
@@ -84,6 +85,14 @@ class Ranking:
     numbers: Mapping[str, Sequence[Number]]
     floors: Sequence[float | None]
     left_out: Sequence[str] = field(default=())
+    changed: Sequence[str] = field(default=())
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Names of rows whose speed was measured on another machine than the base's."""
+        places = {row["name"]: row["costs"].get("speed", {}).get("machine") for row in self.rows}
+        base = places[BASE]
+        return [name for name, place in places.items() if place is not None and place != base]
 
     @property
     def num_verdicts(self) -> int:
@@ -99,7 +108,7 @@ class Ranking:
             for task, found in row["tasks"].items():
                 if found.get("edge"):
                     rate = next(iter(found["tuned"].values()))
-                    yield row["mechanism"], task, found["edge"], rate
+                    yield row["name"], task, found["edge"], rate
 
     def notes(self) -> list[str]:
         """Returns what a reader must know, a paragraph each."""
@@ -129,9 +138,19 @@ class Ranking:
                 "† not tuned: the best learning rate is at an end of the grid, a better one may be "
                 f"beyond it: {', '.join(words)}."
             )
-        if without := [row["mechanism"] for row in self.rows if row["position"] == "none"]:
+        if self.changed:
+            lines.append(
+                "§ the mechanism has other code now than in its row; ranking it again makes a new "
+                f"row: {', '.join(self.changed)}."
+            )
+        if elsewhere := self.elsewhere:
+            lines.append(
+                "‡ speed and memory of another machine than the base's, so not comparable: "
+                f"{', '.join(elsewhere)}."
+            )
+        if without := [row["name"] for row in self.rows if row["position"] == "none"]:
             lines.append(f"Without a position encoding: {', '.join(without)}.")
-        if busy := [row["mechanism"] for row in self.rows if is_busy(row)]:
+        if busy := [row["name"] for row in self.rows if is_busy(row)]:
             lines.append(
                 "~ measured while other processes used the cores, so not a result; ranking the "
                 f"mechanism again measures it again: {', '.join(busy)}."
@@ -159,28 +178,36 @@ def columns_of(plans: Plans) -> list[Column]:
     return columns
 
 
-def read_ranking(
-    plans: Plans, subjects: Sequence[Subject] = (), refused: Sequence[str] = ()
-) -> Ranking:
-    """Returns the table of the rows that exist.
+def read_ranking(plans: Plans, kept: Kept, subjects: Sequence[Subject] = ()) -> Ranking:
+    """Returns the table of the rows that exist, one of each name.
 
     Args:
         plans: of the protocol.
-        subjects: mechanisms whose rows must be of their present code, as those of the kit's own;
-            of another plugin the last row is taken.
-        refused: which mechanisms have no row, and why.
+        kept: all rows.
+        subjects: what must have a row of its present code; of others an older one counts too.
 
     Raises:
-        RankError: if the base has no row, or a row is damaged.
+        RankError: if the base has no row.
     """
-    protocol, base = plans.protocol, plans.variant(Subject(BASE))
-    present = {subject.mechanism: plans.variant(subject) for subject in subjects}
-    rows, left_out = _rows(plans, base, present)
-    if base not in [row["variant"] for row in rows]:
+    protocol, left_out = plans.protocol, list(kept.left_out)
+    present = {subject.name: plans.variant(subject) for subject in subjects}
+    rows, changed = [], []
+    for name in kept.rows:
+        now = present.get(name) or _variant_now(kept.rows[name][-1], plans)
+        row = kept.row(name, now)
+        assert row is not None
+        if name in present and row["variant"] != now:
+            left_out.append(f"{name}, whose row is of other code: rank it again")
+            continue
+        rows.append(row)
+        if now is not None and row["variant"] != now:
+            changed.append(name)
+    base = next((row["variant"] for row in rows if row["name"] == BASE), None)
+    if base is None:
         reasons = f" (left out: {'; '.join(left_out)})" if left_out else ""
         raise RankError(
-            f"{rows_folder(protocol)} has no row of the base {BASE}, so there is no table; name a "
-            f"mechanism, as in `attnkit rank {BASE}`{reasons}"
+            f"{rows_folder(protocol)} has no row of the base {BASE}, and no published table has "
+            f"one; name a mechanism, as in `attnkit rank {BASE}`{reasons}"
         )
     columns = columns_of(plans)
     numbers = _judged(rows, columns, base)
@@ -189,59 +216,20 @@ def read_ranking(
     def place(row: dict[str, Any]) -> tuple[bool, float, str]:
         mean = numbers[row["variant"]][0].mean
         value = math.inf if mean is None else mean.mean if lower else -mean.mean
-        return row["variant"] != base, value, row["mechanism"]
+        return row["variant"] != base, value, row["name"]
 
     rows.sort(key=place)
-    reference = {row["variant"]: row for row in rows}[base]
-    floors = [
-        _floor(_values(reference, column)) if column.is_judged else None for column in columns
-    ]
-    return Ranking(
-        protocol, columns, rows, numbers, floors, [*left_out, *refused, *_others(protocol)]
-    )
+    floors = [_floor(_values(rows[0], column)) if column.is_judged else None for column in columns]
+    return Ranking(protocol, columns, rows, numbers, floors, left_out, changed)
 
 
-def _rows(
-    plans: Plans, base: str, present: Mapping[str, str]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Returns the rows that can stand in one table, and what cannot."""
-    protocol = plans.protocol
-    found: dict[str, dict[str, Any]] = {}
-    left_out: list[str] = []
-    for path in sorted(rows_folder(protocol).glob("*.json")):
-        row = read_row(path)
-        if (row["protocol"], row["tier"]) != (protocol.version, protocol.tier):
-            left_out.append(
-                f"{row['mechanism']} of protocol {row['protocol']}, tier {row['tier']}: rows of "
-                f"two protocols are never mixed ({path})"
-            )
-        elif row["base"] != base:
-            left_out.append(f"{row['mechanism']}, made with other code or recipes ({path})")
-        elif not _is_current(row, plans, present):
-            left_out.append(f"{row['mechanism']}, whose code has changed since ({path})")
-        elif not row["complete"]:
-            left_out.append(f"{row['mechanism']}, which is not complete: rank it again ({path})")
-        elif (other := found.get(row["mechanism"])) is None or other["date"] <= row["date"]:
-            found[row["mechanism"]] = row
-    return list(found.values()), left_out
-
-
-def _is_current(row: Mapping[str, Any], plans: Plans, present: Mapping[str, str]) -> bool:
-    """True unless the mechanism has another digest now."""
-    name = row["mechanism"]
-    if name in present:
-        return present[name] == row["variant"]
-    if row["plugins"] or name not in ATTENTION.names():
-        return True
-    return plans.variant(Subject(name)) == row["variant"]
-
-
-def _others(protocol: Protocol) -> Iterator[str]:
-    """Yields the tables of other versions of the protocol, which are never mixed with this one."""
-    for folder in sorted(ROWS.glob(f"{protocol.tier}-v*")):
-        count = len(list(folder.glob("*.json")))
-        if folder.name != protocol.name and count:
-            yield f"{count} row{'s' * (count > 1)} of another version of the protocol, in {folder}"
+def _variant_now(row: Mapping[str, Any], plans: Plans) -> str | None:
+    """Returns the folder of a row with the present code; None if that is not known: of a plugin, or
+    of a mechanism that is no longer there.
+    """
+    if row["plugins"] or row["mechanism"] not in ATTENTION.names():
+        return None
+    return plans.variant(Subject(row["mechanism"], keys=tuple(row["keys"])))
 
 
 def _judged(

@@ -1,6 +1,7 @@
 """`attnkit rank`: what is trained and what is not, what stands in one table, what is refused."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,14 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from attnkit.ablation.timing import Timing
-from attnkit.checks.at_start import LawBrokenError
 from attnkit.cli.main import app
 from attnkit.ranking.cells import Plans, Subject, subjects_named
 from attnkit.ranking.code import without_words
-from attnkit.ranking.output import FORMS, export, show_ranking
+from attnkit.ranking.output import FORMS, export, rows_beside, show_ranking
 from attnkit.ranking.protocol import BASE, PARTS, Part, Protocol, RankError
 from attnkit.ranking.rank import prepare, rank, show_work
-from attnkit.ranking.row import read_row
+from attnkit.ranking.row import read_file, read_kept, read_row
 from attnkit.ranking.table import read_ranking
 
 TINY = (
@@ -28,7 +28,11 @@ TINY = (
     *("ablation.seeds=1", "ablation.tune={optimizer.lr: [1.0e-3, 1.0e-2]}"),
 )
 PROTOCOL = Protocol("tiny", {"parity": Part("rank_parity", {"tiny": TINY})})
-QUIET = {"tokens_per_second": 9e4, "ms_per_token": 1.5, "training_bytes": 2**20, "is_quiet": True}
+HERE = {"device": "cpu", "processor": "One", "cores": 2, "torch": "2"}
+QUIET = {
+    **{"tokens_per_second": 9e4, "ms_per_token": 1.5, "training_bytes": 2**20, "is_quiet": True},
+    "machine": HERE,
+}
 BUSY = {**QUIET, "is_quiet": False}
 
 CHROMIUM = (
@@ -59,7 +63,9 @@ class Leaky(MultiHead):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
+    """A folder of one's own; no published table comes with the kit."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("attnkit.ranking.row.shipped_tables", list)
     (tmp_path / "mine.py").write_text(PLUGIN)
     return tmp_path
 
@@ -74,7 +80,7 @@ def speeds(monkeypatch):
 
 def numbers(ranking):
     return {
-        row["mechanism"]: [number.mean.mean for number in ranking.numbers[row["variant"]]]
+        row["name"]: [number.mean.mean for number in ranking.numbers[row["variant"]]]
         for row in ranking.rows
     }
 
@@ -87,7 +93,7 @@ def test_only_what_is_missing_is_trained(here, launcher, speeds, tiny_samples):
         ranking, failures = rank(PROTOCOL, subjects_named(["mine.py"]))
         assert failures == []
         assert speeds == []
-        return ranking, [key.partition("-")[0] for key in launcher.started]
+        return ranking, [key.split("/")[1].partition("-")[0] for key in launcher.started]
 
     first, started = ranked(QUIET, BUSY)
     # Two learning rates and a seed of each.
@@ -95,7 +101,7 @@ def test_only_what_is_missing_is_trained(here, launcher, speeds, tiny_samples):
     # The same model under another name: what differs between rows is the mechanism alone.
     assert numbers(first)["plain_copy"] == numbers(first)[BASE]
     assert first.rows[1]["plugins"][0]["name"] == "mine.py"
-    runs = here / "runs/rank/tiny-v1-parity"
+    runs = here / "runs/rank/tiny-v2-parity"
     assert len(list(runs.glob("*/seed0/result.json"))) == 2, "ordinary runs"
     assert set(json.loads((runs / "ablation.json").read_bytes())["variants"]) == set(first.numbers)
 
@@ -104,7 +110,7 @@ def test_only_what_is_missing_is_trained(here, launcher, speeds, tiny_samples):
     assert again.rows[1]["costs"]["speed"] == QUIET, "measured again, since others disturbed it"
 
     # As after a kill: no row, and one of its runs has no result.
-    for path in (here / "runs/rank/rows/tiny-v1").glob("plain_copy-*.json"):
+    for path in (here / "runs/rank/rows/tiny-v2").glob("plain_copy-*.json"):
         path.unlink()
     (lost,) = runs.glob("plain_copy-*/seed0/result.json")
     lost.unlink()
@@ -131,7 +137,7 @@ def test_a_dry_run_tells_the_cells_and_their_time(here, launcher, monkeypatch, c
     show_work(prepare(PROTOCOL, subjects_named(["linear"])), PROTOCOL)
     said = capsys.readouterr().out
     assert "linear parity       0:01:03   3 runs of 2 steps" in said
-    assert "protocol 1, tier tiny: 2 rows, about 0:02:06" in said
+    assert "protocol 2, tier tiny: 2 rows, about 0:02:06" in said
     assert launcher.started == []
     assert not (here / "runs").exists()
 
@@ -152,9 +158,9 @@ if __name__ == "__main__":  # each run is a fork that imports this file
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_with_the_same_table(tmp_path):
+def test_an_interrupted_or_killed_rank_ends_with_the_same_table(tmp_path):
     tables = []
-    for name, kills in (("whole", False), ("killed", True)):
+    for name, kill in (("whole", 0), ("interrupted", signal.SIGINT), ("killed", signal.SIGKILL)):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "rank_tests.py").write_text(Path(__file__).read_text())
@@ -162,17 +168,17 @@ def test_a_killed_rank_ends_with_the_same_table(tmp_path):
         path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": path}
         start = [sys.executable, "go.py"]
-        if kills:
+        if kill:
             process = subprocess.Popen(start, cwd=folder, env=environment)
             while len(list(folder.glob("runs/rank/*/*/seed*/result.json"))) < 5:
                 assert process.poll() is None, "it ended before it was killed"
                 time.sleep(0.05)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            os.kill(process.pid, kill)
+            assert process.wait() != 0
             assert not list(folder.glob("runs/rank/rows/*/linear-*.json"))
         subprocess.run(start, cwd=folder, env=environment, check=True)
         tables.append(json.loads((folder / "table.json").read_text()))
-    assert tables[0] == tables[1]
+    assert tables[0] == tables[1] == tables[2]
 
 
 # The table, of rows that nobody has trained
@@ -186,6 +192,10 @@ JUDGED = Protocol(
 )
 
 
+def table(plans):
+    return read_ranking(plans, read_kept(plans.protocol))
+
+
 def write_row(plans, mechanism, accuracy, loss, **more):
     """Leaves the file of a row with these numbers, one per seed."""
     protocol = plans.protocol
@@ -196,8 +206,8 @@ def write_row(plans, mechanism, accuracy, loss, **more):
 
     variant = plans.variant(Subject(mechanism))
     row = {
-        **{"format": 1, "protocol": protocol.version, "tier": protocol.tier, "complete": True},
-        **{"mechanism": mechanism, "variant": variant, "base": plans.variant(Subject(BASE))},
+        **{"format": 2, "protocol": protocol.version, "tier": protocol.tier, "complete": True},
+        **{"name": mechanism, "mechanism": mechanism, "keys": [], "variant": variant},
         **{"formula": "f", "paper": "p", "plugins": [], "position": "rotary", "changes": {}},
         "tasks": {"parity": task("accuracy", accuracy), "copy": task("loss", loss)},
         "costs": {"parameters": 10, "cache_bytes": {"1024": 2048, "16384": 1}, "speed": QUIET},
@@ -228,7 +238,7 @@ def plans(here):
 def test_verdicts_need_holm_and_the_noise_floor(plans, capsys):
     write_row(plans, "linear", around(0.9, by=-1), around(2.5))
     write_row(plans, "gated", around(0.51), around(2.0, by=0.9))
-    ranking = read_ranking(plans)
+    ranking = table(plans)
     words = {
         row["mechanism"]: [number.verdict for number in ranking.numbers[row["variant"]]]
         for row in ranking.rows
@@ -258,23 +268,81 @@ def test_verdicts_need_holm_and_the_noise_floor(plans, capsys):
 
 def test_what_is_not_comparable_is_told(plans):
     path = write_row(plans, "linear", around(0.9), around(2.0), protocol=0)
-    write_row(plans, "gated", around(0.9), around(2.0), base="multi_head-00000000")
-    write_row(plans, "sink", around(0.9), around(2.0), variant="sink-00000000")
     write_row(plans, "relu", around(0.9), around(2.0), complete=False)
     other = path.parent.parent / "tiny-v0"
     other.mkdir()
     (other / "x.json").write_text("{}")
-    ranking = read_ranking(plans)
+    ranking = table(plans)
     assert [row["mechanism"] for row in ranking.rows] == [BASE]
     said = "\n".join(ranking.notes())
     for words in (
         "linear of protocol 0, tier tiny: rows of two protocols are never mixed",
-        "gated, made with other code or recipes",
-        "sink, whose code has changed since",
         "relu, which is not complete",
-        "1 row of another version of the protocol",
+        "1 row of version 0 of the protocol",
     ):
         assert words in said
+
+
+def test_a_row_of_other_code_and_a_speed_of_another_machine_are_marked(plans):
+    write_row(plans, "sink", around(0.9), around(2.0), variant="sink-00000000")
+    other = {**QUIET, "machine": {**HERE, "processor": "Two"}}
+    costs = {"parameters": 10, "cache_bytes": {"1024": 2048, "16384": 1}, "speed": other}
+    write_row(plans, "gated", around(0.8), around(2.0), costs=costs)
+    ranking = table(plans)
+    assert ranking.changed == ["sink"]
+    assert ranking.elsewhere == ["gated"]
+    text = FORMS[".md"](ranking)
+    assert "| sink § | 0.900 ± 0.020 better |" in text
+    assert "90.0k‡ | 1.05MB‡ | 1.5‡ |" in text
+    assert text.count("90.0k |") == 2, "the base and sink"
+    assert "§ the mechanism has other code now" in text
+    # A row of the present code counts more than a newer one of other code.
+    write_row(plans, "sink", around(0.7), around(2.0), date="2025-01-01")
+    assert numbers(table(plans))["sink"][0] == pytest.approx(0.7)
+
+
+def test_rows_of_several_sessions_share_a_table_that_grows(plans, here, monkeypatch):
+    """A published table counts like rows that were made here, wherever it is."""
+    write_row(plans, "linear", around(0.9), around(2.5))
+    assert export(table(plans), [Path("zoo.md")]) == [Path("zoo.md"), Path("zoo.json")]
+    shutil.rmtree("runs")
+    tables = rows_beside([Path("zoo.md")], JUDGED)
+    work = prepare(JUDGED, subjects_named(["mine.py", "linear"]), tables)
+    assert list(work.finished) == [BASE, "linear"]
+    assert list(work.cells) == ["plain_copy"], "neither the base nor a shipped row is trained again"
+    write_row(plans, "gated", around(0.8), around(2.0))
+    grown, failures = rank(JUDGED, [], tables)
+    assert (failures, list(numbers(grown))) == ([], [BASE, "linear", "gated"])
+    export(grown, [Path("zoo.md")])
+    assert len(read_file(Path("zoo.json"), ("rows",))["rows"]) == 3
+
+    # The kit's own table needs no --out.
+    shutil.rmtree("runs")
+    monkeypatch.setattr("attnkit.ranking.row.shipped_tables", lambda: [here / "zoo.json"])
+    assert list(numbers(table(plans))) == [BASE, "linear", "gated"]
+
+
+def test_tables_of_two_protocols_are_never_mixed(plans):
+    write_row(plans, "linear", around(0.9), around(2.5))
+    export(table(plans), [Path("zoo.md")])
+    content = json.loads(Path("zoo.json").read_text())
+
+    def beside(**changes):
+        Path("zoo.json").write_text(json.dumps({**content, **changes}))
+        return rows_beside([Path("zoo.html")], JUDGED)
+
+    assert beside() == [Path("zoo.json")]
+    assert beside(protocol=1) == [], "it does not count, and is overwritten on request alone"
+    kept = read_kept(JUDGED, [Path("zoo.json")])
+    assert kept.left_out == [
+        "2 rows of version 1 of the protocol: rows of two are never mixed (zoo.json)"
+    ]
+    with pytest.raises(RankError, match=r"zoo\.json has rows of protocol 3, tier tiny; these are"):
+        beside(protocol=3)
+    with pytest.raises(RankError, match=r"has rows of protocol 2, tier gpu"):
+        beside(tier="gpu")
+    with pytest.raises(RankError, match=r"zoo\.json has format 1, this attnkit writes format 2"):
+        beside(format=1)
 
 
 def test_an_untuned_rate_a_lost_run_and_a_busy_machine_are_told(plans):
@@ -284,7 +352,7 @@ def test_an_untuned_rate_a_lost_run_and_a_busy_machine_are_told(plans):
     row["tasks"]["copy"] = {"numbers": {}, "tuned": {}, "edge": None, "failed": "diverged"}
     row["costs"]["speed"] = BUSY
     path.write_text(json.dumps(row))
-    ranking = read_ranking(plans)
+    ranking = table(plans)
     text = FORMS[".md"](ranking)
     assert "| linear | 0.900 ± 0.020 better† | diverged |" in text
     assert "linear parity (largest, 0.03)" in text
@@ -301,7 +369,7 @@ def test_the_page_sorts_in_a_browser(plans, here):
     row["tasks"]["copy"] = {"numbers": {}, "tuned": {}, "edge": None, "failed": "diverged"}
     row["formula"] = "<script>alert(1)</script>"
     path.write_text(json.dumps(row))
-    export(read_ranking(plans), [Path("table.html")])
+    export(table(plans), [Path("table.html")])
     said = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -323,6 +391,54 @@ def test_the_page_sorts_in_a_browser(plans, here):
     assert said == []
 
 
+# Rows with keys, and learning rates
+
+
+def test_a_row_may_have_its_own_mask_and_options(plans):
+    window = "multi_head mask={name: sliding_window, window: 8}"
+    (named,) = subjects_named([window.replace("mask", "model.mask")])
+    assert named.name == window
+    assert named.changes(4) == {
+        "model.attention": {"name": "multi_head", "num_heads": 4},
+        "model.mask": {"name": "sliding_window", "window": 8},
+    }
+    work = prepare(JUDGED, [named, *subjects_named(["grouped_query attention.num_kv_heads=1"])])
+    recipes = {name: cells["copy"].recipe.model for name, cells in work.cells.items()}
+    assert recipes[window]["mask"].options["window"] == 8
+    assert (
+        recipes["grouped_query attention.num_kv_heads=1"]["attention"].options["num_kv_heads"] == 1
+    )
+    assert list(work.finished) == [BASE], "a row with keys is another row"
+
+
+def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
+    grid = "ablation.tune={optimizer.lr: [1.0e-4, 3.0e-4, 1.0e-3, 3.0e-3, 1.0e-2, 3.0e-2]}"
+    plans = Plans(Protocol("tiny", {"parity": Part("rank_parity", {"tiny": (*TINY[:-1], grid)})}))
+    cell = plans.cell("parity", Subject(BASE))
+
+    def tried(losses, begun=()):
+        def loss(trial):
+            return losses.get(trial.recipe.optimizer.options["lr"], math.inf)
+
+        def is_finished(trial):
+            return trial.recipe.optimizer.options["lr"] in losses
+
+        monkeypatch.setattr("attnkit.ranking.cells.loss_of", loss)
+        monkeypatch.setattr("attnkit.ranking.cells.RowTrial.is_finished", property(is_finished))
+        return [each.trial.recipe.optimizer.options["lr"] for each in cell.tried(begun)]
+
+    assert tried({}) == [1e-3, 3e-3, 1e-2]
+    assert tried({1e-3: 3.0, 3e-3: 1.0, 1e-2: 2.0}) == [1e-3, 3e-3, 1e-2]
+    lowest = {1e-3: 1.0, 3e-3: 2.0, 1e-2: 3.0}
+    assert tried(lowest) == [3e-4, 1e-3, 3e-3, 1e-2]
+    assert tried({**lowest, 3e-4: 2.0}) == [3e-4, 1e-3, 3e-3, 1e-2]
+    assert tried({**lowest, 3e-4: 0.5}) == [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+    assert tried({1e-3: 3.0, 3e-3: 2.0, 1e-2: 1.0, 3e-2: 0.5}) == [1e-3, 3e-3, 1e-2, 3e-2]
+    # One that has begun and has no result has diverged: it is no reason to stop.
+    (lost,) = [each.trial.key for each in cell.tried() if "0.01" in each.trial.key]
+    assert tried({1e-3: 1.0, 3e-3: 2.0}, [lost]) == [3e-4, 1e-3, 3e-3, 1e-2]
+
+
 # What is refused
 
 
@@ -334,25 +450,27 @@ def test_the_page_sorts_in_a_browser(plans, here):
         (["linear", "--out", "table.txt"], "--out table.txt: the name must end in .md"),
         ([], "has no row of the base multi_head"),
         (["pre_norm"], "pre_norm is no mechanism, so the table has no row"),
+        (["leaky.py"], "leaky breaks a law: "),
+        (["linformer"], "linformer has no row: the task "),
+        (
+            ["linear model.dim=3"],
+            "linear dim=3: the protocol sets dim; a row may have its own mask",
+        ),
+        (["linear", "mask=causal"], "in one word: 'multi_head mask=causal'"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(arguments, words, here):
+    (here / "leaky.py").write_text(LEAKY)
     ended = CliRunner().invoke(app, ["rank", *arguments])
     assert ended.exit_code == 2, ended.output
     assert words in ended.output
     assert not (here / "runs").exists()
 
 
-def test_what_the_protocol_cannot_take_is_refused_before_anything_trains(here, launcher):
-    (here / "leaky.py").write_text(LEAKY)
-    with pytest.raises(LawBrokenError, match="leaky breaks a law: "):
-        rank(PROTOCOL, subjects_named(["leaky.py"]))
-    with pytest.raises(RankError, match=r"linformer has no row: .*cannot obey the mask causal"):
-        rank(PROTOCOL, subjects_named(["linformer"]))
-    assert launcher.started == []
+def test_a_damaged_row_is_refused(here):
     broken = here / "row.json"
     broken.write_text("{}")
-    with pytest.raises(RankError, match=r"row\.json is no row of attnkit rank"):
+    with pytest.raises(RankError, match=r"row\.json is no row or table of attnkit rank"):
         read_row(broken)
 
 

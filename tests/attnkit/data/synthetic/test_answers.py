@@ -70,6 +70,14 @@ def running_parity(words, task):
     return {i: str(words[: i + 1].count("1") % 2) for i in range(len(words))}
 
 
+def permutations(words, task):
+    row, answers = list(range(task.num_items)), {}
+    for place, word in enumerate(words):
+        row = [row[int(item)] for item in word]
+        answers[place] = "".join(map(str, row))
+    return answers
+
+
 CASES = {
     "recall": ("multi_query_recall", {"random_filler": False, "length": 24}, recall),
     "recall_tight": (
@@ -85,6 +93,8 @@ CASES = {
     "memorisation": ("ngram_memorisation", {"length": 15, "n": 2}, ngram_memorisation),
     "memorisation_1": ("ngram_memorisation", {"length": 8, "n": 1}, ngram_memorisation),
     "parity": ("parity", {"length": 12}, parity),
+    "permutations": ("permutations", {"length": 12}, permutations),
+    "permutations_4": ("permutations", {"length": 5, "num_items": 4}, permutations),
     "running_parity": ("parity", {"length": 12, "cumulative": True}, running_parity),
 }
 
@@ -176,6 +186,7 @@ def test_a_table_is_the_same_for_every_sequence_and_another_for_another_seed():
         ({"name": "ngram_memorisation", "length": 64}, "a multiple of 3"),
         ({"name": "ngram_memorisation", "n": 9}, "68,719,476,736 facts"),
         ({"name": "parity", "length": 1}, "at least 2 tokens"),
+        ({"name": "permutations", "num_items": 6}, "data.num_items must be 2 to 5, got 6"),
     ],
     ids=lambda value: value if isinstance(value, str) else value["name"],
 )
