@@ -91,7 +91,7 @@ PARTS: Mapping[str, Part] = {
         "rank_recall",
         _larger(
             "data={length: 256, min_length: 8, test_lengths: [8, 32, 64, 128], num_pairs: 64}",
-            *("data.vocab_size=512", "model.max_seq_len=256"),
+            *("data.vocab_size=512", "model.max_seq_len=256", "trainer.batch_size=256"),
             *("trainer.max_steps=4000", "validation.every_n_steps=500"),
         ),
     ),
@@ -109,6 +109,10 @@ PARTS: Mapping[str, Part] = {
     "parity": Part(
         "rank_parity",
         _larger("model.dim=64", "trainer.max_steps=2000"),
+    ),
+    "s3": Part(
+        "rank_s3",
+        _larger("model.dim=64", "trainer.max_steps=3000"),
     ),
 }
 
