@@ -16,8 +16,9 @@ def rank(
         list[str] | None,
         typer.Argument(
             metavar="[MECHANISM|PLUGIN ...]",
-            help="Mechanisms: a name, a plugin file (my_attention.py), a module. Without any: the "
-            "table of the rows that are there.",
+            help="Mechanisms: a name, a plugin file (my_attention.py), a module; with keys of the "
+            "model in the same word: 'multi_head mask={name: sliding_window, window: 8}'. Without "
+            "any: the table of the rows that are there.",
             show_default=False,
         ),
     ] = None,
@@ -32,7 +33,7 @@ def rank(
         list[Path] | None,
         typer.Option(
             help="An output file: .md, .html (a page with sortable columns), .csv, .json; may be "
-            "repeated.",
+            "repeated. The rows are always beside it, as .json: a table that is there grows.",
             show_default=False,
         ),
     ] = None,
@@ -44,8 +45,9 @@ def rank(
 ) -> None:
     """Give mechanisms their rows in one table: one protocol, a learning rate tuned for each.
 
-    Rows are kept in `runs/rank`: only what is missing is trained, and the same command continues
-    what was interrupted. docs/protocol.md describes the protocol.
+    Rows are kept in `runs/rank`, beside each table, and in the clone's docs/zoo.json: only what is
+    missing is trained, and the same command continues what was interrupted. docs/protocol.md
+    describes the protocol.
 
     Example: attnkit rank linear my_attention.py --out table.html
     """
@@ -67,7 +69,7 @@ def rank(
         # A table whose rows are beside it grows.
         new = [out for out in outs if out.with_suffix(".json") not in tables]
         check_outs(new, FORMS, overwrite=overwrite)
-        subjects = subjects_named(what or (ATTENTION.names() if everything else ()))
+        subjects = subjects_named([*(ATTENTION.names() if everything else ()), *(what or ())])
         if dry_run:
             show_work(prepare(protocol, subjects, tables, skip=everything), protocol)
             return

@@ -1,5 +1,6 @@
 """`attnkit rank`: what is trained and what is not, what stands in one table, what is refused."""
 
+import hashlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from attnkit.ablation.timing import Timing
@@ -18,10 +20,11 @@ from attnkit.cli.main import app
 from attnkit.ranking.cells import Plans, Subject, subjects_named
 from attnkit.ranking.code import without_words
 from attnkit.ranking.output import FORMS, export, rows_beside, show_ranking
-from attnkit.ranking.protocol import BASE, PARTS, Part, Protocol, RankError
+from attnkit.ranking.protocol import BASE, PARTS, VERSION, Part, Protocol, RankError
 from attnkit.ranking.rank import prepare, rank, show_work
 from attnkit.ranking.row import read_file, read_kept, read_row
 from attnkit.ranking.table import read_ranking
+from attnkit.recipe.shipped import located
 
 TINY = (
     *("trainer.max_steps=2", "trainer.batch_size=4", "data.num_eval=8"),
@@ -368,6 +371,7 @@ def test_the_page_sorts_in_a_browser(plans, here):
     row = json.loads(path.read_text())
     row["tasks"]["copy"] = {"numbers": {}, "tuned": {}, "edge": None, "failed": "diverged"}
     row["formula"] = "<script>alert(1)</script>"
+    row["tasks"]["parity"]["curve"] = {"steps": [10, 20, 30], "loss": [3.0, 2.0, 1.0]}
     path.write_text(json.dumps(row))
     export(table(plans), [Path("table.html")])
     said = []
@@ -387,6 +391,12 @@ def test_the_page_sorts_in_a_browser(plans, here):
             assert head.get_attribute("aria-sort") == order
             expected = [BASE, "linear"] if order == "ascending" else ["linear", BASE]
             assert names.all_text_contents() == [*expected, "gated"], "no number comes last"
+        shown.locator("tbody button", has_text="gated").click()
+        details = shown.locator(".details")
+        assert details.locator("figcaption").all_text_contents() == ["parity"]
+        assert "no runs here; to train them: attnkit rank gated" in details.text_content()
+        shown.locator("tbody button", has_text="gated").click()
+        assert details.text_content() == ""
         browser.close()
     assert said == []
 
@@ -485,6 +495,23 @@ def test_every_tier_has_a_valid_study_of_every_task(here):
             assert changes["model.attention"]["name"] == "linear"
             assert "model.position" not in changes
             assert plans.changes(task, Subject("mamba2"))["model.position"] == "none"
+
+
+def test_what_changes_numbers_raises_the_version():
+    """Rows of one version are compared wherever and whenever they were made."""
+
+    def keys(path):
+        found = yaml.safe_load(path.read_text())
+        parent = found.pop("extends", None)
+        return [*(keys(path.parent / parent) if parent else ()), found]
+
+    content = [
+        [task, keys(located(Path(part.recipe))), dict(part.changes)] for task, part in PARTS.items()
+    ]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    assert (VERSION, digest) == (2, "1d097ee6"), (
+        "the recipes of the protocol have changed: raise VERSION, and write both here"
+    )
 
 
 def test_comments_and_docstrings_are_no_code():
