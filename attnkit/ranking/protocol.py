@@ -54,7 +54,7 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """Of its folders: `minutes-v1`."""
+        """Of its folders: `minutes-v2`."""
         return f"{self.tier}-v{self.version}"
 
 
