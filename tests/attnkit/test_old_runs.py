@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from attnkit.ablation.page.studies import Studies
 from attnkit.cli.main import app
 from attnkit.models.encoder_decoder import (
     CrossOptions,
@@ -94,6 +95,19 @@ def test_an_old_run_is_shown_and_compared(name, old_run, monkeypatch):
     compared = CliRunner().invoke(app, ["compare", str(directory.parents[1])])
     assert compared.exit_code == 0, compared.output
     assert "again" in compared.stdout
+    studies = Studies({directory.parents[2]: ""})
+    view, curves = (
+        studies.view(name, None, None),
+        json.loads(studies.curves(name, None, None, False)),
+    )
+    assert [row["words"][1] for row in view["table"]["rows"].values()] == [
+        f"{loss_of(directory):.4f}"
+    ] * 2
+    assert [len(curve["mean"]) > 0 for curve in curves["curves"]] == [True, True]
+
+
+def loss_of(directory):
+    return json.loads((directory / "result.json").read_text())["metrics"]["loss"]
 
 
 def mlp_parameters(name):

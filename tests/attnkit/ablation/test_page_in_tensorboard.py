@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import parse_qsl, quote
 from xml.etree import ElementTree
@@ -37,7 +38,8 @@ pytestmark = [
 ]
 
 HOSTILE = '<img src=x onerror="parent.hacked=1;hacked=1">'
-MANY = 120
+MANY = 500
+FOLLOWED = ("base", "linear", "local")
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,19 @@ def logs(run_maker, study_of_the_session, tmp_path_factory) -> Path:
     run = make("base", 2, study="live", curve={0: 3.0, 5: 2.5})
     (run / "result.json").unlink()
     first = make("v0", 0, study="many")
+    result = json.loads((first / "result.json").read_text())
     for i in range(1, MANY):
-        shutil.copytree(first, root / f"many/v{i}/seed0")
-        result = json.loads((first / "result.json").read_text())
+        run = root / f"many/v{i}/seed0"
+        run.mkdir(parents=True)
+        for name in ("recipe.yaml", "environment.json"):
+            os.link(first / name, run / name)
         result["metrics"]["loss"] = 1 + i / 100
-        write_json(root / f"many/v{i}/seed0/result.json", result)
+        (run / "result.json").write_text(json.dumps(result))
+    for variant in FOLLOWED:
+        for seed in range(4):
+            run = make(variant, seed, study="followed", curve={0: 3.0, 10: 2.0 + seed / 10})
+            if seed == 3:
+                (run / "result.json").unlink()
     return root
 
 
@@ -224,6 +234,7 @@ def test_filters_and_pages(page):
     assert f"1 to 50 of {MANY}" in page(".pager").inner_text()
     page(".pager button", has_text="next").click()
     page(".pager", has_text=f"51 to 100 of {MANY}").wait_for()
+    assert [row[0] for row in page.words()] == [f"v{i}" for i in range(50, 100)]
     page("th button", has_text="loss").first.click()
     page("th[aria-sort=ascending]").wait_for()
     assert page.words()[0][0].startswith("v0")
@@ -278,7 +289,6 @@ def test_a_study_is_followed_while_it_runs(page, logs):
         )
         assert page("td", has_text="so far").count() == 1
         assert "3 curves" in page(".plot canvas").first.get_attribute("aria-label")
-        page("tbody").evaluate("body => { body.dataset.same = 'yes'; }")
         log.write_text("live/base  9/10  loss 2.1  0:00:09 left\n")
         page(".going", has_text="9/10").wait_for()
     shutil.copy(study / "base/seed1/result.json", run)
@@ -289,6 +299,57 @@ def test_a_study_is_followed_while_it_runs(page, logs):
     assert page("img").count() == 0
     assert page.page.evaluate("() => window.hacked") is None
     assert page("body").evaluate("() => window.hacked ?? null") is None
+
+
+WATCH = """() => {
+  const canvas = document.querySelector(".plot canvas");
+  window.seen = { frames: 0, blank: 0, rows: new Set(), heights: new Set(), shifts: 0 };
+  new PerformanceObserver((list) => {
+    for (const shift of list.getEntries()) window.seen.shifts += shift.value;
+  }).observe({ type: "layout-shift" });
+  const look = () => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    window.seen.frames += 1;
+    window.seen.blank += data.every((value) => value === 0);
+    window.seen.rows.add(document.querySelectorAll("tbody tr").length);
+    window.seen.heights.add(document.querySelector("main").scrollHeight);
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
+"""Looks at each frame: is a plot blank, does the table lose rows, does anything move?"""
+
+
+@pytest.mark.slow
+def test_a_study_of_twelve_runs_is_refreshed_without_a_flicker(page, logs):
+    running = [logs / "followed" / variant / "seed3" for variant in FOLLOWED]
+    with ExitStack() as locks:
+        for run in running:
+            locks.enter_context(run_directory.in_use(run))
+
+        def go_on(step: int) -> None:
+            for run in running:
+                log = log_of(logs / "followed", run.parent.name, 3)
+                log.parent.mkdir(exist_ok=True)
+                log.write_text(f"followed/{run.parent.name}  {step}/99  loss 2.5  0:01:00 left\n")
+                with (run / "metrics.jsonl").open("a") as file:
+                    file.write(json.dumps({"step": step, "loss/val": 3 - step / 99}) + "\n")
+
+        go_on(11)
+        page.open(study="followed")
+        page(".status", has_text="9 of 12 runs finished, 3 running").wait_for()
+        page(".going", has_text="11/99").wait_for()
+        page("body").evaluate(WATCH)
+        for step in (22, 33):
+            go_on(step)
+            page(".going", has_text=f"{step}/99").wait_for()
+            page.settled()
+        seen = page("body").evaluate(
+            "() => ({...seen, rows: [...seen.rows], heights: [...seen.heights]})"
+        )
+    assert (seen["blank"], seen["shifts"], seen["rows"]) == (0, 0, [len(FOLLOWED)])
+    assert seen["frames"] > 10
+    assert len(seen["heights"]) == 1
 
 
 def write_maps(directory: Path) -> None:

@@ -203,7 +203,9 @@ def test_a_study_that_is_moved_or_partly_deleted(finished_study):
     studies = studies_of(finished_study.parent)
     assert studies.has("small")
     shutil.rmtree(finished_study / "same/seed2")
-    assert studies.view("small", None, None)["table"]["rows"]["same"]["words"][2] == "3"
+    table = studies.view("small", None, None)["table"]
+    assert table["rows"]["same"]["words"][2] == "3"
+    assert any("same: paired over the seeds that both have: 0, 1, 3" in n for n in table["notes"])
     finished_study.rename(finished_study.with_name("moved"))
     assert studies.view("small", None, None)["table"] is None
     assert studies_of(finished_study.parent).has("moved")
@@ -211,8 +213,13 @@ def test_a_study_that_is_moved_or_partly_deleted(finished_study):
 
 def test_two_studies_of_one_name_are_two(make_run, tmp_path):
     make_run("base", 0, 1.0)
-    shutil.copytree(tmp_path / "runs/small", tmp_path / "runs/later/small")
-    assert [one["id"] for one in studies_of(tmp_path / "runs").list()] == ["later/small", "small"]
+    (tmp_path / "runs/later").mkdir()
+    (tmp_path / "runs/small").rename(tmp_path / "runs/later/small")
+    make_run("base", 0, 2.0)
+    studies = studies_of(tmp_path / "runs")
+    assert [one["id"] for one in studies.list()] == ["later/small", "small"]
+    for study, loss in (("later/small", 1.0), ("small", 2.0)):
+        assert studies.view(study, None, None)["table"]["rows"]["base"]["mean"] == loss
 
 
 def test_numbers_are_rounded_to_six_digits():
