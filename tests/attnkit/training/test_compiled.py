@@ -68,16 +68,29 @@ def test_every_mechanism_is_one_graph_to_train_and_one_to_evaluate(
 
 
 @pytest.mark.parametrize(
-    "keys",
+    ("num_layers", "keys"),
     [
-        ["model.mask={name: sliding_window, window: 3}", "model.position=rotary"],
-        ["model.mask=[causal, document]", "model.position=alibi"],
-        ["model.mask={name: prefix, length: 3}", "model.position=relative_bias"],
+        (1, ["model.mask={name: sliding_window, window: 3}", "model.position=rotary"]),
+        (1, ["model.mask=[causal, document]", "model.position=alibi"]),
+        (1, ["model.mask={name: prefix, length: 3}", "model.position=relative_bias"]),
+        pytest.param(
+            1,
+            ["model.mask=[causal, {name: bigbird, block_size: 4}]", "model.position=sinusoidal"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            2,
+            [
+                "model.layers=[{mask: {name: dilated, window: 3}, position: rotary}, "
+                "{attention: linear, mask: causal, position: none}]"
+            ],
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["window", "document", "prefix"],
+    ids=["window", "document", "prefix", "bigbird", "pattern"],
 )
-def test_masks_and_positions_are_in_the_graph(small, graphs, tiny_samples, keys):
-    experiment.run(small(*EVERYTHING, "model.num_layers=1", *keys))
+def test_masks_and_positions_are_in_the_graph(small, graphs, tiny_samples, num_layers, keys):
+    experiment.run(small(*EVERYTHING, f"model.num_layers={num_layers}", *keys))
     assert graphs == [True, False]
 
 
