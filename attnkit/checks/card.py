@@ -230,7 +230,7 @@ def masks_it_obeys(law: Law, broken: Case, cases: Sequence[Case]) -> str:
     guilty = set().union(*breaks) - holds
     if not breaks or not all(names & guilty for names in breaks) or len(guilty) >= len(holds):
         return ""
-    # A choice of masks, (a | b), is no name that can be declared.
+    # A choice of masks, (a | b), has no name that can be declared.
     declared = ", ".join(repr(name) for name in sorted(holds & {*MASKS.names(), "padding"}))
     return (
         f"if it cannot obey {' and '.join(sorted(guilty))} by design, say "

@@ -33,8 +33,8 @@ class DoesNotApply(Exception):
 
 
 BATCHES, LENGTHS = (3, 2, 5, 7), (10, 11, 13, 9, 12, 14, 15)
-"""Sequences and tokens of a case: the first that are no other size of it, so that an axis that is
-taken for another one does not fit.
+"""Sequences and tokens of a case: the first that are not another size of it, so that an axis that
+is taken for another one does not fit.
 """
 
 MORE, FEWER = 3, -4

@@ -82,7 +82,7 @@ def _moves_the_output(case: Case, attention: Attention, name: str) -> bool:
 
 def gradients_agree_with_finite_differences(case: Case) -> str | None:
     """In float64, the gradient along random directions of tokens and parameters is the difference
-    quotient of the output. What computes in float32 inside is told, and compared without its casts.
+    quotient of the output. What computes in float32 inside is noted and compared without its casts.
     """
     try:
         _demand_slopes(case, torch.float64, STEP, 1e-5, misses=0)

@@ -251,7 +251,7 @@ class _RoundedFactors(TorchDispatchMode):
 
     Args:
         scale: what a factor is multiplied by while it is rounded, from 1 to 2. Equal numbers get
-            equal errors, so that a large constant which is added and taken away is no excuse.
+            equal errors, so that a large constant that is added and subtracted again cancels.
     """
 
     def __init__(self, scale: float) -> None:

@@ -36,8 +36,8 @@ def listener_of(logger: Any) -> Listener:
         TypeError: if it is neither a Lightning logger nor a `Listener`.
     """
     raise TypeError(
-        f"{type(logger).__name__} is no logger; give one of Lightning's (lightning.pytorch.loggers)"
-        " or an attnkit.listeners.listener.Listener"
+        f"{type(logger).__name__} is not a logger; give one of Lightning's "
+        "(lightning.pytorch.loggers) or an attnkit.listeners.listener.Listener"
     )
 
 

@@ -1,6 +1,6 @@
 """An encoder that reads a source in both directions, and a decoder that writes a target and looks
-at the source by cross-attention. Vaswani et al. 2017, arXiv:1706.03762, section 3.1; norms stand
-before each branch, as in arXiv:2002.04745.
+at the source by cross-attention. Vaswani et al. 2017, arXiv:1706.03762, section 3.1; by default,
+norms come before each branch, as in arXiv:2002.04745.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EncoderOptions:
             cycled through all layers.
         attention: the mechanism of all layers, or a list with one for each.
         mask: which source token may look at which, besides padding.
-        position: how the order of the source tokens is told.
+        position: how the order of the source tokens is encoded.
     """
 
     num_layers: int = 4
@@ -61,7 +61,7 @@ class DecoderOptions:
             cycled through all layers.
         attention: the mechanism over the target, or a list with one for each layer.
         mask: which target token may look at which; none may see a later one.
-        position: how the order of the target tokens is told.
+        position: how the order of the target tokens is encoded.
     """
 
     num_layers: int = 4

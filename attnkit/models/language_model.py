@@ -50,7 +50,7 @@ class LanguageModel(Stack):
         layers: a pattern: what layers have in place of the keys below, cycled through all layers.
         attention: the mechanism of all layers, or a list with one for each.
         mask: which query may look at which key; a list means that all must allow.
-        position: how the order of the tokens is told.
+        position: how the order of the tokens is encoded.
         mlp: the MLP; `none` leaves it out.
         mlp_dim: width inside the MLP; None: four times `dim` (8/3 of it for swiglu, which has three
             matrices).

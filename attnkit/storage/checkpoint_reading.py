@@ -115,7 +115,9 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in weights.items():
         plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided
         if not plain or tensor.is_quantized or tensor.is_complex():
-            raise CheckpointError(f"{path} is damaged: {name} is no dense tensor of real numbers")
+            raise CheckpointError(
+                f"{path} is damaged: {name} is not a dense tensor of real numbers"
+            )
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
                 f"{path} contains weights that are not finite: {name}; use an "

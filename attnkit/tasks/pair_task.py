@@ -93,7 +93,7 @@ class PairTask(Task):
         if self.replays:  # one size for a bucket: each size is captured
             room = self.model.max_seq_len - source.shape[1]
             missing = min(-source.shape[1] % SOURCE_STEP, room)
-            inner = (0, 0) * (source.dim() - 2)  # features of a source that is no token
+            inner = (0, 0) * (source.dim() - 2)  # features of a source that has no tokens
             source, keep = F.pad(source, (*inner, 0, missing)), F.pad(keep, (0, missing))
         loss = self.run_model(
             source,
@@ -209,7 +209,7 @@ class PairTask(Task):
         """Returns the pair that a user wrote as `logging.probe`.
 
         Raises:
-            DataError: if the text is no pair, or too long.
+            DataError: if the text is not a pair, or too long.
         """
 
     @abstractmethod
@@ -220,7 +220,7 @@ class PairTask(Task):
         """Some validation pairs of at most `num_tokens` tokens a side, or the pair that is given.
 
         Raises:
-            DataError: if the text is no pair, or too long.
+            DataError: if the text is not a pair, or too long.
         """
         if text is not None:
             return [self.probe("probe", self.probe_store(text), 0)]

@@ -70,11 +70,11 @@ class HeadName(NamedTuple):
         """Reads what `str` wrote.
 
         Raises:
-            MapFormatError: if it is no name of a head.
+            MapFormatError: if it is not the name of a head.
         """
         found = _NAME.fullmatch(name)
         if found is None:
-            raise MapFormatError(f"{name[:80]!r} is no name of a head; expected L0H0")
+            raise MapFormatError(f"{name[:80]!r} is not the name of a head; expected L0H0")
         return cls(found[1] or "self", int(found[2]), int(found[3]))
 
 

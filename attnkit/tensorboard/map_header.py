@@ -117,7 +117,8 @@ def read_header(blob: bytes) -> Header:
     """Reads and checks blob 0.
 
     Raises:
-        MapFormatError: if it is no header of this version, contradicts itself, or exceeds a limit.
+        MapFormatError: if it is not a header of this version, contradicts itself, or exceeds a
+            limit.
     """
     content = read_json(blob, MAX_HEADER_BYTES)
     version = content.get("v")
@@ -153,7 +154,7 @@ def inflate_layer(header: Header, index: int, blob: bytes) -> bytes:
     """Returns the H * Q * K bytes of layer `index` from its blob.
 
     Raises:
-        MapFormatError: if the blob is no gzip stream of exactly that many bytes.
+        MapFormatError: if the blob is not a gzip stream of exactly that many bytes.
     """
     return inflate(blob, math.prod(header.shapes[index]), GZIP, f"layer {index}")
 

@@ -102,7 +102,7 @@ def _search(content: mmap.mmap, tag: bytes, points: dict[bytes, dict[int, bytes]
     """Adds the points of a tag, without visiting other records; False if that is not possible.
 
     The bytes from the summary to the value are the same in each event of a tag. What precedes them
-    (length, checksum, time, step) must fit, so that letters of another field are no event.
+    (length, checksum, time, step) must fit, so that bytes of another field are not an event.
     """
     if len(tag) > _SHORT:
         return False

@@ -49,7 +49,7 @@ def list_of(content: dict[str, Any], key: str, kind: type | tuple[type, ...]) ->
 
 
 def is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
-    """True if a value read from JSON is of the given kind; true and false are no numbers."""
+    """True if a value read from JSON is of the given kind; true and false are not numbers."""
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

@@ -258,7 +258,7 @@ def _without(name: str, head: int, instead: Tensor) -> Callable[[str, Tensor], T
 
 
 def _real_tokens(batch: Any, name: str) -> Tensor | None:
-    """Returns which queries of a mechanism are no padding, (B, T); None: all."""
+    """Returns which queries of a mechanism are not padding, (B, T); None: all."""
     if not hasattr(batch, "source_keep"):
         return None
     return batch.source_keep if "encoder" in name.split(".") else batch.predicted != IGNORED

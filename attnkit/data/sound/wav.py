@@ -47,7 +47,7 @@ def read_wav(path: Path) -> Recording:
     except (wave.Error, EOFError, OSError, RuntimeError) as error:
         why = str(error) or "it ends too early"
         raise DataError(
-            f"{path} is no WAV file that can be read ({why}); convert it to PCM, such as 16 bits"
+            f"{path} is not a readable WAV file ({why}); convert it to PCM, such as 16 bits"
         ) from error
     samples = _floats(content, width)
     if samples is None or not 1 <= channels <= 64 or not 1000 <= rate <= 768_000:

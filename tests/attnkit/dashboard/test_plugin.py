@@ -53,7 +53,7 @@ DAMAGED_CLINICS = {
     "backwards": (json.dumps({**CLINIC, "steps": [40, 0]}), "the steps do not ascend"),
     "empty": (json.dumps({**CLINIC, "heads": {}}), "it has no heads"),
     "short": (json.dumps({**CLINIC, "steps": [0]}), "2 numbers of previous for 1 steps"),
-    "names": (json.dumps({**CLINIC, "heads": {"<b>": {}}}), "'<b>' is no name of a head"),
+    "names": (json.dumps({**CLINIC, "heads": {"<b>": {}}}), "'<b>' is not the name of a head"),
     "words": (json.dumps({**CLINIC, "heads": {"L0H0": {"first": ["a", "b"]}}}), "wrong type"),
 }
 

@@ -341,5 +341,5 @@ def test_any_lightning_logger_is_a_listener_and_nothing_else_is(tmp_path):
     listeners.listeners[0].finish("success")
     assert (tmp_path / "run" / "metrics.csv").read_text().split() == ["loss,step", "1.5,3"]
     assert "model.dim: 8" in (tmp_path / "run" / "hparams.yaml").read_text()
-    with pytest.raises(TypeError, match=r"str is no logger; give one of Lightning's"):
+    with pytest.raises(TypeError, match=r"str is not a logger; give one of Lightning's"):
         listener_of("tensorboard")

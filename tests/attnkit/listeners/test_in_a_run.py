@@ -164,7 +164,7 @@ def test_loggers_and_callbacks_from_python(small):
     assert heard["maps"] == [("attention/probe/self", 0), ("attention/probe/self", 6)]
     assert {("setup/recipe", 0), ("samples", 6)} <= set(heard["text"])
     assert set(heard["scalars"]) == set(range(7))
-    with pytest.raises(TypeError, match="int is no logger"):
+    with pytest.raises(TypeError, match="int is not a logger"):
         experiment.run(recipe, loggers=[3])
 
 

@@ -316,8 +316,8 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
     ("spoil", "message"),
     [
         (lambda w: torch.full_like(w, float("inf")), "weights that are not finite: embedding"),
-        (lambda w: w.to_sparse(), "embedding.weight is no dense tensor"),
-        (lambda w: w.to(torch.complex64), "embedding.weight is no dense tensor"),
+        (lambda w: w.to_sparse(), "embedding.weight is not a dense tensor"),
+        (lambda w: w.to(torch.complex64), "embedding.weight is not a dense tensor"),
         (lambda w: "x", "size mismatch for embedding.weight"),
     ],
     ids=["infinite", "sparse", "complex", "text"],
