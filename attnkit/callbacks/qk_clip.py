@@ -32,11 +32,12 @@ class QKClip(L.Callback):
     above `tau` (QK-Clip, arXiv:2507.20534), with any optimizer.
 
     Scores are those of the step's batch with the new weights, so a step takes one more forward pass
-    without gradients and without `torch.compile`; the paper takes those of the step itself, with
-    the weights before it. Layer by layer, a layer is rescaled before it passes on its output. Keys
-    that heads share (grouped, latent) stay as they are, and each head's queries take the whole
-    factor, as those of the paper's shared rotary keys do. Scores count without what positions or
-    gates add to them. Nothing waits for the device between two points of the curves.
+    without gradients and without `torch.compile` (1.4 to 1.5 times the CPU seconds in quickstart);
+    the paper takes those of the step itself, with the weights before it. Layer by layer, a layer is
+    rescaled before it passes on its output. Keys that heads share (grouped, latent) stay as they
+    are, and each head's queries take the whole factor, as those of the paper's shared rotary keys
+    do. Scores count without what positions or gates add to them. Nothing waits for the device
+    between two points of the curves.
 
     Logs `scores/largest`, the largest score before rescaling since the last point, and
     `scores/clipped_heads`, the mean number of heads that a step rescaled.
