@@ -15,7 +15,7 @@ from typing import Literal
 from attnkit.ablation.estimates import Estimate, paired_difference
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.launch import Failure
-from attnkit.ablation.plan import read_plan
+from attnkit.ablation.plan import Plan, read_plan
 from attnkit.ablation.run_study import run_study
 from attnkit.ablation.stored_run import StoredRun
 from attnkit.errors import UserError
@@ -104,18 +104,35 @@ def judge(claim: ClaimOptions, values: Mapping[int, float], base: Mapping[int, f
     return Judgement(word, estimate)
 
 
-def variants_of(recipe: Recipe, names: Collection[str] | None = None) -> list[str]:
-    """Returns the variants that claims need, in the order of the study.
+def seeds_needed(recipe: Recipe, names: Collection[str] | None = None) -> dict[str, set[int]]:
+    """Returns the variants that claims need, in the order of the study, each with its seeds.
 
     Args:
         recipe: a study.
         names: of the claims; None: all of them.
     """
     plan = read_plan(recipe)
-    chosen = claims_of(recipe, names).values()
-    needed = {each.subject for each in chosen} | {each.switched_off for each in chosen}
-    needed |= {each.base or plan.base for each in chosen}
-    return [variant.name for variant in plan.variants if variant.name in needed]
+    needed: dict[str, set[int]] = {variant.name: set() for variant in plan.variants}
+    for claim in claims_of(recipe, names).values():
+        for variant in (claim.subject, claim.base or plan.base, claim.switched_off):
+            needed[variant].update(seeds_of(claim, plan))
+    return {variant: seeds for variant, seeds in needed.items() if seeds}
+
+
+def seeds_of(claim: ClaimOptions, plan: Plan) -> Collection[int]:
+    """Returns the seeds of a claim."""
+    return plan.seeds if claim.seeds is None else range(claim.seeds)
+
+
+def with_all_seeds(recipe: Recipe) -> Recipe:
+    """Returns a study with the seeds of all its claims."""
+    plan = read_plan(recipe)
+    claims = claims_of(recipe).values()
+    more = {seed for claim in claims for seed in seeds_of(claim, plan)} - set(plan.seeds)
+    if not more:
+        return recipe
+    seeds = ", ".join(map(str, [*plan.seeds, *sorted(more)]))
+    return recipe.with_overrides(f"ablation.seeds=[{seeds}]")
 
 
 def claims_of(recipe: Recipe, names: Collection[str] | None = None) -> dict[str, ClaimOptions]:
@@ -131,6 +148,26 @@ def claims_of(recipe: Recipe, names: Collection[str] | None = None) -> dict[str,
         if name not in known:
             raise ClaimError(f"{recipe.path or recipe.name} has no claim {name}")
     return {name: claim for name, claim in known.items() if names is None or name in names}
+
+
+def quick_claims(recipe: Recipe, names: Collection[str] | None = None) -> list[str]:
+    """Returns the claims of a study that have a quick test.
+
+    Args:
+        recipe: a study.
+        names: of claims that must have one; None: look at all.
+
+    Raises:
+        ClaimError: if one of the names has none.
+    """
+    claims = claims_of(recipe, names)
+    quick = [name for name, claim in claims.items() if claim.quick is not None]
+    for name in claims:
+        if names is not None and name not in quick:
+            raise ClaimError(
+                f"claim {name} has no quick test (no key `quick`); test it without --quick"
+            )
+    return quick
 
 
 def run_claims(
@@ -152,16 +189,23 @@ def run_claims(
         RunDirectoryError: if the folder belongs to another study, or no run has finished.
         StudyStopped: after SIGINT or SIGTERM.
     """
-    directory, failures = run_study(recipe, check=check, only=variants_of(recipe, names))
-    base = read_plan(recipe).base
+    plan = read_plan(recipe)
+    directory, failures = run_study(
+        with_all_seeds(recipe), check=check, only=seeds_needed(recipe, names)
+    )
     found = group_runs([directory])
     claims = claims_of(recipe, names).items()
-    return [_tested(name, claim, claim.base or base, found) for name, claim in claims], failures
+    return [_tested(name, claim, plan, found) for name, claim in claims], failures
 
 
-def _tested(name: str, claim: ClaimOptions, base: str, found: GroupedRuns) -> ClaimReport:
+def _tested(name: str, claim: ClaimOptions, plan: Plan, found: GroupedRuns) -> ClaimReport:
+    base = claim.base or plan.base
     variants = dict.fromkeys((claim.subject, base, claim.switched_off))
-    runs = {variant: found.runs.get(variant, {}) for variant in variants}
+    seeds = seeds_of(claim, plan)  # there may be more, of another claim
+    runs = {
+        variant: {seed: run for seed, run in found.runs.get(variant, {}).items() if seed in seeds}
+        for variant in variants
+    }
     numbers = {
         variant: {
             number: {seed: _number(run, number, name) for seed, run in by_seed.items()}

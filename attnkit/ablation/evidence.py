@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def evidence_of(report: ClaimReport, plan: Plan) -> dict[str, Any]:
         "version": VERSION,
         "name": report.name,
         "result": report.word,
-        "claim": plain_types(report.claim),
+        "claim": plain_types(replace(report.claim, quick=None)),  # this was the whole test
         "base": report.base,
         "subject": _plain(report.subject),
         "switched_off": _plain(report.switched_off),
@@ -212,6 +213,8 @@ def table_of(evidence: Mapping[str, Mapping[str, Any]]) -> str:
     for name, each in evidence.items():
         claim = ClaimOptions(**each["claim"])
         off = f"{_interval(each['switched_off'], claim)}, {each['switched_off']['result']}"
+        if claim.switched_off == each["base"]:
+            off = "the base itself"
         rows.append(
             f"| [{name}]({name}.json) | **{each['result']}** | "
             f"{_interval(each['subject'], claim)} | {claimed(claim)} | {off} |"
@@ -226,8 +229,9 @@ def table_of(evidence: Mapping[str, Mapping[str, Any]]) -> str:
             "Written by `attnkit claim NAME --out FOLDER`. A claim of a paper is tested small: a",
             "number of one variant against another's, paired by seed, with its 95 % interval. It",
             "holds if the whole interval is beyond what is claimed, and does not hold if none of",
-            "it is. With the idea switched off it must not hold. A result is that of this size,",
-            "data and training, and no verdict on the paper.",
+            "it is. With the idea switched off it must not hold; `the base itself` stands where",
+            "the mechanism without its idea is just that. A result is that of this size, data and",
+            "training, and no verdict on the paper.",
             "",
             f"{len(evidence)} claims: {summary}.",
             "",

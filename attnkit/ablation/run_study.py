@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -35,14 +35,15 @@ DIVERGED = 3
 
 
 def run_study(
-    recipe: Recipe, *, check: bool = True, only: Collection[str] | None = None
+    recipe: Recipe, *, check: bool = True, only: Mapping[str, Collection[int]] | None = None
 ) -> tuple[Path, list[Failure]]:
     """Runs the trials of a study that are not finished yet.
 
     Args:
         recipe: a recipe with a section `ablation`.
         check: refuse plugins that break a law.
-        only: variants to run, to the end; None: all of them, halved if the recipe asks for it.
+        only: variants to run to the end, each with its seeds; None: all of them, halved if the
+            recipe asks for it.
 
     Returns:
         The study's folder, and the trials that failed.
@@ -83,7 +84,10 @@ def run_study(
             names = [each.name for each in study.plan.variants if each.name in wanted]
             failures += train_by_rungs(study, names, run, progress.write)
         else:
-            failures += run([each for each in study.trials() if each.recipe.variant in wanted])
+            trials = [each for each in study.trials() if each.recipe.variant in wanted]
+            failures += run(
+                [x for x in trials if only is None or x.recipe.seed in only[x.recipe.variant]]
+            )
         if study.plan.options.mean_curves:  # of seeds that an earlier session trained
             for name in sorted(wanted):
                 if not (study.directory / FOLDER_OF_MEANS / name).exists():

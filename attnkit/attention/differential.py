@@ -25,6 +25,8 @@ class Differential(MultiHead):
 
     Args:
         lambda_init: initial factor of the second map.
+        learned: learn the factor; false: it stays as it is, and with `lambda_init=0` the second map
+            is left out.
     """
 
     map_rows = "signed"
@@ -32,7 +34,9 @@ class Differential(MultiHead):
     formula = "(softmax(q₁ k₁ᵀ / √(D/2)) - λ softmax(q₂ k₂ᵀ / √(D/2))) v, normalised"
     paper = "Ye et al. 2024, arXiv:2410.05258, section 2.1"
 
-    def __init__(self, dim: int, *, lambda_init: float = 0.8, **options) -> None:
+    def __init__(
+        self, dim: int, *, lambda_init: float = 0.8, learned: bool = True, **options
+    ) -> None:
         super().__init__(dim, **options)
         if self.head_dim % 4:
             raise ValueError(
@@ -44,11 +48,14 @@ class Differential(MultiHead):
         half = self.head_dim // 2
         self.lambda_init = lambda_init
         self.scale = half**-0.5
-        self.mixers = nn.Parameter(0.1 * torch.randn(4 * half))  # a1, b1, a2, b2
+        mixers = 0.1 * torch.randn(4 * half)  # a1, b1, a2, b2
+        self.mixers = nn.Parameter(mixers) if learned else None
         self.norm = HeadNorm(self.head_dim)
 
-    def taken_away(self) -> Tensor:
+    def taken_away(self) -> Tensor | float:
         """lambda, a scalar."""
+        if self.mixers is None:
+            return self.lambda_init
         first, second = self.mixers.view(2, 2, -1).prod(dim=1).sum(dim=-1).exp()
         return first - second + self.lambda_init
 

@@ -164,12 +164,16 @@ class ClaimOptions:
         number: metric or cost in `result.json` (`accuracy`, `loss`, `cache_bytes`), or a mean over
             the maps of the validation data: `first_token_mass`, `zero_share` or `entropy`.
         direction: whether the subject's number is higher or lower than the base's.
-        switched_off: the variant in which the subject's idea is switched off. The claim must not
-            hold for it.
+        switched_off: the variant in which the subject's idea is switched off, trained alike. The
+            claim must not hold for it. Where the subject without its idea is the base itself, the
+            base.
         base: the variant that the subject is compared with; null: that of the study.
         by: the least difference that is claimed; a negative one allows a loss of that size.
         times: the least ratio that is claimed, instead of a difference.
         also: further numbers to report: the price.
+        seeds: number of seeds that `attnkit claim` trains for it; null: those of the study.
+        quick: optimizer steps after which it holds already, for `attnkit claim --quick`; null: it
+            is not tested there.
         paper: where the claim is made.
     """
 
@@ -182,6 +186,8 @@ class ClaimOptions:
     by: float | None = None
     times: Annotated[float, Range(above=0)] | None = None
     also: tuple[str, ...] = ()
+    seeds: Annotated[int, Range(min=2)] | None = None
+    quick: Annotated[int, Range(min=1)] | None = None
     paper: str | None = None
 
 

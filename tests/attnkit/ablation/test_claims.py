@@ -1,6 +1,7 @@
 """Claims: what decides them, what they train, what they leave, and the cards that are shipped."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from attnkit.ablation.map_numbers import row_sums
 from attnkit.cli.main import app
 from attnkit.recipe import ClaimOptions, RecipeError, load_recipe
 from attnkit.recipe.shipped import shipped_claims
-from attnkit.recipe.writing import plain_types
 
 EVIDENCE = Path(__file__).parents[3] / "docs" / "claims"
 
@@ -146,6 +146,41 @@ def test_a_planted_claim_does_not_hold(load, launcher):
     assert report.word == "does not hold"
 
 
+def test_a_claim_may_have_more_seeds_than_its_study(study, launcher, tmp_path):
+    keys = learns(seeds=3, subject="also", switched_off="also")
+    keys["claims"]["more"] = {**keys["claims"]["learns"], "seeds": 4}
+    file = study(**keys)
+    for _ in range(2):  # the second time, the study has them all
+        ended = CliRunner().invoke(app, ["claim", str(file)])
+        assert ended.exit_code == 0, ended.output
+    assert len(launcher.started) == 8
+    found = read_evidence(tmp_path / "runs/study/claims")
+    seeds = {name: [*each["numbers"]["idle"]["loss"]] for name, each in found.items()}
+    assert seeds == {"learns": ["0", "1", "2"], "more": ["0", "1", "2", "3"]}
+    launcher.started.clear()
+    ended = CliRunner().invoke(app, ["claim", str(file), "ablation.seeds=5"])
+    assert ended.exit_code == 0, ended.output
+    assert sorted(launcher.started) == ["also/seed4", "idle/seed4"]
+    assert ended.output.count("(5 seeds)") == 4
+
+
+def test_a_quick_test_takes_fewer_steps_and_fails_where_a_claim_does_not_hold(
+    study, launcher, tmp_path
+):
+    keys = learns(quick=3)
+    keys["claims"]["planted"] = {**keys["claims"]["learns"], "subject": "also", "quick": 3}
+    keys["claims"]["long"] = {**keys["claims"]["learns"], "quick": None}
+    ended = CliRunner().invoke(app, ["claim", str(study(**keys)), "--quick"])
+    assert ended.exit_code == 1, ended.output
+    assert "learns  holds at this size" in ended.output
+    assert "planted: does not hold; by its card it holds here" in ended.output
+    assert "long" not in ended.output
+    folder = tmp_path / "runs/study_quick_3"
+    assert len(launcher.started) == 6
+    assert json.loads((folder / "idle/seed0/result.json").read_text())["steps"] == 3
+    assert not (folder / "claims").exists()
+
+
 def test_a_dry_run_starts_nothing(study, launcher):
     ended = CliRunner().invoke(app, ["claim", str(study(**learns())), "--dry-run"])
     assert ended.exit_code == 0, ended.output
@@ -166,6 +201,7 @@ def test_a_dry_run_starts_nothing(study, launcher):
         ({"times": 2.0}, "state the least difference"),
         ({"direction": "up"}, "expected `higher` or `lower`"),
         ({"claims": "x"}, "claims.learns.claims: unknown key"),
+        ({"quick": 0}, "claims.learns.quick: must be at least 1, got 0"),
     ],
 )
 def test_a_faulty_card_is_refused_with_its_place(more, words, study, launcher):
@@ -186,6 +222,8 @@ def test_an_unknown_number_is_refused(load, launcher):
     [
         (["sparsmax"], "there is no claim `sparsmax`; did you mean `sparsemax`"),
         (["quickstart.yaml"], "quickstart.yaml"),
+        (["no_position", "--quick"], "claim no_position has no quick test"),
+        (["--quick", "--out", "evidence"], "--quick leaves no evidence; leave --out away"),
     ],
 )
 def test_what_is_no_claim_is_refused(arguments, words, tmp_path, monkeypatch):
@@ -193,6 +231,12 @@ def test_what_is_no_claim_is_refused(arguments, words, tmp_path, monkeypatch):
     ended = CliRunner().invoke(app, ["claim", *arguments])
     assert ended.exit_code == 2
     assert words in ended.output
+
+
+def test_a_study_without_quick_claims_is_refused(study, launcher):
+    ended = CliRunner().invoke(app, ["claim", str(study(**learns())), "--quick"])
+    assert ended.exit_code == 2
+    assert "no claim has a quick test (a key `quick`)" in ended.output
 
 
 def test_evidence_that_is_none_is_refused(tmp_path):
@@ -217,23 +261,43 @@ def cards():
     return found
 
 
+def stored_claim(found):
+    return ClaimOptions(**{**found["claim"], "also": tuple(found["claim"]["also"])})
+
+
 def test_every_card_has_its_evidence_and_a_counterpart_that_fails():
     evidence = read_evidence(EVIDENCE)
     assert set(evidence) == set(shipped_claims())
     for name, found in evidence.items():
         claim, base = cards()[name]
-        assert found["claim"] == plain_types(claim), f"{name} has changed; test it again"
+        tested = replace(claim, quick=None)
+        assert stored_claim(found) == tested, f"{name} has changed; test it again"
         assert found["base"] == (claim.base or base)
+        if claim.quick is not None:
+            assert found["result"] == "holds", f"{name}: a quick test is of a claim that holds"
         assert found["switched_off"]["result"] == "does not hold", name
         assert found["result"] == found["subject"]["result"]
         seeds = {len(values[claim.number]) for values in found["numbers"].values()}
+        study = load_recipe(shipped_claims()[name]).ablation.seeds
+        assert seeds == {claim.seeds or study}, name
         assert min(seeds) >= 3, name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["delta_product", "multi_query"])
+def test_a_quick_test_gives_the_result_of_the_card(name, tmp_path):
+    ended = CliRunner().invoke(app, ["claim", name, "--quick", f"runs_dir={tmp_path}"])
+    assert ended.exit_code == 0, ended.output
+    word = read_evidence(EVIDENCE)[name]["result"]
+    assert f"{name}  {word} at this size" in ended.output
+    assert re.search(r"switched off, .*; does not hold", ended.output)
 
 
 def test_the_results_follow_from_the_numbers():
     """What is stored as the result is what the stored numbers say."""
     for name, found in read_evidence(EVIDENCE).items():
-        claim = ClaimOptions(**{**found["claim"], "also": tuple(found["claim"]["also"])})
+        claim = stored_claim(found)
         of = {
             variant: {int(seed): value for seed, value in numbers[claim.number].items()}
             for variant, numbers in found["numbers"].items()
