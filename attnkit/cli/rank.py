@@ -38,7 +38,7 @@ def rank(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the cells and their time; train none.")
+        bool, typer.Option("--dry-run", help="Show the rows and their time; train none.")
     ] = False,
     overwrite: OverwriteFiles = False,
     debug: Debug = False,

@@ -52,6 +52,9 @@ OWN_KEYS = ("attention.", "layers", "mask", "position")
 FIRST_RATES = 3
 """Learning rates that are tried at first, those in the middle of the grid."""
 
+STATED = ("loss", "accuracy")
+"""What the names of a row's metrics begin with."""
+
 CURVE = "loss/train"
 POINTS = 30
 """Points of a row's curves."""
@@ -358,7 +361,11 @@ def _measured(cell: Cell, failures: Sequence[Failure]) -> dict[str, Any]:
         return outcome
     results = {trial.recipe.seed: trial.result() for trial in finished}
     first = next(iter(results.values()))
-    keys = [key for key in first["metrics"] if all(key in r["metrics"] for r in results.values())]
+    keys = [
+        key
+        for key in first["metrics"]
+        if key.startswith(STATED) and all(key in r["metrics"] for r in results.values())
+    ]
     costs = ("parameters", "training_flops_per_token", "steps", "tokens", "peak_memory_bytes")
     return {
         **outcome,

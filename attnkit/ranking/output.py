@@ -329,10 +329,23 @@ def as_json(ranking: Ranking) -> str:
         "protocol": ranking.protocol.version,
         "tier": ranking.protocol.tier,
         "rows": list(ranking.rows),
-        "numbers": list(_records(ranking)),
+        "numbers": [
+            {key: value for key, value in record.items() if key != "seeds"}
+            for record in _records(ranking)
+        ],
         "notes": ranking.notes(),
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return "{\n" + ",\n".join(_entry(*item) for item in content.items()) + "\n}\n"
+
+
+def _entry(key: str, value: Any) -> str:
+    """Returns an entry of a JSON file, with an item of a list on each line: a row that is added is
+    a line that is added.
+    """
+    if not isinstance(value, list):
+        return f' "{key}": {json.dumps(value)}'
+    items = ",\n".join(f"  {json.dumps(each, ensure_ascii=False)}" for each in value)
+    return f' "{key}": [\n{items}\n ]'
 
 
 FORMS: dict[str, Callable[[Ranking], str]] = {

@@ -14,6 +14,7 @@ from attnkit.ablation.launch import Failure
 from attnkit.ablation.launchers.base import Launcher
 from attnkit.ablation.run_study import build_launcher
 from attnkit.ablation.study_progress import Progress
+from attnkit.ablation.tables import visible
 from attnkit.ablation.timing import PREVIEW_SECONDS, TimingError, measure
 from attnkit.ranking.cells import FOLDER, Cell, Plans, Subject, train, write_plan
 from attnkit.ranking.protocol import BASE, Protocol, RankError
@@ -185,7 +186,7 @@ class _Clock:
 
 
 def show_work(work: Work, protocol: Protocol) -> None:
-    """Prints the cells that would be trained, and how long that takes here. Writes nothing."""
+    """Prints the rows that would be trained, and how long that takes here. Writes nothing."""
     import tempfile
 
     from attnkit.console import console, numbers_table
@@ -204,20 +205,22 @@ def show_work(work: Work, protocol: Protocol) -> None:
         timings = measure(recipes, launcher, Path(place), PREVIEW_SECONDS)
         workers = launcher.workers or 1
         words = launcher.describe()
-    table = numbers_table("cell")
+    table = numbers_table("row")
     total, untimed = 0.0, 0
-    for cell in cells:
-        timing = timings.get(f"{cell.task}.{cell.variant}")
-        missing, steps = cell.num_missing(), cell.recipe.trainer.max_steps
-        seconds = None
-        if timing is not None:
-            seconds = missing * (steps * timing.step + timing.final) / workers
-            total += seconds
-        untimed += timing is None
+    for name, row in work.cells.items():
+        seconds: float | None = 0.0
+        for cell in row.values():
+            timing = timings.get(f"{cell.task}.{cell.variant}")
+            if timing is None:
+                seconds, untimed = None, untimed + 1
+                continue
+            a_run = cell.recipe.trainer.max_steps * timing.step + timing.final
+            takes = cell.num_missing() * a_run / workers
+            total += takes
+            seconds = None if seconds is None else seconds + takes
         took = "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
-        table.add_row(
-            f"{cell.subject.name} {cell.task}", took, f"{missing} runs of {steps:,} steps"
-        )
+        missing = sum(cell.num_missing() for cell in row.values())
+        table.add_row(visible(name), took, f"{missing} runs")
     console.print(table)
     if untimed and untimed < len(cells):
         total *= len(cells) / (len(cells) - untimed)

@@ -139,7 +139,7 @@ def test_a_dry_run_tells_the_cells_and_their_time(here, launcher, monkeypatch, c
     monkeypatch.setattr("attnkit.ranking.rank.measure", measured)
     show_work(prepare(PROTOCOL, subjects_named(["linear"])), PROTOCOL)
     said = capsys.readouterr().out
-    assert "linear parity       0:01:03   3 runs of 2 steps" in said
+    assert "linear       0:01:03   3 runs" in said
     assert "protocol 2, tier tiny: 2 rows, about 0:02:06" in said
     assert launcher.started == []
     assert not (here / "runs").exists()
