@@ -5,7 +5,8 @@
 Ten runs are written by the kit's own logger, each with 1,000 moments of five scalars, and with
 texts and images between them; they are copied to 20 variants of 10 seeds. Then the command runs as
 a user runs it, as a table alone and with the page, whose curves need all event files. The numbers
-are of the whole process: wall time from its start to its end, and the most memory that it had.
+are of the whole process: wall time from its start to its end, processor time, and the most memory
+that it had.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,14 +28,14 @@ IMAGE_BYTES = 50_000
 # The kernel's ru_maxrss of a child counts the memory of the parent that it was forked from; the
 # peak of the program's own pages does not.
 MEASURED = """
-import sys
+import sys, time
 from attnkit.cli.main import main
 try:
     main()
 finally:
     with open("/proc/self/status") as status:
         peak = next(line for line in status if line.startswith("VmHWM"))
-    print(peak.split()[1], file=sys.stderr)
+    print(time.process_time(), peak.split()[1], file=sys.stderr)
 """
 
 FORMS = {
@@ -101,15 +103,16 @@ def make_runs(root: Path) -> int:
     return size
 
 
-def measure(runs: Path, options: list[str], folder: Path) -> tuple[float, float]:
-    """Seconds and MB of one call."""
+def measure(runs: Path, options: list[str], folder: Path) -> tuple[float, float, float]:
+    """Seconds, seconds of the processor, and MB of one call."""
     command = [sys.executable, "-c", MEASURED, "compare", str(runs), "--overwrite", *options]
     begin = time.perf_counter()
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     seconds = time.perf_counter() - begin
     if ended.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {ended.stderr}")
-    return seconds, int(ended.stderr.split()[-1]) * 1024 / 1e6
+    *_, spent, kilobytes = ended.stderr.split()
+    return seconds, float(spent), int(kilobytes) * 1024 / 1e6
 
 
 def main() -> None:
@@ -126,8 +129,12 @@ def main() -> None:
                 measure(Path(folder) / "runs", options, Path(folder))
                 for _ in range(arguments.repeats)
             ]
-            seconds, megabytes = (sorted(one) for one in zip(*found, strict=True))
-            results[name] = {"s": seconds[len(seconds) // 2], "MB": megabytes[-1]}
+            seconds, spent, megabytes = zip(*found, strict=True)
+            results[name] = {
+                "s": statistics.median(seconds),
+                "cpu s": statistics.median(spent),
+                "MB": max(megabytes),
+            }
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
@@ -135,7 +142,7 @@ def main() -> None:
         f"{VARIANTS * SEEDS} runs of {POINTS:,} points, event files of {size / 1e6:.0f} MB in all"
     )
     for name, numbers in results.items():
-        print(f"{name:24} {numbers['s']:6.2f} s {numbers['MB']:6.0f} MB")
+        print(f"{name:24}", *(f"{number:8.2f} {unit}" for unit, number in numbers.items()))
 
 
 if __name__ == "__main__":
