@@ -22,10 +22,10 @@ from attnkit.dashboard.logged_maps import LoggedMaps
 from attnkit.dashboard.run_files import RunFiles, clinic_of
 from attnkit.pages.log_folders import folders_of
 from attnkit.pages.serving import (
-    ENTRY,
     applications,
     argument,
     context_of,
+    entry_of,
     experiment_of,
     respond_bytes,
     respond_json,
@@ -34,6 +34,9 @@ from attnkit.pages.serving import (
 from attnkit.tensorboard import clinic_history, contributions
 from attnkit.tensorboard.map_header import PLUGIN_NAME, VERSION
 from attnkit.tensorboard.untrusted import MapFormatError
+
+PACKAGE = "attnkit.dashboard"
+"""With the page's `static/`."""
 
 
 class AttentionPlugin(base_plugin.TBPlugin):
@@ -58,7 +61,7 @@ class AttentionPlugin(base_plugin.TBPlugin):
             "/clinic": self._clinic,
             "/contributions": self._moment,
         }
-        return applications(answers, "attnkit.dashboard", MapFormatError)
+        return applications(answers, PACKAGE, MapFormatError)
 
     def is_active(self) -> bool:
         """Returns False: TensorBoard itself detects data with this plugin's name."""
@@ -66,7 +69,7 @@ class AttentionPlugin(base_plugin.TBPlugin):
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
         """Returns how TensorBoard shows the plugin."""
-        return base_plugin.FrontendMetadata(es_module_path=f"/static/{ENTRY}", tab_name="Attention")
+        return base_plugin.FrontendMetadata(es_module_path=entry_of(PACKAGE), tab_name="Attention")
 
     def _index(self, request: Request) -> Response:
         series = self._maps.all_series(context_of(request), experiment_of(request))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,12 @@ from attnkit.pages.static_files import CONTENT_TYPES, modules_of, read_static, s
 ENTRY = "main.js"
 """The module of each page that TensorBoard imports; its `render` draws the page."""
 
+VERSION = re.compile(r"(?:[0-9a-f]{12})?")
+"""Of the static files, in their addresses; they can do without."""
+
+KEPT_SECONDS = 30 * 24 * 3600
+"""How long a browser keeps a static file whose address has a version."""
+
 LARGE = 2**18
 """Size in bytes from which an answer is compressed, which helps with remote servers."""
 
@@ -33,33 +40,42 @@ def applications(
 ) -> dict[str, Any]:
     """Returns the routes of a plugin: its answers, and its static files.
 
-    Only listed files are served, so no path escapes a folder.
-
     Args:
         answers: route -> its handler.
         package: the package with the plugin's `static/`.
         unreadable: exceptions about files that cannot be read.
     """
-    pages = {
-        f"/static/{name}": functools.partial(_page, origin, name)
-        for name, origin in static_names((package,)).items()
-    }
-    pages[f"/static/{ENTRY}"] = functools.partial(_entry, package)
+    pages = {"/static/*": functools.partial(_page, package)}
     return {route: _guarded(answer, unreadable) for route, answer in {**answers, **pages}.items()}
 
 
-def _page(package: str, name: str, request: Request) -> Response:
-    content_type = CONTENT_TYPES[name.rpartition(".")[2]]
-    return http_util.Respond(request, read_static(package, name), content_type)
+def entry_of(package: str) -> str:
+    """Returns the route of a page's first module.
 
-
-def _entry(package: str, request: Request) -> Response:
-    """Answers with a page's first module. It imports all others itself, so that a browser asks for
-    them at once and not level by level.
+    It contains a digest of all static files, so that a browser keeps them until one has changed.
     """
-    texts = modules_of((package,), ENTRY)
-    imports = "".join(f'import "./{name}";' for name in texts if name != ENTRY)
-    return http_util.Respond(request, imports + texts[ENTRY], CONTENT_TYPES["js"])
+    digest = hashlib.sha1(usedforsecurity=False)
+    for name, origin in static_names((package,)).items():
+        digest.update(read_static(origin, name).encode())
+    return f"/static/{digest.hexdigest()[:12]}/{ENTRY}"
+
+
+def _page(package: str, request: Request) -> Response:
+    """Answers with a static file. Only listed ones are served, so no path escapes a folder.
+
+    The first module imports all others itself, so that a browser asks for them at once and not
+    level by level.
+    """
+    names = static_names((package,))
+    version, _, name = request.path.partition("/static/")[2].rpartition("/")
+    if name not in names or not VERSION.fullmatch(version):
+        raise errors.NotFoundError(f"there is no file {name!r}")
+    text = read_static(names[name], name)
+    if name == ENTRY:
+        others = (each for each in modules_of((package,), ENTRY) if each != ENTRY)
+        text = "".join(f'import "./{each}";' for each in others) + text
+    content_type = CONTENT_TYPES[name.rpartition(".")[2]]
+    return http_util.Respond(request, text, content_type, expires=KEPT_SECONDS if version else 0)
 
 
 def _guarded(answer: Answer, unreadable: tuple[type[Exception], ...]) -> Any:

@@ -21,7 +21,7 @@ from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
 from attnkit.ablation.page.folders import walk
-from attnkit.pages.serving import ENTRY, applications, argument, respond_bytes, respond_json
+from attnkit.pages.serving import applications, argument, entry_of, respond_bytes, respond_json
 
 if TYPE_CHECKING:
     from attnkit.ablation.page.studies import Studies
@@ -35,6 +35,9 @@ FILE_TYPES = {
     "md": "text/markdown",
     "tex": "application/x-tex",
 }
+
+PACKAGE = "attnkit.ablation.page"
+"""With the page's `static/`."""
 
 
 class AblationsPlugin(base_plugin.TBPlugin):
@@ -68,7 +71,7 @@ class AblationsPlugin(base_plugin.TBPlugin):
             "/curves": self._curves,
             "/export": self._export,
         }
-        return applications(answers, "attnkit.ablation.page", UserError, OSError)
+        return applications(answers, PACKAGE, UserError, OSError)
 
     def is_active(self) -> bool:
         """Returns True if there is a run or a plan of attnkit below the log directory."""
@@ -80,7 +83,7 @@ class AblationsPlugin(base_plugin.TBPlugin):
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
         """Returns how TensorBoard shows the plugin."""
-        return base_plugin.FrontendMetadata(es_module_path=f"/static/{ENTRY}", tab_name="Ablations")
+        return base_plugin.FrontendMetadata(es_module_path=entry_of(PACKAGE), tab_name="Ablations")
 
     def _list(self, request: Request) -> Response:
         return respond_json(request, {"studies": self._studies.list()})

@@ -32,7 +32,7 @@ export class Server {
 
   async #answer(route, parameters) {
     try {
-      return await ask(new URL(route, new URL("../", import.meta.url)), parameters);
+      return await ask(new URL(route, new URL("../../", import.meta.url)), parameters);
     } catch (error) {
       throw new Error(explained(error.message));
     }

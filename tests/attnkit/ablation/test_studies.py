@@ -22,7 +22,9 @@ from attnkit.ablation.page.studies import Studies
 from attnkit.ablation.page.view import rounded
 from attnkit.ablation.tables import comma_separated, grid, latex
 from attnkit.ablation.trial_files import failure_of, log_of
+from attnkit.pages import serving
 from attnkit.pages.log_folders import directories_of, log_folders
+from attnkit.pages.serving import entry_of
 from attnkit.storage import run_directory
 from attnkit.storage.run_directory import write_json
 
@@ -277,7 +279,8 @@ def client(finished_study):
     routes = plugin.get_plugin_apps()
 
     def application(environment, start):
-        return routes[environment["PATH_INFO"]](environment, start)
+        path = environment["PATH_INFO"]
+        return routes["/static/*" if "/static/" in path else path](environment, start)
 
     return Client(application)
 
@@ -326,6 +329,18 @@ def test_the_first_module_asks_for_all_others_at_once(client):
         text = client.get(f"/static/{name}").get_data(as_text=True)
         needed |= set(re.findall(r'from "\./([\w.]+)"', text))
     assert {"main.js", *imported} == needed
+
+
+def test_a_browser_keeps_static_files_until_one_changes(client, tmp_path, monkeypatch):
+    entry = entry_of("attnkit.ablation.page")
+    folder = entry.removesuffix("main.js")
+    for name in ("main.js", "page.js", "theme.css"):
+        kept, asked = client.get(f"{folder}{name}"), client.get(f"/static/{name}")
+        assert kept.data == asked.data
+        assert "max-age" in kept.headers["Cache-Control"]
+        assert "no-cache" in asked.headers["Cache-Control"]
+    monkeypatch.setattr(serving, "read_static", lambda *place: "changed")
+    assert entry_of("attnkit.ablation.page") != entry
 
 
 def test_tensorboard_finds_the_plugin_and_loads_nothing_heavy():

@@ -1,5 +1,5 @@
-// Requests to TensorBoard. Addresses are relative to this file, so that one behind a path prefix
-// works too.
+// Requests to TensorBoard. Addresses are relative to this file, which lies in static/VERSION/, so
+// that one behind a path prefix works too.
 
 import { ask } from "./ask.js";
 
@@ -40,7 +40,7 @@ export class Server {
 
   #ask(route, parameters, options) {
     const given = Object.entries(parameters).filter(([, value]) => value !== null);
-    const address = new URL(route, new URL("../", import.meta.url));
+    const address = new URL(route, new URL("../../", import.meta.url));
     return ask(address, Object.fromEntries(given), options);
   }
 }
