@@ -19,7 +19,7 @@ def patch(
     corrupted: Annotated[
         str,
         typer.Option(
-            help="A changed text of as many tokens, which the model does not continue so.",
+            help="A corrupted version of that text, with the same number of tokens.",
             show_default=False,
         ),
     ],

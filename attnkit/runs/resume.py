@@ -256,9 +256,7 @@ def report_surroundings(start: Start, directory: Path, environment: dict[str, An
     if start.checkpoint is None:
         return
     if changed := changed_versions(directory, environment):
-        log.warning(
-            "the run continues, but its numbers may differ in the last bit: %s", "; ".join(changed)
-        )
+        log.warning("the run continues, but no longer bit for bit: %s", "; ".join(changed))
 
 
 def _check_unfinished(directory: Path, max_steps: int, steps: int) -> None:

@@ -30,8 +30,7 @@ MOST_SIZES = 64
 
 class Compiled:
     """Calls a model compiled, as one graph. What breaks the graph is reported once, with its line:
-    a mechanism then runs as plain Python between compiled parts; for anything else, the whole model
-    does.
+    a mechanism then runs as plain Python between compiled parts; otherwise the whole model does.
 
     Args:
         model: the model to compile; it stays callable as plain Python.
@@ -48,8 +47,7 @@ class Compiled:
     def use_cuda_graphs(self) -> None:
         """Replays CUDA graphs from now on: the host launches a whole step at once instead of kernel
         by kernel. What a call returns, and the gradients of its backward pass, are valid up to the
-        next call. Of batches of varying sizes, the first `MOST_SIZES` sizes have a
-        graph each.
+        next call. If batch sizes vary, each of the first `MOST_SIZES` sizes has a graph.
         """
         if self._replay is None:
             self._replay = self._compile(whole=True, cuda_graphs=True)

@@ -123,7 +123,8 @@ class OptimizerSteps(L.LightningModule):
         clip.
 
         Raises:
-            DivergedError: if loss or gradient are not finite, and no further step may be skipped.
+            DivergedError: if the loss or the gradient is not finite, and no more steps may be
+                skipped.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = whole(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
