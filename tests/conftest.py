@@ -144,6 +144,60 @@ def write_shard() -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def in_small(tmp_path: Path, write_shard: Callable[..., Path]) -> Callable[[Any], list[str]]:
+    """`in_small(recipe)`: keys with which it takes two steps and writes everything, on a text of a
+    few lines: no download, and no validation over megabytes.
+    """
+
+    def keys_for(recipe: Any) -> list[str]:
+        text = tmp_path / "text.txt"
+        text.write_text("Now is the winter of our discontent.\n" * 60)
+        other = tmp_path / "text.txtx"
+        other.write_text(text.read_text())
+        pair = f"[{text}, {other}]"
+        of_text = [f"data={{name: text, files: {text}}}", "model.max_seq_len=16"]
+        of_task = {
+            "language_modeling": [*of_text, "trainer.batch_size=4"],
+            "masked_language_modeling": [*of_text, "trainer.batch_size=4"],
+            "translation": [
+                f"data={{name: parallel_files, train: {pair}, val: {pair}}}",
+                "model.max_seq_len=48",
+                "trainer.batch_tokens=96",
+            ],
+            "speech": [
+                "data.num_train=8",
+                "data.num_val=2",
+                "model.max_seq_len=120",
+                "trainer.batch_tokens=320",
+            ],
+            "synthetic": ["data.num_eval=8", "trainer.batch_size=4"],
+        }
+        if recipe.tokenizer.name == "given":  # the data is tokens, not text
+            shard = write_shard(tmp_path / "tokens.bin", np.arange(400) * 121)
+            write_shard(tmp_path / "val.bin", np.arange(400) * 125)
+            of_task[recipe.task][0] = (
+                f"data={{name: token_shards, train: {shard}, val: {tmp_path}/val.bin}}"
+            )
+            of_task[recipe.task] += ["trainer.accumulate=2"]
+        keys = [
+            *of_task[recipe.task],
+            f"runs_dir={tmp_path / 'runs'}",
+            "model.dim=48",
+            "trainer.max_steps=2",
+            "validation.max_tokens=64",
+            "logging.attention_maps=2",
+            "logging.samples=2",
+        ]
+        if recipe.tokenizer.name == "bpe":
+            keys.append("tokenizer={name: bpe, vocab_size: 280}")
+        if recipe.ablation is not None:
+            keys.append("~ablation")
+        return keys
+
+    return keys_for
+
+
 @pytest.fixture(scope="session")
 def short_samples() -> Iterator[None]:
     """Runs end with a text of 80 tokens instead of 300, which is half of what a small run takes."""

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -101,57 +100,19 @@ def one_layer(recipe):
     "compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "compiled"]
 )
 @every_recipe
-def test_it_takes_two_steps(path, compiled, tmp_path, tiny_samples, graphs, write_shard):
+def test_it_takes_two_steps(path, compiled, tiny_samples, graphs, in_small):
     """With everything that it writes, in small, on a text of a few lines: no download, and no
     validation over megabytes. Compiled, it is one graph to train and one to validate.
     """
     recipe = load_recipe(path)
     if sum(parameter.numel() for parameter in on_paper(recipe).parameters()) > TOO_LARGE:
         pytest.skip("too large to be trained here")
-    text = tmp_path / "text.txt"
-    text.write_text("Now is the winter of our discontent.\n" * 60)
-    pair = f"[{text}, {text}x]"
-    (tmp_path / "text.txtx").write_text(text.read_text())
-    of_text = [f"data={{name: text, files: {text}}}", "model.max_seq_len=16"]
-    of_task = {
-        "language_modeling": [*of_text, "trainer.batch_size=4"],
-        "masked_language_modeling": [*of_text, "trainer.batch_size=4"],
-        "translation": [
-            f"data={{name: parallel_files, train: {pair}, val: {pair}}}",
-            "model.max_seq_len=48",
-            "trainer.batch_tokens=96",
-        ],
-        "speech": [
-            "data.num_train=8",
-            "data.num_val=2",
-            "model.max_seq_len=120",
-            "trainer.batch_tokens=320",
-        ],
-        "synthetic": ["data.num_eval=8", "trainer.batch_size=4"],
-    }
-    if recipe.tokenizer.name == "given":  # the data is tokens, not text
-        shard = write_shard(tmp_path / "tokens.bin", np.arange(400) * 121)
-        write_shard(tmp_path / "val.bin", np.arange(400) * 125)
-        of_task[recipe.task][0] = (
-            f"data={{name: token_shards, train: {shard}, val: {tmp_path}/val.bin}}"
-        )
-        of_task[recipe.task] += ["trainer.accumulate=2"]
     small = [
-        *of_task[recipe.task],
-        f"runs_dir={tmp_path / 'runs'}",
-        "model.dim=48",
-        "trainer.max_steps=2",
+        *in_small(recipe),
         "trainer.accelerator=cpu",
         f"trainer.compile={str(compiled).lower()}",
-        "validation.max_tokens=64",
-        "logging.attention_maps=2",
-        "logging.samples=2",
+        *one_layer(recipe),
     ]
-    if recipe.tokenizer.name == "bpe":
-        small.append("tokenizer={name: bpe, vocab_size: 280}")
-    if recipe.ablation is not None:
-        small.append("~ablation")
-    small += one_layer(recipe)
     result = experiment.run(load_recipe(path, small))
     assert graphs == ([True, False] if compiled else [])
     assert result.record["status"] == "finished"
