@@ -69,7 +69,7 @@ IDEAS = (
         Training(TRANSLATION, (*SHORT, "model.cross.attention.name=average")),
     ),
     Idea("order", BASE, Training(changes=("model.position=none",))),
-    Idea("state", BASE, Training(changes=("model.attention.name=linear",))),
+    Idea("state", Training(changes=("model.attention.name=linear",)), BASE),
 )
 
 

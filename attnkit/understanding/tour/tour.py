@@ -24,7 +24,7 @@ from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.understanding.tour.ideas import IDEAS, Idea, Training, trainings
 from attnkit.understanding.word_vectors import attention_off, hidden_states
 
-TEXT = "Return the length of the list."
+TEXT = "Return the length."
 PROMPT = "Return the"
 LINES = ("a b c d e f g h", "h e a d", "c a b b a g e")
 """What the translation writes backwards; the first has its map shown."""

@@ -147,7 +147,7 @@ function facts(idea, panel, words, text) {
   if ("loss" in panel) add(`${words.loss} (${words.unit})`, both("loss", (x) => x.toFixed(2)));
   if ("exact" in panel) add(words.exact, both("exact", (x) => `${x.toFixed(0)} %`));
   if ("memory" in panel) {
-    add(text.memory, both("memory", (x) => `${(x / 1024).toFixed(0)} KiB`));
+    add(text.memory, both("memory", (x) => `${Math.round(x / 1024).toLocaleString("en")} KiB`));
   }
   if ("text" in panel) add(`${words.writes} “${panel.prompt}”`, panel.text);
   if ("lines" in panel) add(words.outputs, panel.lines.map((pair) => pair.join("  →  ")).join("\n"));
