@@ -171,6 +171,7 @@ def measure(chromium: str, folder: Path, repeats: int) -> dict[str, Any]:
                 results["memory"] = memory_of(profile)
                 page.close()
                 for _ in range(3):
+                    time.sleep(1)  # until the processes of the page before have ended
                     opened("first paint").close()
                 context.close()
         finally:
