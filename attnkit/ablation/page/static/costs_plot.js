@@ -2,10 +2,10 @@
 
 import { brief, extent, padded } from "./axis.js";
 import { element, setText } from "./element.js";
-import { fileName, savePng, saveText } from "./export.js";
+import { fileName } from "./export.js";
 import { categorical } from "./palettes.js";
 import { Plot } from "./plot.js";
-import { fill, select } from "./toolbar.js";
+import { fill, plotPanel, select } from "./toolbar.js";
 
 const HEIGHT = 340;
 const SPREAD = 1.01; // costs within this factor are alike
@@ -17,32 +17,14 @@ export class CostsPlot {
 
   constructor(app) {
     this.app = app;
-    this.title = element("h2");
     this.cost = select("against", (cost) => app.state.set({ cost }));
     this.plot = new Plot({ height: HEIGHT, tell: (hit) => this.#tell(hit) });
-    this.read = element("p", { class: "read", "aria-live": "polite" });
-    const save = (name, hint, act) =>
-      element("button", { class: "quiet", title: hint, onclick: () => act(this.#file()) }, name);
-    this.element = element(
-      "section",
-      { class: "panel", "aria-label": "Metric against cost" },
-      element(
-        "div",
-        { class: "head" },
-        this.title,
-        element(
-          "span",
-          { class: "controls", "data-noexport": "true" },
-          this.cost.element,
-          save("PNG", "Save the plot as a picture", (name) => savePng(this.element, name)),
-          save("SVG", "Save the plot as a drawing", (name) =>
-            saveText(this.plot.svg(), "image/svg+xml", `${name}.svg`),
-          ),
-        ),
-      ),
-      this.plot.element,
-      this.read,
-    );
+    const parts = {
+      plot: this.plot,
+      controls: [this.cost.element],
+      file: () => fileName("costs", this.app.view.id, this.key),
+    };
+    Object.assign(this, plotPanel("Metric against cost", parts));
   }
 
   update(values, view, { all, drawn }) {
@@ -98,10 +80,6 @@ export class CostsPlot {
       element("b", {}, point.name),
       ` ${brief(point.y)}${range}, ${this.words} ${brief(point.x)}`,
     );
-  }
-
-  #file() {
-    return fileName("costs", this.app.view.id, this.key);
   }
 }
 

@@ -3,11 +3,11 @@
 
 import { brief, extent, padded } from "./axis.js";
 import { element, setText } from "./element.js";
-import { fileName, saveCsv, savePng, saveText } from "./export.js";
+import { fileName } from "./export.js";
 import { categorical } from "./palettes.js";
 import { Plot, dashOf } from "./plot.js";
 import { UNITS } from "./state.js";
-import { fill, select } from "./toolbar.js";
+import { fill, plotPanel, select } from "./toolbar.js";
 
 const HEIGHT = 340;
 const MOST_TOLD = 6;
@@ -20,40 +20,19 @@ export class CurvesPlot {
   constructor(app) {
     this.app = app;
     const { state } = app;
-    this.title = element("h2");
     this.tag = select("curve", (tag) => state.set({ tag }));
     this.over = select("over", (over) => state.set({ over }));
     fill(this.over.list, UNITS.map((unit) => [unit, unit]));
     this.log = check("logarithmic", (log) => state.set({ log }));
     this.seeds = check("each seed", (seeds) => state.set({ seeds }));
     this.plot = new Plot({ height: HEIGHT, tell: (hit) => this.#tell(hit) });
-    this.read = element("p", { class: "read", "aria-live": "polite" });
-    const save = (name, hint, act) =>
-      element("button", { class: "quiet", title: hint, onclick: () => act(this.#file()) }, name);
-    this.element = element(
-      "section",
-      { class: "panel", "aria-label": "Learning curves" },
-      element(
-        "div",
-        { class: "head" },
-        this.title,
-        element(
-          "span",
-          { class: "controls", "data-noexport": "true" },
-          this.tag.element,
-          this.over.element,
-          this.log.element,
-          this.seeds.element,
-          save("PNG", "Save the curves as a picture", (name) => savePng(this.element, name)),
-          save("SVG", "Save the curves as a drawing", (name) =>
-            saveText(this.plot.svg(), "image/svg+xml", `${name}.svg`),
-          ),
-          save("CSV", "Save the numbers of the curves", (name) => saveCsv(this.table(), name)),
-        ),
-      ),
-      this.plot.element,
-      this.read,
-    );
+    const parts = {
+      plot: this.plot,
+      controls: [this.tag.element, this.over.element, this.log.element, this.seeds.element],
+      file: () => fileName("curves", this.app.view.id, this.ytitle),
+      table: () => this.table(),
+    };
+    Object.assign(this, plotPanel("Learning curves", parts));
   }
 
   update(values, view, curves, { drawn }) {
@@ -194,10 +173,6 @@ export class CurvesPlot {
 
   #placeOf({ variant }) {
     return this.app.view.variants.findIndex((one) => one.name === variant);
-  }
-
-  #file() {
-    return fileName("curves", this.app.view.id, this.ytitle);
   }
 }
 

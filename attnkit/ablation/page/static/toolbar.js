@@ -1,7 +1,8 @@
 // Above the table: which study, against which base, by which metric; filters; files; maps.
+// Parts of it serve the panels of plots too.
 
 import { element, setAttribute, setText } from "./element.js";
-import { fileName, savePng, saveText } from "./export.js";
+import { fileName, saveCsv, savePng, saveText } from "./export.js";
 import { goTo, readHash } from "./host.js";
 import { KINDS, ADDRESS } from "./state.js";
 import { compile, runsOfOneSeed } from "./variants.js";
@@ -171,4 +172,36 @@ export function fill(list, options) {
   if (list.dataset.listed === listed) return;
   list.dataset.listed = listed;
   list.replaceChildren(...options.map(([value, name]) => element("option", { value }, name)));
+}
+
+// A plot with its title, controls, buttons that save it, and a line that describes a point.
+export function plotPanel(label, { plot, controls, file, table }) {
+  const title = element("h2");
+  const read = element("p", { class: "read", "aria-live": "polite" });
+  const save = (name, hint, act) =>
+    element("button", { class: "quiet", title: hint, onclick: () => act(file()) }, name);
+  const panel = element(
+    "section",
+    { class: "panel", "aria-label": label },
+    element(
+      "div",
+      { class: "head" },
+      title,
+      element(
+        "span",
+        { class: "controls", "data-noexport": "true" },
+        ...controls,
+        save("PNG", "Save the plot as a picture", (name) => savePng(panel, name)),
+        save("SVG", "Save the plot as a drawing", (name) =>
+          saveText(plot.svg(), "image/svg+xml", `${name}.svg`),
+        ),
+        table
+          ? save("CSV", "Save the numbers of the plot", (name) => saveCsv(table(), name))
+          : null,
+      ),
+    ),
+    plot.element,
+    read,
+  );
+  return { title, read, element: panel };
 }
