@@ -460,7 +460,7 @@ def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
         (["linear", "--out", "table.txt"], "--out table.txt: the name must end in .md"),
         ([], "has no row of the base multi_head"),
         (["pre_norm"], "pre_norm is no mechanism, so the table has no row"),
-        (["leaky.py"], "leaky breaks a law: "),
+        pytest.param(["leaky.py"], "leaky breaks a law: ", marks=pytest.mark.slow),
         (["linformer"], "linformer has no row: the task "),
         (
             ["linear model.dim=3"],
