@@ -154,24 +154,25 @@ class Bench:
         )
         return wall - compiling
 
-    def beside_nanogpt(self, what: str, steps: int, *keys: str, compiled: bool = True) -> None:
+    def beside_nanogpt(self, size: str, steps: int, *keys: str, compiled: bool = True) -> None:
         """Trains the kit and, if there is a checkout, nanoGPT of the same size."""
-        option = [] if compiled else ["trainer.compile=false"]
+        how, option = ("compiled", []) if compiled else ("eager", ["trainer.compile=false"])
+        what = f"{size}, {how}, all logging"
         self.kit(what, SMALL, f"trainer.max_steps={steps}", *option, *keys)
         if self.given.nanogpt is not None:
             steps = min(steps, self.few)
             speed = nanogpt(self.given.nanogpt, self.recipe(SMALL, *keys), steps, compiled=compiled)
-            self.say(f"nanoGPT, {what}", speed)
+            self.say(f"nanoGPT, {size}, {how}", speed)
 
     def small(self) -> None:
-        self.beside_nanogpt("6 x 384, all logging", self.given.steps)
+        self.beside_nanogpt("6 x 384", self.given.steps)
 
     def large(self) -> None:
-        self.beside_nanogpt("12 x 768, all logging", self.few, *LARGE)
+        self.beside_nanogpt("12 x 768", self.few, *LARGE)
 
     def eager(self) -> None:
-        self.beside_nanogpt("6 x 384, eager", self.few, compiled=False)
-        self.beside_nanogpt("12 x 768, eager", max(self.few // 2, 30), *LARGE, compiled=False)
+        self.beside_nanogpt("6 x 384", self.few, compiled=False)
+        self.beside_nanogpt("12 x 768", max(self.few // 2, 30), *LARGE, compiled=False)
 
     def mechanisms(self) -> None:
         self.state_steps(1024, 8)
