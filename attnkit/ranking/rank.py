@@ -224,8 +224,9 @@ def show_work(work: Work, protocol: Protocol) -> None:
     console.print(table)
     if untimed and untimed < len(cells):
         total *= len(cells) / (len(cells) - untimed)
+    rows = f"{len(work.cells)} row{'s' * (len(work.cells) != 1)}"
     console.print(
-        f"protocol {protocol.version}, tier {protocol.tier}: {len(work.cells)} rows, about "
+        f"protocol {protocol.version}, tier {protocol.tier}: {rows}, about "
         f"{timedelta(seconds=round(total))} ({words}); each row then measures its speed",
         markup=False,
     )
