@@ -73,11 +73,13 @@ def test_additive_compares_by_a_hidden_layer(inputs):
     assert_gives(attention, *inputs, joined(softmax(scores) @ v, attention))
 
 
-def test_gated_shuts_features_by_the_token_that_asks(inputs):
-    attention = built("gated")
+@pytest.mark.parametrize("least", [0.0, 0.5, 1.0])
+def test_gated_shuts_features_by_the_token_that_asks(inputs, least):
+    attention = built("gated", least=least)
     q, k, v = projected(attention, *inputs)
     heads = softmax(q @ k.mT / D**0.5) @ v
     gate = 1 / (1 + (-split(inputs[0].double(), attention.gate)).exp())
+    gate = least + (1 - least) * gate
     assert_gives(attention, *inputs, joined(heads * gate, attention))
 
 
@@ -141,13 +143,16 @@ def test_top_k_keeps_the_largest_scores(inputs):
     assert_gives(attention, *inputs, joined(weights @ v, attention))
 
 
-def test_differential_takes_a_second_map_away(inputs):
-    attention = built("differential", lambda_init=0.6)
+@pytest.mark.parametrize("learned", [True, False])
+def test_differential_takes_a_second_map_away(inputs, learned):
+    attention = built("differential", lambda_init=0.6, learned=learned)
     q, k, v = projected(attention, *inputs)
     first = softmax(q[..., ::2] @ k[..., ::2].mT / (D / 2) ** 0.5)
     second = softmax(q[..., 1::2] @ k[..., 1::2].mT / (D / 2) ** 0.5)
-    (a1, b1), (a2, b2) = attention.mixers.view(2, 2, D // 2)
-    away = (a1 @ b1).exp() - (a2 @ b2).exp() + 0.6
+    away = 0.6
+    if learned:
+        (a1, b1), (a2, b2) = attention.mixers.view(2, 2, D // 2)
+        away = away + (a1 @ b1).exp() - (a2 @ b2).exp()
     heads = normalised((first - away * second) @ v, attention.norm) * (1 - 0.6)
     assert_gives(attention, *inputs, joined(heads, attention))
 
@@ -277,6 +282,7 @@ def test_a_state_decodes_one_token_at_the_price_of_one(name):
             {"num_heads": 3, "lambda_init": 1.0},
             r"lambda_init must be in \[0, 1\), got 1.0",
         ),
+        ("gated", {"least": 1.5}, r"least must be in \[0, 1\], got 1.5"),
         ("top_k", {"num_kept": 0}, "num_kept must be at least 1, got 0"),
         ("relu", {"power": 0.5}, "power must be at least 1, got 0.5"),
         ("linformer", {"rank": 0}, "rank 0 and max_keys 512 must be at least 1"),
