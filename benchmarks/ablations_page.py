@@ -150,6 +150,7 @@ def measure(chromium: str, folder: Path, repeats: int) -> dict[str, Any]:
                     before = spent()
                     for choice in choices:
                         record(name, frame.evaluate(CHOOSE, choice))  # noqa: B023
+                        page.wait_for_timeout(300)  # noqa: B023
                     for kind, value in spent(before).items():
                         record(f"{name}, cpu of {kind}", value / len(choices))
 
