@@ -55,11 +55,11 @@ def rank(
 
     def act() -> None:
         from attnkit.ablation.launch import StudyStopped
-        from attnkit.ranking.cells import subjects_named
-        from attnkit.ranking.output import FORMS, export, rows_beside, show_ranking
-        from attnkit.ranking.protocol import protocol_of
-        from attnkit.ranking.rank import prepare, show_work
-        from attnkit.ranking.rank import rank as rank_subjects
+        from attnkit.ablation.ranking.cells import subjects_named
+        from attnkit.ablation.ranking.output import FORMS, export, rows_beside, show_ranking
+        from attnkit.ablation.ranking.protocol import protocol_of
+        from attnkit.ablation.ranking.rank import prepare, show_work
+        from attnkit.ablation.ranking.rank import rank as rank_subjects
         from attnkit.registry import ATTENTION
         from attnkit.storage.files import check_outs
 

@@ -252,6 +252,6 @@ class InProcess(Launcher):
 def launcher(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     """Takes the place of what a recipe names; `started` are the keys of the jobs, in order."""
     launcher = InProcess()
-    for place in ("ablation.run_study", "ranking.rank"):
+    for place in ("ablation.run_study", "ablation.ranking.rank"):
         monkeypatch.setattr(f"attnkit.{place}.build_launcher", lambda plan: launcher)
     return launcher

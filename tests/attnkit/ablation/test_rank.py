@@ -15,15 +15,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from attnkit.ablation.ranking.cells import Plans, Subject, subjects_named
+from attnkit.ablation.ranking.code import without_words
+from attnkit.ablation.ranking.output import FORMS, export, rows_beside, show_ranking
+from attnkit.ablation.ranking.protocol import BASE, PARTS, VERSION, Part, Protocol, RankError
+from attnkit.ablation.ranking.rank import prepare, rank, show_work
+from attnkit.ablation.ranking.row import read_file, read_kept, read_row
+from attnkit.ablation.ranking.table import read_ranking
 from attnkit.ablation.timing import Timing
 from attnkit.cli.main import app
-from attnkit.ranking.cells import Plans, Subject, subjects_named
-from attnkit.ranking.code import without_words
-from attnkit.ranking.output import FORMS, export, rows_beside, show_ranking
-from attnkit.ranking.protocol import BASE, PARTS, VERSION, Part, Protocol, RankError
-from attnkit.ranking.rank import prepare, rank, show_work
-from attnkit.ranking.row import read_file, read_kept, read_row
-from attnkit.ranking.table import read_ranking
 from attnkit.recipe.shipped import located
 
 TINY = (
@@ -68,7 +68,7 @@ class Leaky(MultiHead):
 def here(tmp_path, monkeypatch):
     """A folder of one's own; no published table comes with the kit."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("attnkit.ranking.row.shipped_tables", list)
+    monkeypatch.setattr("attnkit.ablation.ranking.row.shipped_tables", list)
     (tmp_path / "mine.py").write_text(PLUGIN)
     return tmp_path
 
@@ -77,7 +77,7 @@ def here(tmp_path, monkeypatch):
 def speeds(monkeypatch):
     """What the next measurements of speed find; each is used once."""
     found = []
-    monkeypatch.setattr("attnkit.ranking.rank.speed_of", lambda *_: found.pop(0))
+    monkeypatch.setattr("attnkit.ablation.ranking.rank.speed_of", lambda *_: found.pop(0))
     return found
 
 
@@ -136,7 +136,7 @@ def test_a_dry_run_tells_the_cells_and_their_time(here, launcher, monkeypatch, c
     def measured(recipes, *_):
         return dict.fromkeys(recipes, Timing(start=9.0, step=10.0, final=1.0))
 
-    monkeypatch.setattr("attnkit.ranking.rank.measure", measured)
+    monkeypatch.setattr("attnkit.ablation.ranking.rank.measure", measured)
     show_work(prepare(PROTOCOL, subjects_named(["linear"])), PROTOCOL)
     said = capsys.readouterr().out
     assert "linear       0:01:03   3 runs" in said
@@ -149,8 +149,8 @@ KILLED = """
 import json
 from pathlib import Path
 from rank_tests import PROTOCOL, numbers
-from attnkit.ranking.cells import subjects_named
-from attnkit.ranking.rank import rank
+from attnkit.ablation.ranking.cells import subjects_named
+from attnkit.ablation.ranking.rank import rank
 
 if __name__ == "__main__":  # each run is a fork that imports this file
     ranking, failures = rank(PROTOCOL, subjects_named(["linear"]))
@@ -321,7 +321,7 @@ def test_rows_of_several_sessions_share_a_table_that_grows(plans, here, monkeypa
 
     # The kit's own table needs no --out.
     shutil.rmtree("runs")
-    monkeypatch.setattr("attnkit.ranking.row.shipped_tables", lambda: [here / "zoo.json"])
+    monkeypatch.setattr("attnkit.ablation.ranking.row.shipped_tables", lambda: [here / "zoo.json"])
     assert list(numbers(table(plans))) == [BASE, "linear", "gated"]
 
 
@@ -433,8 +433,10 @@ def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
         def is_finished(trial):
             return trial.recipe.optimizer.options["lr"] in losses
 
-        monkeypatch.setattr("attnkit.ranking.cells.loss_of", loss)
-        monkeypatch.setattr("attnkit.ranking.cells.RowTrial.is_finished", property(is_finished))
+        monkeypatch.setattr("attnkit.ablation.ranking.cells.loss_of", loss)
+        monkeypatch.setattr(
+            "attnkit.ablation.ranking.cells.RowTrial.is_finished", property(is_finished)
+        )
         return [each.trial.recipe.optimizer.options["lr"] for each in cell.tried(begun)]
 
     assert tried({}) == [1e-3, 3e-3, 1e-2]

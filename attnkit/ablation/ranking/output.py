@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from attnkit.ablation.output import NATURAL, STYLES, write_all
+from attnkit.ablation.ranking.protocol import Protocol, RankError
+from attnkit.ablation.ranking.row import FORMAT, LENGTHS, read_file
+from attnkit.ablation.ranking.table import Column, Number, Ranking, is_busy
 from attnkit.ablation.tables import NOTHING, csv_of, estimate, short, visible
 from attnkit.pages.offline import offline_page
-from attnkit.ranking.protocol import Protocol, RankError
-from attnkit.ranking.row import FORMAT, LENGTHS, read_file
-from attnkit.ranking.table import Column, Number, Ranking, is_busy
 from attnkit.registry import ATTENTION
 
 WIDTH = 80
@@ -248,7 +248,7 @@ def page(ranking: Ranking) -> str:
         "command": command(ranking),
     }
     return offline_page(
-        "attnkit.ranking",
+        "attnkit.ablation.ranking",
         "ranking.js",
         title="attnkit rank",
         data=data,

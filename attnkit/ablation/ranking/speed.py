@@ -1,5 +1,5 @@
 """Measures what a mechanism costs on this machine, in a process of its own: `python -m
-attnkit.ranking.speed OUT RECIPE`.
+attnkit.ablation.ranking.speed OUT RECIPE`.
 
 With one thread on a CPU. The share of the time in which the process had a core tells whether other
 processes disturbed it.
@@ -47,7 +47,7 @@ def speed_of(recipe: Recipe, launcher: Launcher, place: Path) -> dict[str, Any]:
     place.mkdir(parents=True, exist_ok=True)
     file, out = place / f"{recipe.variant}.yaml", place / f"{recipe.variant}.json"
     write_text(file, recipe.to_yaml())
-    arguments = ("-P", "-m", "attnkit.ranking.speed", str(out), str(file))
+    arguments = ("-P", "-m", "attnkit.ablation.ranking.speed", str(out), str(file))
     job = Job(f"speed/{recipe.variant}", arguments, out.with_suffix(".log"))
     launcher.start([job])
     while not (ended := launcher.ended(1.0)):

@@ -26,6 +26,8 @@ from attnkit.ablation.launchers.base import Launcher
 from attnkit.ablation.match import matched
 from attnkit.ablation.plan import flow, plain_changes, read_plan
 from attnkit.ablation.plan_file import VERSION as PLAN_VERSION
+from attnkit.ablation.ranking.code import code_of
+from attnkit.ablation.ranking.protocol import BASE, Protocol, RankError
 from attnkit.ablation.run_study import DIVERGED
 from attnkit.ablation.study import Study
 from attnkit.ablation.study_progress import Progress
@@ -33,8 +35,6 @@ from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import METRIC, Candidate, candidates, choose, edge_of, loss_of
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.checks.subjects import subjects_of
-from attnkit.ranking.code import code_of
-from attnkit.ranking.protocol import BASE, Protocol, RankError
 from attnkit.recipe import Recipe, RecipeError, load_recipe
 from attnkit.recipe.errors import Mark, Problem
 from attnkit.recipe.source import plain, read_value

@@ -12,15 +12,15 @@ from typing import Any
 
 from attnkit.ablation.launch import Failure
 from attnkit.ablation.launchers.base import Launcher
+from attnkit.ablation.ranking.cells import FOLDER, Cell, Plans, Subject, train, write_plan
+from attnkit.ablation.ranking.protocol import BASE, Protocol, RankError
+from attnkit.ablation.ranking.row import ROWS, lacks_speed, make_row, read_kept, write_row
+from attnkit.ablation.ranking.speed import speed_of
+from attnkit.ablation.ranking.table import Ranking, read_ranking
 from attnkit.ablation.run_study import build_launcher
 from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.tables import visible
 from attnkit.ablation.timing import PREVIEW_SECONDS, TimingError, measure
-from attnkit.ranking.cells import FOLDER, Cell, Plans, Subject, train, write_plan
-from attnkit.ranking.protocol import BASE, Protocol, RankError
-from attnkit.ranking.row import ROWS, lacks_speed, make_row, read_kept, write_row
-from attnkit.ranking.speed import speed_of
-from attnkit.ranking.table import Ranking, read_ranking
 from attnkit.storage import run_directory
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.ablation.evidence import commit, machine_of
+from attnkit.ablation.ranking.cells import FOLDER, Cell
+from attnkit.ablation.ranking.protocol import Protocol, RankError
 from attnkit.ablation.stored_run import load_stored_run
-from attnkit.ranking.cells import FOLDER, Cell
-from attnkit.ranking.protocol import Protocol, RankError
 from attnkit.registry import ATTENTION
 from attnkit.storage import run_directory
 from attnkit.storage.files import parse_json
@@ -30,7 +30,7 @@ LENGTHS = (1024, 16384)
 
 ROWS = FOLDER / "rows"
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 _NEEDED = ("name", "mechanism", "variant", "tasks", "costs", "complete", "date", "plugins", "keys")
 
 
