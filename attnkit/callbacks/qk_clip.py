@@ -26,6 +26,8 @@ from attnkit.registry import ATTENTION
 _TOKENS = 8
 """Of the sequence with which a mechanism is tried."""
 
+_REMEDY = "remove the callback, or choose another mechanism"
+
 
 class QKClip(L.Callback):
     """After each optimizer step, scales down the query and key weights of every head with a score
@@ -178,15 +180,15 @@ def scaled_parts(attention: Attention) -> tuple[nn.Linear, ...]:
     name = ATTENTION.name_of(type(attention))
     tried = [(attention.query, attention.key), (attention.query,)]
     if not isinstance(attention, ScoreAttention) or attention.query is None:
-        raise ValueError(f"{name} has no scores of queries and keys, which are what is clipped")
+        raise ValueError(f"{name} has no scores of queries and keys to bound; {_REMEDY}")
     for parts in tried:
         if all(_has_heads(part, attention.num_heads) for part in parts) and _scales(
             attention, [name for name, part in attention.named_children() if part in parts]
         ):
             return parts
     raise ValueError(
-        f"the scores of {name} are not proportional to the query weights of each head, so that "
-        "no factor brings them down to tau"
+        f"the scores of {name} are not proportional to the query weights of each head, so that no "
+        f"factor brings them down to tau; {_REMEDY}"
     )
 
 
