@@ -451,7 +451,8 @@ class Task(OptimizerSteps, ABC):
             self.zero_grad(set_to_none=True)
             batch, batch_idx = self._under_way
             self._seed(batch_idx)
-            output = self.training_step(batch, batch_idx)
+            with self.trainer.precision_plugin.train_step_context():
+                output = self.training_step(batch, batch_idx)
             loss = output if isinstance(output, Tensor) else output["loss"]
             super().backward(loss, *args, **options)
 

@@ -292,10 +292,11 @@ def test_a_step_that_cannot_be_captured_is_launched(monkeypatch, caplog):
     assert told.endswith("without CUDA graphs: operation not permitted when stream is capturing")
 
 
+@pytest.mark.parametrize("precision", [32, "bf16"])
 def test_a_step_whose_gradients_cannot_be_captured_is_computed_again(
-    small, monkeypatch, tiny_samples, caplog
+    precision, small, monkeypatch, tiny_samples, caplog
 ):
-    """With the same dropout: the third step fails at the end of its backward pass."""
+    """With the same dropout and precision: the third step fails at the end of its backward pass."""
     replayed, failing = [], None
 
     def fail(gradient):
@@ -313,6 +314,7 @@ def test_a_step_whose_gradients_cannot_be_captured_is_computed_again(
         return call if options else function
 
     keys = ["model.dropout=0.3", "trainer.max_steps=5", "validation.every_n_steps=5"]
+    keys.append(f"trainer.precision={precision}")
     plain = experiment.run(small(*keys, "trainer.compile=false", "variant=plain"))
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(Task, "why_no_cuda_graphs", lambda self: None)
