@@ -56,7 +56,13 @@ def rank(
     def act() -> None:
         from attnkit.ablation.launch import StudyStopped
         from attnkit.ablation.ranking.cells import subjects_named
-        from attnkit.ablation.ranking.output import FORMS, export, rows_beside, show_ranking
+        from attnkit.ablation.ranking.output import (
+            FORMS,
+            export,
+            rows_beside,
+            show_ranking,
+            with_rows,
+        )
         from attnkit.ablation.ranking.protocol import protocol_of
         from attnkit.ablation.ranking.rank import prepare, show_work
         from attnkit.ablation.ranking.rank import rank as rank_subjects
@@ -67,7 +73,8 @@ def rank(
         protocol = protocol_of(tier)
         tables = rows_beside(outs, protocol)
         # A table whose rows are beside it grows.
-        new = [out for out in outs if out.with_suffix(".json") not in tables]
+        growing = {table.with_suffix(suffix) for table in tables for suffix in FORMS}
+        new = [out for out in with_rows(outs) if out not in growing]
         check_outs(new, FORMS, overwrite=overwrite)
         subjects = subjects_named([*(ATTENTION.names() if everything else ()), *(what or ())])
         if dry_run:

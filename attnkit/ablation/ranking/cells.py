@@ -65,7 +65,7 @@ _BEFORE_A_KEY = re.compile(r"\s+(?=[A-Za-z_][\w.]*=)")
 
 @dataclass(frozen=True)
 class Subject:
-    """What gets a row: a mechanism, with keys of its model if it shall have others than usual.
+    """What gets a row: a mechanism, with keys of its model that differ from the protocol's.
 
     Attributes:
         mechanism: its name.
@@ -108,6 +108,8 @@ def _key_of(word: str, name: str) -> tuple[str, Any]:
         RankError: if the protocol sets this key, or the value cannot be read.
     """
     key, _, written = word.partition("=")
+    if key == "attention.name":
+        raise RankError(f"{name}: a row begins with its mechanism; write '{written}' instead")
     if not key.startswith(OWN_KEYS):
         raise RankError(
             f"{name}: the protocol sets {key}; a row may have its own mask, position, layers and "
@@ -129,7 +131,7 @@ def subjects_named(words: Iterable[str]) -> list[Subject]:
 
     Raises:
         RegistryError: if one is unknown.
-        RankError: if one is no mechanism, or has a key that is the protocol's.
+        RankError: if one is not a mechanism, or has a key that is the protocol's.
     """
     found: dict[str, Subject] = {}
     for word in words:
@@ -142,7 +144,7 @@ def subjects_named(words: Iterable[str]) -> list[Subject]:
         for subject in subjects_of(what):
             if subject.part or str(subject) != subject.name:
                 raise RankError(
-                    f"{what}: {subject} is no mechanism, so the table has no row for it"
+                    f"{what}: {subject} is not a mechanism, so the table has no row for it"
                 )
             home = ATTENTION.get(subject.name).__module__
             is_own = what.endswith(".py") or not home.startswith("attnkit.")

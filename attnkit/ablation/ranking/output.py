@@ -357,6 +357,13 @@ FORMS: dict[str, Callable[[Ranking], str]] = {
 """File suffix -> the function that returns the contents."""
 
 
+def with_rows(outs: Iterable[Path]) -> list[Path]:
+    """Returns all files that `export` writes: tables, and their rows beside them, as `.json`."""
+    outs = list(outs)
+    rows = (out.with_suffix(".json") for out in outs if out.suffix in FORMS)
+    return list(dict.fromkeys([*outs, *rows]))
+
+
 def rows_beside(outs: Iterable[Path], protocol: Protocol) -> list[Path]:
     """Returns the files of rows of this protocol beside tables: `zoo.json` of `zoo.md`.
 
@@ -364,8 +371,8 @@ def rows_beside(outs: Iterable[Path], protocol: Protocol) -> list[Path]:
         RankError: if one is damaged, or of another tier, or of a newer version.
     """
     tables = []
-    for table in dict.fromkeys(out.with_suffix(".json") for out in outs):
-        if not table.is_file():
+    for table in with_rows(outs):
+        if table.suffix != ".json" or not table.is_file():
             continue
         found = read_file(table, ("rows",))
         if found["tier"] != protocol.tier or found["protocol"] > protocol.version:
@@ -380,8 +387,7 @@ def rows_beside(outs: Iterable[Path], protocol: Protocol) -> list[Path]:
 
 
 def export(ranking: Ranking, outs: Sequence[Path]) -> list[Path]:
-    """Writes the files atomically; the suffix selects the format. The rows are always beside them,
-    as `.json`.
+    """Writes the files of `with_rows` atomically; the suffix selects the format.
 
     Returns:
         The files.
@@ -389,6 +395,6 @@ def export(ranking: Ranking, outs: Sequence[Path]) -> list[Path]:
     Raises:
         DataError: if one cannot be written.
     """
-    files = dict.fromkeys([*outs, *(out.with_suffix(".json") for out in outs)])
+    files = with_rows(outs)
     write_all({out: FORMS[out.suffix](ranking) for out in files})
-    return list(files)
+    return files

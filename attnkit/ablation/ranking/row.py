@@ -90,7 +90,7 @@ def read_kept(protocol: Protocol, tables: Iterable[Path] = ()) -> Kept:
             kept.left_out.append(_other_version(len(content["rows"]), path, content["protocol"]))
             continue
         for row in content["rows"]:
-            _check(row, _NEEDED, path)
+            _check(row, ("protocol", "tier", *_NEEDED), path)
             found.append(row)
     for folder in sorted(ROWS.glob(f"{protocol.tier}-v*")):
         paths = sorted(folder.glob("*.json"))
@@ -140,7 +140,9 @@ def read_file(path: Path, needed: Iterable[str]) -> dict[str, Any]:
         content = parse_json(path.read_bytes())
         known = content["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RankError(f"{path} is no row or table of attnkit rank ({error}); remove it") from None
+        raise RankError(
+            f"{path} is not a row or table of attnkit rank ({error}); remove it"
+        ) from None
     if not known:
         raise RankError(
             f"{path} has format {content['format']}, this attnkit writes format {FORMAT}; remove it"
@@ -151,7 +153,7 @@ def read_file(path: Path, needed: Iterable[str]) -> dict[str, Any]:
 
 def _check(content: Mapping[str, Any], needed: Iterable[str], path: Path) -> None:
     if missing := [key for key in needed if key not in content]:
-        raise RankError(f"{path} is no row or table of attnkit rank ({missing[0]!r}); remove it")
+        raise RankError(f"{path} is not a row or table of attnkit rank ({missing[0]!r}); remove it")
 
 
 def make_row(

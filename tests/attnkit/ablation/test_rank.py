@@ -346,6 +346,10 @@ def test_tables_of_two_protocols_are_never_mixed(plans):
         beside(tier="gpu")
     with pytest.raises(RankError, match=r"zoo\.json has format 1, this attnkit writes format 2"):
         beside(format=1)
+    Path("zoo.json").write_text(json.dumps({**content, "protocol": 1, "tier": "minutes"}))
+    ended = CliRunner().invoke(app, ["rank", "--out", "zoo.html"])  # which does not exist yet
+    assert ended.exit_code == 2
+    assert "--out zoo.json exists" in ended.output
 
 
 def test_an_untuned_rate_a_lost_run_and_a_busy_machine_are_told(plans):
@@ -461,7 +465,7 @@ def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
         (["linaer"], "nothing is called `linaer`; did you mean `linear`"),
         (["linear", "--out", "table.txt"], "--out table.txt: the name must end in .md"),
         ([], "has no row of the base multi_head"),
-        (["pre_norm"], "pre_norm is no mechanism, so the table has no row"),
+        (["pre_norm"], "pre_norm is not a mechanism, so the table has no row"),
         pytest.param(["leaky.py"], "leaky breaks a law: ", marks=pytest.mark.slow),
         (["linformer"], "linformer has no row: the task "),
         (
@@ -469,6 +473,8 @@ def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
             "linear dim=3: the protocol sets dim; a row may have its own mask",
         ),
         (["linear", "mask=causal"], "in one word: 'multi_head mask=causal'"),
+        (["multi_head attention.name=linear"], "begins with its mechanism; write 'linear' instead"),
+        (["linear", "--out", "."], "--out .: the name must end in .md"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(arguments, words, here):
@@ -482,7 +488,7 @@ def test_what_cannot_be_ranked_is_refused(arguments, words, here):
 def test_a_damaged_row_is_refused(here):
     broken = here / "row.json"
     broken.write_text("{}")
-    with pytest.raises(RankError, match=r"row\.json is no row or table of attnkit rank"):
+    with pytest.raises(RankError, match=r"row\.json is not a row or table of attnkit rank"):
         read_row(broken)
 
 
