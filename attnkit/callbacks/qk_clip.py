@@ -33,16 +33,16 @@ class QKClip(L.Callback):
     """After each optimizer step, scales down the query and key weights of every head with a score
     above `tau` (QK-Clip, arXiv:2507.20534), with any optimizer.
 
-    Scores are those of the step's batch with the new weights, so a step takes one more forward pass
-    without gradients and without `torch.compile` (1.4 to 1.5 times the CPU seconds in quickstart);
-    the paper takes those of the step itself, with the weights before it. Layer by layer, a layer is
-    rescaled before it passes on its output. Keys that heads share (grouped, latent) stay as they
-    are, and each head's queries take the whole factor, as those of the paper's shared rotary keys
-    do. Scores count without what positions or gates add to them. Nothing waits for the device
-    between two points of the curves.
+    The scores are those of the step's batch with the new weights, so a step takes one more forward
+    pass, without gradients and without `torch.compile`; the paper takes the scores of the step
+    itself, with the weights before it. Each layer is rescaled before it runs, so the layers above
+    see its new output. Keys that heads share (grouped, latent) are not scaled: each head's queries
+    take the whole factor, as with the paper's shared rotary keys. What positions or gates add to
+    the scores is not counted. The host waits for the device only where a point is logged.
 
     Logs `scores/largest`, the largest score before rescaling since the last point, and
-    `scores/clipped_heads`, the mean number of heads that a step rescaled.
+    `scores/clipped_heads`, the mean number of heads rescaled in a step; with gradient accumulation,
+    a head counts once for each batch.
 
     Args:
         tau: the largest score allowed.
@@ -178,12 +178,11 @@ def scaled_parts(attention: Attention) -> tuple[nn.Linear, ...]:
         ValueError: if neither does so.
     """
     name = ATTENTION.name_of(type(attention))
-    tried = [(attention.query, attention.key), (attention.query,)]
     if not isinstance(attention, ScoreAttention) or attention.query is None:
         raise ValueError(f"{name} has no scores of queries and keys to bound; {_REMEDY}")
-    for parts in tried:
+    for parts in ((attention.query, attention.key), (attention.query,)):
         if all(_has_heads(part, attention.num_heads) for part in parts) and _scales(
-            attention, [name for name, part in attention.named_children() if part in parts]
+            attention, [child for child, part in attention.named_children() if part in parts]
         ):
             return parts
     raise ValueError(

@@ -68,7 +68,7 @@ def claim(
         overrides = [word for word in words if "=" in word or word.startswith("~")]
         names = [word for word in words if word not in overrides]
         if quick and out is not None:
-            raise ClaimError("--quick leaves no evidence; leave --out away")
+            raise ClaimError("--quick writes no evidence; omit --out")
         if not names and not everything and not quick:
             _list()
             return
@@ -116,7 +116,7 @@ def _parts(
     file: Path, names: list[str] | None, overrides: list[str], *, quick: bool
 ) -> list[tuple[Recipe, list[str]]]:
     """Returns the studies in which claims of a recipe are tested, with their claims; there are
-    several if claims need other numbers of steps.
+    several if claims need different numbers of steps.
     """
     from attnkit.ablation.claims import claims_of, quick_claims
     from attnkit.recipe import load_recipe
@@ -202,7 +202,11 @@ def _test(recipe, names: list[str], out: Path | None, *, check: bool, quick: boo
         show_claim(report)
     lost = [report for report in reports if quick and report.word != "holds"]
     for report in lost:
-        typer.echo(f"\n{report.name}: {report.word}; by its card it holds here", err=True)
+        typer.echo(
+            f"\n{report.name}: {report.word} after {recipe.trainer.max_steps:,} steps; its key "
+            "`quick` says that it holds",
+            err=True,
+        )
     if not quick:
         folder = out or recipe.runs_dir / recipe.name / "claims"
         for path in write_evidence(folder, [evidence_of(report, plan) for report in reports]):

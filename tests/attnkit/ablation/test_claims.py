@@ -173,7 +173,9 @@ def test_a_quick_test_takes_fewer_steps_and_fails_where_a_claim_does_not_hold(
     ended = CliRunner().invoke(app, ["claim", str(study(**keys)), "--quick"])
     assert ended.exit_code == 1, ended.output
     assert "learns  holds at this size" in ended.output
-    assert "planted: does not hold; by its card it holds here" in ended.output
+    assert (
+        "planted: does not hold after 3 steps; its key `quick` says that it holds" in ended.output
+    )
     assert "long" not in ended.output
     folder = tmp_path / "runs/study_quick_3"
     assert len(launcher.started) == 6
@@ -223,7 +225,7 @@ def test_an_unknown_number_is_refused(load, launcher):
         (["sparsmax"], "there is no claim `sparsmax`; did you mean `sparsemax`"),
         (["quickstart.yaml"], "quickstart.yaml"),
         (["no_position", "--quick"], "claim no_position has no quick test"),
-        (["--quick", "--out", "evidence"], "--quick leaves no evidence; leave --out away"),
+        (["--quick", "--out", "evidence"], "--quick writes no evidence; omit --out"),
     ],
 )
 def test_what_is_no_claim_is_refused(arguments, words, tmp_path, monkeypatch):
