@@ -17,8 +17,8 @@ generation    milliseconds a token, see generation.py
 loop          the model, data and optimizer of `small` in a plain loop: compiled, and as CUDA graphs
 kernels       each kernel that can compute multi_head, see `attnkit show multi_head --measure`
 
-Each result is a line of the table in results.md. A part that fails is reported, and the next
-one begins. Speeds are the median of the later half of the points of a curve; those of nanoGPT and of
+Each result is a line of the table in results.md. A part that fails is reported, and the next one
+begins. Speeds are the median of the later half of the points of a curve; those of nanoGPT and of
 plain loops, of windows of ten steps.
 """
 
