@@ -4,6 +4,7 @@ resumed run repeats it.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -302,8 +303,10 @@ class Task(OptimizerSteps, ABC):
         weight = self.num_targets(batch)
         for name, value in self.measure(batch).items():
             if name not in self._means:
-                self._means[name] = MeanMetric().to(self.device)
-            self._means[name].update(value, weight)
+                # By default NaN is left out, and a mean over the rest returned.
+                self._means[name] = MeanMetric(nan_strategy=math.nan).to(self.device)
+            if weight:  # a mean over no targets is NaN
+                self._means[name].update(value, weight)
 
     def means(self) -> dict[str, float]:
         """Returns the means of `measure` over the validation that has just ended, over all

@@ -99,12 +99,15 @@ def split_stream(model: nn.Module, stack_name: str, call: Callable[[Any], Any]) 
         call: runs the forward pass of the model that it is given, on a batch of one sequence.
 
     Raises:
-        DataError: if a norm is not one of the kit, or a wiring does more than to add parts.
+        DataError: if a norm is not one of the kit, a wiring does more than to add parts, or the
+            logits are not finite.
     """
     model = copy.deepcopy(model).cpu().double().eval()
     stack: Any = model.get_submodule(stack_name)
     assert isinstance(stack, Stack)
     logits = call(model)[0]
+    if not logits.isfinite().all():
+        raise DataError("the logits of this model are not finite, so they have no parts")
     tracker = _Tracker(stack, model.head)  # pyright: ignore[reportArgumentType]
     tracker.run(model, call)
     sizes = tracker.final.abs().amax(dim=(1, 2))

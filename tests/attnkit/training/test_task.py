@@ -1,6 +1,7 @@
-"""What every task shares: what a batch counts for in its step."""
+"""What every task shares: what a batch counts for in its step, and in a validation."""
 
 import copy
+import math
 
 import lightning as L
 import pytest
@@ -15,6 +16,7 @@ from attnkit.recipe import recipe_from_dict
 from attnkit.registry import OPTIMIZERS, SCHEDULES, TASKS
 from attnkit.runs import experiment
 from attnkit.runs.trainer import quiet_lightning
+from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.training.task import Task, total_of
 
 
@@ -150,3 +152,26 @@ def test_on_a_gpu_batches_are_pinned_and_nothing_waits_for_their_copy(small, mon
         task.transfer_batch_to_device(loader.dataset[0], torch.device("meta"), 0)
     assert len(copies.non_blocking) >= 2
     assert all(copies.non_blocking)
+
+
+@pytest.mark.parametrize("num_targets", [128, 0])
+def test_a_validation_batch_that_is_not_finite_shows_if_it_has_targets(
+    small, monkeypatch, num_targets
+):
+    measure, seen = LanguageModelingTask.measure, []
+
+    def broken(self, batch):
+        found = measure(self, batch)
+        if self.is_final:
+            seen.append(1)
+            found["loss"] = found["loss"] * (float("nan") if len(seen) == 1 else 1.0)
+        return found
+
+    def counted(self, batch):
+        return num_targets if self.is_final and not seen else 128
+
+    monkeypatch.setattr(LanguageModelingTask, "measure", broken)
+    monkeypatch.setattr(LanguageModelingTask, "num_targets", counted)
+    result = experiment.run(small("trainer.batch_size=2"))
+    assert len(seen) > 1
+    assert math.isnan(result.metrics["loss"]) == (num_targets > 0)

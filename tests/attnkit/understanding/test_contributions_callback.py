@@ -1,9 +1,11 @@
 """The contributions of the parts while a model trains, is stopped, and goes on."""
 
+import lightning as L
 import numpy as np
 import pytest
+import torch
 
-from attnkit.errors import DataError
+from attnkit.errors import DataError, DivergedError
 from attnkit.runs import experiment
 from attnkit.tasks.trained_run import load_run
 from attnkit.tensorboard.contributions import FILE, read_history
@@ -46,6 +48,21 @@ def test_a_run_that_was_stopped_ends_with_the_same_history(small, stop_in_step):
         experiment.run(recipe)
     done = experiment.run(recipe, resume="yes")
     assert history(done.directory) == history(whole.directory)
+
+
+def test_weights_that_are_not_finite_leave_the_earlier_moments(small, caplog):
+    class Break(L.Callback):
+        def on_train_batch_start(self, trainer, task, batch, batch_idx):
+            if batch_idx == 3:
+                with torch.no_grad():
+                    task.model.head.weight.fill_(float("nan"))
+
+    recipe = small(EVERY, "trainer.on_nan=skip")
+    with pytest.raises(DivergedError):
+        experiment.run(recipe, callbacks=[Break()])
+    assert "Contributions failed at step" in caplog.text
+    assert "are not finite" in caplog.text
+    assert history(recipe.run_dir)["steps"] == [0, 2]
 
 
 @pytest.mark.parametrize("task", ["translation", "masked_language_modeling"])
