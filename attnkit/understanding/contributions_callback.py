@@ -29,6 +29,7 @@ class Contributions(AtMoments):
         every_n_steps: act at multiples of this instead, and at the last step.
 
     Raises:
+        ValueError: if `num_tokens` is below 1.
         DataError: when training starts, if the task cannot read the text or predicts no tokens, or
             the model has no layers.
     """
@@ -42,6 +43,8 @@ class Contributions(AtMoments):
         every_n_steps: int | None = None,
     ) -> None:
         super().__init__(num_moments, every_n_steps)
+        if num_tokens < 1:
+            raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
         self.text = text
         self.num_tokens = num_tokens
         self._steps: list[int] = []

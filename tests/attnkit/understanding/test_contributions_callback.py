@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attnkit.errors import DataError, DivergedError
+from attnkit.recipe import RecipeError
 from attnkit.runs import experiment
 from attnkit.tasks.trained_run import load_run
 from attnkit.tensorboard.contributions import FILE, read_history
@@ -78,6 +79,11 @@ def test_it_works_with_a_compiled_model(small, graphs):
     result = experiment.run(small(EVERY, "trainer.compile=true", "model.num_layers=1"))
     assert graphs
     assert history(result.directory)["steps"] == [0, 2, 4, 6]
+
+
+def test_no_tokens_are_refused(small):
+    with pytest.raises(RecipeError, match="num_tokens must be at least 1, got 0"):
+        experiment.run(small("callbacks=[{name: contributions, num_tokens: 0}]"))
 
 
 def test_a_model_without_layers_is_refused(small):
