@@ -121,7 +121,9 @@ def seeds_needed(recipe: Recipe, names: Collection[str] | None = None) -> dict[s
 
 def seeds_of(claim: ClaimOptions, plan: Plan) -> Collection[int]:
     """Returns the seeds of a claim."""
-    return plan.seeds if claim.seeds is None else range(claim.seeds)
+    if claim.seeds is None:
+        return plan.seeds
+    return range(claim.seeds) if isinstance(claim.seeds, int) else claim.seeds
 
 
 def with_all_seeds(recipe: Recipe) -> Recipe:

@@ -141,7 +141,12 @@ def read_plan(recipe: Recipe) -> Plan:
     variants = list(_variants(section, options, problems))
     problems += _clashes(variants, section)
     base = options.base or next((variant.name for variant in variants), BASE)
-    plan = Plan(recipe, tuple(variants), base, _seeds(options, section, problems))
+    seeds = range(options.seeds) if isinstance(options.seeds, int) else options.seeds
+    if not _are_seeds(seeds):
+        mark = section.value["seeds"].mark
+        message = "expected a number of seeds, or a list of different whole numbers from 0 on"
+        problems.append(Problem(mark, "ablation.seeds", message))
+    plan = Plan(recipe, tuple(variants), base, tuple(seeds))
     if base not in [variant.name for variant in variants] and not problems:
         known = ", ".join(variant.name for variant in variants)
         message = f"there is no variant `{base}` (there are: {known})"
@@ -202,6 +207,10 @@ def _claim_faults(plan: Plan) -> Iterator[Problem]:
         if (claim.by is None) == (claim.times is None):
             message = "state the least difference (by) or the least ratio (times), one of them"
             yield Problem(written.key_mark, f"ablation.claims.{name}", message)
+        if isinstance(claim.seeds, list) and not (len(claim.seeds) > 1 and _are_seeds(claim.seeds)):
+            message = "expected 2 seeds or more: a number, or a list of different whole numbers"
+            mark = written.value["seeds"].mark
+            yield Problem(mark, f"ablation.claims.{name}.seeds", message)
         if claim.subject == (claim.base or plan.base):
             message = f"the subject and its base are both `{claim.subject}`"
             yield Problem(written.key_mark, f"ablation.claims.{name}", message)
@@ -292,10 +301,6 @@ def _clashes(variants: Sequence[Variant], section: Node) -> Iterator[Problem]:
         seen.setdefault(folder, variant.name)
 
 
-def _seeds(options: AblationOptions, section: Node, problems: list[Problem]) -> tuple[int, ...]:
-    seeds = range(options.seeds) if isinstance(options.seeds, int) else options.seeds
-    repeated = [seed for seed in seeds if list(seeds).count(seed) > 1]
-    if not seeds or repeated or not all(0 <= seed < 2**32 for seed in seeds):
-        message = "expected a number of seeds, or a list of different whole numbers from 0 on"
-        problems.append(Problem(section.value["seeds"].mark, "ablation.seeds", message))
-    return tuple(seeds)
+def _are_seeds(seeds: Sequence[int]) -> bool:
+    """True if all are seeds, each once."""
+    return bool(seeds) and len(set(seeds)) == len(seeds) and all(0 <= s < 2**32 for s in seeds)

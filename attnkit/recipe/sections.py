@@ -171,7 +171,8 @@ class ClaimOptions:
         by: the least difference that is claimed; a negative one allows a loss of that size.
         times: the least ratio that is claimed, instead of a difference.
         also: further numbers to report: the price.
-        seeds: number of seeds that `attnkit claim` trains for it; null: those of the study.
+        seeds: number of seeds that `attnkit claim` trains for it, counted from 0, or a list of
+            seeds; null: those of the study.
         quick: optimizer steps after which it holds already, for `attnkit claim --quick`; null: it
             is not tested there.
         paper: where the claim is made.
@@ -186,7 +187,7 @@ class ClaimOptions:
     by: float | None = None
     times: Annotated[float, Range(above=0)] | None = None
     also: tuple[str, ...] = ()
-    seeds: Annotated[int, Range(min=2)] | None = None
+    seeds: Annotated[int, Range(min=2)] | list[int] | None = None
     quick: Annotated[int, Range(min=1)] | None = None
     paper: str | None = None
 
