@@ -21,7 +21,16 @@ from attnkit.cli.name_report import type_words, yaml_words
 from attnkit.recipe.annotations import kinds_of
 from attnkit.recipe.recipe import RecipeKeys
 from attnkit.recipe.sections import BudgetOptions, ClaimOptions, HalvingOptions
-from attnkit.registry import ATTENTION, LOGGERS, MASKS, POSITIONS, REQUIRED, Spec, options_of
+from attnkit.registry import (
+    ATTENTION,
+    CALLBACKS,
+    LOGGERS,
+    MASKS,
+    POSITIONS,
+    REQUIRED,
+    Spec,
+    options_of,
+)
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "writing_a_mechanism.md"
@@ -94,16 +103,25 @@ def run_keys():
 
 def loggers():
     """The loggers that come with the kit, and their options."""
-    for name in LOGGERS.names():
-        if LOGGERS.get(name).__module__.startswith("attnkit."):
-            words = inspect.getdoc(LOGGERS.get(name)).partition("\n\n")[0]
+    return entries(LOGGERS)
+
+
+def callbacks():
+    """The callbacks that come with the kit, and their options."""
+    return entries(CALLBACKS)
+
+
+def entries(registry):
+    for name in registry.names():
+        if registry.get(name).__module__.startswith("attnkit."):
+            words = inspect.getdoc(registry.get(name)).partition("\n\n")[0]
             yield f"\n### {name}\n\n{one_line(words)}\n"
-            if options := LOGGERS.options(name):
+            if options := registry.options(name):
                 yield from keys_of(options)
 
 
 PARTS = {declarations: DOCUMENT, laws: DOCUMENT, recipe_keys: ROOT / "README.md"}
-PARTS |= {run_keys: KEYS, loggers: KEYS}
+PARTS |= {run_keys: KEYS, loggers: KEYS, callbacks: KEYS}
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)

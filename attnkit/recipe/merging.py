@@ -174,7 +174,9 @@ class _Files:
             beside = below[-1].parent / entry.value
             path = beside if beside.is_file() else located(Path(entry.value))
             if not path.is_file():
-                raise self._failure(entry, f"there is no recipe file {beside}")
+                kit = Path(entry.value).stem
+                hint = f"; the recipe of the kit is `{kit}`" if located(Path(kit)).is_file() else ""
+                raise self._failure(entry, f"there is no recipe file {beside}{hint}")
             if path.resolve() in [other.resolve() for other in below]:
                 circle = " -> ".join(other.name for other in (*below, path))
                 raise self._failure(entry, f"recipes extend each other in a circle: {circle}")

@@ -228,6 +228,10 @@ LINES = [
     ),
     ("extends: none.yaml", "bad.yaml:2:10: extends: there is no recipe file none.yaml"),
     (
+        "extends: quickstart.yaml",
+        "there is no recipe file quickstart.yaml; the recipe of the kit is `quickstart`",
+    ),
+    (
         "extends: bad.yaml",
         "bad.yaml:2:10: extends: recipes extend each other in a circle: bad.yaml -> bad",
     ),
