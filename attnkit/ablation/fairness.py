@@ -45,7 +45,7 @@ def remarks_of(
     variant = runs[0].name.variant
     if plan is not None:
         if found := plan.tuned.get(variant):
-            remarks.append(f"tuned: {_words(found)}")
+            remarks.append(_tuned(found, plan.edges.get(variant)))
         if found := plan.changed_to_match.get(variant):
             remarks.append(f"changed to match {plan.match}: {_words(found)}")
     if plan is None or plan.budget is None:
@@ -84,6 +84,15 @@ def remarks_of(
             )
     remarks += dict.fromkeys(remark for run, other in pairs for remark in _machine(run, other))
     return tuple(remarks)
+
+
+def _tuned(chosen: dict[str, Any], edge: str | None) -> str:
+    if edge is None:
+        return f"tuned: {_words(chosen)}"
+    return (
+        f"not tuned: the best candidate is at an end of the grid ({edge}, {_words(chosen)}), "
+        "a better one may be beyond it"
+    )
 
 
 def _part(run: StoredRun) -> str:

@@ -26,6 +26,7 @@ class PlanFile:
         match: the cost that was made equal; None: nothing.
         budget: the budget of every variant; None: the recipe's steps.
         tuned: variant -> keys that were chosen on the validation split.
+        edges: variant -> `smallest` or `largest`, if its choice is at an end of the grid.
         changed_to_match: variant -> keys that were changed to match the base.
         halving: `rungs` and `keep`; None: no variant is stopped.
         stopped: variant -> `rung` and `step` at which halving stopped it.
@@ -40,6 +41,7 @@ class PlanFile:
     match: Any = None
     budget: Any = None
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    edges: dict[str, str] = field(default_factory=dict)
     changed_to_match: dict[str, dict[str, Any]] = field(default_factory=dict)
     halving: dict[str, Any] | None = None
     stopped: dict[str, dict[str, int]] = field(default_factory=dict)

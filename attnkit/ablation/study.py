@@ -29,6 +29,7 @@ _FREE = (
     "halving",
     "stopped",
     "tuned",
+    "edges",
     "changed_to_match",
     "step_seconds",
     "metric",
@@ -45,6 +46,7 @@ class Study:
         plan: the plan, with matched sizes.
         count: computes the costs of a variant.
         tuned: variant -> the candidates that were chosen for it.
+        edges: variant -> `smallest` or `largest`, if its chosen candidate is at an end of the grid.
         stopped: variant -> `rung` and `step` at which halving stopped it.
         step_seconds: variant -> time of an optimizer step; only for a budget of seconds.
     """
@@ -52,6 +54,7 @@ class Study:
     plan: Plan
     count: CostModel
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    edges: dict[str, str] = field(default_factory=dict)
     stopped: dict[str, dict[str, int]] = field(default_factory=dict)
     step_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -112,6 +115,7 @@ class Study:
             self.plan = self.plan.renamed(_kept_names(self.plan, before["variants"]))
             changes = plan_changes(before, self.describe())
             self.tuned, self.step_seconds = before["tuned"], before["step_seconds"]
+            self.edges = before.get("edges", {})
             self.stopped = before.get("stopped", {}) if self.plan.options.halving else {}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
@@ -152,6 +156,7 @@ class Study:
             "halving": keys["halving"],
             "stopped": self.stopped,
             "tuned": self.tuned,
+            "edges": self.edges,
             "changed_to_match": {
                 each.name: plain_changes(each.matched) for each in plan.variants if each.matched
             },

@@ -86,6 +86,8 @@ def choose(
         study.tuned[name] = chosen
         words = ", ".join(f"{key}={value}" for key, value in chosen.items())
         end = edge_of(own, chosen)
+        if end:
+            study.edges[name] = end
         warning = f"; the {end} candidate: a better value may be beyond it" if end else ""
         write(f"{name}: {words} (loss {losses[best]:.4f} on the first half){warning}")
     return without

@@ -177,7 +177,8 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(finished_study, make_
         lower_is_better=False,
         variants={"better": {}, "same": {}, "base": {}, "planned": {}},
         seeds=[0, 1, 2],
-        tuned={"better": {"optimizer.lr": 0.02}},
+        tuned={"better": {"optimizer.lr": 0.02}, "base": {"optimizer.lr": 0.1}},
+        edges={"base": "largest"},
         changed_to_match={"better": {"model.mlp_dim": 70}},
         match="parameters",
     )
@@ -194,6 +195,10 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(finished_study, make_
     assert rows["better"].remarks == (
         "tuned: optimizer.lr=0.02",
         "changed to match parameters: model.mlp_dim=70",
+    )
+    assert rows["base"].remarks[0] == (
+        "not tuned: the best candidate is at an end of the grid (largest, optimizer.lr=0.1), "
+        "a better one may be beyond it"
     )
     said = [
         f"{run.directory.parent.name}/{run.directory.name}: {run.reason}" for run in found.left_out

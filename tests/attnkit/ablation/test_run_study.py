@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from attnkit.ablation.compare import compare_runs
 from attnkit.ablation.run_study import prepare_study, run_study
+from attnkit.ablation.tables import markdown
 from attnkit.ablation.timing import Timing
 from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import candidates
@@ -221,16 +223,18 @@ def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
     """
     recipe = load(
         variants={"one": {}, "wild": {"optimizer.weight_decay": 1e38}},
-        tune={"optimizer.lr": [0.01, 1e38]},
+        tune={"optimizer.lr": [0.01, 1e37, 1e38]},
         seeds=[1],
     )
     folder, failures = run_study(recipe)
     # A candidate that diverges is merely a bad one; a variant that has no other is left out.
     assert [str(failure) for failure in failures] == ["wild has no candidate with a loss"]
-    assert len(launcher.started) == 2 * 2 + 1
+    assert len(launcher.started) == 2 * 3 + 1
     apart = recipe.runs_dir / "study.tuning"
-    assert sorted(path.name for path in apart.glob("*/seed*")) == ["seed2"] * 4
+    assert sorted(path.name for path in apart.glob("*/seed*")) == ["seed2"] * 6
     assert plan_file(folder)["tuned"] == {"one": {"optimizer.lr": 0.01}}
+    assert plan_file(folder)["edges"] == {"one": "smallest"}
+    assert "not tuned: the best candidate is at an end" in markdown(compare_runs([folder]))
     assert not (folder / "wild").exists()
     tuned = load_recipe(folder / "one/seed1/recipe.yaml")
     assert tuned.optimizer.options["lr"] == 0.01
@@ -240,6 +244,7 @@ def test_every_variant_is_tuned_by_the_same_candidates(load, launcher):
     assert plan_file(folder)["validation_part"] == "second_half"
     made, _ = prepare_study(recipe)
     assert {each.variant for each in candidates(made)} == {"wild"}
+    assert made.edges == {"one": "smallest"}
 
 
 def test_candidates_may_be_drawn(load, study):
