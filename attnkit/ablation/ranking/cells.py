@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,19 +37,20 @@ from attnkit.ablation.trial import Trial
 from attnkit.ablation.tuning import METRIC, Candidate, candidates, choose, edge_of, loss_of
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.checks.subjects import subjects_of
+from attnkit.errors import UserError
 from attnkit.recipe import Recipe, RecipeError, load_recipe
 from attnkit.recipe.errors import Mark, Problem
 from attnkit.recipe.source import plain, read_value
 from attnkit.recipe.variant import variant_of
-from attnkit.registry import ATTENTION
+from attnkit.registry import ATTENTION, MASKS, line_of_plugin, suggest
 from attnkit.storage import run_directory
 from attnkit.tensorboard.scalars import read_scalars
 
 FOLDER = Path("runs") / "rank"
 """Folder of all runs and rows."""
 
-OWN_KEYS = ("attention.", "layers", "mask", "position")
-"""Keys of a model that a row may set; the others belong to the protocol."""
+OWN_KEYS = ("mask", "position", "layers")
+"""Keys of a model that a row may set, beside the options of its mechanism."""
 
 FIRST_RATES = 3
 """Learning rates that are tried at first, those in the middle of the grid."""
@@ -93,33 +96,49 @@ class Subject:
         if cls.knows_order or "queries_and_keys" not in cls.position_kinds:
             changes["model.position"] = "none"
         for word in self.keys:
-            key, value = _key_of(word, self.name)
+            key, value = self._read(word)
             if key.startswith("attention."):
                 attention[key.removeprefix("attention.")] = value
             else:
                 changes[f"model.{key}"] = value
         return changes
 
+    def _read(self, word: str) -> tuple[str, Any]:
+        """Returns a key and its value, from `mask=sliding_window`.
 
-def _key_of(word: str, name: str) -> tuple[str, Any]:
-    """Returns a key of a row and its value, from `mask=sliding_window`.
+        Raises:
+            RankError: if a row cannot set this key, or the value cannot be read.
+        """
+        key, _, written = word.partition("=")
+        if key == "attention.name":
+            raise RankError(
+                f"{self.name}: a row begins with its mechanism; write '{written}' instead"
+            )
+        if key == "attention.num_heads":
+            raise RankError(f"{self.name}: every row has the heads of the base; remove {key}")
+        options = sorted(set(ATTENTION.options(self.mechanism)) - {"num_heads"})
+        own = [*OWN_KEYS, *(f"attention.{option}" for option in options)]
+        if ".".join(key.split(".")[: 2 if key.startswith("attention.") else 1]) not in own:
+            raise RankError(
+                f"{self.name}: a row has no key `{key}`{_meant(key, own)} "
+                f"(known: {', '.join(own)}; all others are the protocol's)"
+            )
+        problems: list[Problem] = []
+        node = read_value(written, ("model", *key.split(".")), Mark(f"{self.name!r}"), problems)
+        if problems:
+            raise RankError(f"{self.name}: {problems[0].message}")
+        return key, plain(node)
 
-    Raises:
-        RankError: if the protocol sets this key, or the value cannot be read.
-    """
-    key, _, written = word.partition("=")
-    if key == "attention.name":
-        raise RankError(f"{name}: a row begins with its mechanism; write '{written}' instead")
-    if not key.startswith(OWN_KEYS):
-        raise RankError(
-            f"{name}: the protocol sets {key}; a row may have its own mask, position, layers and "
-            "attention.OPTION"
-        )
-    problems: list[Problem] = []
-    node = read_value(written, ("model", *key.split(".")), Mark(f"{name!r}"), problems)
-    if problems:
-        raise RankError(f"{name}: {problems[0].message}")
-    return key, plain(node)
+
+def _meant(key: str, own: Sequence[str]) -> str:
+    """Returns what a key that no row has may stand for."""
+    if f"attention.{key}" in own:
+        return f"; did you mean `attention.{key}`?"
+    if any(key in MASKS.options(name) for name in MASKS.names()):
+        return f"; did you mean `mask={{name: NAME, {key}: ...}}`?"
+    section = "attention." if key.startswith("attention.") else ""
+    keys = (name.removeprefix(section) for name in own if name.startswith(section))
+    return suggest(key.removeprefix(section), keys).replace("mean `", f"mean `{section}")
 
 
 def subjects_named(words: Iterable[str]) -> list[Subject]:
@@ -258,7 +277,7 @@ class Plans:
         """Returns one task of one mechanism.
 
         Raises:
-            RankError: if the protocol cannot take the mechanism.
+            RankError: if the protocol cannot take the mechanism, or the code of a plugin fails.
             LawBrokenError: if it is a plugin that breaks a law.
         """
         variant, base = self.variant(subject), self.variant(Subject(BASE))
@@ -276,10 +295,23 @@ class Plans:
             study = Study(matched(read_plan(recipe), self._count), self._count)
             refuse_broken_plugins(study.recipe(variant).model)
         except RecipeError as error:
+            problem = error.problems[0]
+            words = problem.message.removesuffix(f" (in the variant `{variant}`)")
+            where = f"{problem.key}: " if problem.key else ""
             raise RankError(
                 f"{subject.name} has no row: the task {task} of the protocol cannot take it: "
-                f"{error.problems[0].message}"
+                f"{where}{words}"
             ) from None
+        except UserError:
+            raise
+        except Exception as error:
+            line = line_of_plugin(error)
+            if line is None:
+                raise
+            raise RankError(
+                f"{line}: {type(error).__name__}: {error}\n"
+                f"(`attnkit check {shlex.quote(os.path.relpath(subject.plugins[0]))}` shows where)"
+            ) from error
         return Cell(task, subject, study, variant)
 
     def recipe(self, task: str) -> Recipe:
@@ -398,25 +430,27 @@ def _curve(runs: Sequence[Path]) -> dict[str, list[float]]:
 
 def write_plan(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes the plan of a task's folder, for TensorBoard's page and `attnkit compare`: the rows
-    whose runs are here, as one study.
+    whose runs are here, as one study. The base is in it in any case: what is compared has
+    no other.
 
     Args:
         cell: of the task.
         rows: the rows of the table, the base first.
     """
     plan, task = cell.study.plan, cell.task
-    rows = [row for row in rows if (cell.study.directory / row["variant"]).is_dir()]
-    if not rows:
+    base, *others = rows
+    here = [base, *(row for row in others if (cell.study.directory / row["variant"]).is_dir())]
+    if len(here) == 1 and not (cell.study.directory / base["variant"]).is_dir():
         return
     content = {
         **cell.study.describe(),
         "version": PLAN_VERSION,
-        "base": rows[0]["variant"],
+        "base": base["variant"],
         "lower_is_better": is_lower_better(plan.options.metric),
-        "variants": {row["variant"]: row["changes"] for row in rows},
-        "tuned": {row["variant"]: row["tasks"][task]["tuned"] for row in rows},
+        "variants": {row["variant"]: row["changes"] for row in here},
+        "tuned": {row["variant"]: row["tasks"][task]["tuned"] for row in here},
         "changed_to_match": {
-            row["variant"]: row["tasks"][task].get("changed_to_match", {}) for row in rows
+            row["variant"]: row["tasks"][task].get("changed_to_match", {}) for row in here
         },
     }
     run_directory.write_json(cell.study.directory / run_directory.PLAN, content)

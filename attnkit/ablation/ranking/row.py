@@ -31,6 +31,7 @@ LENGTHS = (1024, 16384)
 ROWS = FOLDER / "rows"
 
 _PACKAGE = Path(__file__).resolve().parents[2]
+_REMEDY = "remove it, or choose another --out"
 _NEEDED = ("name", "mechanism", "variant", "tasks", "costs", "complete", "date", "plugins", "keys")
 
 
@@ -138,22 +139,26 @@ def read_file(path: Path, needed: Iterable[str]) -> dict[str, Any]:
     """
     try:
         content = parse_json(path.read_bytes())
-        known = content["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise RankError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise RankError(f"{path} is not a JSON file, or a damaged one; {_REMEDY}") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise RankError(f"{path} is not a row or table of attnkit rank; {_REMEDY}")
+    if content["format"] != FORMAT:
         raise RankError(
-            f"{path} is not a row or table of attnkit rank ({error}); remove it"
-        ) from None
-    if not known:
-        raise RankError(
-            f"{path} has format {content['format']}, this attnkit writes format {FORMAT}; remove it"
+            f"{path} has format {content['format']}, this attnkit writes format {FORMAT}; {_REMEDY}"
         )
     _check(content, ("protocol", "tier", *needed), path)
     return content
 
 
-def _check(content: Mapping[str, Any], needed: Iterable[str], path: Path) -> None:
-    if missing := [key for key in needed if key not in content]:
-        raise RankError(f"{path} is not a row or table of attnkit rank ({missing[0]!r}); remove it")
+def _check(content: Any, needed: Iterable[str], path: Path) -> None:
+    missing = [key for key in needed if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise RankError(
+            f"{path} is not a row or table of attnkit rank: it has no `{missing[0]}`; {_REMEDY}"
+        )
 
 
 def make_row(

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from attnkit.ablation.ranking.cells import Plans, Subject, subjects_named
+from attnkit.ablation.plan_file import read_plan_file
+from attnkit.ablation.ranking.cells import Plans, Subject, subjects_named, write_plan
 from attnkit.ablation.ranking.code import without_words
 from attnkit.ablation.ranking.output import FORMS, export, rows_beside, show_ranking
 from attnkit.ablation.ranking.protocol import BASE, PARTS, VERSION, Part, Protocol, RankError
@@ -325,6 +326,16 @@ def test_rows_of_several_sessions_share_a_table_that_grows(plans, here, monkeypa
     assert list(numbers(table(plans))) == [BASE, "linear", "gated"]
 
 
+def test_the_base_of_the_plan_is_the_base_also_without_its_runs(plans):
+    write_row(plans, "linear", around(0.9), around(2.5))
+    cell = plans.cell("copy", Subject("linear"))
+    (cell.study.directory / cell.variant).mkdir(parents=True)
+    write_plan(cell, table(plans).rows)
+    plan = read_plan_file(cell.study.directory)
+    assert plan.base == plans.variant(Subject(BASE))
+    assert list(plan.variants) == [plan.base, cell.variant]
+
+
 def test_tables_of_two_protocols_are_never_mixed(plans):
     write_row(plans, "linear", around(0.9), around(2.5))
     export(table(plans), [Path("zoo.md")])
@@ -346,6 +357,16 @@ def test_tables_of_two_protocols_are_never_mixed(plans):
         beside(tier="gpu")
     with pytest.raises(RankError, match=r"zoo\.json has format 1, this attnkit writes format 2"):
         beside(format=1)
+    for text, words in (
+        ("{", "is not a JSON file, or a damaged one"),
+        ("[1]", "is not a row or table of attnkit rank"),
+        ('{"format": 2}', "is not a row or table of attnkit rank: it has no `protocol`"),
+    ):
+        Path("zoo.json").write_text(text)
+        ended = CliRunner().invoke(app, ["rank", "--out", "zoo.html", "--dry-run"])
+        assert ended.exit_code == 2
+        assert ended.output.startswith(f"error: zoo.json {words}")
+        assert ended.output.endswith("; remove it, or choose another --out\n")
     Path("zoo.json").write_text(json.dumps({**content, "protocol": 1, "tier": "minutes"}))
     ended = CliRunner().invoke(app, ["rank", "--out", "zoo.html"])  # which does not exist yet
     assert ended.exit_code == 2
@@ -470,7 +491,23 @@ def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
         (["linformer"], "linformer has no row: the task "),
         (
             ["linear model.dim=3"],
-            "linear dim=3: the protocol sets dim; a row may have its own mask",
+            "linear dim=3: a row has no key `dim` (known: mask, position, layers, attention.",
+        ),
+        (["linear maskk=causal"], "a row has no key `maskk`; did you mean `mask`?"),
+        (["linear head_dim=8"], "no key `head_dim`; did you mean `attention.head_dim`?"),
+        (
+            ["multi_head window=8"],
+            "no key `window`; did you mean `mask={name: NAME, window: ...}`?",
+        ),
+        (["linear attention.foo=3"], "a row has no key `attention.foo` (known: mask, "),
+        (["linear attention.num_heads=2"], "every row has the heads of the base; remove"),
+        (
+            ["multi_head mask={name: causal, foo: 3}"],
+            "cannot take it: model.mask.foo: unknown key (known: none)\n",
+        ),
+        (
+            ["fails.py", "--dry-run"],
+            "fails.py:11: NameError: name 'lost' is not defined\n(`attnkit check fails.py`",
         ),
         (["linear", "mask=causal"], "in one word: 'multi_head mask=causal'"),
         (["multi_head attention.name=linear"], "begins with its mechanism; write 'linear' instead"),
@@ -479,6 +516,7 @@ def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
 )
 def test_what_cannot_be_ranked_is_refused(arguments, words, here):
     (here / "leaky.py").write_text(LEAKY)
+    (here / "fails.py").write_text(LEAKY.replace("leaky", "fails").replace("v.mean", "lost"))
     ended = CliRunner().invoke(app, ["rank", *arguments])
     assert ended.exit_code == 2, ended.output
     assert words in ended.output
