@@ -229,7 +229,8 @@ LINES = [
     ("extends: none.yaml", "bad.yaml:2:10: extends: there is no recipe file none.yaml"),
     (
         "extends: quickstart.yaml",
-        "there is no recipe file quickstart.yaml; the recipe of the kit is `quickstart`",
+        "bad.yaml:2:10: extends: there is no recipe file quickstart.yaml; the recipe of the kit is "
+        "`quickstart`",
     ),
     (
         "extends: bad.yaml",
