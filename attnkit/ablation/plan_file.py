@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class PlanFile:
         seeds: of each variant.
         match: the cost that was made equal; None: nothing.
         budget: the budget of every variant; None: the recipe's steps.
+        tune: key -> its candidates, a list or a range; None: nothing is tuned.
+        drawn: `draws`, the number of draws from ranges; None: there are no ranges.
         tuned: variant -> keys that were chosen on the validation split.
         edges: variant -> `smallest` or `largest`, if its choice is at an end of the grid.
         changed_to_match: variant -> keys that were changed to match the base.
@@ -40,11 +43,22 @@ class PlanFile:
     lower_is_better: bool = True
     match: Any = None
     budget: Any = None
+    tune: dict[str, Any] | None = None
+    drawn: dict[str, Any] | None = None
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
     edges: dict[str, str] = field(default_factory=dict)
     changed_to_match: dict[str, dict[str, Any]] = field(default_factory=dict)
     halving: dict[str, Any] | None = None
     stopped: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def num_candidates(self) -> int:
+        """Number of tuning runs of each variant."""
+        lists = [each for each in (self.tune or {}).values() if isinstance(each, list)]
+        if not self.tune:
+            return 0
+        draws = (self.drawn or {}).get("draws", 1) if len(lists) < len(self.tune) else 1
+        return math.prod(map(len, lists)) * draws
 
 
 def read_plan_file(folder: Path) -> PlanFile | None:

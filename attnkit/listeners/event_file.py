@@ -43,7 +43,8 @@ class EventFile(Listener):
     Args:
         directory: where the event file goes.
         trial_id: what the runs of one trial, with different seeds, have in common: study and
-            variant. TensorBoard shows about the first 15 letters.
+            variant. TensorBoard shows about the first 15 letters. None: no row in the table of
+            hyperparameters.
         varied: keys in which the variants of the run's study differ, the only ones in its row of
             the table of hyperparameters; None: all.
         resume: where a run resumes, in a further event file; what the others hold must have been
@@ -60,7 +61,7 @@ class EventFile(Listener):
         self,
         directory: Path,
         *,
-        trial_id: str,
+        trial_id: str | None,
         varied: Sequence[str] | None = None,
         resume: ResumePoint | None = None,
     ) -> None:
@@ -98,7 +99,8 @@ class EventFile(Listener):
         flat = summaries.flatten(hyperparameters)
         if self.varied is not None:
             flat = {key: value for key, value in flat.items() if _is_varied(key, self.varied)}
-        self._write(summaries.session_start(flat, self.trial_id), 0)
+        if self.trial_id is not None:
+            self._write(summaries.session_start(flat, self.trial_id), 0)
         self._write(summaries.layout(LAYOUT), 0)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -142,7 +144,7 @@ class EventFile(Listener):
         """
         if status not in (None, *STATUSES):
             raise ValueError(f"status {status!r} is unknown (known: {', '.join(STATUSES)})")
-        if status is not None:
+        if status is not None and self.trial_id is not None:
             self._write(summaries.session_end(status), 0)
         self._writer.close()
 
@@ -175,7 +177,7 @@ def final_tag(name: str) -> str:
     """Returns the tag of a final metric: `loss/final` for `final/loss`.
 
     TensorBoard sorts tags by name everywhere. Charts of the loss are first on its pages of scalars,
-    and the final loss is the first metric in the table of hyperparameters.
+    and the final loss is before the other final metrics in the table of hyperparameters.
     """
     metric = name.removeprefix(FINAL)
     return "loss/final" if metric == "loss" else f"quality/final_{metric}"

@@ -22,7 +22,8 @@ class TensorBoard(Listener):
     def open(self, run: RunInfo) -> Any:
         from attnkit.listeners.event_file import EventFile
 
-        trial_id = f"{run.name}/{run.variant}"
+        # Candidates of a study that tunes are no results: the table has no rows of them.
+        trial_id = None if run.name.endswith(".tuning") else f"{run.name}/{run.variant}"
         varied = varied_keys(run.directory)
         return EventFile(run.directory, trial_id=trial_id, varied=varied, resume=run.resume)
 

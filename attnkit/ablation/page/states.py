@@ -9,7 +9,7 @@ from pathlib import Path
 from attnkit.ablation.page.folders import StudyFolder
 from attnkit.ablation.plan_file import PlanFile
 from attnkit.ablation.tables import visible
-from attnkit.ablation.trial_files import failure_of, last_lines, log_of, progress_in, tail
+from attnkit.ablation.trial_files import FOLDER, failure_of, last_lines, log_of, progress_in, tail
 from attnkit.storage.run_directory import RECIPE, RESULT, is_in_use
 
 LAST_LINES = 12
@@ -91,6 +91,18 @@ def state_of(
         lines = tuple(visible(line) for line in last_lines(log, LAST_LINES))
         return replace(made, text=visible(tail(failure).strip()), lines=lines)
     return replace(made, text=visible(progress_in(log, folder.path.name, variant)))
+
+
+def tuning_of(folder: StudyFolder, plan: PlanFile | None) -> dict[str, int] | None:
+    """Returns how many tuning runs have ended, of how many; None if the study does not tune now."""
+    if plan is None or set(plan.variants) <= set(plan.tuned) or not is_in_use(folder.path):
+        return None
+    apart = folder.path.with_name(f"{folder.path.name}.tuning")
+    results = {(path.parts[-3], path.parts[-2]) for path in apart.glob(f"*/seed*/{RESULT}")}
+    failed = {tuple(path.stem.rsplit(".", 1)) for path in apart.glob(f"{FOLDER}/*.failed")}
+    total = plan.num_candidates * len(plan.variants)
+    ended = len(results | failed)
+    return {"ended": ended, "total": total} if ended < total else None
 
 
 def _trains(directory: Path) -> bool:

@@ -19,7 +19,7 @@ from attnkit.ablation.comparison import Comparison
 from attnkit.ablation.curves import VALIDATION, curve_tags, mean_curve, per_step
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.page.folders import StudyFolder, find_studies
-from attnkit.ablation.page.states import STATES, RunState, state_of
+from attnkit.ablation.page.states import STATES, RunState, state_of, tuning_of
 from attnkit.ablation.page.view import COSTS, CurvesView, comparison_view, curve_tag
 from attnkit.ablation.plan_file import PlanFile, read_plan_file
 from attnkit.ablation.stored_run import StoredRun, UnusableRun, by_number, load_stored_run
@@ -226,6 +226,7 @@ class Studies:
         return {
             "id": folder.id,
             "problem": problem and visible(problem),
+            "tuning": tuning_of(folder, plan),
             "complete": all(each.state in ("finished", "halved") for each in states),
             "table": table,
             "metrics": metrics,

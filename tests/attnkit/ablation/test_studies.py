@@ -16,6 +16,7 @@ from tensorboard.plugins.base_plugin import TBContext
 from werkzeug.test import Client
 
 from attnkit.ablation.compare import compare_runs
+from attnkit.ablation.page import states as states_of_runs
 from attnkit.ablation.page.folders import find_studies
 from attnkit.ablation.page.loader import AblationsLoader
 from attnkit.ablation.page.studies import Studies
@@ -142,6 +143,23 @@ def test_a_plan_whose_first_run_has_just_begun(make_run, tmp_path):
     assert states(view)["better/1"] == "queued"
     curves = curves_of(tmp_path / "runs")
     assert (len(curves["curves"]), curves["seeds"][0]["values"]) == (0, [3, 2])
+
+
+def test_a_study_that_tunes_says_how_far(make_run, finished_study, monkeypatch):
+    tune = {"optimizer.lr": [0.1, 0.2], "optimizer.momentum": "0..1"}
+    written = {"tune": tune, "drawn": {"draws": 3}, "tuned": {"base": {"optimizer.lr": 0.1}}}
+    write_plan(finished_study, ["base", "new"], [0], **written)
+    for name in ("base,lr=0.1", "base,lr=0.2", "new,lr=0.1"):
+        make_run(name, 1, study="small.tuning")
+    tuning = finished_study.with_name("small.tuning")
+    failure = failure_of(tuning, "new,lr=0.2", 1)
+    failure.parent.mkdir()
+    failure.write_text("diverged (code 3)\n")
+    assert view_of(finished_study.parent)["tuning"] is None  # no process trains it
+    monkeypatch.setattr(states_of_runs, "is_in_use", lambda path: path == finished_study)
+    assert view_of(finished_study.parent)["tuning"] == {"ended": 4, "total": 2 * 3 * 2}
+    write_plan(finished_study, ["base"], [0], **written)
+    assert view_of(finished_study.parent)["tuning"] is None
 
 
 def test_a_study_grows_while_it_is_looked_at(make_run, tmp_path):

@@ -239,8 +239,10 @@ def test_final_numbers_of_a_part_say_so(small, small_run):
 
 
 def test_runs_of_two_studies_are_not_averaged(small):
-    """Seeds of one variant are; variants of one name in two studies are not."""
-    for name, seed in (("one", 0), ("one", 1), ("two", 0)):
+    """Seeds of one variant are; variants of one name in two studies are not. Tuning runs have no
+    rows.
+    """
+    for name, seed in (("one", 0), ("one", 1), ("two", 0), ("two.tuning", 0)):
         result = experiment.run(
             small("trainer.max_steps=1", f"name={name}", "variant=base", f"seed={seed}")
         )

@@ -153,9 +153,12 @@ export class CurvesPlot {
     if (!near) {
       const soFar = this.#curves.some((one) => one.isSoFar);
       const left = this.missing ? ` ${this.missing} without a known ${this.unit} left out.` : "";
+      const validation = this.ytitle.endsWith("/val")
+        ? " The table shows the final validation, after the last step; it may use more tokens."
+        : "";
       setText(
         this.read,
-        `Line: mean of finished seeds; band: lowest to highest.${soFar ? " Thin: runs without a result." : ""}${left}`,
+        `Line: mean of finished seeds; band: lowest to highest.${soFar ? " Thin: runs without a result." : ""}${left}${validation}`,
       );
       return;
     }

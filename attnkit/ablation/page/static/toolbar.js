@@ -141,7 +141,7 @@ export class Toolbar {
 const RESET = { base: null, metric: null, tag: null, cost: null, off: [], sort: null, page: 0 };
 
 // "6 of 9 runs, 2 running": what is left, or nothing if all have ended.
-function statusOf({ variants, complete }) {
+function statusOf({ variants, complete, tuning }) {
   const counts = {};
   for (const { runs } of variants)
     for (const { state } of runs) counts[state] = (counts[state] ?? 0) + 1;
@@ -150,8 +150,9 @@ function statusOf({ variants, complete }) {
   const { finished = 0, halved = 0 } = counts;
   const others = ["running", "failed", "stopped", "queued"].filter((state) => counts[state]);
   const of = complete ? `${finished}` : `${finished} of ${all}`;
+  const before = tuning ? `tuning: ${tuning.ended} of ${tuning.total} runs finished; then: ` : "";
   return [
-    `${of} ${of === "1" ? "run" : "runs"} finished`,
+    `${before}${of} ${of === "1" ? "run" : "runs"} finished`,
     ...others.map((state) => `${counts[state]} ${state}`),
     ...(halved ? [`${halved} stopped by halving`] : []),
   ].join(", ");
