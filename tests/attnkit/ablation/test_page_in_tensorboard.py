@@ -268,16 +268,14 @@ def test_a_study_is_followed_while_it_runs(page, logs):
     """A run goes on and ends; another fails; verdicts are so far until all have ended."""
     study = logs / "live"
     run = study / "base/seed2"
-    write_json(
-        study / "ablation.json",
-        {
-            "version": 1,
-            "name": "live",
-            "base": "base",
-            "variants": {"base": {}, HOSTILE: {}},
-            "seeds": [0, 1, 2],
-        },
-    )
+    plan = {
+        "version": 1,
+        "name": "live",
+        "base": "base",
+        "variants": {"base": {}, HOSTILE: {}},
+        "seeds": [0, 1, 2],
+    }
+    write_json(study / "ablation.json", plan)
     log = log_of(study, "base", 2)
     log.parent.mkdir(exist_ok=True)
     log.write_text("live/base  5/10  loss 2.5  0:01:00 left\n")
@@ -298,6 +296,9 @@ def test_a_study_is_followed_while_it_runs(page, logs):
     assert page(".going pre").inner_text() == "Traceback\n<b>boom</b>"
     assert page("img").count() == 0
     assert page.page.evaluate("() => window.hacked") is None
+    write_json(study / "ablation.json", plan | {"tune": {"optimizer.lr": [0.1, 0.2]}})
+    with run_directory.in_use(study):
+        page(".status", has_text="tuning: 0 of 4 runs finished; then: 5 of 6").wait_for()
     assert page("body").evaluate("() => window.hacked ?? null") is None
 
 
