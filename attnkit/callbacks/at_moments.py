@@ -29,12 +29,16 @@ class AtMoments(L.Callback):
             in every run of a recipe. Default: raise it.
 
     Raises:
-        ValueError: when training starts, if `every_n_steps` is required and missing.
+        ValueError: if a number is below 1; when training starts, if `every_n_steps` is required and
+            missing.
     """
 
     is_guarded = False
 
     def __init__(self, num_moments: int, every_n_steps: int | None = None) -> None:
+        for name, number in (("num_moments", num_moments), ("every_n_steps", every_n_steps)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         self.num_moments = num_moments
         self.every_n_steps = every_n_steps
         self._moments: set[int] = set()

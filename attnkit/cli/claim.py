@@ -70,6 +70,10 @@ def claim(
         if quick and out is not None:
             raise ClaimError("--quick writes no evidence; omit --out")
         if not names and not everything and not quick:
+            if out is not None or dry_run or no_check or overrides:
+                raise ClaimError(
+                    "name the claims to test, or give --all (`attnkit claim` lists them)"
+                )
             _list()
             return
         every = everything or not names
@@ -104,6 +108,9 @@ def _studies(names: list[str], *, everything: bool) -> dict[Path, list[str] | No
             chosen = found[known[name]]
             if chosen is not None:
                 chosen.append(name)
+        elif Path(name).suffix or "/" in name:
+            state = "is not a recipe" if Path(name).exists() else "does not exist"
+            raise ClaimError(f"{name} {state}; give a claim, or a recipe with claims (.yaml)")
         else:
             raise ClaimError(
                 f"there is no claim `{name}`{suggest(name, known)} (`attnkit claim` lists them; "
@@ -177,8 +184,10 @@ def _preview(recipe, names: list[str] | None) -> None:
         if trial.recipe.seed in needed.get(trial.recipe.variant, ())
     ]
     done = sum(trial.is_finished for trial in trials)
+    steps = trials[0].recipe.trainer.max_steps
     console.print(
-        f"{len(trials)} runs of {trials[0].recipe.trainer.max_steps:,} steps in {study.directory}, "
+        f"{len(trials)} run{'s' * (len(trials) != 1)} of {steps:,} step{'s' * (steps != 1)} in "
+        f"{study.directory}, "
         f"{done} of them finished: {', '.join(needed)}",
         markup=False,
     )

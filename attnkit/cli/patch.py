@@ -41,10 +41,13 @@ def patch(
 
     def act() -> None:
         from attnkit.console import console
+        from attnkit.errors import DataError
         from attnkit.storage.files import atomic_write, check_outs
         from attnkit.tasks.trained_run import load_run
         from attnkit.understanding.patching import patch_heads
 
+        if clean.strip() == corrupted.strip():
+            raise DataError("--clean and --corrupted are equal, so no head carries a difference")
         if out is not None:
             check_outs([out], (".json",), overwrite=overwrite)
         trained = load_run(run, best=best, trust_plugins=trust_plugins)

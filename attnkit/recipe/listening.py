@@ -97,7 +97,9 @@ def naming_callbacks(recipe: Recipe, callbacks: Sequence[Any]) -> Iterator[None]
         if blamed is None or type(error).__name__ == "OutOfMemoryError":  # torch's
             raise
         words = str(error).strip().partition("\n")[0]
-        message = f"{recipe.callbacks[blamed].name}: {type(error).__name__}: {words}"
+        if not words or isinstance(error, KeyError):  # the key alone says nothing
+            words = f"{type(error).__name__} {words}".strip()
+        message = f"{recipe.callbacks[blamed].name}: {words}"
         if line := line_of_plugin(error):
             message += f" (in {line})"
         raise RecipeError([_problem(recipe, ("callbacks", f"[{blamed}]"), message)]) from error

@@ -138,7 +138,9 @@ def _missing(path: Path) -> str:
         return f"there is no folder {path.parent}"
     near = sorted(other.name for other in path.parent.glob("*.yaml"))[:8]
     message = "there is no such file" + (f"; the folder has {', '.join(near)}" if near else "")
-    stems = [file.stem for file in shipped_recipes().values()]
+    # A name may be misspelt; the name of a file is not one of the kit's.
+    is_name = not path.suffix or path.parts[0] == "recipes"
+    stems = [file.stem for file in shipped_recipes().values()] if is_name else []
     return message + suggest(path.stem, stems) + " (`attnkit recipes` lists the recipes of attnkit)"
 
 

@@ -307,9 +307,8 @@ def recipe_of(directory: Path) -> Path:
         RunDirectoryError: if the directory is missing or not a run.
     """
     if not directory.is_dir():
-        raise RunDirectoryError(
-            f"{directory} does not exist; give the directory of a run (runs/...)"
-        )
+        state = "is a file" if directory.exists() else "does not exist"
+        raise RunDirectoryError(f"{directory} {state}; give the directory of a run (runs/...)")
     path = directory / RECIPE
     if not path.is_file() and (below := _runs_below(directory)):
         shown = ", ".join(map(str, below[:_MOST_SHOWN]))

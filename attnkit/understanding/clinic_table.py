@@ -39,11 +39,51 @@ COLUMNS = {
 SIGNED = ("copying", "diagonality")
 """Scores that are shown with their sign."""
 
-LEGEND = (
-    "zero, mean: rise of the loss with that in place of the head. entr: nats.",
-    "dist: tokens. first, own, prev, dupl, indu: mass on that key; all but first on",
-    "random tokens, repeated once. diag, copy: from -1 to 1. max: largest score.",
-)
+LEGEND = {
+    "zero": "rise of the loss with zeros in place of the head",
+    "mean": "rise of the loss with the mean of its output in place of the head",
+    "entr": "entropy of its weights, in nats",
+    "dist": "mean distance from query to key, in tokens",
+    "first": "mass on the first key",
+    "own": "mass on the query's own token *",
+    "prev": "mass on the token before *",
+    "dupl": "mass on the same token before *",
+    "indu": "mass on the token after the same token *",
+    "diag": "1: on the diagonal, 0: as far from it as equal weights",
+    "AER": "alignment error rate",
+    "copy": "from 1: raises the tokens that it reads, to -1: lowers them",
+    "max": "largest score of a query and a key",
+    "rank": "effective rank of its map",
+}
+"""Heading -> what the column is; *: see `REPEATED`."""
+
+REPEATED = "*: on random tokens, repeated once"
+
+WORDS = {
+    "even": "nearly equal weights",
+    "local": "small distances",
+    "mixed": "no clear pattern",
+}
+"""Words for a head without a pattern that has a column."""
+
+
+def _legend(heads: Sequence[Head]) -> Iterator[str]:
+    """Yields a line for each column that the tables of some heads have, and for some words."""
+    lines = [f"{heading:5} {LEGEND[heading]}" for heading in _columns(heads)]
+    yield from lines
+    if any(line.endswith("*") for line in lines):
+        yield REPEATED
+    words = {head.word for head in heads}
+    yield from (f"{word:5} {meaning}" for word, meaning in WORDS.items() if word in words)
+
+
+def _columns(heads: Sequence[Head]) -> dict[str, str]:
+    """Returns heading -> score of the columns that some heads have."""
+    return {
+        heading: score
+        for heading, score in COLUMNS.items()
+        if any(score in head.scores for head in heads)
+    }
 
 
 def shown(found: Examination, title: str, limit: int | None = None) -> Iterator[Any]:
@@ -64,7 +104,7 @@ def shown(found: Examination, title: str, limit: int | None = None) -> Iterator[
         yield _table(site, heads[:limit])
         if limit is not None and len(heads) > limit:
             yield f"... and {len(heads) - limit} heads that it needs less"
-    yield from LEGEND
+    yield from _legend(of_site)
     yield from (f"note: {note}" for note in found.notes)
 
 
@@ -72,11 +112,7 @@ def _table(site: str, heads: Sequence[Head]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=0)
     table.add_column("head" if site == "self" else site, no_wrap=True)
     table.add_column("is for", no_wrap=True)
-    used = {
-        heading: score
-        for heading, score in COLUMNS.items()
-        if any(score in head.scores for head in heads)
-    }
+    used = _columns(heads)
     for heading in used:
         table.add_column(heading, justify="right", no_wrap=True)
     for head in heads:

@@ -23,13 +23,13 @@ class Contributions(AtMoments):
     page.
 
     Args:
-        text: the example, as for `logging.probe`; None: the start of the validation data.
-        num_tokens: most tokens of the example that are read.
+        text: the example, as for `logging.probe`; null: the start of the validation data.
+        num_tokens: largest number of tokens of the example that are read.
         num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
         every_n_steps: act at multiples of this instead, and at the last step.
 
     Raises:
-        ValueError: if `num_tokens` is below 1.
+        ValueError: if a number is below 1.
         DataError: when training starts, if the task cannot read the text or predicts no tokens, or
             the model has no layers.
     """

@@ -613,7 +613,7 @@ def test_what_is_no_text_and_what_is_too_long_for_a_path():
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere does not exist; give the directory of a run (runs/...)"),
-        (["small.yaml"], "small.yaml does not exist; give the directory of a run (runs/...)"),
+        (["small.yaml"], "small.yaml is a file; give the directory of a run (runs/...)"),
         (["."], ". has no recipe.yaml, so it is not a run; a run's directory ends in seed<k>"),
     ],
 )

@@ -224,6 +224,10 @@ def test_an_unknown_number_is_refused(load, launcher):
     [
         (["sparsmax"], "there is no claim `sparsmax`; did you mean `sparsemax`"),
         (["quickstart.yaml"], "quickstart.yaml"),
+        (["nofile.yaml"], "there is no such file (`attnkit recipes`"),
+        (["my_attention.py"], "my_attention.py does not exist; give a claim, or a recipe with"),
+        (["--dry-run"], "name the claims to test, or give --all"),
+        (["--out", "evidence"], "name the claims to test, or give --all"),
         (["no_position", "--quick"], "claim no_position has no quick test"),
         (["--quick", "--out", "evidence"], "--quick writes no evidence; omit --out"),
     ],

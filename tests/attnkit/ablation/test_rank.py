@@ -332,6 +332,7 @@ def test_the_base_of_the_plan_is_the_base_also_without_its_runs(plans):
     (cell.study.directory / cell.variant).mkdir(parents=True)
     write_plan(cell, table(plans).rows)
     plan = read_plan_file(cell.study.directory)
+    assert plan is not None
     assert plan.base == plans.variant(Subject(BASE))
     assert list(plan.variants) == [plan.base, cell.variant]
 

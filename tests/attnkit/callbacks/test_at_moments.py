@@ -3,6 +3,7 @@ from itertools import pairwise
 import pytest
 
 from attnkit.callbacks.at_moments import log_moments
+from attnkit.understanding.clinic_callback import HeadClinic
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,10 @@ def test_early_steps_are_dense_and_late_ones_sparse():
 def test_impossible_requests_are_refused(total, count):
     with pytest.raises(ValueError, match=str(min(total, count) if total < 0 else count)):
         log_moments(total, count)
+
+
+def test_numbers_below_one_are_refused():
+    with pytest.raises(ValueError, match="num_moments must be at least 1, got 0"):
+        HeadClinic(num_moments=0)
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
+        HeadClinic(every_n_steps=0)

@@ -192,6 +192,8 @@ def test_the_command(copied, tmp_path):
     ended = call("clinic", copied, "--out", tmp_path / "heads.json")
     assert ended.exit_code == 0, ended.output
     assert "L1H1" in ended.stdout
+    assert "rank  effective rank of its map" in ended.stdout
+    assert "diag" not in ended.stdout, "a column of cross-attention alone"
     assert max(map(len, ended.stdout.splitlines()[:-1])) <= 80
     found = json.loads((tmp_path / "heads.json").read_text())
     assert [sorted(found)] == [["heads", "loss", "num_targets"]]

@@ -83,6 +83,9 @@ def test_the_command(small_run, tmp_path):
     assert ended.exit_code == 0, ended.output
     assert "log-probability of" in ended.stdout
     assert sorted(json.loads(out.read_text())["effects"]) == ["L0H0", "L0H1", "L1H0", "L1H1"]
+    equal = CliRunner().invoke(app, [*map(str, arguments[:-1]), "the dog"])
+    assert equal.exit_code == 2
+    assert "error: --clean and --corrupted are equal" in equal.output
 
 
 def test_a_translation(small):
