@@ -241,7 +241,7 @@ def test_the_kits_own_callbacks(small):
         ),
         (
             "{name: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.1}",
-            r"callbacks\[1\]: .*MisconfigurationException: SWA with `swa_epoch_start` as",
+            r"callbacks\[1\]: .*StochasticWeightAveraging: SWA with `swa_epoch_start` as",
         ),
     ],
     ids=["in a step", "before the first"],
@@ -259,7 +259,7 @@ def test_a_callback_of_a_plugin_that_raises_names_its_line(small, tmp_path, monk
         '@CALLBACKS.register("fails")\nclass Fails(L.Callback):\n    """Fails."""\n\n'
         "    def on_fit_start(self, *_):\n        raise KeyError\n"
     )
-    with pytest.raises(RecipeError, match=r"fails: KeyError: +\(in .*fails\.py:9\)"):
+    with pytest.raises(RecipeError, match=r"fails: KeyError \(in .*fails\.py:9\)"):
         experiment.run(small(f"plugins=[{tmp_path}/fails.py]", "callbacks=[fails]"))
 
 
