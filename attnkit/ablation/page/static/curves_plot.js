@@ -53,9 +53,11 @@ export class CurvesPlot {
     this.unit = values.over;
     this.ytitle = curves.tag;
     const byPlace = new Map(drawn.map((one) => [one.place, one]));
+    const seeds = curves.seeds.map((seed) => this.#seed(seed, curves, byPlace.get(seed.variant)));
     const found = [
-      ...curves.seeds.map((seed) => this.#seed(seed, curves, byPlace.get(seed.variant))),
+      ...seeds.filter((one) => !one?.isSoFar),
       ...curves.curves.map((curve) => this.#mean(curve, curves, byPlace.get(curve.variant))),
+      ...seeds.filter((one) => one?.isSoFar), // a thin line shows above a mean, not below it
     ];
     const known = found.filter((one) => one && one.x);
     this.missing = found.filter((one) => one && !one.x).length;
