@@ -60,6 +60,7 @@ def recipe_to_resume(
         ChangedPluginError: if a plugin changed, unless `allow_changes`.
         RecipeError: if the recipe cannot be read, or a plugin is missing.
     """
+    run_directory.recipe_of(directory)  # says so if it is no run
     plugins = StoredPlugins.of_run(
         directory, trust=trust_plugins, prefer_originals=True, allow_changes=allow_changes
     )

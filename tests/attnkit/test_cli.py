@@ -619,6 +619,7 @@ def test_what_is_no_text_and_what_is_too_long_for_a_path():
 )
 def test_generate_wants_a_run(arguments, message):
     assert complaint("generate", *arguments) == message
+    assert complaint("resume", *arguments) == message
 
 
 @pytest.mark.parametrize(
