@@ -216,7 +216,7 @@ def _place(folder: Path) -> tuple[int, int]:
 
 
 def _runs_below(folder: Path, seen: set[tuple[int, int]]) -> list[Path]:
-    if (folder / RECIPE).is_file():
+    if os.path.isfile(os.path.join(folder, RECIPE)):
         return [folder]
     try:
         if (place := _place(folder)) in seen:  # a link to a parent folder

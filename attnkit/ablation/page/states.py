@@ -66,13 +66,13 @@ def state_of(
         works: a process trains the study.
         in_words: also what is said about it.
     """
+    if (directory / RESULT).is_file():
+        return RunState(variant, seed, "finished", directory)
     log = log_of(folder.path, variant, seed)
     failure = failure_of(folder.path, variant, seed)
     halved = plan.stopped.get(variant) if plan else None
     state = "queued"
-    if (directory / RESULT).is_file():
-        state = "finished"
-    elif _trains(directory):
+    if _trains(directory):
         state = "running"
     elif failure.is_file():
         state = "failed"
@@ -83,7 +83,7 @@ def state_of(
     elif (directory / RECIPE).is_file():
         state = "stopped"
     made = RunState(variant, seed, state, directory)
-    if not in_words or state in ("finished", "queued"):
+    if not in_words or state == "queued":
         return made
     if halved and state == "halved":
         return replace(made, text=f"at step {halved['step']:,}")

@@ -5,6 +5,7 @@ read until they change.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 import time
@@ -109,7 +110,7 @@ class Studies:
             UnusableRun: if it cannot be compared.
         """
         names = (RESULT, ENVIRONMENT, RECIPE)
-        signature = _signature(directory / name for name in names)
+        signature = _signature(f"{directory}/{name}" for name in names)  # hundreds: quicker than /
         known = self._stored.get(directory)
         if known is None or known[0] != signature:
             try:
@@ -346,9 +347,9 @@ def _value(comparison: Comparison | None, variant: str, seed: int) -> float | No
 
 
 def _signature(paths: Any) -> tuple[tuple[int, int] | None, ...]:
-    def one(path: Path) -> tuple[int, int] | None:
+    def one(path: str | Path) -> tuple[int, int] | None:
         try:
-            status = path.stat()
+            status = os.stat(path)
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size
