@@ -116,6 +116,7 @@ def test_the_surface_is_what_was_agreed_on():
             "--dry-run",
             "--no-check",
             "--out",
+            "--quick",
             "what",
         ],
         "transcribe": ["--beam", "--debug", "--trust-plugins", "--weights", "run", "sounds"],

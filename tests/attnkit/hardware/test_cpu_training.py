@@ -106,7 +106,7 @@ def test_freed_memory_is_kept_for_the_next_step(kept):
 
     cpu_training._keep_freed_memory(0)
     faults_of_a_step()
-    assert faults_of_a_step() > 25_000
+    assert faults_of_a_step() > 10_000  # fewer where the system gives huge pages
     kept()
     faults_of_a_step()
     assert faults_of_a_step() < 1000

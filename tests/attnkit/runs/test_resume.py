@@ -558,7 +558,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_are_touched(sm
     with pytest.raises(
         DivergedError,
         match=r"at step 6 the loss or its gradient is not finite; the last checkpoint is "
-        r"of step 4. Lower .* attnkit resume .*seed0 optimizer.lr=0.0033 --allow-changes; or set",
+        r"from step 4. Lower .* attnkit resume .*seed0 optimizer.lr=0.0033 --allow-changes; or set",
     ):
         experiment.run(recipe)
     assert all(tensor.isfinite().all() for tensor in trained(recipe.run_dir))

@@ -79,11 +79,11 @@ def test_a_text_may_be_longer_than_the_context(small_run):
     assert len(pieces) == 40
 
 
-def test_the_final_sample_comes_from_the_last_checkpoint(small_run):
-    run = load_run(small_run.directory)
+def test_the_final_sample_comes_from_the_last_checkpoint(real_run):
+    run = load_run(real_run.directory)
     length = language_modeling.FINAL_SAMPLE_TOKENS
     text = run.generate("\n", length, temperature=0.8, top_k=50, seed=0)
-    assert text == small_run.sample
+    assert text == real_run.sample
 
 
 def test_best_and_last_are_two_checkpoints(small):

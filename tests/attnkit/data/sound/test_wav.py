@@ -68,8 +68,8 @@ def broken_files():
     with wave.open(empty, "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", ""))
     return {
-        "text": (b"no sound", "no WAV file"),
-        "header": (whole[:20], "no WAV file"),
+        "text": (b"no sound", "is not a readable WAV file"),
+        "header": (whole[:20], "is not a readable WAV file"),
         "cut": (cut, "is cut"),
         "floats": (bytes(floats), "unknown format: 3"),
         "empty": (empty.getvalue(), "no samples"),
