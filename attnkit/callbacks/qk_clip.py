@@ -20,6 +20,7 @@ from attnkit.attention.base import Attention
 from attnkit.attention.maps import before_each_mechanism, largest_by_head
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.attention.stream import Stream
+from attnkit.listeners.lightning import Listeners
 from attnkit.masks import Causal, Mask, NoMask
 from attnkit.registry import ATTENTION
 
@@ -148,8 +149,7 @@ class QKClip(L.Callback):
                 "scores/largest": float(self._largest),
                 "scores/clipped_heads": float(self._clipped) / self._steps,
             }
-            for logger in trainer.loggers:
-                logger.log_metrics(points, step)
+            Listeners(trainer.loggers).scalars(points, step)
         self._largest, self._clipped, self._steps = -math.inf, 0.0, 0
 
 

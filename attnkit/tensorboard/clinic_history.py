@@ -15,11 +15,10 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnkit.tensorboard.untrusted import MapFormatError, is_a, list_of, read_json, require, typed
+from attnkit.tensorboard.untrusted import MapFormatError, is_a, list_of, read_steps, require, typed
 
 FILE = "clinic.json"
 """Name of the file in a run's directory."""
@@ -122,13 +121,8 @@ def read_history(file: Path) -> dict[str, Any]:
         OSError: if it cannot be read.
         MapFormatError: if it is damaged, or too large.
     """
-    with file.open("rb") as opened:
-        blob = opened.read(MAX_BYTES + 1)
     try:
-        content = read_json(blob, MAX_BYTES, "it")
-        steps = list_of(content, "steps", int)
-        ascending = all(a < b for a, b in pairwise(steps))
-        require(bool(steps) and ascending and steps[0] >= 0, "the steps do not ascend from 0")
+        content, steps = read_steps(file, MAX_BYTES)
         heads = typed(content, "heads", dict)
         require(bool(heads), "it has no heads")
         checked = {
@@ -140,7 +134,7 @@ def read_history(file: Path) -> dict[str, Any]:
         }
     except MapFormatError as error:
         raise MapFormatError(f"{FILE} is damaged: {error}") from error
-    return {"steps": list(steps), "heads": checked}
+    return {"steps": steps, "heads": checked}
 
 
 def _numbers(scores: Mapping[str, Any], score: str, count: int) -> list[float | None]:

@@ -21,11 +21,10 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from attnkit.tensorboard.untrusted import MapFormatError, is_a, list_of, read_json, require, typed
+from attnkit.tensorboard.untrusted import MapFormatError, is_a, list_of, read_steps, require, typed
 
 FILE = "contributions.json"
 """Name of the file in a run's directory."""
@@ -66,20 +65,15 @@ def read_history(file: Path) -> dict[str, Any]:
         OSError: if it cannot be read.
         MapFormatError: if it is damaged, or too large.
     """
-    with file.open("rb") as opened:
-        blob = opened.read(MAX_BYTES + 1)
     try:
-        content = read_json(blob, MAX_BYTES, "it")
-        steps = list_of(content, "steps", int)
-        ascending = all(a < b for a, b in pairwise(steps))
-        require(bool(steps) and ascending and steps[0] >= 0, "the steps do not ascend from 0")
+        content, steps = read_steps(file, MAX_BYTES)
         moments = list_of(content, "moments", dict)
         require(len(moments) == len(steps), f"{len(moments)} moments for {len(steps)} steps")
         for moment in moments:
             _check(moment)
     except MapFormatError as error:
         raise MapFormatError(f"{FILE} is damaged: {error}") from error
-    return {"steps": list(steps), "moments": list(moments)}
+    return {"steps": steps, "moments": list(moments)}
 
 
 def _check(moment: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 GZIP = 31
@@ -31,6 +33,18 @@ def read_json(blob: bytes, max_bytes: int, what: str = "the header") -> dict[str
         raise MapFormatError(f"{what} is not JSON: {error}") from error
     require(isinstance(content, dict), f"{what} is not a JSON object")
     return content
+
+
+def read_steps(file: Path, max_bytes: int) -> tuple[dict[str, Any], list[int]]:
+    """Reads the JSON object in a file that grows while a run trains. Returns it, and its `steps`,
+    which must ascend from 0 or more.
+    """
+    with file.open("rb") as opened:
+        content = read_json(opened.read(max_bytes + 1), max_bytes, "it")
+    steps = list_of(content, "steps", int)
+    ascending = all(a < b for a, b in pairwise(steps))
+    require(bool(steps) and ascending and steps[0] >= 0, "the steps do not ascend from 0")
+    return content, list(steps)
 
 
 def typed(content: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
