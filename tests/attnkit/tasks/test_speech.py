@@ -140,9 +140,7 @@ def test_the_page_shows_and_plays_what_the_letters_look_at(result, said, tmp_pat
         for site in ("decoder.cross", "decoder.self"):
             page.locator("select").first.select_option(label=f"{site} (text)")
             page.wait_for_selector(".stage[data-state=ready]")
-            page.wait_for_function(
-                f"document.querySelector('.play-sound').hidden === {str('self' in site).lower()}"
-            )
+            page.locator(".play-sound").wait_for(state="hidden" if "self" in site else "visible")
             shown[site] = np.array(page.locator("canvas.map").evaluate(strip)).reshape(-1, 4)
             if site == "decoder.cross":
                 page.click(".play-sound")

@@ -90,7 +90,7 @@ def test_the_page_in_a_browser(small_run, induction_circuit, tmp_path):
             one => getComputedStyle(one).backgroundColor)"""
         light = page.evaluate(colours)
         page.emulate_media(color_scheme="dark")
-        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        page.locator("html[data-theme=dark]").wait_for()
         dark = page.evaluate(colours)
         assert light[0] == "rgb(255, 255, 255)"
         assert all(one != other for one, other in zip(light, dark, strict=True))

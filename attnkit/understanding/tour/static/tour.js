@@ -40,7 +40,9 @@ class Tour {
 
   go({ language = this.language, page = this.page, off = false }) {
     const name = this.data.ideas[page].name;
-    window.location.hash = `${language}/${name}/${off ? "off" : "on"}`;
+    // Unlike an assignment to location.hash, this draws before the next click.
+    window.history.pushState(null, "", `#${language}/${name}/${off ? "off" : "on"}`);
+    this.read();
   }
 
   turn(by) {
