@@ -7,7 +7,6 @@ batches reject and redraw them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -185,9 +184,10 @@ def answer_sums(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([count.float() for count in counts])
 
 
-def means(sums: Sequence[float]) -> dict[str, float]:
-    """Returns the metrics for sums of `answer_sums`."""
-    loss, right, asked, whole, sequences = sums
+def means(sums: list[Tensor]) -> dict[str, float]:
+    """Returns the metrics of all sequences, from the `answer_sums` of each batch."""
+    total = torch.stack(sums).cpu().double().sum(dim=0)
+    loss, right, asked, whole, sequences = total.tolist()
     return {"loss": loss / asked, "accuracy": right / asked, "exact_match": whole / sequences}
 
 

@@ -4,7 +4,6 @@ resumed run repeats it.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -303,10 +302,11 @@ class Task(OptimizerSteps, ABC):
         weight = self.num_targets(batch)
         for name, value in self.measure(batch).items():
             if name not in self._means:
-                # By default NaN is left out, and a mean over the rest returned.
-                self._means[name] = MeanMetric(nan_strategy=math.nan).to(self.device)
+                # By default it looks for NaN, for which the host waits, and leaves it out.
+                self._means[name] = MeanMetric(nan_strategy="disable").to(self.device)
             if weight:  # a mean over no targets is NaN
-                self._means[name].update(value, weight)
+                # Filled on the device: a number of the host would be copied, and waited for.
+                self._means[name].update(value, torch.full_like(value, weight, dtype=torch.float))
 
     def means(self) -> dict[str, float]:
         """Returns the means of `measure` over the validation that has just ended, over all

@@ -70,7 +70,7 @@ def _sequences(
                 for number in counted(len(batches), f"{length:,} tokens a sequence"):
                     tokens, targets = (part.to(device) for part in batches[number])
                     sums.append(answer_sums(model(tokens, torch.zeros_like(tokens)), targets))
-                found[length] = means(torch.stack(sums).cpu().double().sum(dim=0).tolist())
+                found[length] = means(sums)
         return Measured(name, found)
 
     return act

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class SyntheticTask(Task):
     ) -> None:
         varied = len(data.source.train_lengths) > 1
         super().__init__(model, data, *arguments, dynamic_shapes=varied, **options)
-        self._sums: dict[int, Tensor] = {}
+        self._sums: defaultdict[int, list[Tensor]] = defaultdict(list)
 
     def losses(self, batch: SyntheticBatch) -> dict[str, Tensor]:
         documents = torch.zeros_like(batch.tokens)  # a sequence is one document
@@ -66,16 +67,15 @@ class SyntheticTask(Task):
         return self.run_model(full, torch.zeros_like(full))[: len(tokens)]
 
     def validation_step(self, batch: SyntheticBatch, batch_idx: int) -> None:
-        added = answer_sums(self._logits(batch.tokens), batch.targets).cpu().double()
-        length = batch.tokens.shape[1]
-        self._sums[length] = self._sums.get(length, torch.zeros(5).double()) + added
+        sums = answer_sums(self._logits(batch.tokens), batch.targets)
+        self._sums[batch.tokens.shape[1]].append(sums)
 
     def metrics(self) -> dict[str, float]:
         """Returns the loss, the share of right answers, and the share of sequences with right
         answers only; at the end also the share of right answers at each further length.
         """
-        found = {length: means(sums.tolist()) for length, sums in self._sums.items()}
-        self._sums = {}
+        found = {length: means(sums) for length, sums in self._sums.items()}
+        self._sums.clear()
         source = self.data.source
         further = source.test_lengths if self.is_final else ()
         lengths = {f"accuracy_length_{length}": found[length]["accuracy"] for length in further}

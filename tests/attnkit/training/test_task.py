@@ -154,6 +154,40 @@ def test_on_a_gpu_batches_are_pinned_and_nothing_waits_for_their_copy(small, mon
     assert all(copies.non_blocking)
 
 
+class HostWaits(TorchFunctionMode):
+    """Refuses what makes the host wait for a GPU: numbers that it reads, and tensors that are made
+    of its numbers.
+    """
+
+    READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "nonzero")
+    MAKES = ("tensor", "as_tensor")
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        refused = {getattr(torch.Tensor, name) for name in self.READS}
+        refused |= {getattr(torch, name) for name in self.MAKES}
+        assert func not in refused, func.__name__
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("task", TASKS.names())
+def test_no_batch_of_a_validation_but_the_first_is_waited_for(small, monkeypatch, task):
+    more = ["data.num_val=6"] if task == "speech" else []
+    recipe = small("trainer.max_steps=1", *more, task=task)
+    kind, watched = type(built(recipe)), []
+    step = kind.validation_step
+
+    def watch(self, batch, batch_idx):
+        if batch_idx == 0:  # makes the metrics
+            return step(self, batch, batch_idx)
+        watched.append(batch_idx)
+        with HostWaits():
+            return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(kind, "validation_step", watch)
+    experiment.run(recipe)
+    assert watched
+
+
 @pytest.mark.parametrize("num_targets", [128, 0])
 def test_a_validation_batch_that_is_not_finite_shows_if_it_has_targets(
     small, monkeypatch, num_targets
