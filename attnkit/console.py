@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+Item = TypeVar("Item")
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -24,6 +26,14 @@ def numbers_table(title: str) -> Table:
     table.add_column("", justify="right")
     table.add_column("", style="dim", overflow="fold")
     return table
+
+
+def counted(items: Sequence[Item], label: str) -> Iterator[Item]:
+    """Yields items, with a progress bar on a terminal."""
+    from rich.progress import track
+
+    screen = Console(stderr=True)
+    yield from track(items, label, console=screen, transient=True, disable=not screen.is_terminal)
 
 
 class _Tolerant:

@@ -55,7 +55,6 @@ def rank(
 
     def act() -> None:
         from attnkit.ablation.launch import StudyStopped
-        from attnkit.ablation.ranking.cells import subjects_named
         from attnkit.ablation.ranking.output import (
             FORMS,
             export,
@@ -66,6 +65,7 @@ def rank(
         from attnkit.ablation.ranking.protocol import protocol_of
         from attnkit.ablation.ranking.rank import prepare, show_work
         from attnkit.ablation.ranking.rank import rank as rank_subjects
+        from attnkit.ablation.ranking.subject import subjects_named
         from attnkit.registry import ATTENTION
         from attnkit.storage.files import check_outs
 

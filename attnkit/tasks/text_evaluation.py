@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from rich import box
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from attnkit.data.tokenizer_base import UNKNOWN
@@ -54,14 +52,6 @@ def check_reads(model: LanguageModel, length: int) -> None:
                 model(tokens, tokens)
         except (ValueError, IndexError, RuntimeError) as error:
             raise DataError(f"--length {length}: the model cannot read it: {error}") from error
-
-
-def counted(count: int, label: str) -> Iterator[int]:
-    """Yields 0 to `count - 1`, with a progress bar on a terminal."""
-    screen = Console(stderr=True)
-    yield from track(
-        range(count), label, console=screen, transient=True, disable=not screen.is_terminal
-    )
 
 
 _COLUMNS: dict[str, tuple[str, Callable[[float], Any]]] = {

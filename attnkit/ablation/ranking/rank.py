@@ -12,15 +12,18 @@ from typing import Any
 
 from attnkit.ablation.launch import Failure
 from attnkit.ablation.launchers.base import Launcher
-from attnkit.ablation.ranking.cells import FOLDER, Cell, Plans, Subject, train, write_plan
+from attnkit.ablation.ranking.cells import FOLDER, Cell, Plans, write_plan
 from attnkit.ablation.ranking.protocol import BASE, Protocol, RankError
 from attnkit.ablation.ranking.row import ROWS, lacks_speed, make_row, read_kept, write_row
 from attnkit.ablation.ranking.speed import speed_of
+from attnkit.ablation.ranking.subject import Subject
 from attnkit.ablation.ranking.table import Ranking, read_ranking
+from attnkit.ablation.ranking.training import train
 from attnkit.ablation.run_study import build_launcher
 from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.tables import visible
 from attnkit.ablation.timing import PREVIEW_SECONDS, TimingError, measure
+from attnkit.console import console, counted, numbers_table
 from attnkit.storage import run_directory
 
 
@@ -64,7 +67,7 @@ def prepare(
     """
     work, kept = Work(Plans(protocol)), read_kept(protocol, tables)
     wanted = {BASE: Subject(BASE), **{subject.name: subject for subject in subjects}}
-    for name, subject in wanted.items():
+    for name, subject in counted([*wanted.items()], "checking rows"):
         variant, is_named = work.plans.variant(subject), subject in subjects
         row = kept.row(name, variant)
         if row is not None and (row["variant"] == variant or not is_named):
@@ -188,8 +191,6 @@ class _Clock:
 def show_work(work: Work, protocol: Protocol) -> None:
     """Prints the rows that would be trained, and how long that takes here. Writes nothing."""
     import tempfile
-
-    from attnkit.console import console, numbers_table
 
     if work.finished:
         console.print(f"finished: {', '.join(work.finished)}", markup=False)

@@ -32,6 +32,15 @@ ROWS = FOLDER / "rows"
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _REMEDY = "remove it, or choose another --out"
+_KINDS = {
+    **dict.fromkeys(("tier", "name", "mechanism", "variant", "date"), (str, "text")),
+    **dict.fromkeys(("rows", "plugins", "keys"), (list, "a list")),
+    **dict.fromkeys(("tasks", "costs"), (dict, "a mapping")),
+    "protocol": (int, "a whole number"),
+    "complete": (bool, "true or false"),
+}
+"""Key of a file -> type of its value, also in words."""
+
 _NEEDED = ("name", "mechanism", "variant", "tasks", "costs", "complete", "date", "plugins", "keys")
 
 
@@ -154,11 +163,15 @@ def read_file(path: Path, needed: Iterable[str]) -> dict[str, Any]:
 
 
 def _check(content: Any, needed: Iterable[str], path: Path) -> None:
-    missing = [key for key in needed if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise RankError(
-            f"{path} is not a row or table of attnkit rank: it has no `{missing[0]}`; {_REMEDY}"
-        )
+    for key in needed:
+        kind, words = _KINDS[key]
+        if not isinstance(content, dict) or key not in content:
+            problem = f"it has no `{key}`"
+        elif type(content[key]) is not kind:
+            problem = f"its `{key}` is not {words}"
+        else:
+            continue
+        raise RankError(f"{path} is not a row or table of attnkit rank: {problem}; {_REMEDY}")
 
 
 def make_row(

@@ -17,9 +17,10 @@ from attnkit.ablation.estimates import (
     t_estimate,
     t_quantile,
 )
-from attnkit.ablation.ranking.cells import FOLDER, Plans, Subject
+from attnkit.ablation.ranking.cells import FOLDER, Plans
 from attnkit.ablation.ranking.protocol import BASE, Protocol, RankError
 from attnkit.ablation.ranking.row import Kept, rows_folder
+from attnkit.ablation.ranking.subject import Subject
 from attnkit.registry import ATTENTION
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from attnkit.console import counted
 from attnkit.data.sources.base import Source
 from attnkit.data.sources.text import OneFile
 from attnkit.data.split_parts import part_of
@@ -19,7 +20,7 @@ from attnkit.errors import DataError
 from attnkit.hardware.devices import default_device
 from attnkit.models.influence import admitted, measure_later_influence, scored_positions
 from attnkit.registry import SOURCES
-from attnkit.tasks.text_evaluation import Measured, check_reads, counted
+from attnkit.tasks.text_evaluation import Measured, check_reads
 
 if TYPE_CHECKING:
     from attnkit.tasks.language_modeling.trained import TrainedLanguageModel
@@ -104,7 +105,7 @@ def _loss(
     )
     sums, count = [], 0
     with torch.inference_mode():
-        for number in counted(len(batches), f"{length:,} tokens a window"):
+        for number in counted(range(len(batches)), f"{length:,} tokens a window"):
             batch = batches[number]
             documents = None if batch.documents is None else batch.documents.to(device)
             logits, targets = model(batch.tokens.to(device), documents), batch.targets.to(device)

@@ -16,12 +16,13 @@ import yaml
 from typer.testing import CliRunner
 
 from attnkit.ablation.plan_file import read_plan_file
-from attnkit.ablation.ranking.cells import Plans, Subject, subjects_named, write_plan
+from attnkit.ablation.ranking.cells import Plans, write_plan
 from attnkit.ablation.ranking.code import without_words
 from attnkit.ablation.ranking.output import FORMS, export, rows_beside, show_ranking
 from attnkit.ablation.ranking.protocol import BASE, PARTS, VERSION, Part, Protocol, RankError
 from attnkit.ablation.ranking.rank import prepare, rank, show_work
 from attnkit.ablation.ranking.row import read_file, read_kept, read_row
+from attnkit.ablation.ranking.subject import Subject, subjects_named
 from attnkit.ablation.ranking.table import read_ranking
 from attnkit.ablation.timing import Timing
 from attnkit.cli.main import app
@@ -150,7 +151,7 @@ KILLED = """
 import json
 from pathlib import Path
 from rank_tests import PROTOCOL, numbers
-from attnkit.ablation.ranking.cells import subjects_named
+from attnkit.ablation.ranking.subject import subjects_named
 from attnkit.ablation.ranking.rank import rank
 
 if __name__ == "__main__":  # each run is a fork that imports this file
@@ -362,6 +363,14 @@ def test_tables_of_two_protocols_are_never_mixed(plans):
         ("{", "is not a JSON file, or a damaged one"),
         ("[1]", "is not a row or table of attnkit rank"),
         ('{"format": 2}', "is not a row or table of attnkit rank: it has no `protocol`"),
+        (
+            '{"format": 2, "protocol": "two"}',
+            "is not a row or table of attnkit rank: its `protocol` is not a whole number",
+        ),
+        (
+            '{"format": 2, "protocol": 2, "tier": "minutes", "rows": 1}',
+            "is not a row or table of attnkit rank: its `rows` is not a list",
+        ),
     ):
         Path("zoo.json").write_text(text)
         ended = CliRunner().invoke(app, ["rank", "--out", "zoo.html", "--dry-run"])
