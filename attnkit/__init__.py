@@ -1,7 +1,6 @@
 """attnkit: an experimentation kit for attention.
 
-Names are loaded when they are first used, so that `import attnkit` costs nothing: neither torch nor
-lightning.
+Names are imported on first use, so that `import attnkit` loads neither torch nor lightning.
 """
 
 import importlib
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from attnkit.tasks.trained_run import TrainedRun, load_run
     from attnkit.training.task import Task
 
-_HOMES = {
+_NAMES_OF = {
     "attnkit.ablation.compare": ("compare_runs",),
     "attnkit.attention.base": ("Attention", "build_attention"),
     "attnkit.attention.kernels.choosing": ("attend",),
@@ -61,15 +60,15 @@ _HOMES = {
     "attnkit.tasks.trained_run": ("TrainedRun", "load_run"),
     "attnkit.training.task": ("Task",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
 
-__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'attnkit' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

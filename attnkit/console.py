@@ -1,5 +1,5 @@
-"""What commands print with: one console, tables of a run's numbers, and output streams whose
-failure does not end a training.
+"""The console of all commands, tables of a run's numbers, and output streams whose failure does not
+end training.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def counted(items: Sequence[Item], label: str) -> Iterator[Item]:
 
 
 class _Tolerant:
-    """A text stream that drops what cannot be written: to a full disk, or after the reader or the
-    terminal has gone.
+    """A text stream that drops text that cannot be written: the disk is full, or the reader or the
+    terminal is gone.
 
     Args:
         stream: the underlying stream; None if the process has none.
@@ -48,7 +48,7 @@ class _Tolerant:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes if possible; in any case the text counts as written."""
+        """Writes the text if possible; returns its length in any case."""
         self._try("write", text)
         return len(text)
 
@@ -77,26 +77,26 @@ class _Tolerant:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Redirects the stream to nowhere; otherwise the interpreter's last flush would fail."""
+        """Redirects the stream to the null device, so that the interpreter's last flush works."""
         stream, self._stream = self._stream, None
         if stream is None:
             return
         with suppress(OSError, ValueError, AttributeError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 @contextmanager
 def tolerant_streams() -> Iterator[None]:
     """Tolerates failures of standard output and error within the block."""
-    before = sys.stdout, sys.stderr
-    ours = tuple(_Tolerant(stream) for stream in before)
-    sys.stdout, sys.stderr = ours  # pyright: ignore[reportAttributeAccessIssue]
+    original = sys.stdout, sys.stderr
+    tolerant = tuple(_Tolerant(stream) for stream in original)
+    sys.stdout, sys.stderr = tolerant  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        for stream in ours:
+        for stream in tolerant:
             stream.flush()
-        if (sys.stdout, sys.stderr) == ours:
-            sys.stdout, sys.stderr = before
+        if (sys.stdout, sys.stderr) == tolerant:
+            sys.stdout, sys.stderr = original

@@ -1,4 +1,4 @@
-"""Errors whose message is meant for the user. Needs the standard library alone."""
+"""Errors whose message is meant for the user. Imports only the standard library."""
 
 
 class UserError(Exception):
@@ -23,9 +23,9 @@ class DivergedError(UserError):
     """Training produced NaN or infinity and cannot continue.
 
     Args:
-        step: where it was noticed.
-        where: what is not finite, with its verb: `the loss is`.
-        remedy: what is left, and what to try.
+        step: step at which it was noticed.
+        where: what is not finite, with a verb, such as `the loss is`.
+        remedy: the last checkpoint, and what to try.
 
     Attributes:
         step: as above.

@@ -32,7 +32,7 @@ class RMSNorm(nn.RMSNorm):
 
     Args:
         dim: width C of a token.
-        bias: ignored; it has none.
+        bias: ignored; RMS norm has no bias.
         eps: added to the mean square; null: the machine epsilon of the dtype.
     """
 
@@ -41,8 +41,8 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        # Under autocast the input has another dtype, for which torch's RMS norm has no kernel and
-        # warns; its LayerNorm has one.
+        # Under autocast the input has another dtype. torch's RMS norm has no kernel for that and
+        # warns; torch's layer norm has one.
         return super().forward(x.to(self.weight.dtype))
 
 

@@ -70,7 +70,7 @@ def laws():
 
 def keys_of(options):
     """A row for each option."""
-    yield "| key | value | default | what it is |\n|---|---|---|---|"
+    yield "| key | value | default | description |\n|---|---|---|---|"
     for option in options.values():
         has_none = option.default is REQUIRED or dataclasses.is_dataclass(option.default)
         default = (

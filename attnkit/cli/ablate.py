@@ -38,7 +38,7 @@ def ablate(
         str | None, typer.Option(metavar="NAME", help="Launcher of the runs: local, ray, slurm.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the runs and what they cost; start none.")
+        bool, typer.Option("--dry-run", help="Show the runs and their cost; start none.")
     ] = False,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Train plugins even if they break a law.")
@@ -62,7 +62,7 @@ def ablate(
         "workers": workers,
         "launcher": launcher,
     }
-    given = [f"ablation.{key}={value}" for key, value in flags.items() if value is not None]
+    from_flags = [f"ablation.{key}={value}" for key, value in flags.items() if value is not None]
 
     codes = [0]
 
@@ -70,7 +70,7 @@ def ablate(
         from attnkit.ablation.plan import load_study
         from attnkit.ablation.run_study import preview
 
-        study = load_study(recipe, [*(overrides or []), *given])
+        study = load_study(recipe, [*(overrides or []), *from_flags])
         if dry_run:
             preview(study)
         else:
@@ -82,7 +82,7 @@ def ablate(
 
 
 def train_study(study: Recipe, *, check: bool = True) -> int:
-    """Runs the unfinished trials of a study, prints its table and lists what failed.
+    """Runs the unfinished trials of a study, prints its table and lists the failed runs.
 
     Args:
         study: a recipe with a section `ablation`.
@@ -110,8 +110,8 @@ def train_study(study: Recipe, *, check: bool = True) -> int:
     if failures:
         noun = "run" if len(failures) == 1 else "runs"
         refused = any(failure.code == REFUSED for failure in failures)
-        again = "the same command retries them"
+        remedy = "the same command retries them"
         if refused:
-            again = "fix what the message names first, then run the same command again"
-        typer.echo(f"\n{len(failures)} {noun} failed; {again}", err=True)
+            remedy = "fix the error first, then run the same command again"
+        typer.echo(f"\n{len(failures)} {noun} failed; {remedy}", err=True)
     return FAILED if failures else 0

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """The commands; their arguments must be Unicode, since what they name is written as UTF-8."""
+    """All commands; arguments must be valid Unicode, since they are written to UTF-8 files."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuses bytes that are not UTF-8, which Python hands over as lone surrogates."""
+        """Refuses bytes that are not UTF-8; Python passes them as lone surrogates."""
         for arg in args:
             try:
                 arg.encode()
@@ -44,8 +44,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"attnkit {importlib.metadata.version('attnkit')}")
         raise typer.Exit
 
@@ -64,8 +64,8 @@ def options(
 
 FAILED, INTERRUPTED = 1, 130
 
-OF_THE_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
-"""System errors that a path from the user can cause, wherever it is first opened."""
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
+"""System errors that an invalid path from the user can cause, in whatever function opens it."""
 
 RecipeArgument = Annotated[
     Path,
@@ -104,7 +104,7 @@ Text = Annotated[
     str,
     typer.Option(
         help="Input of the model; for a translation run 'sentence' or 'sentence ||| translation', "
-        "for a speech run FILE.wav, 'FILE.wav ||| what is said', or a sentence to be spoken.",
+        "for a speech run FILE.wav, 'FILE.wav ||| what is said', or a sentence to speak.",
         show_default=False,
     ),
 ]
@@ -123,13 +123,13 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def shortened(path: str | bytes | int | Path) -> str:
-    """Returns a path for a message: its end, if it is long."""
+    """Returns a path for a message; only its end if it is long."""
     text = str(path)
     return text if len(text) <= 200 else f"...{text[-60:]}"
 
 
 def stopped(stop: StudyStopped) -> int:
-    """Says that a signal has stopped a study, and returns the exit code."""
+    """Reports that a signal stopped a study, and returns the exit code."""
     interrupted = stop.number == signal.SIGINT
     typer.echo(f"{'interrupted' if interrupted else 'terminated'}: {stop}", err=True)
     return INTERRUPTED if interrupted else 128 + stop.number
@@ -148,13 +148,13 @@ def guarded(act: Callable[[], Any], debug: bool) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in OF_THE_PATH and error.filename:
+        if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename:
             error = UserError(f"{shortened(error.filename)}: {error.strerror}")
         known = isinstance(error, UserError)
         if known or debug:
             typer.echo(f"error: {error}", err=True)
         else:
-            from attnkit.registry import line_of_plugin  # here, since `--help` needs no registry
+            from attnkit.registry import line_of_plugin  # not above: `--help` needs no registry
 
             line = line_of_plugin(error)
             where = f"in {line} (--debug shows more)" if line else "(--debug shows where)"

@@ -49,8 +49,8 @@ def attention(
     mode: Annotated[
         Literal["weights", "values", "rollout"],
         typer.Option(
-            help="For figures and numbers: the weights; these times the lengths of the values; or "
-            "rollout, through all layers. The page has a menu."
+            help="For figures and numbers: the weights; the weights times the lengths of the "
+            "values; or rollout, through all layers. The page has a menu for this."
         ),
     ] = "weights",
     best: Best = False,

@@ -40,7 +40,10 @@ def check(
         typer.Option(help="Only in this role.", show_default=False),
     ] = None,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Check all laws in all seats; takes minutes.")
+        bool,
+        typer.Option(
+            "--thorough", help="Check all laws under every mask, position and role; takes minutes."
+        ),
     ] = False,
     json_file: Annotated[
         Path | None,
@@ -62,7 +65,7 @@ def check(
         import torch
         import yaml
 
-        from attnkit.checks.card import check as ask
+        from attnkit.checks.card import check as check_mechanism
         from attnkit.checks.models import check_part
         from attnkit.checks.seats import ROLES
         from attnkit.checks.subjects import Subject, masks_of, refuse_unseated, subjects_of
@@ -71,16 +74,17 @@ def check(
 
         words = [word for word in what or [] if "=" not in word]
         if everything == bool(words):
-            raise RegistryError("name a mechanism, a plugin file or a module; or give --all")
+            raise RegistryError("name a mechanism, a plugin file or a module, or give --all")
         torch.set_num_threads(1)  # small tensors: more threads cost time
         subjects = [subject for word in words for subject in subjects_of(word)]
         subjects = subjects or [Subject(name) for name in ATTENTION.names()]
-        given = [word.partition("=") for word in what or [] if "=" in word]
+        assignments = [word.partition("=") for word in what or [] if "=" in word]
         try:
             masks = masks_of([yaml.safe_load(text) for text in mask or []])
         except yaml.YAMLError as error:
             raise RegistryError(f"--mask: {str(error).splitlines()[0]}") from error
-        chosen = {s.name: _typed(s.name, given) for s in subjects if not s.part} if given else {}
+        mechanisms = [subject.name for subject in subjects if not subject.part]
+        options_of = {name: _parse_options(name, assignments) for name in mechanisms if assignments}
         roles = ROLES if role is None else (role,)
         if not everything:
             refuse_unseated(subjects, masks, roles)
@@ -89,18 +93,18 @@ def check(
             if subject.part:
                 card = check_part(subject.part, Spec(subject.name), printer.line)
             else:
-                card = ask(
+                card = check_mechanism(
                     ATTENTION.get(subject.name),
-                    chosen.get(subject.name),
+                    options_of.get(subject.name),
                     masks=masks or subject.masks,
                     positions=subject.positions,
                     roles=roles,
                     thorough=thorough,
                     on_line=printer.line,
                 )
-                if ATTENTION.get(subject.name).reads_stream():  # layers of it are tied together
-                    options = chosen.get(subject.name) or {}
-                    tied = check_part("attention", Spec(subject.name, options), printer.line)
+                if ATTENTION.get(subject.name).reads_stream():  # its layers depend on each other
+                    spec = Spec(subject.name, options_of.get(subject.name, {}))
+                    tied = check_part("attention", spec, printer.line)
                     card = replace(card, lines=[*card.lines, *tied.lines])
             printer.end(card, time.monotonic() - started)
             cards.append(card)
@@ -115,8 +119,8 @@ def check(
         raise typer.Exit(FAILED)
 
 
-def _typed(name: str, given: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-    """Options of a mechanism as the command line gives them, checked as a recipe's are.
+def _parse_options(name: str, assignments: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """Parses options of a mechanism from the command line, and checks them like those of a recipe.
 
     Raises:
         RegistryError: if there is no such option, or its value is invalid.
@@ -129,7 +133,7 @@ def _typed(name: str, given: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     from attnkit.registry import ATTENTION, RegistryError, Spec
 
     try:
-        options = {key: yaml.safe_load(value) for key, _, value in given}
+        options = {key: yaml.safe_load(value) for key, _, value in assignments}
     except yaml.YAMLError as error:
         raise RegistryError(f"an option: {str(error).splitlines()[0]}") from error
     node = node_of({"name": name, **options}, Mark("command line"))

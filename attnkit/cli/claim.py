@@ -20,7 +20,7 @@ def claim(
         typer.Argument(
             metavar="[NAME|RECIPE|KEY=VALUE ...]",
             help="Claims by name, or a recipe (.yaml) with claims; and keys to change in their "
-            "studies. Without any: the list of claims.",
+            "studies. Default: list the claims.",
             show_default=False,
         ),
     ] = None,
@@ -93,7 +93,7 @@ def claim(
 
 
 def _studies(names: list[str], *, everything: bool) -> dict[Path, list[str] | None]:
-    """Returns the recipe of each study -> the names of its claims; None: all of them."""
+    """Returns recipe of a study -> names of its claims to test; None: all of them."""
     from attnkit.ablation.claims import ClaimError
     from attnkit.recipe.shipped import shipped_claims
     from attnkit.registry import suggest
@@ -122,8 +122,8 @@ def _studies(names: list[str], *, everything: bool) -> dict[Path, list[str] | No
 def _parts(
     file: Path, names: list[str] | None, overrides: list[str], *, quick: bool
 ) -> list[tuple[Recipe, list[str]]]:
-    """Returns the studies in which claims of a recipe are tested, with their claims; there are
-    several if claims need different numbers of steps.
+    """Returns the studies that test claims of a recipe, each with the names of its claims; several
+    if claims need different numbers of steps.
     """
     from attnkit.ablation.claims import claims_of, quick_claims
     from attnkit.recipe import load_recipe
@@ -137,9 +137,9 @@ def _parts(
     for name, claim in claims.items():
         by_steps.setdefault(claim.quick if quick else None, []).append(name)
     found = []
-    for steps, of_steps in by_steps.items():
+    for steps, selected in by_steps.items():
         few = [f"trainer.max_steps={steps}", f"name={recipe.name}_quick_{steps}"] if steps else []
-        found.append((load_recipe(file, [*few, *overrides, "variant=base"]), of_steps))
+        found.append((load_recipe(file, [*few, *overrides, "variant=base"]), selected))
     return found
 
 
@@ -170,11 +170,11 @@ def _preview(recipe, names: list[str] | None) -> None:
     from attnkit.console import console
 
     base = read_plan(recipe).base
-    for name, each in claims_of(recipe, names).items():
+    for name, options in claims_of(recipe, names).items():
         console.print(f"[bold]{name}[/]")
-        console.print(f"  {each.says}", markup=False)
-        number = compared(each, each.subject, each.base or base)
-        console.print(f"  {number}; claimed: {claimed(each)}", markup=False)
+        console.print(f"  {options.says}", markup=False)
+        number = compared(options, options.subject, options.base or base)
+        console.print(f"  {number}; claimed: {claimed(options)}", markup=False)
     study, launcher = prepare_study(with_all_seeds(recipe))
     launcher.close()
     needed = seeds_needed(recipe, names)
@@ -194,8 +194,8 @@ def _preview(recipe, names: list[str] | None) -> None:
 
 
 def _test(recipe, names: list[str], out: Path | None, *, check: bool, quick: bool) -> int:
-    """Tests claims of a study and prints them; writes their evidence, or fails where a quick test
-    does not show that one holds. Returns the exit code.
+    """Tests claims of a study, prints them and writes their evidence. A quick test writes none, and
+    fails if a claim does not hold. Returns the exit code.
     """
     from attnkit.ablation.claims import run_claims
     from attnkit.ablation.evidence import evidence_of, show_claim, write_evidence
@@ -209,8 +209,8 @@ def _test(recipe, names: list[str], out: Path | None, *, check: bool, quick: boo
     plan = read_plan(recipe)
     for report in reports:
         show_claim(report)
-    lost = [report for report in reports if quick and report.word != "holds"]
-    for report in lost:
+    unconfirmed = [report for report in reports if quick and report.word != "holds"]
+    for report in unconfirmed:
         typer.echo(
             f"\n{report.name}: {report.word} after {recipe.trainer.max_steps:,} steps; its key "
             "`quick` says that it holds",
@@ -222,4 +222,4 @@ def _test(recipe, names: list[str], out: Path | None, *, check: bool, quick: boo
             typer.echo(f"wrote {path}", err=True)
     for failure in failures:
         typer.echo(f"\n{failure}", err=True)
-    return FAILED if failures or lost else 0
+    return FAILED if failures or unconfirmed else 0

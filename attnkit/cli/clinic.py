@@ -32,7 +32,7 @@ def clinic(
 
     Prints every head with its scores (entropy, distance, previous-token, induction, ...) and its
     knock-out: how much the validation loss rises without it. If the run trained with the callback
-    `head_clinic`, also says when each pattern formed. Keeps the scores in the run's `clinic.json`,
+    `head_clinic`, also says when each pattern formed. Stores the scores in the run's `clinic.json`,
     for the Clinic view of the Attention page.
     """
 
@@ -48,16 +48,16 @@ def clinic(
             check_outs([out], (".json",), overwrite=overwrite)
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
         step = step_of(trained, best=best)
-        found = examine(task_of(trained), max_tokens=tokens)
-        for part in shown(found, trained.title):
+        report = examine(task_of(trained), max_tokens=tokens)
+        for part in shown(report, trained.title):
             console.print(part)
         for sentence in history_in(trained.origin):
             console.print(sentence)
         if step is not None:
-            console.print(kept(found, trained.origin, step))
+            console.print(kept(report, trained.origin, step))
         if out is not None:
             with atomic_write(out) as opened:
-                opened.write(as_json(found).encode())
+                opened.write(as_json(report).encode())
             console.print(f"wrote {out}")
 
     guarded(act, debug)

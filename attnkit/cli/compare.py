@@ -70,9 +70,9 @@ def compare(
         outs = out or []
         check_outs(outs, FORMS, overwrite=overwrite)
         tables = [to_pandas / f"{name}.csv" for name in TABLES] if to_pandas else []
-        if not overwrite and (there := [file for file in tables if file.exists()]):
+        if not overwrite and (existing := [file for file in tables if file.exists()]):
             raise DataError(
-                f"--to-pandas: {there[0]} exists; choose another folder, or add --overwrite"
+                f"--to-pandas: {existing[0]} exists; choose another folder, or add --overwrite"
             )
         comparison = compare_runs(runs, base=base, metric=metric, higher_is_better=higher_is_better)
         show_comparison(comparison)

@@ -78,7 +78,7 @@ def evaluate(
     translation run: BLEU, chrF, loss, and alignments if gold ones are given. A speech run: error
     rates of letters and words, and of word boundaries where they are known.
     """
-    given = {
+    flags = {
         "--length": length,
         "--gold": gold,
         "--gold-form": gold_form and gold_form.value,
@@ -88,7 +88,7 @@ def evaluate(
         "--moses": moses,
         "--output": output,
     }
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in flags.items() if value is not None}
 
     def act() -> None:
         from attnkit.console import console
@@ -103,7 +103,7 @@ def evaluate(
                     f"{name} does not apply to a run of the task {trained.recipe.task}; remove it"
                 )
         named = {name.removeprefix("--").replace("-", "_"): x for name, x in options.items()}
-        for shown in trained.evaluate(data or [], **named):
-            console.print(shown)
+        for part in trained.evaluate(data or [], **named):
+            console.print(part)
 
     guarded(act, debug)

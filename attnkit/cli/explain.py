@@ -49,10 +49,10 @@ def explain(
 
         outs = out or [Path("explanation.html")]
         check_outs(outs, SUFFIXES, overwrite=overwrite)
-        found = Explanation.of(load_run(run, best=best, trust_plugins=trust_plugins), text)
-        for note in found.notes:
+        explanation = Explanation.of(load_run(run, best=best, trust_plugins=trust_plugins), text)
+        for note in explanation.notes:
             typer.echo(note, err=True)
-        for file in found.save(*outs, overwrite=overwrite):
+        for file in explanation.save(*outs, overwrite=overwrite):
             typer.echo(f"wrote {file}")
 
     guarded(act, debug)

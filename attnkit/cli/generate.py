@@ -18,13 +18,13 @@ def not_empty(value: str) -> str:
 
 
 def above_0_up_to_1(value: float | None) -> float | None:
-    """Refuses values that are not a probability to draw from."""
+    """Refuses values that are not a probability above 0."""
     if value is not None and not 0 < value <= 1:
         raise typer.BadParameter(f"it must be above 0 and at most 1, got {value}")
     return value
 
 
-DEFAULT = "\n"
+DEFAULT_PROMPT = "\n"
 
 
 @app.command()
@@ -32,7 +32,7 @@ def generate(
     run: RunArgument,
     prompt: Annotated[
         str, typer.Option(help="The text to continue.", callback=not_empty)
-    ] = DEFAULT,
+    ] = DEFAULT_PROMPT,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 300,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0: always the most likely token.")
@@ -65,15 +65,17 @@ def generate(
         from attnkit.tasks.trained_run import load_run
 
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
-        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        pieces = trained.stream(prompt, max_new_tokens, **drawing)  # a run that cannot refuses here
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        # Raises here if the run cannot generate.
+        pieces = trained.stream(prompt, max_new_tokens, **sampling)
         if unknown := trained.unknown_in(prompt):
             lacks = f"the run's vocabulary lacks {', '.join(map(repr, unknown))}"
-            hint = ", which --prompt is by default; give --prompt TEXT" if prompt == DEFAULT else ""
-            typer.echo(f"{lacks}{hint}", err=True)
+            if prompt == DEFAULT_PROMPT:
+                lacks += ", the default of --prompt; give --prompt TEXT"
+            typer.echo(lacks, err=True)
         trained.model.to(default_device())
         if num_samples > 1:
-            texts = trained.generate_several(prompt, num_samples, max_new_tokens, **drawing)
+            texts = trained.generate_several(prompt, num_samples, max_new_tokens, **sampling)
             for number, text in enumerate(texts, start=1):
                 typer.echo(f"--- {number} of {num_samples} ---\n{text}")
             return

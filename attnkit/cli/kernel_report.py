@@ -1,4 +1,4 @@
-"""The kernels in `attnkit show`: which one runs here and why, and how fast each one is."""
+"""Kernels in `attnkit show`: which one runs on this machine and why, and how fast each one is."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def show_kernels(console: Console, name: str) -> None:
     if device.type == "cuda":
         console.print(f"[dim]{_float32_products()}[/]")
     if not isinstance(attention, ScoreAttention):
-        console.print(Text(f"  its own: {inspect.getdoc(type(attention).mix)}"))
+        console.print(Text(f"  its own computation: {inspect.getdoc(type(attention).mix)}"))
         half = dtype if dtype.itemsize < 4 else None
         for kernel, prospect in outlook(attention.to(device), device, half).items():
             console.print(Text(f"  {kernel}  {prospect}"))
         return
     where = Where(device.type, dtype)
     lengths = (64, 512, 4096)
-    known: tuple[Mask, ...] = (NoMask(), Causal(), SlidingWindow(window=64))
-    masks = [mask for mask in known if attention.refusal("self", mask, "none") is None]
+    candidates: tuple[Mask, ...] = (NoMask(), Causal(), SlidingWindow(window=64))
+    masks = [mask for mask in candidates if attention.refusal("self", mask, "none") is None]
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     table.add_column("mask")
     for length in lengths:
@@ -59,19 +59,19 @@ def show_kernels(console: Console, name: str) -> None:
     for mask in masks:
         row = []
         for length in lengths:
-            asked = list(verdicts(attention.call_of_shape(length, length, mask, dtype), where))
-            row.append(asked[-1][0].name)
-            for kernel, verdict in asked:
+            checked = list(verdicts(attention.call_of_shape(length, length, mask, dtype), where))
+            row.append(checked[-1][0].name)
+            for kernel, verdict in checked:
                 note = f"{'' if verdict.takes else 'not: '}{verdict.why}"
                 reasons.setdefault(kernel.name, {})[note] = None
         label = f"{MASKS.name_of(type(mask))}{' (64)' if isinstance(mask, SlidingWindow) else ''}"
         table.add_row(label, *row)
     console.print(table)
     console.print("[dim]tried in this order; the first that supports the call runs[/]")
-    asked_in_order = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    order = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for kernel in (name for name in KERNELS if name in reasons):
-        asked_in_order.add_row(f"  {kernel}", Text("; ".join(reasons[kernel])))
-    console.print(asked_in_order)
+        order.add_row(f"  {kernel}", Text("; ".join(reasons[kernel])))
+    console.print(order)
 
 
 def _float32_products() -> str:
@@ -88,7 +88,7 @@ def measure_kernels(console: Console, name: str, tokens: Sequence[int]) -> None:
 
     Args:
         console: where to print.
-        name: of the mechanism.
+        name: name of the mechanism.
         tokens: lengths; empty: two that suit the machine.
 
     Raises:
@@ -142,7 +142,7 @@ def _call(attention: ScoreAttention, mask: Mask, q: Tensor, k: Tensor, v: Tensor
 def _cases(
     name: str, heads: int, device: torch.device, length: int
 ) -> Iterator[tuple[str, ScoreAttention, Mask]]:
-    """Yields the masks and positions that the mechanism supports, with a label and a mechanism."""
+    """Yields label, mechanism and mask for each mask and position that the mechanism supports."""
     import torch
 
     from attnkit.attention.base import build_attention

@@ -47,7 +47,7 @@ from attnkit.registry import (
 
 
 def _data() -> list[Registry[Any]]:
-    """What the tasks take as their data."""
+    """The registries of the data of all tasks."""
     from attnkit.recipe.checks import whole_tasks
 
     return list(dict.fromkeys(task.data for task in whole_tasks().values()))
@@ -70,14 +70,14 @@ KINDS: dict[str, Callable[[], list[Registry[Any]]]] = {
     "callbacks": lambda: [CALLBACKS],
     "recipes": list,
 }
-"""What `attnkit list` takes, and what it lists then."""
+"""Argument of `attnkit list` -> the registries that it lists."""
 
 
 def show_names(kind: str | None = None, recipes: Path | None = None) -> None:
-    """Prints names with their first line.
+    """Prints names with their first sentence.
 
     Args:
-        kind: one of `KINDS`, in the singular or the plural; None: all of them.
+        kind: one of `KINDS`, singular or plural; None: all of them.
         recipes: folder whose recipes are listed; None: those that come with the kit.
 
     Raises:
@@ -128,7 +128,7 @@ def _table(title: str) -> Table:
 
 
 def _first_comment(file: Path) -> str:
-    """The comment at the head of a recipe, up to the end of its first sentence."""
+    """The first sentence of the comment at the top of a recipe."""
     words = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -139,7 +139,7 @@ def _first_comment(file: Path) -> str:
 
 
 def measure(name: str, tokens: Sequence[int], plugins: Sequence[str]) -> None:
-    """Times the kernels that can compute a mechanism, on this machine, and prints a table.
+    """Times the kernels that can compute a mechanism on this machine, and prints a table.
 
     Raises:
         RegistryError: if the name is not a mechanism, or a length is below 1.
@@ -165,13 +165,13 @@ def show(what: str, overrides: Sequence[str], plugins: Sequence[str]) -> None:
         return
     for plugin in plugins:
         load_plugin(plugin, Path())
-    found = [registry for registry in REGISTRIES if what in registry.names()]
+    matching = [registry for registry in REGISTRIES if what in registry.names()]
     recipe = located(Path(what))
     is_recipe = recipe.is_file()
-    if is_recipe and not found:
+    if is_recipe and not matching:
         show_recipe(recipe, overrides)
         return
-    if not found:
+    if not matching:
         known = [name for registry in REGISTRIES for name in registry.names()]
         known += [file.stem for file in shipped_recipes().values()]
         message = (
@@ -179,7 +179,7 @@ def show(what: str, overrides: Sequence[str], plugins: Sequence[str]) -> None:
             "(`attnkit list` shows all names; the name of a recipe of your own ends in .yaml)"
         )
         raise RegistryError("\n".join([message, *installed_plugin_failures()]))
-    for registry in found:
+    for registry in matching:
         _show_name(registry, what)
     if is_recipe:
         name = next((name for name, file in shipped_recipes().items() if file == recipe), what)
@@ -210,12 +210,12 @@ def _show_name(registry: Registry[Any], name: str) -> None:
 
 def _show_mechanism(cls: Any) -> None:
     masks = "any" if cls.mask_names is None else ", ".join(sorted(cls.mask_names))
-    masks += " that shows no later token" * (cls.causal_only and cls.mask_names is None)
+    masks += " that hides later tokens" * (cls.causal_only and cls.mask_names is None)
     places = ", ".join(sorted(kind.replace("_", " ") for kind in cls.position_kinds))
     rows = (
-        ("formula", vars(cls).get("formula")),  # not its parent's: it differs from that
+        ("formula", vars(cls).get("formula")),  # not the parent's, which differs
         ("paper", vars(cls).get("paper")),
-        ("serves", ", ".join(f"{role}-attention" for role in sorted(cls.roles, reverse=True))),
+        ("roles", ", ".join(f"{role}-attention" for role in sorted(cls.roles, reverse=True))),
         ("masks", masks),
         ("positions", f"acting on {places}"),
         ("map rows", cls.map_rows),
@@ -235,7 +235,9 @@ def _show_task(name: str) -> None:
     from attnkit.recipe.checks import whole_tasks
 
     if (cls := whole_tasks().get(name)) is None:
-        console.print("incomplete; a recipe that names it says what is missing")
+        console.print(
+            "incomplete; `attnkit run` with this task reports what is missing", markup=False
+        )
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     model = cls.model_class()
@@ -249,7 +251,7 @@ def _show_task(name: str) -> None:
 
 
 def _show_mask(name: str) -> None:
-    """Draws the mask over twelve tokens: a row a query, a column a key."""
+    """Draws the mask over twelve tokens: rows are queries, columns are keys."""
     import torch
 
     from attnkit.masks import build_mask
@@ -274,7 +276,7 @@ def _show_options(options: dict[str, Option]) -> None:
         console.print("[dim]no options[/]")
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    for column in ("option", "type", "default", "what it is"):
+    for column in ("option", "type", "default", "description"):
         table.add_column(column)
     for option in options.values():
         default = "required" if option.default is REQUIRED else yaml_words(option.default)
@@ -283,7 +285,7 @@ def _show_options(options: dict[str, Option]) -> None:
 
 
 def type_words(annotation: Any) -> str:
-    """A type annotation in a recipe writer's words."""
+    """Describes a type annotation to the writer of a recipe."""
     metadata = getattr(annotation, "__metadata__", ())
     for registry in metadata:
         if isinstance(registry, Registry):
@@ -303,20 +305,20 @@ def type_words(annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Literal:
         return " | ".join(map(str, arguments))
-    words_of_arguments = list(
+    arguments_text = list(
         dict.fromkeys(type_words(argument) for argument in arguments if argument is not ...)
     )
     if origin in _LISTS:
         kind = "tuple" if origin is tuple and ... not in arguments else "list"
-        return f"{kind} of {', '.join(words_of_arguments)}"
-    return "mapping" if origin in (dict, Mapping) else " or ".join(words_of_arguments)
+        return f"{kind} of {', '.join(arguments_text)}"
+    return "mapping" if origin in (dict, Mapping) else " or ".join(arguments_text)
 
 
 def _named_words(kind: str, annotation: Any) -> str:
-    """What a recipe writes where an annotation takes a registered name, or a list of such."""
+    """Describes an annotation that takes a registered name, or a list of them."""
     union = get_origin(annotation) in (Union, UnionType)
-    arms = get_args(annotation) if union else (annotation,)
-    lists = [get_origin(arm) in _LISTS for arm in arms if arm is not type(None)]
+    members = get_args(annotation) if union else (annotation,)
+    lists = [get_origin(arm) in _LISTS for arm in members if arm is not type(None)]
     if all(lists):
         return f"list ({kind})"
     return f"{kind}, or a list of them" if any(lists) else kind
@@ -326,13 +328,13 @@ _LISTS = (list, tuple, Sequence)
 
 
 def yaml_words(value: Any) -> str:
-    """A default as a recipe writes it, on one line."""
+    """A default as YAML, on one line."""
 
-    def written(value: Any) -> Any:
+    def plain(value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return [written(item) for item in value]
+            return [plain(item) for item in value]
         if isinstance(value, Spec):
             return {"name": value.name, **value.options} if value.options else value.name
         return str(value) if isinstance(value, Path) else value
 
-    return yaml.safe_dump(written(value), default_flow_style=True).split("\n")[0]
+    return yaml.safe_dump(plain(value), default_flow_style=True).split("\n")[0]

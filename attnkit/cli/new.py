@@ -13,7 +13,7 @@ from attnkit.cli.app import Debug, app, guarded
 @app.command()
 def new(
     name: Annotated[
-        str, typer.Argument(help="Its name, such as my_attention.", show_default=False)
+        str, typer.Argument(help="Name of the mechanism, such as my_attention.", show_default=False)
     ],
     like: Annotated[str, typer.Option(help="The mechanism to start from.")] = "multi_head",
     debug: Debug = False,

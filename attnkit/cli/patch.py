@@ -51,14 +51,14 @@ def patch(
         if out is not None:
             check_outs([out], (".json",), overwrite=overwrite)
         trained = load_run(run, best=best, trust_plugins=trust_plugins)
-        found = patch_heads(trained, clean, corrupted)
-        for note in found.notes:
+        patching = patch_heads(trained, clean, corrupted)
+        for note in patching.notes:
             typer.echo(note, err=True)
-        for part in found.shown():
+        for part in patching.shown():
             console.print(part)
         if out is not None:
             with atomic_write(out) as opened:
-                opened.write(found.as_json().encode())
+                opened.write(patching.as_json().encode())
             console.print(f"wrote {out}")
 
     guarded(act, debug)

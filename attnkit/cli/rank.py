@@ -17,8 +17,8 @@ def rank(
         typer.Argument(
             metavar="[MECHANISM|PLUGIN ...]",
             help="Mechanisms: a name, a plugin file (my_attention.py), a module; with keys of the "
-            "model in the same word: 'multi_head mask={name: sliding_window, window: 8}'. Without "
-            "any: the table of the rows that are there.",
+            "model in the same argument: 'multi_head mask={name: sliding_window, window: 8}'. "
+            "Default: show the table of the existing rows.",
             show_default=False,
         ),
     ] = None,
@@ -33,21 +33,21 @@ def rank(
         list[Path] | None,
         typer.Option(
             help="An output file: .md, .html (a page with sortable columns), .csv, .json; may be "
-            "repeated. The rows are always beside it, as .json: a table that is there grows.",
+            "repeated. The rows are stored beside it as .json, and an existing table is extended.",
             show_default=False,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the rows and their time; train none.")
+        bool, typer.Option("--dry-run", help="Show the missing rows and their time; train none.")
     ] = False,
     overwrite: OverwriteFiles = False,
     debug: Debug = False,
 ) -> None:
-    """Give mechanisms their rows in one table: one protocol, a learning rate tuned for each.
+    """Compare mechanisms in one table: the same protocol, with a learning rate tuned for each.
 
-    Rows are kept in `runs/rank`, beside each table, and in the clone's docs/zoo.json: only what is
-    missing is trained, and the same command continues what was interrupted. docs/protocol.md
-    describes the protocol.
+    Rows are kept in `runs/rank`, beside each table, and in the clone's docs/zoo.json. Only missing
+    rows are trained, and the same command continues an interrupted one. docs/protocol.md describes
+    the protocol.
 
     Example: attnkit rank linear my_attention.py --out table.html
     """
@@ -72,9 +72,9 @@ def rank(
         outs = out or []
         protocol = protocol_of(tier)
         tables = rows_beside(outs, protocol)
-        # A table whose rows are beside it grows.
-        growing = {table.with_suffix(suffix) for table in tables for suffix in FORMS}
-        new = [out for out in with_rows(outs) if out not in growing]
+        # A table with its rows beside it is extended, not overwritten.
+        extended = {table.with_suffix(suffix) for table in tables for suffix in FORMS}
+        new = [out for out in with_rows(outs) if out not in extended]
         check_outs(new, FORMS, overwrite=overwrite)
         subjects = subjects_named([*(ATTENTION.names() if everything else ()), *(what or ())])
         if dry_run:

@@ -1,4 +1,4 @@
-"""What `attnkit show` prints about a recipe: parameters, FLOPs and cache, in all and by layer."""
+"""What `attnkit show` prints about a recipe: parameters, FLOPs and cache, in all and per layer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from attnkit.console import console
 
 
 def show_recipe(path: Path, overrides: Sequence[str]) -> None:
-    """Prints parameters by part, training FLOPs and cache bytes; builds on the meta device, reads
-    no data.
+    """Prints parameters by part, training FLOPs and cache bytes. Builds the model on the meta
+    device; reads no data.
     """
     import torch
 
@@ -26,7 +26,7 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
 
     recipe = load_recipe(path, overrides)
     task = recipe.definition
-    sizes, from_where = task.sizes(recipe)
+    sizes, origin = task.sizes(recipe)
     with shapes_only():
         model = task.build_model(recipe, *sizes)
     parts = parameter_counts(model)
@@ -47,21 +47,21 @@ def show_recipe(path: Path, overrides: Sequence[str]) -> None:
     _show_layers(model)
     flops = flops_per_token(model)
     length = model.max_seq_len
-    _line("vocabulary", f"{', '.join(f'{size:,}' for size in sizes)} ({from_where})")
+    _line("vocabulary", f"{', '.join(f'{size:,}' for size in sizes)} ({origin})")
     _line("training FLOPs per token", f"{flops.training:,.0f}")
     for name in ("projections", "mixing", "mlp", "head"):
         _line(f"  {name}", f"{3 * getattr(flops, name):,.0f}")
     trainer = recipe.trainer
     batch = task.tokens_per_batch(recipe, length)
     total_flops = flops.training * trainer.max_steps * batch * trainer.accumulate
-    _line("training FLOPs in all", f"{total_flops:.3g} ({trainer.max_steps:,} steps)")
+    _line("training FLOPs in total", f"{total_flops:.3g} ({trainer.max_steps:,} steps)")
     products = "rounded to TF32 on a GPU" if trainer.precision == "tf32" else "exact, no TF32"
     _line("float32 products", f"{products} (trainer.precision {trainer.precision})")
-    whole = cache_bytes(model, length, torch.float32)
-    per_token = whole - cache_bytes(model, length - 1, torch.float32)
+    in_float32 = cache_bytes(model, length, torch.float32)
+    per_token = in_float32 - cache_bytes(model, length - 1, torch.float32)
     _line("cache per token", f"{per_token:,} bytes in float32, {per_token // 2:,} in bfloat16")
-    half = cache_bytes(model, length, torch.bfloat16)
-    _line(f"  at {length:,} tokens", f"{whole:,} and {half:,} bytes")
+    in_bfloat16 = cache_bytes(model, length, torch.bfloat16)
+    _line(f"  at {length:,} tokens", f"{in_float32:,} and {in_bfloat16:,} bytes")
 
 
 def _line(label: str, text: str) -> None:
@@ -69,7 +69,7 @@ def _line(label: str, text: str) -> None:
 
 
 def _show_layers(model: Any) -> None:
-    """Prints what each layer is and costs, if layers differ; equal ones in a row share a line."""
+    """Prints parts and costs of each layer, if layers differ; equal neighbours share a line."""
     import torch
 
     from attnkit.masks import build_mask, name_of
@@ -82,10 +82,10 @@ def _show_layers(model: Any) -> None:
         for i, options in enumerate(stack.options):
             cost = costs[f"{part}layers.{i}"]
             mask = build_mask(options.mask)
-            seen = "" if mask.back is None else f" ({mask.back + 1:,})"
+            window = "" if mask.back is None else f" ({mask.back + 1:,})"
             words = (
                 options.attention.name + (f", {options.cross.name}" if options.cross else ""),
-                name_of(mask) + seen,
+                name_of(mask) + window,
                 options.position.name,
                 options.mlp.name,
                 options.wiring.name,
@@ -110,8 +110,8 @@ def _show_layers(model: Any) -> None:
     for names, words in groups:
         first, last = (name.replace("layers.", "") for name in (names[0], names[-1]))
         places = first if len(names) == 1 else f"{first}-{last.rpartition('.')[2]}"
-        costs_of_it = words[len(kinds) :]
-        table.add_row(places, *(Text(words[i]) for i in differing), *costs_of_it)
+        costs_of_layer = words[len(kinds) :]
+        table.add_row(places, *(Text(words[i]) for i in differing), *costs_of_layer)
     console.print(table)
     same = [f"{kinds[i]} {groups[0][1][i]}" for i in range(len(kinds)) if i not in differing]
     if same:

@@ -11,7 +11,7 @@ from attnkit.cli.app import Debug, app, guarded
 
 
 def _names(incomplete: str) -> list[str]:
-    """For the shell's completion."""
+    """Names of recipes, for shell completion."""
     from attnkit.recipe.shipped import shipped_recipes
 
     return [file.stem for file in shipped_recipes().values() if file.stem.startswith(incomplete)]
@@ -27,7 +27,7 @@ def recipes(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Copy it, with the recipes it extends, to a folder; without NAME: all of them.",
+            help="Copy the recipe and those that it extends to a folder; without NAME: all.",
         ),
     ] = None,
     debug: Debug = False,

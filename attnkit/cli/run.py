@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 AllowChanges = Annotated[
     bool,
-    typer.Option("--allow-changes", help="Resume even if changed keys affect what is learned."),
+    typer.Option("--allow-changes", help="Resume even if changed keys affect what the run learns."),
 ]
 
 
@@ -27,7 +27,7 @@ class Resuming(StrEnum):
 
 
 class RunCommand(TyperCommand):
-    """Reads a bare `--resume` as `--resume yes`, since overrides may follow it."""
+    """Reads `--resume` without a value as `--resume yes`, since overrides may follow it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Adds the value of `--resume`."""
@@ -50,7 +50,7 @@ def run(
         typer.Option(
             "--resume",
             metavar="[auto]",
-            help="Continue an existing run; `auto`: if there is one.",
+            help="Continue an existing run; `auto`: only if there is one.",
         ),
     ] = None,
     allow_changes: AllowChanges = False,
@@ -59,12 +59,14 @@ def run(
         typer.Option(
             metavar="STEP",
             min=1,
-            help="Pause after this step of the whole schedule; `attnkit resume` trains the rest.",
+            help="Pause after this step; `attnkit resume` trains the rest of the schedule.",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check the recipe and print it resolved, without training."),
+        typer.Option(
+            "--dry-run", help="Check the recipe and print it with all defaults, without training."
+        ),
     ] = False,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Train a plugin even if it breaks a law.")
@@ -77,7 +79,7 @@ def run(
     """
 
     if overwrite and resume:
-        raise typer.BadParameter("--overwrite and --resume exclude each other")
+        raise typer.BadParameter("--overwrite and --resume cannot be combined")
 
     def act() -> None:
         from attnkit.recipe import load_recipe
@@ -89,11 +91,11 @@ def run(
             build_callbacks(resolved)
             typer.echo(resolved.to_yaml(), nl=False)
             return
-        how = resume.value if resume else "no"
+        resume_mode = resume.value if resume else "no"
         train(
             resolved,
             overwrite=overwrite,
-            resume=how,
+            resume=resume_mode,
             allow_changes=allow_changes,
             check=not no_check,
             until=until,
@@ -103,7 +105,7 @@ def run(
 
 
 def train(recipe: Recipe, **options: Any) -> None:
-    """Trains and prints the result; `options` are those of `experiment.run`."""
+    """Trains a recipe and prints the result; `options` are those of `experiment.run`."""
     from attnkit.console import tolerant_streams
     from attnkit.runs import experiment, report
     from attnkit.storage.run_directory import FinishedError, PausedError, is_first_process

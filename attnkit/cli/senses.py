@@ -18,8 +18,8 @@ def senses(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Runs of language modeling, masked or not, to compare. Default: train "
-            "`understanding/mole`, unless it is trained.",
+            help="Runs of language modeling, masked or not, to compare. Default: a run of "
+            "`understanding/mole`, which is trained if there is none.",
             show_default=False,
         ),
     ] = None,
@@ -30,7 +30,7 @@ def senses(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Sentences, a line each: word, tab, sense, tab, sentence. Default: the run's "
+            help="Sentences, one per line: word, tab, sense, tab, sentence. Default: the run's "
             "validation split if it has such data, else a built-in set.",
             show_default=False,
         ),
@@ -38,7 +38,7 @@ def senses(
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Picture of the layers side by side (.png, .svg, .pdf), with --word; may be "
+            help="A figure of the layers side by side (.png, .svg, .pdf); needs --word; may be "
             "repeated.",
             show_default=False,
         ),
@@ -73,7 +73,7 @@ def senses(
         from attnkit.understanding.senses_picture import SUFFIXES, draw, write_projector
 
         if out and word is None:
-            raise DataError("--out draws one word; name it with --word")
+            raise DataError("--out draws one word; add --word WORD")
         check_outs(out or [], SUFFIXES, overwrite=overwrite)
         if data is not None and not data.is_file():
             raise DataError(f"--data {data} does not exist")
@@ -83,35 +83,35 @@ def senses(
         sources = [usages_for(run, data) for run in trained]
         if any(usages != sources[0][0] for usages, _ in sources):
             raise DataError(
-                "these runs have different sentences; give one file for all with --data"
+                "these runs have different sentences; set the same ones with --data FILE"
             )
         if word is None:
             for run, (usages, origin) in zip(trained, sources, strict=True):
-                founds = [examine(run, each, usages, origin) for each in words_of(usages)]
-                for part in of_all_words(founds):
+                results = [examine(run, name, usages, origin) for name in words_of(usages)]
+                for part in of_all_words(results):
                     console.print(part)
             return
-        founds = []
+        results = []
         for run, (usages, origin) in zip(trained, sources, strict=True):
-            founds.append(examine(run, word, usages, origin))
-            for part in shown(founds[-1], origin):
+            results.append(examine(run, word, usages, origin))
+            for part in shown(results[-1], origin):
                 console.print(part)
-        if len(founds) > 1:
-            console.print(compared(founds))
+        if len(results) > 1:
+            console.print(compared(results))
         for path in out or []:
             with atomic_write(path) as file:
-                file.write(draw(founds, path.suffix))
+                file.write(draw(results, path.suffix))
             console.print(f"wrote {path}")
-        for run, found in zip(trained, founds, strict=True):
+        for run, result in zip(trained, results, strict=True):
             if run.origin.is_dir():
-                console.print(f"wrote {write_projector(run.origin, found)}")
+                console.print(f"wrote {write_projector(run.origin, result)}")
                 console.print(f"Projector: tensorboard --logdir {run.origin}")
 
     guarded(act, debug)
 
 
 def _recipe_run() -> Path:
-    """The run of the recipe, trained now if it is not there."""
+    """The run of the recipe; trains it if it is missing."""
     from attnkit.cli.run import train
     from attnkit.recipe import load_recipe
 

@@ -11,7 +11,7 @@ from attnkit.cli.app import Debug, Overrides, app, guarded
 
 
 def _kinds(incomplete: str) -> list[str]:
-    """For the shell's completion."""
+    """Kinds of names, for shell completion."""
     from attnkit.cli.name_report import KINDS
 
     return [kind for kind in KINDS if kind.startswith(incomplete)]
@@ -50,7 +50,8 @@ def list_names(
 @app.command()
 def show(
     what: Annotated[
-        str, typer.Argument(help="A name (say, multi_head) or a recipe file.", show_default=False)
+        str,
+        typer.Argument(help="A name (such as multi_head) or a recipe file.", show_default=False),
     ],
     overrides: Overrides = None,
     plugin: Annotated[
@@ -88,7 +89,7 @@ def show(
             name_report.measure(what, tokens or [], plugin or [])
             return
         if tokens:
-            raise RegistryError("--tokens names lengths to measure; add --measure")
+            raise RegistryError("--tokens sets the lengths to measure; add --measure")
         name_report.show(what, overrides or [], plugin or [])
 
     guarded(act, debug)

@@ -13,7 +13,7 @@ from attnkit.cli.app import Debug, Overrides, app, guarded
 @app.command()
 def tour(
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="The page, an .html file.")] = Path("tour.html"),
+    out: Annotated[Path, typer.Option(help="Output file, an .html page.")] = Path("tour.html"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing page.")
     ] = False,
@@ -21,8 +21,8 @@ def tour(
 ) -> None:
     """Train small models and write a guided tour of attention, in English and Korean.
 
-    Each of its pages shows one idea (the map, the mask, many heads, ...), with a switch that turns
-    it off. The runs are ordinary ones in runs/; finished ones are used again.
+    Each page of the tour shows one idea (the map, the mask, many heads, ...), with a switch that
+    turns it off. The runs are ordinary runs in runs/; finished ones are reused.
 
     Example: attnkit tour trainer.accelerator=cpu
     """

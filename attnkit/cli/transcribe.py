@@ -38,12 +38,12 @@ def transcribe(
         which = None if weights is None else weights.value
         trained = load_run(run, weights=which, trust_plugins=trust_plugins)
         if not isinstance(trained, Transcriber):
-            trained.refuse("hears no sound")
+            trained.refuse("does not read sounds")
         for transcript in trained.transcribe(sounds, trained.search(beam=beam)):
             for note in transcript.notes:
                 typer.echo(f"{transcript.name}: {note}", err=True)
-            named = f"{transcript.name}: " if len(sounds) > 1 else ""
-            typer.echo(f"{named}{transcript.text}")
+            prefix = f"{transcript.name}: " if len(sounds) > 1 else ""
+            typer.echo(f"{prefix}{transcript.text}")
             for word in transcript.words:
                 typer.echo(f"{word.start:8.2f} {word.end:6.2f}  {word.text}")
 

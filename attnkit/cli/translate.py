@@ -89,25 +89,25 @@ def translate(
             _refuse(f"--n-best {n_best} is more than --beam {beam}")
         checkpoint = None if weights is None else weights.value
         translator = load_translator(run, checkpoint, trust_plugins=trust_plugins)
-        wanted = beam
+        beam_size = beam
         if beam is None and n_best > translator.search().beam:
-            wanted = n_best
-        search = translator.search(beam=wanted, length_penalty=length_penalty, n_best=n_best)
+            beam_size = n_best
+        search = translator.search(beam=beam_size, length_penalty=length_penalty, n_best=n_best)
         try:
             place = translator.place(layer, head)
         except ValueError as error:
             _refuse(str(error))
         number = 1
-        for lines in _as_they_come(sentences, file):
+        for lines in _batches_of_lines(sentences, file):
             for line in translator.translate(lines, search, first_number=number):
                 for warning in line.warnings:
                     typer.echo(f"line {line.number}: {warning}", err=True)
                 for best in line.translations:
-                    shown = f"{best.score:.4f}\t{best.text}" if n_best > 1 else best.text
+                    output = f"{best.score:.4f}\t{best.text}" if n_best > 1 else best.text
                     if alignments:
                         links = translator.links(line.source.strip(), best.text, place)
-                        shown += "\t" + " ".join(f"{i}-{j}" for i, j in links)
-                    typer.echo(shown)
+                        output += "\t" + " ".join(f"{i}-{j}" for i, j in links)
+                    typer.echo(output)
                 sys.stdout.flush()
                 if attention is not None:
                     best = line.translations[0].text
@@ -124,8 +124,8 @@ def _refuse(message: str) -> NoReturn:
     raise DataError(message)
 
 
-def _as_they_come(sentences: list[str] | None, file: Path | None) -> Iterator[list[str]]:
-    """Yields the input; from standard input the available lines, without waiting for more.
+def _batches_of_lines(sentences: list[str] | None, file: Path | None) -> Iterator[list[str]]:
+    """Yields the input; from standard input the lines available so far, without waiting for more.
 
     Raises:
         DataError: if it is not UTF-8; names the line.
@@ -138,12 +138,12 @@ def _as_they_come(sentences: list[str] | None, file: Path | None) -> Iterator[li
     if file is not None:
         yield read_lines(file)
         return
-    number, begun = 1, b""
+    number, partial = 1, b""
     read = sys.stdin.buffer.read1  # pyright: ignore[reportAttributeAccessIssue]
     while chunk := read(1 << 16):  # waits for the first byte only
-        *whole, begun = (begun + chunk).split(b"\n")
-        if whole:
-            yield decoded("standard input", whole, number)
-            number += len(whole)
-    if begun:
-        yield decoded("standard input", [begun], number)
+        *complete, partial = (partial + chunk).split(b"\n")
+        if complete:
+            yield decoded("standard input", complete, number)
+            number += len(complete)
+    if partial:
+        yield decoded("standard input", [partial], number)

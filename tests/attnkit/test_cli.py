@@ -496,7 +496,7 @@ def test_what_the_vocabulary_lacks_is_said(small_run):
 def test_the_default_prompt_is_named_where_the_vocabulary_lacks_it(small_run, monkeypatch):
     monkeypatch.setattr(TextRun, "unknown_in", lambda self, prompt: ["U+000A"])
     ended = call("generate", small_run.directory, "--max-new-tokens", 1)
-    assert ended.stderr.endswith("which --prompt is by default; give --prompt TEXT\n")
+    assert ended.stderr.endswith("the default of --prompt; give --prompt TEXT\n")
 
 
 # Bad input
@@ -749,7 +749,7 @@ def test_a_resumption_that_is_refused():
     )
     ended = call("run", "small.yaml", "--resume", "--overwrite")
     assert ended.exit_code == 2
-    assert "--overwrite and --resume exclude each other" in ended.stderr
+    assert "--overwrite and --resume cannot be combined" in ended.stderr
 
 
 def test_an_exported_model_speaks(small_run):

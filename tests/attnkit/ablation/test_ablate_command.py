@@ -205,7 +205,7 @@ def test_a_refused_plugin_is_to_be_fixed_first(study, launcher, tmp_path, monkey
     assert (
         "sees_the_mean/seed0: was refused (code 2): model.attention: sees_the_mean breaks" in said
     )
-    assert "fix what the message names first, then run the same command again" in ended.stderr
+    assert "fix the error first, then run the same command again" in ended.stderr
     assert "retries" not in ended.stderr
 
 

@@ -123,7 +123,7 @@ def test_own_sentences(run, tmp_path):
     [
         (["--word", "whale"], "has no sentence about the word 'whale'"),
         (["--word", "mole", "--data", "none.tsv"], "--data none.tsv does not exist"),
-        (["--out", "a.png"], "--out draws one word; name it with --word"),
+        (["--out", "a.png"], "--out draws one word; add --word WORD"),
         (["--word", "mole", "--out", "a.gif"], "the name must end in"),
     ],
 )
