@@ -20,7 +20,7 @@ MARGIN = 0.05
 
 
 def budget_of(plan: Plan) -> tuple[str, float] | None:
-    """Returns unit and amount; None if each recipe's own `trainer.max_steps` applies.
+    """Returns the unit and the amount; None if each recipe's `trainer.max_steps` applies.
 
     Raises:
         RecipeError: if the budget does not have exactly one unit.
@@ -38,13 +38,13 @@ def budget_of(plan: Plan) -> tuple[str, float] | None:
 def budget_changes(
     plan: Plan, variant: str, costs: Costs, step_seconds: float | None = None
 ) -> Changes:
-    """Returns the keys that make a variant stop when the budget is spent.
+    """Returns the keys that stop a variant when the budget is spent.
 
     Steps are whole, so a budget is met within half a step. A budget of seconds uses the measured
     time per step and reserves `MARGIN`; slower runs are stopped by the clock.
 
     Args:
-        plan: with the budget.
+        plan: the plan with the budget.
         variant: its name, for messages.
         costs: of the variant.
         step_seconds: of one optimizer step; needed for a budget of seconds.
@@ -53,22 +53,22 @@ def budget_changes(
         RecipeError: if the budget is less than half a step, or whole steps miss it by more than
             `TOLERANCE`.
     """
-    found = budget_of(plan)
-    if found is None:
+    budget = budget_of(plan)
+    if budget is None:
         return {}
-    unit, amount = found
-    each = {
+    unit, amount = budget
+    cost = {
         "steps": 1.0,
         "tokens": costs.tokens_per_step,
         "flops": costs.flops * costs.tokens_per_step,
         "seconds": step_seconds,
     }[unit]
-    assert each is not None, "a budget of seconds needs a measured speed"
-    steps = round(amount / each * (1 - MARGIN if unit == "seconds" else 1))
-    if unit in ("tokens", "flops") and abs(steps * each - amount) > TOLERANCE * amount:
+    assert cost is not None, "a budget of seconds needs a measured speed"
+    steps = round(amount / cost * (1 - MARGIN if unit == "seconds" else 1))
+    if unit in ("tokens", "flops") and abs(steps * cost - amount) > TOLERANCE * amount:
         message = (
-            f"{amount:,.4g} {unit} is not a whole number of steps of {each:,.4g} for the variant "
-            f"`{variant}`: {steps:,} steps miss it by {abs(steps * each / amount - 1):.1%}; "
+            f"{amount:,.4g} {unit} is not a whole number of steps of {cost:,.4g} for the variant "
+            f"`{variant}`: {steps:,} steps miss it by {abs(steps * cost / amount - 1):.1%}; "
             "raise the budget, or make trainer.batch_size smaller"
         )
         raise RecipeError([Problem(plan.mark("budget"), "ablation.budget", message)])

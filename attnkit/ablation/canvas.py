@@ -97,9 +97,9 @@ class Axis:
 
     def __call__(self, value: float) -> float:
         """Returns the position of a number."""
-        of = math.log10 if self.logarithmic else float
-        span = of(self.high) - of(self.low) or 1.0
-        return self.start + (of(value) - of(self.low)) / span * (self.end - self.start)
+        scaled = math.log10 if self.logarithmic else float
+        span = scaled(self.high) - scaled(self.low) or 1.0
+        return self.start + (scaled(value) - scaled(self.low)) / span * (self.end - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
         """Returns round numbers within the axis."""

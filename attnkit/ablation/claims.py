@@ -36,7 +36,7 @@ class Judgement:
     Attributes:
         word: the result.
         estimate: the difference to the base, or the ratio, in the claimed direction: positive, or
-            more than 1, if the claim is right. None: no seed in common.
+            more than 1, if the claim is right; None: there is no common seed.
     """
 
     word: Word
@@ -81,13 +81,13 @@ def judge(claim: ClaimOptions, values: Mapping[int, float], base: Mapping[int, f
         base: seed -> the base's number.
 
     Raises:
-        ClaimError: if a ratio to 0 is asked for.
+        ClaimError: if the claim is a ratio and its divisor is 0.
     """
     pairs = [(values[seed], base[seed]) for seed in values if seed in base]
     if not pairs:
         return Judgement("not decided", None)
     if claim.direction == "lower":
-        pairs = [(theirs, ours) for ours, theirs in pairs]
+        pairs = [(of_base, value) for value, of_base in pairs]
     if claim.times is None:
         found, threshold = [more - less for more, less in pairs], claim.by
     elif all(less for _, less in pairs):
@@ -141,7 +141,7 @@ def claims_of(recipe: Recipe, names: Collection[str] | None = None) -> dict[str,
     """Returns the claims of a study by name.
 
     Raises:
-        ClaimError: if it has none, or none of that name.
+        ClaimError: if it has no claims, or none with one of the names.
     """
     known = (recipe.ablation.claims if recipe.ablation else None) or {}
     if not known:
@@ -157,7 +157,7 @@ def quick_claims(recipe: Recipe, names: Collection[str] | None = None) -> list[s
 
     Args:
         recipe: a study.
-        names: of claims that must have one; None: look at all.
+        names: of claims that must have a quick test; None: consider all claims.
 
     Raises:
         ClaimError: if one of the names has none.
@@ -195,17 +195,17 @@ def run_claims(
     directory, failures = run_study(
         with_all_seeds(recipe), check=check, only=seeds_needed(recipe, names)
     )
-    found = group_runs([directory])
+    grouped = group_runs([directory])
     claims = claims_of(recipe, names).items()
-    return [_tested(name, claim, plan, found) for name, claim in claims], failures
+    return [_report(name, claim, plan, grouped) for name, claim in claims], failures
 
 
-def _tested(name: str, claim: ClaimOptions, plan: Plan, found: GroupedRuns) -> ClaimReport:
+def _report(name: str, claim: ClaimOptions, plan: Plan, grouped: GroupedRuns) -> ClaimReport:
     base = claim.base or plan.base
     variants = dict.fromkeys((claim.subject, base, claim.switched_off))
-    seeds = seeds_of(claim, plan)  # there may be more, of another claim
+    seeds = seeds_of(claim, plan)  # another claim may have trained more
     runs = {
-        variant: {seed: run for seed, run in found.runs.get(variant, {}).items() if seed in seeds}
+        variant: {seed: run for seed, run in grouped.runs.get(variant, {}).items() if seed in seeds}
         for variant in variants
     }
     numbers = {

@@ -12,7 +12,7 @@ from attnkit.ablation.estimates import LEVEL, Estimate, holm, paired_difference,
 from attnkit.ablation.fairness import remarks_of, sees_what_it_predicts, task_of
 from attnkit.ablation.grouped_runs import GroupedRuns, group_runs
 from attnkit.ablation.metrics import NotReached, NoValue, read_metric
-from attnkit.ablation.speed import unlike
+from attnkit.ablation.speed import differences
 from attnkit.ablation.stored_run import LeftOut, StoredRun
 from attnkit.registry import suggest
 from attnkit.storage.run_directory import RunDirectoryError
@@ -35,8 +35,8 @@ def compare_runs(
         base: the variant that the others are compared with; None: from the study's plan, or the one
             called `base`, or the first.
         metric: key of a run's metrics, or a number that is taken from its curves
-            (`attnkit.ablation.metrics`); None: from the plan, or `loss`. Of several, the first is
-            that of the result, and the others are in its `others`; all verdicts are corrected
+            (`attnkit.ablation.metrics`); None: from the plan, or `loss`. With several, the result
+            compares by the first one, and its `others` by the others; all verdicts are corrected
             together.
         higher_is_better: of the metrics; None: from the plan, or inferred from their names.
 
@@ -95,15 +95,16 @@ def _metric(
     """Returns the metric's name, and whether a lower value is better."""
     plans = list(found.plans.values())
     if metric is None:
-        named = {plan.metric: None for plan in plans} or {"loss": None}
-        if len(named) > 1:
+        metrics = {plan.metric: None for plan in plans} or {"loss": None}
+        if len(metrics) > 1:
             raise RunDirectoryError(
-                f"the studies have different metrics ({', '.join(named)}); choose one with --metric"
+                f"the studies have different metrics ({', '.join(metrics)}); choose one with "
+                "--metric"
             )
-        metric = next(iter(named))
-    taken = read_metric(metric, higher_is_better)
-    if taken is not None:
-        return metric, taken.number_is_better_lower
+        metric = next(iter(metrics))
+    from_curve = read_metric(metric, higher_is_better)
+    if from_curve is not None:
+        return metric, from_curve.lower_number_is_better
     if higher_is_better is not None:
         return metric, not higher_is_better
     for plan in plans:
@@ -149,7 +150,7 @@ def _base(found: GroupedRuns, base: str | None) -> str:
         )
     if base in [each.variant for each in found.stopped]:
         raise RunDirectoryError(
-            f"--base {base}: halving stopped it, so that it has no final numbers; choose among "
+            f"--base {base}: halving stopped it, so it has no final numbers; choose among "
             f"{', '.join(labels)}"
         )
     if base not in found.runs:
@@ -166,13 +167,13 @@ def _rows(found: GroupedRuns, base: str, metric: str, unreached: Mapping[str, in
         found: the runs with the metric.
         base: label of the base.
         metric: the metric.
-        unreached: label -> number of seeds that do not reach what the metric asks for.
+        unreached: label -> number of seeds that do not reach the metric's threshold.
     """
     reference = list(found.runs[base].values())
     rows = [_row(found, label, reference, label == base, metric) for label in found.runs]
     for i, row in enumerate(rows):
         if not row.is_base and (unreached.get(row.variant) or unreached.get(base)):
-            # The mean of those that reach it would be too good.
+            # The mean over the seeds that reach it would be too good.
             rows[i] = replace(row, no_verdict="not reached by all")
     return rows
 
@@ -183,7 +184,7 @@ def judged(comparisons: Sequence[Comparison]) -> list[Comparison]:
     A variant that halving has stopped counts as if its p value were 1: it was chosen from the same
     data, and without it the correction of the others would be too small.
     """
-    asked = [
+    tested = [
         (k, i, row.difference)
         for k, comparison in enumerate(comparisons)
         for i, row in enumerate(comparison.rows)
@@ -191,14 +192,14 @@ def judged(comparisons: Sequence[Comparison]) -> list[Comparison]:
     ]
     unknown = sum(len(comparison.stopped) for comparison in comparisons)
     words = verdicts(
-        [(difference, comparisons[k].lower_is_better) for k, _, difference in asked], unknown
+        [(difference, comparisons[k].lower_is_better) for k, _, difference in tested], unknown
     )
     rows = [list(comparison.rows) for comparison in comparisons]
-    for (k, i, _), (p, verdict) in zip(asked, words, strict=True):
+    for (k, i, _), (p, verdict) in zip(tested, words, strict=True):
         rows[k][i] = replace(rows[k][i], p_holm=p, verdict=verdict)
     return [
-        replace(comparison, rows=own, num_verdicts=len(asked) and len(asked) + unknown)
-        for comparison, own in zip(comparisons, rows, strict=True)
+        replace(comparison, rows=judged_rows, num_verdicts=len(tested) and len(tested) + unknown)
+        for comparison, judged_rows in zip(comparisons, rows, strict=True)
     ]
 
 
@@ -209,10 +210,10 @@ def verdicts(
 
     Args:
         differences: each with its p value, and True if a lower number is better.
-        unknown: number of further differences that count in the correction, but are not known.
+        unknown: number of further differences that are not known, but count in the correction.
 
     Returns:
-        For each its p value after Holm's correction, and the verdict.
+        For each difference, its p value after Holm's correction, and the verdict.
     """
     found: list[tuple[float, Verdict]] = []
     p_values = holm([*(difference.p or 0.0 for difference, _ in differences), *[1.0] * unknown])
@@ -228,16 +229,16 @@ def _take_from_curves(
     """Adds a metric that is taken from curves to the runs, and leaves out those without it.
 
     Returns:
-        Label -> number of its seeds that do not reach the value that the metric asks for.
+        Label -> number of its seeds that do not reach the metric's threshold.
     """
-    taken = read_metric(metric, higher_is_better)
+    from_curve = read_metric(metric, higher_is_better)
     unreached: dict[str, int] = {}
-    if taken is None:
+    if from_curve is None:
         return unreached
     for label, runs in list(found.runs.items()):
         for seed, run in list(runs.items()):
             try:
-                value = taken.value(run)
+                value = from_curve.value(run)
             except NoValue as reason:
                 found.left_out.append(LeftOut(run.directory, str(reason)))
                 del runs[seed]
@@ -270,7 +271,7 @@ def _row(
         difference=difference,
         no_verdict=None if is_base else _no_verdict(runs, reference, metric, difference),
         remarks=remarks_of(runs, reference, found.plans.get(runs[0].name.study)),
-        speed_remarks=() if is_base else unlike(runs, reference),
+        speed_remarks=() if is_base else differences(runs, reference),
     )
 
 

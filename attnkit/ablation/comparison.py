@@ -24,7 +24,7 @@ Verdict = Literal["better", "worse", "within noise"]
 
 
 def is_lower_better(metric: str) -> bool:
-    """True for metrics whose name is that of an error: loss, perplexity, bits, an error rate."""
+    """True if a metric's name is that of an error: loss, perplexity, bits, an error rate."""
     return any(word in metric for word in ("loss", "perplexity", "bits", "error"))
 
 
@@ -34,18 +34,18 @@ class Row:
 
     Attributes:
         variant: its name; prefixed with the study's name where several are compared.
-        is_base: the others are compared with it.
+        is_base: True for the variant that the others are compared with.
         runs: sorted by seed.
         values: seed -> the metric.
         value: the mean of the metric.
         difference: of the metric to the base's, over the common seeds; None for the base, and where
             there are no common seeds.
         p_holm: the difference's p value, corrected for the number of verdicts.
-        verdict: `better`, `worse` or `no difference`; None for the base, and where there is none.
+        verdict: `better`, `worse` or `within noise`; None for the base, and where there is none.
         no_verdict: why there is no verdict.
         remarks: what makes the comparison with the base unfair, and what was done about it.
-        speed_remarks: in what the machine differed from that of the base's runs, so that their
-            speeds cannot be compared; empty: in nothing.
+        speed_remarks: differences between its machine and the base's, which make speeds
+            incomparable; empty: there are none.
     """
 
     variant: str
@@ -183,20 +183,20 @@ class Comparison:
         rungs = {(each.rung, each.rungs): None for each in self.stopped}
         lines = []
         for rung, last in sorted(rungs):
-            own = [each for each in self.stopped if (each.rung, each.rungs) == (rung, last)]
-            steps = sorted({each.step for each in own})
+            stopped = [each for each in self.stopped if (each.rung, each.rungs) == (rung, last)]
+            steps = sorted({each.step for each in stopped})
             at = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-            names = ", ".join(each.variant for each in own)
-            noun = "variant" if len(own) == 1 else "variants"
+            names = ", ".join(each.variant for each in stopped)
+            noun = "variant" if len(stopped) == 1 else "variants"
             lines.append(
-                f"Halving stopped {len(own)} {noun} at rung {rung} of {last} (step {at}): {names}. "
-                "Not decided; counted in the correction."
+                f"Halving stopped {len(stopped)} {noun} at rung {rung} of {last} (step {at}): "
+                f"{names}. Not decided; counted in the correction."
             )
         return lines
 
     def variants_as_dicts(self) -> list[dict[str, Any]]:
-        """Returns the numbers of each row; those of stopped variants follow, with None for what
-        they lack.
+        """Returns the numbers of each row, then those of the stopped variants, with None for
+        missing ones.
         """
         rows = [row.to_dict() for row in self.rows]
         empty = dict.fromkeys(rows[0]) | {

@@ -18,7 +18,7 @@ _NO_MODEL = (
     *("name", "variant", "seed", "runs_dir", "optimizer", "schedule", "trainer"),
     *("validation", "checkpoint", "logging", "callbacks"),
 )
-"""Keys that no model depends on."""
+"""Keys that do not change the model."""
 
 _OF_BATCHES = ("batch_size", "batch_tokens")
 
@@ -44,9 +44,9 @@ class Costs:
 
 @dataclass
 class CostModel:
-    """Computes costs, once for each model. Prepares data that variants share only once.
+    """Computes costs once per model, and prepares data that variants share once.
 
-    That also reports missing data before many runs ask for it at the same time.
+    Missing data is thus reported before many runs load it at the same time.
     """
 
     _facts: dict[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class CostModel:
         Raises:
             DataError: if its data is missing or invalid.
         """
-        vocab_sizes, tokens_per_batch = self._about_data(recipe)
+        vocab_sizes, tokens_per_batch = self._data_facts(recipe)
         counted = self._count(recipe, vocab_sizes)
         return Costs(
             parameters=counted["parameters"],
@@ -78,7 +78,7 @@ class CostModel:
             self._counted[key] = costs(model)
         return self._counted[key]
 
-    def _about_data(self, recipe: Recipe) -> tuple[tuple[int, ...], float]:
+    def _data_facts(self, recipe: Recipe) -> tuple[tuple[int, ...], float]:
         keys = recipe.to_dict()
         parts = {name: keys[name] for name in (*_OF_THE_DATA, recipe.task) if name in keys}
         parts |= {name: keys["trainer"].get(name) for name in _OF_BATCHES}

@@ -12,7 +12,7 @@ from attnkit.ablation.stored_run import StoredRun
 from attnkit.tensorboard.scalars import MAX_TAG_BYTES, Scalars, read_scalars
 
 MAX_POINTS = 1000
-"""Longer curves are thinned to this many evenly spaced points; first and last stay."""
+"""Longer curves are thinned to this many evenly spaced points, with the first and the last."""
 
 VALIDATION = "loss/val"
 
@@ -39,11 +39,11 @@ class Curve:
 
 
 def learning_curves(comparison: Comparison) -> tuple[str, list[Curve]]:
-    """Returns the tag that is drawn, and a curve for each variant that has it; for those that
-    halving has stopped, up to there.
+    """Returns the tag that is drawn, and a curve for each variant that has it. The curve of a
+    variant that halving stopped ends there.
 
-    The tag is `quality/<metric>` if every variant has logged it; or one that the metric's name
-    begins with (`quality/accuracy` for `accuracy_length_64`); else the validation loss.
+    The tag is `quality/<metric>` if every variant has logged it, or one with a prefix of the
+    metric's name (`quality/accuracy` for `accuracy_length_64`), or else the validation loss.
 
     Raises:
         OSError: if an event file cannot be read.
@@ -68,8 +68,8 @@ def curve_tags(metric: str) -> list[str]:
     """Returns the tags whose curve may stand for a metric, the best first."""
     words = metric.split("_")
     names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
-    own = [f"quality/{name}" for name in names if metric != "loss"]
-    return [*(tag for tag in own if len(tag.encode()) <= MAX_TAG_BYTES), VALIDATION]
+    tags = [f"quality/{name}" for name in names if metric != "loss"]
+    return [*(tag for tag in tags if len(tag.encode()) <= MAX_TAG_BYTES), VALIDATION]
 
 
 def per_step(runs: Sequence[StoredRun]) -> dict[str, float]:
@@ -85,7 +85,7 @@ def per_step(runs: Sequence[StoredRun]) -> dict[str, float]:
 
 
 def mean_curve(variant: str, seeds: Sequence[Scalars], per_step: dict[str, float]) -> Curve | None:
-    """Returns the mean of the curves of some seeds; None if there is no step within all of them."""
+    """Returns the mean curve of some seeds; None if no step is within all of them."""
     if not seeds:
         return None
     first = max(seed.steps[0] for seed in seeds)
@@ -111,5 +111,5 @@ def thinned(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     size = len(arrays[0])
     if size <= MAX_POINTS:
         return arrays
-    kept = np.linspace(0, size - 1, MAX_POINTS).round().astype(int)
-    return tuple(array[kept] for array in arrays)
+    indices = np.linspace(0, size - 1, MAX_POINTS).round().astype(int)
+    return tuple(array[indices] for array in arrays)

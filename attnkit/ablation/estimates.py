@@ -18,8 +18,8 @@ LEVEL = 0.05
 """Significance level: the rate at which equal variants may be called different."""
 
 BOOTSTRAP_FROM = 16
-"""Number of pairs from which the bootstrap judges a difference: it then has the power of Student's
-interval, and fewer false verdicts on skewed differences (`benchmarks/verdicts.py`).
+"""Least number of pairs for the bootstrap: from here on it has the power of Student's interval, and
+fewer false verdicts on skewed differences (`benchmarks/verdicts.py`).
 """
 
 RESAMPLES = 10_000
@@ -91,11 +91,11 @@ def bootstrap_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
     if error == 0:
         return Estimate(mean, n, 0.0, 1.0 if mean == 0 else 0.0, "bootstrap")
     centred = np.asarray(values) - mean
-    drawn = centred[np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))]
-    spread = drawn.std(axis=1, ddof=1) / math.sqrt(n)
+    resamples = centred[np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))]
+    spread = resamples.std(axis=1, ddof=1) / math.sqrt(n)
     # A resample of equal values has no spread: its distance is infinite.
     distance = np.full(RESAMPLES, np.inf)
-    np.divide(np.abs(drawn.mean(axis=1)), spread, out=distance, where=spread > 0)
+    np.divide(np.abs(resamples.mean(axis=1)), spread, out=distance, where=spread > 0)
     factor = float(np.sort(distance)[math.ceil((1 - LEVEL) * RESAMPLES) - 1])
     beyond = int((distance >= abs(mean) / error).sum())
     return Estimate(mean, n, factor * error, (1 + beyond) / (1 + RESAMPLES), "bootstrap")
@@ -152,7 +152,7 @@ def t_central(t: float, df: int) -> float:
 
 @functools.cache
 def t_quantile(df: int) -> float:
-    """Returns Student's factor: 95 % of the distribution are within it."""
+    """Returns Student's factor, within which 95 % of the distribution lie."""
     low, high = 1.9, 12.8  # below that of infinitely many degrees of freedom, above that of one
     while high - low > 1e-12:
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Prints tested claims, and writes their evidence: a file for each, and a table of a folder's.
+"""Prints tested claims, and writes their evidence: a file for each claim, and a table of all.
 
 <folder>/
     README.md      the table of all claims with evidence in the folder
@@ -41,12 +41,12 @@ def show_claim(report: ClaimReport) -> None:
 
 def _lines(report: ClaimReport) -> Iterator[str]:
     claim = report.claim
-    asked = f"claimed: {claimed(claim)}"
-    yield f"{compared(claim, claim.subject, report.base)}: {words(report.subject, claim)}; {asked}"
+    on = f"{compared(claim, claim.subject, report.base)}: {words(report.subject, claim)}"
+    yield f"{on}; claimed: {claimed(claim)}"
     off = compared(claim, claim.switched_off, report.base)
     yield f"switched off, {off}: {words(report.switched_off, claim)}; {report.switched_off.word}"
     if report.switched_off.word != "does not hold":
-        yield "the claim is not refuted with the idea switched off, so this is no test of the idea"
+        yield "the claim is not refuted with the idea switched off, so this does not test the idea"
     for number in (claim.number, *claim.also):
         means = ", ".join(
             f"{variant} {short(sum(values.values()) / len(values))}"
@@ -57,7 +57,7 @@ def _lines(report: ClaimReport) -> Iterator[str]:
 
 
 def compared(claim: ClaimOptions, variant: str, base: str) -> str:
-    """Returns `loss of base - variant`: what is positive if the claim is right."""
+    """Returns `loss of base - variant`, which is positive if the claim is right."""
     more, less = (variant, base) if claim.direction == "higher" else (base, variant)
     return f"{claim.number} of {more} {'-' if claim.times is None else '/'} {less}"
 
@@ -96,7 +96,7 @@ def evidence_of(report: ClaimReport, plan: Plan) -> dict[str, Any]:
         "version": VERSION,
         "name": report.name,
         "result": report.word,
-        "claim": plain_types(replace(report.claim, quick=None)),  # this was the whole test
+        "claim": plain_types(replace(report.claim, quick=None)),  # this was the full test
         "base": report.base,
         "subject": _plain(report.subject),
         "switched_off": _plain(report.switched_off),
@@ -147,22 +147,22 @@ def machine_of(run: StoredRun) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Returns the commit of the clone that attnkit runs from; `+` marks changes. None: no clone."""
+    """Returns the commit that attnkit runs from; `+` marks changes. None: it is not a clone."""
     folder = Path(__file__).resolve().parents[2]
-    asked = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=9"]
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=9"]
     if not (folder / ".git").exists():
         return None
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def write_evidence(folder: Path, evidence: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Writes the evidence of claims to a folder, and the table of all that the folder has.
+    """Writes the evidence of claims to a folder, and the table of all evidence there.
 
     Raises:
-        ClaimError: if the folder cannot be created, or a file in it is no evidence.
+        ClaimError: if the folder cannot be created, or a file in it is not evidence.
         DataError: if a file cannot be written.
     """
     try:
@@ -194,7 +194,7 @@ def read_evidence(folder: Path) -> dict[str, Mapping[str, Any]]:
             version = content["version"]
             found[content["name"]] = content
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ClaimError(f"{path} is no evidence of a claim ({error}); remove it") from None
+            raise ClaimError(f"{path} is not evidence of a claim ({error}); remove it") from None
         if version != VERSION:
             raise ClaimError(
                 f"{path} has version {version}, this attnkit writes version {VERSION}; remove it, "
@@ -226,12 +226,12 @@ def table_of(evidence: Mapping[str, Mapping[str, Any]]) -> str:
         [
             "# Claims",
             "",
-            "Written by `attnkit claim NAME --out FOLDER`. A claim of a paper is tested small: a",
-            "number of one variant against another's, paired by seed, with its 95 % interval. It",
-            "holds if the whole interval is beyond what is claimed, and does not hold if none of",
-            "it is. With the idea switched off it must not hold; `the base itself` stands where",
-            "the mechanism without its idea is just that. A result is that of this size, data and",
-            "training, and no verdict on the paper.",
+            "Written by `attnkit claim NAME --out FOLDER`. Each claim of a paper is tested at a",
+            "small size: one number of two variants is compared, paired by seed, with a 95 %",
+            "interval. The claim holds if the whole interval is beyond the claimed value, and does",
+            "not hold if none of it is. With the idea switched off it must not hold (`the base",
+            "itself`: without its idea, the mechanism is the base). A result applies to this size,",
+            "data and training only; it is not a verdict on the paper.",
             "",
             f"{len(evidence)} claims: {summary}.",
             "",
@@ -272,7 +272,7 @@ def _details(name: str, each: Mapping[str, Any], claim: ClaimOptions) -> Iterato
     tuned = "tuned" if study["tuned"] else "not tuned"
     packages = machine["packages"]
     yield (
-        f"Study `{study['recipe']}`: {study['steps']:,} steps, {study['tokens']:,} tokens a run, "
+        f"Study `{study['recipe']}`: {study['steps']:,} steps, {study['tokens']:,} tokens per run, "
         f"learning rate {tuned}; {each['training_seconds']:,.0f} s of training in all, "
         f"{machine['device']}, {machine['platform']}, {machine['threads']} thread(s), torch "
         f"{packages['torch']}; judged by attnkit {packages['attnkit']} at {each['commit']}, "

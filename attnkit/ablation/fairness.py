@@ -32,7 +32,7 @@ def task_of(run: StoredRun) -> str:
 def remarks_of(
     runs: Sequence[StoredRun], base: Sequence[StoredRun], plan: PlanFile | None
 ) -> tuple[str, ...]:
-    """Returns what a reader must know about a variant before trusting its row.
+    """Returns what a reader must know before trusting the row of a variant.
 
     Args:
         runs: of the variant, one per seed.
@@ -44,10 +44,10 @@ def remarks_of(
         remarks.append(f"{max(shares):.2%} of its validation tokens are unknown to its vocabulary")
     variant = runs[0].name.variant
     if plan is not None:
-        if found := plan.tuned.get(variant):
-            remarks.append(_tuned(found, plan.edges.get(variant)))
-        if found := plan.changed_to_match.get(variant):
-            remarks.append(f"changed to match {plan.match}: {_words(found)}")
+        if keys := plan.tuned.get(variant):
+            remarks.append(_tuned(keys, plan.edges.get(variant)))
+        if keys := plan.changed_to_match.get(variant):
+            remarks.append(f"changed to match {plan.match}: {_words(keys)}")
     if plan is None or plan.budget is None:
         remarks += [
             f"seed {run.name.seed} stopped early, at step {run.record['steps']:,}"
@@ -77,10 +77,10 @@ def remarks_of(
         ("parameters", "parameters"),
     ):
         ours = sum(run.record[key] for run, _ in pairs) / len(pairs)
-        base_has = sum(other.record[key] for _, other in pairs) / len(pairs)
-        if abs(ours - base_has) > TOLERANCE * base_has:
+        of_base = sum(other.record[key] for _, other in pairs) / len(pairs)
+        if abs(ours - of_base) > TOLERANCE * of_base:
             remarks.append(
-                f"{what}: {ours:,.0f}, the base {base_has:,.0f} ({_change(ours, base_has)})"
+                f"{what}: {ours:,.0f}, the base {of_base:,.0f} ({_change(ours, of_base)})"
             )
     remarks += dict.fromkeys(remark for run, other in pairs for remark in _machine(run, other))
     return tuple(remarks)
@@ -108,11 +108,11 @@ def _change(ours: float, base: float) -> str:
     return f"{share:.1f} times" if share >= 2 else f"{100 * (share - 1):+.1f} %"
 
 
-def without_places(content: Any) -> Any:
+def without_paths(content: Any) -> Any:
     """Returns the data's description without file paths."""
     if isinstance(content, dict):
-        return {key: without_places(value) for key, value in content.items() if key != "path"}
-    return [without_places(item) for item in content] if isinstance(content, list) else content
+        return {key: without_paths(value) for key, value in content.items() if key != "path"}
+    return [without_paths(item) for item in content] if isinstance(content, list) else content
 
 
 def _other_parts(pairs: Sequence[tuple[StoredRun, StoredRun]]) -> list[str]:
@@ -123,7 +123,7 @@ def _other_parts(pairs: Sequence[tuple[StoredRun, StoredRun]]) -> list[str]:
         if ours == base:
             continue
         mine, theirs = (
-            without_places(each) if isinstance(each, dict) else {} for each in (ours, base)
+            without_paths(each) if isinstance(each, dict) else {} for each in (ours, base)
         )
         for name in (*mine, *theirs):
             if (a := mine.get(name)) != (b := theirs.get(name)) and name not in found:

@@ -29,17 +29,17 @@ def grid(
     problems: list[Problem],
     options: AblationOptions,
     *,
-    also_own: bool = False,
+    with_recipe: bool = False,
 ) -> list[Changes]:
     """Returns every combination of a mapping of keys to lists, each with every draw of the keys
     that have ranges; one empty combination of no keys.
 
     Args:
-        values: the mapping, as it is written.
+        values: the mapping, as written in the recipe.
         where: its key.
         problems: receives what is wrong with it.
         options: how many combinations of ranges are drawn, and with which seed.
-        also_own: with ranges, also return each combination with the recipe's own values for them.
+        with_recipe: also return each combination with the recipe's values of the keys with ranges.
     """
     axes: list[list[tuple[KeyPath, Node]]] = []
     ranges: dict[str, tuple[Node, Range]] = {}
@@ -59,7 +59,7 @@ def grid(
         elif may_vary(path, listed.key_mark, where, problems):
             items = [replace(item, key_mark=listed.key_mark) for item in listed.value]
             axes.append([(path, item) for item in items])
-    count = math.prod(map(len, axes)) * (options.draws + also_own if ranges else 1)
+    count = math.prod(map(len, axes)) * (options.draws + with_recipe if ranges else 1)
     if values and are_too_many(count, where, values.key_mark, problems):
         return []
     combinations: list[Changes] = [dict(each) for each in itertools.product(*axes)]
@@ -71,28 +71,28 @@ def grid(
     if len(numbers) < options.draws:
         mark = next(listed.mark for listed, _ in ranges.values())
         message = (
-            f"the ranges have {len(numbers)} combinations, and {options.draws} are to be drawn; "
-            "lower ablation.draws"
+            f"the ranges have {len(numbers)} combinations, fewer than ablation.draws "
+            f"({options.draws}); lower it"
         )
         problems.append(Problem(mark, where, message))
     drawn: list[Changes] = [
         {key_path(key): replace(ranges[key][0], value=number) for key, number in each.items()}
         for each in numbers
     ]
-    own: list[Changes] = [{}] if also_own else []
-    return [{**each, **more} for each in combinations for more in (*own, *drawn)]
+    unchanged: list[Changes] = [{}] if with_recipe else []
+    return [{**each, **more} for each in combinations for more in (*unchanged, *drawn)]
 
 
 def are_too_many(count: int, where: str, mark: Mark, problems: list[Problem]) -> bool:
-    """True for more combinations than a study may have; adds the problem."""
+    """True if there are more combinations than a study may have; then adds the problem."""
     if count > MAX_COMBINATIONS:
-        message = f"{count:,} combinations, and the limit is {MAX_COMBINATIONS:,}"
+        message = f"{count:,} combinations; the limit is {MAX_COMBINATIONS:,}"
         problems.append(Problem(mark, where, message))
     return count > MAX_COMBINATIONS
 
 
 def drawn_from(section: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns what a study's draws follow from: ranges, number and seed; None if it has no ranges.
+    """Returns what determines a study's draws: ranges, number and seed; None if it has no ranges.
 
     Args:
         section: `ablation` in plain types.
@@ -111,7 +111,7 @@ def drawn_from(section: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def may_vary(path: KeyPath, mark: Mark, where: str, problems: list[Problem]) -> bool:
-    """True for a key that variants may differ in; else adds the problem."""
+    """True if variants may differ in a key; otherwise adds the problem."""
     if path[0] not in _NOT_VARIED:
         return True
     remedy = "; set the seeds in ablation.seeds" if path[0] == "seed" else ""
@@ -133,7 +133,8 @@ def split_alternatives(overrides: Iterable[str]) -> tuple[list[str], dict[str, l
     for override in overrides:
         key, equals, written = override.partition("=")
         values = list(_at_commas(written))
-        drawn = is_range(written) and not key.startswith("ablation.")  # of ablation.tune
+        # A range of `ablation.tune` is one value.
+        drawn = is_range(written) and not key.startswith("ablation.")
         if equals and (len(values) > 1 or drawn) and not override.startswith("~"):
             several[key] = values
         else:

@@ -31,7 +31,7 @@ class GroupedRuns:
         left_out: runs that were found or planned but cannot be compared.
         plans: study -> its plan.
         stopped: the variants that halving has stopped.
-        several: there is more than one study, so labels begin with its name.
+        several: True if there are several studies: labels then begin with the study's name.
     """
 
     runs: dict[str, dict[int, StoredRun]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ def group_runs(
 
     Args:
         paths: directories of runs, variants or studies.
-        load: reads a run, or raises `UnusableRun`; may cache.
+        load: reads a run, or raises `UnusableRun`; may return cached runs.
 
     Raises:
         RunDirectoryError: if a path is not a folder, it contains no finished run, two runs have the
@@ -76,11 +76,11 @@ def group_runs(
     for run, folder in zip(usable, folders, strict=True):
         if (plan := plans[folder]) is not None:
             found.plans.setdefault(run.name.study, plan)
-            if reason := _not_in(plan, run.name):
+            if reason := _not_planned(plan, run.name):
                 found.left_out.append(LeftOut(run.directory, reason))
                 continue
             if _is_stopped(plan, run.name, usable):
-                reason = "halving stopped its variant, of which other seeds have no result"
+                reason = "halving stopped its variant, so other seeds have no result"
                 found.left_out.append(LeftOut(run.directory, reason))
                 continue
         label = found.label(run.name.study, run.name.variant)
@@ -92,9 +92,9 @@ def group_runs(
             )
         seeds[run.name.seed] = run
     if not found.runs:
-        raise RunDirectoryError(_nothing(paths, found.left_out))
+        raise RunDirectoryError(_no_runs(paths, found.left_out))
     _order(found)
-    _take_stopped(found, plans)
+    _move_stopped(found, plans)
     found.left_out += _planned_and_missing(plans)
     return found
 
@@ -103,7 +103,7 @@ def _study_folder(run: StoredRun) -> Path:
     return Path(os.path.abspath(run.directory)).parent.parent
 
 
-def _nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
+def _no_runs(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
     where = ", ".join(map(str, paths))
     if not left_out:
         return f"there is no run under {where}; give folders that attnkit run has written"
@@ -111,7 +111,7 @@ def _nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
     return "\n".join([f"no run under {where} can be compared:", *lines])
 
 
-def _not_in(plan: PlanFile, name: RunName) -> str | None:
+def _not_planned(plan: PlanFile, name: RunName) -> str | None:
     if name.variant not in plan.variants:
         return f"the study {plan.name} has no variant {name.variant}"
     if plan.seeds and name.seed not in plan.seeds:
@@ -120,15 +120,15 @@ def _not_in(plan: PlanFile, name: RunName) -> str | None:
 
 
 def _is_stopped(plan: PlanFile, name: RunName, usable: Sequence[StoredRun]) -> bool:
-    """True if halving has stopped a variant, and it was not trained to the end since."""
+    """True if halving has stopped a variant that has not been trained to the end since."""
     if name.variant not in plan.stopped:
         return False
-    own = [run.name for run in usable if run.name.study == name.study]
-    finished = {each.seed for each in own if each.variant == name.variant}
+    names = [run.name for run in usable if run.name.study == name.study]
+    finished = {each.seed for each in names if each.variant == name.variant}
     return not finished.issuperset(plan.seeds)
 
 
-def _take_stopped(found: GroupedRuns, plans: Mapping[Path, PlanFile | None]) -> None:
+def _move_stopped(found: GroupedRuns, plans: Mapping[Path, PlanFile | None]) -> None:
     """Moves the runs of stopped variants from those that are left out to `stopped`."""
     places = {os.path.abspath(run.directory): run for run in found.left_out}
     for folder, plan in plans.items():
@@ -136,18 +136,16 @@ def _take_stopped(found: GroupedRuns, plans: Mapping[Path, PlanFile | None]) -> 
             continue
         for variant, at in plan.stopped.items():
             runs = {
-                seed: left.directory
+                seed: run.directory
                 for seed in plan.seeds
-                if (left := places.get(str(folder / variant / f"seed{seed}")))
+                if (run := places.get(str(folder / variant / f"seed{seed}")))
             }
             label = found.label(folder.name, variant)
             if not runs or label in found.runs:
                 continue
             rungs = (plan.halving or {}).get("rungs", at["rung"])
             found.stopped.append(StoppedVariant(label, at["rung"], rungs, at["step"], runs))
-            found.left_out = [
-                left for left in found.left_out if left.directory not in runs.values()
-            ]
+            found.left_out = [run for run in found.left_out if run.directory not in runs.values()]
 
 
 def _order(found: GroupedRuns) -> None:

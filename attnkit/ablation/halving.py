@@ -27,7 +27,7 @@ def rung_steps(recipe: Recipe, options: HalvingOptions) -> list[int]:
     loss decides.
 
     Raises:
-        ValueError: if they are not different, or the last one is the end; with the reason.
+        ValueError: if two of them are equal, or the last one is the end; with the reason.
     """
     every, last = recipe.validate_every, recipe.trainer.max_steps
     shares = [options.keep**power for power in range(options.rungs - 1, 0, -1)]
@@ -35,15 +35,15 @@ def rung_steps(recipe: Recipe, options: HalvingOptions) -> list[int]:
     if len(set(steps)) < len(steps) or steps[-1] >= last:
         words = ", ".join(f"{share * last:,.0f}" for share in shares)
         raise ValueError(
-            f"too few steps for {options.rungs} rungs: {last:,} steps with a validation every "
-            f"{every:,} are to be cut near {words}; lower validation.every_n_steps, or take fewer "
-            "rungs"
+            f"too few steps for {options.rungs} rungs: they would end near steps {words} of "
+            f"{last:,}, with a validation every {every:,}; lower validation.every_n_steps, or use "
+            "fewer rungs"
         )
     return steps
 
 
 def check_halving(study: Study) -> None:
-    """Checks that a study can be halved, if it is to be.
+    """Checks that a study with `ablation.halving` can be halved.
 
     Raises:
         RecipeError: if it cannot.
@@ -55,11 +55,11 @@ def check_halving(study: Study) -> None:
     if len(plan.variants) < 3:
         count = len(plan.variants) - 1
         noun = "no variant" if count < 1 else "one variant"
-        message = f"there is {noun} besides the base, so that none can be stopped; remove it"
+        message = f"there is {noun} besides the base, so none can be stopped; remove the key"
     elif plan.recipe.trainer.max_time or (plan.options.budget and plan.options.budget.seconds):
         message = (
-            "it counts steps, but these runs end by the clock, which begins anew at each rung; "
-            "take a budget of steps, tokens or FLOPs, and remove trainer.max_time"
+            "it counts steps, but these runs end by the clock, which restarts at each rung; "
+            "use a budget of steps, tokens or FLOPs, and remove trainer.max_time"
         )
     elif not any(getattr(each, "files", ()) for _, each in build_loggers(plan.recipe)):
         message = "it reads the validation curves of the runs; add tensorboard to logging.to"
@@ -73,9 +73,9 @@ def check_halving(study: Study) -> None:
         raise RecipeError([Problem(plan.mark("halving"), "ablation.halving", message)])
 
 
-def number_kept(others: int, options: HalvingOptions) -> int:
-    """Returns how many of the variants besides the base go on: at least one."""
-    return max(1, math.ceil(others * options.keep - 1e-9))  # 0.1 of 30 are 3
+def num_survivors(others: int, options: HalvingOptions) -> int:
+    """Returns how many of the variants besides the base go on, at least one."""
+    return max(1, math.ceil(others * options.keep - 1e-9))  # 0.07 * 100 is above 7
 
 
 def survivors(
@@ -92,7 +92,7 @@ def survivors(
     Args:
         values: variant -> seed -> its value at the rung. A variant that lacks one does not go on.
         base: never stopped.
-        options: the share that is kept.
+        options: with the share of variants that go on.
         seeds: of the study.
         lower_is_better: of the values.
     """
@@ -103,8 +103,8 @@ def survivors(
         if all(math.isfinite(values[name].get(seed, math.nan)) for seed in seeds)
     }
     sign = 1 if lower_is_better else -1
-    ranked = sorted(means, key=lambda name: sign * means[name])  # of equal ones the first
-    kept = {base, *ranked[: number_kept(len(others), options)]}
+    ranked = sorted(means, key=lambda name: sign * means[name])  # equal ones keep their order
+    kept = {base, *ranked[: num_survivors(len(others), options)]}
     return [name for name in values if name in kept]
 
 
@@ -116,60 +116,58 @@ def train_by_rungs(
 ) -> list[Failure]:
     """Trains the variants of a study from rung to rung, and records which were stopped.
 
-    Decides anew at each rung from what is on disk, so that a study that was killed, or has more
-    variants or seeds than before, goes on as if it had been trained at once.
+    Reads the curves on disk again at each rung, so that a study that was killed, or has more
+    variants or seeds than before, continues as if it had been trained in one session.
 
     Args:
-        study: its `stopped` is filled, and written at each rung.
+        study: the study, whose `stopped` is updated and written at each rung.
         names: of the variants to train.
-        run: trains some trials of a stage, and returns those that failed.
+        run: trains some trials, given the prefix of their lines; returns those that failed.
         write: prints a line.
     """
     plan, options = study.plan, study.plan.options.halving
     assert options is not None
     failures: list[Failure] = []
-    going_on = list(names)
-    recipes = {name: study.recipe(name) for name in going_on}
+    active = list(names)
+    recipes = {name: study.recipe(name) for name in active}
     steps = {name: rung_steps(recipe, options) for name, recipe in recipes.items()}
 
-    def stage(words: str, until: Callable[[str], int | None]) -> None:
+    def stage(prefix: str, until: Callable[[str], int | None]) -> None:
         lost = {failure.key for failure in failures}
         trials = [
-            Trial.of(recipes[name], seed, until(name)) for seed in plan.seeds for name in going_on
+            Trial.of(recipes[name], seed, until(name)) for seed in plan.seeds for name in active
         ]
-        failures.extend(run([trial for trial in trials if trial.key not in lost], words))
+        failures.extend(run([trial for trial in trials if trial.key not in lost], prefix))
 
     stopped: dict[str, dict[str, int]] = {}
     for i in range(options.rungs - 1):
         stage(f"rung {i + 1} of {options.rungs}: ", lambda name, i=i: steps[name][i])
-        there = [
-            Trial.of(recipes[name], seed, steps[name][i])
-            for name in going_on
-            for seed in plan.seeds
+        paused = [
+            Trial.of(recipes[name], seed, steps[name][i]) for name in active for seed in plan.seeds
         ]
-        values, lower = _values(plan.options.metric, [each for each in there if each.is_done])
-        measured = {name: values.get(name, {}) for name in going_on}
+        values, lower = _values(plan.options.metric, [each for each in paused if each.is_done])
+        measured = {name: values.get(name, {}) for name in active}
         kept = survivors(measured, plan.base, options, seeds=plan.seeds, lower_is_better=lower)
-        going_on = [name for name in going_on if name in kept]
-        ended = [
+        active = [name for name in active if name in kept]
+        halved = [
             name
-            for name, found in measured.items()
+            for name, of_seeds in measured.items()
             if name not in kept
-            and len(found) == len(plan.seeds)  # else it has failed
+            and len(of_seeds) == len(plan.seeds)  # otherwise it has failed
             and not all(Trial.of(recipes[name], seed).is_finished for seed in plan.seeds)
         ]
-        stopped |= {name: {"rung": i + 1, "step": steps[name][i]} for name in ended}
+        stopped |= {name: {"rung": i + 1, "step": steps[name][i]} for name in halved}
         study.stopped = dict(stopped)
         study.write()
-        words = ", ".join(ended) or "none"
+        words = ", ".join(halved) or "none"
         write(f"rung {i + 1} of {options.rungs}: {len(kept)} variants go on; stopped: {words}")
     stage("", lambda name: None)
     return failures
 
 
 def _values(metric: str, trials: Sequence[Trial]) -> tuple[dict[str, dict[int, float]], bool]:
-    """Returns variant -> seed -> the last value until a trial's pause, of the curve that stands for
-    a metric; and whether a lower one is better.
+    """Returns variant -> seed -> the last value before a trial's pause, from the curve that stands
+    for a metric, and whether a lower one is better.
     """
     tags = curve_tags(metric)
     read = [read_scalars(trial.directory, tags) for trial in trials]
@@ -184,9 +182,9 @@ def _values(metric: str, trials: Sequence[Trial]) -> tuple[dict[str, dict[int, f
 
 
 def share_of_steps(others: int, options: HalvingOptions) -> float:
-    """Returns the steps that the variants besides the base train, as a share of all of theirs."""
+    """Returns the share of their steps that the variants besides the base train, on average."""
     total, before, left = 0.0, 0.0, others
     for power in range(options.rungs - 1, -1, -1):
         total += left * (options.keep**power - before)
-        before, left = options.keep**power, number_kept(left, options)
+        before, left = options.keep**power, num_survivors(left, options)
     return total / others

@@ -22,7 +22,7 @@ _TICK = 0.5
 """Seconds between two checks of the trials."""
 
 REFUSED = 2
-"""Exit code of a run that something is wrong with, which its message names: a plugin, a key."""
+"""Exit code of a run with invalid input, such as a plugin or a key; its message says what."""
 
 _MEANINGS = {
     1: "failed",
@@ -71,11 +71,11 @@ class Failure:
 
 @dataclass
 class Signals:
-    """SIGINT and SIGTERM are only counted; the loop acts on them.
+    """Counts SIGINT and SIGTERM; the loop of `Launch` acts on them.
 
     Attributes:
         first: number of the first signal; None: there was none.
-        count: how many there were.
+        count: number of signals.
     """
 
     first: int | None = None
@@ -97,7 +97,7 @@ class Launch:
         launcher: starts their processes.
         progress: shows their progress.
         check: refuse plugins that break a law.
-        on_finish: is called with each trial that has finished.
+        on_finish: called with each finished trial.
     """
 
     launcher: Launcher
@@ -132,7 +132,7 @@ class Launch:
         killed = False
         while self._started or (self._waiting and deadline is None):
             if deadline is None:
-                self._start_what_is_free()
+                self._start_free_trials()
             for end in self.launcher.ended(_TICK):
                 self._record_end(end, stopping=deadline is not None)
             self.progress.show(list(self._started.values()), self._waiting)
@@ -140,7 +140,7 @@ class Launch:
                 deadline = time.monotonic() + self.launcher.grace
                 self.progress.write(
                     f"{signal.Signals(signals.first or 0).name}: each run finishes its step and "
-                    f"saves, for at most {self.launcher.grace:g} s; once more kills them"
+                    f"saves, within {self.launcher.grace:g} s; a second signal kills them"
                 )
                 self.launcher.stop()
             late = deadline is not None and time.monotonic() > deadline
@@ -148,7 +148,7 @@ class Launch:
                 killed = True
                 self.launcher.kill()
 
-    def _start_what_is_free(self) -> None:
+    def _start_free_trials(self) -> None:
         """Starts trials, except those that a process of an earlier launch still trains."""
         busy = [trial for trial in self._waiting if run_directory.is_in_use(trial.directory)]
         for trial in busy:

@@ -14,9 +14,9 @@ from attnkit.tasks.building import build_data
 from attnkit.tasks.trained_run import load_run
 
 MAP_NUMBERS = ("first_token_mass", "zero_share", "entropy")
-"""The mass of a row on the first key; the share of allowed weights that are exactly 0; the entropy
-of a row in nats. Signed weights count with their absolute value; the first and the last are of rows
-divided by their sum. Rows with one allowed key do not count.
+"""The weight of a row on the first key, the share of allowed weights that are exactly 0, and the
+entropy of a row in nats. All use absolute weights; the first and the last divide each row by its
+sum. Rows with one allowed key do not count.
 """
 
 TOKENS = 1024
@@ -27,7 +27,7 @@ def map_number(directory: Path, name: str) -> float:
     """Returns one of `MAP_NUMBERS` of a finished run.
 
     Raises:
-        DataError: if no row counts.
+        DataError: if no row has two allowed keys.
     """
     return _numbers(directory)[name]
 
@@ -43,12 +43,12 @@ def _numbers(directory: Path) -> dict[str, float]:
             added, count = row_sums(of_layer.weights, of_layer.allowed)
             sums, rows = sums + added, rows + count
     if not rows:
-        raise DataError(f"{directory} has no map of which a row sees two keys")
+        raise DataError(f"no row of the maps of {directory} has two allowed keys")
     return dict(zip(MAP_NUMBERS, (sums / rows).tolist(), strict=True))
 
 
 def row_sums(weights: Tensor, allowed: Tensor) -> tuple[Tensor, int]:
-    """Sums the numbers over the rows of a map that see at least two keys.
+    """Sums the numbers over the rows of a map with at least two allowed keys.
 
     Args:
         weights: (B, H, T, S)

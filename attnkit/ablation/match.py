@@ -1,4 +1,4 @@
-"""Makes variants cost as much as the base: a free size is solved for, in whole numbers."""
+"""Makes variants cost as much as the base, by solving for a free size in whole numbers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TOLERANCE = 0.01
 
 _LARGEST = 1 << 20
 _REACH = 64
-"""So many sizes in a row may be none that the model can have (heads that must divide it)."""
+"""Number of sizes in a row that may be invalid, such as those that the heads do not divide."""
 
 
 def matched(plan: Plan, count: CostModel) -> Plan:
     """Returns the plan with sizes changed so that each variant costs as much as the base.
 
-    One that does already is left as it is.
+    A variant that already does is not changed.
 
     Raises:
         RecipeError: if no size brings a variant within `TOLERANCE`.
@@ -69,12 +69,13 @@ def _solved(plan: Plan, count: CostModel, variant: Variant, target: float) -> Va
         return sized(found[0])
     free = " and ".join(keys)
     if found is None:
-        said = f"no {free} serves the variant `{variant.name}`: {refusals[0].problems[0].message}"
+        reason = refusals[0].problems[0].message
+        problem = f"no {free} is valid for the variant `{variant.name}`: {reason}"
     elif len(seen) > 1 and len(set(seen)) == 1:
-        said = f"{free} does not change what the variant `{variant.name}` has of it"
+        problem = f"{free} does not change the {plan.options.match} of the variant `{variant.name}`"
     else:
-        said = _nearest(plan, variant.name, free, target, found)
-    message = f"{said}; set ablation.free to another key, or ablation.match to `none`"
+        problem = _nearest(plan, variant.name, free, target, found)
+    message = f"{problem}; set ablation.free to another key, or ablation.match to `none`"
     raise RecipeError([Problem(plan.mark("match"), "ablation.match", message)])
 
 
@@ -83,13 +84,13 @@ def _is_close(cost: float, target: float) -> bool:
 
 
 def free_keys(plan: Plan, recipe: Recipe) -> list[str]:
-    """The keys that get the size that is solved for."""
+    """Returns the keys that receive the size."""
     free = plan.options.free
     if free is not None:
         return [free] if isinstance(free, str) else free
     if plan.options.match == "cache_bytes":
-        # Not the MLP's width, which the cache does not know, nor the model's, which moves it in
-        # steps of the number of heads.
+        # The MLP's width does not change the cache, and the model's width only in steps of the
+        # number of heads.
         model = recipe.model
         if "decoder" not in model:
             return _of_layers("model", model["layers"], "attention", "head_dim")
@@ -108,10 +109,10 @@ def _of_layers(
     option: str,
     otherwise: str | None = None,
 ) -> list[str]:
-    """An option of a mechanism wherever a section or an entry of its pattern names one."""
-    own = [i for i, entry in enumerate(entries or ()) if getattr(entry, key) is not None]
-    keys = [f"{section}.layers[{i}].{key}.{option}" for i in own]
-    if not entries or len(own) < len(entries):
+    """Returns the key of an option in each mechanism that a section or its pattern names."""
+    named = [i for i, entry in enumerate(entries or ()) if getattr(entry, key) is not None]
+    keys = [f"{section}.layers[{i}].{key}.{option}" for i in named]
+    if not entries or len(named) < len(entries):
         keys.insert(0, f"{otherwise or f'{section}.{key}'}.{option}")
     return keys
 
@@ -120,11 +121,11 @@ def nearest_size(cost: Callable[[int], float | None], target: float) -> tuple[in
     """Finds the size whose cost is nearest to a target.
 
     Args:
-        cost: of a size, from 1 on; never falls with it; None for one that no model can have.
-        target: what it should be.
+        cost: returns the cost of a size from 1 on, non-decreasing; None for an invalid size.
+        target: the cost to reach.
 
     Returns:
-        The size and its cost; None if no size was possible.
+        The size and its cost; None if no size is valid.
     """
     known: dict[int, float | None] = {}
 
@@ -133,26 +134,26 @@ def nearest_size(cost: Callable[[int], float | None], target: float) -> tuple[in
             known[size] = cost(size)
         return known[size]
 
-    def possible(size: int, below: int) -> int | None:
-        """The first size from `size` on, below `below`, that a model can have."""
+    def valid(size: int, below: int) -> int | None:
+        """Returns the first valid size from `size` on, below `below`."""
         sizes = range(size, min(below, size + _REACH))
         return next((each for each in sizes if at(each) is not None), None)
 
-    low = possible(1, _LARGEST)
+    low = valid(1, _LARGEST)
     if low is None:
         return None
     high = low
     while (at(high) or 0) < target and high < _LARGEST:
         low = high
-        if (larger := possible(2 * high, 2 * _LARGEST)) is None:
+        if (larger := valid(2 * high, 2 * _LARGEST)) is None:
             break
-        if at(larger) == at(low) and larger >= 64:  # a cost that the size does not move
+        if at(larger) == at(low) and larger >= 64:  # the size does not change the cost
             break
         high = larger
     while low < high:  # cost(low) < target <= cost(high)
-        middle = possible(low + (high - low) // 2, high)
+        middle = valid(low + (high - low) // 2, high)
         if middle is None or middle == low:
-            middle = possible(low + 1, high)
+            middle = valid(low + 1, high)
         if middle is None:
             break
         if (at(middle) or 0) < target:
@@ -169,6 +170,6 @@ def _nearest(plan: Plan, variant: str, free: str, target: float, found: tuple[in
     size, cost = found
     return (
         f"no {free} gives the variant `{variant}` the {target:,.0f} {words[plan.options.match]} of "
-        f"the base `{plan.base}`, give or take {TOLERANCE:.0%}: the nearest is {size}, with "
+        f"the base `{plan.base}`, within {TOLERANCE:.0%}: the nearest is {size}, with "
         f"{cost:,.0f} ({cost / target - 1:+.1%})"
     )

@@ -1,6 +1,6 @@
-"""Writes the mean of a variant's seeds as a run of its own, for TensorBoard's pages of scalars.
+"""Writes the mean of a variant's seeds as a separate run, for TensorBoard's pages of scalars.
 
-runs/<study>/mean/<variant>/    no run: event files alone
+runs/<study>/mean/<variant>/    not a run: event files only
     loss/val, ...               mean over the finished seeds, under the tags of the seeds
     range/loss_val_low, ...     the lowest seed at each step
     range/loss_val_high, ...    the highest one
@@ -27,14 +27,14 @@ BANDED = ("loss/val", "loss/train")
 
 
 def write_mean(study: Path, variant: str) -> bool:
-    """Writes the mean run of a variant; TensorBoard shows the one that was written last.
+    """Writes the mean run of a variant; TensorBoard shows the latest.
 
     Args:
         study: folder of the study.
         variant: name of the variant.
 
     Returns:
-        True if it was written: two seeds are finished, and have a tag in common.
+        True if it was written: at least two seeds are finished and have a tag in common.
     """
     seeds = sorted(path.parent for path in (study / variant).glob(f"seed*/{RESULT}"))
     place = study / FOLDER / variant
@@ -49,17 +49,17 @@ def _write(seeds: Sequence[Path], place: Path) -> bool:
     from attnkit.tensorboard import summaries
     from attnkit.tensorboard.event_writer import EventWriter
 
-    read = [read_scalars(seed) for seed in seeds]
-    tags = sorted(set.intersection(*map(set, read)))
+    of_seeds = [read_scalars(seed) for seed in seeds]
+    tags = sorted(set.intersection(*map(set, of_seeds)))
     if not tags:
         return False
-    # A further file: a TensorBoard that is open cannot go on from one that was removed. It forgets
-    # what it has read of those before.
+    # Adds a file, since an open TensorBoard cannot continue after one was removed. `forget_from`
+    # makes it drop what it has read from the earlier files.
     writer = EventWriter(place, forget_from=0 if event_files(place) else None)
     layout = {"mean over seeds": {tag: (tag, *range_tags(tag)) for tag in BANDED if tag in tags}}
     writer.add_summary(summaries.layout({}, bands=layout), 0)
     for tag in tags:
-        curve = mean_curve(place.name, [curves[tag] for curves in read], {})
+        curve = mean_curve(place.name, [curves[tag] for curves in of_seeds], {})
         if curve is None:
             continue
         low, high = range_tags(tag)

@@ -31,7 +31,7 @@ _FORMS = "area:CURVE, best:CURVE, steps_to:CURVE:X, tokens_to:, seconds_to: or f
 
 
 class NoValue(Exception):
-    """A run has no value of a metric; the message is the reason."""
+    """A run has no value of a metric; the message gives the reason."""
 
 
 class NotReached(NoValue):
@@ -55,19 +55,19 @@ class CurveMetric:
     lower_is_better: bool = True
 
     @property
-    def number_is_better_lower(self) -> bool:
+    def lower_number_is_better(self) -> bool:
         """True if a lower value of this metric is better."""
         return self.kind in _UNITS or self.lower_is_better
 
     @property
     def tags(self) -> list[str]:
-        """The tags that the curve may have been logged under, the first one is taken."""
+        """The tags that the curve may be logged under; the first that a run has is used."""
         if "/" in self.curve:
             return [self.curve]
         return ["loss/val"] if self.curve == "loss" else [f"quality/{self.curve}"]
 
     def value(self, run: StoredRun) -> float:
-        """Returns the number of a run.
+        """Returns the metric of a run.
 
         Raises:
             NoValue: if it has none.
@@ -75,16 +75,16 @@ class CurveMetric:
         from attnkit.tensorboard.scalars import read_scalars
 
         try:
-            read = read_scalars(run.directory, self.tags)
+            curves = read_scalars(run.directory, self.tags)
         except OSError as error:
             raise NoValue(f"its curves cannot be read: {error.strerror or error}") from None
-        found = next((read[tag] for tag in self.tags if tag in read), None)
-        if found is None:
+        points = next((curves[tag] for tag in self.tags if tag in curves), None)
+        if points is None:
             raise NoValue(f"it has no curve {self.curve}")
-        return self.of_curve(found, run)
+        return self.of_curve(points, run)
 
     def of_curve(self, points: Scalars, run: StoredRun) -> float:
-        """Returns the number of the points of a run's curve; see `value`."""
+        """Returns the metric of a curve's points; see `value`."""
         steps, values = points.steps.astype(float), points.values.astype(float)
         if not all(map(math.isfinite, values)):
             raise NoValue(f"its curve {self.curve} is not finite everywhere")
@@ -129,14 +129,14 @@ class CurveMetric:
 
 
 def read_metric(text: str, higher_is_better: bool | None = None) -> CurveMetric | None:
-    """Reads what a user named; None if it is a final metric.
+    """Parses the name of a metric; returns None for a final metric.
 
     Args:
-        text: see the head of this file.
+        text: one of the forms at the top of this file.
         higher_is_better: of the curve; None: inferred from its name.
 
     Raises:
-        RunDirectoryError: if it is none of these forms.
+        RunDirectoryError: if it has none of these forms.
     """
     kind, colon, rest = text.partition(":")
     if not colon:

@@ -19,7 +19,7 @@ from attnkit.storage.files import atomic_write
 STYLES = {"better": "green", "worse": "red", "within noise": ""}
 
 NATURAL = 10_000
-"""Characters per line. Tables are never squeezed: a truncated number is wrong."""
+"""Characters per line, more than any table needs: a truncated number is wrong."""
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -38,8 +38,8 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def print_fitting(whole: Table, parts: Sequence[Table]) -> None:
-    """Prints a table; its parts one below the other if it is wider than the terminal; and a block
-    per row of a part that is still wider.
+    """Prints a table. If it is wider than the terminal, prints its parts instead, and a part that
+    is still wider as one block per row.
     """
     terminal = Console(highlight=False, soft_wrap=True)
     console = Console(highlight=False, soft_wrap=True, width=NATURAL)
@@ -54,7 +54,7 @@ def print_fitting(whole: Table, parts: Sequence[Table]) -> None:
 
 
 def _blocks(table: Table) -> Iterator[Table]:
-    """Yields the rows of a table, each as lines of heading and value below the first value."""
+    """Yields each row of a table as its first value, then lines of heading and value."""
     first, *others = table.columns
     for row, title in enumerate(first.cells):
         block = Table.grid(padding=(0, 2))

@@ -161,7 +161,7 @@ def _draw_costs(
         right = px + 12 + size < at[0] + width
         left = px + 12 if right else px - 12 - size
         height = _free(taken, left, size, py)
-        if height < start - 4:  # a name without room is in the table, with its colour
+        if height < start - 4:  # a name that does not fit is only in the table, with its colour
             taken.append((left, size, height))
             canvas.text((left, height), name, size=12, anchor="lm")
 
@@ -169,19 +169,19 @@ def _draw_costs(
 def _cost(found: Comparison) -> tuple[str, str]:
     """Returns the cost in which the variants differ most: parameters, FLOPs, cache; else speed."""
 
-    def reach(key: str) -> float:
+    def ratio(key: str) -> float:
         numbers = [row.mean_of(key) or 0.0 for row in found.rows]
         return max(numbers) / min(numbers) if min(numbers) > 0 else 0.0
 
-    key = max(list(COSTS)[:-1], key=reach)
-    key = key if reach(key) > 1 + TOLERANCE else "tokens_per_second"
+    key = max(list(COSTS)[:-1], key=ratio)
+    key = key if ratio(key) > 1 + TOLERANCE else "tokens_per_second"
     return key, COSTS[key]
 
 
 def _free(
     taken: Sequence[tuple[float, float, float]], left: float, size: float, height: float
 ) -> float:
-    """Returns a height at which a name covers no other: further down where one is in the way."""
+    """Returns the height of a name, moved down until it covers no other."""
     for other, width, y in sorted(taken, key=lambda place: place[2]):
         overlaps = left < other + width and other < left + size
         if overlaps and abs(y - height) < 14:

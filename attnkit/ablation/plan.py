@@ -20,7 +20,7 @@ from attnkit.registry import suggest
 from attnkit.runs.resume import differences
 
 PLANNED = Mark("the plan")
-"""The place of values that the plan itself sets."""
+"""The mark of values that the plan sets."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Variant:
         changes: the keys in which it differs from the recipe.
         matched: sizes that were changed so that it costs as much as the base.
         tuned: the candidates that were chosen for it.
-        is_from_grid: its name is made of its keys, not written in the recipe.
+        is_from_grid: True if its name is derived from its keys, not written in the recipe.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study before anything is measured.
+    """A study before anything is trained.
 
     Attributes:
         recipe: the recipe with its section `ablation`.
@@ -151,9 +151,9 @@ def read_plan(recipe: Recipe) -> Plan:
         known = ", ".join(variant.name for variant in variants)
         message = f"there is no variant `{base}` (there are: {known})"
         problems.append(Problem(plan.mark("base"), "ablation.base", message))
-    problems += _claim_faults(plan)
+    problems += _claim_problems(plan)
     if not problems:
-        problems += _faults(plan)
+        problems += _recipe_problems(plan)
     if problems:
         raise RecipeError(problems)
     return plan
@@ -162,7 +162,7 @@ def read_plan(recipe: Recipe) -> Plan:
 def side_effects(plan: Plan) -> dict[str, list[str]]:
     """Returns variant -> `key: before -> now`, for keys that a variant changes without naming them.
 
-    Another mechanism does not take over the options of the recipe's mechanism, but its defaults.
+    A variant with another mechanism uses that mechanism's defaults, not the recipe's options.
     """
     written = plan.recipe_of(Variant(BASE, {})).to_dict()
     found: dict[str, list[str]] = {}
@@ -179,8 +179,8 @@ def side_effects(plan: Plan) -> dict[str, list[str]]:
     return {name: changes for name, changes in found.items() if changes}
 
 
-def _faults(plan: Plan) -> Iterator[Problem]:
-    """Yields the problems of the variants' recipes; each once, even if many variants share it."""
+def _recipe_problems(plan: Plan) -> Iterator[Problem]:
+    """Yields each problem of the variants' recipes once, even if many variants share it."""
     found: dict[Problem, list[str]] = {}
     for variant in plan.variants:
         try:
@@ -193,8 +193,8 @@ def _faults(plan: Plan) -> Iterator[Problem]:
         yield replace(problem, message=f"{problem.message} (in {where})")
 
 
-def _claim_faults(plan: Plan) -> Iterator[Problem]:
-    """Yields the problems of the claims: variants that do not exist, and no threshold or two."""
+def _claim_problems(plan: Plan) -> Iterator[Problem]:
+    """Yields the problems of the claims: unknown variants, invalid seeds, not one threshold."""
     known = [variant.name for variant in plan.variants]
     for name, claim in (plan.options.claims or {}).items():
         written = plan.recipe.source.value["ablation"].value["claims"].value[name]
@@ -205,7 +205,7 @@ def _claim_faults(plan: Plan) -> Iterator[Problem]:
                 mark = written.value[key].mark
                 yield Problem(mark, f"ablation.claims.{name}.{key}", message)
         if (claim.by is None) == (claim.times is None):
-            message = "state the least difference (by) or the least ratio (times), one of them"
+            message = "set either by, the smallest difference, or times, the smallest ratio"
             yield Problem(written.key_mark, f"ablation.claims.{name}", message)
         if isinstance(claim.seeds, list) and not (len(claim.seeds) > 1 and _are_seeds(claim.seeds)):
             message = "expected 2 seeds or more: a number, or a list of different whole numbers"
@@ -217,7 +217,7 @@ def _claim_faults(plan: Plan) -> Iterator[Problem]:
 
 
 def value_node(value: Any) -> Node:
-    """Returns a value that the plan sets."""
+    """Returns the node of a value that the plan sets."""
     return Node(value, PLANNED, PLANNED)
 
 
@@ -232,7 +232,7 @@ def plain_changes(changes: Changes) -> dict[str, Any]:
 
 
 def as_overrides(changes: Changes) -> list[str]:
-    """Returns changes as they are written on a command line."""
+    """Returns changes as overrides of a command line."""
     return [
         key if key.startswith("~") else f"{key}={flow(value)}"
         for key, value in plain_changes(changes).items()
@@ -240,7 +240,7 @@ def as_overrides(changes: Changes) -> list[str]:
 
 
 def flow(value: Any) -> str:
-    """Returns a value on one line, in its short form if there is one."""
+    """Returns a value on one line of YAML."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -252,9 +252,9 @@ def _variants(
     section: Node, options: AblationOptions, problems: list[Problem]
 ) -> Iterator[Variant]:
     written = section.value.get("vary")
-    combinations = grid(written, "ablation.vary", problems, options, also_own=True)
-    named = section.value.get("variants")
-    listed = list(_named(named, problems)) if named and named.value else [Variant(BASE, {})]
+    combinations = grid(written, "ablation.vary", problems, options, with_recipe=True)
+    mapping = section.value.get("variants")
+    listed = list(_listed(mapping, problems)) if mapping and mapping.value else [Variant(BASE, {})]
     count = len(listed) * len(combinations)
     if are_too_many(count, "ablation", section.key_mark, problems):
         return
@@ -265,7 +265,7 @@ def _variants(
             yield Variant(name, both, is_from_grid=bool(changes))
 
 
-def _named(variants: Node, problems: list[Problem]) -> Iterator[Variant]:
+def _listed(variants: Node, problems: list[Problem]) -> Iterator[Variant]:
     for name, written in variants.value.items():
         where = f"ablation.variants.{name}"
         if fault := FOLDER_NAME.fault(name):
@@ -302,5 +302,5 @@ def _clashes(variants: Sequence[Variant], section: Node) -> Iterator[Problem]:
 
 
 def _are_seeds(seeds: Sequence[int]) -> bool:
-    """True if all are seeds, each once."""
+    """True if all are valid seeds, and all are different."""
     return bool(seeds) and len(set(seeds)) == len(seeds) and all(0 <= s < 2**32 for s in seeds)

@@ -22,14 +22,14 @@ class PlanFile:
         base: the variant that the others are compared with.
         metric: key of a run's metrics.
         lower_is_better: of the metric.
-        variants: name -> its own keys, in the order of the plan.
+        variants: name -> the keys in which it differs, in the order of the plan.
         seeds: of each variant.
-        match: the cost that was made equal; None: nothing.
+        match: the cost that was made equal; None: no cost.
         budget: the budget of every variant; None: the recipe's steps.
         tune: key -> its candidates, a list or a range; None: nothing is tuned.
-        drawn: `draws`, the number of draws from ranges; None: there are no ranges.
+        drawn: with `draws`, the number of draws from ranges; None: there are no ranges.
         tuned: variant -> keys that were chosen on the validation split.
-        edges: variant -> `smallest` or `largest`, if its choice is at an end of the grid.
+        edges: variant -> `smallest` or `largest`, if its candidate is at an end of the grid.
         changed_to_match: variant -> keys that were changed to match the base.
         halving: `rungs` and `keep`; None: no variant is stopped.
         stopped: variant -> `rung` and `step` at which halving stopped it.
@@ -83,7 +83,7 @@ def read_plan_file(folder: Path) -> PlanFile | None:
             raise TypeError("`halving` has no number of rungs")
         for each in plan.stopped.values():
             if not all(isinstance(each[key], int) for key in ("rung", "step")):
-                raise TypeError("`stopped` has no whole numbers")
+                raise TypeError("`stopped` needs whole numbers for `rung` and `step`")
         return plan
     except FileNotFoundError:
         return None

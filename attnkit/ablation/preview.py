@@ -1,4 +1,4 @@
-"""Prints the table of what a study would run, before anything starts."""
+"""Prints a table of the runs of a study, before anything starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnkit.ablation.grids import Changes
-from attnkit.ablation.halving import number_kept, rung_steps, share_of_steps
+from attnkit.ablation.halving import num_survivors, rung_steps, share_of_steps
 from attnkit.ablation.output import print_fitting
 from attnkit.ablation.plan import Plan, as_overrides, side_effects
 from attnkit.ablation.study import Study
@@ -23,7 +23,7 @@ from attnkit.ablation.tuning import Candidate
 COLUMNS = ("variant", "parameters", "FLOPs/token", "cache B/token", "steps", "time/run")
 
 ONE_THREAD_IS_FASTER = 0.9
-"""Share of the time of a step, below which one thread is recommended."""
+"""One thread is recommended if its share of the time of a step is below this."""
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -41,7 +41,7 @@ def show_plan(
         study: the planned study.
         trials: of the study.
         tuning: the runs that choose among the candidates.
-        timings: variant -> how long its steps take here; None: not measured.
+        timings: variant -> the duration of its steps here; None: not measured.
         workers: number of simultaneous runs here; None: the runs are on other machines.
     """
     plan = study.plan
@@ -85,9 +85,9 @@ def _table(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> Table:
 
 
 def side_effect_lines(plan: Plan) -> list[str]:
-    """Describes changes that are not visible in the variants' own keys."""
+    """Describes the changes of keys that variants do not name."""
     return [
-        f"{name}: this also changes {', '.join(changes)}; name the key to choose its value"
+        f"{name}: this also changes {', '.join(changes)}; set the key to choose its value"
         for name, changes in side_effects(plan).items()
     ]
 
@@ -128,8 +128,8 @@ def _notes(
             "steps are computed from this machine's speed; it is measured again where the runs are"
         )
     if timings and workers:
-        going_on = [trial for trial in trials if trial.recipe.variant not in study.stopped]
-        runs = [(trial.recipe.variant, trial) for trial in going_on]
+        active = [trial for trial in trials if trial.recipe.variant not in study.stopped]
+        runs = [(trial.recipe.variant, trial) for trial in active]
         runs += [(candidate.variant, candidate.trial) for candidate in tuning]
         missing = [(name, trial) for name, trial in runs if not trial.is_finished]
         untimed = {name for name, _ in missing if name not in timings}
@@ -145,8 +145,8 @@ def _notes(
             noun = "one variant that was" if len(untimed) == 1 else f"{len(untimed)} that were"
             besides = f", and {noun} not timed" if untimed else ""
             notes.append(
-                f"about {_clock(total)} with {workers} at a time{besides}, from a few timed steps "
-                "of each variant and its validations; without maps, samples and beam search"
+                f"about {_clock(total)} with {workers} at a time{besides}, estimated from a few "
+                "steps and validations of each variant; without maps, samples and beam search"
             )
         notes += [line for timing in timings.values() if (line := _about_threads(timing))]
     return notes
@@ -159,12 +159,12 @@ def _about_rungs(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
     base = next(trial.recipe for trial in trials if trial.recipe.variant == plan.base)
     left = len(plan.variants) - 1
     for i, step in enumerate(rung_steps(base, options), start=1):
-        kept = number_kept(left, options)
+        survivors = num_survivors(left, options)
         yield (
-            f"rung {i} of {options.rungs}, after {step:,} steps of the base: the best {kept} of "
-            f"{left} variants go on beside the base"
+            f"rung {i} of {options.rungs}, after {step:,} steps of the base: the best "
+            f"{survivors} of {left} variants go on beside the base"
         )
-        left = kept
+        left = survivors
     if study.stopped:
         yield f"stopped so far: {', '.join(study.stopped)}"
 
@@ -175,7 +175,7 @@ def _about_threads(timing: Timing) -> str | None:
     if one is None or many is None or one > ONE_THREAD_IS_FASTER * many:
         return None
     return (
-        f"one thread is faster here: {one:.2g} s a step instead of {many:.2g}; set "
+        f"one thread is faster here: {one:.2g} s per step instead of {many:.2g}; set "
         "OMP_NUM_THREADS=1, or 'ablation.launcher={name: local, threads: 1}'"
     )
 

@@ -1,7 +1,7 @@
-"""`attnkit publish`: writes a study as a static site, for a web server or to be opened from disk.
+"""`attnkit publish`: writes a study as a static site, for a web server or for a local browser.
 
 FOLDER/
-    index.html              table, links, how to repeat it
+    index.html              table, links, commands that repeat the runs
     study.html              the Ablations page: table, learning curves, loss against cost
     attention/<variant>.html  the Attention page: the last maps of the variant's first seed
     recipes/<variant>.yaml, environments/<variant>.json  of that run
@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from attnkit.ablation.compare import compare_runs
 from attnkit.ablation.comparison import Comparison, Row
 from attnkit.ablation.comparison_page import page
-from attnkit.ablation.fairness import without_places
+from attnkit.ablation.fairness import without_paths
 from attnkit.ablation.stored_run import StoredRun
 from attnkit.ablation.tables import as_json, comma_separated, grid, visible
 from attnkit.attention_page.page import page as attention_page
@@ -78,7 +78,7 @@ def publish(
     comparison = compare_runs(study, base=base, metric=metric)
     if len({run.name.study for row in comparison.rows for run in row.runs}) > 1:
         raise DataError(f"{study} contains several studies; give the folder of one")
-    with _appearing(folder) as part:
+    with _written_at_once(folder) as part:
         (part / "study.html").write_text(page(comparison), encoding="utf-8")
         (part / "comparison.json").write_text(as_json(comparison), encoding="utf-8")
         (part / "comparison.csv").write_text(comma_separated(comparison), encoding="utf-8")
@@ -92,15 +92,15 @@ def publish(
 def _check_free(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not (folder / INDEX).is_file():  # never remove what is no site
-        raise DataError(f"{folder} exists and contains no site; choose another folder")
+    if not (folder / INDEX).is_file():  # never remove other files
+        raise DataError(f"{folder} exists and is not a site; choose another folder")
     if not overwrite:
         raise DataError(f"{folder} exists; choose another folder, or add --overwrite")
 
 
 @contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Yields a folder beside it that takes its place when all is written."""
+def _written_at_once(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder, which becomes the folder once everything is written."""
     part = folder.with_name(f"{folder.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -120,7 +120,7 @@ def _write_variant(part: Path, row: Row) -> dict[str, str]:
     run, name = row.runs[0], row.runs[0].name.variant
     files = {"recipe": f"recipes/{name}.yaml", "environment": f"environments/{name}.json"}
     shutil.copyfile(run.directory / RECIPE, part / files["recipe"])
-    environment = json.dumps(without_places(run.environment), indent=2, ensure_ascii=False)
+    environment = json.dumps(without_paths(run.environment), indent=2, ensure_ascii=False)
     (part / files["environment"]).write_text(environment + "\n", encoding="utf-8")
     if maps := _attention(run):
         files = {"attention": f"attention/{name}.html", **files}
@@ -156,7 +156,7 @@ def _index(comparison: Comparison, links: list[dict[str, str]]) -> str:
         "<tr>"
         + "".join(f"<td>{html.escape(word)}</td>" for word in words)
         + f"<td>{_links(files)}</td></tr>\n"
-        for words, files in zip_longest(table.rows, links, fillvalue={})  # stopped ones have none
+        for words, files in zip_longest(table.rows, links, fillvalue={})  # stopped: no files
     )
     notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in table.notes)
     commands = "\n".join(

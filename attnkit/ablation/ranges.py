@@ -7,8 +7,8 @@
 | `2..8`, `log:16..512` | whole numbers, both ends included |
 
 The plan of a study is fixed before its first run, since its seeds are paired and its verdicts
-corrected for all variants: a sampler that learns from results has no place in it, and Python's
-generator does the rest.
+corrected for all variants. Samplers that learn from results are therefore not supported, and
+Python's generator is enough.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"(log:)?({_NUMBER})\.\.({_NUMBER})")
 
 _TRIES = 200
-"""Draws per wanted combination, after which the ranges are taken to have no more."""
+"""Draws per combination, after which the ranges are assumed to have no more."""
 
 _DIGITS = 3
-"""Significant digits of a drawn number: it is part of a name."""
+"""Significant digits of a drawn number, which becomes part of a name."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Range:
 
     def at(self, share: float) -> float:
         """Returns the number at a share of the range, from 0 to 1."""
-        # A whole number has the width 1 around it, so that both ends are as likely as the others.
+        # Each whole number covers a width of 1, so that both ends are as likely as the others.
         half = 0.5 if self.is_whole else 0.0
         low, high = self.low - half, self.high + half
         if self.is_log:
@@ -60,7 +60,7 @@ class Range:
 
 
 def is_range(text: str) -> bool:
-    """True for what is written like a range, also if it is none."""
+    """True for text that looks like a range, even an invalid one."""
     return text.startswith("log:") or _RANGE.fullmatch(text) is not None
 
 
@@ -68,7 +68,7 @@ def read_range(text: str) -> Range:
     """Reads a range.
 
     Raises:
-        ValueError: if it is none; the message is what is expected.
+        ValueError: if it is invalid; the message says what is expected.
     """
     found = _RANGE.fullmatch(text)
     if found is None:
@@ -78,19 +78,19 @@ def read_range(text: str) -> Range:
     if not low < high:
         raise ValueError(f"the range begins at {low:g} and ends at {high:g}; write the lower first")
     if log and low <= 0:
-        raise ValueError(f"a range with `log:` begins above 0, got {low:g}")
+        raise ValueError(f"a range with `log:` must begin above 0, got {low:g}")
     is_whole = all(re.fullmatch(r"[-+]?\d+", end) for end in ends)
     return Range(low, high, is_log=bool(log), is_whole=is_whole)
 
 
 def draw(ranges: Mapping[str, Range], count: int, seed: int) -> list[dict[str, float]]:
-    """Draws different combinations. The first ones do not depend on their number, nor those of a
-    key on the other keys.
+    """Draws different combinations. A draw does not depend on `count`, nor that of a key on the
+    other keys.
 
     Args:
         ranges: by key.
-        count: combinations.
-        seed: the same one gives the same draws, on every machine.
+        count: number of combinations.
+        seed: equal seeds give equal draws on every machine.
 
     Returns:
         Key -> number, for each combination; fewer than `count` if there are not so many.

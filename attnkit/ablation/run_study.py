@@ -42,8 +42,8 @@ def run_study(
     Args:
         recipe: a recipe with a section `ablation`.
         check: refuse plugins that break a law.
-        only: variants to run to the end, each with its seeds; None: all of them, halved if the
-            recipe asks for it.
+        only: variants to run to the end, each with its seeds; None: all of them, with the
+            recipe's halving.
 
     Returns:
         The study's folder, and the trials that failed.
@@ -64,15 +64,17 @@ def run_study(
         for line in side_effect_lines(study.plan):
             progress.write(line)
         names = {variant.name for variant in study.plan.variants}
-        wanted = names if only is None else names & set(only)
-        tried = [candidate for candidate in candidates(study) if candidate.variant in wanted]
-        if tried:
-            lost = Launch(launcher, progress, check).run([candidate.trial for candidate in tried])
-            failures += [failure for failure in lost if failure.code != DIVERGED]
-        without = choose(study, tried, progress.write)
+        selected = names if only is None else names & set(only)
+        tuning = [candidate for candidate in candidates(study) if candidate.variant in selected]
+        if tuning:
+            failed = Launch(launcher, progress, check).run(
+                [candidate.trial for candidate in tuning]
+            )
+            failures += [failure for failure in failed if failure.code != DIVERGED]
+        without = choose(study, tuning, progress.write)
         failures += [Failure(name, DIVERGED, "has no candidate with a loss") for name in without]
         study.write()
-        wanted -= set(without)
+        selected -= set(without)
 
         def run(trials: Sequence[Trial], stage: str = "") -> list[Failure]:
             launch = Launch(launcher, Progress(study.plan.options.metric, stage), check)
@@ -81,22 +83,22 @@ def run_study(
             return launch.run(trials)
 
         if study.plan.options.halving and only is None:
-            names = [each.name for each in study.plan.variants if each.name in wanted]
+            names = [each.name for each in study.plan.variants if each.name in selected]
             failures += train_by_rungs(study, names, run, progress.write)
         else:
-            trials = [each for each in study.trials() if each.recipe.variant in wanted]
+            trials = [each for each in study.trials() if each.recipe.variant in selected]
             failures += run(
                 [x for x in trials if only is None or x.recipe.seed in only[x.recipe.variant]]
             )
-        if study.plan.options.mean_curves:  # of seeds that an earlier session trained
-            for name in sorted(wanted):
+        if study.plan.options.mean_curves:  # for seeds that an earlier session trained
+            for name in sorted(selected):
                 if not (study.directory / FOLDER_OF_MEANS / name).exists():
                     write_mean(study.directory, name)
     return study.directory, failures
 
 
 def preview(recipe: Recipe) -> None:
-    """Prints what a study would run. Writes nothing.
+    """Prints the runs of a study. Writes nothing.
 
     Raises:
         RecipeError: if the plan is invalid.
@@ -106,19 +108,19 @@ def preview(recipe: Recipe) -> None:
     study, launcher = prepare_study(recipe)
     is_local = isinstance(launcher, Local)
     timings = None
-    if is_local or _needs_speeds(study):
+    if is_local or _budget_is_seconds(study):
         here = launcher if is_local else Local(1)
         with tempfile.TemporaryDirectory() as place, closing(here):
-            limit = None if _needs_speeds(study) else PREVIEW_SECONDS
+            limit = None if _budget_is_seconds(study) else PREVIEW_SECONDS
             timings = _timings(study, here, Path(place), limit=limit)
         steps = {name: timing.step for name, timing in timings.items()}
-        study.step_seconds = {**steps, **study.step_seconds} if _needs_speeds(study) else {}
+        study.step_seconds = {**steps, **study.step_seconds} if _budget_is_seconds(study) else {}
     workers = launcher.workers if is_local else None
     show_plan(study, study.trials(), candidates(study), timings, workers)
 
 
 def prepare_study(recipe: Recipe) -> tuple[Study, Launcher]:
-    """Returns the study, with everything checked that can be before training, and its launcher."""
+    """Returns the study, after every check that is possible before training, and its launcher."""
     build_loggers(recipe)
     build_callbacks(recipe)
     plan = read_plan(recipe)
@@ -129,7 +131,7 @@ def prepare_study(recipe: Recipe) -> tuple[Study, Launcher]:
     study = Study(matched(plan, count), count)
     study.load_plan()
     check_halving(study)
-    if not _needs_speeds(study):
+    if not _budget_is_seconds(study):
         candidates(study)
         for trial in study.trials():
             if not plan.options.tune or trial.recipe.variant in study.tuned:
@@ -153,15 +155,15 @@ def build_launcher(plan: Plan) -> Launcher:
 def measure_step_seconds(study: Study, launcher: Launcher) -> None:
     """Measures step times once for the whole study, if its budget is in seconds."""
     missing = [v.name for v in study.plan.variants if v.name not in study.step_seconds]
-    if not _needs_speeds(study) or not missing:
+    if not _budget_is_seconds(study) or not missing:
         return
     timings = _timings(study, launcher, study.directory / FOLDER / "timing", missing)
     study.step_seconds |= {name: timing.step for name, timing in timings.items()}
 
 
-def _needs_speeds(study: Study) -> bool:
-    found = budget_of(study.plan)
-    return found is not None and found[0] == "seconds"
+def _budget_is_seconds(study: Study) -> bool:
+    budget = budget_of(study.plan)
+    return budget is not None and budget[0] == "seconds"
 
 
 def _timings(

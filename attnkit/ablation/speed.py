@@ -1,4 +1,4 @@
-"""Whether the runs of two variants had the machine alike, so that their speeds can be compared."""
+"""Tests whether two variants ran under the same conditions, so that speeds can be compared."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 from attnkit.ablation.stored_run import StoredRun
 
 NEIGHBOURS = 0.25
-"""Neighbouring runs on average, within which two variants are alike."""
+"""Largest difference of the mean number of neighbouring runs between comparable variants."""
 
 SHARE = 0.1
-"""Of a run's steps, within which two interruptions are alike: halving stops at validations."""
+"""Largest difference between comparable interruptions, as a share of a run's steps: halving stops
+at validations.
+"""
 
 
-def unlike(runs: Sequence[StoredRun], base: Sequence[StoredRun]) -> tuple[str, ...]:
-    """Returns in what the machine differed from that of the base's runs; empty: in nothing."""
+def differences(runs: Sequence[StoredRun], base: Sequence[StoredRun]) -> tuple[str, ...]:
+    """Returns the differences to the conditions of the base's runs; empty: there are none."""
     found = [
         _differ("device", _names(runs, _device), _names(base, _device)),
         _differ("threads", _names(runs, _threads), _names(base, _threads)),
@@ -45,7 +47,7 @@ def _threads(run: StoredRun) -> str:
 
 
 def _neighbours(runs: Sequence[StoredRun]) -> float | None:
-    """Returns the mean number of runs that were trained beside these; None: a run does not say."""
+    """Returns the mean number of runs that were trained beside these; None: unknown for a run."""
     counts = [run.environment.get("neighbours") for run in runs]
     known = [count for count in counts if isinstance(count, int | float)]
     return sum(known) / len(known) if len(known) == len(counts) else None
@@ -64,7 +66,7 @@ def _about_neighbours(ours: float | None, base: float | None) -> str | None:
 
 
 def _about_interruptions(runs: Sequence[StoredRun], base: Mapping[int, StoredRun]) -> str | None:
-    """Compares where runs of one seed were resumed: a speed is that of the steps since."""
+    """Compares the steps at which runs of one seed were resumed: a speed is that of later steps."""
     found = []
     for run in runs:
         if (other := base.get(run.name.seed)) is None:

@@ -1,4 +1,4 @@
-"""Reads a finished run from its directory, or reports why it cannot be compared. Needs no torch."""
+"""Reads a finished run from its directory, or reports why it cannot be compared; without torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KINDS = {
     **dict.fromkeys((*_REQUIRED[1:], "unknown_share", "max_seq_len", "cache_bytes"), _NUMBER),
     **dict.fromkeys(("seconds", "tokens_per_second", "peak_memory_bytes"), _NUMBER),
 }
-"""Key of `result.json` -> type of what a comparison reads, where a run has it."""
+"""Key of `result.json` that a comparison reads -> its type, where a run has it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class StoredRun:
     """The files of a finished run.
 
     Attributes:
-        directory: the run's directory.
+        directory: of the run.
         name: study, variant and seed.
         metrics: final numbers by name.
         record: the contents of `result.json`.
@@ -98,7 +98,7 @@ class StoppedVariant:
 
 
 class UnusableRun(Exception):
-    """A directory has no run that can be compared; the message is the reason."""
+    """A directory has no run that can be compared; the message gives the reason."""
 
 
 def name_by_place(directory: Path) -> tuple[str, str] | None:
@@ -149,7 +149,7 @@ def load_stored_run(directory: Path) -> StoredRun:
     )
 
 
-@functools.cache  # the metadata of a package take a millisecond to parse
+@functools.cache  # parsing the metadata of a package takes a millisecond
 def _version() -> str:
     return importlib.metadata.version("attnkit")
 
@@ -210,7 +210,7 @@ def find_runs(paths: list[Path]) -> list[Path]:
 
 
 def _place(folder: Path) -> tuple[int, int]:
-    """Returns what tells a folder from all others, whichever links lead to it."""
+    """Returns what identifies a folder, whichever links lead to it."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 

@@ -73,23 +73,23 @@ class Study:
         """Returns the recipe of a variant, with the budget and the part of the validation split."""
         return self.within_budget(name, self.variant(name), self.validation_part)
 
-    def within_budget(self, name: str, tried: Variant, part: str, study: str = "") -> Recipe:
+    def within_budget(self, name: str, changed: Variant, part: str, study: str = "") -> Recipe:
         """Returns the recipe of a variant, or of a candidate for it, with the study's budget.
 
         Args:
             name: of the variant, whose speed is used for a budget of seconds.
-            tried: the variant with all its changes.
-            part: of the validation split that it validates on.
+            changed: the variant with all its changes.
+            part: the part of the validation split that it validates on.
             study: folder of its runs; empty: that of the study.
 
         Raises:
             RecipeError: if no whole number of steps fits the budget.
         """
         more: Changes = {} if part == "all" else {("validation", "part"): value_node(part)}
-        recipe = self.plan.recipe_of(tried, more, study)
+        recipe = self.plan.recipe_of(changed, more, study)
         seconds = self.step_seconds.get(name)
         spent = budget_changes(self.plan, name, self.count(recipe), seconds)
-        return self.plan.recipe_of(tried, {**more, **spent}, study) if spent else recipe
+        return self.plan.recipe_of(changed, {**more, **spent}, study) if spent else recipe
 
     @property
     def validation_part(self) -> str:
@@ -97,22 +97,22 @@ class Study:
         return "second_half" if self.plan.options.tune else self.plan.recipe.validation.part
 
     def trials(self) -> list[Trial]:
-        """Returns all trials, seed by seed, so that every variant has a metric early."""
+        """Returns all trials, ordered by seed, so that every variant has a metric early."""
         recipes = [self.recipe(variant.name) for variant in self.plan.variants]
         return [Trial.of(recipe, seed) for seed in self.plan.seeds for recipe in recipes]
 
     def load_plan(self) -> None:
-        """Loads the stored plan, if there is one, and checks that it is this study's.
+        """Loads the stored plan, if there is one, and checks that it belongs to this study.
 
         Raises:
-            RunDirectoryError: if it is another study's, or damaged.
+            RunDirectoryError: if it belongs to another study, or is damaged.
         """
         path = self.directory / run_directory.PLAN
         if not path.is_file():
             return
         try:
             before = parse_json(path.read_bytes())
-            self.plan = self.plan.renamed(_kept_names(self.plan, before["variants"]))
+            self.plan = self.plan.renamed(_stored_names(self.plan, before["variants"]))
             changes = plan_changes(before, self.describe())
             self.tuned, self.step_seconds = before["tuned"], before["step_seconds"]
             self.edges = before.get("edges", {})
@@ -179,9 +179,9 @@ def check_parts(plan: Plan) -> None:
         raise RecipeError([Problem(plan.mark("tune"), "ablation.tune", message)])
 
 
-def _kept_names(plan: Plan, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Returns name now -> stored name, for variants of a grid: an earlier version may have made
-    other names of the same keys.
+def _stored_names(plan: Plan, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Returns current name -> stored name, for variants of a grid: an earlier version may have
+    derived other names from the same keys.
     """
     names: dict[str, str] = {}
     for variant in plan.variants:

@@ -1,4 +1,4 @@
-"""Shows the progress of a study's trials: live on a terminal, an occasional line in a log."""
+"""Shows the progress of a study's trials: live on a terminal, as occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Progress:
     def __enter__(self) -> Progress:
         """Starts drawing."""
         if self.console.is_terminal:
-            # Drawn on demand: a drawing thread would make forking processes unsafe.
+            # Refreshed on demand: a drawing thread would make it unsafe to fork processes.
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         return self

@@ -27,7 +27,7 @@ class Grid:
         title: the studies and the metric.
         columns: headings; the first `num_quality` are about quality, the others about cost.
         rows: one string per column; those of stopped variants are the last.
-        verdicts: one per row, for its colour.
+        verdicts: one per row, which selects its colour.
         num_quality: number of columns about quality.
         notes: lines below the table.
     """
@@ -48,7 +48,7 @@ def grid(comparison: Comparison) -> Grid:
     costs = ["parameters", "FLOPs/token", "tokens/s", "peak memory", "cache B/token"]
     digits = decimals(comparison)
     rows = [_words(row, digits, comparison.metric) for row in comparison.rows]
-    own = len(quality)
+    count = len(quality)
     stopped = [
         [visible(each.variant), NOTHING, str(len(each.runs)), NOTHING, NOT_DECIDED]
         for each in comparison.stopped
@@ -57,9 +57,9 @@ def grid(comparison: Comparison) -> Grid:
         quality += [visible(other.metric), "difference", "verdict"]
         found = {row.variant: row for row in other.rows}
         for row, words in zip(comparison.rows, rows, strict=True):
-            words[own:own] = _by_another_metric(found.get(row.variant), other)
+            words[count:count] = _by_another_metric(found.get(row.variant), other)
         stopped = [[*words, NOTHING, NOTHING, NOT_DECIDED] for words in stopped]
-        own = len(quality)
+        count = len(quality)
     return Grid(
         title=f"{visible(comparison.title)}: {metric}, {better} is better",
         columns=[*quality, *costs],
@@ -88,7 +88,7 @@ def _words(row: Row, digits: int, metric: str) -> list[str]:
 
 
 def _is_time(metric: str) -> bool:
-    """True for a metric that is a time of the machine."""
+    """True for a metric that depends on the machine's speed."""
     return metric.startswith("seconds_to:")
 
 
@@ -106,7 +106,7 @@ def verdict(row: Row) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Returns the lines below the table: remarks, how to read it, and what was left out."""
+    """Returns the lines below the table: remarks, explanations, and runs that were left out."""
     variants: dict[str, list[str]] = {}  # remark -> the variants that it applies to
     for row in comparison.rows:
         for remark in row.remarks:

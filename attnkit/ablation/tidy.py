@@ -62,10 +62,10 @@ def tidy_rows(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
         name = {"study": run.name.study, "variant": run.name.variant, "seed": run.name.seed}
         values = {each.metric: None for each in comparison.others}
         values |= {metric: run.metrics.get(metric) for metric in metrics}
-        for each in every:  # a metric that was taken from curves is known to its own rows
-            own = {r.directory: r for row in each.rows for r in row.runs}
-            if directory in own:
-                values[each.metric] = own[directory].metrics[each.metric]
+        for each in every:  # a metric from curves is only in its rows
+            with_metric = {r.directory: r for row in each.rows for r in row.runs}
+            if directory in with_metric:
+                values[each.metric] = with_metric[directory].metrics[each.metric]
         record = {key: run.record.get(key) for key in _OF_A_RUN}
         runs.append({**name, "directory": str(directory), **values, **record})
         curves += _points(directory, name)

@@ -1,4 +1,4 @@
-"""Measures how long steps take, in a separate process: `python -m attnkit.ablation.timing OUT
+"""Measures the time of a step, in a separate process: `python -m attnkit.ablation.timing OUT LIMIT
 RECIPE...`.
 
 Times the task's loss, its gradient and the optimizer's step, on the recipe's own batches, with as
@@ -23,22 +23,23 @@ from attnkit.storage.files import parse_json
 from attnkit.storage.run_directory import write_json, write_text
 
 SECONDS = 1.0
-"""How long the steps of one recipe are timed at least, after two warm-up steps."""
+"""Seconds for which the steps of one recipe are timed at least, after two warm-up steps."""
 
 PREVIEW_SECONDS = 20.0
-"""How long the steps of all recipes are timed for a preview; most studies need less. One step of
-each is timed beyond that, for at most half as long."""
+"""Seconds for which the steps of all recipes are timed for a preview; most studies need less. After
+that, one step of each other recipe is timed, for at most half as long.
+"""
 
 _WARM_UP = 2
 
 
 class TimingError(Exception):
-    """Steps could not be timed; the message is the reason."""
+    """Steps could not be timed; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a recipe takes.
+    """The duration of a recipe's parts.
 
     Attributes:
         start: seconds before the first step: imports, data, the model.
@@ -71,12 +72,12 @@ def measure(
     Args:
         recipes: by name.
         launcher: starts the processes.
-        place: a folder for temporary files that the processes can read too.
-        limit: seconds for all recipes, without imports, after which one step of each of the others
-            is timed while there is half as much time more; None: as long as it takes.
+        place: a folder for temporary files that all processes can read.
+        limit: seconds for all recipes, without imports; after that, one step of each other recipe
+            is timed, for at most half as long. None: no limit.
 
     Returns:
-        Name -> the mean over the processes, of the recipes that all of them have timed in time.
+        Name -> the mean over the processes, for recipes that all of them have timed.
 
     Raises:
         TimingError: if a process fails; with the end of its output.
@@ -127,7 +128,7 @@ def time_recipe(
 
     Args:
         recipe: the recipe.
-        limit: seconds after which no further step begins; one is always timed. None: no limit.
+        limit: seconds after which no more steps begin; one is always timed. None: no limit.
         compare_threads: also time the steps with one thread, if this process has several.
     """
     import torch
@@ -204,9 +205,9 @@ def mean_seconds(steps: Iterator[Any], device: Any, ends: float | None = None) -
     """Returns the mean time of a step.
 
     Args:
-        steps: takes one per iteration.
-        device: that it computes on.
-        ends: time after which no further step begins: what was the warm-up is then the result.
+        steps: takes a step per iteration.
+        device: of the steps.
+        ends: time after which no more steps begin; the result may then be that of a warm-up step.
     """
     import torch
 
@@ -240,11 +241,11 @@ def _precision(recipe: Recipe, device: Any) -> contextlib.AbstractContextManager
 
 
 def main(out: Path, limit: float | None, files: Sequence[Path]) -> None:
-    """Times recipes and writes the result; those that the limit leaves no time for are left out."""
+    """Times recipes and writes the result, without those that the limit leaves no time for."""
     from attnkit.recipe import load_recipe
 
     began = time.perf_counter()
-    import attnkit.runs.experiment  # noqa: F401 - what a run imports
+    import attnkit.runs.experiment  # noqa: F401 - imports what a run does
 
     imports = time.perf_counter() - began
     found = {}

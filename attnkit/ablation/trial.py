@@ -27,7 +27,7 @@ from attnkit.storage.plugin_record import changes, made_with, read_record
 from attnkit.storage.run_directory import RunDirectoryError
 
 HOW_LONG = ("trainer.max_steps", "trainer.max_time")
-"""Keys that may change when a run is resumed, but not in a trial: they are the study's budget."""
+"""Keys that may change when a run is resumed, but not in a trial: they are part of the study."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Trial:
         return Job(self.key, (*arguments, "--resume", "auto", *until, *unchecked), self.log)
 
     def check_same(self) -> None:
-        """Checks that its directory is empty or contains this very trial.
+        """Checks that its directory is empty or contains the same trial.
 
         Raises:
             RunDirectoryError: if it contains another run; the message lists the differences.
@@ -123,13 +123,14 @@ class Trial:
             run_directory.check_free(self.directory, overwrite=False)
             return
         keys = self.recipe.to_dict()
-        matter = list(changes(read_record(self.directory), made_with(keys)).values())
+        differing = list(changes(read_record(self.directory), made_with(keys)).values())
         if path.read_text(encoding="utf-8") != self.recipe.to_yaml():
-            matter += recipe_changes(written_recipe(self.directory).to_dict(), keys)
-        if matter:
+            differing += recipe_changes(written_recipe(self.directory).to_dict(), keys)
+        if differing:
             raise RunDirectoryError(
-                f"{self.directory} contains a run that is not this study's: {'; '.join(matter)}. "
-                "Give the study another name (name=NAME), or remove that run"
+                f"{self.directory} contains a run that is not this study's: "
+                f"{'; '.join(differing)}. Give the study another name (name=NAME), or remove that "
+                "run"
             )
 
     def last_lines(self, count: int) -> list[str]:
@@ -141,12 +142,12 @@ class Trial:
         path = self.directory / run_directory.ENVIRONMENT
         try:
             environment = parse_json(path.read_bytes())
-        except (OSError, ValueError):  # it has not begun
+        except (OSError, ValueError):  # the run has not begun
             return
         run_directory.write_json(path, {**environment, "neighbours": count})
 
     def record_failure(self, what: str) -> None:
-        """Keeps the reason for having no result, for those who look at the study."""
+        """Writes why the trial has no result, for the page and for comparisons."""
         self._failure.parent.mkdir(parents=True, exist_ok=True)
         run_directory.write_text(self._failure, f"{what}\n")
 

@@ -26,7 +26,7 @@ def failure_of(study: Path, variant: str, seed: int) -> Path:
 
 
 def why_it_failed(study: Path, variant: str, seed: int) -> str:
-    """Returns why a trial has no result, and its error; empty: it has not failed."""
+    """Returns why a trial failed, and its error; empty if it has not failed."""
     failure = failure_of(study, variant, seed)
     if not failure.is_file():
         return ""
@@ -36,7 +36,7 @@ def why_it_failed(study: Path, variant: str, seed: int) -> str:
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """Returns the last lines of an output that are not blank."""
+    """Returns the last non-blank lines of an output."""
     return list(deque((line for line in tail(log).splitlines() if line.strip()), maxlen=count))
 
 

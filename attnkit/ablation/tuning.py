@@ -60,32 +60,32 @@ def candidates(study: Study) -> list[Candidate]:
         if variant.name in study.tuned:
             continue
         for changes in settings if any(settings) else ():
-            named = variant_of(as_overrides(changes), variant.name)
-            tried = replace(variant, name=named, tuned=changes)
-            apart = f"{study.plan.recipe.name}.tuning"
-            recipe = study.within_budget(variant.name, tried, "first_half", apart)
+            name = variant_of(as_overrides(changes), variant.name)
+            changed = replace(variant, name=name, tuned=changes)
+            folder = f"{study.plan.recipe.name}.tuning"
+            recipe = study.within_budget(variant.name, changed, "first_half", folder)
             found.append(Candidate(variant.name, changes, Trial.of(recipe, seed)))
     return found
 
 
 def choose(
     study: Study,
-    tried: Sequence[Candidate],
+    trained: Sequence[Candidate],
     write: Callable[[str], None],
 ) -> list[str]:
     """Stores the best candidate of each variant in the study; returns the variants without one."""
     without: list[str] = []
-    for name in dict.fromkeys(candidate.variant for candidate in tried):
-        own = [candidate for candidate in tried if candidate.variant == name]
-        losses = [loss_of(candidate.trial) for candidate in own]
-        best = min(range(len(own)), key=losses.__getitem__)
+    for name in dict.fromkeys(candidate.variant for candidate in trained):
+        of_variant = [candidate for candidate in trained if candidate.variant == name]
+        losses = [loss_of(candidate.trial) for candidate in of_variant]
+        best = min(range(len(of_variant)), key=losses.__getitem__)
         if not math.isfinite(losses[best]):
             without.append(name)
             continue
-        chosen = plain_changes(own[best].changes)
+        chosen = plain_changes(of_variant[best].changes)
         study.tuned[name] = chosen
         words = ", ".join(f"{key}={value}" for key, value in chosen.items())
-        end = edge_of(own, chosen)
+        end = edge_of(of_variant, chosen)
         if end:
             study.edges[name] = end
         warning = f"; the {end} candidate: a better value may be beyond it" if end else ""
@@ -94,17 +94,21 @@ def choose(
 
 
 def loss_of(trial: Trial) -> float:
-    """Returns what a candidate is chosen by; infinity if it has no loss."""
+    """Returns the loss that a candidate is chosen by; infinity if it has none."""
     loss = trial.metric(METRIC) if trial.is_finished else math.inf
     return loss if math.isfinite(loss) else math.inf
 
 
 def edge_of(
-    own: Sequence[Candidate], chosen: Mapping[str, Any]
+    of_variant: Sequence[Candidate], chosen: Mapping[str, Any]
 ) -> Literal["smallest", "largest"] | None:
-    """Says whether the chosen number is the smallest or the largest of several; None: neither."""
+    """Returns which end of several numbers the chosen one is; None: neither."""
     for key, value in chosen.items():
-        tried = {plain_changes(candidate.changes)[key] for candidate in own}
-        if len(tried) > 2 and isinstance(value, int | float) and value in (min(tried), max(tried)):
-            return "smallest" if value == min(tried) else "largest"
+        values = {plain_changes(candidate.changes)[key] for candidate in of_variant}
+        if (
+            len(values) > 2
+            and isinstance(value, int | float)
+            and value in (min(values), max(values))
+        ):
+            return "smallest" if value == min(values) else "largest"
     return None

@@ -43,8 +43,8 @@ class Ended:
     Attributes:
         key: of the job.
         code: its exit code; minus the number of the signal that killed it.
-        reason: more about the end, if the launcher knows it.
-        neighbours: mean number of jobs that ran on the same machine meanwhile; None: unknown.
+        reason: why it ended, if the launcher knows.
+        neighbours: mean number of jobs beside it on the same machine; None: unknown.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Launcher(ABC):
     with defaults; it passes `**options` on.
 
     Args:
-        workers: jobs at the same time; None: as many as there is room for.
+        workers: number of jobs at the same time; None: as many as the machine has room for.
         grace: seconds that a job has to save its state after SIGTERM, before it is killed.
     """
 

@@ -23,8 +23,8 @@ PRELOADED = ("attnkit.cli.main", "attnkit.runs.experiment", "attnkit.runs.report
 
 @LAUNCHERS.register("forked")
 class Forked(Local):
-    """Like `local`, but torch and Lightning are imported once for all runs: for many runs, each of
-    which trains for less time than it takes to start. Linux and macOS only.
+    """Like `local`, but imports torch and Lightning once for all runs. Useful for many short runs,
+    which take longer to start than to train. Linux and macOS only.
     """
 
     def describe(self) -> str:
@@ -32,12 +32,12 @@ class Forked(Local):
 
     def begin(self, job: Job, environment: Mapping[str, str]) -> Running:
         if "forkserver" not in multiprocessing.get_all_start_methods():
-            raise LauncherError("the launcher `forked` needs fork; take `local` on this system")
+            raise LauncherError("the launcher `forked` needs fork; use `local` on this system")
         return ForkedProcess(job, environment)
 
 
 class ForkedProcess:
-    """A job as a fork, in its own session; see `JobProcess`.
+    """A job as a forked process, in its own session; see `JobProcess`.
 
     Args:
         job: what to run.
@@ -76,7 +76,7 @@ class ForkedProcess:
 
 
 def _run(job: Job, variables: Mapping[str, str]) -> None:
-    """Does in a fork what `python <arguments>` does, with the job's output in its log."""
+    """Runs `python <arguments>` in a fork, with the job's output in its log."""
     os.setsid()
     with job.log.open("ab") as log:
         os.dup2(log.fileno(), 1)
@@ -103,7 +103,7 @@ def _run(job: Job, variables: Mapping[str, str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Makes the job end as after SIGTERM when its launcher is gone, for whatever reason."""
+    """Makes the job end as after SIGTERM when its launcher ends for any reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

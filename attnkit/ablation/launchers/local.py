@@ -51,12 +51,12 @@ class Local(Launcher):
         self.workers: int
         self.threads = threads or threads_of_user() or max(available_cores() // self.workers, 1)
         variables = thread_variables(self.threads)
-        own = {name: value for name in variables if (value := of_user(name))}
-        self._variables = variables if threads else variables | own
+        set_by_user = {name: value for name in variables if (value := of_user(name))}
+        self._variables = variables if threads else variables | set_by_user
         self._waiting: deque[Job] = deque()
         self._running: dict[str, Running] = {}
         self._slots: dict[str, int] = {}
-        self._shared: dict[str, tuple[float, float]] = {}  # seconds, and those times neighbours
+        self._shared: dict[str, tuple[float, float]] = {}  # seconds, and seconds * neighbours
         self._counted = 0.0
         self._dropped: list[Ended] = []
 
@@ -107,7 +107,7 @@ class Local(Launcher):
         return JobProcess(job, environment)
 
     def _count_neighbours(self) -> None:
-        """Adds the time since the last call, in which the same jobs have run."""
+        """Adds the time since the last call; the running jobs were the same throughout."""
         now = time.monotonic()
         passed, self._counted = now - self._counted, now
         for key, (seconds, shared) in self._shared.items():

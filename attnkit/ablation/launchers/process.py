@@ -59,7 +59,7 @@ class JobProcess:
         """Returns the exit code, minus the number of a signal that killed it; None if it runs."""
         code = self._process.poll()
         if code is not None:
-            self._let_go()
+            self._close_pipe()
         return code
 
     def wait(self, seconds: float) -> int | None:
@@ -71,7 +71,7 @@ class JobProcess:
     def stop(self) -> None:
         """Sends SIGTERM, so that the job saves its state and ends."""
         if sys.platform == "win32":  # `terminate` would kill
-            self._let_go()
+            self._close_pipe()
         else:
             self._process.terminate()
 
@@ -85,13 +85,13 @@ class JobProcess:
             else:
                 self._process.kill()
 
-    def _let_go(self) -> None:
+    def _close_pipe(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
 
 
 def end_with_parent() -> None:
-    """Makes a job end as after SIGTERM when its parent process is gone, for whatever reason.
+    """Makes a job end as after SIGTERM when its parent process ends for any reason.
 
     Call it first in a process of attnkit. Does nothing if the process is not a job.
     """
@@ -99,7 +99,7 @@ def end_with_parent() -> None:
         return
 
     def wait() -> None:
-        while os.read(0, 1):  # nothing is written: this returns when the pipe is closed
+        while os.read(0, 1):  # nothing is ever written: this returns when the pipe closes
             pass
         if sys.platform == "win32":
             signal.raise_signal(signal.SIGTERM)
@@ -110,10 +110,9 @@ def end_with_parent() -> None:
 
 
 def run_to_end(job: Job, environment: Mapping[str, str], grace: float) -> int:
-    """Runs a job and returns its exit code; launchers execute this on other machines.
+    """Runs a job and returns its exit code; launchers call this on other machines.
 
-    An exception from outside (a cancelled task) stops the job: it has `grace` seconds before it is
-    killed.
+    An exception (a cancelled task) stops the job, and kills it after `grace` seconds.
     """
     process = JobProcess(job, environment)
     try:

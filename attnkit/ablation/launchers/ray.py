@@ -29,9 +29,9 @@ class Ray(Launcher):
 
     Args:
         address: of a running cluster, or `auto` for the one that this machine belongs to; null:
-            start one here, which ends with the study.
+            start a cluster on this machine, for the duration of the study.
         cpus: cores per process.
-        gpus: GPUs per process; fractions share one: 0.5.
+        gpus: GPUs per process; with a fraction, such as 0.5, processes share one.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Ray(Launcher):
         self._ray: Any = None
 
     def describe(self) -> str:
-        where = self.address or "a Ray cluster of this machine alone"
+        where = self.address or "a Ray cluster on this machine only"
         return f"{where}, {self.cpus} core(s) and {self.gpus:g} GPU(s) each"
 
     def start(self, jobs: Sequence[Job]) -> None:
@@ -100,9 +100,9 @@ class Ray(Launcher):
                 "the launcher `ray` needs Ray; install it: pip install 'attnkit[ray]'"
             ) from error
         room = (self.workers * self.cpus) if self.workers else available_cores()
-        own = {} if self.address else {"num_cpus": room, "include_dashboard": False}
+        local = {} if self.address else {"num_cpus": room, "include_dashboard": False}
         try:
-            ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
+            ray.init(self.address, log_to_driver=False, logging_level="ERROR", **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise LauncherError(f"there is no Ray cluster at {self.address}: {error}") from error
         return ray

@@ -35,7 +35,7 @@ class Slurm(Launcher):
         cpus: cores per job.
         gpus: GPUs per job.
         memory_gb: per job; null: the cluster's default.
-        parameters: more parameters, named as in submitit: {slurm_account: me}.
+        parameters: further parameters of submitit, such as {slurm_account: me}.
         cluster: `local` runs the array as processes of this machine, for testing.
     """
 

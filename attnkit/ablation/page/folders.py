@@ -1,5 +1,5 @@
-"""Finds studies below TensorBoard's log directory. Needs the standard library alone, since each
-start of TensorBoard imports it.
+"""Finds studies below TensorBoard's log directory. Imports the standard library only, since each
+start of TensorBoard imports this file.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attnkit.pages.log_folders import name_of
-from attnkit.storage.run_directory import RECIPE
-
-PLAN = "ablation.json"
+from attnkit.storage.run_directory import PLAN, RECIPE
 
 
 @dataclass
@@ -51,27 +49,27 @@ def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
     Skips folders that begin with a dot or end in `.tuning`, and those that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
+    pending = [folder]
+    while pending:
+        current = pending.pop()
         try:
             with os.scandir(current) as entries:
-                listed = list(entries)
+                children = list(entries)
             status = os.stat(current)
         except OSError:
             continue
         if (place := (status.st_dev, status.st_ino)) in seen:  # a link to a parent folder
             continue
         seen.add(place)
-        names = {entry.name for entry in listed}
+        names = {entry.name for entry in children}
         if RECIPE in names:
             yield current, True
             continue
         if PLAN in names:
             yield current, False
-        waiting += [
+        pending += [
             Path(entry.path)
-            for entry in sorted(listed, key=lambda entry: entry.name, reverse=True)
+            for entry in sorted(children, key=lambda entry: entry.name, reverse=True)
             if _may_contain_runs(entry)
         ]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from attnkit.ablation.page.studies import Studies
 
 LOOK_SECONDS = 10.0
-"""How long an answer of `is_active` is kept, which searches the log directory."""
+"""Seconds for which the answer of `is_active`, a search of the log directory, is cached."""
 
 FILE_TYPES = {
     "csv": "text/csv",
@@ -37,7 +37,7 @@ FILE_TYPES = {
 }
 
 PACKAGE = "attnkit.ablation.page"
-"""With the page's `static/`."""
+"""The package with the page's `static/`."""
 
 
 class AblationsPlugin(base_plugin.TBPlugin):
@@ -53,7 +53,7 @@ class AblationsPlugin(base_plugin.TBPlugin):
     def __init__(self, context: base_plugin.TBContext, roots: Mapping[Path, str]) -> None:
         super().__init__(context)
         self._roots = roots
-        self._looked: tuple[float, bool] = (0.0, False)
+        self._active: tuple[float, bool] = (0.0, False)
 
     @functools.cached_property
     def _studies(self) -> Studies:
@@ -74,11 +74,11 @@ class AblationsPlugin(base_plugin.TBPlugin):
         return applications(answers, PACKAGE, UserError, OSError)
 
     def is_active(self) -> bool:
-        """Returns True if there is a run or a plan of attnkit below the log directory."""
-        when, found = self._looked
+        """True if there is a run or a plan of attnkit below the log directory."""
+        when, found = self._active
         if time.monotonic() > when:
             found = any(next(walk(root), None) is not None for root in self._roots)
-            self._looked = (time.monotonic() + LOOK_SECONDS, found)
+            self._active = (time.monotonic() + LOOK_SECONDS, found)
         return found
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
@@ -90,13 +90,13 @@ class AblationsPlugin(base_plugin.TBPlugin):
 
     def _study(self, request: Request) -> Response:
         view = self._studies.view(
-            self._known(request), request.args.get("base"), request.args.get("metric")
+            self._study_id(request), request.args.get("base"), request.args.get("metric")
         )
         return respond_json(request, view)
 
     def _curves(self, request: Request) -> Response:
         curves = self._studies.curves(
-            self._known(request),
+            self._study_id(request),
             request.args.get("tag"),
             request.args.get("metric"),
             request.args.get("seeds") == "1",
@@ -106,13 +106,13 @@ class AblationsPlugin(base_plugin.TBPlugin):
     def _export(self, request: Request) -> Response:
         form = argument(request, "form")
         if form not in FILE_TYPES:
-            raise errors.InvalidArgumentError(f"`form` is one of {', '.join(FILE_TYPES)}")
+            raise errors.InvalidArgumentError(f"`form` must be one of {', '.join(FILE_TYPES)}")
         text = self._studies.export(
-            self._known(request), request.args.get("base"), request.args.get("metric"), form
+            self._study_id(request), request.args.get("base"), request.args.get("metric"), form
         )
         return http_util.Respond(request, text, FILE_TYPES[form])
 
-    def _known(self, request: Request) -> str:
+    def _study_id(self, request: Request) -> str:
         study = argument(request, "study")
         if not self._studies.has(study):
             raise errors.NotFoundError(f"there is no study {study!r} below the log directory")

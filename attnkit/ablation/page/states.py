@@ -18,10 +18,10 @@ LAST_LINES = 12
 STATES = ("finished", "running", "failed", "halved", "stopped", "queued")
 
 _PAUSED = "paused after step "
-"""In the output of a run that waits at a rung of halving for the others."""
+"""In the output of a run that waits for the others at a rung of halving."""
 
 _STARTING = 10.0
-"""Seconds since a lock was made within which it is not tried: its owner may just be taking it."""
+"""Age in seconds below which a lock file counts as held: its owner may be about to take it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RunState:
         variant: its variant.
         seed: its seed.
         state: one of `STATES`. `halved`: halving has stopped its variant; `stopped`: it has begun,
-            but nothing trains it.
+            but no process trains it.
         directory: of the run.
         text: its progress, or why it has no result.
         lines: the last lines of its output, if it failed.
@@ -52,8 +52,8 @@ def state_of(
     variant: str,
     seed: int,
     directory: Path,
-    works: bool,
-    in_words: bool,
+    in_use: bool,
+    with_text: bool,
 ) -> RunState:
     """Returns the state of a run of a study.
 
@@ -63,8 +63,8 @@ def state_of(
         variant: of the run.
         seed: of the run.
         directory: of the run.
-        works: a process trains the study.
-        in_words: also what is said about it.
+        in_use: True if a process trains the study.
+        with_text: also read the text and the lines.
     """
     if (directory / RESULT).is_file():
         return RunState(variant, seed, "finished", directory)
@@ -78,28 +78,28 @@ def state_of(
         state = "failed"
     elif halved:
         state = "halved"
-    elif works and log.is_file():
+    elif in_use and log.is_file():
         state = "queued" if _PAUSED in tail(log) else "running"
     elif (directory / RECIPE).is_file():
         state = "stopped"
-    made = RunState(variant, seed, state, directory)
-    if not in_words or state == "queued":
-        return made
+    run = RunState(variant, seed, state, directory)
+    if not with_text or state == "queued":
+        return run
     if halved and state == "halved":
-        return replace(made, text=f"at step {halved['step']:,}")
+        return replace(run, text=f"at step {halved['step']:,}")
     if state == "failed":
         lines = tuple(visible(line) for line in last_lines(log, LAST_LINES))
-        return replace(made, text=visible(tail(failure).strip()), lines=lines)
-    return replace(made, text=visible(progress_in(log, folder.path.name, variant)))
+        return replace(run, text=visible(tail(failure).strip()), lines=lines)
+    return replace(run, text=visible(progress_in(log, folder.path.name, variant)))
 
 
 def tuning_of(folder: StudyFolder, plan: PlanFile | None) -> dict[str, int] | None:
-    """Returns how many tuning runs have ended, of how many; None if the study does not tune now."""
+    """Returns how many of the tuning runs have ended; None if the study is not tuning now."""
     if plan is None or set(plan.variants) <= set(plan.tuned) or not is_in_use(folder.path):
         return None
-    apart = folder.path.with_name(f"{folder.path.name}.tuning")
-    results = {(path.parts[-3], path.parts[-2]) for path in apart.glob(f"*/seed*/{RESULT}")}
-    failed = {tuple(path.stem.rsplit(".", 1)) for path in apart.glob(f"{FOLDER}/*.failed")}
+    tuning = folder.path.with_name(f"{folder.path.name}.tuning")
+    results = {(path.parts[-3], path.parts[-2]) for path in tuning.glob(f"*/seed*/{RESULT}")}
+    failed = {tuple(path.stem.rsplit(".", 1)) for path in tuning.glob(f"{FOLDER}/*.failed")}
     total = plan.num_candidates * len(plan.variants)
     ended = len(results | failed)
     return {"ended": ended, "total": total} if ended < total else None

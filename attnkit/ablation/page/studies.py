@@ -1,5 +1,5 @@
-"""What the page shows of the studies below the log directory. Reads files, and keeps what it has
-read until they change.
+"""The contents of the page, read from the studies below the log directory. What was read is cached
+until its files change.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from attnkit.tensorboard.scalars import Scalars, logged_tags, read_scalars
 FORMS = {"csv": comma_separated, "json": as_json, "md": markdown, "tex": latex}
 
 SEARCH_SECONDS = 3.0
-"""How long the list of studies is kept."""
+"""Seconds for which the list of studies is cached."""
 
-KEPT_BYTES = 128 * 2**20
-"""Of curves that are kept in memory."""
+CACHE_BYTES = 128 * 2**20
+"""Size limit of the curves that are cached in memory."""
 
 
 class Studies:
@@ -54,7 +54,7 @@ class Studies:
         self._bytes = 0
 
     def has(self, study: str) -> bool:
-        """True if there is a study with an id."""
+        """True if there is a study with this id."""
         with self._lock:
             return study in self._folders()
 
@@ -66,7 +66,7 @@ class Studies:
     def view(self, study: str, base: str | None, metric: str | None) -> dict[str, Any]:
         """Returns the table of a study, the state of its runs, and what can be chosen.
 
-        What keeps the table from being made is its `problem`: the runs are shown all the same.
+        If there is no table, `problem` is the reason; the runs are shown anyway.
         """
         with self._lock:
             return self._view(self._folders()[study], base, metric)
@@ -78,7 +78,7 @@ class Studies:
             study: id of the study.
             tag: of the curves; None: that of the metric.
             metric: of the table; None: the study's.
-            seeds: also the curve of each finished run; those of other runs are always there.
+            seeds: include the curve of each finished run; those of other runs are always included.
         """
         with self._lock:
             return self._curves_of(self._folders()[study], tag, metric, seeds)
@@ -104,13 +104,13 @@ class Studies:
         return found
 
     def _load(self, directory: Path) -> StoredRun:
-        """Reads a run, unless its files are as they were.
+        """Reads a run, unless its files have not changed.
 
         Raises:
             UnusableRun: if it cannot be compared.
         """
         names = (RESULT, ENVIRONMENT, RECIPE)
-        signature = _signature(f"{directory}/{name}" for name in names)  # hundreds: quicker than /
+        signature = _signature(f"{directory}/{name}" for name in names)  # quicker than Path / name
         known = self._stored.get(directory)
         if known is None or known[0] != signature:
             try:
@@ -132,7 +132,7 @@ class Studies:
             tags = frozenset(logged_tags(directory))
             return tags, sum(map(len, tags))
 
-        return self._kept((directory,), signature, read) or frozenset()
+        return self._cached((directory,), signature, read) or frozenset()
 
     def _scalars(self, directory: Path, tag: str, signature: Any) -> Scalars | None:
         """Returns a curve of a run; None if it has none, or it cannot be read."""
@@ -141,10 +141,10 @@ class Studies:
             found = read_scalars(directory, [tag]).get(tag)
             return found, 0 if found is None else found.steps.nbytes + found.values.nbytes
 
-        return self._kept((directory, tag), signature, read)
+        return self._cached((directory, tag), signature, read)
 
-    def _kept(self, key: tuple, signature: Any, read: Callable[[], tuple[Any, int]]) -> Any:
-        """Returns what was read or made with its size, again only if its signature has changed."""
+    def _cached(self, key: tuple, signature: Any, read: Callable[[], tuple[Any, int]]) -> Any:
+        """Returns a cached value; calls `read` (value, size) again if the signature changed."""
         known = self._curves.pop(key, None)
         if known is None or known[0] != signature:
             self._bytes -= known[2] if known else 0
@@ -154,7 +154,7 @@ class Studies:
                 return None
             self._bytes += known[2]
         self._curves[key] = known
-        while self._bytes > KEPT_BYTES and len(self._curves) > 1:
+        while self._bytes > CACHE_BYTES and len(self._curves) > 1:
             _, (_, _, size) = self._curves.popitem(last=False)
             self._bytes -= size
         return known[1]
@@ -163,7 +163,7 @@ class Studies:
 
     def _summary(self, folder: StudyFolder) -> dict[str, Any]:
         plan, problem = _plan_of(folder)
-        states = self._states(folder, plan, in_words=False)
+        states = self._states(folder, plan, with_text=False)
         counts = {state: sum(each.state == state for each in states) for state in STATES}
         return {
             "id": folder.id,
@@ -175,7 +175,7 @@ class Studies:
         }
 
     def _states(
-        self, folder: StudyFolder, plan: PlanFile | None, in_words: bool = True
+        self, folder: StudyFolder, plan: PlanFile | None, with_text: bool = True
     ) -> list[RunState]:
         """Returns the state of each run, in the order of the plan, then by name."""
         places: dict[tuple[str, int], Path] = {}
@@ -185,9 +185,9 @@ class Studies:
                     places[variant, seed] = folder.path / variant / f"seed{seed}"
         for directory in sorted(folder.runs, key=lambda path: by_number(str(path))):
             places.setdefault(self._name(directory), directory)
-        works = is_in_use(folder.path)
+        in_use = is_in_use(folder.path)
         return [
-            state_of(folder, plan, variant, seed, directory, works, in_words)
+            state_of(folder, plan, variant, seed, directory, in_use, with_text)
             for (variant, seed), directory in places.items()
         ]
 
@@ -215,7 +215,7 @@ class Studies:
             except RunDirectoryError as error:
                 problem = str(error) if has_finished else None
         if comparison is not None:
-            # Their states say so already.
+            # The list of runs already shows those that are unfinished.
             left_out = [run for run in comparison.left_out if run.directory not in unfinished]
             comparison = replace(comparison, left_out=left_out)
         table = None if comparison is None else comparison_view(comparison)
@@ -258,7 +258,7 @@ class Studies:
         self, folder: StudyFolder, tag: str | None, metric: str | None, seeds: bool
     ) -> bytes:
         plan, _ = _plan_of(folder)
-        states = self._states(folder, plan, in_words=False)
+        states = self._states(folder, plan, with_text=False)
         found = None
         with contextlib.suppress(RunDirectoryError):
             found = self._grouped(folder)
@@ -271,16 +271,16 @@ class Studies:
             return frozenset().union(*each)
 
         def make() -> tuple[bytes, int]:
-            content = self._drawn(variants, found, view, seeds, logged).to_json()
+            content = self._add_curves(variants, found, view, seeds, logged).to_json()
             return content, len(content)
 
         tags = [tags_of(members) for members in variants.values()]
         view = CurvesView(tag or curve_tag(curve_tags(metric), tags, VALIDATION), _shown_tags(tags))
         records = [self._stored[run.directory][0] for run in found.all()] if found else []
         signature = (list(variants.items()), records, logged)
-        return self._kept((folder.path, view.tag, seeds), signature, make)
+        return self._cached((folder.path, view.tag, seeds), signature, make)
 
-    def _drawn(
+    def _add_curves(
         self,
         variants: Mapping[str, list[RunState]],
         found: GroupedRuns | None,
@@ -309,11 +309,11 @@ class Studies:
 
 
 _NO_CURVES = ("loss/final", "quality/final_", "text_floors/", "final/", "loss/floor_")
-"""What tags of single numbers begin with; the last two are those of earlier versions."""
+"""Prefixes of tags with a single number; the last two are of earlier versions."""
 
 
 def _shown_tags(logged: Iterable[frozenset[str]]) -> list[str]:
-    """Returns the tags that are curves: not single numbers, and not the floors beside them."""
+    """Returns the tags of curves, without single numbers and floors."""
     tags = frozenset().union(*logged)
     shown = [tag for tag in tags if not tag.startswith(_NO_CURVES)]
     return sorted(shown, key=lambda tag: (not tag.startswith("loss/"), tag))

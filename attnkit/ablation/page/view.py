@@ -21,7 +21,7 @@ COSTS = {
     "peak_memory_bytes": "peak memory, bytes",
     "cache_bytes_per_token": "cache bytes/token",
 }
-"""The x axes that the metric can be drawn against."""
+"""The costs that the metric can be drawn against."""
 
 DIGITS = 6
 """Significant digits of a curve's values."""
@@ -65,7 +65,7 @@ def _finite(value: float | None) -> float | None:
 
 
 class CurvesView:
-    """Collects curves; equal steps of several curves are written once."""
+    """Collects curves; steps that several curves share are written once."""
 
     def __init__(self, tag: str, tags: Sequence[str]) -> None:
         self.tag = tag
@@ -144,14 +144,14 @@ def rounded(values: np.ndarray) -> list[float | None]:
     listed = short.tolist()
     if finite.all() and np.isfinite(short).all():
         return listed
-    kept = (finite & np.isfinite(short)).tolist()
-    return [value if keep else None for value, keep in zip(listed, kept, strict=True)]
+    valid = (finite & np.isfinite(short)).tolist()
+    return [value if is_valid else None for value, is_valid in zip(listed, valid, strict=True)]
 
 
-def curve_tag(candidates: Sequence[str], logged: Iterable[frozenset[str]], last: str) -> str:
-    """Returns the first candidate that every variant has logged; else the last resort."""
+def curve_tag(candidates: Sequence[str], logged: Iterable[frozenset[str]], default: str) -> str:
+    """Returns the first candidate that every variant with curves has logged; else the default."""
     everywhere = [tags for tags in logged if tags]
     for tag in candidates:
         if everywhere and all(tag in tags for tags in everywhere):
             return tag
-    return last
+    return default

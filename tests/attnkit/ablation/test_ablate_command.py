@@ -85,7 +85,9 @@ def test_the_preview_says_what_was_not_timed_and_when_one_thread_is_faster(load,
     one, wide = (line for line in shown.splitlines() if line.startswith((" one", " wide")))
     assert (one.split()[-1], wide.split()[-1]) == ("0:00:12", "unknown")
     assert "with 2 at a time, and one variant that was not timed" in shown
-    assert "one thread is faster here: 0.2 s a step instead of 0.9; set OMP_NUM_THREADS=1" in shown
+    assert (
+        "one thread is faster here: 0.2 s per step instead of 0.9; set OMP_NUM_THREADS=1" in shown
+    )
     equal = replace(slow, one_thread=0.85)
     show_plan(made, made.trials(), [], {"one": equal, "wide": equal}, workers=2)
     shown = capsys.readouterr().out

@@ -199,8 +199,8 @@ def test_a_dry_run_starts_nothing(study, launcher):
         ({"subject": "trianed"}, "no variant `trianed`; did you mean `trained`"),
         ({"switched_off": "off"}, "no variant `off`"),
         ({"base": "trained"}, "both `trained`"),
-        ({"by": None}, "state the least difference"),
-        ({"times": 2.0}, "state the least difference"),
+        ({"by": None}, "set either by, the smallest difference"),
+        ({"times": 2.0}, "set either by, the smallest difference"),
         ({"direction": "up"}, "expected `higher` or `lower`"),
         ({"claims": "x"}, "claims.learns.claims: unknown key"),
         ({"quick": 0}, "claims.learns.quick: must be at least 1, got 0"),
@@ -247,7 +247,7 @@ def test_a_study_without_quick_claims_is_refused(study, launcher):
 
 def test_evidence_that_is_none_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(ClaimError, match=r"x\.json is no evidence of a claim"):
+    with pytest.raises(ClaimError, match=r"x\.json is not evidence of a claim"):
         read_evidence(tmp_path)
     (tmp_path / "x.json").write_text('{"version": 0, "name": "x"}')
     with pytest.raises(ClaimError, match="has version 0"):

@@ -217,7 +217,7 @@ def test_a_plan_says_base_metric_order_and_what_is_missing(finished_study, make_
         ({"base": "gone"}, "its base `gone` is not one of its variants"),
         ({"variants": 3}, "cannot be read"),
         ({"halving": 3}, "cannot be read"),
-        ({"stopped": {"better": {"rung": "x", "step": 1}}}, "`stopped` has no whole numbers"),
+        ({"stopped": {"better": {"rung": "x", "step": 1}}}, "`stopped` needs whole numbers"),
     ],
 )
 def test_a_plan_that_cannot_be_used(finished_study, changed, message):

@@ -68,12 +68,12 @@ def test_who_is_close_enough_is_left_alone(load):
         ),
         (
             {"variants": {"base": {}, "wide": {"model.dim": 8}}, "free": "model.mlp_dmi"},
-            ["no model.mlp_dmi serves the variant `wide`", "did you mean `mlp_dim`?"],
+            ["no model.mlp_dmi is valid for the variant `wide`", "did you mean `mlp_dim`?"],
         ),
         (
             {"variants": {"base": {}, "kv": {"model.attention": "multi_query"}}}
             | {"match": "cache_bytes", "free": "model.mlp_dim"},
-            ["model.mlp_dim does not change what the variant `kv` has of it"],
+            ["model.mlp_dim does not change the cache_bytes of the variant `kv`"],
         ),
     ],
 )

@@ -205,14 +205,17 @@ def test_a_fault_of_many_variants_is_told_once(study):
         ({"vary": {"optimizer.lr": "0.1"}}, "or a range, such as 0..0.3"),
         ({"vary": {"optimizer.lr": "log:1e-2"}}, "expected a range, such as 0..0.3"),
         ({"vary": {"optimizer.lr": "0.2..0.1"}}, "ends at 0.1; write the lower first"),
-        ({"vary": {"optimizer.lr": "log:0..0.1"}}, "begins above 0, got 0"),
-        ({"vary": {"model.num_layers": "1..3"}, "draws": 4}, "have 3 combinations, and 4 are"),
+        ({"vary": {"optimizer.lr": "log:0..0.1"}}, "must begin above 0, got 0"),
+        (
+            {"vary": {"model.num_layers": "1..3"}, "draws": 4},
+            "have 3 combinations, fewer than ablation.draws (4)",
+        ),
         ({"vary": {"seed": "1..3"}, "draws": 2}, "set the seeds in ablation.seeds"),
         ({"vary": {"runs_dir": ["a"]}}, "the same for all variants"),
         ({"vary": {"model.dim": [8, 8]}}, "two variants are called `dim=8`"),
         (
             {"vary": {f"data.x{i}": [*range(10)] for i in range(12)}},
-            "ablation.vary: 1,000,000,000,000 combinations, and the limit is 1,000",
+            "ablation.vary: 1,000,000,000,000 combinations; the limit is 1,000",
         ),
         (
             {"variants": {"a": {}, "b": {}}, "vary": {"model.dim": [*range(8, 609)]}},

@@ -114,7 +114,7 @@ def test_an_existing_site_is_replaced_on_request_only(study_of_the_session, tmp_
 def test_a_folder_that_is_no_site_is_never_removed(study_of_the_session, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("x")
-    with pytest.raises(DataError, match="contains no site"):
+    with pytest.raises(DataError, match="is not a site"):
         publish(study_of_the_session, tmp_path / "mine", overwrite=True)
     assert files_of(tmp_path) == {"mine/thesis.txt"}
 

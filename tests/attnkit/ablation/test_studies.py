@@ -315,7 +315,7 @@ def test_files_are_those_of_compare(client, finished_study):
     [
         ("/study", 400, "lacks `study`"),
         ("/study?study=../..", 404, "there is no study"),
-        ("/export?study=small&form=exe", 400, "`form` is one of csv"),
+        ("/export?study=small&form=exe", 400, "`form` must be one of csv"),
         ("/export?study=small&form=csv&metric=none", 422, "no run has it"),
     ],
 )
