@@ -3,8 +3,8 @@
     score[i, j] = w_h . tanh(q_i + k_j)
 
 The first attention, before dot products: a small network compares query and key. Its hidden layer
-has T x S x D elements. It is computed for some queries at a time, and again for the gradient, so
-that memory only grows with the map.
+has T x S x D elements. It is computed for a few queries at a time, and recomputed for the gradient,
+so that memory grows only with the map.
 """
 
 from collections.abc import Iterator

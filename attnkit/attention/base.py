@@ -3,24 +3,24 @@
 Shape letters, everywhere: B batch, T queries, S keys, H heads, D width of a head, C width of the
 model.
 
-A token asks a question (its query), others offer an answer (their keys); a softmax of the match is
-the attention map; the map mixes the values:
+The query of each token is compared with the keys of other tokens. A softmax of these scores is the
+attention map, which weights the values:
 
     q = project_query(x)                 (B, H, T, D)
     k, v = project_context(context)      (B, H, S, D) each
-    q, k = place(q, k)                   turned to their positions
+    q, k = place(q, k)                   rotated by their positions
     weights = normalize(scores(q, k))    (B, H, T, S)     the attention map
     heads = mix(q, k, v)                 (B, H, T, D)     equals weights @ v
     output = merge(heads, x)             (B, T, C)
 
-Override one step and you have a mechanism. More steps do nothing unless overridden: `convolve` lets
-tokens see the few before them, `exchange` shares keys and values with other layers, `carry` keeps
-more of a token than its key and value, `expand` makes keys and values out of something smaller that
-is cached, `auxiliary_losses` adds to what training minimises.
+A mechanism overrides one or more of these steps. Further steps do nothing by default: `convolve`
+mixes each token with the few before it, `exchange` shares keys and values with other layers,
+`carry` keeps more of a token than its key and value, `expand` computes keys and values from
+something smaller that is cached, `auxiliary_losses` adds terms to the loss.
 
-`declarations.py` holds what a mechanism declares, `score_attention.py` the template of mechanisms
-with scores, `recurrent.py` that of mechanisms with a state; `kernels/` computes what is left as it
-was.
+`declarations.py` contains what a mechanism declares, `score_attention.py` the template of
+mechanisms with scores, `recurrent.py` that of mechanisms with a state. `kernels/` computes the
+steps that are not overridden.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ _NO_CACHE = "write it, or say `has_cache = False`, and all tokens are read anew 
 
 
 class Attention(Declarations, nn.Module, ABC):
-    """Changes each token by what it finds in the context. Base of all mechanisms.
+    """Updates each token from its context. Base class of all mechanisms.
 
-    Its class attributes declare what a mechanism can do, see `Declarations`.
+    The class attributes declare what a mechanism can do, see `Declarations`.
 
     Args:
         dim: width C of the model.
         num_heads: number H of heads.
-        num_kv_heads: heads that keys and values have, each shared by `num_heads / num_kv_heads`
-            queries' heads.
+        num_kv_heads: number of heads of keys and values, each shared by `num_heads / num_kv_heads`
+            query heads.
         head_dim: width D of a head; None: `dim / num_heads`.
-        dropout: share of attention weights that training drops.
+        dropout: share of attention weights that are dropped in training.
         bias: add a bias vector to the four projections.
 
     Raises:
@@ -113,11 +113,12 @@ class Attention(Declarations, nn.Module, ABC):
         self.output = linear("output", inner, dim)
 
     def with_position(self, position: Spec | str | dict) -> Attention:
-        """Gives the mechanism a position encoding that acts inside attention, sized for its heads;
-        returns itself.
+        """Adds a position encoding that acts inside attention, sized for the heads of this
+        mechanism. Returns itself.
 
         Raises:
-            ValueError: if the encoding acts elsewhere, or where this mechanism cannot take one.
+            ValueError: if the encoding acts outside attention, or where this mechanism supports
+                none.
         """
         spec = Spec.of(position)
         kind = POSITIONS.get(spec.name).acts_on
@@ -130,8 +131,8 @@ class Attention(Declarations, nn.Module, ABC):
         return self
 
     def at_layer(self, layer: int, num_layers: int) -> Attention:
-        """Tells the mechanism where it sits, as `self.layer` (from 0) and `self.num_layers`; the
-        model calls it when all layers are made. Returns itself.
+        """Sets `self.layer` (from 0) and `self.num_layers`. The model calls it once all layers are
+        built. Returns itself.
         """
         self.layer, self.num_layers = layer, num_layers
         return self
@@ -142,14 +143,15 @@ class Attention(Declarations, nn.Module, ABC):
         the number of that layer. Default: does nothing.
 
         Raises:
-            ValueError: if the mechanism does not fit those below.
+            ValueError: if the mechanism does not fit one below.
         """
 
     def initialise(self, draw: Callable[[nn.Module], None]) -> None:
-        """Gives parameters the values that training starts from. The model calls it once.
+        """Initialises the parameters. The model calls it once.
 
-        Default: `draw`, the model's rule, for every `nn.Linear` and `nn.Embedding` that `__init__`
-        left as torch made it. What `__init__` itself has set stays, and so do bare parameters.
+        Default: applies `draw`, the model's rule, to every `nn.Linear` and `nn.Embedding` that
+        still has torch's initial values. Values that `__init__` sets are kept, and so are bare
+        parameters.
 
         Args:
             draw: sets the weight, and a bias to 0.
@@ -175,9 +177,9 @@ class Attention(Declarations, nn.Module, ABC):
         """Lets `x` (B, T, C) attend to `context` (B, S, C); self-attention passes `x` for both.
 
         Args:
-            x: the tokens that ask.
-            context: the tokens that answer.
-            mask: which query may look at which key; None: all at all.
+            x: tokens for the queries.
+            context: tokens for the keys and values.
+            mask: which query may attend to which key; None: every query to every key.
             cache: memory of earlier calls, from `new_cache`; `x` and `context` are then the tokens
                 that follow.
             stream: what layers share in this pass; only passed to a mechanism that `reads_stream`.
@@ -202,7 +204,7 @@ class Attention(Declarations, nn.Module, ABC):
         cache: Cache | None = None,
         stream: Stream | None = None,
     ) -> Prepared:
-        """Everything before the mixing: projects, convolves and places the tokens of a call."""
+        """Projects, convolves and places the tokens of a call: everything before the mixing."""
         q, k, v = self._project(x, context)
         q, k, v = self.convolve(q, k, v, Past(mask, cache, self))
         q, k = self.place(q, k, seen=0 if cache is None else cache.seen)
@@ -214,24 +216,23 @@ class Attention(Declarations, nn.Module, ABC):
         return Prepared(q, k, v, carried)
 
     def mixed(self, prepared: Prepared, mask: Mask, cache: Cache | None = None) -> Tensor:
-        """Mixes what `prepare` gave, with the tokens in the cache if there is one: (B, H, T, D)."""
+        """Mixes the result of `prepare`, with the tokens in the cache if any: (B, H, T, D)."""
         q, k, v, carried = prepared
-        # A mechanism that carries nothing need not know that others do.
+        # Mechanisms without `carry` do not have this parameter.
         beside = {} if carried is None else {"carried": carried}
         if cache is None:
             return self.mix(q, *self.expand(k, v), mask, **beside)
         return self.decode(q, k, v, mask, cache, **beside)
 
     def project_query(self, x: Tensor) -> Tensor:
-        """What each token asks: (B, T, C) -> (B, H, T, D), D = 0 without a part `query`."""
+        """Computes the queries: (B, T, C) -> (B, H, T, D), D = 0 without the projection `query`."""
         if self.query is None:
             return x.new_zeros(x.shape[0], self.num_heads, x.shape[1], 0)
         return self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What each token offers, and what it hands over: (B, S, C) -> keys and values (B, H_kv, S,
-        D). Without a part `key`, keys have no features; without a part `value`, each head hands
-        over its share of the token itself.
+        """Computes keys and values: (B, S, C) -> (B, H_kv, S, D) each. Without the projection
+        `key`, keys have no features; without `value`, the value of a head is its part of the token.
         """
         if self.key is None:
             k = context.new_zeros(context.shape[0], self.num_kv_heads, context.shape[1], 0)
@@ -243,7 +244,9 @@ class Attention(Declarations, nn.Module, ABC):
         return k, v
 
     def _project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both projections; where they are as below and a CPU prefers it, in one product."""
+        """Computes queries, keys and values; in one product if nothing of it is overridden and the
+        CPU is faster that way.
+        """
         cls, together = type(self), None
         if (
             x is context
@@ -264,8 +267,8 @@ class Attention(Declarations, nn.Module, ABC):
     def convolve(
         self, q: Tensor, k: Tensor, v: Tensor, past: Past
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Lets queries, keys and values of new tokens see the few tokens before them, in
-        self-attention. Default: leaves them as they are. `ShortConvolution` is the usual part.
+        """Mixes queries, keys and values of new tokens with those of the few tokens before them, in
+        self-attention, usually by a `ShortConvolution`. Default: returns them unchanged.
         """
         return q, k, v
 
@@ -304,11 +307,12 @@ class Attention(Declarations, nn.Module, ABC):
         return cls.exchange is not Attention.exchange or cls.has_auxiliary_losses()
 
     def carry(self, q: Tensor, x: Tensor) -> Tensor | None:
-        """What later rows need of earlier tokens beside keys and values: earlier queries, say
-        (return `q`), or the tokens themselves. Default: nothing.
+        """Returns what later queries need of these tokens besides keys and values, such as their
+        queries (`q`) or the tokens themselves (`x`). Default: None.
 
-        The template caches it, zeroes it where a token is padding, counts it, and gives that of all
-        tokens so far to steps that name a `grid`, as `grid.carried`. Self-attention only.
+        The template sets it to zero for padding, caches it, counts it in the size of the cache, and
+        passes that of all tokens so far to steps with a parameter `grid`, as `grid.carried`.
+        Self-attention only.
 
         Args:
             q: queries of the new tokens (B, H, T, D), placed.
@@ -321,7 +325,7 @@ class Attention(Declarations, nn.Module, ABC):
 
     @classmethod
     def looks_back(cls) -> bool:
-        """True if a row needs the tokens before its own: by `convolve` or `carry`."""
+        """Returns True if a row of the map needs earlier tokens, by `convolve` or `carry`."""
         return cls.convolve is not Attention.convolve or cls.carries()
 
     @classmethod
@@ -330,19 +334,20 @@ class Attention(Declarations, nn.Module, ABC):
         return cls.carry is not Attention.carry
 
     def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Makes keys and values (B, H_kv, S, D) out of what the cache keeps, where that is less:
-        factors, a latent. Default: they are what is kept.
+        """Computes keys and values (B, H_kv, S, D) from what the cache stores, if that is smaller,
+        such as factors or a latent vector. Default: returns them unchanged.
         """
         return k, v
 
     def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Turns queries and keys to their positions, where the position encoding does so.
+        """Rotates queries and keys by their positions, if the position encoding does so.
 
         Args:
             q: (B, H, T, D)
-            k: (B, H_kv, S, D), keys of the new tokens; what a key carries beyond its D features,
-                say a gate, is not turned.
-            seen: tokens before them, already in the cache: a () tensor where that is of fixed size.
+            k: (B, H_kv, S, D), keys of the new tokens; features of a key beyond D, such as a gate,
+                are not rotated.
+            seen: number of tokens before them, already in the cache; a () tensor for a cache of
+                fixed size.
         """
         if self.position is None or q.shape[-1] == 0 or k.shape[-1] == 0:
             return q, k
@@ -359,7 +364,7 @@ class Attention(Declarations, nn.Module, ABC):
         """Computes cross-attention over keys and values from an earlier `project_context`.
 
         Args:
-            x: (B n, T, C): n sequences for each of B contexts, those of one context in a row.
+            x: (B n, T, C): n consecutive sequences for each of B contexts.
             k: (B, H_kv, S, D)
             v: (B, H_kv, S, D)
             mask: padding of the contexts.
@@ -374,20 +379,20 @@ class Attention(Declarations, nn.Module, ABC):
 
     @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        """Mixes the values by the attention map: (B, H, T, D). Linear in `v`,
-        unless `linear_in_values` says otherwise.
+        """Mixes the values by the attention map: (B, H, T, D). Linear in `v`, unless
+        `linear_in_values` is False.
         """
 
     def reaches(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """A sparsity of its own: which keys each head looks at, of those that the mask allows.
-        `ScoreAttention` forbids the others. None: all keys.
+        """Returns the keys that each head attends to, among those that the mask allows, for a
+        mechanism with its own sparsity pattern. `ScoreAttention` forbids the others. None: all.
 
         Args:
             query: absolute positions (T, 1).
             key: absolute positions (1, S).
 
         Returns:
-            (T, S) or (H, T, S) boolean, True where a key is looked at.
+            (T, S) or (H, T, S) boolean, True where a query attends to a key.
         """
         return None
 
@@ -396,7 +401,7 @@ class Attention(Declarations, nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no `decode`; {_NO_CACHE}")
 
     def new_cache(self) -> Cache:
-        """An empty cache for decoding."""
+        """Returns an empty cache for decoding."""
         raise NotImplementedError(f"{type(self).__name__} has no `new_cache`; {_NO_CACHE}")
 
     def keys_kept(self, mask: Mask) -> int | None:
@@ -407,33 +412,33 @@ class Attention(Declarations, nn.Module, ABC):
 
     @classmethod
     def why_no_fixed_cache(cls) -> str | None:
-        """Why its cache cannot be fixed, see `Cache.fix`; None: it can. Where a class computes more
-        in its own way than what the contract makes safe, the cache grows.
+        """Returns why the cache cannot be fixed, see `Cache.fix`; None: it can. It cannot for a
+        class that overrides steps that a template does not know to be safe.
         """
         return f"{cls.__name__} decodes in its own way"
 
     @classmethod
     def decodes_as(cls, template: type[Attention]) -> bool:
-        """True if it decodes as `template` does, from the same cache and without a look back."""
+        """Returns True if it decodes as `template` does, from the same cache and without
+        `convolve` and `carry`.
+        """
         steps = ("forward", "prepare", "mixed", "mix", "decode", "new_cache")
         alike = all(getattr(cls, step) is getattr(template, step) for step in steps)
         return alike and not cls.looks_back()
 
     def merge(self, heads: Tensor, x: Tensor) -> Tensor:
-        """Puts the heads side by side and projects them: (B, H, T, D) -> (B, T, C). `x` is there
-        for gates.
-        """
+        """Concatenates the heads and projects them: (B, H, T, D) -> (B, T, C). `x` is for gates."""
         joined = heads.transpose(1, 2).flatten(-2)
         return joined if self.output is None else self.output(joined)
 
     def projection_flops(self) -> int:
-        """Floating-point operations of the four projections for one token, forward (2 a weight)."""
+        """Returns the FLOPs of the four projections for one token, forward (2 per weight)."""
         linears = [module for module in self.modules() if isinstance(module, nn.Linear)]
         return sum(2 * linear.weight.numel() for linear in linears)
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """Floating-point operations between the projections, forward. Counted on the meta device,
-        unless a class declares them for its own steps.
+        """Returns the FLOPs between the projections, forward. Counted on the meta device, unless a
+        class declares them for its own steps.
 
         Args:
             num_tokens: tokens of one sequence.
@@ -443,19 +448,19 @@ class Attention(Declarations, nn.Module, ABC):
         return counted.counted_mixing_flops(self, num_tokens, pairs)
 
     def cache_elements(self, num_tokens: int) -> int:
-        """Numbers that the cache holds for one sequence after `num_tokens` tokens. Counted on the
-        meta device, unless a class declares them for its own steps.
+        """Returns the number of elements in the cache for one sequence of `num_tokens` tokens.
+        Counted on the meta device, unless a class declares it for its own steps.
         """
         return counted.counted_cache_elements(self, num_tokens)
 
 
 class Prepared(NamedTuple):
-    """What goes into the mixing of one call.
+    """The inputs of the mixing in one call.
 
     Attributes:
         q: queries (B, H, T, D).
-        k: keys (B, H_kv, S, D), as a cache keeps them.
-        v: values (B, H_kv, S, D), as a cache keeps them.
+        k: keys (B, H_kv, S, D), as a cache stores them.
+        v: values (B, H_kv, S, D), as a cache stores them.
         carried: (B, H', T, E), see `Attention.carry`.
     """
 
@@ -466,10 +471,10 @@ class Prepared(NamedTuple):
 
 
 def set_by_hand(module: nn.Linear | nn.Embedding) -> bool:
-    """True if somebody has changed a module since torch made it.
+    """Returns True if a module has changed since torch initialised it.
 
-    In-place changes are counted by torch; those through `.data` are not, so that values which torch
-    would not draw count too.
+    torch counts in-place changes, but not those through `.data`. So values that torch would not
+    draw count as a change too.
     """
     parameters = list(module.parameters(recurse=False))
     if any(p._version != _DRAWN_ONCE for p in parameters):
@@ -491,7 +496,7 @@ _DRAWN_ONCE = nn.Linear(1, 1).weight._version
 def build_attention(
     spec: Spec | str | dict, dim: int, *, position: Spec | str = "none"
 ) -> Attention:
-    """Makes a mechanism, with the position encoding in it if that acts inside attention.
+    """Builds a mechanism, with the position encoding in it if that acts inside attention.
 
     Raises:
         RegistryError: if a name or an option is unknown.

@@ -82,9 +82,8 @@ class KeyValueCache(Cache):
         self._carried: Tensor | None = None
         self._dropped = 0  # position of the first key that is kept
         self._start = 0  # its place in the buffers
-        self._slots = (
-            0  # of a cache of fixed size that keeps a window: a key is at position % slots
-        )
+        # For a cache of fixed size that keeps a window: a key is at position % slots.
+        self._slots = 0
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Appends keys and values (B, H, S, D) of new tokens; returns those of all kept tokens, in
@@ -215,16 +214,16 @@ class Borrowed(KeyValueCache):
         Cache.fix(self, room, position)  # the lender reserves the memory
 
     def select(self, rows: Tensor) -> None:
-        """The lender has selected them."""
+        """Does nothing: the lender selects the rows."""
 
     def num_bytes(self) -> int:
-        """None of its own."""
+        """Returns 0: the lender counts them."""
         return 0
 
 
 def _write(buffer: Tensor | None, new: Tensor, start: int, kept: int) -> Tensor:
-    """Writes `new` behind the `kept` tokens from `start` on. If it does not fit, these go to the
-    front of a buffer with room for as many again.
+    """Writes `new` after the `kept` tokens that begin at `start`. If it does not fit, these are
+    first copied to the front of a buffer that is twice as long.
     """
     stop = start + kept + new.shape[2]
     if buffer is None or stop > buffer.shape[2]:

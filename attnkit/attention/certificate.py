@@ -1,7 +1,7 @@
-"""Certifies that an outside kernel computes correctly on this very GPU.
+"""Certifies that an outside kernel computes correctly on this GPU.
 
 Compares its outputs and all gradients with those of the plain operation in float64, at the sizes of
-the run. There have been released kernels whose gradients were wrong on certain GPUs.
+the run. Some released kernels have computed wrong gradients on certain GPUs.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _requests(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
     for attention in (module for module in model.modules() if isinstance(module, Attention)):
         weight = next(attention.parameters())
         if attention.refusal("self", Causal(), "none") or attention.lender is not None:
-            continue  # the latter asks as the layer does whose keys it uses
+            continue  # the latter makes the same requests as the layer whose keys it uses
         x = torch.zeros(1, 2, attention.dim, device=device, dtype=weight.dtype)
         autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
         with collected_requests() as requests, autocast, torch.random.fork_rng(devices=[]):
@@ -271,7 +271,7 @@ def certify(
 
     Args:
         kernel: an installed kernel.
-        request: what it is to compute.
+        request: what it computes.
         num_tokens: length of the run's sequences.
         device: of the comparison.
         folder: where certificates are stored; None: nowhere.
@@ -338,7 +338,7 @@ def _compared(
             ways = [run(kernel)]
             if isinstance(kernel, OutsideKernel) and KERNELS.get(kernel.name) is kernel:
                 ways.append(run(functools.partial(as_a_node, kernel)))
-        except Exception as error:  # in any case plain torch remains
+        except Exception as error:  # plain torch can always run
             words = f"refused: {about}: {type(error).__name__}: {error}".splitlines()[0]
             return dataclasses.replace(blank, errors=errors, words=f"{words} (T {length})")
         for name, true in exact.items():

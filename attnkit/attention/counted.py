@@ -45,8 +45,8 @@ SAMPLES = (32, 64)
 
 
 def says_itself(cls: type, cost: str) -> bool:
-    """True if a class declares a cost (the name of a method) for its own steps: not if a parent
-    declares it and the class overrides a step.
+    """Returns True if a class declares a cost (the name of a method) for its own steps: not if a
+    parent declares it and the class overrides a step.
     """
     for owner in cls.__mro__:
         if cost in vars(owner):

@@ -1,7 +1,7 @@
 """What a mechanism declares: where it can be used, what its map is, how its parameters are trained.
 
-Class attributes have the values of a plain softmax attention; a mechanism states what differs, and
-a law tests it. `refusal` turns them into words.
+Class attributes have the values of a plain softmax attention; a mechanism declares what differs,
+and a law tests it. `refusal` turns them into messages.
 """
 
 from __future__ import annotations
@@ -35,40 +35,39 @@ class Declarations:
     """What a row of its map is: a distribution, non-negative numbers, or numbers of either sign."""
 
     linear_in_values: ClassVar[bool] = True
-    """False where `mix` does more to the values than to weigh them: its map is then a Jacobian."""
+    """False if `mix` does more than weight the values. The map is then a Jacobian."""
 
     merges_linearly: ClassVar[bool] = False
-    """True where an own `merge` is linear in the heads, but for a bias, and reads nothing of `x`;
-    that of the template is so.
+    """True if the mechanism overrides `merge`, and its `merge` too is linear in the heads, except
+    for a bias, and does not use `x`.
     """
 
     smooth: ClassVar[bool] = True
-    """False where its output or its gradient jumps: as a score passes a threshold, or as a signed
-    sum that is brought to one size passes zero.
+    """False if its output or its gradient is discontinuous, where a score passes a threshold, or
+    where a signed sum that is normalised passes zero.
     """
 
     causal_only: ClassVar[bool] = False
-    """True where it has no meaning for a query to see later keys."""
+    """True if the mechanism is not defined for a query that sees later keys."""
 
     knows_order: ClassVar[bool] = False
-    """True where the mechanism itself tells positions apart, as a decay or a convolution does."""
+    """True if the mechanism itself distinguishes positions, as a decay or a convolution does."""
 
     has_cache: ClassVar[bool] = True
-    """False where an output can only be had from all tokens at once, so that nothing can be kept of
-    them: samples and `generate` then read all tokens anew at each step, and `new_cache` and
-    `decode` are not asked for.
+    """False if an output depends on all tokens at once, so that nothing can be cached. Samples and
+    `generate` then read all tokens again at each step, and `new_cache` and `decode` are not called.
     """
 
     cache_dtype: ClassVar[torch.dtype | None] = None
-    """What its cache is kept in; None: as the keys and values come."""
+    """dtype of the cache; None: that of the keys and values."""
 
     projections: ClassVar[frozenset[str]] = frozenset(("query", "key", "value", "output"))
-    """The parts that `__init__` makes; the others are None. Without `query` and `key`, the map asks
-    nothing of the tokens.
+    """The projections that `__init__` creates; the others are None. Without `query` and `key`, the
+    map does not depend on the tokens.
     """
 
     optimizer_roles: ClassVar[Mapping[str, str]] = {}
-    """Parameter -> how optimizers treat it, where that is not the default: "matrix" decays and is
+    """Parameter -> how optimizers treat it, if not as by default: "matrix" decays and is
     orthogonalised by Muon (weights of `nn.Linear` are), "decayed" decays, "plain" does neither (all
     other parameters of a mechanism). See `training/optimizers.py`.
     """
@@ -87,13 +86,13 @@ class Declarations:
     @classmethod
     def memory_order(cls) -> int:
         """Power of the length with which the memory of a training step grows, without a mask or
-        under a causal one: 1, unless a mechanism says otherwise.
+        under a causal one. Default: 1.
         """
         return 1
 
     @classmethod
     def refusal(cls, role: Role, mask: Mask, position: str) -> str | None:
-        """Says why this mechanism cannot serve a role, mask or position encoding; None: it can."""
+        """Returns why this mechanism cannot serve a role, mask or position; None: it can."""
         name = ATTENTION.name_of(cls)
         if role not in cls.roles:
             return (

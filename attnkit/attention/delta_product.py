@@ -68,5 +68,5 @@ class DeltaProduct(DeltaNet):
         return sums[:, :, self.num_steps - 1 :: self.num_steps], state
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """Those of decoding: the steps of a token are a chunk, whose products count too."""
+        """The FLOPs of decoding, with the products in the chunk that the steps of a token are."""
         return Recurrent.mixing_flops(self, num_tokens, pairs)

@@ -25,8 +25,8 @@ class Differential(MultiHead):
 
     Args:
         lambda_init: initial factor of the second map.
-        learned: learn the factor; false: it stays as it is, and with `lambda_init=0` the second map
-            is left out.
+        learned: learn the factor; false: it is constant, and with `lambda_init=0` the second map is
+            left out.
     """
 
     map_rows = "signed"

@@ -4,9 +4,10 @@
     weights = softmax over the K keys with the largest I[i, j]
     loss = ... + weight mean_i KL(p_i || softmax(I_i))        p_i: full map, averaged over the heads
 
-All heads of a query attend to the same K keys. A choice has no gradient, so the indexer learns by
-its own loss alone, from tokens that pass no gradient on. With K at least the number of keys this is
-full attention. The paper applies it to latent keys; here they are those of multi-head attention.
+All heads of a query attend to the same K keys. This choice has no gradient, so the indexer is
+trained only by its own loss, which passes no gradient on to the tokens. If K is at least the number
+of keys, this is full attention. The paper applies it to latent keys; here they are those of
+multi-head attention.
 """
 
 import torch
@@ -104,9 +105,8 @@ class DSA(MultiHead):
             target = target.mean(dim=1, keepdim=True)  # (B, 1, T, S)
         guess = self.index(grid).float().masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
         guess = guess.masked_fill(~allowed, 0.0)
-        distance = (torch.special.xlogy(target, target) - target * guess).sum(dim=-1)[
-            :, 0
-        ]  # (B, T)
+        # (B, T)
+        distance = (torch.special.xlogy(target, target) - target * guess).sum(dim=-1)[:, 0]
         if real is not None:
             distance = distance * (real / real.sum().clamp(min=1)) * real.numel()
         return {"indexer": self.weight * distance.mean()}

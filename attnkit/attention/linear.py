@@ -66,7 +66,7 @@ class Linear(Recurrent):
             sums = seen if sums is None else sums + seen
             total = seen_total if total is None else total + seen_total
             read, weight = q @ sums, q @ total
-        # Nothing is allowed, or nothing answers: 0 / 1. A quotient of tiny numbers has no digits.
+        # 0 / 1 if no key is allowed or matches. A quotient of tiny numbers has no correct digits.
         heads = read / torch.where(weight > torch.finfo(weight.dtype).eps ** 2, weight, 1.0)
         return heads, {"sums": sums, "total": total}
 

@@ -4,15 +4,15 @@
     λ_t = softplus(x_t W_λ + b)
     output = rms_norm(head) W_o
 
-Linear attention with several states in place of one. The tokens before t are cut into buckets as a
-Fenwick tree does: bucket 0 is the token itself, and bucket l holds 2^(l-1) tokens or none, the
-nearest in the smallest. Token s is in the bucket of t whose number is the place, from 1, of the
-highest bit in which their positions differ. All λ equal is linear attention without its
-normalisation.
+Linear attention with several states instead of one. The tokens before t are divided into buckets
+like those of a Fenwick tree: bucket 0 is the token itself, and bucket l contains 2^(l-1) tokens or
+none, the nearest in the smallest. Token s is in the bucket of t whose number is the place, from 1,
+of the highest bit in which their positions differ. With all λ equal this is linear attention
+without its normalisation.
 
-The last bucket takes all tokens that are further away. A sequence is computed in T log T steps, by
-a later half of each block of 2^n tokens that reads the state of the earlier half. A cache holds one
-state for each 1 in the binary number of the tokens so far.
+The last bucket contains all tokens that are further away. A sequence takes T log T steps: in each
+block of 2^n tokens, the later half reads the state of the earlier half. A cache contains one state
+for each 1 in the number of tokens so far, written in binary.
 """
 
 import torch
@@ -33,7 +33,7 @@ CHUNK = 64
 
 @ATTENTION.register("log_linear")
 class LogLinear(Recurrent):
-    """As many states as the length has binary digits, each read with a weight of its own.
+    """As many states as the length has binary digits, each read with its own weight.
 
     Args:
         num_levels: number of buckets L; the last takes all tokens from 2^(L - 2) on.
@@ -80,7 +80,7 @@ class LogLinear(Recurrent):
         return f"{cls.__name__} keeps more states as the sequence grows"
 
     def mixing_flops(self, num_tokens: int, pairs: int) -> int:
-        """Those of a whole sequence: decoding reads another number of states at each token."""
+        """The FLOPs of a whole sequence, since decoding reads more states at some tokens."""
         return Attention.mixing_flops(self, num_tokens, pairs)
 
     def cache_elements(self, num_tokens: int) -> int:
@@ -90,8 +90,8 @@ class LogLinear(Recurrent):
 
 
 def bounds(length: int, num_levels: int) -> list[tuple[int, int]]:
-    """Returns the first token of each bucket, and the one behind its last, after `length` tokens:
-    for each place of a bit from the lowest on. The last has all that is further away.
+    """Returns the first token of each bucket, and the one after its last, after `length` tokens:
+    for each place of a bit, from the lowest on. The last bucket has all tokens further away.
     """
     last = num_levels - 2
     inner = [((length >> n + 1) << n + 1, (length >> n) << n) for n in range(last)]
@@ -178,7 +178,7 @@ def filled(state: dict[str, Tensor], k: Tensor, v: Tensor, num_levels: int) -> d
 
 
 def tokens_in(state: dict[str, Tensor]) -> int:
-    """Returns the number of tokens in buckets: their places are its binary digits. (Beyond the last
-    place more of them change no bucket.)
+    """Returns the number of tokens in buckets: their places are its binary digits. (Tokens beyond
+    the last place change no bucket.)
     """
     return sum(1 << int(place) for place in state)

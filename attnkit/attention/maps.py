@@ -1,8 +1,8 @@
 """Computes the exact attention map of any mechanism, outside of training.
 
 A `ScoreAttention` has its map in `weights`. For another mechanism that is linear in its values,
-one-hot values reveal the map: the output for a value that is 1 at key j only *is* column j. Each
-call gives D columns, S / D calls all of them.
+one-hot values give the map: if the value is 1 at key j and 0 elsewhere, the output is column j.
+Each call gives D columns, so S / D calls give all of them.
 
 For a mechanism that is not linear in its values (`linear_in_values = False`) there is no complete
 map. The result is then the Jacobian of the heads with respect to the values, averaged over the D
@@ -38,16 +38,16 @@ class AttentionMap:
     Attributes:
         name: path of the mechanism in the model ("layers.0.attention").
         weights: (B, H, T, S), float32, on the CPU.
-        allowed: (B or 1, 1, T, S) boolean, on the CPU: what the mask allowed.
+        allowed: (B or 1, 1, T, S) boolean, on the CPU: True where the mask allows attention.
         role: self-attention or cross-attention.
         rows: normalisation of a row.
         taken_from: origin of the map: the mechanism's weights, one-hot values, or the Jacobian.
         mechanism: its registered name.
-        value_lengths: (B, H, S), the length of what each head hands over from each key, with a
-            weight of 1: ||v_j W_O|| (arXiv:2004.10102); None: not asked for, or the mechanism is
+        value_lengths: (B, H, S), the length of the vector that each head adds for each key at a
+            weight of 1: ||v_j W_O|| (arXiv:2004.10102); None: not requested, or the mechanism is
             not linear in its values, or `merge` is not linear in the heads.
         largest_score: (B, H), the largest score of an allowed pair before the normalisation; None:
-            not asked for, or the mechanism has no such scores.
+            not requested, or the mechanism has no such scores.
     """
 
     name: str
@@ -90,12 +90,12 @@ def attention_map(
 def _prepared(
     attention: Attention, x: Tensor, context: Tensor, mask: Mask, stream: Stream | None
 ) -> Prepared:
-    """What goes into the mixing, in full precision; keys and values as the mixing takes them."""
+    """Returns the inputs of the mixing in full precision, with keys and values expanded."""
     asking = x.to(attention.dtype)
     answering = asking if context is x else context.to(attention.dtype)
     beside: dict[str, Any] = {} if stream is None else {"stream": stream}
     q, k, v, carried = attention.prepare(asking, answering, mask, **beside)
-    if stream is not None:  # what another layer left may be in a narrower type
+    if stream is not None:  # tensors of another layer may have a narrower dtype
         k, v = k.to(q.dtype), v.to(q.dtype)
     k, v = attention.expand(k, v)
     return Prepared(q, k, v, carried)
@@ -112,7 +112,7 @@ def _map(attention: Attention, prepared: Prepared, mask: Mask) -> Tensor:
 
 
 def _largest_score(attention: Attention, prepared: Prepared, mask: Mask) -> Tensor | None:
-    """(B, H); None for a mechanism whose weights are not one normalisation of its scores."""
+    """Returns (B, H); None if the weights are not one normalisation of the scores."""
     if not isinstance(attention, ScoreAttention) or type(attention).weights is not _WEIGHTS:
         return None
     q, k, _, carried = prepared
@@ -135,11 +135,11 @@ def largest_by_head(
 ) -> Tensor | None:
     """Returns the largest score of an allowed pair for each head, over a batch: (H,).
 
-    The scores are what `scores` returns, without what positions or own `weights` add, in evaluation
-    mode and full precision. Arguments as in `attention_map`.
+    The scores are those that `scores` returns, without what positions or an overridden `weights`
+    add, in evaluation mode and full precision. Arguments as in `attention_map`.
 
     Returns:
-        None where the mechanism computes its map without `scores`.
+        None if the mechanism computes its map without `scores`.
     """
     mask = NoMask() if mask is None else mask
     found: list[Tensor] = []
@@ -165,16 +165,16 @@ def largest_by_head(
 
 
 def handed_over(attention: Attention, v: Tensor, x: Tensor) -> Tensor | None:
-    """Returns what each head would add to a token that attends to one key alone: (B, H, S, C).
+    """Returns what each head would add to a token that attends to a single key: (B, H, S, C).
 
     Args:
         attention: the mechanism.
-        v: values as the mixing takes them (B, H_kv, S, D).
-        x: the tokens that ask (B, T, C); any will do.
+        v: expanded values (B, H_kv, S, D).
+        x: tokens for the queries (B, T, C); the result does not depend on them.
 
     Returns:
-        None where it depends on more than the key: for a mechanism that is not linear in its
-        values, or whose `merge` gates or normalises the heads.
+        None if it depends on more than the key: the mechanism is not linear in its values, or its
+        `merge` gates or normalises the heads.
     """
     is_plain = type(attention).merge is Attention.merge or attention.merges_linearly
     if not attention.linear_in_values or not is_plain:
@@ -226,7 +226,7 @@ def _map_by_one_hot_values(
 
 
 def has_attention(model: nn.Module) -> bool:
-    """True if a model has maps: one without layers has none."""
+    """Returns True if a model has maps: one without layers has none."""
     return any(isinstance(module, Attention) for module in model.modules())
 
 
@@ -295,13 +295,13 @@ def attention_maps(
 
 
 Visit = Callable[[Attention, Tensor, Tensor, Mask | None, Stream | None], None]
-"""Is given a mechanism, and what it is called with, as in `Attention.forward`."""
+"""Receives a mechanism and the arguments of its call, as in `Attention.forward`."""
 
 
 @contextmanager
 def before_each_mechanism(model: nn.Module, visit: Visit) -> Iterator[None]:
-    """Calls `visit` in the block whenever a mechanism of the model is about to run. A model
-    compiled by `torch.compile` calls nothing.
+    """Calls `visit` in the block before each mechanism of the model runs. A model compiled by
+    `torch.compile` never calls it.
     """
 
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
     weights = softmax over the keys of the n blocks with the largest q_i . mean(k of the block)
 
 Each query attends to its own block of keys, and to the earlier whole blocks with the largest score
-of their mean key. With the number of all blocks, this is full attention.
+of their mean key. If all blocks are chosen, this is full attention.
 """
 
 import torch

@@ -5,9 +5,9 @@
     chosen: softmax over the keys of the blocks with the largest compressed weight, and of its own
     near: softmax over the last w keys
 
-A block enters as a mixture of its keys and values, by shares e that each head learns for the places
-in a block. These weights also choose the blocks whose keys are read one by one; the choice itself
-has no gradient. With gates (0, 1, 0) and the number of all blocks this is full attention.
+A compressed block is a mixture of its keys and values, with shares e that each head learns for the
+places in a block. The compressed weights also choose the blocks whose keys are read one by one; the
+choice itself has no gradient. With gates (0, 1, 0) and all blocks chosen, this is full attention.
 
 The paper compresses overlapping blocks by an MLP, gives each of the three its own keys and values,
 and lets a group of heads choose together. Here blocks do not overlap, compression is linear, and
@@ -59,7 +59,7 @@ class NSA(MultiHead):
         return torch.cat((q, gates.to(q.dtype)), dim=-1)
 
     def place(self, q: Tensor, k: Tensor, seen: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Turns the queries without their gates."""
+        """Applies positions to keys, and to queries without their gates."""
         turned, k = super().place(q[..., :-3], k, seen)
         return torch.cat((turned, q[..., -3:]), dim=-1), k
 
@@ -104,5 +104,5 @@ class NSA(MultiHead):
         return pairs.unflatten(-1, (-1, self.block)).sum(dim=-1)
 
     def _by_key(self, blocks: Tensor, grid: Grid) -> Tensor:
-        """Gives each key what its block has: (..., T, n) -> (..., T, S)."""
+        """Gives each key the number of its block: (..., T, n) -> (..., T, S)."""
         return blocks.repeat_interleave(self.block, dim=-1)[..., : grid.num_keys]

@@ -29,8 +29,8 @@ class Past:
     """The tokens before the new ones, for the step `convolve`.
 
     Attributes:
-        mask: of the call; it provides padding and documents.
-        cache: keeps the last tokens between calls; None: the call begins a sequence.
+        mask: mask of the call, which provides padding and documents.
+        cache: stores the last tokens between calls; None: the call begins a sequence.
         owner: the mechanism, whose parts the cache distinguishes by name.
     """
 
@@ -84,7 +84,7 @@ class ShortConvolution(nn.Module):
 
     Args:
         num_heads: number H of heads.
-        width_of_head: features D of each.
+        width_of_head: features D of a head.
         width: tokens in the window, including the token itself.
         activation: applied to the result.
     """

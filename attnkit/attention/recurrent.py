@@ -64,7 +64,7 @@ class Recurrent(Attention):
 
         Args:
             q: (B, H, T, D)
-            k: (B, H, S, D), with what each key carries in further features.
+            k: (B, H, S, D), or more features if keys carry more.
             v: (B, H, S, D)
             mask: which query may attend to which key.
             state: after the previous tokens; None: there are none.
@@ -117,9 +117,8 @@ class Recurrent(Attention):
         dtype, device = v.dtype, q.device.type
         exact = torch.promote_types(dtype, torch.float32)
         if self.training and self.dropout > 0:
-            # Hides a token from all later queries at once: mean and variance of what each query
-            # reads
-            # are those of dropping weights.
+            # Hides a token from all later queries at once: what each query reads has the same mean
+            # and variance as with dropped weights.
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
         products = device != "cpu" and autocast_dtype(device) is not None
         with autocast(device, enabled=products):
@@ -142,8 +141,8 @@ def in_chunks(chunk: int, num_queries: int, *heads: Tensor) -> list[Tensor]:
     """Pads queries, keys, ... at the front to the same length and cuts them: (B, H, L, X) -> (B, H,
     n, chunk, X) each.
 
-    A chunk is a power of two, and no longer than the tokens need: decoding one must not cost a
-    whole chunk.
+    The chunk length is a power of two, and not longer than necessary, so that decoding one token
+    does not cost a whole chunk.
     """
     length = longest(*heads)
     length = num_queries if num_queries > length else length
@@ -188,8 +187,7 @@ def states_before(fade: Tensor | None, added: Tensor, state: Tensor | None) -> T
 
     Args:
         fade: A. (B, H, n, D or 1, 1) scales each row of the state; (B, H, n, D, D) multiplies it;
-        the
-            batch may be 1. None: no decay.
+            the batch may be 1. None: no decay.
         added: B, (B, H, n, D, E).
         state: S_0, (B, H, D, E); None: zero.
 
@@ -275,7 +273,7 @@ def _decayed_sums(
         last = before[:, :, -1] + added[:, :, -1]
         sums = (q @ k.transpose(-2, -1)).tril() @ v + q @ before
         return joined(sums, length, num_queries), last
-    # Smaller decays are 0 anyway; in a sum they would only cost the digits of other terms.
+    # Smaller decays are 0 anyway; in a sum they would only cost other terms their precision.
     log_decay = log_decay.clamp(min=math.log(torch.finfo(log_decay.dtype).tiny))
     q, k, v, log_decay = in_chunks(chunk, num_queries, q, k, v, log_decay)
     faded = log_decay.cumsum(dim=3)  # (B, H, n, chunk, D or 1): since the start of the chunk
@@ -295,12 +293,12 @@ ONE_BY_ONE = 4
 def faded_products(q: Tensor, k: Tensor, faded: Tensor) -> Tensor:
     """Returns sum_d q_id k_jd exp(g_id - g_jd) for j <= i within each chunk, else 0.
 
-    The later half of a chunk meets the earlier half as a product of q exp(g_i - m) and k exp(m -
-    g_j), with m the decay at the end of the earlier half: both exponents are at most 0. Each half
-    is split again until few tokens are left.
+    For queries in the later half of a chunk and keys in the earlier half, this is the product of
+    q exp(g_i - m) and k exp(m - g_j), with m the decay at the end of the earlier half: both
+    exponents are at most 0. Each half is split again until few tokens are left.
 
     Args:
-        q: (..., B, H, n, chunk, D); several queries may meet the same keys.
+        q: (..., B, H, n, chunk, D); several sets of queries may use the same keys.
         k: (B, H, n, chunk, D)
         faded: g, (B, H, n, chunk, 1 or D)
 

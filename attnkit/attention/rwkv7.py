@@ -6,13 +6,12 @@
     head_t = rms_norm(q_t S_t) + (q_t · (u * k~_t)) v_t
     output = (sigmoid(x_t G) G' * head_t) W_o
 
-A delta rule whose parts are free of each other: the key κ that is removed is not the key k~ that is
-written, and the rate a of the removal is one number for each feature. The state is the transpose
-of the paper's.
+A delta rule with independent parts: the key κ that is removed differs from the key k~ that is
+written, and the removal has a rate a for each feature. The state is the transpose of the paper's.
 
-The paper mixes each token with the one before it ahead of all projections; here queries, keys and
-values are mixed behind them. Its mixing with the values of the first layer is left out, and its
-norm has no mean and no bias here.
+The paper mixes each token with the previous one before all projections; here queries, keys and
+values are mixed after them. Its mixing with the values of the first layer is left out, and its norm
+has no mean and no bias here.
 """
 
 import math
@@ -51,7 +50,7 @@ class RWKV7(Recurrent):
     """A corrected state with separate keys for removing and writing, and rates for each feature."""
 
     smooth = False
-    linear_in_values = False  # a value is added behind the norm too
+    linear_in_values = False  # a value is also added after the norm
     position_kinds = frozenset(("embeddings",))
     formula = "S_t = (Diag(w) - (a * κ) κᵀ) S_{t-1} + k~ vᵀ,  head = norm(q S_t) + (q · u k~) v"
     paper = "Peng et al. 2025, arXiv:2503.14456"
@@ -149,15 +148,15 @@ def replaced_sums(
         rate: (B, H, S, D), a: from 0 to 1.
         k: (B, H, S, D)
         v: (B, H, S, E)
-        log_decay: (B, H, S, D), g: at most 0, and no less than some -1, since its inverse is used.
+        log_decay: (B, H, S, D), g: at most 0 and not far below -1, since exp(-g) is used.
         state: (B, H, D, E); None: zero.
 
     Returns:
         (B, H, T, E), and the state after the last key.
     """
     num_queries, length = q.shape[2], longest(q, k)
-    # What a token takes away is -κᵀ S_{t-1} = -rᵀ Diag(exp(g)) S_{t-1}. Rows u of it solve a
-    # triangular system in each chunk: u = -r (faded S + p u + k v), over the tokens before.
+    # A token removes -κᵀ S_{t-1} = -rᵀ Diag(exp(g)) S_{t-1}. The rows u of this solve a triangular
+    # system in each chunk: u = -r (faded S + p u + k v), over the tokens before.
     parts = (q, removed * (-log_decay).exp(), rate * removed, k, v, log_decay)
     q, r, p, k, v, log_decay = in_chunks(CHUNK, num_queries, *parts)
     faded = log_decay.cumsum(dim=3)  # since the chunk began

@@ -215,7 +215,7 @@ class ScoreAttention(Attention):
         return KeyValueCache()
 
     def keys_kept(self, mask: Mask) -> int | None:
-        # As for a fixed cache: other steps of its own may count the keys from the first one on.
+        # As for a fixed cache: other overridden steps may depend on the first key's position.
         return mask.back if self.why_no_fixed_cache() is None else None
 
     @classmethod

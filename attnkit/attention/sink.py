@@ -3,8 +3,8 @@
     weight[i, j] = exp(s_ij) / (exp(b_h) + sum_l exp(s_il))
 
 Miller 2023 ("Attention Is Off By One", evanmiller.org) adds 1 to the denominator, which is b = 0:
-a head that finds nothing need not attend to some token, say the first (the attention sink of Xiao
-et al. 2023, arXiv:2309.17453). OpenAI 2025, arXiv:2508.10925, learn b for each head.
+a head that finds nothing need not attend to some other token, such as the first (the attention sink
+of Xiao et al. 2023, arXiv:2309.17453). OpenAI 2025, arXiv:2508.10925, learn b for each head.
 """
 
 import torch

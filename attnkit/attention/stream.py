@@ -23,7 +23,7 @@ class Stream:
         context: (B, S, C), the input of cross-attention; None: there is none, or `source` replaces
             it.
         source: keys and values (B, H_kv, S, D) of the context, computed once for many calls.
-        context_mask: which token may attend to which of the context.
+        context_mask: which token may attend to which token of the context.
         real: (B, T), True for real tokens; None: all are real.
         shared: name -> a value for later layers, such as a layer's values.
         losses: name -> () weighted term of the loss; None: losses are not needed.

@@ -30,7 +30,7 @@ class TopK(MultiHead):
         self.num_kept = num_kept
 
     def normalize(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
-        """Applies softmax over the largest allowed scores; ties are kept together."""
+        """Applies softmax over the largest allowed scores, including all that tie with the last."""
         open_scores = scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
         count = min(self.num_kept, scores.shape[-1])
         least = open_scores.topk(count, dim=-1).values[..., -1:]

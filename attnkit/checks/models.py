@@ -13,7 +13,7 @@ from attnkit.checks.card import Card, Line
 from attnkit.checks.case import NOISE, Broken, DoesNotApply, demand, demand_close, require
 from attnkit.checks.subjects import PARTS
 from attnkit.models.encoder_decoder import DecoderOptions, EncoderDecoder, EncoderOptions
-from attnkit.models.influence import admitted, measure_later_influence
+from attnkit.models.influence import allowed_by_masks, measure_later_influence
 from attnkit.models.language_model import LanguageModel
 from attnkit.registry import Spec
 
@@ -29,7 +29,7 @@ def no_prediction_sees_more_than_the_masks_say(model: LanguageModel | EncoderDec
     if isinstance(model, LanguageModel):
         found = measure_later_influence(model)
         demand(
-            admitted(model, found),
+            allowed_by_masks(model, found),
             f"{found.num_moved} of {found.num_positions} predictions moved, and the masks allow "
             f"fewer; token {found.changed_token} moved prediction {found.moved_output} by "
             f"{found.change:.1e}",

@@ -20,7 +20,7 @@ class BigBird(Mask):
     """Blocks of keys: those nearby, the first ones, and some at random. Not causal by itself:
     combine it with `causal` to decode. arXiv:2007.14062.
 
-    Each block draws its random blocks among the earlier ones that it does not see anyway, one from
+    Each block draws its random blocks among the earlier ones that it does not already see, one from
     each of `num_random` equal parts of them, and the drawn blocks see it too. So the mask does not
     depend on the length of the sequence, and the same seed always draws the same blocks.
 
@@ -29,7 +29,7 @@ class BigBird(Mask):
         window: blocks nearby that a query sees, its own in the middle; odd.
         num_global: first blocks, which see everything and are seen by all.
         num_random: earlier blocks that each block draws.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     block_size: int = 16
@@ -59,7 +59,7 @@ class BigBird(Mask):
         return (block >= 0) & (block < self.num_global)
 
     def _drawn(self, block: Tensor, draw: int) -> Tensor:
-        """The earlier block that each block draws; itself if there is none to draw."""
+        """Returns the earlier block that each block draws; the block itself if there is none."""
         first = self.num_global
         count = (block - self.window // 2 - first).clamp(min=0)
         start, stop = (count * n // self.num_random for n in (draw, draw + 1))
@@ -74,7 +74,7 @@ _PRIME = 65521  # so that all digits of a large seed count
 
 def _scrambled(number: Tensor) -> Tensor:
     """Maps integers to numbers from 0 to 65535 that look random, one to one within this range."""
-    # No product exceeds 32 bits, which is all that some kernels compute with.
+    # No product exceeds 32 bits, the size of integers in some kernels.
     number = number % _RANGE
     for shift, factor in ((8, 27805), (7, 30029), (9, 31153)):
         number = ((number ^ (number >> shift)) * factor + 12345) % _RANGE

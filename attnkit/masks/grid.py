@@ -16,7 +16,8 @@ class Grid:
     """The T queries and S keys of one call. The last query is at the last key, unless the mask
     states otherwise.
 
-    A step of `ScoreAttention` receives it by naming it: `def scores(self, q, k, grid)`.
+    A step of `ScoreAttention` that has a parameter `grid` receives it:
+    `def scores(self, q, k, grid)`.
 
     Attributes:
         mask: which query may attend to which key.
@@ -90,7 +91,7 @@ class Placed(AllOf):
 
 class Recent(AllOf):
     """A mask over the keys that a cache has kept. It has dropped those before them, because no
-    query looks that far back. Made by code, not named in recipes.
+    query looks that far back. Created by code only, not by recipes.
 
     Args:
         mask: the rule, bound to its batch.

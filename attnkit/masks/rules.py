@@ -102,11 +102,10 @@ class Mask(ABC):
         first = torch.zeros(1, 1, 1, 1, dtype=torch.long)
         key = torch.arange(num_tokens).view(1, 1, 1, -1)
         pairs = 0
-        for query in torch.arange(num_tokens).split(
-            1024
-        ):  # in slices: the whole would need memory quadratic in the length
-            row = rule.allowed(first, query.view(1, 1, -1, 1), key)
-            pairs += int(row.expand(1, 1, len(query), num_tokens).sum())
+        # In slices: the whole mask would need memory quadratic in the length.
+        for query in torch.arange(num_tokens).split(1024):
+            rows = rule.allowed(first, query.view(1, 1, -1, 1), key)
+            pairs += int(rows.expand(1, 1, len(query), num_tokens).sum())
         return pairs
 
     def __and__(self, other: Mask) -> Mask:

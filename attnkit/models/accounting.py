@@ -1,8 +1,7 @@
-"""What a model costs: parameters by part, floating-point operations and cache bytes per token.
-Counted, not measured.
+"""The costs of a model, counted and not measured: parameters by part, floating-point operations
+(FLOPs) and cache bytes.
 
-FLOPs are analytic, since torch's counter sees none inside fused attention on a CPU
-(pytorch#195460).
+FLOPs are analytic, since torch's counter finds none in fused attention on a CPU (pytorch#195460).
 """
 
 from __future__ import annotations
@@ -33,7 +32,9 @@ PARTS = (
 
 
 def parameter_counts(model: Any) -> dict[str, int]:
-    """Parameters by part, in the order of `PARTS`; a tied head counts as embeddings, once."""
+    """Returns the number of parameters of each part, in the order of `PARTS`. A tied head counts
+    once, as embeddings.
+    """
     counts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         counts[_part_of(name)] += parameter.numel()
@@ -41,7 +42,7 @@ def parameter_counts(model: Any) -> dict[str, int]:
 
 
 def _part_of(name: str) -> str:
-    """The part to which a parameter belongs, by its path in the model."""
+    """Returns the part to which a parameter belongs, by its path in the model."""
     first, *rest = name.removeprefix("encoder.").removeprefix("decoder.").split(".")
     if first.endswith("embedding"):
         return "embeddings"
@@ -60,12 +61,12 @@ def _part_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations for one token, forward, by part. Training takes three times the sum
+    """FLOPs of the forward pass for one token, by part. Training takes three times the sum
     (arXiv:2001.08361).
 
     Attributes:
         projections: query, key, value and output.
-        mixing: between them: scores and the mixing of values, for the pairs that the mask allows.
+        mixing: scores and the mixing of values, for the pairs that the mask allows.
         mlp: the MLPs.
         head: the prediction over the vocabulary.
     """
@@ -77,23 +78,23 @@ class Flops:
 
     @property
     def training(self) -> float:
-        """Forward and backward: three times the forward pass."""
+        """FLOPs forward and backward: three times those of the forward pass."""
         return 3 * (self.projections + self.mixing + self.mlp + self.head)
 
 
 @dataclass(frozen=True)
 class LayerCosts:
-    """What one layer costs, for sequences of some length.
+    """The costs of one layer, for sequences of some length.
 
     Attributes:
-        name: its place in the model, such as `layers.0`.
-        parameters: of all its parts.
+        name: path in the model, such as `layers.0`.
+        parameters: number of parameters.
         projections: FLOPs of the projections of its attention, for one token.
-        mixing: FLOPs between them, for a whole sequence.
+        mixing: FLOPs between the projections, for a whole sequence.
         mlp: FLOPs of its MLP, for one token.
-        cache_elements: numbers that its self-attention keeps of one sequence while it decodes.
-        cache_dtype: the type of these numbers; None: that of keys and values.
-        source_elements: numbers that its cross-attention keeps of a source of equal length.
+        cache_elements: elements that its self-attention caches for one sequence.
+        cache_dtype: dtype of these elements; None: that of keys and values.
+        source_elements: elements that its cross-attention caches for a source of equal length.
     """
 
     name: str
@@ -106,18 +107,19 @@ class LayerCosts:
     source_elements: int
 
     def training_flops(self, num_tokens: int) -> float:
-        """Of one token, forward and backward, in sequences of this length."""
+        """Returns the FLOPs for one token, forward and backward, in sequences of this length."""
         return 3 * (self.projections + self.mixing / num_tokens + self.mlp)
 
     def cache_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes that decoding keeps, with keys and values in `dtype`."""
+        """Returns the bytes of its cache, with keys and values in `dtype`."""
         own = self.cache_elements * (self.cache_dtype or dtype).itemsize
         return own + self.source_elements * dtype.itemsize
 
 
 def layer_costs(model: Any, num_tokens: int | None = None) -> list[LayerCosts]:
-    """What each layer costs for sequences of `num_tokens` tokens (default: `max_seq_len`), the
-    lowest first; of an encoder-decoder those of the encoder first, with sources as long as targets.
+    """Returns the costs of each layer, the lowest first, for sequences of `num_tokens` tokens
+    (default: `max_seq_len`). The layers of an encoder come before those of its decoder, and sources
+    are as long as targets.
     """
     num_tokens = int(model.max_seq_len) if num_tokens is None else num_tokens
     return [
@@ -126,7 +128,7 @@ def layer_costs(model: Any, num_tokens: int | None = None) -> list[LayerCosts]:
 
 
 def stacks_of(model: nn.Module) -> list[tuple[str, Stack]]:
-    """The stacks of a model, by what stands before `layers` in the names of their parameters."""
+    """Returns the stacks of a model, each after the prefix of its `layers` in parameter names."""
     return [
         (f"{name}." if name else "", module)
         for name, module in model.named_modules()
@@ -150,14 +152,14 @@ def _of_stack(part: str, stack: Stack, num_tokens: int) -> Iterator[LayerCosts]:
             projections=sum(a.projection_flops() for a in (own, cross) if a is not None),
             mixing=mixing,
             mlp=0 if layer.mlp is None else layer.mlp.flops(),
-            cache_elements=_kept(stack, i, num_tokens) if decodes else 0,
+            cache_elements=_cached(stack, i, num_tokens) if decodes else 0,
             cache_dtype=own.cache_dtype,
             source_elements=source,
         )
 
 
-def _kept(stack: Stack, layer: int, num_tokens: int) -> int:
-    """Numbers in the cache of a layer: those of a window where it looks no further back."""
+def _cached(stack: Stack, layer: int, num_tokens: int) -> int:
+    """Returns the elements in the cache of a layer: only those of its window if it has one."""
     attention = stack.layers[layer].attention
     if attention.lender is not None:
         return 0
@@ -166,9 +168,9 @@ def _kept(stack: Stack, layer: int, num_tokens: int) -> int:
 
 
 def flops_per_token(model: Any, num_tokens: int | None = None) -> Flops:
-    """Analytic FLOPs per token for sequences of `num_tokens` tokens (default: the model's
-    `max_seq_len`); of an encoder-decoder, for one source and one target token; of a model without a
-    `Stack`, two for each of its weights.
+    """Returns the analytic FLOPs per token for sequences of `num_tokens` tokens (default: the
+    model's `max_seq_len`). For an encoder-decoder they include one source and one target token, for
+    a model without a `Stack` two FLOPs per weight.
     """
     num_tokens = int(model.max_seq_len) if num_tokens is None else num_tokens
     return _flops_of(model, layer_costs(model, num_tokens), num_tokens)
@@ -187,9 +189,9 @@ def _flops_of(model: Any, layers: Sequence[LayerCosts], num_tokens: int) -> Flop
 
 
 def cache_bytes(model: Any, num_tokens: int, dtype: torch.dtype) -> int:
-    """Bytes that decoding keeps for one sequence of `num_tokens` tokens, with keys and values in
-    `dtype`; a state has a dtype of its own. An encoder-decoder keeps keys and values of a source of
-    as many tokens too.
+    """Returns the bytes of the cache for one sequence of `num_tokens` tokens, with keys and values
+    in `dtype`; a state has its own dtype. An encoder-decoder also caches the keys and values of a
+    source of the same length.
     """
     return sum(layer.cache_bytes(dtype) for layer in layer_costs(model, num_tokens))
 
@@ -199,7 +201,7 @@ def costs(model: Any) -> dict[str, Any]:
     of a full context.
     """
     parts = parameter_counts(model)
-    layers = layer_costs(model)  # once: what a class does not declare takes a pass to count
+    layers = layer_costs(model)  # once: counting undeclared costs takes a forward pass
     return {
         "parameters": sum(parts.values()),
         "parameters_by_part": parts,

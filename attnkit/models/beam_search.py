@@ -1,9 +1,9 @@
-"""Beam search: the likeliest translations, several hypotheses at a time.
+"""Beam search: finds likely translations by following several hypotheses at a time.
 
 Hypotheses are compared by log p(Y | X) / lp(Y), with the length penalty of Wu et al. 2016
 (arXiv:1609.08144, section 7): lp(Y) = ((5 + |Y|) / 6)^alpha, where |Y| counts the end token. A
-hypothesis that ends leaves the beam and takes its place in it along, so that a beam of one is
-greedy search, and a beam that is wide enough finds the best of all.
+hypothesis that ends leaves the beam, which is then narrower by one. So a beam of one is greedy
+search, and a beam that is wide enough finds the best translation of all.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Hypothesis:
     """One translation.
 
     Attributes:
-        tokens: its token numbers, without begin and end.
+        tokens: token ids, without begin and end.
         score: log-probability divided by the length penalty, in nats.
-        ended: False if it was cut at the greatest length.
+        ended: False if it was cut at the maximum length.
     """
 
     tokens: list[int]
@@ -35,15 +35,15 @@ class Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How to search.
+    """The options of a search.
 
     Args:
-        beam: hypotheses that are followed; 1: greedy.
-        length_penalty: alpha; 0: none, more favours longer translations.
-        n_best: translations that are returned of each source, at most `beam`.
-        max_ratio: a target has at most this many times the tokens of its source, and ten more.
-        cached: keep keys and values, if the model can; without it each step reads the target
-            afresh.
+        beam: number of hypotheses to follow; 1: greedy search.
+        length_penalty: alpha; 0: no penalty; larger values favour longer translations.
+        n_best: number of translations to return for each source, at most `beam`.
+        max_ratio: a target has at most this many times the tokens of its source, plus ten.
+        cached: cache keys and values, if the model can; otherwise each step reads the whole target
+            again.
 
     Raises:
         ValueError: if an option is out of range.
@@ -66,12 +66,12 @@ class Search:
             raise ValueError(f"max_ratio must be above 0, got {self.max_ratio}")
 
     def penalty(self, length: Tensor | int) -> Tensor:
-        """lp(Y) of a number of tokens, the end token included."""
+        """Returns lp(Y) for a number of tokens, including the end token."""
         return ((5 + torch.as_tensor(length)) / 6).double() ** self.length_penalty
 
 
 @dataclass
-class _Found:
+class _Finished:
     """The finished hypotheses of one source, best first."""
 
     hypotheses: list[Hypothesis] = field(default_factory=list)
@@ -81,7 +81,7 @@ class _Found:
         self.hypotheses.sort(key=lambda one: -one.score)
 
     def worst_of(self, n_best: int) -> float:
-        """The score that an unfinished hypothesis must beat to be returned."""
+        """Returns the score that an unfinished hypothesis must exceed to be returned."""
         if len(self.hypotheses) < n_best:
             return float("-inf")
         return self.hypotheses[n_best - 1].score
@@ -93,15 +93,16 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Translates a batch of sources.
 
-    It stops for a source when no unfinished hypothesis can win any more: log-probabilities only
-    fall, so the best that one can reach is its own, divided by the penalty of the greatest length.
+    The search for a source stops once no unfinished hypothesis can win. Log-probabilities only
+    decrease, so the score of a hypothesis is bounded by its log-probability divided by the penalty
+    of the maximum length.
 
     Args:
         model: in evaluation mode.
-        source: (B, S) token numbers, padded at the right.
+        source: (B, S) token ids, padded at the right.
         source_keep: (B, S) boolean, True where a token is real.
         end: the target's end token, which also begins a target.
-        search: how to search.
+        search: the options.
 
     Returns:
         For each source its `n_best` hypotheses, best first (fewer if the search found fewer).
@@ -109,14 +110,14 @@ def beam_search(
     device, width = source.device, search.beam
     room = model.max_seq_len
     longest = (source_keep.sum(dim=1) * search.max_ratio + 10).long().clamp(max=room)  # (B,)
-    found = [_Found() for _ in range(len(source))]
+    found = [_Finished() for _ in range(len(source))]
     steps = (
         _CachedSteps(model, source, source_keep)
         if search.cached and model.can_cache
         else _PlainSteps(model, source, source_keep)
     )
     active = torch.arange(len(source), device=device)
-    tokens = torch.full((len(source), 1, 1), end, device=device)  # (B, n, t), begin included
+    tokens = torch.full((len(source), 1, 1), end, device=device)  # (B, n, t), including begin
     scores = torch.zeros(len(source), 1, dtype=torch.double, device=device)
     for length in range(1, int(longest.max()) + 1):
         logits = steps.next(tokens.flatten(0, 1))  # (B n, V)
@@ -128,7 +129,7 @@ def beam_search(
         best, place = candidates.flatten(1).topk(min(width, candidates[0].numel()))  # (B, k)
         parent = place // candidates.shape[-1]
         word = word.view(len(active), -1).gather(1, place)
-        # A hypothesis that ended took its place in the beam along.
+        # Each hypothesis that has ended makes the beam narrower by one.
         left = torch.tensor(
             [width - len(found[i].hypotheses) for i in active.tolist()], device=device
         )
@@ -141,22 +142,22 @@ def beam_search(
         _collect(found, active, finished, tokens, best, end, search)
         scores = best.masked_fill(~valid | finished, float("-inf"))
         bound = (scores.amax(dim=1) / search.penalty(longest[active])).tolist()
-        going = [
+        unfinished = [
             row
             for row, i in enumerate(active.tolist())
             if bound[row] > found[i].worst_of(search.n_best)
         ]
-        if not going:
+        if not unfinished:
             break
-        rows = torch.tensor(going, device=device)
-        parents = rows[:, None] * n + parent[rows]  # which old hypothesis each one goes on from
-        steps.select(parents.flatten(), rows if len(going) < len(active) else None)
+        rows = torch.tensor(unfinished, device=device)
+        parents = rows[:, None] * n + parent[rows]  # the old hypothesis that each one continues
+        steps.select(parents.flatten(), rows if len(unfinished) < len(active) else None)
         active, tokens, scores = active[rows], tokens[rows], scores[rows]
     return [one.hypotheses[: search.n_best] for one in found]
 
 
 def _collect(
-    found: list[_Found],
+    found: list[_Finished],
     active: Tensor,
     finished: Tensor,
     tokens: Tensor,
@@ -164,7 +165,7 @@ def _collect(
     end: int,
     search: Search,
 ) -> None:
-    """Moves what has finished out of the beam."""
+    """Moves the finished hypotheses out of the beam."""
     length = tokens.shape[-1] - 1
     penalised = (scores / search.penalty(length).to(scores.device)).tolist()
     sources = active.tolist()
@@ -177,7 +178,7 @@ def _collect(
 
 
 class _CachedSteps:
-    """Scores next tokens from a cache: each step reads one token."""
+    """Predicts next tokens with a cache: each step reads one token."""
 
     def __init__(self, model: EncoderDecoder, source: Tensor, source_keep: Tensor) -> None:
         self.model = model
@@ -189,15 +190,15 @@ class _CachedSteps:
 
     def select(self, hypotheses: Tensor, sources: Tensor | None) -> None:
         """Keeps these hypotheses, and these sources (None: all)."""
-        as_they_are = torch.arange(len(hypotheses), device=hypotheses.device)
-        if sources is not None or not torch.equal(hypotheses, as_they_are):
+        unchanged = torch.arange(len(hypotheses), device=hypotheses.device)
+        if sources is not None or not torch.equal(hypotheses, unchanged):
             self.cache.select_hypotheses(hypotheses)
         if sources is not None:
             self.cache.select_sources(sources)
 
 
 class _PlainSteps:
-    """Scores next tokens without a cache: each step reads the whole target afresh."""
+    """Predicts next tokens without a cache: each step reads the whole target again."""
 
     def __init__(self, model: EncoderDecoder, source: Tensor, source_keep: Tensor) -> None:
         self.model = model
@@ -217,11 +218,12 @@ class _PlainSteps:
 
 
 def in_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yields the numbers of sentences in batches of like length, the longest first.
+    """Yields the indices of sentences in batches of similar length, the longest first.
 
     Args:
-        lengths: tokens of each sentence.
-        batch_tokens: most tokens of a batch, padding included; a longer sentence is alone.
+        lengths: number of tokens of each sentence.
+        batch_tokens: maximum number of tokens in a batch, including padding; a longer sentence is a
+            batch of its own.
     """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,4 +1,4 @@
-"""What a whole model remembers while it decodes."""
+"""The memory of a whole model between decoding steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from attnkit.masks import Mask, Padding
 
 @dataclass
 class ModelCache:
-    """One cache a layer, and the number of tokens seen.
+    """The caches of all layers, and the number of tokens so far.
 
     Attributes:
-        layers: one cache a layer.
-        length: tokens seen; of a cache of fixed size, as it was fixed.
-        position: of a cache of fixed size: where the next token stands, see `Cache`.
+        layers: one cache per layer.
+        length: number of tokens so far; for a fixed cache, their number when it was fixed.
+        position: for a fixed cache, the position of the next token, see `Cache`.
     """
 
     layers: list[Cache]
@@ -26,7 +26,7 @@ class ModelCache:
     position: Tensor | None = None
 
     def source_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of the source that a layer looks at; None: it looks at none."""
+        """Returns the keys and values of the source for a layer; None: there is no source."""
         return None
 
     @property
@@ -35,37 +35,37 @@ class ModelCache:
         return self.length if self.position is None else self.position
 
     def advance(self, num_tokens: int) -> None:
-        """Moves on, after all layers have taken up their tokens."""
+        """Adds to the number of tokens, after all layers have stored theirs."""
         if self.position is None:
             self.length += num_tokens
         else:
             self.position.add_(num_tokens)
 
     def fix(self, room: int, device: torch.device) -> None:
-        """Gives the cache a fixed size, after it has taken up the first tokens: steps of equally
-        many tokens are then one graph, whose tensors keep their sizes and places.
+        """Fixes the size of the cache after the first tokens. Steps with the same number of tokens
+        are then one graph, whose tensors keep their sizes and memory addresses.
 
         Args:
-            room: tokens to have room for, those seen included.
-            device: the model's.
+            room: number of tokens to reserve memory for, including those so far.
+            device: device of the model.
         """
         self.position = torch.tensor(self.length, device=device)
         for layer in self.layers:
             layer.fix(room, self.position)
 
     def tensors(self) -> list[Tensor]:
-        """All that it holds."""
-        own = [] if self.position is None else [self.position]
-        return own + [tensor for layer in self.layers for tensor in layer.tensors()]
+        """Returns all of its tensors."""
+        position = [] if self.position is None else [self.position]
+        return position + [tensor for layer in self.layers for tensor in layer.tensors()]
 
     def num_bytes(self) -> int:
-        """Bytes that the tokens seen so far need."""
+        """Returns the bytes needed for the tokens so far."""
         return sum(layer.num_bytes() for layer in self.layers)
 
 
 @dataclass(kw_only=True)
 class DecoderCache(ModelCache):
-    """What a decoder remembers of the source, computed once, and of the target so far.
+    """The cache of a decoder: the source, computed once, and the target so far.
 
     Attributes:
         source: keys and values (B, H_kv, S, D) of each layer's cross-attention.
@@ -80,16 +80,16 @@ class DecoderCache(ModelCache):
 
     @property
     def source_mask(self) -> Mask:
-        """Real source tokens."""
+        """The padding of the source."""
         return Padding(self.source_keep)
 
     def select_hypotheses(self, rows: Tensor) -> None:
-        """Keeps these rows of the target's caches, in this order."""
+        """Selects rows of the target's caches, in this order."""
         for layer in self.layers:
             layer.select(rows)
 
     def select_sources(self, rows: Tensor) -> None:
-        """Keeps these sources, in this order."""
+        """Selects sources, in this order."""
         self.source = [
             (keys.index_select(0, rows), values.index_select(0, rows))
             for keys, values in self.source

@@ -1,4 +1,4 @@
-"""Generation: the model's own guesses, one token after the other."""
+"""Generation: samples tokens from a model, one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attnkit.models.language_model import LanguageModel
 log = logging.getLogger("attnkit")
 
 LARGEST_SEED = 2**63 - 1
-"""Of a generator of torch."""
+"""Largest seed of a torch generator."""
 
 Run = Callable[..., Tensor]
 """A model, or a compiled form of it."""
@@ -33,22 +33,22 @@ def sample(
     """Draws one token for each row of logits (B, V) -> (B,).
 
     Args:
-        logits: scores of the next token.
-        generator: source of randomness, on the CPU, so that every device draws the same. What is
-            drawn from it is one number a row; the rest happens where the logits are, so that
-            nothing waits for the device.
-        temperature: divides the logits; 0 takes the likeliest token, and so does one so small that
-            nothing else is left.
-        top_k: draw among the k likeliest tokens only.
-        top_p: draw among the fewest likeliest tokens whose probabilities sum to at least p
-            (arXiv:1904.09751).
+        logits: logits of the next token.
+        generator: source of randomness, on the CPU, so that every device draws the same tokens. It
+            draws one number per row; everything else is computed on the device of the logits,
+            without waiting for it.
+        temperature: divides the logits; 0, or a value so small that all other probabilities vanish,
+            selects the likeliest token.
+        top_k: sample only from the k likeliest tokens.
+        top_p: sample only from the smallest set of likeliest tokens whose probabilities sum to at
+            least p (arXiv:1904.09751).
     """
     device, logits = logits.device, logits.detach().float()
     if temperature == 0:
         return logits.argmax(dim=-1)
     if torch.are_deterministic_algorithms_enabled():
-        logits = logits.cpu()  # running sums have no deterministic kernel on CUDA
-    # The largest first: nothing overflows but to minus infinity, which has no probability.
+        logits = logits.cpu()  # cumulative sums have no deterministic kernel on CUDA
+    # Relative to the largest: a quotient can only overflow to minus infinity, a probability of 0.
     below = logits - logits.amax(dim=-1, keepdim=True)
     probabilities = (below / max(temperature, torch.finfo(below.dtype).tiny)).softmax(dim=-1)
     likeliest, tokens = probabilities.sort(dim=-1, descending=True)
@@ -57,13 +57,13 @@ def sample(
     if top_p is not None:
         before = likeliest.cumsum(dim=-1) - likeliest
         too_many = before >= top_p * likeliest.sum(dim=-1, keepdim=True)
-        too_many[:, 0] = False  # a p below the smallest number of float32 is 0 there
+        too_many[:, 0] = False  # a p below the smallest float32 is 0 here
         likeliest = likeliest.masked_fill(too_many, 0.0)
-    # The token in whose share of the line from 0 to 1 a uniform number falls.
+    # The first token whose cumulative probability exceeds a uniform random number.
     number = torch.rand(len(logits), 1, generator=generator).to(logits.device, non_blocking=True)
     ends = likeliest.cumsum(dim=-1)
     drawn = (ends <= number * ends[:, -1:]).sum(dim=-1, keepdim=True)
-    last = (likeliest > 0).sum(dim=-1, keepdim=True) - 1  # rounding may reach the very end
+    last = (likeliest > 0).sum(dim=-1, keepdim=True) - 1  # rounding may exceed the last token
     return tokens.gather(-1, drawn.minimum(last)).squeeze(-1).to(device)
 
 
@@ -82,22 +82,22 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yields the next token of each row (B,), up to `max_new_tokens` times.
 
-    Up to `max_seq_len` tokens it decodes from a cache, if the model can; beyond, each step reads
-    the last `max_seq_len` tokens afresh. On a CUDA device the cache has a fixed size, where the
-    mechanisms allow it, and each token is one launch of a CUDA graph.
+    Up to `max_seq_len` tokens it decodes from a cache, if the model can. Beyond that, each step
+    reads the last `max_seq_len` tokens again. On a CUDA device the cache has a fixed size, if the
+    mechanisms support it, and each token is one launch of a CUDA graph.
 
     Args:
-        model: in evaluation mode, or dropout acts.
+        model: in evaluation mode; otherwise dropout is active.
         prompt: (B, T) tokens, at least one.
-        max_new_tokens: tokens to generate.
+        max_new_tokens: number of tokens to generate.
         temperature: see `sample`.
         top_k: see `sample`.
         top_p: see `sample`.
         seed: the same seed gives the same tokens.
-        end_token: separates documents; the `document` mask needs to know it.
-        run: a compiled form of the model, for the tokens behind the prompt; the cache then has a
-            fixed size on any device, so that one graph serves them all. The prompt is read once,
-            by the model as it is.
+        end_token: separates documents; needed for the `document` mask.
+        run: a compiled form of the model, for the tokens after the prompt; the cache then has a
+            fixed size on any device, so that one graph serves all tokens. The prompt is read once,
+            by the uncompiled model.
 
     Raises:
         ValueError: if the prompt is empty or an option is out of range.
@@ -137,23 +137,23 @@ def generate(
 
 
 class _FixedStep:
-    """One token a row through a model whose cache has a fixed size; on CUDA as a graph that is
+    """Computes one token per row with a cache of fixed size. On CUDA the step is a graph, which is
     captured at the first token and launched for each.
     """
 
     def __init__(self, run: Run, cache: ModelCache, room: int, device: torch.device) -> None:
         self._run = run
         self._cache = cache
-        self._room = -(-room // 64) * 64  # what kernels like, and few sizes to compile
+        self._room = -(-room // 64) * 64  # suits kernels, and leaves few sizes to compile
         self._captures = device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
         cache.fix(self._room, device)
 
     def __call__(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
-        """The logits (B, 1, V) that follow tokens (B, S), all but the last of which were read.
+        """Reads the last token and returns the logits of the next one (B, 1, V).
 
         Args:
-            tokens: all so far.
+            tokens: (B, S), all tokens so far.
             documents: (B, S), see `LanguageModel`.
         """
         tokens = tokens[:, -1].clone()[:, None]  # with the same strides at each length
@@ -163,31 +163,31 @@ class _FixedStep:
             self._capture(tokens, documents)
         if self._graph is None:
             return self._run(tokens, documents, self._cache)
-        for kept, given in zip(self._given, (tokens, documents), strict=True):
-            if kept is not None and given is not None:
-                kept.copy_(given)
+        for captured, new in zip(self._inputs, (tokens, documents), strict=True):
+            if captured is not None and new is not None:
+                captured.copy_(new)
         self._graph.replay()
         return self._logits
 
-    def _capture(self, *given: Tensor | None) -> None:
-        """Records the step; the cache is afterwards what it was."""
-        self._given = [None if tensor is None else tensor.clone() for tensor in given]
+    def _capture(self, *inputs: Tensor | None) -> None:
+        """Captures the step as a graph, and restores the cache afterwards."""
+        self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
         before = [(tensor, tensor.clone()) for tensor in self._cache.tensors()]
         graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        # Casts that autocast keeps would be freed at its end, and the graph read them still.
+        # Autocast frees the casts in its cache when it ends, but the graph would still read them.
         keeps_casts = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)
         try:
             aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):  # libraries set themselves up at the first calls
+            with torch.cuda.stream(aside):  # libraries initialise themselves in the first calls
                 for _ in range(3):
-                    self._run(*self._given, self._cache)
+                    self._run(*self._inputs, self._cache)
                     for tensor, value in before:
                         tensor.copy_(value)
             torch.cuda.current_stream().wait_stream(aside)
-            # Other threads may go on to prepare batches.
+            # Other threads may prepare batches meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._logits = self._run(*self._given, self._cache)
+                self._logits = self._run(*self._inputs, self._cache)
             self._graph = graph
         except RuntimeError as error:
             self._captures = False
@@ -198,7 +198,7 @@ class _FixedStep:
 
 
 def _fixes(model: LanguageModel, run: Run | None, device: torch.device) -> bool:
-    """Whether the cache gets a fixed size behind the prompt."""
+    """Returns True if the cache gets a fixed size after the prompt."""
     if run is None and device.type != "cuda":
         return False
     if (reason := model.why_no_fixed_cache()) is not None:

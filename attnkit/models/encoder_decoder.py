@@ -1,6 +1,6 @@
-"""An encoder that reads a source in both directions, and a decoder that writes a target and looks
-at the source by cross-attention. Vaswani et al. 2017, arXiv:1706.03762, section 3.1; by default,
-norms come before each branch, as in arXiv:2002.04745.
+"""An encoder that reads a source in both directions, and a decoder that writes a target and attends
+to the source. Vaswani et al. 2017, arXiv:1706.03762, section 3.1; by default, norms come before
+each branch, as in arXiv:2002.04745.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class EncoderOptions:
     """How the source is read.
 
     Args:
-        num_layers: layers of self-attention and MLP.
-        layers: a pattern: what layers have in place of the keys below and of those of the model,
-            cycled through all layers.
+        num_layers: number of layers of self-attention and MLP.
+        layers: a pattern of entries that replace the keys below and those of the model, repeated
+            over all layers.
         attention: the mechanism of all layers, or a list with one for each.
-        mask: which source token may look at which, besides padding.
+        mask: which source token may attend to which, in addition to padding.
         position: how the order of the source tokens is encoded.
     """
 
@@ -56,11 +56,11 @@ class DecoderOptions:
     """How the target is written.
 
     Args:
-        num_layers: layers of self-attention, cross-attention and MLP.
-        layers: a pattern: what layers have in place of the keys below and of those of the model,
-            cycled through all layers.
+        num_layers: number of layers of self-attention, cross-attention and MLP.
+        layers: a pattern of entries that replace the keys below and those of the model, repeated
+            over all layers.
         attention: the mechanism over the target, or a list with one for each layer.
-        mask: which target token may look at which; none may see a later one.
+        mask: which target token may attend to which; no token may see a later one.
         position: how the order of the target tokens is encoded.
     """
 
@@ -73,12 +73,12 @@ class DecoderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossOptions:
-    """How the target looks at the source.
+    """How the target attends to the source.
 
     Args:
         attention: the mechanism from target to source, or a list with one for each decoder layer.
-        mask: `none`: masks and positions compare places within one sequence.
-        position: `none`, likewise; encoder and decoder tell the order of their own tokens.
+        mask: always `none`, since masks compare positions within one sequence.
+        position: always `none`, for the same reason; encoder and decoder have their own positions.
     """
 
     attention: Annotated[Spec | list[Spec], ATTENTION] = Spec("multi_head")
@@ -91,21 +91,21 @@ class EncoderDecoder(nn.Module):
     (B, S), (B, T) tokens -> (B, T, V) logits.
 
     Args:
-        vocab_size: number V of target tokens, and of source tokens where they are shared.
-        source_vocab_size: number of source tokens where they have a vocabulary of their own.
-        max_seq_len: longest source or target, end token included.
+        vocab_size: number V of target tokens, and of source tokens if they are shared.
+        source_vocab_size: number of source tokens if they have their own vocabulary.
+        max_seq_len: longest source or target, including the end token.
         dim: width C of the model.
         encoder: how the source is read.
         decoder: how the target is written.
-        cross: how the target looks at the source.
-        mlp: the MLPs; `none` leaves them out.
-        mlp_dim: width inside the MLPs; None: four times `dim` (8/3 of it for swiglu).
-        norm: normalisation of each branch and behind each stack.
-        wiring: how a layer joins its branches.
+        cross: how the target attends to the source.
+        mlp: the MLPs; `none`: no MLPs.
+        mlp_dim: hidden width of the MLPs; None: four times `dim` (8/3 of it for swiglu).
+        norm: normalisation of each branch and after each stack.
+        wiring: how a layer combines its branches.
         shared_embeddings: one embedding matrix for source and target; needs a joint vocabulary.
         tied_embeddings: the head reuses the target's embedding matrix.
-        dropout: share of embeddings and of each branch's output that training drops.
-        bias: bias vectors in MLPs and norms (a mechanism has an option of its own).
+        dropout: share of embeddings and of each branch's output that is dropped in training.
+        bias: bias vectors in MLPs and norms (a mechanism has its own option).
 
     Raises:
         ValueError: if sizes do not fit, or if a mechanism cannot serve its role, mask or position.
@@ -158,7 +158,7 @@ class EncoderDecoder(nn.Module):
         if shared_embeddings:
             self.source_embedding = self.target_embedding
 
-        every = {
+        shared = {
             "mlp": mlp,
             "mlp_dim": mlp_dim,
             "norm": norm,
@@ -166,19 +166,20 @@ class EncoderDecoder(nn.Module):
             "dropout": dropout,
             "bias": bias,
         }
-        of_encoder = _layers("encoder", encoder, None, every)
-        of_decoder = _layers("decoder", decoder, cross, every)
+        of_encoder = _layers("encoder", encoder, None, shared)
+        of_decoder = _layers("decoder", decoder, cross, shared)
         _check_masks(of_encoder, of_decoder, cross)
-        # Lists: the mechanisms of a stack are drawn before its MLPs, as equal seeds expect.
+        # Lists: the mechanisms of a stack are initialised before its MLPs. Another order would give
+        # other weights for the same seed.
         self.encoder = Stack()
-        own = list(self_attentions(of_encoder, dim, "encoder", padded=True))
-        self.encoder.add_layers(of_encoder, dim, [(each, None) for each in own], "encoder")
+        to_itself = list(self_attentions(of_encoder, dim, "encoder", padded=True))
+        self.encoder.add_layers(of_encoder, dim, [(each, None) for each in to_itself], "encoder")
         self.encoder.position = embedding_position(of_encoder, encoder.position, dim, max_seq_len)
         self.encoder.add_norm(norm, dim, bias)
         self.decoder = Stack()
-        own = list(self_attentions(of_decoder, dim, "decoder"))
+        to_itself = list(self_attentions(of_decoder, dim, "decoder"))
         to_source = list(cross_attentions(of_decoder, dim, "decoder"))
-        self.decoder.add_layers(of_decoder, dim, zip(own, to_source, strict=True), "decoder")
+        self.decoder.add_layers(of_decoder, dim, zip(to_itself, to_source, strict=True), "decoder")
         self.decoder.position = embedding_position(of_decoder, decoder.position, dim, max_seq_len)
         self.decoder.add_norm(norm, dim, bias)
         self.head = nn.Linear(dim, vocab_size, bias=False)
@@ -187,8 +188,9 @@ class EncoderDecoder(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Matrices as Glorot and Bengio 2010 (uniform); embeddings normal with a deviation of
-        1/sqrt(C), so that those that are scaled by sqrt(C) have unit size and logits too.
+        """Draws matrices as in Glorot and Bengio 2010 (uniform), and embeddings from a normal
+        distribution with a standard deviation of 1/sqrt(C), so that logits, and embeddings scaled
+        by sqrt(C), have unit size.
         """
 
         def draw(module: nn.Linear | nn.Embedding, in_layer: bool) -> None:
@@ -216,25 +218,25 @@ class EncoderDecoder(nn.Module):
         label_smoothing: float = 0.0,
         stream: Stream | None = None,
     ) -> Tensor:
-        """Scores every next target token, or says how well they are predicted.
+        """Computes the logits of every next target token, or the loss.
 
         Args:
-            source: (B, S) token numbers, padded at the right.
+            source: (B, S) token ids, padded at the right.
             source_keep: (B, S) boolean, True where a source token is real.
-            target: (B, T) token numbers, padded at the right.
-            predicted: (B, T) what is to be predicted, see `token_loss`.
+            target: (B, T) token ids, padded at the right.
+            predicted: (B, T) next tokens, see `token_loss`.
             label_smoothing: see `token_loss`.
             stream: receives the auxiliary losses of the layers.
 
         Returns:
-            (B, T, V) logits; with `predicted`, its mean cross-entropy in nats, ().
+            (B, T, V) logits; with `predicted`, their mean cross-entropy in nats, ().
         """
         losses = None if stream is None else stream.losses
         context = self.encode(source, source_keep, losses)
         x = self._placed(self.embed_target(target), self.decoder.position, 0)
         real = None if predicted is None or losses is None else predicted != IGNORED
         inner = Stream(context=context, context_mask=Padding(source_keep), real=real, losses=losses)
-        x = self.decoder.through(x, inner, _as_it_is)
+        x = self.decoder.through(x, inner, _unchanged)
         if predicted is None:
             return self.head(x)
         return token_loss(x, self.head, predicted, label_smoothing)
@@ -246,9 +248,9 @@ class EncoderDecoder(nn.Module):
         """Reads the source: (B, S) tokens -> (B, S, C).
 
         Args:
-            source: token numbers, padded at the right.
+            source: token ids, padded at the right.
             source_keep: boolean, True where a token is real.
-            losses: receives the auxiliary losses of the encoder; None: nobody asks.
+            losses: receives the auxiliary losses of the encoder; None: they are not needed.
         """
         x = self._placed(self.embed_source(source, source_keep), self.encoder.position, 0)
         padding = Padding(source_keep)
@@ -256,7 +258,7 @@ class EncoderDecoder(nn.Module):
         return self.encoder.through(x, stream, lambda mask: mask & padding)
 
     def new_cache(self, source: Tensor, source_keep: Tensor) -> DecoderCache:
-        """Reads the source and keeps each layer's keys and values of it, for `decode`."""
+        """Reads the source and stores its keys and values for each layer, for `decode`."""
         context = self.encode(source, source_keep)
         cross = [layer.cross_attention for layer in self.decoder.layers]
         return DecoderCache(
@@ -267,17 +269,17 @@ class EncoderDecoder(nn.Module):
 
     @property
     def can_cache(self) -> bool:
-        """True if all of the decoder's mechanisms keep what they computed."""
+        """True if all mechanisms of the decoder have a cache."""
         return self.decoder.can_cache
 
     @property
     def has_auxiliary_losses(self) -> bool:
-        """True if a mechanism adds to the loss."""
+        """True if a mechanism has auxiliary losses."""
         return self.encoder.has_auxiliary_losses or self.decoder.has_auxiliary_losses
 
     @one_pass
     def decode(self, target: Tensor, cache: DecoderCache) -> Tensor:
-        """Scores what follows tokens that follow those in the cache.
+        """Computes the logits for tokens that follow those in the cache.
 
         Args:
             target: (B n, T) for n hypotheses of each of the cache's B sources.
@@ -288,7 +290,7 @@ class EncoderDecoder(nn.Module):
         """
         x = self._placed(self.embed_target(target), self.decoder.position, cache.length)
         stream = Stream(context_mask=cache.source_mask, losses=None)
-        x = self.decoder.through(x, stream, _as_it_is, cache)
+        x = self.decoder.through(x, stream, _unchanged, cache)
         cache.advance(target.shape[1])
         return self.head(x)
 
@@ -297,7 +299,7 @@ class EncoderDecoder(nn.Module):
         positions. A model of other sources, such as sound, overrides it.
 
         Args:
-            source: (B, S) token numbers, or (B, S, ...) of another source.
+            source: (B, S) token ids, or (B, S, ...) of another source.
             source_keep: (B, S) boolean, True where a token is real.
         """
         return self.source_embedding(source) * math.sqrt(self.dim)
@@ -307,15 +309,15 @@ class EncoderDecoder(nn.Module):
         return self.target_embedding(target) * math.sqrt(self.dim)
 
     def _placed(self, x: Tensor, position: EmbeddingPosition | None, seen: int) -> Tensor:
-        """Adds positions, behind `seen` others."""
+        """Adds the positions from `seen` on."""
         if position is not None:
             places = torch.arange(seen, seen + x.shape[1], device=x.device)
             x = x + position(places).to(x.dtype)
         return self.dropout(x)
 
 
-def _as_it_is(mask: Mask) -> Mask:
-    """The mask of a target, which is the same for every batch: its padding stands behind the real
+def _unchanged(mask: Mask) -> Mask:
+    """Returns the mask of a target, which is the same for every batch: padding follows the real
     tokens, where a causal mask hides it.
     """
     return mask
@@ -325,22 +327,22 @@ def _layers(
     part: str,
     options: EncoderOptions | DecoderOptions,
     cross: CrossOptions | None,
-    every: Mapping[str, Any],
+    shared: Mapping[str, Any],
 ) -> list[LayerOptions]:
-    """What each layer of a part is."""
+    """Returns the options of each layer of a part."""
     section = {"attention": options.attention, "mask": options.mask, "position": options.position}
     if cross is not None:
         section["cross"] = cross.attention
-    return layer_options({**every, **section}, options.num_layers, options.layers, part)
+    return layer_options({**shared, **section}, options.num_layers, options.layers, part)
 
 
 def _check_masks(
     encoder: Sequence[LayerOptions], decoder: Sequence[LayerOptions], cross: CrossOptions
 ) -> None:
-    """Checks what masks and positions say of two sequences.
+    """Checks that masks and positions are meaningful for pairs of sequences.
 
     Raises:
-        ValueError: if one has no meaning where it stands.
+        ValueError: if one of them is not.
     """
     for layer in encoder:
         if build_mask(layer.mask).needs_documents:
@@ -351,19 +353,19 @@ def _check_masks(
         if mask.ahead != 0 or mask.needs_documents:
             key = key_of(layer, "mask", "decoder")
             raise ValueError(
-                f"{key} {name_of(mask)} lets a token see later ones, which do not exist when it "
-                "translates; use causal, or a mask joined with it: [causal, ...]"
+                f"{key} {name_of(mask)} lets a token see later ones, which do not exist during "
+                "translation; use causal, or a mask combined with it: [causal, ...]"
             )
     mask, position = build_mask(cross.mask), Spec.of(cross.position)
     if not isinstance(mask, NoMask):
         raise ValueError(
-            f"cross.mask {name_of(mask)} compares places within one sequence, so it has no meaning "
-            "between two; padding is always masked"
+            f"cross.mask {name_of(mask)} compares positions within one sequence, so it has no "
+            "meaning between two; padding is always masked"
         )
     if POSITIONS.get(position.name).acts_on == "embeddings" and position.name != "none":
         raise ValueError(
-            f"cross.position {position.name} is added to embeddings, and cross-attention has none "
-            "of its own; set encoder.position and decoder.position"
+            f"cross.position {position.name} is added to embeddings, but cross-attention has no "
+            "embeddings; set encoder.position and decoder.position"
         )
     if position.name != "none":
         raise ValueError(

@@ -1,5 +1,5 @@
-"""Does a later token reach an earlier prediction? What makes a language model's loss honest, and
-how to measure it.
+"""Measures whether later tokens influence earlier predictions. If they do, a language model sees
+the answers, and its loss is not honest.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from attnkit.masks import Mask
 from attnkit.models.language_model import LanguageModel
 
 PROBED_TOKENS = 64
-"""Length of the sequence that is probed, at the most."""
+"""Maximum length of the probed sequence."""
 
 LARGE = 20_000_000
-"""From this many parameters on, eight of the tokens are changed, not all, to keep it to seconds."""
+"""From this number of parameters on, only eight tokens are changed, so that it takes seconds."""
 
 
 @dataclass(frozen=True)
 class LaterInfluence:
-    """The largest change of a prediction when a later token changed.
+    """The largest change of a prediction after a change of a later token.
 
     Attributes:
         change: largest absolute change of a logit, in units of the logits' standard deviation.
-        changed_token: the token that was changed (position).
-        moved_output: the earlier position whose prediction moved the most.
-        num_moved: how many positions moved at all, of `num_positions` that have a later token.
-        num_positions: positions that have a later token.
+        changed_token: position of the changed token.
+        moved_output: the earlier position whose prediction changed most.
+        num_moved: number of positions whose prediction changed at all, among `num_positions`.
+        num_positions: number of positions that have a later token.
     """
 
     change: float
@@ -42,10 +42,11 @@ class LaterInfluence:
 
 @torch.no_grad()
 def measure_later_influence(model: LanguageModel, seed: int = 0) -> LaterInfluence:
-    """Changes each token of a random sequence in turn, and looks how far earlier predictions move.
+    """Changes each token of a random sequence in turn, and measures the change of earlier
+    predictions.
 
-    A copy of the model is measured, with noise on all parameters: a model whose last matrices still
-    stand at zero would hide what its wiring lets through.
+    It measures a copy of the model with noise on all parameters, since output matrices that are
+    still zero would hide a leak.
     """
     probe = copy.deepcopy(model).eval().cpu().double()
     generator = torch.Generator().manual_seed(seed)
@@ -74,16 +75,18 @@ def measure_later_influence(model: LanguageModel, seed: int = 0) -> LaterInfluen
     )
 
 
-def admitted(model: LanguageModel, influence: LaterInfluence) -> bool:
-    """True if no more predictions moved than the mask says: none of them under a causal mask."""
+def allowed_by_masks(model: LanguageModel, influence: LaterInfluence) -> bool:
+    """Returns True if no more predictions changed than the masks allow: none under causal masks."""
     num_tokens = influence.num_positions + 1
-    said = sees_later_tokens(model.layer_masks(), num_tokens)
-    return influence.num_moved <= int(said.sum())
+    allowed = sees_later_tokens(model.layer_masks(), num_tokens)
+    return influence.num_moved <= int(allowed.sum())
 
 
 def scored_positions(model: LanguageModel, num_tokens: int) -> tuple[list[int] | None, bool]:
-    """Which predictions of a sequence count in a loss, by the mask's word: those that have not seen
-    the answer. None: all, since none has seen it, or all have; and False if all have.
+    """Returns the positions whose predictions count in a loss, and whether the loss is honest.
+
+    By the masks, these are the predictions that have not seen the answer. None: all positions
+    count, since none has seen it, or all have; in that case the loss is not honest.
     """
     leaks = sees_later_tokens(model.layer_masks(), num_tokens)
     is_honest = not bool(leaks[:-1].all()) or num_tokens == 1
@@ -92,7 +95,7 @@ def scored_positions(model: LanguageModel, num_tokens: int) -> tuple[list[int] |
 
 
 def sees_later_tokens(masks: Sequence[Mask], num_tokens: int) -> Tensor:
-    """Which positions (T,) may depend on a later token, by the masks' own word.
+    """Returns which positions (T,) may depend on a later token, according to the masks.
 
     Args:
         masks: of the layers, the lowest first.

@@ -1,5 +1,5 @@
-"""A decoder-only language model: embeddings, layers of attention and MLP, a head that predicts the
-next token.
+"""A decoder-only language model: embeddings, layers of attention and MLP, and a head that predicts
+the next token.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ LAYER_KEYS = (
     "dropout",
     "bias",
 )
-"""The options of the model that say what a layer is."""
+"""The options of the model that define a layer."""
 
 
 class LanguageModel(Stack):
     """Predicts the next token at every position: (B, T) tokens -> (B, T, V) logits.
 
-    With `num_layers: 0` it is a bigram model, with `mlp: none` attention alone, with `mask: none`
-    it sees the future.
+    With `num_layers: 0` it is a bigram model, with `mlp: none` it has only attention, and with
+    `mask: none` it sees the future.
 
     Args:
         vocab_size: number V of tokens.
         max_seq_len: longest sequence; the length that it is trained on.
         dim: width C of the model.
-        num_layers: layers of attention and MLP.
-        layers: a pattern: what layers have in place of the keys below, cycled through all layers.
+        num_layers: number of layers of attention and MLP.
+        layers: a pattern of entries that replace the keys below, repeated over all layers.
         attention: the mechanism of all layers, or a list with one for each.
-        mask: which query may look at which key; a list means that all must allow.
+        mask: which query may attend to which key; all masks of a list must allow a pair.
         position: how the order of the tokens is encoded.
-        mlp: the MLP; `none` leaves it out.
-        mlp_dim: width inside the MLP; None: four times `dim` (8/3 of it for swiglu, which has three
-            matrices).
+        mlp: the MLP; `none`: no MLP.
+        mlp_dim: hidden width of the MLP; None: four times `dim` (8/3 of it for swiglu, which has
+            three matrices).
         norm: normalisation of each branch and before the head.
-        wiring: how a layer joins its branches.
+        wiring: how a layer combines its branches.
         tied_embeddings: the head reuses the embedding matrix.
-        dropout: share of embeddings and of each branch's output that training drops.
-        bias: bias vectors in MLPs and norms (a mechanism has an option of its own).
-        init_std: standard deviation of the matrices that read the residual stream (query, key,
-            value, the MLP's first) at the start; None: 1 / sqrt(their inputs), so that what they
-            give is as large as what they get, at any width. GPT-2 has 0.02 for all.
+        dropout: share of embeddings and of each branch's output that is dropped in training.
+        bias: bias vectors in MLPs and norms (a mechanism has its own option).
+        init_std: initial standard deviation of the matrices that read the residual stream (query,
+            key, value, the first of the MLP); None: 1 / sqrt(number of inputs), so that outputs are
+            as large as inputs at any width. GPT-2 uses 0.02 for all.
         zero_init: each branch's last matrix and the head start at zero, so that training starts
             from the identity.
 
@@ -103,8 +103,8 @@ class LanguageModel(Stack):
             raise ValueError(f"init_std must be above 0, got {init_std}")
         if tied_embeddings and zero_init:
             raise ValueError(
-                "zero_init makes the head start at zero, and tied_embeddings makes it the "
-                "embedding matrix; set one of them to false"
+                "zero_init sets the head to zero, but tied_embeddings makes it the embedding "
+                "matrix; set one of them to false"
             )
         self.max_seq_len = max_seq_len
         options = self.layer_options(
@@ -124,12 +124,13 @@ class LanguageModel(Stack):
         )
         self.embedding = nn.Embedding(vocab_size, dim)
         self.position = embedding_position(options, Spec.of(position), dim, max_seq_len)
-        # What is trained finds its own size. What is fixed, sines say, would drown tokens that
-        # start fifty times smaller: it gets the size that they start with.
+        # Trained positions find their own size. Fixed ones, such as sines, would dominate token
+        # embeddings that start fifty times smaller, so they get the initial size of these.
         fixed = self.position is not None and not any(True for _ in self.position.parameters())
         self.position_size = EMBEDDING_STD if fixed else 1.0
         self.dropout = nn.Dropout(dropout)
-        # A generator: each mechanism is drawn with its layer, as equal seeds expect.
+        # A generator: each mechanism is initialised with its layer. Another order would give other
+        # weights for the same seed.
         mechanisms = ((made, None) for made in self_attentions(options, dim))
         self.add_layers(options, dim, mechanisms)
         self.add_norm(norm, dim, bias)
@@ -140,7 +141,7 @@ class LanguageModel(Stack):
 
     @staticmethod
     def layer_options(model: Mapping[str, Any]) -> list[LayerOptions]:
-        """What each layer of a recipe's section `model` is.
+        """Returns the options of each layer of a recipe's section `model`.
 
         Raises:
             ValueError: if the pattern or a list does not fit the number of layers.
@@ -149,8 +150,9 @@ class LanguageModel(Stack):
         return layer_options(section, model["num_layers"], model["layers"])
 
     def _initialise(self, init_std: float | None, zero_init: bool) -> None:
-        """Normal with a mean of 0. Matrices inside the layers: see `init_std`. Embeddings and
-        head: `EMBEDDING_STD`; a branch's last matrix: that over sqrt(2 layers), or zero.
+        """Draws weights from normal distributions with mean 0. Standard deviation of matrices in
+        the layers: see `init_std`; of embeddings and head: `EMBEDDING_STD`; of a branch's last
+        matrix: that over sqrt(2 layers), or zero.
         """
 
         def draw(module: nn.Linear | nn.Embedding, in_layer: bool) -> None:
@@ -165,7 +167,7 @@ class LanguageModel(Stack):
         last = [layer.attention.output for layer in self.layers]
         last += [getattr(layer.mlp, "output", None) for layer in self.layers]
         for linear in last:
-            # What a mechanism has set since, or never let the rule draw, is its own.
+            # Keeps a matrix that the mechanism has changed since, or has initialised itself.
             if linear is not None and drawn.get(linear.weight) == linear.weight._version:
                 std = 0.0 if zero_init else EMBEDDING_STD / math.sqrt(2 * len(self.layers))
                 nn.init.normal_(linear.weight, std=std)
@@ -182,14 +184,14 @@ class LanguageModel(Stack):
         targets: Tensor | None = None,
         stream: Stream | None = None,
     ) -> Tensor:
-        """Scores every next token, or says how well some are predicted.
+        """Computes the logits of every next token, or the loss.
 
         Args:
-            tokens: (B, T) token numbers; with a cache, the tokens that follow those already seen.
-            documents: (B, S) document of each token seen, these included, and of the room for
-                others in a cache of fixed size; only the `document` mask reads it.
+            tokens: (B, T) token ids; with a cache, the tokens that follow those already seen.
+            documents: (B, S) document of each token so far, including these, and of the reserved
+                places in a cache of fixed size; only the `document` mask uses it.
             cache: memory of earlier calls, from `new_cache`.
-            targets: (B, T) what is to be predicted, see `token_loss`.
+            targets: (B, T) next tokens, see `token_loss`.
             stream: receives the auxiliary losses of the layers.
 
         Returns:
@@ -213,11 +215,11 @@ class LanguageModel(Stack):
         return self.head(x) if targets is None else token_loss(x, self.head, targets)
 
     def new_cache(self) -> ModelCache:
-        """An empty cache for decoding.
+        """Returns an empty cache for decoding.
 
         Raises:
-            ValueError: if a mask lets tokens see later ones, so that what was computed for a token
-                would change; or if a mechanism has no cache.
+            ValueError: if a mask lets tokens see later ones, which would change earlier results, or
+                if a mechanism has no cache.
         """
         if any(mask.ahead != 0 for mask in self.masks):
             raise ValueError("a model whose mask shows later tokens cannot decode from a cache")

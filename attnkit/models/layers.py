@@ -1,7 +1,7 @@
 """What a layer is, as a value (`LayerOptions`) and as a module (`Layer`).
 
 A layer has up to three branches: self-attention, cross-attention, and an MLP, which acts on each
-token alone. Its wiring says how the branches are combined; see `wirings.py`.
+token alone. Its wiring defines how the branches are combined; see `wirings.py`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def layer_options(
         section: values for the fields of `LayerOptions`; `attention` and `cross` may be lists with
             one mechanism per layer.
         num_layers: number of layers.
-        pattern: entries, cycled over the layers; None: all layers are as the section says.
+        pattern: entries, repeated over the layers; None: all layers have the section's values.
         part: the part of the model, such as `encoder`, for messages.
 
     Raises:
@@ -134,12 +134,12 @@ def layer_options(
             raise ValueError(f"{where} must be in [0, 1), got {entry.dropout}")
     described = sum(entry.repeat for entry in entries)
     for key, count in (("num_layers", num_layers), ("layers", described)):
-        if count > MAX_LAYERS:  # before anything is made for each of them
+        if count > MAX_LAYERS:  # checked before any layer is built
             raise ValueError(f"{dot}{key} must give at most {MAX_LAYERS:,} layers, got {count:,}")
     if described > num_layers:
         raise ValueError(
-            f"{dot}layers describes {described} layers, and num_layers is {num_layers}; set "
-            f"{dot}num_layers to {described} at least, or shorten the pattern"
+            f"{dot}layers describes {described} layers, but num_layers is {num_layers}; set "
+            f"{dot}num_layers to at least {described}, or shorten the pattern"
         )
     keys = {"attention": f"{dot}attention", "cross": "cross.attention"}
     of_layer = {
@@ -285,15 +285,15 @@ def build_layer(
 def draw_parameters(
     model: nn.Module, draw: Callable[[nn.Linear | nn.Embedding, bool], None]
 ) -> dict[Tensor, int]:
-    """Gives all parameters their first values: by the model's rule, and by what each mechanism says
-    of its own (`Attention.initialise`).
+    """Initialises all parameters: by the model's rule, or as each mechanism does for its own
+    (`Attention.initialise`).
 
     Args:
         model: a whole model.
-        draw: the rule: what to draw, and whether it lies in a layer.
+        draw: the rule, called with a module and True if it is in a layer.
 
     Returns:
-        Weight that the rule has drawn -> its version then, which grows when it is changed.
+        Weight drawn by the rule -> its version, which increases when the weight is changed.
     """
     drawn: dict[Tensor, int] = {}
     seen: set[nn.Module] = set()

@@ -37,7 +37,7 @@ class MLP(nn.Module):
         return 4 * dim
 
     def add_gate(self, dim: int, hidden_dim: int, bias: bool) -> None:
-        """Makes further layers between `up` and `down`. Default: none."""
+        """Adds layers between `up` and `down`. Default: none."""
 
     @property
     def output(self) -> nn.Linear | None:

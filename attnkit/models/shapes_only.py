@@ -1,4 +1,4 @@
-"""Modules without weights: what a recipe describes, in no memory and no time."""
+"""Builds modules on the meta device: parameters have shapes, but take no memory and no time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 
 class _NoDrawing(TorchFunctionMode):
-    """Leaves tensors as they are where weights would be drawn. On the meta device drawing changes
-    nothing, and loads torch's compiler: two seconds for a model of 96 layers.
+    """Skips the initialisation of weights. On the meta device it changes nothing but loads torch's
+    compiler: two seconds for a model of 96 layers.
     """
 
     skipped = frozenset(
@@ -46,10 +46,10 @@ MAX_MODULES = 30_000
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Modules that are made inside have parameters of the right shapes on the meta device.
+    """Builds the modules created in the block on the meta device.
 
     Raises:
-        ValueError: if there are more than `MAX_MODULES`, before the rest is made.
+        ValueError: as soon as there are more than `MAX_MODULES`.
     """
     count = 0
 

@@ -1,9 +1,9 @@
-"""Weights in shares: each process holds a part of every weight, and with it of its gradient and of
-the optimizer's state (FSDP2, torch's `fully_shard`).
+"""Sharded weights: each process stores a shard of every weight, of its gradient and of the
+optimizer's state (FSDP2, torch's `fully_shard`).
 
-A layer's whole weights are gathered when its `forward` is called, and only then. Whatever reaches
-into a model in another way (maps, decoding with a cache, a plugin's own methods) would meet shares;
-it is given a plain copy with whole weights instead.
+A layer's whole weights are gathered only when its `forward` is called. All other access to a model
+(maps, decoding with a cache, a plugin's own methods) would find shards, so it uses a plain copy
+with whole weights.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from attnkit.models.layers import Layer
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Leaves each process its share of the weights of each layer, and of what is outside of them.
+    """Shards the weights of each layer, and those outside of layers, over the processes.
 
     Args:
         model: the same on all processes; it is changed.
-        mesh: the processes, in one row.
+        mesh: the processes, one-dimensional.
 
     Returns:
-        The model as it was, but with parameters that have a shape alone (`whole_copy` fills them).
+        A copy of the unchanged model with parameters on the meta device, for `whole_copy`.
     """
     shapes = {
         id(parameter): nn.Parameter(
@@ -47,18 +47,18 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 @torch.no_grad()
 def whole_copy(model: nn.Module, plain: nn.Module) -> nn.Module:
-    """A plain copy of a sharded model, with weights of its own. All processes must ask for it.
+    """Returns a plain copy of a sharded model, with whole weights. All processes must call it.
 
     Args:
         model: a model after `shard`.
-        plain: what `shard` returned.
+        plain: the result of `shard`.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # a validation leaves the outermost weights gathered
     tensors: dict[int, Any] = {
-        id(shape): nn.Parameter(whole(share), requires_grad=share.requires_grad)
-        for shape, share in zip(plain.parameters(), model.parameters(), strict=True)
+        id(shape): nn.Parameter(whole(shard), requires_grad=shard.requires_grad)
+        for shape, shard in zip(plain.parameters(), model.parameters(), strict=True)
     }
     for before, now in zip(plain.buffers(), model.buffers(), strict=True):
         tensors[id(before)] = now.clone()
@@ -66,36 +66,36 @@ def whole_copy(model: nn.Module, plain: nn.Module) -> nn.Module:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor of which this is a share, on the same device; any other tensor as it is. All
-    processes must ask for it.
+    """Returns the tensor of which this is a shard, on the same device, or a tensor that is not
+    sharded unchanged. All processes must call it.
     """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own_share(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor in shares, as a plain tensor; any other as it is."""
+    """Returns this process's shard as a plain tensor; a tensor that is not sharded unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shared_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """The share of a whole tensor that goes with a share `other`, on its device; the tensor as it
-    is where `other` is in no shares.
+    """Returns the shard of a whole tensor that corresponds to the shard `other`, on its device; the
+    tensor unchanged if `other` is not sharded.
     """
     if not isinstance(other, DTensor):
         return tensor
     tensor = tensor.to(other.device)
-    share = distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
-    return share.clone()  # or it would keep the memory of the whole
+    shard = distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+    return shard.clone()  # otherwise it would keep the memory of the whole tensor
 
 
 @torch.no_grad()
 def whole_state(state: Any, *, keep: bool) -> Any:
-    """A state dictionary of a module or an optimizer with whole tensors, on the CPU, where it has
-    shares. All processes must ask for it.
+    """Returns the state dictionary of a module or an optimizer with whole tensors, on the CPU, in
+    place of shards. All processes must call it.
 
     Args:
-        state: of a module with `keep_vars=True`, so that a weight under two names stays one.
-        keep: False: take part in the gathering, and return nothing of it.
+        state: of a module with `keep_vars=True`, so that a weight under two names stays one tensor.
+        keep: False: take part in the gathering, but return an empty dictionary.
     """
     done: dict[int, Tensor] = {}
 
@@ -118,7 +118,7 @@ def whole_state(state: Any, *, keep: bool) -> Any:
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads whole weights into a module that may hold shares: each process takes its own.
+    """Loads whole weights into a module that may be sharded: each process takes its own shard.
 
     Raises:
         RuntimeError: if names or shapes differ from the module's.

@@ -1,5 +1,5 @@
-"""An encoder-decoder whose source is sound: two strided convolutions in place of an embedding, as
-in Whisper (arXiv:2212.04356, section 2.2).
+"""An encoder-decoder whose source is sound, with two strided convolutions instead of an embedding,
+as in Whisper (arXiv:2212.04356, section 2.2).
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from attnkit.models.encoder_decoder import EncoderDecoder
 
 
 class SoundEmbedding(nn.Module):
-    """Features of a sound as vectors: (B, S, F) -> (B, S, C).
+    """Embeds features of sound as vectors: (B, S, F) -> (B, S, C).
 
-    The features of a position are those of `stack` frames. Two convolutions over frames, each of
-    width 3 and with a stride, make one vector of them.
+    The features of a position are those of `stack` frames. Two strided convolutions of width 3
+    over the frames turn them into one vector.
 
     Args:
-        features: F, all numbers of a position.
-        dim: C.
-        stack: frames of a position: the product of the strides.
+        features: number F of features per position.
+        dim: width C.
+        stack: number of frames per position, the product of the strides.
     """
 
     def __init__(self, features: int, dim: int, *, stack: int = 4) -> None:
@@ -33,22 +33,23 @@ class SoundEmbedding(nn.Module):
         self.second = nn.Conv1d(dim, dim, 3, stride=stack // 2, padding=1)
 
     def forward(self, source: Tensor, keep: Tensor) -> Tensor:
-        """Reads features, of which those where `keep` (B, S) is False change nothing."""
-        source = source.to(self.first.weight.dtype) * keep[..., None]  # a copy in float64 reads it
+        """Embeds features; those where `keep` (B, S) is False have no effect."""
+        # The model may be a copy in float64.
+        source = source.to(self.first.weight.dtype) * keep[..., None]
         frames = source.unflatten(2, (self.stack, -1)).flatten(1, 2)  # (B, S stack, F / stack)
         x = F.gelu(self.first(frames.transpose(1, 2)))  # (B, C, 2 S)
-        # A bias makes vectors of silence beyond the end, and the next convolution would see them.
+        # The bias is not zero beyond the end either, and the next convolution would read it.
         x = x * keep.repeat_interleave(self.stack // 2, dim=1)[:, None]
         return F.gelu(self.second(x)).transpose(1, 2)
 
 
 class SpeechModel(EncoderDecoder):
-    """Writes down what is said: (B, S, F) features, (B, T) tokens -> (B, T, V) logits.
+    """Transcribes speech: (B, S, F) features, (B, T) tokens -> (B, T, V) logits.
 
     Args:
         vocab_size: number V of target tokens.
-        features: numbers F of a position of the source.
-        options: those of `EncoderDecoder`, but `shared_embeddings`: sound has no tokens.
+        features: number F of features per position of the source.
+        options: those of `EncoderDecoder` except `shared_embeddings`, since sound has no tokens.
     """
 
     sets_itself = ("shared_embeddings",)

@@ -50,8 +50,8 @@ class Stack(nn.Module):
         Args:
             options: of each layer.
             dim: width C.
-            mechanisms: the self-attention and the cross-attention of each layer. If it is a
-                generator, each mechanism is made, and draws its first values, just before its MLP.
+            mechanisms: the self-attention and the cross-attention of each layer. A generator builds
+                and initialises each mechanism just before its MLP.
             part: the part of the model, such as `encoder`, for messages.
 
         Raises:

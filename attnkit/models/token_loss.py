@@ -1,5 +1,5 @@
-"""The loss of predicted tokens: a head and a cross-entropy, without all logits at once where the
-vocabulary is large.
+"""The loss of predicted tokens: a head and a cross-entropy, which avoids computing all logits at
+once if the vocabulary is large.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from torch.nn import functional as F
 from attnkit.hardware.devices import autocast_dtype
 
 IGNORED = -100
-"""Target that no loss counts: torch's own default."""
+"""Target that the loss ignores, as by default in torch."""
 
 LARGE_VOCABULARY = 32_768
-"""From here on the logits of a batch would be the largest tensors of a step by far."""
+"""From this size on, the logits of a batch would be by far the largest tensors of a step."""
 
 CHUNK_ELEMENTS = 1 << 26
-"""Logits that exist at a time where the vocabulary is large: a quarter of a GiB in float32."""
+"""Number of logits computed at a time for a large vocabulary: 0.25 GiB in float32."""
 
 
 def token_loss(
     hidden: Tensor, head: nn.Linear, targets: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Mean cross-entropy of the targets that are not `IGNORED`, in nats: ().
+    """Returns the mean cross-entropy of the targets that are not `IGNORED`, in nats: ().
 
     Args:
-        hidden: (B, T, C), what the head reads.
+        hidden: (B, T, C), the input of the head.
         head: C -> V, without a bias.
-        targets: (B, T) token numbers.
+        targets: (B, T) token ids.
         label_smoothing: share of each target's probability that is spread over the vocabulary
             (arXiv:1706.03762, section 5.4).
     """
@@ -50,8 +50,8 @@ def token_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Computes the gradients beside the loss, chunk by chunk, so that no logits are kept and none
-    are computed twice. With p = softmax(z) and s the smoothing:
+    """Computes the gradients together with the loss, chunk by chunk, so that no logits are stored
+    and none are computed twice. With p = softmax(z) and s the smoothing:
 
         loss = logsumexp(z) - (1 - s) z_y - s mean(z)      d loss / dz = p - (1 - s) 1_y - s / V
 

@@ -84,9 +84,8 @@ class _Diagonals(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         H, T, S = gradients[0].shape
-        # Written in rows of T + S - 1 and read in rows that are one longer, each row moves one
-        # further
-        # to the left than the row above it: diagonals become columns.
+        # Written in rows of T + S - 1 and read in rows that are one longer, each row is shifted
+        # left by one more than the row above it: diagonals become columns.
         sheared = gradients[0].new_zeros(H, T * (T + S))
         rows = sheared[:, T - 1 : T - 1 + T * (T + S - 1)].view(H, T, T + S - 1)
         rows[:, :, :S] = gradients[0]

@@ -171,7 +171,7 @@ def run(call: Call) -> Tensor:
     """
     choice = choose(call)
     if choice.kernel.name == "reference" and call.num_keys >= LONG_REFERENCE_KEYS:
-        _say_slow(choice.why)
+        _warn_slow(choice.why)
     try:
         return choice.kernel(call)
     except CannotServe as error:  # it refuses such calls from now on
@@ -183,7 +183,7 @@ def run(call: Call) -> Tensor:
 
 @contextmanager
 def only(name: str) -> Iterator[None]:
-    """Makes one kernel compute every call, for measurements and proofs."""
+    """Makes one kernel compute every call, for measurements and tests."""
     global _only
     before, _only = _only, KERNELS[name]
     try:
@@ -193,7 +193,7 @@ def only(name: str) -> Iterator[None]:
 
 
 @functools.cache
-def _say_slow(why: str) -> None:
+def _warn_slow(why: str) -> None:
     log.warning(
         "The reference kernel runs, whose memory grows with the square of the length: %s", why
     )

@@ -61,8 +61,8 @@ class CpuBf16(Kernel):
 def _forbidden(
     mask: Mask, num_queries: int, num_keys: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Returns what is added to the scores, (B or 1, 1, T, S): 0, or a very negative number where
-    nothing is allowed.
+    """Returns the mask as a term of the scores, (B or 1, 1, T, S): 0 where a query may attend to a
+    key, a very negative number elsewhere.
     """
     allowed = mask.dense(num_queries, num_keys, device)
     added = torch.zeros_like(allowed, dtype=dtype)

@@ -82,7 +82,7 @@ class OutsideKernel(ABC):
 OPERATIONS: dict[str, Operation] = {}
 KERNELS: dict[str, OutsideKernel] = {}
 _taken: dict[Request, OutsideKernel] = {}
-_asked: list[Request] | None = None
+_requests: list[Request] | None = None
 _EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
 
 
@@ -115,12 +115,12 @@ def take(request: Request, kernel: OutsideKernel) -> None:
 @contextmanager
 def collected_requests() -> Iterator[list[Request]]:
     """Collects the requests within the block, in which plain torch computes everything."""
-    global _asked
-    before, _asked = _asked, []
+    global _requests
+    before, _requests = _requests, []
     try:
-        yield _asked
+        yield _requests
     finally:
-        _asked = before
+        _requests = before
 
 
 def computed_outside(operation: str, *inputs: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -131,13 +131,13 @@ def computed_outside(operation: str, *inputs: Tensor) -> tuple[Tensor, Tensor] |
         *inputs: (B, H, T, X) each, at least float32; under autocast queries, keys and values are
             cast.
     """
-    if _asked is None and not _taken:
+    if _requests is None and not _taken:
         return None
     device = inputs[0].device.type
     dtype = autocast_dtype(device) or inputs[0].dtype
     request = Request(operation, device, dtype, tuple(tensor.shape[-1] for tensor in inputs))
-    if _asked is not None:
-        _asked.append(request)
+    if _requests is not None:
+        _requests.append(request)
         return None
     kernel = _taken.get(request)
     if kernel is None:

@@ -56,8 +56,7 @@ class Windowed(Kernel):
         group = H // call.k.shape[1]
 
         # Chunks take the place of sdpa's heads, and heads that of its batch, so chunks are views.
-        # The
-        # chunks of the G heads that share keys and values follow one another.
+        # The chunks of the G heads that share keys and values follow one another.
         def by_group(of_heads: Tensor) -> Tensor:  # (N G, n, chunk, X) -> (N, n, G chunk, X)
             return of_heads.unflatten(0, (-1, group)).transpose(1, 2).flatten(2, 3)
 

@@ -18,7 +18,7 @@ from attnkit.data.token_store import TokenStore, token_store
 from attnkit.data.windows import ValBatches
 from attnkit.errors import DataError
 from attnkit.hardware.devices import default_device
-from attnkit.models.influence import admitted, measure_later_influence, scored_positions
+from attnkit.models.influence import allowed_by_masks, measure_later_influence, scored_positions
 from attnkit.registry import SOURCES
 from attnkit.tasks.text_evaluation import Measured, check_reads
 
@@ -60,7 +60,7 @@ def _windows(
             )
 
     def act() -> Measured:
-        found, honest = {}, admitted(run.model, measure_later_influence(run.model))
+        found, honest = {}, allowed_by_masks(run.model, measure_later_influence(run.model))
         for length in lengths:
             scored, is_masked = scored_positions(run.model, length)
             honest = honest and is_masked

@@ -19,7 +19,7 @@ from attnkit.listeners.listener import Listener
 from attnkit.models.decoding import generate
 from attnkit.models.influence import (
     LaterInfluence,
-    admitted,
+    allowed_by_masks,
     measure_later_influence,
     scored_positions,
 )
@@ -84,7 +84,7 @@ class LanguageModelingTask(Task):
         """Logs the floors, and warns if predictions see the tokens that they predict."""
         self.log_end(listeners, 0)
         if self.influence is not None and self.influence.num_moved:
-            said = describe_influence(self.influence, admitted(self.model, self.influence))
+            said = describe_influence(self.influence, allowed_by_masks(self.model, self.influence))
             log.warning(said)
             listeners.text("warning", said, 0)
         if share := self.data.val_store.unknown_share:
@@ -100,7 +100,7 @@ class LanguageModelingTask(Task):
 
     def record(self) -> dict[str, Any]:
         assert self.influence is not None
-        honest = self.loss_is_honest and admitted(self.model, self.influence)
+        honest = self.loss_is_honest and allowed_by_masks(self.model, self.influence)
         return {
             "loss_is_language_modeling": honest,
             "later_influence": vars(self.influence),
@@ -197,7 +197,7 @@ def describe_unknown(share: float) -> str:
     )
 
 
-def describe_influence(influence: LaterInfluence, is_admitted: bool) -> str:
+def describe_influence(influence: LaterInfluence, is_allowed: bool) -> str:
     """Explains the influence of later tokens on earlier predictions."""
     said = (
         f"changing token {influence.changed_token} moved the prediction at position "
@@ -208,7 +208,7 @@ def describe_influence(influence: LaterInfluence, is_admitted: bool) -> str:
             "NOT a language-modeling loss: every prediction can see the token that it predicts "
             f"({said}). Do not compare it with that of a masked model."
         )
-    if not is_admitted:
+    if not is_allowed:
         return (
             f"NOT a language-modeling loss: {influence.num_moved} of {influence.num_positions} "
             f"predictions see later tokens though the mask forbids it ({said}): the mechanism "

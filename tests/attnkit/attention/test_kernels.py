@@ -261,7 +261,7 @@ def test_what_is_chosen_runs(monkeypatch):
 
 
 def test_a_long_reference_says_once_that_it_is_slow(caplog):
-    choosing._say_slow.cache_clear()
+    choosing._warn_slow.cache_clear()
     attention = build_attention({"name": "sigmoid", "num_heads": 1, "head_dim": 2}, 4)
     x = torch.zeros(1, choosing.LONG_REFERENCE_KEYS, 4)
     with caplog.at_level(logging.WARNING, "attnkit"):

@@ -171,7 +171,7 @@ def test_embeddings_are_shared_and_tied_where_that_is_said():
 
 REFUSED = [
     ({"decoder": DecoderOptions(mask=Spec("none"))}, "decoder.mask none lets a token see later"),
-    ({"cross": CrossOptions(mask=Spec("causal"))}, "cross.mask causal compares places"),
+    ({"cross": CrossOptions(mask=Spec("causal"))}, "cross.mask causal compares positions"),
     ({"cross": CrossOptions(position=Spec("rotary"))}, "cross.attention position rotary compares"),
     ({"cross": CrossOptions(position=Spec("learned"))}, "cross.position learned is added to"),
     ({"encoder": EncoderOptions(num_layers=0)}, "encoder.num_layers must be at least 1"),

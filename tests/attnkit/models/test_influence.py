@@ -5,7 +5,7 @@ import torch
 
 from attnkit.attention.multi_head import MultiHead
 from attnkit.masks import Causal, build_mask
-from attnkit.models.influence import admitted, measure_later_influence, sees_later_tokens
+from attnkit.models.influence import allowed_by_masks, measure_later_influence, sees_later_tokens
 from attnkit.models.language_model import LanguageModel
 from attnkit.registry import ATTENTION
 
@@ -113,7 +113,7 @@ def test_layers_with_masks_of_their_own_leak_what_these_say(masks, leaking):
     found = measure_later_influence(model)
     declared = sees_later_tokens(model.layer_masks(), T)
     assert found.num_moved == leaking == int(declared.sum())
-    assert admitted(model, found)
+    assert allowed_by_masks(model, found)
     assert declared[found.moved_output] or not leaking
 
 

@@ -148,8 +148,8 @@ def test_a_translator_takes_a_pattern_in_each_part(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["model.num_layers=2"], "pattern.yaml:10:5: model.layers: layers describes 3 layers, and"),
-        (["model.num_layers=2"], "set num_layers to 3 at least, or shorten the pattern"),
+        (["model.num_layers=2"], "pattern.yaml:10:5: model.layers: layers describes 3 layers, but"),
+        (["model.num_layers=2"], "set num_layers to at least 3, or shorten the pattern"),
         (
             ["model.layers=[]"],
             "model.layers: layers lists no layer; leave it out, or write an entry",
