@@ -48,9 +48,9 @@ from attnkit.registry import (
 
 def _data() -> list[Registry[Any]]:
     """The registries of the data of all tasks."""
-    from attnkit.recipe.checks import whole_tasks
+    from attnkit.recipe.checks import complete_tasks
 
-    return list(dict.fromkeys(task.data for task in whole_tasks().values()))
+    return list(dict.fromkeys(task.data for task in complete_tasks().values()))
 
 
 KINDS: dict[str, Callable[[], list[Registry[Any]]]] = {
@@ -232,9 +232,9 @@ def _show_facts(rows: Iterable[tuple[str, str | None]]) -> None:
 
 
 def _show_task(name: str) -> None:
-    from attnkit.recipe.checks import whole_tasks
+    from attnkit.recipe.checks import complete_tasks
 
-    if (cls := whole_tasks().get(name)) is None:
+    if (cls := complete_tasks().get(name)) is None:
         console.print(
             "incomplete; `attnkit run` with this task reports what is missing", markup=False
         )

@@ -20,7 +20,7 @@ _HUGE_PAGES = 14
 
 class KeptMemory(L.Callback):
     """While a run trains on a CPU, keeps memory between steps (see `_keep_freed_memory` and
-    `_ask_for_huge_pages`), and excludes existing objects from garbage collection: torch and
+    `_request_huge_pages`), and excludes existing objects from garbage collection: torch and
     Lightning create half a million. Does nothing on another device.
     """
 
@@ -33,11 +33,11 @@ class KeptMemory(L.Callback):
             return
         self._is_active = True
         gc.collect()
-        if not gc.get_freeze_count():  # otherwise somebody else uses freezing
+        if not gc.get_freeze_count():  # otherwise other code has frozen objects
             gc.freeze()
             self._has_frozen = True
         _keep_freed_memory(1024 * MIB)
-        _ask_for_huge_pages(512 * MIB)
+        _request_huge_pages(512 * MIB)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end()
@@ -58,26 +58,23 @@ class KeptMemory(L.Callback):
 
 
 def _keep_freed_memory(num_bytes: int) -> None:
-    """Makes glibc return freed memory to the system only beyond `num_bytes` at the top of its heap;
-    does nothing with another C library.
+    """Makes glibc return freed memory to the system only beyond `num_bytes` at the top of its heap.
+    Does nothing with another C library.
     """
     # By default glibc returns memory beyond 128 KiB, and getting it back costs page faults. Later
-    # it
-    # adapts the threshold up to 64 MiB, so that value is set at the end.
+    # it adapts the threshold up to 64 MiB, so that value is set at the end.
     libc = _glibc()
     if libc is not None:
-        libc.mallopt(
-            _MMAP_THRESHOLD, 32 * MIB
-        )  # the largest allowed value; larger blocks are mapped
+        # The largest allowed value; larger blocks are mapped.
+        libc.mallopt(_MMAP_THRESHOLD, 32 * MIB)
         libc.mallopt(_TRIM_THRESHOLD, num_bytes)
 
 
-def _ask_for_huge_pages(num_bytes: int) -> None:
+def _request_huge_pages(num_bytes: int) -> None:
     """Puts the next `num_bytes` of the heap into pages of 2 MiB, where glibc and the system support
     it; does nothing elsewhere. No memory is used before it is written to.
     """
-    # A step writes some tens of MiB, more than the processor's address cache covers with 4 KiB
-    # pages.
+    # A step writes tens of MiB, more than the processor's address cache covers with pages of 4 KiB.
     libc = _glibc()
     if libc is None:
         return

@@ -37,8 +37,8 @@ _ISA_WITHOUT_BFLOAT16 = {
 def fast_dtype(device: torch.device | str = "auto") -> torch.dtype:
     """Returns the dtype with the fastest matrix products.
 
-    It is bfloat16 on hardware with units for it (NVIDIA GPUs from Ampere on, some CPUs), else
-    float32. Elsewhere torch emulates bfloat16, which is much slower than float32.
+    It is bfloat16 on hardware with units for it (NVIDIA GPUs since Ampere, some CPUs), else
+    float32: without such units torch emulates bfloat16, which is much slower than float32.
 
     Args:
         device: a device, or the name of an accelerator as in a recipe.
@@ -69,7 +69,7 @@ def auto_dtype(device: torch.device | str, width: int | None, tokens: int | None
     Args:
         device: as in `fast_dtype`.
         width: features of a token in the model; None: unknown, taken as large.
-        tokens: of a batch on this device; None: the same.
+        tokens: tokens of a batch on this device; None: likewise.
     """
     fast = fast_dtype(device)
     kind = device if isinstance(device, str) else device.type
@@ -78,8 +78,8 @@ def auto_dtype(device: torch.device | str, width: int | None, tokens: int | None
     if kind != "cpu" or width is None or tokens is None:
         return fast
     has_tiles = bool(_cpu_capabilities().get("amx_bf16"))
-    pays = width * tokens >= _LEAST_WORK and (has_tiles or width >= _LEAST_WIDTH_WITHOUT_TILES)
-    return fast if pays else torch.float32
+    is_faster = width * tokens >= _LEAST_WORK and (has_tiles or width >= _LEAST_WIDTH_WITHOUT_TILES)
+    return fast if is_faster else torch.float32
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:
@@ -107,7 +107,7 @@ _WITH_AUTOCAST = tuple(
     for device in ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia")
     if torch.amp.is_autocast_available(device)
 )
-"""Asked once: the compiler of torch 2.11 cannot trace the question."""
+"""Computed once, since the compiler of torch 2.11 cannot trace `is_autocast_available`."""
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
@@ -125,13 +125,13 @@ def has_autocast(device: str) -> bool:
 
 
 def autocast(device: str, *, enabled: bool) -> AbstractContextManager[Any]:
-    """Returns `torch.autocast`, or a context without effect on a device that has none (`meta`)."""
+    """Returns `torch.autocast`, or a context without effect if a device has none (`meta`)."""
     return torch.autocast(device, enabled=enabled) if has_autocast(device) else nullcontext()
 
 
 def compiles(option: str | bool, accelerator: str) -> bool:
-    """True if a run compiles its model. `auto` means on a CUDA device, where compilation soon pays
-    off.
+    """True if a run compiles its model. `auto` means on a CUDA device, where compilation pays off
+    soon.
     """
     if option != "auto":
         return bool(option)
@@ -156,8 +156,8 @@ def exactness(*, deterministic: bool, tf32: bool) -> Iterator[None]:
 
 
 def end_failed_capture() -> None:
-    """Frees the random numbers of the GPUs from a CUDA graph whose capture failed: torch may take
-    them to be captured still, and refuse to draw.
+    """Releases the random generators of the GPUs after the capture of a CUDA graph failed: torch
+    may still consider them captured, and refuse to draw numbers.
     """
     for generator in torch.cuda.default_generators:
         generator.graphsafe_set_state(generator.clone_state())
@@ -183,8 +183,8 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device)
     if resource is None:
         return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit
 
 
 def physical_memory_bytes() -> int | None:

@@ -1,5 +1,5 @@
 """Configures how a process uses its processor: number of cores, waiting threads, garbage
-collection. Must run before torch is loaded; needs the standard library only.
+collection. Must run before torch is loaded; imports only the standard library.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _MAX_YOUNG_OBJECTS = 50_000
 """New objects that trigger Python's garbage collection. Importing torch and Lightning creates
 400,000 permanent objects; with Python's default of 700, scanning them takes a tenth of the time."""
 
-_set_here: dict[str, str] = {}
+_set_by_prepare: dict[str, str] = {}
 
 
 def prepare() -> None:
-    """Configures this process and those that it starts, before torch loads OpenMP. Variables set by
-    the user are kept.
+    """Configures this process and those that it starts, before torch loads OpenMP. Keeps variables
+    that the user has set.
     """
     gc.set_threshold(_MAX_YOUNG_OBJECTS)
     if not any(name in os.environ for name in _WAITING):
@@ -39,20 +39,19 @@ def prepare() -> None:
 
 
 def _set(name: str, value: str) -> None:
-    os.environ[name] = _set_here[name] = value
+    os.environ[name] = _set_by_prepare[name] = value
 
 
 def of_user(name: str) -> str | None:
     """Returns an environment variable that was set by the user, not by `prepare`."""
     value = os.environ.get(name)
-    return None if value == _set_here.get(name) else value
+    return None if value == _set_by_prepare.get(name) else value
 
 
 def threads_of_user() -> int | None:
     """Returns the number of threads in the user's `OMP_NUM_THREADS`, if it is set."""
-    outermost = (
-        (of_user("OMP_NUM_THREADS") or "").split(",")[0].strip()
-    )  # the first of nested levels
+    # The first of nested levels.
+    outermost = (of_user("OMP_NUM_THREADS") or "").split(",")[0].strip()
     return int(outermost) if outermost.isdecimal() and int(outermost) else None
 
 

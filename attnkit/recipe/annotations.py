@@ -1,4 +1,4 @@
-"""Annotations of options, as a recipe sees them: what they take, and their names in messages."""
+"""Annotations of options: which values a recipe may give them, and how messages describe them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Range:
     below: float | None = None
 
     def fault(self, value: float) -> str | None:
-        """Says what is wrong with `value`, or None."""
+        """Returns what is wrong with `value`, or None."""
         if self.min is not None and value < self.min:
             return f"must be at least {self.min}, got {value}"
         if self.max is not None and value > self.max:
@@ -46,28 +46,28 @@ class Range:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Form of a text, as metadata: an expression that matches all of it, and the same in words."""
+    """Form of a text, as metadata: an expression that matches all of it, and its description."""
 
     expression: str
-    words: str
+    description: str
 
     def fault(self, value: str) -> str | None:
-        """Says what is wrong with `value`, or None."""
+        """Returns what is wrong with `value`, or None."""
         if re.fullmatch(self.expression, value):
             return None
-        return f"{value!r} is not allowed here; use {self.words}"
+        return f"{value!r} is not allowed here; use {self.description}"
 
 
 @dataclass(frozen=True)
 class OptionsOf:
-    """Whose options a mapping holds: `Annotated[dict[str, Any], OptionsOf(cls)]`."""
+    """The class whose options a mapping holds: `Annotated[dict[str, Any], OptionsOf(cls)]`."""
 
     cls: type
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One alternative of an annotation: a bare type and the metadata that hold for it."""
+    """One alternative of an annotation: a bare type and its metadata."""
 
     type: Any
     metadata: tuple[Any, ...]
@@ -101,7 +101,7 @@ class Kind:
 
     @property
     def is_mapping(self) -> bool:
-        """True for what is written as a mapping and is no spec."""
+        """True if recipes write the value as a mapping; False for a spec."""
         return self.origin in (dict, Mapping) or self.options_class is not None
 
     def fits(self, value: Any) -> bool:
@@ -112,7 +112,7 @@ class Kind:
             return any(value == word and type(value) is type(word) for word in self.arguments)
         if self.is_list or self.is_mapping:
             return isinstance(value, list if self.is_list else dict)
-        if isinstance(value, bool):  # which is an int to Python
+        if isinstance(value, bool):  # a subclass of int
             return self.type is bool
         written_as = {Spec: (str, dict), Path: (str,), float: (float, int)}.get(
             self.type, self.type
@@ -121,23 +121,23 @@ class Kind:
 
 
 def kinds_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> list[Kind]:
-    """The alternatives of an annotation; metadata outside a union or a list hold inside it too."""
+    """The alternatives of an annotation; metadata of a union or a list apply to its members too."""
     if typing.get_origin(annotation) is Annotated:
         return kinds_of(annotation.__origin__, (*annotation.__metadata__, *metadata))
     if typing.get_origin(annotation) in (Union, types.UnionType):
-        arms = typing.get_args(annotation)
-        return [kind for arm in arms for kind in kinds_of(arm, metadata)]
+        members = typing.get_args(annotation)
+        return [kind for member in members for kind in kinds_of(member, metadata)]
     return [Kind(annotation, metadata)]
 
 
 def mismatch(kinds: Sequence[Kind], value: Any) -> str:
     """Returns a message: what was expected, what was found, and how to fix it."""
-    words = [word for kind in kinds for word in _words(kind)]
-    expected = ", ".join(words[:-1]) + (" or " if words[:-1] else "") + words[-1]
-    return f"expected {expected}, got {_shown(value)}{_remedy(kinds, value)}"
+    expected = [word for kind in kinds for word in _expected(kind)]
+    alternatives = ", ".join(expected[:-1]) + (" or " if expected[:-1] else "") + expected[-1]
+    return f"expected {alternatives}, got {_received(value)}{_remedy(kinds, value)}"
 
 
-def _words(kind: Kind) -> list[str]:
+def _expected(kind: Kind) -> list[str]:
     if kind.origin is Literal:
         return [f"`{word}`" for word in kind.arguments]
     if kind.is_list:
@@ -158,7 +158,7 @@ def _words(kind: Kind) -> list[str]:
     return [known.get(kind.type, f"{kind.type} (a type that a recipe cannot express)")]
 
 
-def _shown(value: Any) -> str:
+def _received(value: Any) -> str:
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""What a schema cannot say: plugins that load, values that fit together, a model that can be built.
+"""Checks beyond the schema: plugins can be loaded, values fit together, the model can be built.
 
-Nothing here touches data: classes check their options when they are made, and the model is made on
-the meta device, where tensors have shapes and no memory.
+No data is read. Classes check their options in `__init__`, and the model is built on the meta
+device, where tensors have shapes but no memory.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from attnkit.recipe.source import Node, node_of, plain
 from attnkit.registry import TASKS, Registry, RegistryError, Spec, home_of, load_plugin, options_of
 
 PluginLoader = Callable[[str, Path], bool]
-"""Imports an entry of `plugins`, given the folder that a file is relative to; False: it was left
-out. Raises a RegistryError.
+"""Imports an entry of `plugins`, given the folder that a file is relative to; returns False if it
+skips the entry. Raises a RegistryError.
 """
 
 
 def import_plugin(name: str, folder: Path) -> bool:
-    """The loader for recipes that the user names: their plugins are the user's own code."""
+    """The loader for recipes that the user names, whose plugins are trusted."""
     load_plugin(name, folder)
     return True
 
 
 def load_plugins(root: Node, problems: list[Problem], load: PluginLoader) -> tuple[Node, bool]:
-    """Imports what `plugins` names, relative to the file that names it.
+    """Imports the entries of `plugins`, relative to the file that lists them.
 
     Returns:
-        The recipe with absolute files, and whether all were imported.
+        The recipe with absolute paths, and whether all plugins were imported.
     """
     plugins = root.value.get("plugins")
     if plugins is None or not isinstance(plugins.value, list | str):
@@ -57,13 +57,13 @@ def load_plugins(root: Node, problems: list[Problem], load: PluginLoader) -> tup
 def check_named(
     section: str, registry: Registry[Any], spec: Spec, root: Node, problems: list[Problem]
 ) -> Any:
-    """Makes what a section names, so that its class checks the values of its options; None if that
-    fails.
+    """Builds the object that a section names, so that its class checks the values of its options;
+    None if that fails.
     """
     return _try(lambda: registry.build(spec), section, spec.options, root, problems)
 
 
-def whole_tasks() -> dict[str, Any]:
+def complete_tasks() -> dict[str, Any]:
     """Name -> class of the complete tasks; a plugin may register an incomplete one."""
     found = {name: TASKS.get(name) for name in TASKS.names()}
     return {
@@ -80,7 +80,7 @@ def check_task(
 
     Args:
         root: the recipe.
-        keys: the class whose options the recipe's keys are.
+        keys: the class whose options are the keys of a recipe.
         problems: receives what is wrong.
         all_names_known: False if a plugin failed to load: it may register unknown names.
 
@@ -89,7 +89,7 @@ def check_task(
     """
     default = options_of(keys)["task"].default
     node = root.value.get("task")
-    if node is None or not isinstance(node.value, str):  # left as it is, for the schema to refuse
+    if node is None or not isinstance(node.value, str):  # the schema refuses it
         return default, True
     name = node.value
     if name not in TASKS.names():
@@ -102,7 +102,7 @@ def check_task(
         return default, True
     task = TASKS.get(name)
     message = ""
-    if not hasattr(task, "missing_parts"):  # its class is above this module
+    if not hasattr(task, "missing_parts"):  # this module cannot import the base class
         message = f"is a {task.__name__} and not a TaskDefinition; derive it from that"
     elif missing := task.missing_parts():
         message = f"lacks {', '.join(missing)}; see attnkit/tasks/definition.py"
@@ -127,7 +127,7 @@ def check_foreign_keys(
     Returns:
         The recipe without them.
     """
-    own = TASKS.name_of(task)
+    name_of_task = TASKS.name_of(task)
     for key in foreign:
         path = tuple(key.split("."))
         node = _node_at(root, path)
@@ -135,16 +135,16 @@ def check_foreign_keys(
         default = getattr(TrainerOptions, path[-1], None)
         if node is not None and node.value != default:
             problems.append(Problem(mark_of(root, path), key, task.does_not_take(key)))
-    others = [name for name in whole_tasks() if name in root.value and name != own]
+    others = [name for name in complete_tasks() if name in root.value and name != name_of_task]
     for name in others:
-        message = f"belongs to `task: {name}`, and this is {own}"
+        message = f"belongs to `task: {name}`, and this is {name_of_task}"
         problems.append(Problem(root.value[name].key_mark, name, message))
-    left_out = {*foreign, *others}
-    return replace(root, value={k: v for k, v in root.value.items() if k not in left_out})
+    refused = {*foreign, *others}
+    return replace(root, value={k: v for k, v in root.value.items() if k not in refused})
 
 
-def point_to_the_section(problem: Problem, root: Node) -> Problem:
-    """Adds to the refusal of `task: {name: x, ...}` where the options of a task belong."""
+def hint_at_section(problem: Problem, root: Node) -> Problem:
+    """Adds to the problem of `task: {name: x, ...}` where the options of a task belong."""
     node = root.value.get("task")
     if problem.key != "task" or node is None or not isinstance(node.value, dict):
         return problem
@@ -158,15 +158,15 @@ def point_to_the_section(problem: Problem, root: Node) -> Problem:
     return replace(problem, message=message)
 
 
-def name_the_task_of_data(problem: Problem, root: Node) -> Problem:
-    """Adds to the refusal of an unknown name of data which task does take it, if one does."""
+def hint_at_task(problem: Problem, root: Node) -> Problem:
+    """Adds to the problem of unknown data the task that accepts it, if there is one."""
     node = root.value.get("data")
     name = node.value if node is not None else None
     if isinstance(name, dict) and "name" in name:
         name = name["name"].value
     if problem.key not in ("data", "data.name") or not isinstance(name, str):
         return problem
-    tasks = [task for task, cls in whole_tasks().items() if name in cls.data.names()]
+    tasks = [task for task, cls in complete_tasks().items() if name in cls.data.names()]
     if not tasks or not problem.message.startswith("unknown "):
         return problem
     first, *rest = problem.message.split("\n")
@@ -175,13 +175,13 @@ def name_the_task_of_data(problem: Problem, root: Node) -> Problem:
 
 
 def check_fit(recipe: Any, root: Node, problems: list[Problem]) -> None:
-    """Asks the task whether the keys of a recipe, each right by itself, fit together."""
+    """Reports keys that are valid one by one, but do not fit together for the task."""
     for key, message in recipe.definition.check(recipe):
         problems.append(Problem(mark_of(root, tuple(key.split("."))), key, message))
 
 
 def check_model(task: Any, options: Mapping[str, Any], root: Node, problems: list[Problem]) -> None:
-    """Builds the model on the meta device, with an example of a vocabulary size."""
+    """Builds the model on the meta device, with example vocabulary sizes."""
     from attnkit.models.shapes_only import shapes_only
 
     largest, key = _largest(options)
@@ -221,7 +221,7 @@ def _largest(value: Any, path: KeyPath = ()) -> tuple[int, KeyPath]:
 
 
 def check_devices(trainer: Any, root: Node, problems: list[Problem]) -> None:
-    """Each device takes the same share of a batch."""
+    """Checks that every device gets an equal share of a batch."""
     size, devices = trainer.batch_size, trainer.devices
     if isinstance(devices, int) and size % devices:
         path = ("trainer", "batch_size")
@@ -273,7 +273,7 @@ def _try(
     # RuntimeError and OverflowError: a size beyond what torch can count.
     except (ValueError, DataError, RuntimeError, OverflowError) as error:
         message = str(error).partition("\n")[0]
-        path = _accused(section, message, options)
+        path = _key_at_fault(section, message, options)
         mark = mark_of(root, path)
         for named in (path, path[1:]) if len(path) > 2 else (path,):
             message = message.removeprefix(f"{dotted(named)} ").removeprefix(f"{dotted(named)}: ")
@@ -281,8 +281,8 @@ def _try(
         return None
 
 
-def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
-    """The key that a message begins with: one of the section, or of one name in it."""
+def _key_at_fault(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
+    """The key at the start of a message: a key of the section, or an option of a name in it."""
     words = re.match(r"`?([\w.\[\]]*)", message)
     word = words[1].removeprefix(f"{section}.") if words else ""
     first, *below = key_path(word)
@@ -295,7 +295,7 @@ def _accused(section: str, message: str, options: Mapping[str, Any]) -> KeyPath:
 
 
 def _node_at(root: Node, path: KeyPath) -> Node | None:
-    """What is written at a key; None: nothing."""
+    """The node at a key; None if there is none."""
     node = root
     for key in path:
         if not isinstance(node.value, dict) or key not in node.value:
@@ -305,7 +305,7 @@ def _node_at(root: Node, path: KeyPath) -> Node | None:
 
 
 def mark_of(root: Node, path: KeyPath) -> Mark:
-    """Where a key is written, or else the nearest section around it."""
+    """The place of a key, or else of the nearest section around it."""
     node = root
     for key in path:
         inner = node.value

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, and where: every problem at once, each with its place in the file.
+"""Problems of a recipe: all of them at once, each with its place in the file.
 
 bad.yaml:4:3: model.num_haeds: unknown key; did you mean `num_heads`? (known: dropout, num_heads)
       num_haeds: 8
@@ -28,7 +28,7 @@ class Mark:
         line: line in the file, from 1; 0 where the origin has no lines.
         column: column in that line, from 1.
         source: the text of that line.
-        folder: what relative paths at this place are looked for in first.
+        folder: where relative paths at this place are searched first.
         rank: orders the origins: the recipe's own file, then its parents, then overrides.
     """
 
@@ -42,7 +42,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: its place, its key (empty if it has none) and what to do."""
+    """One problem: its place, its key (empty if it has none), and a message with the remedy."""
 
     mark: Mark
     key: str
@@ -85,7 +85,7 @@ class RecipeError(UserError):
     """A recipe that cannot be run; `str()` shows all its problems, in file order.
 
     Attributes:
-        problems: what is wrong, each with its place.
+        problems: the problems, in file order.
     """
 
     def __init__(self, problems: list[Problem]) -> None:
@@ -104,7 +104,7 @@ def key_path(text: str) -> KeyPath:
 
 
 def index_of(key: str) -> int | None:
-    """The place of an element of a list, 0 of `[0]`; None for the key of a mapping."""
+    """The index of an element of a list, 0 for `[0]`; None for the key of a mapping."""
     found = re.fullmatch(r"\[([0-9]+)\]", key)
     return int(found[1]) if found else None
 

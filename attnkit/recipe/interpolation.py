@@ -1,6 +1,6 @@
 """Interpolation: `${model.dim}` in a recipe is replaced by the value of that key.
 
-This is the only file that knows OmegaConf, and only a recipe with a `${` in it loads that.
+Only this file uses OmegaConf, which is imported only for a recipe that contains `${`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def escape_interpolation(text: str) -> str:
 
 
 class _Expansion:
-    """Counts how large a recipe becomes when its references are resolved: in a chain of texts, each
-    of which refers to the one before twice, the size doubles with every link.
+    """Computes the size of a recipe after its references are resolved. In a chain of texts that
+    each refer to the previous one twice, the size doubles with every link.
 
     Args:
         root: the recipe.
@@ -53,18 +53,18 @@ class _Expansion:
         self._sizes: dict[KeyPath, int] = {}
 
     def is_small(self) -> bool:
-        """False if a value is too large, which is reported."""
+        """False if a value is too large; reports it."""
         before = len(self._problems)
         size = self._size(self._root, ())
         if size > 10 * MAX_EXPANSION:
-            self._tell(
+            self._report(
                 self._root, (), f"${{...}} expand to {size:,} characters and values, too many"
             )
         return len(self._problems) == before
 
     def _size(self, node: Node, path: KeyPath) -> int:
-        """Characters and values that a part of the recipe expands to. A part that is being counted
-        adds nothing: OmegaConf reports circles.
+        """Characters and values that a part of the recipe expands to. A part inside itself adds
+        nothing: OmegaConf reports circular references.
         """
         if path in self._sizes:
             return self._sizes[path]
@@ -75,17 +75,17 @@ class _Expansion:
         if isinstance(node.value, str):
             size += len(node.value)
             if "${" in node.value:
-                size += self._of_references(node.value, path)
+                size += self._size_of_references(node.value, path)
                 reason = "${...} expands to" if size > MAX_EXPANSION else None
                 if len(node.value) > MAX_REFERRING:
                     reason, size = "a text with ${ has", len(node.value)
                 if reason is not None:
-                    self._tell(node, path, f"{reason} {size:,} characters and values, too many")
+                    self._report(node, path, f"{reason} {size:,} characters and values, too many")
                     size = 1
         self._sizes[path] = size
         return size
 
-    def _of_references(self, text: str, path: KeyPath) -> int:
+    def _size_of_references(self, text: str, path: KeyPath) -> int:
         size = 0
         for found in _REFERENCE.finditer(text):
             target = _target(found[0][2:-1], path)
@@ -98,7 +98,7 @@ class _Expansion:
                 size += 1 + self._size(node, target)
         return size
 
-    def _tell(self, node: Node, path: KeyPath, message: str) -> None:
+    def _report(self, node: Node, path: KeyPath, message: str) -> None:
         self._problems.append(Problem(node.mark, dotted(path), message))
 
 
@@ -106,8 +106,8 @@ MAX_EXPANSION = 100_000
 """Largest number of characters and values that one reference may expand to."""
 
 MAX_REFERRING = 10_000
-"""Largest number of characters of a text with references: they are parsed slowly, backslashes above
-all."""
+"""Largest number of characters of a text with references, which are parsed slowly, above all
+backslashes."""
 
 
 def _children(node: Node) -> list[tuple[str, Node]]:
@@ -135,7 +135,7 @@ def _has_reference(node: Node) -> bool:
 
 
 def _refuse_resolvers(node: Node, path: KeyPath, problems: list[Problem]) -> Node:
-    """Only references to keys are resolved: a resolver could write a secret into a run's folder."""
+    """Refuses resolvers, which could write a secret into a run's folder; references are allowed."""
     if isinstance(node.value, dict):
         children = node.value.items()
         return replace(
@@ -188,8 +188,10 @@ def _element(node: Node, config: Any, key: Any, path: KeyPath, problems: list[Pr
     except (OmegaConfBaseException, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         if isinstance(error, RecursionError):
-            reason = "it leads back to itself"
-        message = f"`{node.value}` cannot be resolved: {reason} (only keys in the recipe)"
+            reason = "it refers to itself"
+        message = (
+            f"`{node.value}` cannot be resolved: {reason} (it may refer to keys of the recipe only)"
+        )
         problems.append(Problem(node.mark, dotted(path), message))
         return replace(node, value=UNREADABLE)
     return node_of(value, node.mark, node.key_mark)

@@ -14,11 +14,11 @@ from attnkit.recipe.errors import KeyPath, Problem, RecipeError, dotted
 from attnkit.recipe.recipe import Recipe
 from attnkit.registry import CALLBACKS, LOGGERS, Registry, Spec, line_of_plugin
 
-_OWN = {
+_BUILT_IN = {
     "Checkpoint": "a run saves itself, so that it resumes exactly; see the section `checkpoint`",
-    "ProgressBar": "a run shows its own progress; leave it out",
+    "ProgressBar": "a run shows its own progress; remove it",
 }
-"""Lightning's classes of callbacks that a run has already, and what to do instead."""
+"""Lightning's callback classes that every run has already, and what to do instead."""
 
 
 def build_loggers(recipe: Recipe) -> list[tuple[str, Any]]:
@@ -30,7 +30,7 @@ def build_loggers(recipe: Recipe) -> list[tuple[str, Any]]:
     named = recipe.logging.to
     specs = [named] if isinstance(named, Spec) else list(named)
     seen: set[str] = set()
-    made, problems = [], []
+    built, problems = [], []
     for i, spec in enumerate(specs):
         path = ("logging", "to") if isinstance(named, Spec) else ("logging", "to", f"[{i}]")
         if spec.name in seen and not LOGGERS.is_path(spec.name):
@@ -42,10 +42,10 @@ def build_loggers(recipe: Recipe) -> list[tuple[str, Any]]:
             message = f"{spec.name} is not installed: pip install {' '.join(missing)}"
             problems.append(_problem(recipe, path, message))
             continue
-        made.append((spec.name, _built(LOGGERS, spec, recipe, path, problems)))
+        built.append((spec.name, _build(LOGGERS, spec, recipe, path, problems)))
     if problems:
         raise RecipeError(problems)
-    return made
+    return built
 
 
 def build_callbacks(recipe: Recipe) -> list[Any]:
@@ -54,7 +54,7 @@ def build_callbacks(recipe: Recipe) -> list[Any]:
     Raises:
         RecipeError: if an option is wrong, or a run does what the callback would do.
     """
-    made, problems = [], []
+    built, problems = [], []
     for i, spec in enumerate(recipe.callbacks):
         path = ("callbacks", f"[{i}]")
         of_lightning = [
@@ -62,29 +62,29 @@ def build_callbacks(recipe: Recipe) -> list[Any]:
             for one in CALLBACKS.get(spec.name).__mro__
             if one.__module__.startswith(("lightning.", "pytorch_lightning."))
         ]
-        own = next((why for name, why in _OWN.items() if name in of_lightning), None)
-        if own is not None:
+        reason = next((why for name, why in _BUILT_IN.items() if name in of_lightning), None)
+        if reason is not None:
             problems.append(
-                _problem(recipe, path, f"{spec.name} cannot be a callback of a recipe: {own}")
+                _problem(recipe, path, f"{spec.name} cannot be a callback of a recipe: {reason}")
             )
             continue
-        made.append(_built(CALLBACKS, spec, recipe, path, problems))
+        built.append(_build(CALLBACKS, spec, recipe, path, problems))
     if problems:
         raise RecipeError(problems)
-    return made
+    return built
 
 
 @contextmanager
 def naming_callbacks(recipe: Recipe, callbacks: Sequence[Any]) -> Iterator[None]:
-    """Names the recipe's callback that an exception of the block came from.
+    """Names the callback of the recipe that raised an exception in the block.
 
     Args:
-        recipe: names the callbacks.
+        recipe: recipe of the callbacks.
         callbacks: those that `build_callbacks` returned, in the same order.
 
     Raises:
-        RecipeError: if a hook of one of them raised. A `UserError` and an out-of-memory error
-            pass unchanged.
+        RecipeError: if a hook of a callback raised an exception. A `UserError` and an
+            out-of-memory error pass unchanged.
     """
     try:
         yield
@@ -92,32 +92,32 @@ def naming_callbacks(recipe: Recipe, callbacks: Sequence[Any]) -> Iterator[None]
         raise
     except Exception as error:
         frames = traceback.walk_tb(error.__traceback__)
-        passed = [id(frame.f_locals.get("self")) for frame, _ in frames]
-        blamed = next((i for i, one in enumerate(callbacks) if id(one) in passed), None)
-        if blamed is None or type(error).__name__ == "OutOfMemoryError":  # torch's
+        owners = [id(frame.f_locals.get("self")) for frame, _ in frames]
+        index = next((i for i, one in enumerate(callbacks) if id(one) in owners), None)
+        if index is None or type(error).__name__ == "OutOfMemoryError":  # torch's
             raise
-        words = str(error).strip().partition("\n")[0]
-        if not words or isinstance(error, KeyError):  # the key alone says nothing
-            words = f"{type(error).__name__} {words}".strip()
-        message = f"{recipe.callbacks[blamed].name}: {words}"
+        message = str(error).strip().partition("\n")[0]
+        if not message or isinstance(error, KeyError):  # its message is only the key
+            message = f"{type(error).__name__} {message}".strip()
+        message = f"{recipe.callbacks[index].name}: {message}"
         if line := line_of_plugin(error):
             message += f" (in {line})"
-        raise RecipeError([_problem(recipe, ("callbacks", f"[{blamed}]"), message)]) from error
+        raise RecipeError([_problem(recipe, ("callbacks", f"[{index}]"), message)]) from error
 
 
 def _lacks(package: str) -> bool:
-    """True if a package that pip knows by this name cannot be imported."""
+    """True if a package, given by its name for pip, cannot be imported."""
     return importlib.util.find_spec(package.replace("-", "_")) is None
 
 
-def _built(
+def _build(
     registry: Registry[Any], spec: Spec, recipe: Recipe, path: KeyPath, problems: list[Problem]
 ) -> Any:
     try:
         return registry.build(spec)
-    except Exception as error:  # a class of another package may raise anything
-        words = str(error).strip().partition("\n")[0]
-        problems.append(_problem(recipe, path, f"{spec.name}: {words}"))
+    except Exception as error:  # a class of another package may raise any exception
+        message = str(error).strip().partition("\n")[0]
+        problems.append(_problem(recipe, path, f"{spec.name}: {message}"))
         return None
 
 

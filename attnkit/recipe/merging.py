@@ -1,6 +1,6 @@
 """Merges a recipe: the files that it extends, its own file, overrides.
 
-Nodes keep their marks, so that a problem is reported where it was written.
+Nodes keep their marks, so that each problem is reported with its place.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from attnkit.recipe.shipped import located
 from attnkit.recipe.source import UNREADABLE, Node, read_file, read_value
 
 NOT_INHERITED = ("name", "variant")
-"""Keys that a recipe does not take from the one that it extends: they name the run's folder."""
+"""Keys that a recipe does not inherit, since they name the run's folder."""
 
 _OVERRIDE_RANK = 1000
-_MOST_PARENTS = 32
+_MAX_PARENTS = 32
 _KEY = re.compile(r"[^\s.=~]+(\.[^\s.=~]+)*")
 
 
@@ -42,13 +42,13 @@ def read_layers(path: Path, problems: list[Problem]) -> Node:
 
 
 def merge(base: Node, over: Node) -> Node:
-    """Lays `over` on `base`: mappings merge deeply, everything else is replaced.
+    """Merges `over` into `base`: mappings are merged recursively, everything else is replaced.
 
-    A mapping whose `name` differs replaces the whole one below it: options of one mechanism mean
-    nothing to another. A mapping of places (`[0]`, `[1]`, ...) changes these elements of a list.
+    A mapping with another `name` replaces the whole base mapping: options of one mechanism mean
+    nothing to another. A mapping of indices (`[0]`, `[1]`, ...) changes elements of a list.
     """
-    if isinstance(base.value, list) and _is_places(over.value):
-        elements = _merged(_by_place(base.value), over.value)
+    if isinstance(base.value, list) and _has_indices(over.value):
+        elements = _merged(_by_index(base.value), over.value)
         return replace(base, value=list(elements.values()))
     if isinstance(over.value, dict) and isinstance(base.value, str):
         base = _named(base)
@@ -63,7 +63,7 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def apply_overrides(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node:
-    """Applies `key=value` and `~key`. Invalid ones are reported in `problems` and left out."""
+    """Applies `key=value` and `~key`. Invalid ones are reported in `problems` and skipped."""
     changes: dict[KeyPath, Node | Mark] = {}
     seen: dict[KeyPath, str] = {}
     for position, text in enumerate(overrides):
@@ -81,19 +81,19 @@ def apply_overrides(root: Node, overrides: Sequence[str], problems: list[Problem
 
 
 def change(root: Node, changes: Mapping[KeyPath, Node | Mark], problems: list[Problem]) -> Node:
-    """Changes a recipe: first what is removed, then what is set.
+    """Changes a recipe: removes keys, then sets keys.
 
     Args:
         root: the recipe.
-        changes: key -> its new value; or, for a key to be removed, where that was written.
-        problems: receives the changes that cannot be made, which are left out.
+        changes: key -> its new value, or the place of a change that removes the key.
+        problems: receives a problem for each change that is impossible and so skipped.
     """
     changed = {path: value for path, value in changes.items() if isinstance(value, Node)}
     for path, mark in changes.items():
         if isinstance(mark, Mark):
             root = _without(root, path, (), mark, problems, _written_keys(root, ()))
     layer: dict[str, Node] = {}
-    for path in sorted(changed, key=len):  # a whole section before its keys, however they came
+    for path in sorted(changed, key=len):  # a section before its keys, whatever the order
         layer = _merged(layer, _nested(path, changed[path]))
     return replace(
         root, value=_merged(root.value, _without_list_keys(root.value, layer, (), problems))
@@ -103,7 +103,7 @@ def change(root: Node, changes: Mapping[KeyPath, Node | Mark], problems: list[Pr
 def read_changes(written: Node, problems: list[Problem]) -> dict[KeyPath, Node | Mark]:
     """Reads `{section.key: value, ~section.key: null}`, the form of overrides in a file.
 
-    Invalid keys are reported in `problems` and left out.
+    Invalid keys are reported in `problems` and skipped.
     """
     changes: dict[KeyPath, Node | Mark] = {}
     for text, value in written.value.items():
@@ -127,7 +127,7 @@ def override_key(override: str) -> str:
 
 
 class _Files:
-    """The files of one recipe, each read once, in the order in which they are named."""
+    """The files of one recipe. Each is read once, in the order of their names in the recipe."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self._problems = problems
@@ -135,38 +135,38 @@ class _Files:
         self._merged: dict[Path, Node] = {}
 
     def read(self, path: Path, below: tuple[Path, ...]) -> Node:
-        """Returns a file merged on what it extends; `below` are the files that led here."""
+        """Returns a file merged with those that it extends; `below`: the files that extend it."""
         resolved = path.resolve()
-        if resolved not in self._merged:  # a file that several extend is merged once
-            self._merged[resolved] = self._on_its_parents(path, below)
+        if resolved not in self._merged:  # a file that several files extend is merged once
+            self._merged[resolved] = self._with_parents(path, below)
         return self._merged[resolved]
 
-    def _on_its_parents(self, path: Path, below: tuple[Path, ...]) -> Node:
-        own = self._own(path)
-        if not isinstance(own.value, dict):
+    def _with_parents(self, path: Path, below: tuple[Path, ...]) -> Node:
+        node = self._read_once(path)
+        if not isinstance(node.value, dict):
             message = "a recipe is a mapping of keys to values, such as `model: {dim: 128}`"
-            raise RecipeError([Problem(own.mark, "", message)])
+            raise RecipeError([Problem(node.mark, "", message)])
         merged: dict[str, Node] = {}
-        for parent in self._parents(own, (*below, path)):
+        for parent in self._parents(node, (*below, path)):
             inherited = {k: v for k, v in parent.value.items() if k not in NOT_INHERITED}
             merged = _merged(merged, inherited)
-        keys = {key: node for key, node in own.value.items() if key != "extends"}
-        return replace(own, value=_merged(merged, keys))
+        keys = {key: value for key, value in node.value.items() if key != "extends"}
+        return replace(node, value=_merged(merged, keys))
 
-    def _own(self, path: Path) -> Node:
+    def _read_once(self, path: Path) -> Node:
         resolved = path.resolve()
         if resolved not in self._read:
             self._read[resolved] = read_file(path, len(self._read), self._problems)
         return self._read[resolved]
 
-    def _parents(self, own: Node, below: tuple[Path, ...]) -> list[Node]:
-        extends = own.value.get("extends")
+    def _parents(self, node: Node, below: tuple[Path, ...]) -> list[Node]:
+        extends = node.value.get("extends")
         if extends is None or extends.value is UNREADABLE:
             return []
         parents: list[Node] = []
         names = extends.value if isinstance(extends.value, list) else [extends]
-        if len(names) > _MOST_PARENTS or len(below) > _MOST_PARENTS:
-            message = f"more than {_MOST_PARENTS} files, side by side or in a chain"
+        if len(names) > _MAX_PARENTS or len(below) > _MAX_PARENTS:
+            message = f"more than {_MAX_PARENTS} files, side by side or in a chain"
             raise self._failure(extends, message)
         for entry in names:
             if not isinstance(entry.value, str):
@@ -229,7 +229,7 @@ def _nested(path: KeyPath, value: Node) -> dict[str, Node]:
 
 
 def _written_keys(node: Node, path: KeyPath) -> dict[str, str]:
-    """Each key that is written somewhere -> the same from the top down."""
+    """Key of any section -> its full dotted key."""
     children = node.value if isinstance(node.value, dict) else {}
     below = [_written_keys(child, (*path, key)) for key, child in children.items()]
     keys = {key: dotted((*path, key)) for key in children}
@@ -245,7 +245,7 @@ def _without(
     written: Mapping[str, str],
 ) -> Node:
     key, rest = path[0], path[1:]
-    elements = _by_place(node.value) if isinstance(node.value, list) else {}
+    elements = _by_index(node.value) if isinstance(node.value, list) else {}
     children = node.value if isinstance(node.value, dict) else elements
     if key not in children:
         near = difflib.get_close_matches(key, [*children, *written], n=1)
@@ -253,36 +253,36 @@ def _without(
         message = f"there is no such key to remove{f'; did you mean `{meant}`?' * bool(near)}"
         problems.append(Problem(mark, dotted((*done, *path)), message))
         return node
-    kept = {other: child for other, child in children.items() if other != key}
+    remaining = {other: child for other, child in children.items() if other != key}
     if rest:
         changed = _without(children[key], rest, (*done, key), mark, problems, written)
-        kept = {**children, key: changed}
-    return replace(node, value=list(kept.values()) if elements else kept)
+        remaining = {**children, key: changed}
+    return replace(node, value=list(remaining.values()) if elements else remaining)
 
 
-def _by_place(elements: list[Node]) -> dict[str, Node]:
+def _by_index(elements: list[Node]) -> dict[str, Node]:
     """The elements of a list as a mapping: `[0]`, `[1]`, ... -> element."""
     return {f"[{i}]": element for i, element in enumerate(elements)}
 
 
-def _is_places(value: Any) -> bool:
-    """True for a mapping whose keys are places of a list."""
+def _has_indices(value: Any) -> bool:
+    """True for a mapping whose keys are indices of a list."""
     return isinstance(value, dict) and bool(value) and None not in map(index_of, value)
 
 
 def _without_list_keys(
     base: dict[str, Node], over: dict[str, Node], path: KeyPath, problems: list[Problem]
 ) -> dict[str, Node]:
-    """Drops and reports what does not fit an existing list: a key, which would replace the list by
-    a mapping, and an index beyond its end.
+    """Removes and reports keys that do not fit an existing list: a name, which would replace the
+    list by a mapping, and an index beyond its end.
     """
-    kept: dict[str, Node] = {}
+    remaining: dict[str, Node] = {}
     for key, child in over.items():
         below = base[key].value if key in base else None
         name = dotted((*path, key))
-        elements = _by_place(below) if isinstance(below, list) else {}
-        if _is_places(child.value):
-            beyond = next((place for place in child.value if place not in elements), None)
+        elements = _by_index(below) if isinstance(below, list) else {}
+        if _has_indices(child.value):
+            beyond = next((index for index in child.value if index not in elements), None)
             if beyond is not None:
                 found = f"has {len(elements)} elements" if elements else "is not a list"
                 message = f"there is no such element; {name} {found}"
@@ -302,5 +302,5 @@ def _without_list_keys(
             child = replace(
                 child, value=_without_list_keys(inner, child.value, (*path, key), problems)
             )
-        kept[key] = child
-    return kept
+        remaining[key] = child
+    return remaining

@@ -27,15 +27,15 @@ from attnkit.recipe.checks import (
     check_named,
     check_strategy,
     check_task,
+    hint_at_section,
+    hint_at_task,
     import_plugin,
     load_plugins,
-    name_the_task_of_data,
-    point_to_the_section,
 )
 from attnkit.recipe.errors import KeyPath, Mark, Problem, RecipeError
 from attnkit.recipe.interpolation import interpolate
 from attnkit.recipe.merging import apply_overrides, change, override_key, read_layers
-from attnkit.recipe.paths import Written, absolute_plugins
+from attnkit.recipe.paths import OutputPath, absolute_plugins
 from attnkit.recipe.schema import Checker
 from attnkit.recipe.sections import (
     AblationOptions,
@@ -72,7 +72,7 @@ NOT_IN_EVERY_TASK = ("tokenizer", "target_tokenizer", "trainer.batch_size", "tra
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeKeys:
-    """The keys of a recipe file; `extends`, which names the files below it, is resolved before.
+    """The keys of a recipe file, except `extends`, which is resolved first.
 
     Args:
         model: options of the task's model.
@@ -100,7 +100,7 @@ class RecipeKeys:
     variant: Annotated[str, FOLDER_NAME] = BASE
     task: str = "language_modeling"
     seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 0
-    runs_dir: Annotated[Path, Written()] = Path("runs")
+    runs_dir: Annotated[Path, OutputPath()] = Path("runs")
     plugins: tuple[str, ...] = ()
     data: Annotated[Spec, SOURCES] = Spec("stdlib_docs")
     tokenizer: Annotated[Spec, TOKENIZERS] = Spec("char")
@@ -128,13 +128,13 @@ class RecipeKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(RecipeKeys):
-    """A checked recipe. Two are equal if they make the same run, wherever they were read.
+    """A checked recipe. Two are equal if they describe the same run, whatever files they are from.
 
     Attributes:
-        options: those of the task, from the section with its name.
+        options: options of the task, from the section with its name.
         path: the file that it was read from; None if made in Python.
-        source: the keys as they were written, before interpolation, with their places.
-        loader: what imports its plugins.
+        source: the keys as written, before interpolation, with their places.
+        loader: imports its plugins.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -148,7 +148,7 @@ class Recipe(RecipeKeys):
         return TASKS.build(Spec(self.task, self.options))
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys as plain types, with today's defaults, so that later defaults change nothing."""
+        """All keys as plain types, with all defaults, so that later defaults change nothing."""
         names = [item.name for item in dataclasses.fields(RecipeKeys)]
         keys = {name: plain_types(getattr(self, name)) for name in names}
         for key in foreign_keys(self.task):
@@ -164,11 +164,11 @@ class Recipe(RecipeKeys):
         return keys
 
     def to_yaml(self) -> str:
-        """`to_dict` as a recipe file; `load_recipe` reads an equal recipe from it."""
+        """`to_dict` as the text of a recipe file; `load_recipe` reads an equal recipe from it."""
         return to_yaml(self.to_dict())
 
     def with_overrides(self, *overrides: str) -> Recipe:
-        """Returns the recipe with `key=value` and `~key` applied to what was written.
+        """Returns the recipe with `key=value` and `~key` applied to its source.
 
         Raises:
             RecipeError: if the result is not a valid recipe.
@@ -183,12 +183,12 @@ class Recipe(RecipeKeys):
         name: str | None = None,
         variant: str | None = None,
     ) -> Recipe:
-        """Returns the recipe with changes to what was written.
+        """Returns the recipe with changes to its source.
 
         Args:
             changes: see `merging.change`.
-            name: folder of its runs; None: as it is.
-            variant: folder below; None: as it is.
+            name: folder of its runs; None: unchanged.
+            variant: folder below; None: unchanged.
 
         Raises:
             RecipeError: if the result is not a valid recipe.
@@ -198,7 +198,7 @@ class Recipe(RecipeKeys):
         return _resolved(change(root, changes, problems), self.path, problems, self.loader)
 
     def _rooted(self, name: str, variant: str) -> Node:
-        """The keys as written, with the names of the run's folders."""
+        """The source, with the names of the run's folders."""
         written = {"name": node_of(name, _PYTHON), "variant": node_of(variant, _PYTHON)}
         return dataclasses.replace(self.source, value={**self.source.value, **written})
 
@@ -206,13 +206,13 @@ class Recipe(RecipeKeys):
 def load_recipe(
     path: str | Path, overrides: Sequence[str] = (), *, loader: PluginLoader = import_plugin
 ) -> Recipe:
-    """Reads a recipe file, what it extends, and overrides. Imports the plugins that it names: for
-    the recipe of a run or of an exported file, take `stored_recipe`.
+    """Reads a recipe file, the files that it extends, and overrides. Imports the plugins that it
+    names; for the recipe of a run or of an exported file, use `stored_recipe`.
 
     Args:
         path: the YAML file, or the name of one that comes with the kit (`quickstart`).
         overrides: `key=value` (the value is YAML) or `~key`, which removes a key.
-        loader: what imports the plugins.
+        loader: imports the plugins.
 
     Raises:
         RecipeError: with every problem of the recipe.
@@ -227,7 +227,7 @@ def load_recipe(
 
 
 def recipe_from_dict(keys: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Makes a recipe of plain values, for Python users.
+    """Makes a recipe from plain values, for Python users.
 
     Args:
         keys: as in a recipe file, with a `name`; plugin files relative to the working directory.
@@ -252,8 +252,8 @@ def _recipe(
     if path is not None and "name" not in root.value:
         root = _with(root, "name", node_of(path.stem, Mark(str(path))))
     source = apply_overrides(root, overrides, problems)
-    counted = () if "variant" in map(override_key, overrides) else overrides
-    return _resolved(source, path, problems, loader, counted)
+    naming = () if "variant" in map(override_key, overrides) else overrides
+    return _resolved(source, path, problems, loader, naming)
 
 
 def _resolved(
@@ -263,7 +263,7 @@ def _resolved(
     loader: PluginLoader,
     overrides: Sequence[str] = (),
 ) -> Recipe:
-    """The recipe that was written; `overrides` are those that name its variant."""
+    """Returns the checked recipe; `overrides` are those that name its variant."""
     resolved = interpolate(source, problems)
     if not problems and overrides:
         resolved = _with_variant(resolved, overrides)
@@ -282,26 +282,26 @@ def _resolved(
 
 def _checked(root: Node, problems: list[Problem], *, all_names_known: bool) -> dict[str, Any]:
     name, is_known = check_task(root, RecipeKeys, problems, all_names_known=all_names_known)
-    if not is_known:  # of a plugin that was not loaded: its sections are taken as they are written
+    if not is_known:  # its plugin was not loaded: its sections remain unchecked
         return _checked_without_task(root, name, problems)
     task = TASKS.get(name)
     root = check_foreign_keys(root, task, foreign_keys(name), problems)
     checker = Checker(_keys_of(name, task), root, problems, all_names_known=all_names_known)
     values = checker.check_all()
     values["options"] = values.pop(name, {})
-    problems[:] = [point_to_the_section(problem, root) for problem in problems]
+    problems[:] = [hint_at_section(problem, root) for problem in problems]
     if not all_names_known:
         return values
-    problems[:] = [name_the_task_of_data(problem, root) for problem in problems]
-    unsound = {problem.key.partition(".")[0] for problem in problems}
-    if name not in unsound:
+    problems[:] = [hint_at_task(problem, root) for problem in problems]
+    invalid = {problem.key.partition(".")[0] for problem in problems}
+    if name not in invalid:
         check_named(name, TASKS, Spec(name, values["options"]), root, problems)
-    if "model" not in unsound:
+    if "model" not in invalid:
         check_model(task, values["model"], root, problems)
     for section, registry in {"data": task.data, **_NAMED}.items():
-        if section not in unsound and values.get(section) is not None:
+        if section not in invalid and values.get(section) is not None:
             check_named(section, registry, values[section], root, problems)
-    if "trainer" not in unsound and "trainer.batch_size" in task.takes:
+    if "trainer" not in invalid and "trainer.batch_size" in task.takes:
         check_devices(values["trainer"], root, problems)
     if not problems:
         check_strategy(values["trainer"], task, values["model"], root, problems)
@@ -327,8 +327,8 @@ def _keys_of(name: str, task: Any) -> dict[str, Option]:
     for key in foreign_keys(name):
         options.pop(key, None)
     if options_of(task):
-        own = Annotated[dict[str, Any], OptionsOf(task)]
-        options[name] = Option(name, own, {}, f"options of the task {name}")
+        task_options = Annotated[dict[str, Any], OptionsOf(task)]
+        options[name] = Option(name, task_options, {}, f"options of the task {name}")
     return options
 
 
@@ -338,8 +338,8 @@ def _checked_without_task(root: Node, name: str, problems: list[Problem]) -> dic
     written = Option("data", str | dict[str, Any], {}, "")
     for section in ("data", name):
         options[section] = dataclasses.replace(written, name=section)
-    own = dataclasses.replace(root, value={k: v for k, v in root.value.items() if k in options})
-    values = Checker(options, own, problems, all_names_known=False).check_all()
+    known = dataclasses.replace(root, value={k: v for k, v in root.value.items() if k in options})
+    values = Checker(options, known, problems, all_names_known=False).check_all()
     values["options"] = values.pop(name)
     return values
 
@@ -351,12 +351,12 @@ def foreign_keys(task: str) -> list[str]:
 
 
 def _with_variant(root: Node, overrides: Sequence[str]) -> Node:
-    before = root.value["variant"].value if "variant" in root.value else BASE
-    if not isinstance(before, str):  # left as it is, for the schema to refuse
+    base = root.value["variant"].value if "variant" in root.value else BASE
+    if not isinstance(base, str):  # the schema refuses it
         return root
-    told = [text for text in overrides if not is_within(override_key(text), NOT_IN_A_NAME)]
-    variant = variant_of(told, before)
-    return root if variant == before else _with(root, "variant", node_of(variant, root.mark))
+    counted = [text for text in overrides if not is_within(override_key(text), NOT_IN_A_NAME)]
+    variant = variant_of(counted, base)
+    return root if variant == base else _with(root, "variant", node_of(variant, root.mark))
 
 
 def _with(root: Node, key: str, node: Node) -> Node:

@@ -1,8 +1,7 @@
-"""What an unquoted word in a recipe means, and which words YAML readers disagree about.
+"""The meaning of unquoted words in a recipe, and the words about which YAML readers disagree.
 
 YAML 1.1 reads `no` as false, `012` as ten and `12:30` as 750, and takes `1e-3` for text; YAML 1.2
-does none of that. Here the plain meanings of YAML 1.2 hold, and the words on which the two disagree
-are refused.
+does none of that. attnkit follows YAML 1.2, and refuses words about which the two disagree.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def read_plain(text: str) -> Scalar:
     """Returns what an unquoted word means: null, a boolean, a number or text.
 
     Raises:
-        ScalarTrap: if YAML 1.1 and 1.2 disagree about it, or a number is absurdly long.
+        ScalarTrap: if YAML 1.1 and 1.2 disagree about it, or a number is too long.
     """
     if text in _NULLS:
         return None

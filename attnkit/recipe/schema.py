@@ -1,4 +1,4 @@
-"""Checks recipe nodes against the annotations of options; gives typed values with all defaults.
+"""Checks recipe nodes against the annotations of options; returns typed values with all defaults.
 
 The annotations are those of `__init__`: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]`,
 unions, lists, tuples, dataclasses, and `Annotated[Spec, MASKS]` for a registered name with its
@@ -18,7 +18,7 @@ from typing import Any
 
 from attnkit.recipe.annotations import Kind, Pattern, Range, kinds_of, mismatch
 from attnkit.recipe.errors import KeyPath, Mark, Problem, dotted, index_of
-from attnkit.recipe.paths import Written, found
+from attnkit.recipe.paths import OutputPath, find
 from attnkit.recipe.source import UNREADABLE, Node, node_of, plain
 from attnkit.registry import (
     LEFT_OUT,
@@ -32,10 +32,10 @@ from attnkit.registry import (
     suggest,
 )
 
-_LARGEST = 2**63 - 1
+_MAX_INT = 2**63 - 1
 
-_ALIKE = 0.6
-"""Two keys at least this similar (`SequenceMatcher.ratio`) may be one key and its misspelling."""
+_MIN_SIMILARITY = 0.6
+"""Least similarity (`SequenceMatcher.ratio`) of a key and its misspelling."""
 
 _OWN_SECTION = 0.15
 _NESTED_SECTION = 0.1
@@ -60,7 +60,7 @@ class Checker:
     all_names_known: bool = True
 
     def check_all(self) -> dict[str, Any]:
-        """Checks the whole recipe; the values that it returns are usable if there is no problem."""
+        """Checks the whole recipe; the returned values are valid if there is no problem."""
         return self._options(self.root.value, self.options, self.root.key_mark, ())
 
     def check(
@@ -70,7 +70,7 @@ class Checker:
 
         Args:
             annotation: what the value must be.
-            node: the value as it is written.
+            node: the value as written.
             path: its place in the recipe.
             metadata: metadata around the annotation that applies inside it (bounds, a registry).
         """
@@ -96,7 +96,7 @@ class Checker:
             value = float(value)
             if not math.isfinite(value):
                 return self._refuse(node.mark, path, f"expected a finite number, got {value}")
-        if kind.type is int and abs(value) > _LARGEST:
+        if kind.type is int and abs(value) > _MAX_INT:
             return self._refuse(node.mark, path, f"{value} is too large for a 64-bit integer")
         bounds = Pattern if kind.type is str else Range
         if kind.type in (int, float, str):
@@ -106,8 +106,8 @@ class Checker:
                     return self._refuse(node.mark, path, fault)
         if kind.type is not Path:
             return value
-        is_read = not any(isinstance(item, Written) for item in kind.metadata)
-        return found(value, node.mark, self.root.mark) if is_read else Path(value)
+        is_read = not any(isinstance(item, OutputPath) for item in kind.metadata)
+        return find(value, node.mark, self.root.mark) if is_read else Path(value)
 
     def _list(self, kind: Kind, node: Node, path: KeyPath) -> Any:
         elements = kind.arguments
@@ -131,17 +131,17 @@ class Checker:
                 return plain(node)
             items = node.value.items()
             return {key: self.check(element, child, (*path, key)) for key, child in items}
-        told = len(self.problems)
+        num_before = len(self.problems)
         values = self._options(node.value, options_of(cls), node.key_mark, path)
         if not dataclasses.is_dataclass(kind.type):
             return values
-        return cls(**values) if len(self.problems) == told else UNREADABLE
+        return cls(**values) if len(self.problems) == num_before else UNREADABLE
 
     def _spec(self, kind: Kind, node: Node, path: KeyPath) -> Any:
         registry = kind.registry
         if registry is None:
             raise TypeError(
-                f"{dotted(path)} is a Spec of nothing; write Annotated[Spec, <registry>]"
+                f"{dotted(path)} is a Spec without a registry; write Annotated[Spec, <registry>]"
             )
         children = node.value if isinstance(node.value, dict) else {"name": node}
         if "name" not in children:
@@ -184,8 +184,8 @@ class Checker:
             if key in given:
                 node = given[key]
             elif option.default is REQUIRED:
-                about = option.help.partition(". ")[0]
-                message = "this required key is missing" + (f": {about}" if about else "")
+                summary = option.help.partition(". ")[0]
+                message = "this required key is missing" + (f": {summary}" if summary else "")
                 self._refuse(mark, (*path, key), message)
                 continue
             elif option.default is LEFT_OUT:
@@ -203,16 +203,18 @@ class Checker:
         if "." in key:
             return f"unknown key; dotted keys are for overrides, nest them in a file{known}"
         everywhere = list(_all_keys(self.options, self.root.value, ()))
-        homes = [home for name, home in everywhere if name == key]
-        if homes:
-            places = " or ".join(f"`{home}`" for home in homes[:3])
-            place = f"under {places}" if homes[0] else "at the top"
+        parents = [parent for name, parent in everywhere if name == key]
+        if parents:
+            places = " or ".join(f"`{parent}`" for parent in parents[:3])
+            place = f"under {places}" if parents[0] else "at the top"
             return f"unknown key; it belongs {place}{known}"
 
-        def likeness(one: tuple[str, str]) -> float:
-            name, home = one
-            nested = any(f"{a}.".startswith(f"{b}.") for a, b in ((home, section), (section, home)))
-            nearness = _OWN_SECTION if home == section else _NESTED_SECTION if nested else 0.0
+        def similarity(candidate: tuple[str, str]) -> float:
+            name, parent = candidate
+            nested = any(
+                f"{a}.".startswith(f"{b}.") for a, b in ((parent, section), (section, parent))
+            )
+            nearness = _OWN_SECTION if parent == section else _NESTED_SECTION if nested else 0.0
             return difflib.SequenceMatcher(None, key, name).ratio() + nearness
 
         near = suggest(key, options)
@@ -222,10 +224,10 @@ class Checker:
                     return f"unknown key; it belongs under `{section}.{name}`{known}"
             if near:
                 return f"unknown key{near}{known}"
-        name, home = max(everywhere, key=likeness)
-        if home == section or likeness((name, home)) < _ALIKE:
+        name, parent = max(everywhere, key=similarity)
+        if parent == section or similarity((name, parent)) < _MIN_SIMILARITY:
             return f"unknown key{suggest(key, options)}{known}"
-        return f"unknown key; did you mean `{f'{home}.' * bool(home)}{name}`?{known}"
+        return f"unknown key; did you mean `{f'{parent}.' * bool(parent)}{name}`?{known}"
 
     def _refuse(self, mark: Mark, path: KeyPath, message: str) -> Any:
         self.problems.append(Problem(mark, dotted(path), message))
@@ -251,7 +253,7 @@ def _default_name(option: Option) -> str | None:
 def _all_keys(
     options: Mapping[str, Option], given: Mapping[str, Node], path: KeyPath
 ) -> Iterator[tuple[str, str]]:
-    """Yields each key that this recipe can have, with the section that takes it."""
+    """Yields each key that this recipe can have, with its section."""
     for name in options:
         yield name, dotted(path)
     if len(path) > 2:
@@ -262,7 +264,7 @@ def _all_keys(
 
 
 def _section(option: Option, node: Node | None) -> tuple[Mapping[str, Option], Mapping[str, Node]]:
-    """The options that a section takes and what is written in it; empty if it is not a section."""
+    """The options of a section and its written keys; both empty if it is not a section."""
     given = node.value if node is not None and isinstance(node.value, dict) else {}
     for kind in kinds_of(option.annotation):
         if kind.options_class is not None:

@@ -16,14 +16,14 @@ class TrainerOptions:
     Args:
         max_steps: optimizer steps.
         batch_size: examples per batch, over all devices; for tasks that count examples.
-        batch_tokens: tokens per batch at most, including padding, on either side; for tasks that
-            count tokens.
+        batch_tokens: maximum number of tokens per batch, including padding, on either side; for
+            tasks that count tokens.
         accumulate: batches per optimizer step; the gradient is the mean over all their targets.
         gradient_clip: the gradient is scaled down to this norm; null: no limit.
         precision: `32`, `tf32` (products rounded to TF32 on a GPU), `bf16`, or `auto`: bf16 where
             it is faster: on a GPU that has it, on a CPU that has it for all but small models.
         compile: compile the model (torch.compile); `auto`: on a CUDA device. One GPU then replays
-            its steps as CUDA graphs, where sizes allow it; `without_cuda_graphs` compiles alone.
+            its steps as CUDA graphs, where sizes allow it; `without_cuda_graphs` only compiles.
         deterministic: use deterministic kernels only, so that a run on a GPU repeats bit for bit;
             an operation without one is an error.
         accelerator: `auto`, `cpu`, `gpu` or another accelerator of Lightning.
@@ -79,7 +79,7 @@ class ValidationOptions:
         max_tokens: tokens of the validation split used while training; null: all.
         final_max_tokens: tokens of the validation split used for the final metrics; null: all;
             `auto`: all, if that takes less than a tenth of the training time, else an evenly spread
-            part that does, of at least 65,536 and `max_tokens`. A synthetic task always uses its
+            part that does, but at least 65,536 and `max_tokens`. A synthetic task always uses its
             whole sets.
         part: the half of the validation split that is used; `all`: both. A choice made on one half
             can be judged on the other. For a synthetic task `first_half` is the validation set,
@@ -136,15 +136,15 @@ class BudgetOptions:
 class HalvingOptions:
     """Successive halving: at each rung but the last, only the best variants go on.
 
-    With 3 rungs and half kept, all variants train a quarter of their steps, half of them half of
+    With 3 rungs and keep 0.5, all variants train a quarter of their steps, half of them half of
     their steps, and a quarter of them to the end. All seeds of a variant stop together; the base
-    never does. What was stopped has no verdict, and still counts in the correction of the others.
+    never does. A stopped variant has no verdict, but still counts in the correction of the others.
     A variant that goes on ends with the same numbers as without halving.
 
     Args:
         rungs: stages of training; the last ends with all steps.
         keep: share of the variants, without the base, that goes on at each rung; also the steps
-            until a rung, as a share of those until the next one.
+            until a rung, as a share of those until the next rung.
     """
 
     rungs: Annotated[int, Range(min=2)] = 3
@@ -164,17 +164,17 @@ class ClaimOptions:
         number: metric or cost in `result.json` (`accuracy`, `loss`, `cache_bytes`), or a mean over
             the maps of the validation data: `first_token_mass`, `zero_share` or `entropy`.
         direction: whether the subject's number is higher or lower than the base's.
-        switched_off: the variant in which the subject's idea is switched off, trained alike. The
-            claim must not hold for it. Where the subject without its idea is the base itself, the
-            base.
+        switched_off: the variant in which the subject's idea is switched off, trained in the same
+            way. The claim may not hold for it. If the subject without its idea is the base itself,
+            name the base.
         base: the variant that the subject is compared with; null: that of the study.
         by: the least difference that is claimed; a negative one allows a loss of that size.
         times: the least ratio that is claimed, instead of a difference.
-        also: further numbers to report: the price.
+        also: further numbers to report, such as costs.
         seeds: number of seeds that `attnkit claim` trains for it, counted from 0, or a list of
             seeds; null: those of the study.
-        quick: optimizer steps after which it holds already, for `attnkit claim --quick`; null: it
-            is not tested there.
+        quick: optimizer steps after which the claim already holds, for `attnkit claim --quick`;
+            null: it is not tested there.
         paper: where the claim is made.
     """
 
@@ -201,7 +201,7 @@ class AblationOptions:
             every combination of the lists is a variant, with the recipe's own values for the keys
             with ranges and with each draw of them.
         draws: number of combinations that are drawn from ranges.
-        draw_seed: of the draws; the same one draws the same.
+        draw_seed: seed of the draws.
         variants: names, each with the keys in which the variant differs from the recipe; with
             `vary`, every combination of both is a variant.
         base: variant that the others are compared with and matched to; null: the first.
@@ -219,7 +219,7 @@ class AblationOptions:
         halving: stops hopeless variants early; null: all train to the end.
         metric: metric that is compared, by its name in `result.json`.
         mean_curves: write the mean and the range of each variant's seeds as the run
-            `mean/<variant>` for TensorBoard, from two finished seeds on.
+            `mean/<variant>` for TensorBoard, once two seeds have finished.
         claims: names, each with a claim about the variants, for `attnkit claim`.
         workers: number of simultaneous runs; null: the launcher decides.
         launcher: starts the runs.

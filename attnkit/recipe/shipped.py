@@ -1,4 +1,4 @@
-"""The recipes that come with the kit: their folder, and what a name such as `quickstart` means.
+"""The recipes that come with the kit: their folder, and the files of names such as `quickstart`.
 
 In a clone they are its folder `recipes/`; in an installed package, a copy of that folder.
 """
@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped_folder() -> Path:
-    """The folder that holds them."""
+    """The folder of these recipes."""
     installed = _PACKAGE / "recipes"
     return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
 
@@ -30,23 +30,23 @@ def shipped_recipes() -> dict[str, Path]:
 
 def shipped_claims() -> dict[str, Path]:
     """Name of a claim -> the recipe whose section `ablation.claims` has it."""
-    found: dict[str, Path] = {}
+    claims: dict[str, Path] = {}
     for file in shipped_recipes().values():
         text = file.read_text(encoding="utf-8")
         if "  claims:" in text:
-            found |= dict.fromkeys(yaml.safe_load(text)["ablation"]["claims"], file)
-    return dict(sorted(found.items()))
+            claims |= dict.fromkeys(yaml.safe_load(text)["ablation"]["claims"], file)
+    return dict(sorted(claims.items()))
 
 
 def located(path: Path) -> Path:
-    """Finds a recipe by what the user wrote: a file, or else one that comes with the kit.
+    """Finds a recipe: a file, or else one that comes with the kit.
 
     Args:
         path: a file, `quickstart`, `language_modeling/quickstart`, or
             `recipes/language_modeling/quickstart.yaml`, as in a clone.
 
     Returns:
-        The file; `path` itself where it is neither.
+        The file; `path` itself if there is none.
     """
     if path.is_file():
         return path
@@ -57,8 +57,8 @@ def located(path: Path) -> Path:
     recipes = shipped_recipes()
     if name in recipes or as_in_a_clone:
         return recipes.get(name, path)
-    # `quickstart` is the language model's; that of speech calls itself `speech_quickstart`.
-    known = {named.replace("/", "_"): file for named, file in recipes.items()}
+    # `quickstart` is the language model's; that of speech is `speech_quickstart`.
+    known = {long_name.replace("/", "_"): file for long_name, file in recipes.items()}
     known |= {file.stem: file for file in reversed(recipes.values())}
     return known.get(name, path)
 
@@ -83,14 +83,14 @@ def copy_recipes(name: str | None, to: Path) -> list[Path]:
     """Copies a recipe and those that it extends into a folder, each below the folder of its kind.
 
     Args:
-        name: of the recipe; None: all of them.
-        to: made if it is not there.
+        name: name of the recipe; None: all of them.
+        to: the folder; created if it is missing.
 
     Returns:
         The files that were written.
 
     Raises:
-        RegistryError: if there is no such recipe, if a file is there already, or if one cannot be
+        RegistryError: if there is no such recipe, if a file exists already, or if one cannot be
             written.
     """
     files = (

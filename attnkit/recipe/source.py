@@ -1,6 +1,6 @@
-"""Reads recipe text into nodes that remember where they were written.
+"""Reads recipe text into nodes that record their place in the file.
 
-PyYAML's loader drops line numbers, its composer keeps them. A `Node` is a value with its mark.
+PyYAML's loader drops line numbers; its composer keeps them. A `Node` is a value with its mark.
 Merging and checking work on nodes, so that a problem can name its file and line.
 """
 
@@ -23,7 +23,7 @@ from attnkit.registry import Spec, suggest
 _MAX_BYTES = 200_000
 _MAX_NODES = 10_000
 _MAX_DEPTH = 40
-_NOT_IN_A_TEXT = re.compile("[\0\ud800-\udfff]")  # no path, and no UTF-8
+_INVALID_CHARACTER = re.compile("[\0\ud800-\udfff]")  # invalid in paths and in UTF-8
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
@@ -43,7 +43,7 @@ class Node:
     Attributes:
         value: a scalar, a dict of nodes, a list of nodes, or `UNREADABLE`.
         mark: where the value begins.
-        key_mark: where its key begins; the same as `mark` for what has no key.
+        key_mark: where its key begins; `mark` if it has no key.
     """
 
     value: Any
@@ -52,10 +52,10 @@ class Node:
 
 
 def read_file(path: Path, rank: int, problems: list[Problem]) -> Node:
-    """Reads a recipe file into nodes; traps and duplicate keys go to `problems`.
+    """Reads a recipe file into nodes; reports ambiguous words and duplicate keys in `problems`.
 
     Args:
-        path: the file; messages name it as it is given here.
+        path: the file, as messages name it.
         rank: order of the file among those of the recipe.
         problems: receives what is wrong with single values.
 
@@ -87,7 +87,7 @@ def read_value(text: str, path: KeyPath, mark: Mark, problems: list[Problem]) ->
 
 
 def node_of(value: Any, mark: Mark, key_mark: Mark | None = None) -> Node:
-    """Wraps plain Python values (a default, what an interpolation gave) into nodes at one mark."""
+    """Wraps plain Python values (a default, an interpolated value) into nodes at one mark."""
     key_mark = key_mark or mark
     if isinstance(value, Spec):
         value = {"name": value.name, **value.options}
@@ -102,7 +102,7 @@ def node_of(value: Any, mark: Mark, key_mark: Mark | None = None) -> Node:
 
 
 def plain(node: Node) -> Any:
-    """The values alone; what is unreadable is None."""
+    """The values without marks; None for unreadable ones."""
     if isinstance(node.value, dict):
         return {key: plain(child) for key, child in node.value.items()}
     if isinstance(node.value, list):
@@ -116,7 +116,7 @@ def _read_text(path: Path, top: Mark) -> str:
 
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)  # a device has no end
+            content = file.read(_MAX_BYTES + 1)  # a device may be endless
     except IsADirectoryError:
         raise fail("this is a folder; name a recipe file in it") from None
     except FileNotFoundError:
@@ -138,7 +138,7 @@ def _missing(path: Path) -> str:
         return f"there is no folder {path.parent}"
     near = sorted(other.name for other in path.parent.glob("*.yaml"))[:8]
     message = "there is no such file" + (f"; the folder has {', '.join(near)}" if near else "")
-    # A name may be misspelt; the name of a file is not one of the kit's.
+    # Suggestions are for misspelt names; a file name is not the name of a recipe of the kit.
     is_name = not path.suffix or path.parts[0] == "recipes"
     stems = [file.stem for file in shipped_recipes().values()] if is_name else []
     return message + suggest(path.stem, stems) + " (`attnkit recipes` lists the recipes of attnkit)"
@@ -153,7 +153,7 @@ def _compose(
 ) -> Node | None:
     key = dotted(path)
     try:
-        # The pure Python loader: deep nesting raises where the C loader would end the process.
+        # The pure Python loader: with deep nesting it raises, while the C loader ends the process.
         loader = yaml.SafeLoader(text)
         composed = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -176,7 +176,7 @@ def _compose(
 
 
 class _Builder:
-    """Turns composed YAML into nodes, once for each place at which an alias puts it."""
+    """Turns composed YAML into nodes, once for each use of an alias."""
 
     def __init__(
         self, loader: yaml.SafeLoader, place: Callable[[yaml.Mark], Mark], problems: list[Problem]
@@ -225,7 +225,7 @@ class _Builder:
         return children
 
     def _scalar(self, composed: yaml.Node, mark: Mark, path: KeyPath) -> Any:
-        if found := _NOT_IN_A_TEXT.search(composed.value):  # by an escape in quotes
+        if found := _INVALID_CHARACTER.search(composed.value):  # from an escape in quotes
             return self._refuse(mark, path, f"the character {found[0]!a} is not allowed")
         if composed.style is not None:  # pyright: ignore[reportAttributeAccessIssue]
             return composed.value

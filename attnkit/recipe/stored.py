@@ -22,16 +22,16 @@ def stored_recipe(
     trust_plugins: bool = False,
     plugins: StoredPlugins | None = None,
 ) -> Recipe:
-    """Reads a run's recipe to use the trained model: what only training needs may be missing.
+    """Reads a run's recipe to use the trained model; what only training needs may be missing.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
         overrides: as for `load_recipe`.
         trust_plugins: also run plugins that this user has never run.
-        plugins: what imports them; None: from the directory.
+        plugins: imports the plugins; None: those in the directory.
 
     Raises:
-        RunDirectoryError: if the directory holds no run.
+        RunDirectoryError: if the directory contains no run.
         UntrustedPluginError: if the model needs plugins that this user has never run.
         RecipeError: if the recipe cannot be read, or a plugin is missing.
     """
@@ -55,12 +55,12 @@ def recipe_to_resume(
     there, so that a change in it is noticed.
 
     Raises:
-        RunDirectoryError: if the directory holds no run.
+        RunDirectoryError: if the directory contains no run.
         UntrustedPluginError: if it needs plugins that this user has never run.
         ChangedPluginError: if a plugin changed, unless `allow_changes`.
         RecipeError: if the recipe cannot be read, or a plugin is missing.
     """
-    run_directory.recipe_of(directory)  # says so if it is no run
+    run_directory.recipe_of(directory)  # raises if it is not a run
     plugins = StoredPlugins.of_run(
         directory, trust=trust_plugins, prefer_originals=True, allow_changes=allow_changes
     )
@@ -70,7 +70,7 @@ def recipe_to_resume(
 
 
 def written_recipe(directory: Path) -> Recipe:
-    """Reads a run's recipe to look at it: imports nothing that was not imported before."""
+    """Reads a run's recipe to inspect it, without importing plugins."""
     return load_recipe(run_directory.recipe_of(directory), loader=lambda name, folder: False)
 
 

@@ -1,4 +1,4 @@
-"""Names of run folders: how a run differs from the other runs of its recipe, in a few words."""
+"""Names of run folders: short descriptions of how a run differs from others of its recipe."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ABOUT_THE_MACHINE = (
     "checkpoint",
     "logging",
 )
-"""Keys and sections that say where a run computes and who listens, not what it learns."""
+"""Keys and sections about where a run computes and logs, not about what it learns."""
 
 WITHOUT_INFLUENCE = (
     "trainer.max_steps",
@@ -49,13 +49,13 @@ for rounding.
 NOT_IN_A_NAME = (*WITHOUT_INFLUENCE, "validation")
 """Keys and sections that do not change what is learnt, and so are not part of a run's name."""
 
-_LONGEST = 100
-_PLACE = ("seed", "name", "variant", "runs_dir", "ablation")
+_MAX_LENGTH = 100
+_ABOUT_THE_FOLDER = ("seed", "name", "variant", "runs_dir", "ablation")
 
 _NAMED_BY_VALUE = "attention"
 """The mechanism is named by its value alone: `linear`, not `attention=linear`."""
 
-LEFT_OUT = (
+OMITTED = (
     "model.attention.",
     "model.mask.",
     "model.position.",
@@ -63,38 +63,38 @@ LEFT_OUT = (
     "optimizer.",
     "trainer.",
 )
-"""Sections that a name leaves out: the last part of the key tells enough."""
+"""Sections that a name omits: the last part of the key is enough."""
 
-_KEPT = (
+_AMBIGUOUS = (
     "model.attention.bias",
     "model.attention.dropout",
     "model.attention.norm",
     "model.position.share",
 )
-"""Keys that keep their section, since another key of `LEFT_OUT` has the same last part."""
+"""Keys that keep their section, since another key of `OMITTED` has the same last part."""
 
 
-def variant_of(overrides: Sequence[str], before: str = BASE) -> str:
+def variant_of(overrides: Sequence[str], base: str = BASE) -> str:
     """Names the variant that overrides make: `linear`, `heads=4,window=64`, `lr=0.003`.
 
     A mechanism is named alone, other keys with their value. The order of the overrides does not
-    matter, nor does the way in which a number is written. A hash is added where letters had to be
-    replaced or left out, so that no two variants share a name.
+    matter, nor does the way in which a number is written. A hash is added if characters were
+    replaced or removed, so that no two variants share a name.
 
     Args:
         overrides: valid overrides, `key=value` or `~key`.
-        before: the variant to which they are applied.
+        base: the variant to which they are applied.
     """
-    counted = [text for text in overrides if not is_within(override_key(text), _PLACE)]
-    if not counted:
-        return before
-    words = sorted(map(_words, counted), key=lambda word: ("=" in word.split(",")[0], word))
-    exact = ",".join(words if before == BASE else [before, *words])
+    naming = [text for text in overrides if not is_within(override_key(text), _ABOUT_THE_FOLDER)]
+    if not naming:
+        return base
+    parts = sorted(map(_part_of_name, naming), key=lambda text: ("=" in text.split(",")[0], text))
+    exact = ",".join(parts if base == BASE else [base, *parts])
     safe = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", exact).strip("-.,=+")
-    if safe == exact and len(safe) <= _LONGEST:
+    if safe == exact and len(safe) <= _MAX_LENGTH:
         return safe
     digest = hashlib.sha256(exact.encode(errors="backslashreplace")).hexdigest()[:6]
-    return f"{_shortened(safe, _LONGEST - len(digest) - 1)}-{digest}"
+    return f"{_shortened(safe, _MAX_LENGTH - len(digest) - 1)}-{digest}"
 
 
 def is_within(key: str, sections: Sequence[str]) -> bool:
@@ -104,7 +104,7 @@ def is_within(key: str, sections: Sequence[str]) -> bool:
     )
 
 
-def _words(override: str) -> str:
+def _part_of_name(override: str) -> str:
     """Returns the part of a name that one override makes."""
     key = override_key(override)
     if override.startswith("~"):
@@ -120,30 +120,30 @@ def _named(key: str, value: Any) -> Iterator[str]:
             yield from _named(f"{key}.{name}", part)
         return
     short = short_key(key)
-    word = _in_letters(value)
-    yield word if short == _NAMED_BY_VALUE and isinstance(value, str) else f"{short}={word}"
+    text = _as_text(value)
+    yield text if short == _NAMED_BY_VALUE and isinstance(value, str) else f"{short}={text}"
 
 
 def short_key(key: str) -> str:
-    """Returns a key without the parts that a name can do without: `heads` of
+    """Returns a key without the parts that a name does not need: `heads` of
     `model.attention.num_heads`, `mask` of `model.mask.name`.
     """
-    # `layers[1].mask` as `layers.1.mask`: brackets have no place in the name of a folder.
+    # `layers[1].mask` as `layers.1.mask`: a folder name cannot contain brackets.
     whole = ".".join(key_path(key)).replace("[", "").replace("]", "").removesuffix(".name")
-    section = "model." if whole in _KEPT else next(filter(whole.startswith, LEFT_OUT), "")
+    section = "model." if whole in _AMBIGUOUS else next(filter(whole.startswith, OMITTED), "")
     return re.sub(r"(^|\.)num_(?=[a-z_]+$)", r"\1", whole.removeprefix(section))
 
 
-def _in_letters(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, list):
-        return "+".join(map(_in_letters, value)) or "none"
+        return "+".join(map(_as_text, value)) or "none"
     return str(value)
 
 
 def _shortened(name: str, length: int) -> str:
-    """Shortens the keys of a name that is too long, before it leaves out a value."""
+    """Shortens the keys of a name that is too long, and only then cuts it off."""
     if len(name) > length:
         name = re.sub(r"[A-Za-z0-9_.]+(?==)", lambda key: _initials(key[0]), name)
     return name[:length].rstrip("-.,=+")

@@ -1,4 +1,4 @@
-"""Writes a recipe: plain types, and YAML that is read back as it was."""
+"""Writes a recipe: plain types, and YAML that is read back unchanged."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def to_yaml(keys: Mapping[str, Any]) -> str:
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        """Writes a value that occurs twice out both times: aliases are hard to read."""
+        """Writes repeated values in full: aliases are hard to read."""
         return True
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # Quotes where this kit reads a word otherwise than PyYAML does: `1e-3` is text to PyYAML.
+    # Quotes where PyYAML would write none, but this kit reads another type: `1e-3`.
     style = '"' if needs_quotes(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", escape_interpolation(text), style=style)
 

@@ -1,4 +1,4 @@
-"""Names and their classes, with the options that recipes set. Needs the standard library only."""
+"""Names and their classes, with the options that recipes set. Imports only the standard library."""
 
 from attnkit.registry.importing import (
     PLUGIN_GROUP,

@@ -1,6 +1,6 @@
 """Imports plugins and classes by path.
 
-Imports only the standard library itself.
+This module itself imports only the standard library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLUGIN_GROUP = "attnkit.plugins"
 """Entry-point group in which an installed package names the modules that register its plugins."""
 
 _PREFIX = "attnkit_plugin_"
-"""Begins the module names of plugin files."""
+"""Prefix of the module names of plugin files."""
 
 
 def load_plugin(name: str, folder: Path | None = None) -> ModuleType:
@@ -66,20 +66,20 @@ def import_source(content: bytes, path: Path, known_as: str | None = None) -> Mo
     # Python's own import would read the file again, or use compiled code beside it.
     module_name = _module_name(known_as or str(path))
     for name, known in _sources.items():
-        if known == content and name in sys.modules:  # the same code, from any place
+        if known == content and name in sys.modules:  # the same code, from any path
             _sources[module_name] = content
             return sys.modules[name]
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(module_name)
+    previous = sys.modules.get(module_name)
     sys.modules[module_name] = module
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[module_name]
-        if before is not None:
-            sys.modules[module_name] = before
+        if previous is not None:
+            sys.modules[module_name] = previous
         raise RegistryError(_import_failure(f"plugin file {path}", error, path)) from error
     _sources[module_name] = content
     return module
@@ -101,8 +101,8 @@ def is_from_file(cls: type) -> bool:
 
 
 def line_of_plugin(error: BaseException) -> str | None:
-    """Returns `file:line`, the last line of a plugin file that an error went through; None: it went
-    through none.
+    """Returns `file:line`, the innermost line of a plugin file in an error's traceback; None if
+    there is none.
     """
     last = None
     for frame, number in traceback.walk_tb(error.__traceback__):
@@ -123,9 +123,9 @@ _entry_points_loaded = False
 
 
 def load_installed_plugins() -> None:
-    """Imports what installed packages offer under the entry-point group `attnkit.plugins`.
+    """Imports the plugins of installed packages (entry-point group `attnkit.plugins`).
 
-    A package that fails to import is skipped: the failure is reported where a name is not found.
+    A package that fails to import is skipped; the failure is reported when a name is not found.
     """
     global _entry_points_loaded
     if _entry_points_loaded:
@@ -145,10 +145,12 @@ def installed_plugin_failures() -> list[str]:
 
 
 def _import_failure(what: str, error: Exception, path: Path | None = None) -> str:
-    """Describes a failed import, with the line in the file at `path`, if given, not deeper down."""
+    """Describes a failed import, with its line: if `path` is given, the innermost in that file."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
-    last = (own or frames)[-1]
+    in_file = [
+        f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()
+    ]
+    last = (in_file or frames)[-1]
     where = f"{last.filename}:{last.lineno}: "
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}: "

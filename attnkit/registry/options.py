@@ -1,4 +1,4 @@
-"""Reads from a class what a recipe may set on it.
+"""Reads the options of a class that a recipe may set.
 
 The keyword-only parameters of `__init__` *are* the options: their annotations are the types, their
 defaults the defaults, and the `Args:` section of the docstring the help. Nothing is declared twice.
@@ -37,7 +37,7 @@ class _LeftOut:
 
 
 LEFT_OUT: Any = _LeftOut()
-"""Default of an option of a class that was not written for recipes: it is not passed."""
+"""Default of an option that is not passed, since its class was not written for recipes."""
 
 
 @dataclass(frozen=True)
@@ -83,26 +83,26 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def options_of(cls: type) -> dict[str, Option]:
     """Returns the keyword-only parameters of a class's `__init__`, including its parents' if it
-    takes `**options`, but those that its attribute `sets_itself` names.
+    takes `**options`, except those in its attribute `sets_itself`.
 
     Raises:
         RegistryError: if an annotation cannot be resolved.
     """
-    found: dict[str, Option] = {}
+    options: dict[str, Option] = {}
     for owner in cls.__mro__:
         init = owner.__dict__.get("__init__")
         if init is None:
             continue
-        declared, passes_on = _declared(owner)
+        declared, passes_options = _declared(owner)
         defaults = getattr(inspect.unwrap(init), "__kwdefaults__", None) or {}
         for name, (annotation, help_text) in declared.items():
-            if name not in found:
-                found[name] = Option(name, annotation, defaults.get(name, REQUIRED), help_text)
-        if not passes_on:
+            if name not in options:
+                options[name] = Option(name, annotation, defaults.get(name, REQUIRED), help_text)
+        if not passes_options:
             break
     for name in getattr(cls, "sets_itself", ()):
-        found.pop(name, None)
-    return found
+        options.pop(name, None)
+    return options
 
 
 def parameters_of(cls: type) -> dict[str, Option]:
@@ -115,7 +115,7 @@ def parameters_of(cls: type) -> dict[str, Option]:
         return {}
     try:
         annotations = typing.get_type_hints(init, include_extras=True)
-    except Exception:  # types that are imported for type checkers alone
+    except Exception:  # types that are imported only for type checkers
         annotations = {}
     helps = _argument_help(owner)
     _, *parameters = inspect.signature(init).parameters.values()
@@ -133,7 +133,7 @@ def parameters_of(cls: type) -> dict[str, Option]:
 
 
 def positional_option(cls: type, key: str) -> str:
-    """Explains how to make an option of a positional parameter; empty if the key is not one."""
+    """Explains how to turn a positional parameter into an option; empty if the key is not one."""
     for owner in cls.__mro__:
         init = owner.__dict__.get("__init__")
         parameter = inspect.signature(init).parameters.get(key) if init else None
@@ -145,7 +145,7 @@ def positional_option(cls: type, key: str) -> str:
     return ""
 
 
-@functools.cache  # each new mask and layer asks
+@functools.cache  # called for every new mask and layer
 def _declared(owner: type) -> tuple[dict[str, tuple[Any, str]], bool]:
     """Returns the options that the `__init__` of a class itself declares: name -> annotation and
     help; and True if it passes `**options` on.

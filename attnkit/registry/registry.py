@@ -55,10 +55,10 @@ class Registry(Generic[T]):
         package: dotted name of the package or module with the built-in classes.
         base: path of a class; those derived from it may be named by their own path too, as in
             `lightning.pytorch.callbacks.EarlyStopping`, whether registered or not.
-        paths: name -> path of a built-in class that is imported only where it is asked for.
-        module: where each name has a folder in the package: the module there that registers it.
-        files_may_replace: a plugin file may register a built-in name, which is logged. So a file of
-            last year keeps its meaning, and its runs their model, when the kit learns its name.
+        paths: name -> path of a built-in class that is imported only when it is needed.
+        module: if each name has a folder in the package, the module there that registers it.
+        files_may_replace: a plugin file may register a built-in name, which is logged. An older
+            plugin and its runs then keep working when the kit adds a mechanism of that name.
     """
 
     def __init__(
@@ -89,25 +89,25 @@ class Registry(Generic[T]):
         if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
             raise RegistryError(f"{self.kind} name {name!r} is not snake_case")
 
-        def enter(cls: P) -> P:
+        def decorate(cls: P) -> P:
             if not f"{cls.__module__}.".startswith(f"{self._package}."):
                 self._discover()  # built-in names first, so that a plugin cannot take one
-            taken = self.get(name) if name in self._paths else self._classes.get(name)
-            if taken is not None and self._may_replace(taken, cls):
+            existing = self.get(name) if name in self._paths else self._classes.get(name)
+            if existing is not None and self._may_replace(existing, cls):
                 log.warning("%s replaces the built-in %s `%s`", home_of(cls), self.kind, name)
-            elif taken is not None and not _same_definition(taken, cls):
+            elif existing is not None and not _same_definition(existing, cls):
                 raise RegistryError(
                     f"{self.kind} `{name}` is already registered by "
-                    f"{taken.__module__}.{taken.__qualname__}; choose another name"
+                    f"{existing.__module__}.{existing.__qualname__}; choose another name"
                 )
             self._classes[name] = typing.cast("type[T]", cls)
             return cls
 
-        return enter
+        return decorate
 
-    def _may_replace(self, taken: type, cls: type) -> bool:
+    def _may_replace(self, existing: type, cls: type) -> bool:
         """True if a plugin file registers a built-in name, and may do so."""
-        built_in = f"{taken.__module__}.".startswith(f"{self._package}.")
+        built_in = f"{existing.__module__}.".startswith(f"{self._package}.")
         return self._files_may_replace and built_in and is_from_file(cls)
 
     def names(self) -> list[str]:
@@ -151,7 +151,7 @@ class Registry(Generic[T]):
 
     @contextlib.contextmanager
     def known(self, cls: type) -> Iterator[str]:
-        """Yields the name of `cls`; one that is not registered has one as long as this lasts."""
+        """Yields the name of `cls`, which is registered within the block if it is not yet."""
         name = self.name_of(cls)
         registered = self._classes.get(name) is cls
         if not registered:
@@ -189,9 +189,9 @@ class Registry(Generic[T]):
         for key in spec.options:
             if key not in known:
                 positional = positional_option(cls, key)
-                why = f"; {positional}" if positional else suggest(key, known)
+                hint = f"; {positional}" if positional else suggest(key, known)
                 raise RegistryError(
-                    f"{self.kind} `{spec.name}` has no option `{key}`{why} "
+                    f"{self.kind} `{spec.name}` has no option `{key}`{hint} "
                     f"(known: {', '.join(known) or 'none'})"
                 )
         for option in known.values():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from attnkit.hardware.devices import compiles
-from attnkit.recipe.checks import whole_tasks
+from attnkit.recipe.checks import complete_tasks
 from attnkit.registry import OPTIMIZERS, SCHEDULES, TASKS, Registry, Spec
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class TaskDefinition(ABC):
         name = TASKS.name_of(cls)
         if key == "trainer.batch_size":
             return f"{name} counts tokens; set trainer.batch_tokens"
-        owners = [other for other, task in whole_tasks().items() if key in task.takes]
+        owners = [other for other, task in complete_tasks().items() if key in task.takes]
         tasks = " or ".join(f"`task: {owner}`" for owner in owners)
         return f"belongs to {tasks}, and this is {name}"
 

@@ -20,7 +20,7 @@ def environment(monkeypatch):
     """The variables of OpenMP, none of which is set; all is undone afterwards."""
     before = {name: os.environ[name] for name in NAMES if name in os.environ}
     threshold = gc.get_threshold()
-    monkeypatch.setattr(process, "_set_here", {})
+    monkeypatch.setattr(process, "_set_by_prepare", {})
     for name in before:
         del os.environ[name]
     yield os.environ

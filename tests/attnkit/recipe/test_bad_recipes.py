@@ -601,7 +601,7 @@ LAUGHS = "".join(f"  x{i}: ${{data.x{i - 1}}}${{data.x{i - 1}}}\n" for i in rang
         (
             TINY + "plugins: ['${callbacks}', '${callbacks}']\n"
             "callbacks: ['${plugins}', '${plugins}']\n",
-            r"plugins\[0\]: `\$\{callbacks\}` cannot be resolved: it leads back to itself",
+            r"plugins\[0\]: `\$\{callbacks\}` cannot be resolved: it refers to itself",
         ),
     ],
     ids=["laughs", "layers", "pattern", "encoder", "width", "backslashes", "parents", "circle"],

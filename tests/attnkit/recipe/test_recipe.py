@@ -17,7 +17,7 @@ from attnkit.recipe.errors import Mark
 from attnkit.recipe.scalars import ScalarTrap, read_plain
 from attnkit.recipe.schema import Checker
 from attnkit.recipe.source import node_of
-from attnkit.recipe.variant import LEFT_OUT, short_key, variant_of
+from attnkit.recipe.variant import OMITTED, short_key, variant_of
 from attnkit.recipe.writing import to_yaml
 from attnkit.registry import ATTENTION, MASKS, OPTIMIZERS, POSITIONS, Option, Spec
 from attnkit.registry.options import options_of
@@ -248,7 +248,7 @@ def test_no_two_keys_have_the_same_short_name():
         for name in registry.names()
     ]
     classes += [("model.", LanguageModel), ("model.", EncoderDecoder), ("trainer.", TrainerOptions)]
-    assert {section for section, _ in classes} == set(LEFT_OUT)
+    assert {section for section, _ in classes} == set(OMITTED)
     keys = {f"{section}{name}" for section, cls in classes for name in options_of(cls)}
     owners: dict[str, set[str]] = {}
     for key in keys - {"model.layers"}:  # a list; layers=4 is the number
