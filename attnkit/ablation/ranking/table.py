@@ -53,7 +53,7 @@ class Number:
     Attributes:
         mean: over the seeds; None: no run has it.
         difference: to the base, paired by seed.
-        p_holm: its p value, corrected for all verdicts of the table.
+        p_holm: its p value, corrected for the verdicts of its row.
         verdict: None for the base, and where there is none.
         failed: why runs are missing.
     """
@@ -95,12 +95,6 @@ class Ranking:
         base = places[BASE]
         return [name for name, place in places.items() if place is not None and place != base]
 
-    @property
-    def num_verdicts(self) -> int:
-        """Number of differences that were judged together."""
-        judged = [number for row in self.numbers.values() for number in row]
-        return sum(number.p_holm is not None for number in judged)
-
     def untuned(self) -> Iterator[tuple[str, str, str, float]]:
         """Yields mechanism, task, end of the grid and learning rate, where the best rate is at an
         end: a better one may be beyond it.
@@ -115,11 +109,13 @@ class Ranking:
         """Returns what a reader must know, a paragraph each."""
         first = next(iter(next(iter(self.rows))["tasks"].values()))
         seeds = len(next(iter(first["numbers"].values()), ()))
+        others, judged = len(self.rows) - 1, sum(column.is_judged for column in self.columns)
         lines = [
             f"Protocol {self.protocol.version}, tier {self.protocol.tier} (docs/protocol.md): "
             f"means over {seeds} seeds. A better or worse number differs from {BASE}'s, by seed, "
-            f"at {100 * LEVEL:.0f} % after Holm's correction for {self.num_verdicts} comparisons, "
-            "and by more than the noise floor; no word: within noise.",
+            f"at {100 * LEVEL:.0f} % after Holm's correction for the {judged} tasks of its row, "
+            "and by more than the noise floor; no word: within noise. By chance alone, at "
+            f"most about {LEVEL * others:.1f} of {others} rows have such a word.",
             "Noise floor (two sets of seeds of the base): "
             + ", ".join(
                 f"{column.heading} {floor:.3f}"
@@ -211,7 +207,8 @@ def read_ranking(plans: Plans, kept: Kept, subjects: Sequence[Subject] = ()) -> 
             f"one; name a mechanism, as in `attnkit rank {BASE}`{reasons}"
         )
     columns = columns_of(plans)
-    numbers = _judged(rows, columns, base)
+    reference = next(row for row in rows if row["variant"] == base)
+    numbers = {row["variant"]: _judged(row, reference, columns) for row in rows}
     lower = columns[0].lower_is_better
 
     def place(row: dict[str, Any]) -> tuple[bool, float, str]:
@@ -234,31 +231,25 @@ def _variant_now(row: Mapping[str, Any], plans: Plans) -> str | None:
 
 
 def _judged(
-    rows: Sequence[dict[str, Any]], columns: Sequence[Column], base: str
-) -> dict[str, list[Number]]:
-    """Returns the numbers of all rows; the verdicts of the whole table are corrected together."""
-    reference = {row["variant"]: row for row in rows}[base]
-    numbers = {
-        row["variant"]: [_number(row, reference, column) for column in columns] for row in rows
+    row: dict[str, Any], reference: dict[str, Any], columns: Sequence[Column]
+) -> list[Number]:
+    """Returns the numbers of a row. Its verdicts are corrected together, and by themselves: a row
+    that somebody adds changes no other.
+    """
+    numbers = [_number(row, reference, column) for column in columns]
+    judged = [i for i, column in enumerate(columns) if column.is_judged]
+    known = {
+        i: difference
+        for i in judged
+        if (difference := numbers[i].difference) is not None and difference.p is not None
     }
-    places = [
-        (variant, i)
-        for variant, own in numbers.items()
-        for i, (column, number) in enumerate(zip(columns, own, strict=True))
-        if column.is_judged and number.difference is not None and number.difference.p is not None
-    ]
-    differences = [
-        (difference, columns[i].lower_is_better)
-        for variant, i in places
-        if (difference := numbers[variant][i].difference) is not None
-    ]
-    for (variant, i), (p, word), (difference, _) in zip(
-        places, verdicts(differences), differences, strict=True
-    ):
+    differences = [(known[i], columns[i].lower_is_better) for i in known]
+    found = verdicts(differences, unknown=len(judged) - len(known))
+    for (i, difference), (p, word) in zip(known.items(), found, strict=True):
         floor = _floor(_values(reference, columns[i]))
         verdict = word if floor is None or abs(difference.mean) > floor else "within noise"
-        before = numbers[variant][i]
-        numbers[variant][i] = Number(before.mean, difference, p, verdict, before.failed)
+        before = numbers[i]
+        numbers[i] = Number(before.mean, difference, p, verdict, before.failed)
     return numbers
 
 
