@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from attnkit.errors import UserError
-from attnkit.storage.run_directory import is_first_process, the_run
+from attnkit.storage.run_directory import is_first_process, single_run
 
 if TYPE_CHECKING:
     from attnkit.ablation.launch import StudyStopped
@@ -76,9 +76,9 @@ RecipeArgument = Annotated[
 ]
 
 
-def _the_run(path: Path) -> Path:
+def _single_run(path: Path) -> Path:
     try:
-        run = the_run(path)
+        run = single_run(path)
     except OSError as error:
         raise typer.BadParameter(f"{error.strerror}: {shortened(path)}") from None
     if run != path:
@@ -91,7 +91,7 @@ RunArgument = Annotated[
     typer.Argument(
         help="A run's directory, runs/NAME/VARIANT/seedK, or a folder with a single run.",
         show_default=False,
-        callback=_the_run,
+        callback=_single_run,
     ),
 ]
 Overrides = Annotated[

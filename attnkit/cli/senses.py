@@ -60,7 +60,7 @@ def senses(
         from attnkit.console import console
         from attnkit.errors import DataError
         from attnkit.storage.files import atomic_write, check_outs
-        from attnkit.storage.run_directory import the_run
+        from attnkit.storage.run_directory import single_run
         from attnkit.tasks.trained_run import load_run
         from attnkit.understanding.senses import (
             compared,
@@ -78,7 +78,8 @@ def senses(
         if data is not None and not data.is_file():
             raise DataError(f"--data {data} does not exist")
         trained = [
-            load_run(the_run(path), trust_plugins=trust_plugins) for path in runs or [_recipe_run()]
+            load_run(single_run(path), trust_plugins=trust_plugins)
+            for path in runs or [_recipe_run()]
         ]
         sources = [usages_for(run, data) for run in trained]
         if any(usages != sources[0][0] for usages, _ in sources):

@@ -165,7 +165,7 @@ class ClaimOptions:
             the maps of the validation data: `first_token_mass`, `zero_share` or `entropy`.
         direction: whether the subject's number is higher or lower than the base's.
         switched_off: the variant in which the subject's idea is switched off, trained in the same
-            way. The claim may not hold for it. If the subject without its idea is the base itself,
+            way. The claim must fail for it. If the subject without its idea is the base itself,
             name the base.
         base: the variant that the subject is compared with; null: that of the study.
         by: the least difference that is claimed; a negative one allows a loss of that size.

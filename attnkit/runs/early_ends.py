@@ -1,4 +1,4 @@
-"""The ways in which training can end before its last step, each with its own error."""
+"""Early ends of training: one error for each way in which training can end before its last step."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from attnkit.training.task import Task
 
 log = logging.getLogger("attnkit")
 
-_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 _NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
-_PEER_GONE = re.compile(
+_PEER_LOST = re.compile(
     "connection (closed|reset)|broken pipe|gloo|nccl|recvbytes|remote process|tcpstore|heartbeat",
     re.IGNORECASE,
 )
 
 
 class OutOfMemoryError(UserError):
-    """A step needs more memory than there is; the message says which, and what to lower."""
+    """A step needs more memory than there is; the message names the batch and what to lower."""
 
 
 class ProcessLostError(UserError):
-    """Another process of a run with several has ended, and this one cannot continue alone."""
+    """Another process of the run has ended, and this one cannot continue without it."""
 
     exit_code = 1
 
@@ -44,11 +44,11 @@ class ProcessLostError(UserError):
 def explained_ends(
     trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
 ) -> Iterator[None]:
-    """Raises a specific error for each early end of the block, with the last checkpoint and the
+    """Raises a specific error for each early end of the block; it names the last checkpoint and the
     remedy.
 
-    Lightning turns Ctrl-C into `SystemExit(1)` and ignores every further one, also in a Python
-    session; and if one process has gone, the others fail with a broken connection.
+    Lightning turns Ctrl-C into `SystemExit(1)` and ignores every later one, even in a Python
+    session. If one process has ended, the others fail with a broken connection.
 
     Args:
         trainer: runs in the block.
@@ -59,11 +59,11 @@ def explained_ends(
     Raises:
         KeyboardInterrupt: after SIGINT.
         SystemExit: after SIGTERM, with the code 143.
-        PausedError: at the step that the run was to train until.
+        PausedError: at the step at which the run pauses.
         DivergedError: if the loss, the gradient or the weights are not finite.
-        OutOfMemoryError: if a step did not fit.
-        HardwareError: if `trainer.deterministic` is set and a kernel is not.
-        ProcessLostError: if another process of the run has gone.
+        OutOfMemoryError: if a step did not fit into memory.
+        HardwareError: if `trainer.deterministic` is set and a kernel is not deterministic.
+        ProcessLostError: if another process of the run has ended.
     """
     on_interrupt = signal.getsignal(signal.SIGINT)
     messages = _Messages(trainer, task, store, directory)
@@ -87,24 +87,24 @@ def explained_ends(
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemoryError(messages.against_lack_of_memory()) from error
     except RuntimeError as error:
-        if _NO_MEMORY.search(str(error)):
+        if _OUT_OF_MEMORY.search(str(error)):
             raise OutOfMemoryError(messages.against_lack_of_memory()) from error
         if found := _NOT_DETERMINISTIC.search(str(error)):
             raise HardwareError(
                 f"trainer.deterministic: {found[1]} has no deterministic kernel here; use another "
                 "mechanism, mask or position, or set it to false"
             ) from error
-        if trainer.world_size > 1 and _PEER_GONE.search(f"{type(error).__name__} {error}"):
-            raise ProcessLostError(messages.without_the_others()) from error
+        if trainer.world_size > 1 and _PEER_LOST.search(f"{type(error).__name__} {error}"):
+            raise ProcessLostError(messages.against_lost_process()) from error
         raise
 
 
 @contextmanager
 def restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
-    """Raises one error for all failures while a checkpoint is restored.
+    """Raises the same error for all failures while a checkpoint is restored.
 
     Raises:
-        CheckpointError: if it does not fit.
+        CheckpointError: if the checkpoint does not fit.
     """
     try:
         yield
@@ -119,7 +119,7 @@ def restoring(checkpoint: Path | None, stops: Stops) -> Iterator[None]:
 
 
 class _Messages:
-    """The messages of an early end: the last checkpoint, and what to do."""
+    """Messages about an early end, with the last checkpoint and the remedy."""
 
     def __init__(
         self, trainer: L.Trainer, task: Task, store: CheckpointStore, directory: Path
@@ -161,12 +161,12 @@ class _Messages:
         return (
             f"out of memory in batch {batch:,}{size} (step "
             f"{self.trainer.global_step + 1:,}): lower {batch_key} and raise "
-            f"trainer.accumulate by as much, which trains alike, or lower {length_key}; "
+            f"trainer.accumulate by the same factor, which trains equally, or lower {length_key}; "
             f"{self._checkpoint()}"
         )
 
-    def without_the_others(self) -> str:
-        """That another process has failed, and not this one."""
+    def against_lost_process(self) -> str:
+        """Another process has failed, not this one."""
         return (
             f"another of the {self.trainer.world_size} processes has ended (killed, or out of "
             f"memory?) at step {self.trainer.global_step:,}; {self._checkpoint()}. Continue with: "

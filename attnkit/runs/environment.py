@@ -37,14 +37,14 @@ def current_environment() -> dict[str, Any]:
 
 
 def with_resumption(
-    directory: Path, now: dict[str, Any], step: int, changes: Sequence[str]
+    directory: Path, current: dict[str, Any], step: int, changes: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the environment's record with an entry for a resumption: step, command, changes."""
-    before = read_environment(directory)
-    resumption = {"step": step, "command": now["command"], "changes": list(changes)}
-    last = _last_versions(before)
-    resumption |= {key: now[key] for key in _VERSIONS if now.get(key) != last.get(key)}
-    return {**before, "resumed": [*before.get("resumed", []), resumption]}
+    recorded = read_environment(directory)
+    resumption = {"step": step, "command": current["command"], "changes": list(changes)}
+    last = _last_versions(recorded)
+    resumption |= {key: current[key] for key in _VERSIONS if current.get(key) != last.get(key)}
+    return {**recorded, "resumed": [*recorded.get("resumed", []), resumption]}
 
 
 def add_kernels(directory: Path, certificates: Sequence[Mapping[str, Any]]) -> None:
@@ -54,7 +54,7 @@ def add_kernels(directory: Path, certificates: Sequence[Mapping[str, Any]]) -> N
 
 
 _VERSIONS = ("python", "threads", "precision", "packages")
-"""Keys of the environment that affect the last bit of a number."""
+"""Keys of the environment that can change the last bits of results."""
 
 
 def read_environment(directory: Path) -> dict[str, Any]:
@@ -70,34 +70,33 @@ def read_environment(directory: Path) -> dict[str, Any]:
             if not isinstance(content[key], kind):
                 raise ValueError(key)
         resumed = content.get("resumed", [])
-        if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):
+        if not isinstance(resumed, list) or not all(isinstance(entry, dict) for entry in resumed):
             raise ValueError("resumed")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunDirectoryError(
             f"{path} is missing or damaged ({error}), so changes of data and versions cannot be "
-            "detected; restore it, or train the run again with "
-            "--overwrite"
+            "detected; restore it, or train the run again with --overwrite"
         ) from error
     return content
 
 
 def _last_versions(environment: dict[str, Any]) -> dict[str, Any]:
-    """Returns versions and threads of the last process that trained."""
+    """Returns the versions, threads and precision of the last process that trained."""
     last = {key: environment.get(key) for key in _VERSIONS}
     for resumption in environment.get("resumed", []):
         last |= {key: resumption[key] for key in _VERSIONS if key in resumption}
     return last
 
 
-def changed_versions(directory: Path, now: dict[str, Any]) -> list[str]:
+def changed_versions(directory: Path, current: dict[str, Any]) -> list[str]:
     """Returns `torch: 2.13.0 -> 2.14.0` for each version that differs from the last training, and
     likewise for the number of threads and the precision.
 
     Raises:
         RunDirectoryError: if `environment.json` is missing or damaged.
     """
-    before = _last_versions(read_environment(directory))
-    pairs = [(key, before[key], now.get(key)) for key in ("python", "threads", "precision")]
-    known = before["packages"]
-    pairs += [(name, known.get(name), version) for name, version in now["packages"].items()]
+    recorded = _last_versions(read_environment(directory))
+    pairs = [(key, recorded[key], current.get(key)) for key in ("python", "threads", "precision")]
+    known = recorded["packages"]
+    pairs += [(name, known.get(name), version) for name, version in current["packages"].items()]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old is not None and old != new]

@@ -44,7 +44,7 @@ from attnkit.runs.resume import (
 )
 from attnkit.runs.trainer import build_trainer
 from attnkit.storage import run_directory
-from attnkit.storage.checkpoint_store import CheckpointStore, Kept
+from attnkit.storage.checkpoint_store import CheckpointStore, KeepPolicy
 from attnkit.storage.plugin_record import keep, made_with
 from attnkit.storage.plugin_trust import remember
 from attnkit.storage.run_directory import PausedError, RunDirectoryError
@@ -67,7 +67,7 @@ class Result:
             has none.
         record: content of `result.json`.
         sample: a sample of the trained model; empty if `logging.samples` is 0.
-        example: a text of the validation data, to try the model with.
+        example: a text of the validation data, to try the model.
         definition: the recipe's task, a `TaskDefinition`.
     """
 
@@ -93,7 +93,7 @@ def run(
     callbacks: Sequence[L.Callback] = (),
     loggers: Sequence[Logger | Listener] = (),
 ) -> Result:
-    """Trains and evaluates the model that a recipe describes, in a directory.
+    """Trains and evaluates the model of a recipe, in a directory.
 
     Args:
         recipe: from `load_recipe`.
@@ -103,8 +103,8 @@ def run(
         allow_changes: resume also if the recipe differs in keys that change what is learnt.
         check: check the quick laws of plugin mechanisms before the first step, and again if one
             changed.
-        until: the step to pause at, before the last: the run can be resumed, and its schedule is
-            that of all steps; None: train to the end.
+        until: step at which to pause, before the last. The schedule is that of all steps, and the
+            run can be resumed; None: train to the end.
         callbacks: Lightning callbacks, in addition to those of the recipe.
         loggers: Lightning loggers or `Listener`s (`attnkit.listeners.listener`), in addition to
             those of the recipe.
@@ -114,12 +114,12 @@ def run(
             if a callback that it names fails.
         LawBrokenError: if a plugin breaks a law.
         RunDirectoryError: if the directory is taken or in use, or contains nothing to resume.
-        PausedError: at the step `until`, and if the run has got there already.
+        PausedError: at the step `until`, or if the run has already reached it.
         CheckpointError: if no checkpoint verifies, or one cannot be written.
         DataError: if the data is missing or invalid, or has changed since the run began.
         ChangedPluginError: if a plugin has changed since the run began.
         HardwareError: if this machine lacks what `trainer` requests.
-        OutOfMemoryError: if the memory does not suffice.
+        OutOfMemoryError: if a step did not fit into memory.
         DivergedError: if the loss, the gradient or the weights are not finite.
         KeyboardInterrupt: if the run was interrupted; the message names the last checkpoint.
         SystemExit: if the run was terminated, with exit code 143.
@@ -131,14 +131,14 @@ def run(
     directory = recipe.run_dir if directory is None else directory
     plugins = made_with(recipe.to_dict())
 
-    def starting() -> Start:
+    def find_start() -> Start:
         return starting_point(
             recipe, directory, overwrite=overwrite, resume=resume, allow_changes=allow_changes
         )
 
-    start = starting()
+    start = find_start()
     if until is not None and start.point is not None and start.point.step >= until:
-        raise PausedError(paused(directory, start.point.step))
+        raise PausedError(pause_message(directory, start.point.step))
     if check and (start.checkpoint is None or start.plugins):
         refuse_broken_plugins(recipe.model)
     data = build_data(recipe)
@@ -158,7 +158,7 @@ def run(
     probes = task.probes(recipe.logging.probe_tokens, recipe.logging.probe)
     store = CheckpointStore(
         directory / run_directory.CHECKPOINTS,
-        Kept(best=recipe.checkpoint.best, every=recipe.checkpoint.keep_every),
+        KeepPolicy(best=recipe.checkpoint.best, every=recipe.checkpoint.keep_every),
     )
     curves = TrainingCurves(recipe.logging.every_n_steps)
     stops = Stops(recipe.trainer.max_time, until)
@@ -175,23 +175,23 @@ def run(
     )
     environment["precision"] = str(trainer.precision)
 
-    # All checks are above: a run that is refused leaves nothing half-written.
-    exact = exactness(
+    # All checks are above, so that a refused run writes nothing.
+    exact_kernels = exactness(
         deterministic=recipe.trainer.deterministic, tf32=recipe.trainer.precision == "tf32"
     )
-    with run_directory.in_use(directory), closing(listeners), exact:
+    with run_directory.in_use(directory), closing(listeners), exact_kernels:
         with (
             explained_ends(trainer, task, store, directory),
             naming_callbacks(recipe, named_callbacks),
         ):
             if run_directory.is_first_process():
-                # Another process may have trained here while this one waited for data.
-                if (meanwhile := starting()) != start:
+                # Another process may have trained here while this one prepared its data.
+                if (current_start := find_start()) != start:
                     if trainer.world_size > 1:
                         raise RunDirectoryError(
-                            f"another process has trained in {directory} meanwhile; start again"
+                            f"another process has just trained in {directory}; start again"
                         )
-                    start = meanwhile
+                    start = current_start
                     check_start(start, directory, environment, model)
                 report_start(start, directory)
                 report_surroundings(start, directory, environment)
@@ -215,7 +215,7 @@ def run(
                 trainer.fit(task, ckpt_path=start.checkpoint, weights_only=True)
             stops.raise_if_signalled()
             if stops.is_paused:
-                raise PausedError(paused(directory, trainer.global_step))
+                raise PausedError(pause_message(directory, trainer.global_step))
             task.begin_final(directory)
             trainer.validate(task, verbose=False)
         sample = task.sample(final=True) if recipe.logging.samples else ""
@@ -254,8 +254,8 @@ def run(
     return Result(directory, metrics, floors, record, sample, example, recipe.definition)
 
 
-def paused(directory: Path, step: int) -> str:
-    """Returns a message: where a run has paused, and how to continue it."""
+def pause_message(directory: Path, step: int) -> str:
+    """Returns a message: the step at which a run paused, and how to continue it."""
     return (
         f"paused after step {step:,}; train the rest with: attnkit resume "
         f"{shlex.quote(str(directory))}"
@@ -263,9 +263,9 @@ def paused(directory: Path, step: int) -> str:
 
 
 def data_read(described: dict[str, Any]) -> dict[str, Any]:
-    """The source, version and digest of the data that a run read."""
-    inner = described["source"]
-    source = inner if isinstance(inner, dict) else described
+    """Source, version and digest of the data of a run."""
+    nested = described["source"]
+    source = nested if isinstance(nested, dict) else described
     return {key: source[key] for key in ("source", "python", "version", "sha256") if key in source}
 
 
@@ -310,7 +310,7 @@ def prepare(
 
 
 def log_start(listeners: RunListeners, recipe: Recipe, task: Task, probes: Sequence[Probe]) -> None:
-    """Logs what is known before the first step."""
+    """Logs hyperparameters, recipe and probes before the first step."""
     listeners.begin(hyperparameters(recipe))
     # Sorted by tag, these follow the samples.
     listeners.text("setup/recipe", recipe.to_yaml(), 0)
@@ -320,7 +320,7 @@ def log_start(listeners: RunListeners, recipe: Recipe, task: Task, probes: Seque
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's keys for a table of runs: those that change what is learnt."""
+    """The recipe's keys for a table of runs: those that change what the run learns."""
     hidden = {*ABOUT_THE_PLACE, *WITHOUT_INFLUENCE, "seed", "validation"}
     keys = {name: part for name, part in recipe.to_dict().items() if name not in hidden}
     trainer = keys["trainer"].items()

@@ -41,18 +41,18 @@ def show_result(result: Result) -> None:
         console.print(Text(sample))
     commands = definition.next_commands(result.directory, result.example)
     if event_files(result.directory):
-        shown = shlex.quote(str(_study_of(result.directory)))
-        commands = {"view": f"tensorboard --logdir {shown}", **commands}
+        folder = shlex.quote(str(_study_of(result.directory)))
+        commands = {"view": f"tensorboard --logdir {folder}", **commands}
     console.print(f"\nrun          {result.directory}", markup=False)
     for purpose, command in commands.items():
         console.print(f"{purpose:<12} {command}", markup=False)
 
 
 def _study_of(directory: Path) -> Path:
-    """Returns the folder of a run's study; of a run that was moved out of one, its own."""
+    """Returns the folder of a run's study, or of the run if it was moved out of a study."""
     real = Path(os.path.realpath(directory))
     if re.fullmatch(r"seed\d+", real.name) and len(real.parents) > 1:
         real = real.parents[1]
-    here = Path(os.path.realpath("."))
-    is_below = not directory.is_absolute() and real.is_relative_to(here)
-    return real.relative_to(here) if is_below else real
+    working_directory = Path(os.path.realpath("."))
+    is_below = not directory.is_absolute() and real.is_relative_to(working_directory)
+    return real.relative_to(working_directory) if is_below else real

@@ -1,4 +1,4 @@
-"""Where a run begins: at step 0 or at its newest checkpoint that verifies; and what has changed."""
+"""Where a run begins (step 0, or its newest checkpoint that verifies), and what has changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from attnkit.errors import DataError
 from attnkit.recipe import Recipe
 from attnkit.recipe.stored import written_recipe
-from attnkit.recipe.variant import WITHOUT_INFLUENCE
+from attnkit.recipe.variant import WITHOUT_INFLUENCE, is_within
 from attnkit.registry import imported_source
 from attnkit.runs.environment import changed_versions, read_environment
 from attnkit.storage import run_directory
@@ -42,9 +42,9 @@ Resume = Literal["no", "yes", "auto"]
 """`auto`: resume if there is a run to resume, else begin."""
 
 ABOUT_THE_PLACE = ("name", "variant", "runs_dir", "plugins")
-"""Keys with the place of a run or its plugins, which may have been moved."""
+"""Keys with the path of a run or its plugins, which may have been moved."""
 
-_MOST_SHOWN = 8
+_MAX_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -81,19 +81,19 @@ def starting_point(
         directory: directory of the run.
         overwrite: whether a run in the directory may be replaced.
         resume: whether to resume it.
-        allow_changes: resume also if its recipe differs in keys that change what is learnt.
+        allow_changes: resume even if its recipe differs in keys that change what the run learns.
 
     Raises:
-        RunDirectoryError: if the directory is taken, or holds nothing to resume, or a run of
+        RunDirectoryError: if the directory is taken, contains nothing to resume, or a run of
             another recipe.
         FinishedError: if there is nothing left to do.
         ChangedPluginError: if a plugin changed, unless `allow_changes`.
         CheckpointError: if there are checkpoints and none verifies.
         RecipeError: if the recipe in the directory cannot be read.
     """
-    is_there = (directory / run_directory.RECIPE).is_file()
-    if resume == "no" or (resume == "auto" and not is_there):
-        replaced = check_replaceable(directory, recipe) if is_there else ""
+    exists = (directory / run_directory.RECIPE).is_file()
+    if resume == "no" or (resume == "auto" and not exists):
+        replaced = check_replaceable(directory, recipe) if exists else ""
         if run_directory.is_first_process():
             run_directory.check_free(directory, overwrite)
         return Start(replaced=replaced)
@@ -105,35 +105,35 @@ def starting_point(
         )
     keys = recipe.to_dict()
     changed = differences(written_recipe(directory).to_dict(), keys)
-    matter = [change for key, change in changed.items() if not has_no_influence(key)]
-    if matter and not allow_changes:
+    influential = [change for key, change in changed.items() if not has_no_influence(key)]
+    if influential and not allow_changes:
         raise RunDirectoryError(
-            f"{directory} holds a run of another recipe: {'; '.join(matter)}. Resume it with its "
-            "own keys, or add --allow-changes"
+            f"{directory} holds a run of another recipe: {'; '.join(influential)}. Resume it with "
+            "its own keys, or add --allow-changes"
         )
     code = changes(read_record(directory), made_with(keys))
     if not allow_changes:
         refuse_changes(directory, code)
-    said = (*changed.values(), *code.values())
+    messages = (*changed.values(), *code.values())
     newest = CheckpointStore(directory / run_directory.CHECKPOINTS).newest()
     steps = 0 if newest is None else newest[1].step
     _check_unfinished(directory, recipe.trainer.max_steps, steps)
     if newest is None:
-        return Start(None, ResumePoint(), said, code)
-    path, saved = newest
-    return Start(path, ResumePoint(saved.step, saved.event_bytes), said, code)
+        return Start(None, ResumePoint(), messages, code)
+    path, checkpoint = newest
+    return Start(path, ResumePoint(checkpoint.step, checkpoint.event_bytes), messages, code)
 
 
 def check_replaceable(directory: Path, recipe: Recipe) -> str:
-    """Checks that the run in a directory has the same recipe: another run is never replaced.
+    """Checks that the run in a directory has the same recipe: others are never replaced.
 
     The stored recipe is read as plain data; nothing that it names is imported.
 
     Returns:
-        What would be replaced, and the keys in which its recipe differs.
+        A description of the run to replace, and the keys in which its recipe differs.
 
     Raises:
-        RunDirectoryError: if it is of another task, or of a recipe with another name.
+        RunDirectoryError: if it has another task, or its recipe another name.
     """
     try:
         before = yaml.safe_load((directory / run_directory.RECIPE).read_bytes())
@@ -156,17 +156,17 @@ def check_replaceable(directory: Path, recipe: Recipe) -> str:
     steps, loss = result.get("steps"), (result.get("metrics") or {}).get("loss")
     ended = f", {steps:,} steps, loss {loss:.4f}" if steps and loss is not None else ""
     state = "a finished" if result else "an unfinished"
-    others = f"; its recipe differs: {'; '.join(changes[:_MOST_SHOWN])}" if changes else ""
+    others = f"; its recipe differs: {'; '.join(changes[:_MAX_SHOWN])}" if changes else ""
     return f"{directory}: {state} run of `{old[0]}` (task {old[1]}){ended}{others}"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """Dotted key -> `key: before -> now`, for the keys of two recipes that differ."""
-    old, new = _flat(before), _flat(now)
+    old, new, missing = _flat(before), _flat(now), object()
     return {
         key: f"{key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}"
         for key in dict.fromkeys([*old, *new])
-        if key not in ABOUT_THE_PLACE and old.get(key, _flat) != new.get(key, _flat)
+        if key not in ABOUT_THE_PLACE and old.get(key, missing) != new.get(key, missing)
     }
 
 
@@ -178,7 +178,7 @@ def check_data(directory: Path, described: Mapping[str, Any]) -> None:
         described: the present description of the data.
 
     Raises:
-        DataError: if it changed; with what differs.
+        DataError: if it changed; the message names the differences.
         RunDirectoryError: if the record of the data is missing or damaged.
     """
     before = read_environment(directory)["data"]
@@ -244,15 +244,15 @@ def _difference(directory: Path, name: str, before: Sequence[Plugin]) -> str:
     content = copy_in(directory, old.file or "") or b""
     old_lines, new_lines = (text.decode("utf-8", "replace").splitlines() for text in (content, new))
     lines = list(difflib.unified_diff(old_lines, new_lines, "in the run", name, lineterm="", n=1))
-    more = [f"... {len(lines) - _SHOWN_LINES} more lines"] * (len(lines) > _SHOWN_LINES)
-    return "\n".join([*lines[:_SHOWN_LINES], *more])
+    more = [f"... {len(lines) - _MAX_LINES} more lines"] * (len(lines) > _MAX_LINES)
+    return "\n".join([*lines[:_MAX_LINES], *more])
 
 
-_SHOWN_LINES = 60
+_MAX_LINES = 60
 
 
 def report_surroundings(start: Start, directory: Path, environment: dict[str, Any]) -> None:
-    """Reports versions and numbers of threads that changed since the last session of the run."""
+    """Reports versions, threads and precision that changed since the last session of the run."""
     if start.checkpoint is None:
         return
     if changed := changed_versions(directory, environment):
@@ -274,8 +274,8 @@ def _check_unfinished(directory: Path, max_steps: int, steps: int) -> None:
 
 
 def has_no_influence(key: str) -> bool:
-    """True for a key in `WITHOUT_INFLUENCE`, or below one."""
-    return any(key == name or key.startswith(f"{name}.") for name in WITHOUT_INFLUENCE)
+    """True for a key in `WITHOUT_INFLUENCE`, or inside one of its sections."""
+    return is_within(key, WITHOUT_INFLUENCE)
 
 
 def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -284,9 +284,9 @@ def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{name}.")
-        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
-            for i, one in enumerate(value):
-                flat |= _flat(one, f"{name}[{i}].")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for i, item in enumerate(value):
+                flat |= _flat(item, f"{name}[{i}].")
         else:
             flat[name] = value
     return flat

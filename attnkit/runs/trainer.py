@@ -48,7 +48,7 @@ def build_trainer(
     Args:
         recipe: recipe of the run.
         directory: directory of the run.
-        probes: examples whose maps are drawn.
+        probes: examples of which maps are drawn.
         listeners: loggers of the run.
         curves: callback that logs training.
         stops: callback that stops training early.
@@ -116,7 +116,7 @@ def build_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            # Lightning's own requeueing on SLURM would save and resume beside us.
+            # Lightning's requeueing on SLURM would save and resume in addition to ours.
             plugins=[io, *([SLURMEnvironment(auto_requeue=False)] if on_slurm() else [])],
         )
     except (MisconfigurationException, ValueError, ImportError) as error:
@@ -146,19 +146,19 @@ def resolve_precision(recipe: Recipe) -> Any:
             "trainer.precision=bf16: bfloat16 is slow on this machine; a step takes longer "
             "than with 32, which `auto` would choose"
         )
-    half = precision == "bf16"
+    is_bf16 = precision == "bf16"
     if precision == "auto":
         width, length = recipe.model.get("dim"), recipe.model.get("max_seq_len")
         devices = recipe.trainer.devices
         tokens = recipe.definition.tokens_per_batch(recipe, length) if length else None
         if tokens is not None and isinstance(devices, int):
             tokens //= devices
-        half = auto_dtype(accelerator, width, tokens) == torch.bfloat16
-    return "bf16-mixed" if half else "32-true"
+        is_bf16 = auto_dtype(accelerator, width, tokens) == torch.bfloat16
+    return "bf16-mixed" if is_bf16 else "32-true"
 
 
 def quiet_lightning() -> None:
-    """Silences Lightning's messages at every start, and its advice that does not apply here."""
+    """Silences Lightning's messages at every start, and advice that does not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # batches are cut from memory: a worker would be slower

@@ -14,21 +14,21 @@ from attnkit.storage.files import parse_json
 
 MANIFEST = "manifest.json"
 COPY = "manifest.copy.json"
-"""Used if the first file is damaged, which would make all checkpoints unusable."""
+"""Read if the first file is damaged; without both, no checkpoint can be used."""
 
 _FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saved:
-    """One checkpoint, under any name.
+class SavedCheckpoint:
+    """A checkpoint; its file may have several names.
 
     Attributes:
         step: optimizer steps so far.
-        sha256: of the file.
+        sha256: digest of the file.
         num_bytes: size of the file.
         loss: validation loss at that step; None if it was not measured or not finite.
-        event_bytes: event file -> its size then; a run that resumes here truncates it to that.
+        event_bytes: event file -> its size then, to which a run that resumes here truncates it.
     """
 
     step: int
@@ -38,8 +38,8 @@ class Saved:
     event_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
-def manifest_text(files: Mapping[str, list[Saved]]) -> str:
-    """Returns the manifest as JSON, with a hash over its own entries.
+def manifest_text(files: Mapping[str, list[SavedCheckpoint]]) -> str:
+    """Returns the manifest as JSON, with a hash of its entries.
 
     Args:
         files: file name -> its possible contents: one checkpoint, or two while it is replaced.
@@ -53,7 +53,7 @@ def _digest(entries: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def read_manifest(directory: Path) -> dict[str, list[Saved]]:
+def read_manifest(directory: Path) -> dict[str, list[SavedCheckpoint]]:
     """Reads file name -> possible contents; empty if there is no manifest.
 
     Raises:
@@ -71,10 +71,10 @@ def read_manifest(directory: Path) -> dict[str, list[Saved]]:
         return copy
 
 
-def _check(name: Any, saved: Saved) -> None:
+def _check(name: Any, saved: SavedCheckpoint) -> None:
     """Raises a ValueError unless an entry is valid; its name must not contain a path."""
     numbers = [saved.step, saved.num_bytes, *saved.event_bytes.values()]
-    sound = (
+    is_valid = (
         isinstance(name, str)
         and Path(name).name == name
         and not name.startswith(".")
@@ -84,12 +84,12 @@ def _check(name: Any, saved: Saved) -> None:
         and all(isinstance(number, int) and number >= 0 for number in numbers)
         and all(Path(file).name == file for file in saved.event_bytes)
     )
-    if not sound:
-        raise ValueError(f"{str(name)[:80]} is not an entry of a checkpoint")
+    if not is_valid:
+        raise ValueError(f"{str(name)[:80]} is not a valid entry")
 
 
-def _read(path: Path) -> dict[str, list[Saved]]:
-    files: dict[str, list[Saved]] = {}
+def _read(path: Path) -> dict[str, list[SavedCheckpoint]]:
+    files: dict[str, list[SavedCheckpoint]] = {}
     try:
         content = parse_json(path.read_bytes())
         if content["format"] != _FORMAT:
@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, list[Saved]]:
             raise ValueError("the entries have changed")
         for entry in content["checkpoints"]:
             name = entry.pop("file")
-            saved = Saved(**entry)
+            saved = SavedCheckpoint(**entry)
             _check(name, saved)
             files.setdefault(name, []).append(saved)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Reads a checkpoint as plain data; no code in a file is ever executed."""
+"""Reads a checkpoint as plain data; code in a file is never executed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_checkpoint(
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint; restore it, or train the run again"
+            f"{path} is damaged or not a checkpoint; restore it, or train the run again"
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"{path} is not a checkpoint of attnkit: it has no state_dict")
@@ -51,7 +51,7 @@ def read_checkpoint(
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raises a ValueError for a compressed archive, which may need far more memory than bytes."""
+    """Raises a ValueError for a compressed archive, which may be far larger in memory."""
     # torch.save does not compress.
     if not zipfile.is_zipfile(path):
         return
@@ -63,7 +63,7 @@ def _refuse_compressed(path: Path) -> None:
 
 
 STATES = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
-"""State that a resumed run needs in addition to its weights."""
+"""Keys of a checkpoint that a resumed run needs."""
 
 
 def check_resumable(path: Path, model: nn.Module) -> None:
@@ -100,8 +100,8 @@ def check_resumable(path: Path, model: nn.Module) -> None:
         names = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
         name = names[0]
         raise CheckpointError(
-            f"{path} does not fit the recipe: {name} has the shape {_words(found.get(name))}, but "
-            f"{_words(expected.get(name))} in the model"
+            f"{path} does not fit the recipe: {name} is {_described(found.get(name))} in the file, "
+            f"and {_described(expected.get(name))} in the model"
         )
     check_finite(weights, path)
 
@@ -125,5 +125,5 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
             )
 
 
-def _words(shape: torch.Size | None) -> str:
-    return "of nothing" if shape is None else str(tuple(shape))
+def _described(shape: torch.Size | None) -> str:
+    return "missing" if shape is None else f"of shape {tuple(shape)}"

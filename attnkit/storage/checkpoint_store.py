@@ -1,15 +1,16 @@
-"""A run's checkpoint files: a good one is never lost, and only verified files are read.
+"""A run's checkpoint files: a valid one is never lost, and only verified files are read.
 
 checkpoints/
     last.ckpt            the newest
     previous.ckpt        the one before it, in case the newest is damaged
     best.ckpt            lowest validation loss
-    step-00000500.ckpt   the second best and so on, and every Nth, if the recipe asks for them
+    step-00000500.ckpt   the second best and so on, and every Nth, if the recipe sets them
     manifest.json        sha256, step and loss of each file; manifest.copy.json is a copy
 
 A checkpoint is written once, to a temporary file in the same directory, and synced to disk. Then
-its hash is added to the manifest, beside those of the existing files. Then it gets its names, which
-are hard links, each by one atomic replacement. Whenever the process is killed, every file verifies.
+its hash is added to the manifest, which keeps those of the existing files. Then it gets its names,
+hard links, each in one atomic replacement. At whatever moment the process is killed, every file
+verifies.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnkit.errors import CheckpointError
-from attnkit.storage.checkpoint_manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
+from attnkit.storage.checkpoint_manifest import (
+    COPY,
+    MANIFEST,
+    SavedCheckpoint,
+    manifest_text,
+    read_manifest,
+)
 from attnkit.storage.run_directory import BEST, LAST
 
 PREVIOUS = "previous.ckpt"
@@ -31,24 +38,24 @@ _NEW = f".new{_PART}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """Which checkpoints are kept.
+class KeepPolicy:
+    """Decides which checkpoints are kept.
 
     Attributes:
-        best: number of those with the lowest validation loss.
+        best: number of checkpoints with the lowest validation loss.
         every: steps between permanent checkpoints; None: none.
     """
 
     best: int = 1
     every: int | None = None
 
-    def names(self, saved: Iterable[Saved]) -> dict[str, Saved]:
+    def names(self, saved: Iterable[SavedCheckpoint]) -> dict[str, SavedCheckpoint]:
         """Returns file name -> checkpoint, for those of `saved` that are kept."""
         by_step = sorted(saved, key=lambda one: one.step)
         ranked = sorted(
             (one for one in by_step if one.loss is not None), key=lambda one: one.loss or 0.0
         )
-        files: dict[str, Saved] = {}
+        files: dict[str, SavedCheckpoint] = {}
         files.update(zip((LAST, PREVIOUS), reversed(by_step), strict=False))
         if self.best and ranked:
             files[BEST] = ranked[0]
@@ -63,29 +70,29 @@ class CheckpointStore:
 
     Args:
         directory: folder of the files.
-        kept: which of them are kept.
+        policy: which checkpoints are kept.
     """
 
-    def __init__(self, directory: Path, kept: Kept | None = None) -> None:
+    def __init__(self, directory: Path, policy: KeepPolicy | None = None) -> None:
         self.directory = directory
-        self.kept = kept or Kept()
-        self._files: dict[str, Saved] = {}
+        self.policy = policy or KeepPolicy()
+        self._files: dict[str, SavedCheckpoint] = {}
 
-    def verified(self) -> dict[str, Saved]:
+    def verified(self) -> dict[str, SavedCheckpoint]:
         """Returns file name -> checkpoint, for every file that matches its manifest entry.
 
         Raises:
             CheckpointError: if the manifest is damaged.
         """
-        found: dict[str, Saved] = {}
+        verified: dict[str, SavedCheckpoint] = {}
         for name, candidates in read_manifest(self.directory).items():
             digest = _digest(self.directory / name)
             for saved in candidates:
                 if saved.sha256 == digest:
-                    found[name] = saved
-        return found
+                    verified[name] = saved
+        return verified
 
-    def newest(self) -> tuple[Path, Saved] | None:
+    def newest(self) -> tuple[Path, SavedCheckpoint] | None:
         """Returns the newest checkpoint that verifies; None if no checkpoint was ever written.
 
         Raises:
@@ -133,8 +140,8 @@ class CheckpointStore:
         return sorted({saved.step for saved in known})
 
     def take_over(self) -> None:
-        """Continues with the existing files: forgets those that do not verify, and removes
-        temporary files of a killed process.
+        """Continues with the existing files: removes those that do not verify, and temporary files
+        of a killed process.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         for leftover in self.directory.glob(f".*{_PART}"):
@@ -157,7 +164,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: if it cannot be written; the existing files are kept.
         """
-        saved = Saved(
+        saved = SavedCheckpoint(
             step=step,
             sha256=hashlib.sha256(content).hexdigest(),
             num_bytes=len(content),
@@ -165,31 +172,33 @@ class CheckpointStore:
             event_bytes=dict(event_bytes),
         )
         others = [one for one in self._files.values() if one.step < step]
-        wanted = self.kept.names({one.step: one for one in (*others, saved)}.values())
+        target = self.policy.names({one.step: one for one in (*others, saved)}.values())
         new = self.directory / _NEW
         try:
             _write(new, content)
-            self._commit(new, saved, wanted)
+            self._commit(new, saved, target)
         except OSError as error:
             raise self._failure(step, error) from error
         finally:
             _remove(new)
 
-    def _commit(self, new: Path, saved: Saved, wanted: dict[str, Saved]) -> None:
-        accepted = {name: [one] for name, one in wanted.items()}
+    def _commit(
+        self, new: Path, saved: SavedCheckpoint, target: dict[str, SavedCheckpoint]
+    ) -> None:
+        accepted = {name: [one] for name, one in target.items()}
         for name, one in self._files.items():
-            if wanted.get(name) != one:
+            if target.get(name) != one:
                 accepted.setdefault(name, []).append(one)
         self._write_manifest(accepted)
-        # Old checkpoints get their new names first: a file that is replaced may be their only one.
-        homes = {one.sha256: self.directory / name for name, one in self._files.items()}
-        homes[saved.sha256] = new
-        changed = [name for name, one in wanted.items() if self._files.get(name) != one]
-        linked = [(self._linked(homes[wanted[name].sha256], name), name) for name in changed]
+        # Old checkpoints get new names first: the name that is replaced may be their only one.
+        paths = {one.sha256: self.directory / name for name, one in self._files.items()}
+        paths[saved.sha256] = new
+        changed = [name for name, one in target.items() if self._files.get(name) != one]
+        linked = [(self._linked(paths[target[name].sha256], name), name) for name in changed]
         for temporary, name in linked:
             os.replace(temporary, self.directory / name)
-            self._files[name] = wanted[name]
-        for name in [name for name in self._files if name not in wanted]:
+            self._files[name] = target[name]
+        for name in [name for name in self._files if name not in target]:
             _remove(self.directory / name)
             del self._files[name]
         _sync_folder(self.directory)
@@ -207,7 +216,7 @@ class CheckpointStore:
         except OSError as error:
             raise self._failure(max(one.step for one in self._files.values()), error) from error
 
-    def _write_manifest(self, files: Mapping[str, list[Saved]]) -> None:
+    def _write_manifest(self, files: Mapping[str, list[SavedCheckpoint]]) -> None:
         content = manifest_text(files).encode()
         for name in (COPY, MANIFEST):
             part = self.directory / f".{name}{_PART}"
@@ -232,10 +241,10 @@ class CheckpointStore:
 
     def _failure(self, step: int, error: OSError) -> CheckpointError:
         newest = max(self._files.values(), key=lambda one: one.step, default=None)
-        left = f"the last good one is from step {newest.step:,}" if newest else "there is none yet"
+        last = f"the last one is from step {newest.step:,}" if newest else "there is none yet"
         return CheckpointError(
             f"the checkpoint of step {step:,} cannot be written to {self.directory}: "
-            f"{error.strerror or error}; {left}. Fix that, then resume the run"
+            f"{error.strerror or error}; {last}. Fix the error, then resume the run"
         )
 
 
@@ -249,7 +258,7 @@ def _write(path: Path, content: bytes | memoryview) -> None:
 def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
-    except OSError:  # a read-only or vanished directory: the actual error is reported elsewhere
+    except OSError:  # a read-only or missing directory: the original error is reported elsewhere
         return
 
 

@@ -22,7 +22,7 @@ def write_export(
     """Writes a file atomically. Tensors that share memory are written once.
 
     Args:
-        path: ends in `.safetensors`.
+        path: output file; its suffix is `.safetensors`.
         tensors: name -> weight.
         texts: file name -> content, such as `recipe.yaml`; stored in the file's header.
         overwrite: replace an existing file.
@@ -31,21 +31,21 @@ def write_export(
         CheckpointError: if the suffix is wrong, the file exists, or it cannot be written.
     """
     if path.suffix != SUFFIX:
-        raise CheckpointError(f"{path} must end in {SUFFIX}, the only format that is written")
+        raise CheckpointError(f"{path} must end in {SUFFIX}, the only supported format")
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} exists; replace it with --overwrite")
     first: dict[int, str] = {}
-    kept: dict[str, Tensor] = {}
+    unique: dict[str, Tensor] = {}
     header = {f"{_PREFIX}file/{name}": text for name, text in texts.items()}
     for name, tensor in tensors.items():
-        same = first.setdefault(tensor.data_ptr(), name)
-        if same == name or tensor.shape != kept[same].shape:
-            kept[name] = tensor.contiguous() if same == name else tensor.clone()
+        original = first.setdefault(tensor.data_ptr(), name)
+        if original == name or tensor.shape != unique[original].shape:
+            unique[name] = tensor.contiguous() if original == name else tensor.clone()
         else:
-            header[f"{_PREFIX}same/{name}"] = same
+            header[f"{_PREFIX}same/{name}"] = original
     part = path.with_name(f".{path.name}.part")
     try:
-        save_file(kept, part, header)
+        save_file(unique, part, header)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
@@ -66,7 +66,7 @@ def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
     texts = {
         name.removeprefix(f"{_PREFIX}file/"): text
         for name, text in header.items()
@@ -74,9 +74,9 @@ def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     }
     if not texts:
         raise CheckpointError(f"{path} was not exported by attnkit: it contains no recipe")
-    for name, same in header.items():
+    for name, original in header.items():
         if name.startswith(f"{_PREFIX}same/"):
-            if same not in tensors:
-                raise CheckpointError(f"{path} is damaged: {name} names no weight of the file")
-            tensors[name.removeprefix(f"{_PREFIX}same/")] = tensors[same]
+            if original not in tensors:
+                raise CheckpointError(f"{path} is damaged: {name} refers to a missing weight")
+            tensors[name.removeprefix(f"{_PREFIX}same/")] = tensors[original]
     return tensors, texts

@@ -17,10 +17,10 @@ CACHE_VARIABLE = "ATTNKIT_CACHE"
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Returns the value of a JSON text that somebody else may have written.
+    """Parses JSON from an untrusted file.
 
     Raises:
-        ValueError: if it is none, or nested too deeply.
+        ValueError: if it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(content)
@@ -37,11 +37,7 @@ def cache_folder(*parts: str) -> Path:
     Raises:
         DataError: if the folder cannot be created or written to.
     """
-    # Imported here: pooch takes 0.1 s, too long for `attnkit list`.
-    import pooch
-
-    root = os.environ.get(CACHE_VARIABLE) or str(pooch.os_cache("attnkit"))
-    folder = Path(root).expanduser().joinpath(*parts)
+    folder = _cache_root().joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,6 +51,13 @@ def cache_folder(*parts: str) -> Path:
             f"set {CACHE_VARIABLE} to a folder that you may write to"
         )
     return folder
+
+
+def _cache_root() -> Path:
+    # Imported here: pooch takes 0.1 s, too long for `attnkit list`.
+    import pooch
+
+    return Path(os.environ.get(CACHE_VARIABLE) or str(pooch.os_cache("attnkit"))).expanduser()
 
 
 @contextmanager
@@ -86,10 +89,10 @@ def check_outs(outs: Sequence[Path], suffixes: Collection[str], *, overwrite: bo
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that appears under its name only when it is complete and on disk.
+    """Opens a file that gets its name only when it is complete and on disk.
 
     Writes `<path>.part` in the same folder and renames it. The name is fixed, so that the next
-    process overwrites what a killed one left; hold `locked(path)` where several processes may write
+    process overwrites the file of a killed one; hold `locked(path)` if several processes may write
     the same path.
 
     Raises:
@@ -109,7 +112,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"no space left for {path}; free some, or set {CACHE_VARIABLE} to another disk"
-            ) from error
+            remedy = "free some space"
+            if path.is_relative_to(_cache_root()):
+                remedy += f", or set {CACHE_VARIABLE} to a folder on another disk"
+            raise DataError(f"no space left for {path}; {remedy}") from error
         raise

@@ -14,7 +14,7 @@ from attnkit.storage.checkpoint_reading import read_checkpoint
 from attnkit.storage.checkpoint_store import CheckpointStore
 
 NOTES = "attnkit"
-"""Key of a checkpoint for the kit's own notes: `loss`, `event_bytes`."""
+"""Key of a checkpoint for the notes of attnkit: `loss`, `event_bytes`."""
 
 
 class StoredCheckpoints(CheckpointIO):
@@ -36,7 +36,7 @@ class StoredCheckpoints(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Starts to save. The store chooses the name; `path` is ignored.
+        """Starts saving. The store chooses the name; `path` is ignored.
 
         Raises:
             CheckpointError: if the previous checkpoint could not be written.

@@ -27,14 +27,14 @@ class ChangedPluginError(DataError):
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """Code that a run was made with.
+    """Code that a run uses.
 
     Attributes:
-        name: as in the recipe: the path of a file, or a module.
-        sha256: of the file, or of all Python files of the module's package.
+        name: name in the recipe: the path of a file, or a module.
+        sha256: digest of the file, or of all Python files of the module's package.
         file: name of the copy in the run's folder `plugins`; None for a module.
         package: the installed package of a module, if it is known.
-        version: of that package.
+        version: version of that package.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Plugin:
     version: str | None = None
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Name and digest, for messages."""
         known = f"package {self.package} {self.version}, " if self.package else ""
         return f"{self.name} ({known}sha256 {self.sha256})"
@@ -54,24 +54,26 @@ def made_with(keys: Mapping[str, Any]) -> list[Plugin]:
     """Returns the plugins that a recipe uses, after they have been imported.
 
     Args:
-        keys: of the recipe, as `to_dict` gives them.
+        keys: keys of the recipe, from `to_dict`.
     """
-    listed = list(keys["plugins"])
-    tops = {name.partition(".")[0] for name in listed if not name.endswith(".py")}
-    words = set(_words(keys))
+    names = list(keys["plugins"])
+    top_modules = {name.partition(".")[0] for name in names if not name.endswith(".py")}
+    words = set(_strings(keys))
     for registry in REGISTRIES:
         if registry is LAUNCHERS:  # not part of a run
             continue
         for name in sorted(words.intersection(registry.names())):
             top = registry.get(name).__module__.partition(".")[0]
-            if top not in ("attnkit", "__main__", *tops) and not top.startswith("attnkit_plugin_"):
-                tops.add(top)
-                listed.append(top)
-    return [plugin for name in listed if (plugin := describe(name)) is not None]
+            if top not in ("attnkit", "__main__", *top_modules) and not top.startswith(
+                "attnkit_plugin_"
+            ):
+                top_modules.add(top)
+                names.append(top)
+    return [plugin for name in names if (plugin := describe(name)) is not None]
 
 
 def keep(directory: Path, plugins: Sequence[Plugin]) -> None:
-    """Writes the record and copies of the files to a run's directory; keeps earlier copies.
+    """Writes the record and copies of the files to a run's directory; earlier copies remain.
 
     Raises:
         DataError: if it cannot be written.
@@ -104,7 +106,7 @@ def read_record(directory: Path) -> list[Plugin] | None:
 
 
 def parse_record(content: str | bytes, path: Path) -> list[Plugin]:
-    """Parses `plugins.json`; `path` is used in errors.
+    """Parses `plugins.json`; errors name `path`.
 
     Raises:
         DataError: if it is damaged.
@@ -116,7 +118,7 @@ def parse_record(content: str | bytes, path: Path) -> list[Plugin]:
             names += [x for x in (plugin.file, plugin.package, plugin.version) if x is not None]
             is_name = plugin.file is None or Path(plugin.file).name == plugin.file
             if not all(isinstance(name, str) for name in names) or not is_name:
-                raise ValueError("no names")
+                raise ValueError("not names")
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged; restore it, or remove the run") from error
     return plugins
@@ -131,8 +133,8 @@ def copy_in(directory: Path, name: str) -> bytes | None:
 
 
 def changes(before: Sequence[Plugin] | None, now: Sequence[Plugin]) -> dict[str, str]:
-    """Returns plugin -> its change since a run began; empty for a run without a record. Moving a
-    file is not a change.
+    """Returns plugin -> its change since a run began; empty for a run without a record. A moved
+    file has not changed.
     """
     if before is None:
         return {}
@@ -140,7 +142,7 @@ def changes(before: Sequence[Plugin] | None, now: Sequence[Plugin]) -> dict[str,
     old = {plugin.name: plugin for plugin in before if plugin.sha256 not in code}
     new = {plugin.name: plugin for plugin in now if plugin.sha256 not in code}
     return {
-        name: f"plugin {name}: {_short(old.get(name))} -> {_short(new.get(name))}"
+        name: f"plugin {name}: {_short_version(old.get(name))} -> {_short_version(new.get(name))}"
         for name in dict.fromkeys([*old, *new])
     }
 
@@ -160,7 +162,7 @@ def refuse_changes(directory: Path, changed: Mapping[str, str]) -> None:
 
 
 def describe(name: str) -> Plugin | None:
-    """Returns a plugin as it is on this machine, without importing it; None if it is missing."""
+    """Returns a plugin as installed here, without importing it; None if it is missing."""
     if name.endswith(".py"):
         content = imported_source(name)
         if content is None:
@@ -201,16 +203,16 @@ def offering_packages() -> dict[str, str]:
     }
 
 
-def _words(value: Any) -> Iterator[str]:
+def _strings(value: Any) -> Iterator[str]:
     """Yields all strings in the values of a recipe."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _words(item)
+            yield from _strings(item)
 
 
-def _short(plugin: Plugin | None) -> str:
+def _short_version(plugin: Plugin | None) -> str:
     if plugin is None:
         return "nothing"
     version = f"{plugin.version} " if plugin.version else ""

@@ -1,8 +1,8 @@
 """Imports the plugins of stored runs and exported files, but only code that this user has run
 before.
 
-`attnkit run` keeps a copy of each plugin file in the cache folder, under `plugins/<sha256>/`. Code
-that is not found there needs `trust_plugins=True` (`--trust-plugins`).
+`attnkit run` keeps a copy of each plugin file in the cache folder, under `plugins/<sha256>/`. Other
+code needs `trust_plugins=True` (`--trust-plugins`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class UntrustedPluginError(DataError):
 
 @dataclass
 class StoredPlugins:
-    """Imports the plugins of a stored run or an exported file; `load` is its recipe's loader.
+    """Imports the plugins of a stored run or an exported file; `load` is the loader of its recipe.
 
     Attributes:
         origin: the run or the file, for messages.
@@ -47,7 +47,7 @@ class StoredPlugins:
         copy: name in its folder `plugins` -> the contents of that file; None: it is missing.
         trust: also import code that this user has never run, after showing its digest.
         prefer_originals: use the file that the recipe names, if it exists, instead of the copy.
-        allow_changes: also if that file has changed, and the run's own plugins have run here.
+        allow_changes: use that file even if it has changed, provided that the old one ran here.
         refused: descriptions of plugins that were not imported.
     """
 
@@ -61,13 +61,13 @@ class StoredPlugins:
 
     @classmethod
     def of_run(cls, directory: Path, **options: Any) -> StoredPlugins:
-        """Makes it for a run's directory."""
+        """Creates the loader of a run's directory."""
         record = read_record(directory) or []
         return cls(directory, record, lambda name: copy_in(directory, name), **options)
 
     @classmethod
     def of_texts(cls, origin: Path, texts: Mapping[str, str], **options: Any) -> StoredPlugins:
-        """Makes it for an exported file, given the texts in it."""
+        """Creates the loader of an exported file, given its texts."""
         record = parse_record(texts[RECORD], origin) if RECORD in texts else []
 
         def copy(name: str) -> bytes | None:
@@ -88,9 +88,9 @@ class StoredPlugins:
         path = str((folder / name).resolve())
         content = self._content(path)
         plugin = Plugin(name=path, sha256=hashlib.sha256(content).hexdigest(), file=Path(path).name)
-        if not self._is_own_change(plugin) and not self._may_run(plugin):
+        if not self._is_allowed_change(plugin) and not self._may_run(plugin):
             return False
-        import_source(content, _remembered(plugin, content) or Path(path), known_as=path)
+        import_source(content, _add_to_cache(plugin, content) or Path(path), known_as=path)
         return True
 
     def demand(self) -> None:
@@ -100,7 +100,7 @@ class StoredPlugins:
             UntrustedPluginError: with the files and their digests.
         """
         if self.refused:
-            shown = "\n".join(f"  {words}" for words in self.refused)
+            shown = "\n".join(f"  {plugin}" for plugin in self.refused)
             raise UntrustedPluginError(
                 f"{self.origin} needs plugins that have never run on this account:\n{shown}\n"
                 "Plugins are code; nothing was run. Read them; if you trust them, add "
@@ -116,8 +116,8 @@ class StoredPlugins:
             if plugin.package is not None and describe(plugin.name) is None
         ]
 
-    def _is_own_change(self, plugin: Plugin) -> bool:
-        """True for an edited file of a run from this machine, if changes are allowed."""
+    def _is_allowed_change(self, plugin: Plugin) -> bool:
+        """True for an edited plugin of a run from this machine, if changes are allowed."""
         before = [x for x in self.record if x.name == plugin.name and x.file is not None]
         if not self.prefer_originals or not before or before[0].sha256 == plugin.sha256:
             return False
@@ -130,23 +130,23 @@ class StoredPlugins:
     def _load_module(self, name: str) -> bool:
         plugin = describe(name)
         if plugin is None:
-            known = [x for x in self.record if x.name == name and x.package]
-            package = f" (package {known[0].package} {known[0].version})" if known else ""
+            recorded = [x for x in self.record if x.name == name and x.package]
+            package = f" (package {recorded[0].package} {recorded[0].version})" if recorded else ""
             raise RegistryError(f"plugin module `{name}`{package} is not installed here")
         if not self._may_run(plugin):
             return False
         load_plugin(name)
-        _remembered(plugin, b"")
+        _add_to_cache(plugin, b"")
         return True
 
     def _content(self, path: str) -> bytes:
         """Returns the contents of a plugin file: the run's copy, or the file itself."""
-        known = next((x for x in self.record if x.name == path and x.file is not None), None)
-        copy = None if known is None else self.copy(known.file or "")
-        if known is not None and copy is not None:
-            if hashlib.sha256(copy).hexdigest() != known.sha256:
+        recorded = next((x for x in self.record if x.name == path and x.file is not None), None)
+        copy = None if recorded is None else self.copy(recorded.file or "")
+        if recorded is not None and copy is not None:
+            if hashlib.sha256(copy).hexdigest() != recorded.sha256:
                 raise RegistryError(
-                    f"{self.origin}: the copy {FOLDER}/{known.file} of plugin file {path} is "
+                    f"{self.origin}: the copy {FOLDER}/{recorded.file} of plugin file {path} is "
                     f"damaged (its sha256 differs from {RECORD}); restore it"
                 )
             if not (self.prefer_originals and Path(path).is_file()):
@@ -161,31 +161,31 @@ class StoredPlugins:
         if _has_run(plugin):
             return True
         if self.trust:
-            log.warning("%s: running plugin %s", self.origin, plugin.words)
+            log.warning("%s: running plugin %s", self.origin, plugin.description)
             return True
-        self.refused.append(plugin.words)
+        self.refused.append(plugin.description)
         return False
 
 
 def remember(plugins: Sequence[Plugin]) -> None:
-    """Records that this user runs these plugins, so that their runs can be opened."""
+    """Records that this user runs these plugins, so that their runs can be opened later."""
     for plugin in plugins:
         content = b"" if plugin.file is None else imported_source(plugin.name)
         if content is not None:
-            _remembered(plugin, content)
+            _add_to_cache(plugin, content)
 
 
 def _has_run(plugin: Plugin) -> bool:
     if plugin.package is not None and plugin.package in offering_packages().values():
-        return True  # every look-up of a name imports it
+        return True  # imported anyway, when a name is looked up
     try:
         return cache_folder(FOLDER).joinpath(_key(plugin)).is_dir()
     except DataError:
         return False
 
 
-def _remembered(plugin: Plugin, content: bytes) -> Path | None:
-    """Returns the copy in the user's cache, after adding it if it is missing; None if it fails."""
+def _add_to_cache(plugin: Plugin, content: bytes) -> Path | None:
+    """Writes the copy in the user's cache, and returns its path; None if that fails."""
     try:
         path = cache_folder(FOLDER, _key(plugin)) / Path(plugin.name).name
         if plugin.file is not None:
@@ -198,8 +198,8 @@ def _remembered(plugin: Plugin, content: bytes) -> Path | None:
 
 
 def _key(plugin: Plugin) -> str:
-    """Returns the name under which a plugin is remembered: a package in any version, since the user
-    has installed it; a file or module by its digest.
+    """Returns the name of a plugin in the cache: that of its package, in any version, since the
+    user has installed it; else the digest of the file or module.
     """
     if plugin.package is None:
         return plugin.sha256

@@ -44,11 +44,11 @@ BEST = "best.ckpt"
 LAST = "last.ckpt"
 AVERAGED = "weights/averaged.ckpt"
 _LOCK = ".lock"
-_LOOK_SECONDS = 0.5
-"""How long a lock is asked for: a process that only looks (`is_in_use`) holds it for a moment."""
+_RETRY_SECONDS = 0.5
+"""How long to retry taking a lock, since `is_in_use` in another process holds it for a moment."""
 _held: set[Path] = set()
 _PART = ".part"
-_MOST_SHOWN = 12
+_MAX_SHOWN = 12
 
 _TAKEN = "another process is training in {directory}; wait for it, or stop it first"
 
@@ -62,7 +62,7 @@ class FinishedError(RunDirectoryError):
 
 
 class PausedError(RunDirectoryError):
-    """A run has reached the step that it was to train until; it can be resumed."""
+    """A run has paused at the requested step; it can be resumed."""
 
 
 def is_first_process() -> bool:
@@ -72,17 +72,16 @@ def is_first_process() -> bool:
 
 
 def check_free(directory: Path, overwrite: bool) -> None:
-    """Checks that a run may use a directory, before any work is done for it.
+    """Checks that a run may use a directory, before doing any work.
 
     Raises:
-        RunDirectoryError: if it exists and is not a run or may not be overwritten, or if it cannot
-            be created.
+        RunDirectoryError: if it is not a run, may not be overwritten, or cannot be created.
     """
     if not directory.exists():
-        above = next(parent for parent in directory.absolute().parents if parent.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        parent_folder = next(parent for parent in directory.absolute().parents if parent.exists())
+        if not parent_folder.is_dir() or not os.access(parent_folder, os.W_OK | os.X_OK):
             raise RunDirectoryError(
-                f"{directory} cannot be created, since {above} is not a writable folder; "
+                f"{directory} cannot be created, since {parent_folder} is not a writable folder; "
                 "set runs_dir to one"
             )
         return
@@ -153,7 +152,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Holds a lock during the block, and then removes its file.
 
     On POSIX systems it is a record lock, which worker processes do not inherit: a worker that
-    outlives its parent holds nothing. On Windows, which has none, processes inherit no locks.
+    outlives its parent holds nothing. Windows has no record locks, but processes inherit no locks.
 
     Raises:
         BlockingIOError: if another process holds it.
@@ -188,7 +187,7 @@ def _locked_file(path: Path) -> TextIO:
         BlockingIOError: if another process holds it.
     """
     assert fcntl is not None
-    end = time.monotonic() + _LOOK_SECONDS
+    end = time.monotonic() + _RETRY_SECONDS
     while True:
         file = path.open("w")
         try:
@@ -201,8 +200,8 @@ def _locked_file(path: Path) -> TextIO:
             continue
         except OSError:  # a file system without locks
             return file
-        # The last holder may have removed the file between opening and locking: then another
-        # process can lock a new one of this name.
+        # The last holder may have removed the file between opening and locking. Then another
+        # process can lock a new file of this name.
         try:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
@@ -276,7 +275,7 @@ def _is_blank(directory: Path) -> bool:
 
 
 def _empty(directory: Path) -> None:
-    """Removes everything; the recipe last, since without it the folder does not count as a run."""
+    """Removes everything; the recipe last, since a folder without it is not a run."""
     for entry in sorted(directory.iterdir(), key=lambda entry: entry.name == RECIPE):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -284,19 +283,19 @@ def _empty(directory: Path) -> None:
             entry.unlink()
 
 
-def the_run(directory: Path) -> Path:
-    """Returns the run in a directory, or the only one below it; otherwise the directory itself."""
+def single_run(directory: Path) -> Path:
+    """Returns the run in a directory, or the only run below it; otherwise the directory itself."""
     below = [] if (directory / RECIPE).is_file() else _runs_below(directory)
     return below[0] if len(below) == 1 else directory
 
 
 def _runs_below(directory: Path) -> list[Path]:
     """Returns the runs in the folder of a variant, of a recipe, or of all runs."""
-    found = [
+    runs = [
         path.parent for depth in (1, 2, 3) for path in directory.glob(f"{'*/' * depth}{RECIPE}")
     ]
     return sorted(
-        run for run in found if "." not in {p[0] for p in run.relative_to(directory).parts}
+        run for run in runs if "." not in {p[0] for p in run.relative_to(directory).parts}
     )
 
 
@@ -311,8 +310,8 @@ def recipe_of(directory: Path) -> Path:
         raise RunDirectoryError(f"{directory} {state}; give the directory of a run (runs/...)")
     path = directory / RECIPE
     if not path.is_file() and (below := _runs_below(directory)):
-        shown = ", ".join(map(str, below[:_MOST_SHOWN]))
-        more = f" and {len(below) - _MOST_SHOWN} more" if len(below) > _MOST_SHOWN else ""
+        shown = ", ".join(map(str, below[:_MAX_SHOWN]))
+        more = f" and {len(below) - _MAX_SHOWN} more" if len(below) > _MAX_SHOWN else ""
         count = "a run" if len(below) == 1 else f"{len(below)} runs"
         raise RunDirectoryError(f"{directory} contains {count}; name one: {shown}{more}")
     if not path.is_file():
@@ -323,8 +322,8 @@ def recipe_of(directory: Path) -> Path:
 
 
 def varied_keys(directory: Path) -> list[str] | None:
-    """Returns the keys in which the variants of a run's study differ, also those that were matched
-    or tuned; None if it belongs to no study, or there are none.
+    """Returns the keys in which the variants of a run's study differ, including matched and tuned
+    ones; None if it belongs to no study, or there are none.
     """
     path = Path(os.path.abspath(directory)).parents[1] / PLAN
     try:

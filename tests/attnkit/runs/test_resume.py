@@ -413,7 +413,7 @@ FAULTS = {
     without_optimizer: "has weights without the state of the optimizer",
     not_finite: "contains weights that are not finite",
     sparse: r"embedding.weight is not a dense tensor of real numbers",
-    another_shape: r"has the shape \(3, 2\), but \(",
+    another_shape: r"is of shape \(3, 2\) in the file, and of shape \(",
     another_lightning: r"written with lightning 1\.9\.0, .*install lightning==1\.9\.0",
     no_loops: "lacks loops",
 }

@@ -14,8 +14,14 @@ import pytest
 
 from attnkit.errors import CheckpointError
 from attnkit.storage import checkpoint_store as module
-from attnkit.storage.checkpoint_manifest import COPY, MANIFEST, Saved, manifest_text, read_manifest
-from attnkit.storage.checkpoint_store import CheckpointStore, Kept
+from attnkit.storage.checkpoint_manifest import (
+    COPY,
+    MANIFEST,
+    SavedCheckpoint,
+    manifest_text,
+    read_manifest,
+)
+from attnkit.storage.checkpoint_store import CheckpointStore, KeepPolicy
 
 
 def content_of(step):
@@ -56,14 +62,14 @@ def test_the_newest_the_one_before_and_the_best_are_kept(store):
 @pytest.mark.parametrize(
     ("kept", "expected"),
     [
-        (Kept(best=0), {"last": 6, "previous": 5}),
-        (Kept(), {"last": 6, "previous": 5, "best": 3}),
+        (KeepPolicy(best=0), {"last": 6, "previous": 5}),
+        (KeepPolicy(), {"last": 6, "previous": 5, "best": 3}),
         (
-            Kept(best=3),
+            KeepPolicy(best=3),
             {"last": 6, "previous": 5, "best": 3, "step-00000005": 5, "step-00000001": 1},
         ),
         (
-            Kept(every=2),
+            KeepPolicy(every=2),
             {"last": 6, "previous": 5, "best": 3, **{f"step-0000000{n}": n for n in (2, 4, 6)}},
         ),
     ],
@@ -208,7 +214,7 @@ def test_killed_at_any_operation_every_file_verifies(tmp_path):
     died = 0
     for die_at in range(1, 40):
         directory = tmp_path / str(die_at)
-        store = CheckpointStore(directory, Kept(best=2, every=2))
+        store = CheckpointStore(directory, KeepPolicy(best=2, every=2))
         store.take_over()
         for step, loss in ((1, 3.0), (2, 2.0), (3, 4.0)):
             save(store, step, loss)
@@ -218,7 +224,7 @@ def test_killed_at_any_operation_every_file_verifies(tmp_path):
                 save(store, 4, 1.0)
             except Killed:
                 died += 1
-        after = CheckpointStore(directory, Kept(best=2, every=2))
+        after = CheckpointStore(directory, KeepPolicy(best=2, every=2))
         assert set(after.verified()) == set(held(directory))
         assert after.newest()[1].step in (3, 4)
         after.take_over()
@@ -264,7 +270,7 @@ def test_what_the_disk_refuses_leaves_the_good_ones(store, monkeypatch, number, 
         patch.setattr(module.os, where, refuse)
         with pytest.raises(
             CheckpointError,
-            match=rf"step 5 cannot be written to .*: {word}; the last good one is from step 4",
+            match=rf"step 5 cannot be written to .*: {word}; the last one is from step 4",
         ):
             save(store, 5)
     assert held(store.directory) == before
@@ -302,7 +308,7 @@ def test_a_full_disk_leaves_the_good_ones(little_disk):
     for step in (1, 2):
         save(store, step, 1.0)
     before = held(little_disk)
-    with pytest.raises(CheckpointError, match="No space left on device; the last good one is from"):
+    with pytest.raises(CheckpointError, match="No space left on device; the last one is from"):
         store.save(bytes(60_000), step=3, loss=None, event_bytes={})
     assert held(little_disk) == before
     assert set(store.verified()) == set(before)
@@ -311,7 +317,7 @@ def test_a_full_disk_leaves_the_good_ones(little_disk):
 
 def test_what_the_manifest_says_is_read_back(store):
     (saved,) = read_manifest(store.directory)["best.ckpt"]
-    assert saved == Saved(
+    assert saved == SavedCheckpoint(
         step=2,
         sha256=hashlib.sha256(content_of(2)).hexdigest(),
         num_bytes=5000,

@@ -46,8 +46,16 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
 
 
-def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cache", "remedy"),
+    [("elsewhere", "free some space$"), (".", "free some space, or set ATTNKIT_CACHE to a folder")],
+)
+def test_a_full_disk_is_reported_with_a_remedy(tmp_path: Path, monkeypatch, cache, remedy) -> None:
+    monkeypatch.setenv("ATTNKIT_CACHE", str(tmp_path / cache))
     path = tmp_path / "a.bin"
-    with pytest.raises(DataError, match=r"no space left for .*a.bin"), atomic_write(path):
+    with (
+        pytest.raises(DataError, match=rf"no space left for .*a.bin; {remedy}"),
+        atomic_write(path),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())

@@ -182,10 +182,10 @@ def spoil_no_weights(path, mark):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_truncate, "is damaged or no checkpoint; restore it, or train the run again"),
-        (spoil_empty, "is damaged or no checkpoint; restore it, or train the run again"),
+        (spoil_truncate, "is damaged or not a checkpoint; restore it, or train the run again"),
+        (spoil_empty, "is damaged or not a checkpoint; restore it, or train the run again"),
         (spoil_text, "is damaged"),
-        (spoil_zip, "is damaged or no checkpoint; restore it, or train the run again"),
+        (spoil_zip, "is damaged or not a checkpoint; restore it, or train the run again"),
         (
             spoil_code,
             "objects other than plain data; it was not loaded, and nothing in it was executed",
@@ -297,14 +297,14 @@ def test_a_file_that_is_no_export_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"model.safetensors does not exist"):
         load_run(file)
     file.write_text("rubbish")
-    with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
+    with pytest.raises(CheckpointError, match="is damaged or not a safetensors file"):
         load_run(file)
     save_file({"weight": torch.ones(2)}, file)
     with pytest.raises(CheckpointError, match="was not exported by attnkit: it contains no recipe"):
         load_run(file)
     nowhere = {"attnkit/file/recipe.yaml": "", "attnkit/same/head": "none"}
     save_file({"weight": torch.ones(2)}, file, nowhere)
-    with pytest.raises(CheckpointError, match="same/head names no weight of the file"):
+    with pytest.raises(CheckpointError, match="same/head refers to a missing weight"):
         load_run(file)
     outside = {"attnkit/file/../outside": "written by a stranger"}
     save_file({"weight": torch.ones(2)}, file, outside)
@@ -341,7 +341,7 @@ def test_a_compressed_checkpoint_is_not_unpacked(copy):
         for name, content in entries.items():
             archive.writestr(name, content)
     vouch_for(path)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or not a checkpoint"):
         load_run(copy)
 
 
