@@ -38,7 +38,7 @@ Anchor = Literal["left", "middle", "right"]
 
 
 class FontError(ValueError):
-    """No font on this machine has the letters of a text."""
+    """No font on this machine has all characters of a text."""
 
 
 class FigureError(ValueError):
@@ -92,7 +92,7 @@ class PngCanvas(Canvas):
         self.image = Image.new("RGB", size, PAPER)
         self.draw = ImageDraw.Draw(self.image)
         self.font_file = font_file(words)
-        self.space = SPACE if self.font_file is not None else "_"  # not in Pillow's own font
+        self.space = SPACE if self.font_file is not None else "_"  # not in Pillow's built-in font
 
     def text(
         self,
@@ -183,7 +183,7 @@ class SvgCanvas(Canvas):
 
 
 class MatplotlibCanvas(Canvas):
-    """A matplotlib figure (`figure`) for notebooks; its contents are a PDF with real letters.
+    """A matplotlib figure (`figure`) for notebooks; its contents are a PDF with selectable text.
 
     Raises:
         FigureError: if matplotlib is not installed.
@@ -237,7 +237,7 @@ class MatplotlibCanvas(Canvas):
         from matplotlib import rc_context
 
         file = io.BytesIO()
-        with rc_context({"pdf.fonttype": 42}):  # letters stay letters, for editing
+        with rc_context({"pdf.fonttype": 42}):  # text stays text, for editing
             self.figure.savefig(file, format="pdf", metadata={"CreationDate": None})
         return file.getvalue()
 
@@ -251,8 +251,8 @@ def _pillow_font(file: Path | None, size: int) -> Any:
 
 @cache
 def font_file(text: str) -> Path | None:
-    """Returns the first font on this machine with all letters of a text; None: Pillow's own has
-    them.
+    """Returns the first font on this machine with all characters of a text; None if Pillow's
+    built-in font has them.
 
     Raises:
         FontError: if there is none; the message names the remedy.
@@ -276,7 +276,7 @@ def font_file(text: str) -> Path | None:
 
 
 def _ink(font: Any, letter: str) -> bytes:
-    """Returns how a font draws a letter; all missing letters look the same."""
+    """Returns the pixels of a character in a font; all missing ones look the same."""
     return bytes(font.getmask(letter))
 
 

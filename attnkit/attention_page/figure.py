@@ -87,7 +87,7 @@ class Panel:
 
 
 def visible(token: str) -> str:
-    """Makes a token readable: a space becomes `␣`, other invisible letters are escaped."""
+    """Makes a token readable: a space becomes `␣`, other invisible characters are escaped."""
     shown = "".join(_visible_letter(letter) for letter in token)
     return shown or "[]"
 
@@ -144,15 +144,15 @@ def draw(
         rows: rows of maps, from `panels_of`.
         query_tokens: Q texts.
         key_tokens: K texts.
-        title: in larger letters.
-        subtitle: below it: the run, the mechanism, the site.
+        title: in a larger font.
+        subtitle: below the title: the run, the mechanism, the site.
         scale: meaning of the brightest colour, see `images.colour`.
-        strip: (rows, columns) uint8, a spectrogram of what the keys are positions of, drawn above
-            each map.
+        strip: (rows, columns) uint8, the spectrogram of the sound that the keys are positions of,
+            drawn above each map.
         canvas: class of the canvas.
 
     Raises:
-        FontError: if no font on this machine has all letters.
+        FontError: if no font on this machine has all characters.
         FigureError: if the canvas needs a package that is not installed.
     """
     queries, keys = [visible(t) for t in query_tokens], [visible(t) for t in key_tokens]
@@ -182,7 +182,7 @@ def draw(
     for line in lines:
         sheet.text(MARGIN, y, line, WORDS)
         y += 1.5 * WORDS
-    _key(sheet, rows, y, scale)
+    _legend(sheet, rows, y, scale)
     for i, row in enumerate(rows):
         top = head + i * down
         for j, panel in enumerate(row):
@@ -224,7 +224,7 @@ def _caption(rows: Sequence[Sequence[Panel]], scale: Scale, with_tokens: bool) -
     return words
 
 
-def _key(sheet: Canvas, rows: Sequence[Sequence[Panel]], y: float, scale: Scale) -> None:
+def _legend(sheet: Canvas, rows: Sequence[Sequence[Panel]], y: float, scale: Scale) -> None:
     """Draws the colour bars with labels at their ends."""
     panels = [panel for row in rows for panel in row]
     largest = {"row": "the row's largest", "map": "the map's largest", "one": "1"}[scale]
@@ -255,7 +255,7 @@ def _key(sheet: Canvas, rows: Sequence[Sequence[Panel]], y: float, scale: Scale)
 
 def _width(words: str) -> float:
     """Estimates the width of text in units of its font size, since the font of an SVG is unknown;
-    wide letters (Hangul) count as one unit.
+    wide characters (Hangul) count as one unit.
     """
     return sum(1.0 if ord(letter) > 0x1100 else 0.62 for letter in words)
 

@@ -2,7 +2,7 @@
 
     values     a_ij ||v_j W_O||, the length of what head h hands from key j to query i (Kobayashi et
                al. 2020, arXiv:2004.10102). Defined where the heads are linear in the values and
-               `merge` is linear in the heads; a map with a sign keeps it.
+               `merge` is linear in the heads; signed weights keep their sign.
     rollout    R_l = (A_l / 2 + I / 2) R_(l-1), A_l the mean over the heads of layer l, R_(-1) = I
                (Abnar and Zuidema 2020, arXiv:2005.00928): how much of each input token reaches a
                token, if MLPs moved nothing and layers kept one half. Defined for self-attention
@@ -28,7 +28,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class ModeError(ValueError):
-    """A map is not defined in a mode; the message says why."""
+    """A mode is not defined for a map; the message gives the reason."""
 
 
 def in_mode(record: AttentionRecord, mode: Mode, sites: Sequence[str] = ()) -> AttentionRecord:
@@ -51,7 +51,7 @@ def in_mode(record: AttentionRecord, mode: Mode, sites: Sequence[str] = ()) -> A
     if mode == "values":
         return _with_lengths(record)
     if mode == "rollout":
-        return _rolled(record, sites)
+        return _rollout(record, sites)
     raise ModeError(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}")
 
 
@@ -67,12 +67,14 @@ def _with_lengths(record: AttentionRecord) -> AttentionRecord:
         for layer in record.layers
         if layer.lengths is not None
     ]
-    return replace(record, layers=layers, note=_noted(record, "Weights times lengths of values."))
+    return replace(
+        record, layers=layers, note=_with_note(record, "Weights times lengths of values.")
+    )
 
 
-def _rolled(record: AttentionRecord, sites: Sequence[str]) -> AttentionRecord:
-    beside = record.site.removesuffix("self") + "cross"
-    if record.kind == "cross" or beside in sites:
+def _rollout(record: AttentionRecord, sites: Sequence[str]) -> AttentionRecord:
+    cross = record.site.removesuffix("self") + "cross"
+    if record.kind == "cross" or cross in sites:
         where = "of" if record.kind == "cross" else "between the layers of"
         raise ModeError(
             f"`rollout` is not defined with cross-attention {where} {record.site}: its tokens also "
@@ -89,8 +91,8 @@ def _rolled(record: AttentionRecord, sites: Sequence[str]) -> AttentionRecord:
         allowed = np.ones((size, size), bool) if layer.allowed is None else layer.allowed
         allowed = allowed.any(axis=0) if allowed.ndim == 3 else allowed
         reached = (allowed | np.eye(size, dtype=bool)) @ reached
-        rolled = layer_map(layer.name, total[None], None if reached.all() else reached)
-        layers.append(replace(rolled, is_of_all_heads=True))
+        mapped = layer_map(layer.name, total[None], None if reached.all() else reached)
+        layers.append(replace(mapped, is_of_all_heads=True))
     if not layers:
         raise ModeError(
             f"{record.site}: `rollout` is not defined: the rows of {record.layers[0].name} do not "
@@ -99,8 +101,8 @@ def _rolled(record: AttentionRecord, sites: Sequence[str]) -> AttentionRecord:
     note = "Rollout: heads averaged."
     if len(layers) < len(record.layers):
         note += f" Not defined from {record.layers[len(layers)].name} on: its rows do not sum to 1."
-    return replace(record, layers=layers, note=_noted(record, note))
+    return replace(record, layers=layers, note=_with_note(record, note))
 
 
-def _noted(record: AttentionRecord, note: str) -> str:
+def _with_note(record: AttentionRecord, note: str) -> str:
     return f"{record.note} {note}" if record.note else note

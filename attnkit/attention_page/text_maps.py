@@ -139,7 +139,7 @@ class TextMaps:
         Raises:
             DataError: if a suffix is unknown, a file exists, or its folder does not exist.
             FigureError: for `.pdf` without matplotlib.
-            FontError: if no font has the letters of a `.png` or `.pdf`.
+            FontError: if no font has all characters of a `.png` or `.pdf`.
             ModeError: if the mode is defined for no site.
         """
         outs = [Path(path) for path in paths]
@@ -157,7 +157,7 @@ class TextMaps:
                     file = out.with_stem(f"{out.stem}-{record.site}") if several else out
                     sheet = self._draw(record, layer, head, scale, CANVASES[out.suffix])
                     contents[file] = sheet.content()
-        check_outs(list(contents), SUFFIXES, overwrite=overwrite)  # sites add names of their own
+        check_outs(list(contents), SUFFIXES, overwrite=overwrite)  # with the names of the sites
         for file, content in contents.items():
             with atomic_write(file) as opened:
                 opened.write(content)
@@ -168,7 +168,7 @@ class TextMaps:
         return in_mode(record, mode, self.sites)
 
     def _defined(self, mode: Mode) -> list[AttentionRecord]:
-        """The sites for which a mode is defined; raises if there are none."""
+        """Returns the maps of the sites for which a mode is defined; raises if there are none."""
         found, errors = [], []
         for record in self.records:
             try:

@@ -41,7 +41,7 @@ def clinic(
         from attnkit.storage.files import atomic_write, check_outs
         from attnkit.tasks.trained_run import load_run
         from attnkit.understanding.clinic import examine
-        from attnkit.understanding.clinic_table import as_json, history_in, kept, shown
+        from attnkit.understanding.clinic_table import add_to_history, as_json, history_in, shown
         from attnkit.understanding.run_task import step_of, task_of
 
         if out is not None:
@@ -54,7 +54,7 @@ def clinic(
         for sentence in history_in(trained.origin):
             console.print(sentence)
         if step is not None:
-            console.print(kept(report, trained.origin, step))
+            console.print(add_to_history(report, trained.origin, step))
         if out is not None:
             with atomic_write(out) as opened:
                 opened.write(as_json(report).encode())

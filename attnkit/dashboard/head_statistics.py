@@ -1,8 +1,8 @@
 """Three statistics of each head's map, at every logged step.
 
 All are means over the queries that may attend to at least two keys: a query with a single key has
-the same values in every head. A row is divided by its sum first; signed weights count with their
-absolute value.
+the same values in every head. Rows are divided by their sums first, and signed weights are replaced
+by their absolute values.
 
     entropy      -sum_k p_k ln p_k, in nats: 0 for one key, ln(n) for n equal keys
     distance     sum_k p_k |position of the query - position of the key|, in tokens; for
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 Numbers = dict[str, list[list[float] | None]]
 
-KEPT_SERIES = 64
+MAX_SERIES = 64
 
 AT_ONCE = 4
-"""Steps that are read simultaneously; most of the time is spent waiting for the data server."""
+"""Number of steps that are read simultaneously; most of their time is spent waiting."""
 
 
 def statistics(record: AttentionRecord) -> Numbers:
@@ -104,7 +104,7 @@ class StatisticsCache:
         with self._lock:
             known = self._computed.setdefault(series, {})
             self._computed.move_to_end(series)
-            while len(self._computed) > KEPT_SERIES:
+            while len(self._computed) > MAX_SERIES:
                 self._computed.popitem(last=False)
         last = decode(read(steps[-1]))
         known[steps[-1]] = statistics(last)
@@ -112,11 +112,11 @@ class StatisticsCache:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             computed = pool.map(lambda step: _numbers(read, step), missing)
             known.update({step: new for step, new in zip(missing, computed, strict=True) if new})
-        kept = [step for step in steps if _alike(known.get(step), known[steps[-1]])]
+        valid = [step for step in steps if _alike(known.get(step), known[steps[-1]])]
         return {
-            "steps": kept,
+            "steps": valid,
             "names": [layer.name for layer in last.layers],
-            **{name: [known[step][name] for step in kept] for name in known[steps[-1]]},
+            **{name: [known[step][name] for step in valid] for name in known[steps[-1]]},
         }
 
 

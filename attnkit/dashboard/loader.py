@@ -10,8 +10,8 @@ from tensorboard.plugins import base_plugin
 from attnkit.tensorboard.map_header import PLUGIN_NAME
 
 KEPT_STEPS = 200
-"""Steps of a tag that TensorBoard keeps. For an unknown plugin it keeps ten random ones, without
-step 0. `attnkit.callbacks.at_moments` logs no more than this.
+"""Number of steps of a tag that TensorBoard keeps. For an unknown plugin it keeps ten random steps,
+without step 0. `attnkit.callbacks.at_moments` logs no more than this.
 """
 
 
@@ -19,7 +19,7 @@ class AttentionLoader(base_plugin.TBLoader):
     """Creates the plugin, and makes TensorBoard keep every logged step."""
 
     def fix_flags(self, flags: Namespace) -> None:
-        """Raises the number of kept steps, unless the user chose it (`--samples_per_plugin`)."""
+        """Increases the number of kept steps, unless the user chose it (`--samples_per_plugin`)."""
         flags.samples_per_plugin.setdefault(PLUGIN_NAME, KEPT_STEPS)
 
     def load(self, context: base_plugin.TBContext) -> Any:

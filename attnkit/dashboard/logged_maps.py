@@ -15,19 +15,19 @@ from attnkit.tensorboard.map_header import PLUGIN_NAME, inflate_layer, read_head
 from attnkit.tensorboard.untrusted import MapFormatError, require
 
 READERS = 32
-"""Blobs that are read simultaneously: four records of seven layers."""
+"""Number of blobs that are read simultaneously: four records of seven layers."""
 
 ALL_STEPS = 10**6
-"""TensorBoard would drop random steps if asked for as many as its own hint names."""
+"""More than any run logs: TensorBoard drops random steps above this number."""
 
 
 _tensor_size = reader._tensor_size
 
 
 def _num_blobs(tensor: Any) -> int:
-    """Returns the number of blobs of a record, for TensorBoard's Python reader, which trusts the
-    shape: a wrong one would end the list of all maps. Such a record has none here; reading it is an
-    error.
+    """Returns the number of blobs of a record, for TensorBoard's Python reader. The reader trusts
+    the shape, and a wrong one would break the index of all maps. Such a record has no blobs here,
+    and reading it raises an error.
     """
     size = _tensor_size(tensor)
     return size if 0 <= size <= len(tensor.string_val) else 0
@@ -39,7 +39,7 @@ class Series:
 
     Attributes:
         steps: ascending.
-        started: seconds since 1970 of the first; distinguishes runs with the same name.
+        started: Unix time of the first; distinguishes runs with the same name.
         keys: step -> the keys of its blobs.
     """
 
@@ -63,7 +63,7 @@ class LoggedMaps:
 
     def all_series(self, context: Any, experiment: str) -> dict[tuple[str, str], Series]:
         """Returns (run, tag) -> its current steps."""
-        return self._look(context, experiment, None)
+        return self._query(context, experiment, None)
 
     def one_series(self, context: Any, experiment: str, run: str, tag: str) -> Series:
         """Returns the current steps of one run and tag.
@@ -72,7 +72,7 @@ class LoggedMaps:
             errors.NotFoundError: if there are none.
         """
         chosen = data_provider.RunTagFilter(runs=[run], tags=[tag])
-        found = self._look(context, experiment, chosen)
+        found = self._query(context, experiment, chosen)
         if (run, tag) not in found:
             raise errors.NotFoundError(f"run {run!r} has no maps {tag!r}")
         return found[run, tag]
@@ -84,7 +84,7 @@ class LoggedMaps:
             errors.NotFoundError: if nothing was logged there.
             MapFormatError: if the data is damaged, too large, or of another version.
         """
-        return _inflated(self.blobs(context, experiment, run, tag, step))
+        return _inflate(self.blobs(context, experiment, run, tag, step))
 
     def blobs(self, context: Any, experiment: str, run: str, tag: str, step: int) -> list[bytes]:
         """Returns the data of one step, unchecked.
@@ -106,7 +106,7 @@ class LoggedMaps:
         except (ValueError, TypeError, IndexError) as error:  # TensorBoard's Python reader
             raise MapFormatError(f"the logged data is damaged: {error}") from error
 
-    def _look(
+    def _query(
         self, context: Any, experiment: str, chosen: data_provider.RunTagFilter | None
     ) -> dict[tuple[str, str], Series]:
         found = self.provider.read_blob_sequences(
@@ -131,7 +131,7 @@ def _series(data: Any) -> Series:
     return Series(sorted(keys), started, keys)
 
 
-def _inflated(blobs: list[bytes]) -> list[bytes]:
+def _inflate(blobs: list[bytes]) -> list[bytes]:
     """Decompresses the layers and checks their number: the pages trust the header's sizes."""
     require(bool(blobs), "the record is damaged: it has no blobs, and so no header")
     header = read_header(blobs[0])

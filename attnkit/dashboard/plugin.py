@@ -36,7 +36,7 @@ from attnkit.tensorboard.map_header import PLUGIN_NAME, VERSION
 from attnkit.tensorboard.untrusted import MapFormatError
 
 PACKAGE = "attnkit.dashboard"
-"""With the page's `static/`."""
+"""The package with the page's `static/`."""
 
 
 class AttentionPlugin(base_plugin.TBPlugin):

@@ -1,4 +1,4 @@
-"""What callbacks keep in the directories of the runs: the head clinic, and the contributions."""
+"""Files that callbacks write to the directories of runs: the head clinic, and contributions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunFiles:
     Args:
         roots: the log directories -> the names of their groups, see `log_folders`.
         name: of the file.
-        read: reads and checks one; the content has `steps`. Raises OSError or MapFormatError.
+        read: reads and checks a file; the content has `steps`. Raises OSError or MapFormatError.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class RunFiles:
         self._lock = threading.Lock()
 
     def index(self, runs: list[str]) -> dict[str, dict[str, Any]]:
-        """Returns run -> `steps` and `written`, which changes with the file; only of runs that have
-        a file. A damaged one has no steps.
+        """Returns run -> `steps` and `written`, which changes with the file, for runs that have a
+        file. A damaged file has no steps.
         """
         found = {}
         for run in runs:
@@ -90,7 +90,7 @@ class RunFiles:
 
 
 def clinic_of(file: Path) -> dict[str, Any]:
-    """Reads a `clinic.json`, laid out for the page: `steps`; `heads`, a list of `site`, `layer`,
+    """Reads a `clinic.json`, arranged for the page: `steps`; `heads`, a list of `site`, `layer`,
     `head`, `scores` (name -> a number per step) and `words` (one per step); and `formed`, a list of
     `score`, `head`, `step` and `text`.
 

@@ -1,3 +1,3 @@
-"""What the pages share: `static/` draws maps, curves and tables in the browser; `serving.py` puts
-pages into TensorBoard, `offline.py` into one file.
+"""Code that the pages share: `static/` draws maps, curves and tables in the browser; `serving.py`
+puts pages into TensorBoard, `offline.py` into one file.
 """

@@ -1,6 +1,6 @@
-"""The folders behind TensorBoard's log directory, for what the pages read beside event files.
+"""The folders behind TensorBoard's log directory, for the files that pages read beside event files.
 
-Needs the standard library alone, since each start of TensorBoard imports it.
+Imports the standard library only, since each start of TensorBoard imports this file.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def log_folders(logdir: str | None, logdir_spec: str | None) -> dict[Path, str]:
     folders = {}
     for each in (logdir_spec or "").split(","):
         group, colon, path = each.partition(":")
-        named = bool(colon) and not each.startswith("/") and not os.path.splitdrive(each)[0]
-        path = path if named else each
+        has_group = bool(colon) and not each.startswith("/") and not os.path.splitdrive(each)[0]
+        path = path if has_group else each
         if path and not _REMOTE.match(each) and not _REMOTE.match(path):
-            folders[_absolute(path)] = group if named else ""
+            folders[_absolute(path)] = group if has_group else ""
     return folders
 
 
@@ -46,7 +46,7 @@ def name_of(path: Path, root: Path, group: str) -> str:
 
 
 def directories_of(run: str, roots: Mapping[Path, str]) -> list[Path]:
-    """Returns the folders that a run of TensorBoard may be.
+    """Returns the folders that a run of TensorBoard may have.
 
     Args:
         run: its name in TensorBoard.

@@ -1,7 +1,7 @@
 """Builds self-contained pages: modules, styles and data in one file, without network access.
 
-A page served by TensorBoard and its offline twin have the same modules. In a file, they are the
-`data:` addresses of an import map.
+A page in TensorBoard and the same page in a file have the same modules. In a file, they are `data:`
+addresses of an import map.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def offline_page(package: str, entry: str, *, title: str, data: Any, body: str =
         body: markup that is shown without JavaScript; the caller has escaped it.
     """
     names = static_names((package,))
-    found = modules_of((package,), entry)
+    modules = modules_of((package,), entry)
     sheets = [name for name in names if name.endswith(".css")]
-    sheets.sort(key=lambda name: names[name] != SHARED)  # the shared ones first
+    sheets.sort(key=lambda name: names[name] != SHARED)  # shared sheets first
     return _PAGE.format(
         title=html.escape(title),
         styles="\n".join(read_static(names[name], name) for name in sheets),
-        modules=json.dumps({"imports": {name: _address(text) for name, text in found.items()}}),
+        modules=json.dumps({"imports": {name: _address(text) for name, text in modules.items()}}),
         body=body,
         data=safe_json(data),
         entry=entry,
@@ -65,7 +65,7 @@ def offline_page(package: str, entry: str, *, title: str, data: Any, body: str =
 
 
 def _address(module: str) -> str:
-    text = IMPORT.sub(r'\1"\2"', module)  # a `data:` address has no neighbours
+    text = IMPORT.sub(r'\1"\2"', module)  # `data:` addresses have no relative imports
     return f"data:text/javascript;base64,{base64.b64encode(text.encode()).decode()}"
 
 

@@ -1,7 +1,7 @@
 """The part of a TensorBoard plugin that all pages share: static files, and answers as JSON.
 
-Errors are JSON, {"error": "..."}: 400 for an invalid request, 404 for missing data, 405 for a
-method, 422 for files that cannot be read.
+Errors are JSON, {"error": "..."}: 400 for an invalid request, 404 for missing data, 405 for other
+methods than GET and HEAD, 422 for files that cannot be read.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ENTRY = "main.js"
 """The module of each page that TensorBoard imports; its `render` draws the page."""
 
 VERSION = re.compile(r"(?:[0-9a-f]{12})?")
-"""Of the static files, in their addresses; they can do without."""
+"""Version of the static files in an address; may be empty."""
 
-KEPT_SECONDS = 30 * 24 * 3600
-"""How long a browser keeps a static file whose address has a version."""
+CACHE_SECONDS = 30 * 24 * 3600
+"""Seconds for which a browser caches a static file whose address has a version."""
 
 LARGE = 2**18
-"""Size in bytes from which an answer is compressed, which helps with remote servers."""
+"""Size in bytes above which an answer is compressed, which helps with remote servers."""
 
 Answer = Callable[[Request], Response]
 
@@ -52,7 +52,7 @@ def applications(
 def entry_of(package: str) -> str:
     """Returns the route of a page's first module.
 
-    It contains a digest of all static files, so that a browser keeps them until one has changed.
+    It contains a digest of all static files, so that a browser caches them until one changes.
     """
     digest = hashlib.sha1(usedforsecurity=False)
     for name, origin in static_names((package,)).items():
@@ -63,8 +63,8 @@ def entry_of(package: str) -> str:
 def _page(package: str, request: Request) -> Response:
     """Answers with a static file. Only listed ones are served, so no path escapes a folder.
 
-    The first module imports all others itself, so that a browser asks for them at once and not
-    level by level.
+    The first module imports all others, so that a browser requests them at once, not level by
+    level.
     """
     names = static_names((package,))
     version, _, name = request.path.partition("/static/")[2].rpartition("/")
@@ -75,7 +75,7 @@ def _page(package: str, request: Request) -> Response:
         others = (each for each in modules_of((package,), ENTRY) if each != ENTRY)
         text = "".join(f'import "./{each}";' for each in others) + text
     content_type = CONTENT_TYPES[name.rpartition(".")[2]]
-    return http_util.Respond(request, text, content_type, expires=KEPT_SECONDS if version else 0)
+    return http_util.Respond(request, text, content_type, expires=CACHE_SECONDS if version else 0)
 
 
 def _guarded(answer: Answer, unreadable: tuple[type[Exception], ...]) -> Any:
@@ -108,7 +108,7 @@ def respond_json(
 
 
 def respond_bytes(request: Request, content: bytes, content_type: str) -> Response:
-    """Answers with bytes, compressed if they are many; without, if the page says it has them."""
+    """Answers with bytes, compressed if they are many; with 304 if the page already has them."""
     tag = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     if request.if_none_match.contains(tag):
         return Response(status=304, headers=[("ETag", quote_etag(tag))])
@@ -147,7 +147,7 @@ def whole_number(request: Request, name: str) -> int:
     """Returns a whole number among the arguments of a request.
 
     Raises:
-        errors.InvalidArgumentError: if it is missing, or is not one.
+        errors.InvalidArgumentError: if it is missing, or not a whole number.
     """
     value = argument(request, name)
     digits = value.removeprefix("-")

@@ -19,7 +19,7 @@ CONTENT_TYPES = {"js": "text/javascript", "css": "text/css"}
 def static_names(packages: tuple[str, ...]) -> dict[str, str]:
     """Returns the names of all modules and styles in `static/` of some packages -> the package.
 
-    They import each other as if they were in one folder, so a name occurs only once.
+    Modules import each other as if all were in one folder, so names are unique.
     """
     names = {
         file.name: package
@@ -30,7 +30,7 @@ def static_names(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def modules_of(packages: tuple[str, ...], entry: str) -> dict[str, str]:
-    """Returns the names of a module and of all that it imports, however far -> their texts."""
+    """Returns name -> text of a module and of all modules that it imports, also indirectly."""
     names = static_names(packages)
     found: dict[str, str] = {}
     missing = [entry]

@@ -29,19 +29,19 @@ from attnkit.understanding.head_scores import (
 Replacement = Literal["zero", "mean"]
 
 REPLACEMENTS: tuple[Replacement, ...] = ("zero", "mean")
-"""What stands in for the output of a head that is knocked out: zero, or its mean over the data."""
+"""What replaces the output of a head that is knocked out: zero, or its mean over the data."""
 
 SEQUENCES = 16
-"""Sequences whose maps are scored."""
+"""Number of sequences whose maps are scored."""
 
 MOST_TOKENS = 256
 """Longest sequence whose maps are scored: a map takes memory with the square of the length."""
 
 SHORT = (4, 32)
-"""Sequences and tokens for a mechanism whose map is a Jacobian, one backward pass per number."""
+"""Number of sequences and tokens where a map is a Jacobian: one backward pass per number."""
 
 FEWEST_REPEATED = 4
-"""Fewest random tokens that are repeated."""
+"""Least number of random tokens that are repeated."""
 
 SINK = 0.3
 """Mean mass on the first token above which a head counts as a sink, as in arXiv:2410.10781."""
@@ -72,25 +72,25 @@ class Head:
 
     @property
     def word(self) -> str:
-        """What the head is for, in a word: its clearest pattern, or how its weights are spread."""
+        """The head's function in a word: its clearest pattern, or how its weights are spread."""
         return word_of(self.scores)
 
     @property
     def evidence(self) -> str:
         """The scores behind the word: `induction 0.83, knock-out +0.41`."""
-        of = {word: name for name, word in WORDS.items()}
-        of |= {"even": "evenness", "local": "distance", "mixed": "entropy"}
-        score = of[self.word]
-        said = (
+        scores = {word: name for name, word in WORDS.items()}
+        scores |= {"even": "evenness", "local": "distance", "mixed": "entropy"}
+        score = scores[self.word]
+        parts = (
             [f"{score.replace('_', ' ')} {self.scores[score]:.2f}"] if score in self.scores else []
         )
         if (lost := self.lost) is not None:
-            said.append(f"knock-out {lost:+.2f}")
-        return ", ".join(said)
+            parts.append(f"knock-out {lost:+.2f}")
+        return ", ".join(parts)
 
     @property
     def lost(self) -> float | None:
-        """How much the loss rises without the head: with its mean in its place, else with zero."""
+        """Rise of the loss when the head is replaced by its mean, or else by zero."""
         return self.scores.get("knock_out_mean", self.scores.get("knock_out_zero"))
 
 
@@ -100,10 +100,10 @@ class Examination:
 
     Attributes:
         heads: in the order of the model.
-        loss: of the whole model on the data of the knock-outs, in the unit of its task; None: none
-            was knocked out.
-        num_targets: what that loss is a mean over.
-        notes: what is not measured, and why.
+        loss: of the whole model on the data of the knock-outs, in the unit of its task; None: no
+            head was knocked out.
+        num_targets: number of targets of that loss.
+        notes: what was not measured, and why.
     """
 
     heads: Sequence[Head]
@@ -113,7 +113,7 @@ class Examination:
 
     @property
     def ranked(self) -> list[Head]:
-        """The heads, the one that the model needs most first."""
+        """The heads, sorted by their need: the largest rise of the loss first."""
         return sorted(self.heads, key=lambda head: -(head.lost or 0.0))
 
     def scalars(self) -> dict[str, float]:
@@ -150,7 +150,7 @@ def examine(
     or by its mean over the same data.
 
     Args:
-        task: a `Task` whose data is prepared, on the device where it shall run.
+        task: a `Task` whose data is prepared, on the device to run on.
         max_tokens: tokens of the knock-outs; at least one batch.
         replacements: the knock-outs; empty: none.
 
@@ -183,14 +183,14 @@ def examine(
         layer = layers[site] = layers.get(site, -1) + 1
         lists = {number: values.tolist() for number, values in scores[name].items()}
         for head in range(attention.num_heads):
-            own = {number: values[head] for number, values in lists.items()}
-            own = {number: value for number, value in own.items() if value == value}  # not NaN
-            heads.append(Head(name, site, layer, head, own))
+            of_head = {number: values[head] for number, values in lists.items()}
+            of_head = {number: x for number, x in of_head.items() if x == x}  # not NaN
+            heads.append(Head(name, site, layer, head, of_head))
     return Examination(heads, loss, sum(number for _, number in batches), notes)
 
 
 def _batches(task: Any, max_tokens: int) -> list[tuple[Any, int]]:
-    """Validation batches on the task's device, and the number of targets of each."""
+    """Returns validation batches on the task's device, each with its number of targets."""
     batches = task.data.val_batches(max_tokens)
     on_host = [batches[i] for i in range(len(batches))]
     return [
@@ -202,12 +202,12 @@ def _batches(task: Any, max_tokens: int) -> list[tuple[Any, int]]:
 def knock_outs(
     task: Any, batches: Sequence[tuple[Any, int]], replacements: Sequence[Replacement]
 ) -> tuple[float, dict[str, Scores]]:
-    """Returns the loss of the whole model, and mechanism -> how much it rises without each head.
+    """Returns the loss of the whole model, and mechanism -> its rise without each head.
 
     Args:
         task: inside `task.plain_model()`.
         batches: each with its number of targets.
-        replacements: what stands in for a head.
+        replacements: what replaces a head.
     """
     model, total = task.model, max(sum(number for _, number in batches), 1)
     sums: dict[str, Tensor] = {}
@@ -216,9 +216,9 @@ def knock_outs(
 
     def collect(name: str, heads: Tensor) -> None:
         real = _real_tokens(current, name)
-        kept = heads.flatten(0, 1) if real is None else heads[real]
-        sums[name] = sums.get(name, 0) + kept.double().sum(dim=0)  # (H, D)
-        counts[name] = counts.get(name, 0) + len(kept)
+        outputs = heads.flatten(0, 1) if real is None else heads[real]
+        sums[name] = sums.get(name, 0) + outputs.double().sum(dim=0)  # (H, D)
+        counts[name] = counts.get(name, 0) + len(outputs)
 
     def loss() -> float:
         nonlocal current
@@ -235,23 +235,23 @@ def knock_outs(
             continue
         mean = sums[name] / counts[name]
         for kind in replacements:
-            instead = mean if kind == "mean" else torch.zeros_like(mean)
+            replacement = mean if kind == "mean" else torch.zeros_like(mean)
             rises = []
             for head in range(attention.num_heads):
-                with on_head_outputs(model, _without(name, head, instead[head])):
+                with on_head_outputs(model, _without(name, head, replacement[head])):
                     rises.append(loss() - whole)
             found.setdefault(name, {})[f"knock_out_{kind}"] = torch.tensor(rises)
     return whole, found
 
 
-def _without(name: str, head: int, instead: Tensor) -> Callable[[str, Tensor], Tensor | None]:
+def _without(name: str, head: int, replacement: Tensor) -> Callable[[str, Tensor], Tensor | None]:
     """Replaces the output of one head."""
 
     def act(called: str, heads: Tensor) -> Tensor | None:
         if called != name:
             return None
         heads = heads.clone()
-        heads[:, :, head] = instead.to(heads.dtype)
+        heads[:, :, head] = replacement.to(heads.dtype)
         return heads
 
     return act
@@ -267,7 +267,7 @@ def _real_tokens(batch: Any, name: str) -> Tensor | None:
 def _map_scores(
     model: nn.Module, batch: Any, found: Mapping[str, Attention]
 ) -> tuple[dict[str, Scores], dict[str, Role], list[str]]:
-    """Mechanism -> scores of its map, and its role; and what could not be scored."""
+    """Returns mechanism -> scores of its map, its role; and notes on what could not be scored."""
     exact = all(attention.linear_in_values for attention in found.values())
     rows, longest = (SEQUENCES, MOST_TOKENS) if exact else SHORT
     maps, real = _maps_of_data(model, batch, rows, longest)
@@ -295,7 +295,7 @@ def _map_scores(
 def _maps_of_data(
     model: nn.Module, batch: Any, rows: int, longest: int
 ) -> tuple[list[AttentionMap], Callable[[str], Tensor | None]]:
-    """The maps of the first sequences of a batch; and which queries of a mechanism are real."""
+    """Returns the maps of a batch's first sequences, and which queries of a mechanism are real."""
     if isinstance(model, LanguageModel):
         tokens = batch.tokens[:rows, :longest]
         documents = getattr(batch, "documents", None)
@@ -314,15 +314,15 @@ def _maps_of_data(
 def repeated_tokens(
     model: nn.Module, batch: Any, rows: int = SEQUENCES, longest: int = MOST_TOKENS
 ) -> Callable[[], Any] | None:
-    """Returns a forward pass over random tokens x_1 ... x_n x_1 ... x_n, all different where there
-    are enough; None if the model reads no tokens, or fewer than 16.
+    """Returns a forward pass over random tokens x_1 ... x_n x_1 ... x_n, all different if there are
+    enough; None if the model reads no tokens, or fewer than 16.
 
-    n is a quarter of the longest sequence: a distance that training data has, too.
+    n is a quarter of the longest sequence; such distances also occur in training data.
 
-    The tokens are drawn from those of the batch, so that none is unknown to the model, always with
-    the same seed.
+    The tokens are drawn from those of the batch, so that the model knows them, always with the same
+    seed.
     """
-    made = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
     def draw(known: Tensor, room: int) -> Tensor | None:
         known = known.unique().cpu()
@@ -331,7 +331,7 @@ def repeated_tokens(
         if n < FEWEST_REPEATED or len(known) < 2:
             return None
         chances = torch.ones(rows, len(known))
-        drawn = torch.multinomial(chances, n, replacement=n > len(known), generator=made)
+        drawn = torch.multinomial(chances, n, replacement=n > len(known), generator=generator)
         return known[drawn].repeat(1, 2).to(batch[0].device)
 
     if isinstance(model, LanguageModel):
@@ -340,7 +340,7 @@ def repeated_tokens(
     if isinstance(model, EncoderDecoder):
         if batch.source.is_floating_point():  # a sound, which has no tokens
             return None
-        # The ends of sentences stand at places of their own.
+        # Real tokens only; the end token is one of them.
         source = draw(batch.source[batch.source_keep], model.max_seq_len)
         target = draw(batch.predicted[batch.predicted != IGNORED], model.max_seq_len)
         if source is None or target is None:
@@ -365,7 +365,7 @@ def _add_copying(
 
 
 def _stacks(model: nn.Module) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """Stacks with the embedding that they read and the head that they are read by."""
+    """Yields each stack with its embedding and its head."""
     if isinstance(model, LanguageModel):
         yield model, model.embedding.weight, model.head.weight
     elif isinstance(model, EncoderDecoder):

@@ -59,7 +59,7 @@ class HeadClinic(AtMoments):
         self._history = state_dict["history"]
 
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        # A run that is stopped may go on: only its planned end counts as the last step.
+        # A stopped run may continue: only its planned end counts as the last step.
         replacements = REPLACEMENTS if self.knock_outs or step == trainer.max_steps else ()
         found = examine(module, max_tokens=self.max_tokens, replacements=replacements)
         scores = {head.name: head.scores for head in found.heads}

@@ -1,4 +1,4 @@
-"""What the clinic found, for the terminal and as a file."""
+"""Formats the results of the clinic for the terminal and for files."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ LEGEND = {
     "dist": "mean distance from query to key, in tokens",
     "first": "mass on the first key",
     "own": "mass on the query's own token *",
-    "prev": "mass on the token before *",
-    "dupl": "mass on the same token before *",
-    "indu": "mass on the token after the same token *",
+    "prev": "mass on the previous token *",
+    "dupl": "mass on an earlier copy of the token *",
+    "indu": "mass on the token after an earlier copy of the token *",
     "diag": "1: on the diagonal, 0: as far from it as equal weights",
     "AER": "alignment error rate",
-    "copy": "from 1: raises the tokens that it reads, to -1: lowers them",
+    "copy": "1: raises the logits of the tokens that it attends to, -1: lowers them",
     "max": "largest score of a query and a key",
     "rank": "effective rank of its map",
 }
-"""Heading -> what the column is; *: see `REPEATED`."""
+"""Heading -> meaning of the column; *: see `REPEATED`."""
 
 REPEATED = "*: on random tokens, repeated once"
 
@@ -64,11 +64,11 @@ WORDS = {
     "local": "small distances",
     "mixed": "no clear pattern",
 }
-"""Words for a head without a pattern that has a column."""
+"""Words for heads without a clear pattern."""
 
 
 def _legend(heads: Sequence[Head]) -> Iterator[str]:
-    """Yields a line for each column that the tables of some heads have, and for some words."""
+    """Yields a line for each column of the tables, and for each word in them without a column."""
     lines = [f"{heading:5} {LEGEND[heading]}" for heading in _columns(heads)]
     yield from lines
     if any(line.endswith("*") for line in lines):
@@ -78,7 +78,7 @@ def _legend(heads: Sequence[Head]) -> Iterator[str]:
 
 
 def _columns(heads: Sequence[Head]) -> dict[str, str]:
-    """Returns heading -> score of the columns that some heads have."""
+    """Returns heading -> score, for the scores that at least one head has."""
     return {
         heading: score
         for heading, score in COLUMNS.items()
@@ -91,7 +91,7 @@ def shown(found: Examination, title: str, limit: int | None = None) -> Iterator[
 
     Args:
         found: what the clinic found.
-        title: of the table: the run.
+        title: of the table, such as the run.
         limit: most heads in a table; None: all.
     """
     if found.loss is not None:
@@ -103,7 +103,7 @@ def shown(found: Examination, title: str, limit: int | None = None) -> Iterator[
         heads = list(group)
         yield _table(site, heads[:limit])
         if limit is not None and len(heads) > limit:
-            yield f"... and {len(heads) - limit} heads that it needs less"
+            yield f"... and {len(heads) - limit} heads that the model needs less"
     yield from _legend(of_site)
     yield from (f"note: {note}" for note in found.notes)
 
@@ -150,7 +150,7 @@ def as_json(found: Examination) -> str:
 
 
 def history_in(directory: Path) -> Iterator[str]:
-    """Yields when each pattern formed, of a run with several moments; else nothing."""
+    """Yields when each pattern formed in a run with several moments."""
     try:
         history = read_history(directory / FILE)
     except (OSError, MapFormatError):
@@ -159,9 +159,9 @@ def history_in(directory: Path) -> Iterator[str]:
         yield from map(str, formed(history))
 
 
-def kept(found: Examination, directory: Path, step: int) -> str:
-    """Adds a moment to the history in a run's directory, or replaces it. Returns a sentence: that
-    it did, or why it could not.
+def add_to_history(found: Examination, directory: Path, step: int) -> str:
+    """Adds or replaces a moment in the history of a run. Returns a sentence for the terminal, which
+    says so, or why it failed.
     """
     file = directory / FILE
     scores = {head.name: head.scores for head in found.heads}
@@ -171,5 +171,5 @@ def kept(found: Examination, directory: Path, step: int) -> str:
         with atomic_write(file) as opened:
             opened.write(content.encode())
     except (OSError, UserError, MapFormatError) as error:
-        return f"note: not kept for the Clinic view of the Attention page: {error}"
-    return f"kept as step {step:,} of {FILE}, for the Clinic view of the Attention page"
+        return f"note: not stored for the Clinic view of the Attention page: {error}"
+    return f"stored as step {step:,} of {FILE}, for the Clinic view of the Attention page"

@@ -26,7 +26,7 @@ class Contributions(AtMoments):
         text: the example, as for `logging.probe`; null: the start of the validation data.
         num_tokens: largest number of tokens of the example that are read.
         num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
-        every_n_steps: act at multiples of this instead, and at the last step.
+        every_n_steps: write at multiples of this instead, and at the last step.
 
     Raises:
         ValueError: if a number is below 1.
@@ -74,13 +74,13 @@ class Contributions(AtMoments):
         file = Path(trainer.default_root_dir) / FILE
         task: Any = module
         found = Explanation.of_reading("", task.model, self._reading)
-        history = extended(self._kept(file), found.page_data(), step)
+        history = extended(self._earlier(file), found.page_data(), step)
         self._steps = history["steps"]
         with atomic_write(file) as opened:
             opened.write(as_json(history).encode())
 
-    def _kept(self, file: Path) -> dict[str, Any]:
-        """The earlier moments: a resumed run drops those after its checkpoint."""
+    def _earlier(self, file: Path) -> dict[str, Any]:
+        """Returns the earlier moments; a resumed run drops those after its checkpoint."""
         try:
             history = read_history(file)
         except (OSError, MapFormatError):

@@ -1,4 +1,4 @@
-"""What each part of a model does to the prediction after each token of a text."""
+"""What each part of a model adds to the prediction after each token of a text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from attnkit.understanding.run_task import check_heads
 SUFFIXES = (".html", ".png", ".npz")
 
 WORDS = 3
-"""Tokens that a part is said to point to."""
+"""Number of tokens that are listed for each part."""
 
 CELL, LETTERS, TITLE, MARGIN = 16.0, 11.0, 15.0, 16.0
 """Sizes of the figure, in points."""
@@ -36,11 +36,11 @@ class Explanation:
     """The residual stream of a text, with its tokens.
 
     Attributes:
-        title: of page and figure: the run.
+        title: of the page and the figure, such as the run.
         stream: the parts.
         tokens: (T,) texts of the tokens at which the model predicts.
-        next_tokens: (T,) number of the token that is to be predicted; where the text does not tell,
-            as after its end, the model's choice.
+        next_tokens: (T,) number of the token to predict; where it is unknown, as at the end of the
+            text, the model's choice.
         token_text: number -> text.
         notes: remarks for the caller.
     """
@@ -54,7 +54,7 @@ class Explanation:
 
     @property
     def chosen(self) -> Tensor:
-        """(T,), the model's likeliest token at each position."""
+        """(T,), the model's most likely token at each position."""
         return self.stream.logits.argmax(dim=-1)
 
     @classmethod
@@ -62,7 +62,7 @@ class Explanation:
         """Explains what a trained run predicts after each token of a text.
 
         Raises:
-            DataError: if the model cannot read the text, or its parts form no sum.
+            DataError: if the model cannot read the text, or its parts do not sum to its logits.
             RunDirectoryError: if the model has no layers, or its task predicts no tokens of a text.
         """
         check_heads(run)
@@ -73,20 +73,20 @@ class Explanation:
         """Explains what a model predicts after each token of a text.
 
         Args:
-            title: of page and figure.
-            model: the model, which stays as it is.
+            title: of the page and the figure.
+            model: the model; it is not changed.
             reading: the text, as the model reads it.
 
         Raises:
-            DataError: if its parts form no sum.
+            DataError: if its parts do not sum to its logits.
         """
         stream = split_stream(model, reading.stack, lambda model: model(*reading.inputs))
         chosen = stream.logits.argmax(dim=-1).tolist()
-        wanted = [
+        targets = [
             best if answer is None else answer
             for best, answer in zip(chosen, reading.answers, strict=True)
         ]
-        texts = reading.tokens, torch.tensor(wanted), reading.token_text
+        texts = reading.tokens, torch.tensor(targets), reading.token_text
         return cls(title, stream, *texts, reading.notes)
 
     def save(self, *paths: str | Path, overwrite: bool = False) -> list[Path]:
@@ -116,7 +116,7 @@ class Explanation:
             "parts": [{"name": part.name, "kind": part.kind} for part in stream.parts],
             "lengths": _rounded(stream.added.norm(dim=-1)),
             "turns": _rounded(turns),
-            "words": [self._named(*of_part) for of_part in words],
+            "words": [self._token_texts(*of_part) for of_part in words],
             "lens": self._lens(),
         }
         for goal, tokens in (("next", self.next_tokens), ("top", self.chosen)):
@@ -133,7 +133,7 @@ class Explanation:
             body="<noscript>This page needs JavaScript.</noscript>",
         ).encode()
 
-    def _named(self, tokens: Tensor, effects: Tensor) -> list[list[tuple[str, float]]]:
+    def _token_texts(self, tokens: Tensor, effects: Tensor) -> list[list[tuple[str, float]]]:
         return [
             [
                 (self.token_text(token), round(effect, 3))
@@ -161,15 +161,15 @@ class Explanation:
         return found
 
     def _figure(self) -> bytes:
-        """Parts downwards, tokens across: the effect on the logit of the next token."""
+        """Draws the effects on the logit of the next token: parts downwards, tokens across."""
         stream = self.stream
         effects = stream.to(self.next_tokens).numpy()  # (P, T)
         names = [part.name for part in stream.parts]
         rows = [visible(token) for token in self.tokens]
-        wanted = [visible(self.token_text(int(token))) for token in self.next_tokens]
+        targets = [visible(self.token_text(int(token))) for token in self.next_tokens]
         left = MARGIN + 0.62 * LETTERS * max(map(len, names)) + 6
         above = 0.62 * LETTERS * max(map(len, (*rows, "token"))) + 8
-        below = 0.62 * LETTERS * max(map(len, (*wanted, "next"))) + 8
+        below = 0.62 * LETTERS * max(map(len, (*targets, "next"))) + 8
         caption = (
             "Effect of each part on the logit of the next token (below), above the mean logit."
         )
@@ -178,8 +178,8 @@ class Explanation:
         head = MARGIN + 1.8 * TITLE + 3.2 * LETTERS
         width = max(left + CELL * len(rows), 0.62 * LETTERS * len(caption) + MARGIN) + MARGIN
         height = head + above + CELL * len(names) + below + MARGIN
-        said = "".join((self.title, caption, key, *names, *rows, *wanted))
-        sheet = PngCanvas(width, height, said)
+        text = "".join((self.title, caption, key, *names, *rows, *targets))
+        sheet = PngCanvas(width, height, text)
         sheet.text(MARGIN, MARGIN + 0.6 * TITLE, self.title, TITLE)
         sheet.text(MARGIN, MARGIN + 2.0 * TITLE, caption, LETTERS)
         sheet.text(MARGIN, MARGIN + 2.0 * TITLE + 1.5 * LETTERS, key, LETTERS)
@@ -189,7 +189,7 @@ class Explanation:
         for p, name in enumerate(names):
             sheet.text(left - 5, top + (p + 0.5) * CELL, name, LETTERS, "right")
         bottom = top + CELL * len(names)
-        for t, (token, after) in enumerate(zip(rows, wanted, strict=True)):
+        for t, (token, after) in enumerate(zip(rows, targets, strict=True)):
             x = left + (t + 0.5) * CELL
             sheet.text(x, top - 4, token, LETTERS, up=True)
             sheet.text(x, bottom + 4 + 0.62 * LETTERS * len(after), after, LETTERS, up=True)

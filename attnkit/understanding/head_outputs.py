@@ -31,7 +31,7 @@ def on_head_outputs(model: nn.Module, act: Act) -> Iterator[None]:
     Args:
         model: any module that contains attnkit mechanisms; not one that `torch.compile` made.
         act: receives the path of the mechanism and the outputs of its heads (B, T, H, D). What it
-            returns replaces them; None: they stay as they are.
+            returns replaces them; None leaves them unchanged.
     """
 
     def before(name: str, attention: Attention) -> Callable[..., tuple[Tensor, ...] | None]:
@@ -49,7 +49,7 @@ def on_head_outputs(model: nn.Module, act: Act) -> Iterator[None]:
         return hook
 
     hooks = [
-        # Without a projection, the heads side by side are the output.
+        # Without a projection, the output is the concatenation of the heads.
         attention.register_forward_hook(after(name, attention))
         if attention.output is None
         else attention.output.register_forward_pre_hook(before(name, attention))
@@ -64,7 +64,7 @@ def on_head_outputs(model: nn.Module, act: Act) -> Iterator[None]:
 
 def proposals(attention: Attention, heads: Tensor) -> Tensor:
     """Returns what each head adds to the layer's output: (B, T, H, D) -> (B, T, H, C). The bias of
-    the projection belongs to none.
+    the projection belongs to no head.
     """
     if attention.output is None:
         return torch.einsum("bthd,hg->bthgd", heads, torch.eye(heads.shape[2])).flatten(-2)

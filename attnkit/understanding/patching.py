@@ -1,8 +1,8 @@
 """Activation patching: which heads carry the difference between two texts.
 
-The model reads the corrupted text, while one head gives the output that it gave on the clean text,
-at all positions; the rest of the model computes on. "Denoising" in Heimersheim and Nanda 2024,
-arXiv:2404.15255.
+The model reads the corrupted text, while the output of one head is replaced at all positions by its
+output on the clean text; the rest of the model continues from there. "Denoising" in Heimersheim and
+Nanda 2024, arXiv:2404.15255.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from attnkit.understanding.head_outputs import mechanisms, on_head_outputs
 from attnkit.understanding.run_task import check_heads
 
 WIDE = 10
-"""Most heads in a layer for which the terminal shows the whole map; else it lists the best."""
+"""Largest number of heads in a layer for which the terminal shows all effects; else it lists the
+largest.
+"""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ def patch_heads(run: TrainedRun, clean: str, corrupted: str) -> Patching:
 
     Args:
         run: a trained run.
-        clean: the text whose continuation is asked for.
-        corrupted: another text of as many tokens.
+        clean: the text whose next token is the answer.
+        corrupted: another text with the same number of tokens.
 
     Raises:
         DataError: if a text cannot be read, or they differ in their number of tokens.
@@ -111,47 +113,47 @@ def patch_heads(run: TrainedRun, clean: str, corrupted: str) -> Patching:
         sizes = [len(reading.tokens) for reading in (good, bad)]
         raise DataError(
             f"--clean has {sizes[0]} tokens and --corrupted {sizes[1]}; heads are patched position "
-            "by position, so give texts of equally many"
+            "by position, so give texts of the same length"
             if sizes[0] != sizes[1]
             else "--clean and --corrupted have sources of different lengths in tokens; give "
-            "texts of equally many"
+            "sources of the same length"
         )
-    kept: dict[str, Tensor] = {}
+    clean_heads: dict[str, Tensor] = {}
 
-    def keep(name: str, heads: Tensor) -> None:
-        kept[name] = heads[0]
+    def store(name: str, heads: Tensor) -> None:
+        clean_heads[name] = heads[0]
 
-    with on_head_outputs(model, keep):
+    with on_head_outputs(model, store):
         logits = model(*good.inputs)[0, -1]
     answer = int(logits.argmax())
     found = mechanisms(model)
-    places = [(name, head) for name in kept for head in range(found[name].num_heads)]
-    rows: dict[str, list[tuple[int, int]]] = {name: [] for name in kept}
-    for row, (name, head) in enumerate(places, start=1):  # row 0 stays as it is
+    places = [(name, head) for name in clean_heads for head in range(found[name].num_heads)]
+    rows: dict[str, list[tuple[int, int]]] = {name: [] for name in clean_heads}
+    for row, (name, head) in enumerate(places, start=1):  # row 0 is not patched
         rows[name].append((row, head))
 
     def act(name: str, heads: Tensor) -> Tensor:
         heads = heads.clone()
         for row, head in rows[name]:
-            heads[row, :, head] = kept[name][:, head]
+            heads[row, :, head] = clean_heads[name][:, head]
         return heads
 
     inputs = [part.expand(1 + len(places), *part.shape[1:]) for part in bad.inputs]
     with on_head_outputs(model, act):
         after = model(*inputs)[:, -1].log_softmax(dim=-1)[:, answer].tolist()
-    effects = {name: [after[row] - after[0] for row, _ in rows[name]] for name in kept}
+    effects = {name: [after[row] - after[0] for row, _ in rows[name]] for name in clean_heads}
     return Patching(
         good.token_text(answer),
         float(logits.log_softmax(dim=-1)[answer]),
         after[0],
         effects,
-        _places(kept),
+        _places(clean_heads),
         list(dict.fromkeys((*good.notes, *bad.notes))),
     )
 
 
 def _places(names: dict[str, Tensor]) -> dict[str, tuple[str, int]]:
-    """Mechanism -> site, and layer within it."""
+    """Returns mechanism -> site, and layer within it."""
     found: dict[str, tuple[str, int]] = {}
     counts: dict[str, int] = {}
     for name in names:

@@ -2,9 +2,9 @@
 proposal of each head, each MLP.
 
 The parts are followed through the model to the logits. A norm divides by a size that depends on
-the sum of all parts; that size is kept as it was in the forward pass, so that the norm is linear
-and the parts sum to the logits exactly. What is not linear inside a part (the softmax of a head, an
-MLP) stays inside it: a part says what it added, not why.
+the sum of all parts; that size is fixed to its value in the forward pass, so that the norm is
+linear and the parts sum to the logits exactly. What is not linear inside a part (the softmax of a
+head, an MLP) is not split: the result shows what a part added, not why.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from attnkit.understanding.head_outputs import on_head_outputs, proposals
 Kind = Literal["embedding", "head", "mlp", "constant"]
 
 TOLERANCE = 1e-5
-"""Largest difference between the sum of the parts and the logits, of their largest."""
+"""Largest difference between the sum of the parts and the logits, relative to the largest logit."""
 
 ROUNDING = 1e-12
 """A part that is smaller than this share of the largest adds nothing."""
@@ -37,8 +37,8 @@ class Part:
     """Something that was added to the residual stream.
 
     Attributes:
-        name: `token`, `position`, `L0H1`, `L0 cross H1`, `L0 MLP`; `L0 bias` is what the projection
-            of the heads adds by itself, `norm bias` the sum of all biases of norms.
+        name: `token`, `position`, `L0H1`, `L0 cross H1`, `L0 MLP`; `L0 bias` is what the layer's
+            attention adds besides its heads, `norm bias` the sum of all biases of norms.
         kind: of the part.
         layer: from 0; None: it belongs to no layer.
     """
@@ -55,7 +55,7 @@ class SplitStream:
     Attributes:
         parts: P parts; those that add nothing are left out.
         added: (P, T, C), what each part added where it joined the stream.
-        final: (P, T, C), the same before the head: after all norms, with their sizes as they were.
+        final: (P, T, C), the same before the head, after all norms with their fixed sizes.
         streams: (L + 1, T, C), the stream before the first layer and after each layer.
         logits: (T, V), of the model.
         head: (V, C), the weight of the head.
@@ -73,10 +73,10 @@ class SplitStream:
 
     def to(self, tokens: Tensor) -> Tensor:
         """Returns the direct effect of each part on the logit of one token per position, above the
-        mean over the vocabulary: (T,) -> (P, T). They sum to that logit, above the mean logit.
+        mean over the vocabulary: (T,) -> (P, T). The effects sum to that logit minus the mean.
         """
-        away = self.head - self.head.mean(dim=0)
-        return torch.einsum("ptc,tc->pt", self.final, away[tokens])
+        centred = self.head - self.head.mean(dim=0)
+        return torch.einsum("ptc,tc->pt", self.final, centred[tokens])
 
     def words(self, part: int, count: int) -> tuple[Tensor, Tensor]:
         """Returns the tokens whose logits a part raises most, and by how much, above the mean over
@@ -91,7 +91,7 @@ class SplitStream:
 def split_stream(model: nn.Module, stack_name: str, call: Callable[[Any], Any]) -> SplitStream:
     """Runs a model on one sequence, and splits the residual stream of one of its stacks.
 
-    All is computed in double precision, on a copy of the model.
+    Computes in double precision, on a copy of the model.
 
     Args:
         model: a model with a head, such as `LanguageModel`.
@@ -99,7 +99,7 @@ def split_stream(model: nn.Module, stack_name: str, call: Callable[[Any], Any]) 
         call: runs the forward pass of the model that it is given, on a batch of one sequence.
 
     Raises:
-        DataError: if a norm is not one of the kit, a wiring does more than to add parts, or the
+        DataError: if a norm is not one of the kit, a wiring does more than add parts, or the
             logits are not finite.
     """
     model = copy.deepcopy(model).cpu().double().eval()
@@ -127,15 +127,15 @@ def split_stream(model: nn.Module, stack_name: str, call: Callable[[Any], Any]) 
         names = sorted({type(layer).__name__ for layer in stack.layers})
         raise DataError(
             f"the parts of this model do not sum to its logits (they differ by {float(gap):.2g}): "
-            f"its wiring ({', '.join(names)}) does more than to add branches to the stream"
+            f"its wiring ({', '.join(names)}) does more than add branches to the stream"
         )
     return found
 
 
 class _Tracker:
-    """Lets the stack run on all parts at once: along the batch axis, (P, T, C), there is one part
-    after the other. Norms act on each part with the size of the sum; attention and MLPs see the
-    sum, and put what they add into rows of their own.
+    """Runs the stack on all parts at once, stacked along the batch axis: (P, T, C). Norms divide
+    each part by the size of the sum; attention and MLPs receive the sum, and their outputs become
+    separate rows.
     """
 
     def __init__(self, stack: Stack, head: nn.Linear) -> None:
@@ -175,7 +175,7 @@ class _Tracker:
         for layer in stack.layers:
             for branch in layer.branches:
                 module = getattr(layer, branch)
-                yield module.register_forward_pre_hook(_see_the_sum, with_kwargs=True)
+                yield module.register_forward_pre_hook(_pass_sum, with_kwargs=True)
                 yield module.register_forward_hook(self._put(module, names[module]))
                 for place in layer.norms_of(branch):
                     yield getattr(layer, place).register_forward_hook(self._norm)
@@ -228,9 +228,9 @@ class _Tracker:
             rows = output.new_zeros(len(self.parts), *output.shape[1:])
             first = self.first[module]
             if isinstance(module, Attention):
-                own = proposals(module, self.heads[name])[0].transpose(0, 1)  # (H, T, C)
-                rows[first : first + len(own)] = own
-                rows[first + len(own)] = output[0] - own.sum(dim=0)
+                heads = proposals(module, self.heads[name])[0].transpose(0, 1)  # (H, T, C)
+                rows[first : first + len(heads)] = heads
+                rows[first + len(heads)] = output[0] - heads.sum(dim=0)
             else:
                 rows[first] = output[0]
             self.added += rows
@@ -243,7 +243,7 @@ _NORM_BIAS = 2
 """The row of `norm bias`."""
 
 
-def _see_the_sum(
+def _pass_sum(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     rows, *others = args

@@ -1,4 +1,4 @@
-"""A trained run as the task that trained it: its model with its data and its loss."""
+"""The task of a trained run: its model with its data and its loss."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def task_of(run: TrainedRun) -> Task:
 
 
 def step_of(run: TrainedRun, *, best: bool = False) -> int | None:
-    """Returns the step after which the weights that `load_run` took were saved, the last one where
-    they are a mean; None: an exported file does not tell.
+    """Returns the step after which the weights of `load_run` were saved, or the last step of their
+    average; None for an exported file, which does not store it.
     """
     if not run.origin.is_dir():
         return None

@@ -20,12 +20,12 @@ class SenseCurves(AtMoments):
     Args:
         word: a word with several senses.
         file: sentences, as for `attnkit senses --data`; null: the validation split of the run's
-            own data, if it is `ambiguous_words`.
+            data, if it is `ambiguous_words`.
         num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
         every_n_steps: log at multiples of this instead, and at the last step.
 
     Raises:
-        DataError: when training starts, if the sentences are missing or do not suffice.
+        DataError: when training starts, if the sentences are missing or too few.
     """
 
     def __init__(

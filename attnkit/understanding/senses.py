@@ -1,4 +1,4 @@
-"""How a model tells the senses of a word apart: `attnkit senses`."""
+"""How well a model separates the senses of a word: `attnkit senses`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Senses:
         vectors: (L + 1, N, C) of the word, see `word_vectors`.
         layers: for each layer, from the embedding on, how well the vectors separate the senses.
         untrained: the same for the model before training.
-        last_without: last layer's separation when the attention of some layers adds nothing: name
-            -> separation.
+        last_without: name -> separation of the last layer when the attention of some layers adds
+            nothing.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Senses:
 
     @property
     def separates_from(self) -> int | None:
-        """First layer from which on all purities are above chance; None: not the last."""
+        """First layer from which all purities are above chance; None: the last one is not."""
         first = None
         for layer, found in reversed(list(enumerate(self.layers))):
             if not found.is_above_chance:
@@ -62,8 +62,8 @@ class Senses:
 
 
 def usages_for(run: TrainedRun, file: Path | None) -> tuple[list[Usage], str]:
-    """Returns sentences for a run, and where they are from: of a file, else the validation
-    sentences of its own data, else the built-in ones.
+    """Returns sentences for a run, and their origin: those of a file, or else the validation
+    sentences of its data, or else the built-in ones.
 
     Raises:
         DataError: if the file is missing or damaged.
@@ -82,12 +82,12 @@ def examine(run: TrainedRun, word: str, usages: Sequence[Usage], origin: str) ->
     Args:
         run: of a task whose model reads a text.
         word: the word.
-        usages: sentences about any words.
-        origin: where they are from, for messages.
+        usages: sentences with any words.
+        origin: of the sentences, for messages.
 
     Raises:
         RunDirectoryError: if the run's model reads no text or has no layers.
-        DataError: if the sentences do not suffice, or the model cannot read one.
+        DataError: if the sentences are too few, or the model cannot read one.
     """
     model, tokenizer = _readers(run)
     found = of_word(usages, word, origin)
@@ -121,8 +121,8 @@ def examine(run: TrainedRun, word: str, usages: Sequence[Usage], origin: str) ->
 def _readers(run: TrainedRun) -> tuple[LanguageModel, Tokenizer]:
     if not isinstance(run, TextRun) or not isinstance(run.tokenizer, Tokenizer):
         raise RunDirectoryError(
-            f"{run.origin} is a run of the task {run.recipe.task}, whose model reads no text alone;"
-            " give one of language_modeling or masked_language_modeling"
+            f"{run.origin} is a run of the task {run.recipe.task}, whose model does not "
+            "read a single text; give a run of language_modeling or masked_language_modeling"
         )
     if not run.tokenizer.reads_text:
         raise RunDirectoryError(f"{run.origin}: the run's vocabulary has no text")
@@ -132,7 +132,7 @@ def _readers(run: TrainedRun) -> tuple[LanguageModel, Tokenizer]:
 
 
 def words_of(usages: Sequence[Usage]) -> list[str]:
-    """Returns the words of sentences, each once, sorted."""
+    """Returns the different words of sentences, sorted."""
     return sorted({usage.word for usage in usages})
 
 
@@ -140,7 +140,7 @@ def shown(found: Senses, origin: str) -> Iterator[Any]:
     """Yields what a terminal prints about one word of one run."""
     counts = Counter(usage.sense for usage in found.usages)
     each = ", ".join(f"{sense} {counts[sense]}" for sense in found.senses)
-    chance, limit = found.layers[-1].chance
+    chance, upper = found.layers[-1].chance
     neighbours = min(NEIGHBOURS, min(counts.values()) - 1)
     about = f"{found.word!r} in {len(found.usages)} sentences of {origin} ({each})"
     yield escape(f"{found.title}: {about}")
@@ -160,7 +160,7 @@ def shown(found: Senses, origin: str) -> Iterator[Any]:
     yield table
     yield (
         f"Purity: share of the {neighbours} nearest sentences with the same sense. Shuffled senses "
-        f"give {chance:.2f}, up to {limit:.2f}."
+        f"give {chance:.2f}, up to {upper:.2f}."
     )
     first = found.separates_from
     yield (
@@ -171,9 +171,9 @@ def shown(found: Senses, origin: str) -> Iterator[Any]:
 
 
 def compared(founds: Sequence[Senses]) -> Table:
-    """Returns a table with one row per run: the same word, the same sentences.
+    """Returns a table with one row per run, for the same word in the same sentences.
 
-    The difference is that of the last layers' purities to the first run, with its 95 % interval.
+    The difference is that of the last layer's purity to the first run's, with its 95 % interval.
     """
     table = _table("run", "purity, last layer", "best layer", "from layer", "difference")
     first = founds[0].layers[-1].per_sentence

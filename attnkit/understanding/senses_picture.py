@@ -18,7 +18,7 @@ from attnkit.understanding.senses import Senses
 from attnkit.understanding.word_vectors import flattened
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-"""Of the senses, told apart by colour-blind readers too (Okabe and Ito 2008)."""
+"""Colours of the senses, distinguishable with colour blindness (Okabe and Ito 2008)."""
 
 SUFFIXES = tuple(CANVASES)
 
@@ -90,7 +90,7 @@ CONFIG = "projector_config.pbtxt"
 def write_projector(directory: Path, found: Senses) -> Path:
     """Writes the vectors of every layer for TensorBoard's Projector, with sentence and sense.
 
-    What was written for the same word before is replaced; other words stay.
+    Replaces earlier files of the same word, and keeps those of other words.
 
     Args:
         directory: of the run.
@@ -99,7 +99,7 @@ def write_projector(directory: Path, found: Senses) -> Path:
     Returns:
         The folder of the vectors.
     """
-    # Only letters in the name of a folder: the word is the user's.
+    # The word is user input, so only letters and digits go into the name of a folder.
     name = "".join(c if c.isalnum() else "_" for c in found.word)
     folder = directory / "senses" / name
     folder.mkdir(parents=True, exist_ok=True)

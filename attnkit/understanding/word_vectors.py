@@ -17,7 +17,7 @@ from attnkit.errors import DataError
 from attnkit.models.language_model import LanguageModel
 
 BATCH = 64
-"""Sentences of a forward pass."""
+"""Sentences per forward pass."""
 
 NEIGHBOURS = 5
 """Nearest sentences that are compared; fewer if a sense has fewer."""
@@ -45,11 +45,11 @@ def word_vectors(
         without: layers whose attention adds nothing, from 0.
 
     Returns:
-        (L + 1, N, C): the embedding, and what each of L layers hands on; the mean over the tokens
-        of a word that is several.
+        (L + 1, N, C): the embedding, and the output of each of L layers; the mean over the tokens
+        of the word.
 
     Raises:
-        DataError: if a word or a sentence cannot be read whole.
+        DataError: if a word or a sentence cannot be read completely.
     """
     read = sorted(
         ((n, *_tokens(model, tokenizer, usage)) for n, usage in enumerate(usages)),
@@ -59,7 +59,7 @@ def word_vectors(
     was_training = model.training
     model.eval()
     try:
-        # Sentences of one length: padding would be looked at.
+        # Sentences of one length, since padding would be attended to.
         for _, group in groupby(read, key=lambda each: len(each[1])):
             same = list(group)
             for start in range(0, len(same), BATCH):
@@ -75,7 +75,7 @@ def word_vectors(
 def hidden_states(
     model: LanguageModel, ids: Sequence[Sequence[int]], without: Collection[int] = ()
 ) -> Tensor:
-    """Returns what enters the first layer and leaves each, (L + 1, B, T, C) float32.
+    """Returns the input of the first layer and the output of each, (L + 1, B, T, C) float32.
 
     Args:
         model: the model.
@@ -84,14 +84,14 @@ def hidden_states(
     """
     states: list[Tensor] = []
 
-    def enters(_: nn.Module, args: tuple) -> None:
+    def first_input(_: nn.Module, args: tuple) -> None:
         states.append(args[0])
 
-    def leaves(_: nn.Module, args: tuple, output: Tensor) -> None:
+    def layer_output(_: nn.Module, args: tuple, output: Tensor) -> None:
         states.append(output)
 
-    hooks = [model.layers[0].register_forward_pre_hook(enters)]
-    hooks += [layer.register_forward_hook(leaves) for layer in model.layers]
+    hooks = [model.layers[0].register_forward_pre_hook(first_input)]
+    hooks += [layer.register_forward_hook(layer_output) for layer in model.layers]
     tokens = torch.tensor(ids, device=model.embedding.weight.device)
     try:
         with attention_off(model, without):
@@ -120,7 +120,7 @@ def attention_off(model: LanguageModel, layers: Collection[int]) -> Iterator[Non
 def _tokens(
     model: LanguageModel, tokenizer: Tokenizer, usage: Usage
 ) -> tuple[list[int], list[int]]:
-    """The tokens of a sentence, and the places of its word among them."""
+    """Returns the tokens of a sentence, and the places of its word among them."""
     place = place_of(usage)
     assert place is not None  # checked when the sentence was read
     encoding = tokenizer.encode(usage.sentence)
@@ -159,7 +159,7 @@ class Separation:
 
     @property
     def is_above_chance(self) -> bool:
-        """True if the whole interval is above what shuffled senses give."""
+        """True if the whole interval is above the purities of shuffled senses."""
         return self.interval[0] > self.chance[1]
 
 
@@ -188,7 +188,7 @@ def separation(vectors: np.ndarray, senses: Sequence[str]) -> Separation:
 
 
 def _distances(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean distances (N, N). Differences that are only rounding count as none."""
+    """Returns Euclidean distances (N, N). Differences within rounding errors count as 0."""
     x = vectors.astype(np.float64)
     slack = 1e-10 * (x**2).sum(axis=1).max()
     x = x - x.mean(axis=0)
@@ -201,8 +201,8 @@ def _distances(vectors: np.ndarray) -> np.ndarray:
 def neighbours(distances: np.ndarray, k: int) -> np.ndarray:
     """Returns the weight of each other point among the k nearest, (N, N); rows sum to 1.
 
-    Where several are equally far, as identical vectors are, all share the remaining places: no
-    order of the data decides.
+    Points at equal distance, such as identical vectors, share the remaining places, so the order of
+    the data has no influence.
     """
     d = distances.copy()
     np.fill_diagonal(d, np.inf)
@@ -216,14 +216,14 @@ def neighbours(distances: np.ndarray, k: int) -> np.ndarray:
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
     """Returns the mean of (b - a) / max(a, b) over points, where a is the mean distance to the
-    others of the same label and b the smallest mean distance to another label; 0 where both are 0.
+    other points of the same label and b the smallest mean distance to another label; 0 where both are 0.
     """
     member = labels[:, None] == np.unique(labels)  # (N, K)
     sums, counts = distances @ member, member.sum(axis=0)
-    own = (sums * member).sum(axis=1) / ((counts - 1) * member).sum(axis=1)
+    same = (sums * member).sum(axis=1) / ((counts - 1) * member).sum(axis=1)
     other = np.where(member, np.inf, sums / counts).min(axis=1)
-    larger = np.maximum(own, other)
-    return float(np.where(larger > 0, (other - own) / np.where(larger > 0, larger, 1), 0).mean())
+    larger = np.maximum(same, other)
+    return float(np.where(larger > 0, (other - same) / np.where(larger > 0, larger, 1), 0).mean())
 
 
 def flattened(vectors: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
 // Requests to the server. Addresses are relative to this file, so that a TensorBoard behind a path
 // prefix works too.
 
-import { ask } from "./ask.js";
+import { request } from "./request.js";
 import { parseRecord } from "./record.js";
 import { VIEWS } from "./state.js";
 
-// Where the page gets its data from: here TensorBoard, in a file `offline.js`.
+// The source of the page's data in TensorBoard; `offline.js` has that of a file.
 export class Server {
   isLive = true;
   views = VIEWS;
@@ -32,14 +32,14 @@ export class Server {
 
   async #answer(route, parameters) {
     try {
-      return await ask(new URL(route, new URL("../../", import.meta.url)), parameters);
+      return await request(new URL(route, new URL("../../", import.meta.url)), parameters);
     } catch (error) {
-      throw new Error(explained(error.message));
+      throw new Error(explain(error.message));
     }
   }
 }
 
-function explained(message) {
+function explain(message) {
   if (!message.startsWith("format version")) return message;
-  return `${message}. Another attnkit wrote these maps: update the one that TensorBoard runs with.`;
+  return `${message}. Another version of attnkit wrote these maps: update the one that TensorBoard uses.`;
 }

@@ -9,7 +9,7 @@ const MAX_SIDE = 4096; // larger canvases need too much memory
 const LONG_LABEL = 132; // in a wide panel
 const SHORT_LABEL = 92;
 const WIDE = 560;
-const LETTERS = 20; // of a token that are shown
+const MAX_LETTERS = 20; // of a token
 const LEGIBLE_CELL = 10;
 export const LABELLED_CELL = 9; // smaller cells have no room for tokens
 
@@ -61,8 +61,8 @@ export class Axes {
   }
 
   #cell(fit, tokens, zoom) {
-    const wanted = Math.max(0.25, Math.min(MAX_CELL, fit)) * 1.5 ** zoom;
-    const cell = Math.min(wanted, MAX_SIDE / tokens);
+    const zoomed = Math.max(0.25, Math.min(MAX_CELL, fit)) * 1.5 ** zoom;
+    const cell = Math.min(zoomed, MAX_SIDE / tokens);
     return cell >= 2 ? Math.floor(cell) : cell;
   }
 
@@ -86,7 +86,7 @@ export class Axes {
 
 // Truncates a token to the available width: letters of some scripts are twice as wide as others.
 function fitted(context, token, room) {
-  let letters = LETTERS;
+  let letters = MAX_LETTERS;
   let label = short(token, letters);
   while (letters > 2 && context.measureText(label).width > room) label = short(token, --letters);
   return label;

@@ -1,27 +1,27 @@
-// Caches of what the server answers.
+// Caches of the server's answers.
 
 const MAX_BYTES = 96 * 2 ** 20;
 
-// Answers from files that grow while a run trains: asked for anew when a file has changed.
+// Answers from files that grow while a run trains; requested again when a file has changed.
 export class AnswerCache {
-  #kept = new Map(); // address -> {written, answer}
+  #answers = new Map(); // address -> {written, answer}
 
-  get(address, written, ask) {
-    const known = this.#kept.get(address);
+  get(address, written, fetch) {
+    const known = this.#answers.get(address);
     if (known?.written === written) return known.answer;
-    const answer = ask().catch((error) => {
-      this.#kept.delete(address); // the next try may succeed
+    const answer = fetch().catch((error) => {
+      this.#answers.delete(address); // the next try may succeed
       throw error;
     });
-    this.#kept.set(address, { written, answer });
+    this.#answers.set(address, { written, answer });
     return answer;
   }
 }
 
-// Fetched records, least recently used, which also prefetches steps.
+// The most recently used records, also those of prefetched steps.
 export class RecordCache {
   #records = new Map(); // address -> {record} or {error}
-  #coming = new Map(); // address -> promise
+  #pending = new Map(); // address -> promise
   #bytes = 0;
 
   constructor(source) {
@@ -43,18 +43,18 @@ export class RecordCache {
     const address = key(series, step);
     const found = this.peek(series, step);
     if (found) return Promise.resolve(found);
-    if (!this.#coming.has(address)) {
-      const coming = this.source
+    if (!this.#pending.has(address)) {
+      const pending = this.source
         .record(series.run, series.tag, step)
-        .then((record) => this.#keep(address, { record }))
+        .then((record) => this.#store(address, { record }))
         .catch((error) => ({ error })) // not cached: the next try may succeed
-        .finally(() => this.#coming.delete(address));
-      this.#coming.set(address, coming);
+        .finally(() => this.#pending.delete(address));
+      this.#pending.set(address, pending);
     }
-    return this.#coming.get(address);
+    return this.#pending.get(address);
   }
 
-  #keep(address, found) {
+  #store(address, found) {
     this.#records.set(address, found);
     this.#bytes += found.record.bytes;
     for (const [oldest, { record }] of this.#records) {

@@ -7,7 +7,7 @@ export class Catalogue {
   all = null; // names of all runs, with or without maps; null until the server has answered
   runs = []; // names of those with maps, or files of a view
   series = new Map(); // run -> tag -> {steps, started}
-  files = {}; // view with files of its own -> run -> {steps, written}
+  files = {}; // view that reads files -> run -> {steps, written}
 
   // Stores a new index; returns true if anything changed.
   read(index) {
@@ -62,10 +62,10 @@ function union(steps) {
   return [...new Set(steps.flat())].sort((a, b) => a - b);
 }
 
-// The last step up to the wanted one; a run that begins later shows its first.
-export function nearestStep(steps, wanted) {
+// The last step up to `limit`; a run that begins later shows its first.
+export function nearestStep(steps, limit) {
   let nearest = steps[0];
-  for (const step of steps) if (step <= wanted) nearest = step;
+  for (const step of steps) if (step <= limit) nearest = step;
   return nearest;
 }
 

@@ -1,12 +1,12 @@
-// The clinic of a run, as its view needs it.
+// The clinic of a run, prepared for its view.
 
 import { clampIndex } from "./selection.js";
 import { nearestStep } from "./catalogue.js";
 import { Score } from "./clinic_scores.js";
 import { readable } from "./tokens.js";
 
-// The heads of a site: `heads` in a list, `rows` by layer, `names` of their scores; or null. Without
-// a site, those of the first.
+// The heads of a site (the first one by default): `heads` in a list, `rows` by layer, `names` of
+// their scores; null if it has no heads.
 export function clinicOf({ steps, heads, formed }, site) {
   const found = heads.filter((one) => one.site === (site ?? heads[0].site));
   if (!found.length) return null;
@@ -41,7 +41,7 @@ export function examination(values, clinic, run, selection) {
 export function withoutClinic(run) {
   return (
     "This run was not examined while it trained. Train it with the key " +
-    "callbacks: [head_clinic]. What its heads are for now, " +
-    `attnkit clinic RUN prints (RUN: the directory of ${readable(run)}).`
+    "callbacks: [head_clinic]. To examine its heads now, use " +
+    `attnkit clinic RUN (RUN: the directory of ${readable(run)}).`
   );
 }

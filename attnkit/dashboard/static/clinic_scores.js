@@ -6,18 +6,18 @@ import { number, readable } from "./tokens.js";
 // Score -> its name, what it is, and its range: "share" (0 to 1), "signed" (around 0, up to 1),
 // "change" (around 0), or "size" (from 0).
 const KNOWN = {
-  induction: ["Induction", "mass on the token after the same token, on repeated random tokens", "share"],
-  previous: ["Previous token", "mass on the token before, on repeated random tokens", "share"],
-  duplicate: ["Duplicate token", "mass on the same token earlier, on repeated random tokens", "share"],
+  induction: ["Induction", "mass on the token after an earlier copy, on repeated random tokens", "share"],
+  previous: ["Previous token", "mass on the previous token, on repeated random tokens", "share"],
+  duplicate: ["Duplicate token", "mass on an earlier copy of the token, on repeated random tokens", "share"],
   current: ["Own token", "mass on the token itself, on repeated random tokens", "share"],
   first: ["First token", "mass on the first key", "share"],
   entropy: ["Entropy", "nats; 0: one key", "size"],
   evenness: ["Evenness", "entropy as a share of that of equal weights", "share"],
   distance: ["Distance", "tokens between query and key, mean", "size"],
-  effective_rank: ["Effective rank", "patterns that the rows of the map are mixed from", "size"],
+  effective_rank: ["Effective rank", "number of patterns that the rows combine", "size"],
   diagonality: ["Diagonality", "1: along the diagonal; 0: as equal weights", "signed"],
   alignment_error: ["Alignment error", "against the gold alignments; 0: none", "share"],
-  copying: ["Copying", "1: raises the logits of the tokens that it looks at", "signed"],
+  copying: ["Copying", "1: raises the logits of the tokens that it attends to", "signed"],
   largest_score: ["Largest score", "before the normalisation", "change"],
   knock_out_mean: ["Knock-out, mean", "rise of the loss with the head's mean in its place", "change"],
   knock_out_zero: ["Knock-out, zero", "rise of the loss with zero in its place", "change"],
@@ -54,7 +54,7 @@ export class Score {
   }
 }
 
-// A value in at most five letters.
+// A value in at most five characters.
 export function inCell(value) {
   const size = Math.abs(value);
   const text = size >= 100 ? size.toFixed(0) : size >= 9.95 ? size.toFixed(1) : size.toFixed(2);

@@ -9,14 +9,14 @@ const TALL = 214; // pixels of a stack
 const KINDS = { embedding: "embedding", head: "heads", mlp: "MLPs", constant: "biases" };
 
 const LEAD =
-  "Each token asks for what comes next. The bars show what each part of the model adds to the " +
+  "Each token predicts the next one. The bars show what each part of the model adds to the " +
   "logit of one token, above the mean over the vocabulary: the embedding of the token, the " +
   "proposal of each attention head (ΔE), each MLP.";
 
 const LINEAR =
   "The pieces of a bar sum exactly to that logit. The norms are linear here: each divides by the " +
-  "size that it had in the forward pass. What is not linear inside a head or an MLP stays inside " +
-  "it. An effect is direct: what later layers make of a proposal counts as theirs.";
+  "size that it had in the forward pass. What is not linear inside a head or an MLP is not split. " +
+  "Effects are direct: what later layers compute from a proposal counts as their effect.";
 
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 const code = (text) => element("code", {}, visible(text));
@@ -57,7 +57,7 @@ export class Contributions {
       next: button("next", "The next token"),
       top: button("top", "The model's choice"),
     };
-    this.aims = element(
+    this.goals = element(
       "div",
       { class: "goal", role: "group", "aria-label": "Effect on" },
       ...Object.values(this.buttons),
@@ -77,7 +77,7 @@ export class Contributions {
     this.element = element(
       "div",
       { class: "contributions" },
-      this.aims,
+      this.goals,
       element("p", { class: "soft" }, LEAD),
       this.bars,
       this.legend,
@@ -92,9 +92,9 @@ export class Contributions {
     );
   }
 
-  // `token` null: the last one. `range` is shared by the charts of a page, as `rangeOf` gives it.
+  // `token` null: the last one. `range`: from `rangeOf`, shared by the charts of a page.
   draw(moment, { token, goal }, range) {
-    if (moment !== this.moment || goal !== this.goal) setText(this.reading, ""); // it told others
+    if (moment !== this.moment || goal !== this.goal) setText(this.reading, ""); // it described others
     const last = moment.tokens.length - 1;
     const chosen = Math.min(token ?? last, last);
     const isNew = chosen !== this.token;
@@ -102,7 +102,7 @@ export class Contributions {
     for (const [name, button] of Object.entries(this.buttons)) {
       button.setAttribute("aria-pressed", String(name === goal));
     }
-    this.aims.hidden = moment.next.tokens.every((text, t) => text === moment.top.tokens[t]);
+    this.goals.hidden = moment.next.tokens.every((text, t) => text === moment.top.tokens[t]);
     this.#drawLegend();
     this.#drawBars(range);
     if (isNew) this.#reveal();
@@ -183,7 +183,7 @@ export class Contributions {
 
   #read(token, part) {
     const { moment } = this;
-    const named = moment.words[part][token].flatMap(([text, by]) => [
+    const directions = moment.words[part][token].flatMap(([text, by]) => [
       " ",
       code(text),
       ` ${signed(by)}`,
@@ -197,7 +197,7 @@ export class Contributions {
       `. It adds a vector of length ${moment.lengths[part][token].toFixed(2)}`,
       `, with the cosine ${signed(moment.turns[part][token])} to the sum before the head. `,
       "It points to",
-      ...named,
+      ...directions,
     );
   }
 
@@ -208,7 +208,7 @@ export class Contributions {
     const values = this.#effects(token);
     const order = values.map((_, part) => part);
     order.sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]));
-    this.heading.replaceChildren("At ", code(moment.tokens[token]), ": what speaks for ", code(goal));
+    this.heading.replaceChildren("At ", code(moment.tokens[token]), ": effects on the logit of ", code(goal));
     const largest = Math.max(0.001, ...values.map(Math.abs));
     this.parts.replaceChildren(
       row(true, ["part"], ["effect", true], [""], ["length", true], ["points to"]),
@@ -231,7 +231,7 @@ export class Contributions {
     const bar = element("span", { class: `bar of-${moment.parts[part].kind}` });
     bar.style.width = `${(90 * Math.abs(value)) / largest}px`;
     const words = element("span", {}, ...moment.words[part][token].map(([text]) => code(text)));
-    const made = row(
+    const line = row(
       false,
       [readable(moment.parts[part].name)],
       [signed(value), true],
@@ -239,8 +239,8 @@ export class Contributions {
       [moment.lengths[part][token].toFixed(2), true],
       [words],
     );
-    made.addEventListener("pointerenter", () => this.#read(token, part));
-    return made;
+    line.addEventListener("pointerenter", () => this.#read(token, part));
+    return line;
   }
 
   #key(event) {
@@ -254,8 +254,8 @@ export class Contributions {
 
 function row(isHead, ...cells) {
   const name = isHead ? "th" : "td";
-  const made = cells.map(([content, isNumber]) =>
+  const children = cells.map(([content, isNumber]) =>
     element(name, { class: isNumber ? "right" : "" }, content),
   );
-  return element("tr", {}, ...made);
+  return element("tr", {}, ...children);
 }

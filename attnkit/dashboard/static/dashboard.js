@@ -18,8 +18,8 @@ const POLL_MILLISECONDS = 10_000;
 export class Dashboard {
   #announced = null;
 
-  // `source` answers `index`, `record`, `statistics`, `clinic` and `contributions`; `views` are
-  // those that it has data for.
+  // `source` has the methods `index`, `record`, `statistics`, `clinic` and `contributions`; its
+  // `views` are those that it has data for.
   constructor(source) {
     this.source = source;
     this.linked = new Linked(ADDRESS, INITIAL, (values) => this.#allowed(values));
@@ -77,7 +77,7 @@ export class Dashboard {
   }
 
   update(values) {
-    this.#tell(values);
+    this.#announce(values);
     this.selection = select(values, this.catalogue);
     this.sidebar.update(values, this.selection);
     this.toolbar.update(values, this.selection);
@@ -85,11 +85,11 @@ export class Dashboard {
   }
 
   // Announces changes of view, scale or colours to screen readers.
-  #tell(values) {
+  #announce(values) {
     const current = ["view", "mode", "scale", "colours"].map((key) => `${key} ${values[key]}`);
-    const news = current.filter((text, i) => this.#announced && text !== this.#announced[i]);
+    const changes = current.filter((text, i) => this.#announced && text !== this.#announced[i]);
     this.#announced = current;
-    if (news.length) this.announcer.say(news.join(", "));
+    if (changes.length) this.announcer.say(changes.join(", "));
   }
 
   // An address may name a view that this page lacks.

@@ -14,7 +14,7 @@ import { MatrixView } from "./view_matrix.js";
 export class DifferencePanel {
   #latest = 0;
   #shown = null;
-  #made = {};
+  #cached = {};
 
   constructor(app) {
     this.app = app;
@@ -95,10 +95,10 @@ export class DifferencePanel {
 
   // The last difference is cached: a change of head or scale does not affect it.
   #subtract(one, other) {
-    if (this.#made.one !== one || this.#made.other !== other) {
-      this.#made = { one, other, record: subtract(one, other) };
+    if (this.#cached.one !== one || this.#cached.other !== other) {
+      this.#cached = { one, other, record: subtract(one, other) };
     }
-    return this.#made.record;
+    return this.#cached.record;
   }
 
   #choice(label, which) {
@@ -138,13 +138,13 @@ export function incomparable(one, other) {
     ["key", one.keys, other.keys],
   ]) {
     if (a.length !== b.length)
-      return `A has ${a.length} ${what} tokens and B ${b.length}: nothing to subtract.`;
+      return `A has ${a.length} ${what} tokens and B ${b.length}, so they cannot be subtracted.`;
     const at = differing(a, b);
     if (at >= 0) {
       return `The ${what} tokens differ from number ${at} on: ${visible(a[at])} in A, ${visible(b[at])} in B.`;
     }
   }
-  if (!pairs(one, other).length) return "No layer of A has as many heads as that of B.";
+  if (!pairs(one, other).length) return "No layer of A has as many heads as the same layer of B.";
   return null;
 }
 
@@ -155,15 +155,15 @@ function pairs(one, other) {
   );
 }
 
-// A record of signed weights. All layers share one scale, so that colours compare between them.
+// A record of signed weights. All layers share one scale, so that their colours are comparable.
 export function subtract(one, other) {
-  const kept = pairs(one, other);
-  const exact = kept.map(([a, b]) =>
+  const layerPairs = pairs(one, other);
+  const exact = layerPairs.map(([a, b]) =>
     Float32Array.from(a.codes, (code, at) => a.table[code] - b.table[b.codes[at]]),
   );
   let peak = 0;
   for (const values of exact) for (const value of values) peak = Math.max(peak, Math.abs(value));
-  const layers = kept.map(([a, b], i) =>
+  const layers = layerPairs.map(([a, b], i) =>
     Layer.ofNumbers({ ...a, norm: "signed", exact: exact[i], allowed: union(a, b) }, peak),
   );
   return {
@@ -172,7 +172,7 @@ export function subtract(one, other) {
     layers,
     note: "",
     isDifference: true,
-    left: leftOut(one, other, kept),
+    left: leftOut(one, other, layerPairs),
   };
 }
 
@@ -184,13 +184,13 @@ function union(a, b) {
   return cells.map((_, at) => a.allowed[at % a.allowed.length] | b.allowed[at % b.allowed.length]);
 }
 
-function leftOut(one, other, kept) {
+function leftOut(one, other, layerPairs) {
   const [a, b] = [one.layers.length, other.layers.length];
   const [common, all] = [Math.min(a, b), Math.max(a, b)];
   const gaps = [];
   if (common < all)
     gaps.push(`${all - common} of ${all} layers left out: ${a < b ? "A" : "B"} has only ${common}`);
-  if (kept.length < common)
-    gaps.push(`${common - kept.length} of ${all} layers left out: other numbers of heads`);
+  if (layerPairs.length < common)
+    gaps.push(`${common - layerPairs.length} of ${all} layers left out: different numbers of heads`);
   return gaps;
 }

@@ -3,7 +3,7 @@
 import { element } from "./element.js";
 import { readable } from "./tokens.js";
 
-export function emptyState(catalogue, selection, wanted) {
+export function emptyState(catalogue, selection, requested) {
   if (!catalogue.all) return words("Looking for runs …");
   if (!catalogue.all.length) {
     return words(
@@ -23,8 +23,8 @@ export function emptyState(catalogue, selection, wanted) {
         "writes its first maps within some seconds.",
     );
   }
-  if (!selection.runs.length && wanted?.length) {
-    const names = wanted.map(readable).join(", ");
+  if (!selection.runs.length && requested?.length) {
+    const names = requested.map(readable).join(", ");
     return words("No attention maps in these runs", `${names}: choose others on the left.`);
   }
   if (!selection.runs.length) return words("No run is chosen", "Choose one or more on the left.");

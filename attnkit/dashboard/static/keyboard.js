@@ -50,7 +50,7 @@ export class Keyboard {
       ),
       element("button", { onclick: () => this.element.close() }, "Close"),
     );
-    window.addEventListener("keydown", (event) => this.#press(event));
+    window.addEventListener("keydown", (event) => this.#onKey(event));
   }
 
   toggleHelp() {
@@ -58,14 +58,14 @@ export class Keyboard {
     else this.element.showModal();
   }
 
-  #press(event) {
+  #onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (event.target.closest?.("input[type=search], select, textarea")) {
       if (event.key === "Escape") event.target.blur();
       return;
     }
     if (this.element.open && event.key !== "?") return;
-    if (event.key === " " && event.target.closest?.("button, input")) return; // it presses them
+    if (event.key === " " && event.target.closest?.("button, input")) return; // the key presses them
     const act = this.#actions(event)[event.key];
     if (!act) return;
     event.preventDefault();

@@ -10,10 +10,10 @@ export const MODE_NAMES = {
   rollout: "Rollout",
 };
 
-// Products of two numbers that a rollout may take: it blocks the page, for about half a second.
-const MOST_PRODUCTS = 1.5e8;
+// Most multiplications of a rollout, which blocks the page for up to about half a second.
+const MAX_PRODUCTS = 1.5e8;
 
-// The record in a mode, as {record}; or why it has none, as {problem}. `sites` are those of the run.
+// The record in a mode, as {record}, or why there is none, as {problem}. `sites`: of the run.
 export function inMode(record, mode, tag, sites) {
   if (mode === "weights") return { record };
   return mode === "values" ? withLengths(record) : rollout(record, tag, sites);
@@ -55,10 +55,10 @@ function rollout(record, tag, sites) {
   }
   const size = record.queries.length;
   const products = ((record.layers.length - 1) * size ** 3) / (record.causal ? 6 : 1);
-  if (products > MOST_PRODUCTS) {
+  if (products > MAX_PRODUCTS) {
     return {
       problem:
-        `Rollout is left out: ${record.layers.length} layers of ${size} tokens take too long here. ` +
+        `Rollout is not computed: ${record.layers.length} layers of ${size} tokens take too long here. ` +
         "attnkit attention RUN --text TEXT --mode rollout --out maps.png computes it.",
     };
   }
@@ -78,13 +78,13 @@ function rollout(record, tag, sites) {
   return { record: { ...record, layers, shows: why ? `${shows}; ${why}` : shows } };
 }
 
-// (A / 2 + I / 2) times what is below, and which cells it can reach, a bit for each. Stored weights
-// are rounded, so each row is divided by its sum.
+// (A / 2 + I / 2) times the rollout of the layers below, and a bit for each cell that it reaches.
+// Stored weights are rounded, so each row is divided by its sum.
 function step(layer, size, before) {
   const exact = new Float64Array(size * size);
   const words = Math.ceil(size / 32);
   const reached = new Uint32Array(size * words);
-  const ends = new Uint32Array(size); // behind the last input that a query reaches
+  const ends = new Uint32Array(size); // one past the last input that a query reaches
   for (let query = 0; query < size; query++) {
     const { mean, seen } = meanRow(layer, query);
     const start = query * size;

@@ -1,4 +1,4 @@
-// The page in a file: the maps of one text, all of them embedded.
+// The page in a file: the maps of one text, embedded in it.
 
 import { Dashboard } from "./dashboard.js";
 import { followTheme } from "./host.js";

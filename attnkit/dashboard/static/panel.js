@@ -30,7 +30,7 @@ export class Panel {
   #views = {};
   #latest = 0;
   #shown = null;
-  #made = {}; // a record in a mode
+  #cached = {}; // a record in a mode
 
   constructor(app, run) {
     this.app = app;
@@ -49,7 +49,7 @@ export class Panel {
     return this.#shown?.view.peaks?.() ?? {};
   }
 
-  // Passes the size of the largest model on the page to the view.
+  // Passes the sizes of the largest model on the page to the view.
   align(sizes) {
     this.#shown?.view.align?.(sizes);
   }
@@ -61,8 +61,8 @@ export class Panel {
   async update({ values, selection, series, step }) {
     const latest = ++this.#latest;
     this.frame.colour(runColour(this.app.catalogue, this.run));
-    if (values.view === "clinic") return this.#examine(values, selection, latest);
-    if (values.view === "contributions") return this.#split(values, selection, latest);
+    if (values.view === "clinic") return this.#drawClinic(values, selection, latest);
+    if (values.view === "contributions") return this.#drawContributions(values, selection, latest);
     if (!series) {
       this.#refuse("", this.#missing(selection));
       return;
@@ -84,18 +84,18 @@ export class Panel {
     await this.#show(values.view, model);
   }
 
-  // The last one is cached: a change of head or scale does not affect it.
+  // The last record is cached: a change of head or scale does not affect it.
   #inMode(record, values, tag) {
     const mode = MODED.includes(values.view) ? values.mode : "weights";
-    if (this.#made.record !== record || this.#made.mode !== mode) {
+    if (this.#cached.record !== record || this.#cached.mode !== mode) {
       const sites = this.app.catalogue.sites([this.run]);
-      this.#made = { record, mode, found: inMode(record, mode, tag, sites) };
+      this.#cached = { record, mode, found: inMode(record, mode, tag, sites) };
     }
-    return this.#made.found;
+    return this.#cached.found;
   }
 
   // The clinic needs no record.
-  async #examine(values, selection, latest) {
+  async #drawClinic(values, selection, latest) {
     const file = this.app.catalogue.file("clinic", this.run);
     if (!file) {
       this.#refuse("", withoutClinic(this.run));
@@ -116,7 +116,7 @@ export class Panel {
     await this.#show("clinic", model);
   }
 
-  async #split(values, selection, latest) {
+  async #drawContributions(values, selection, latest) {
     const file = this.app.catalogue.file("contributions", this.run);
     if (!file) {
       this.#refuse("", WITHOUT_CONTRIBUTIONS);
@@ -130,12 +130,12 @@ export class Panel {
     await this.#show("contributions", { run: this.run, values, moment, step });
   }
 
-  // What the source answers from a file of the run; null if it fails, or comes too late.
+  // The source's answer from a file of the run; null if it fails, or is outdated.
   async #answer(file, latest, route, ...parameters) {
-    const ask = () => this.app.source[route](...parameters);
+    const fetch = () => this.app.source[route](...parameters);
     try {
       const address = JSON.stringify([route, ...parameters]);
-      const answer = await this.app.answers.get(address, file.written, ask);
+      const answer = await this.app.answers.get(address, file.written, fetch);
       return latest === this.#latest ? answer : null;
     } catch (error) {
       if (latest === this.#latest) this.#refuse("", error.message);
@@ -180,9 +180,9 @@ function siteOf(tag) {
   return tag && tagParts(tag).site;
 }
 
-function stepText(step, wanted) {
-  if (step === wanted) return stepName(step);
-  return `${stepName(step)} (nearest to ${wanted.toLocaleString("en")})`;
+function stepText(step, requested) {
+  if (step === requested) return stepName(step);
+  return `${stepName(step)} (nearest to ${requested.toLocaleString("en")})`;
 }
 
 // The frame of a run or a difference: title, step, facts, export, then the view.

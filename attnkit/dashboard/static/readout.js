@@ -3,7 +3,7 @@
 import { element } from "./element.js";
 import { number, quoted, short } from "./tokens.js";
 
-const MOST = 5;
+const MAX_ITEMS = 5;
 
 export class Readout {
   #shown = "";
@@ -28,14 +28,14 @@ export class Readout {
       return [
         strong(record.keys[key]),
         " is looked at most by ",
-        ...this.#lookers(record, map, head, key),
+        ...this.#queriesOf(record, map, head, key),
       ];
     }
     const cell =
       key === null
         ? []
         : [strong(record.keys[key]), " ", value(map, head, query, key), " · most: "];
-    const most = map.strongest(head, query, MOST);
+    const most = map.strongest(head, query, MAX_ITEMS);
     const list = most.length
       ? most.flatMap(({ key: at, weight }) => [item(record.keys[at], weight)])
       : ["nothing"];
@@ -47,7 +47,7 @@ export class Readout {
     ];
   }
 
-  #lookers(record, map, head, key) {
+  #queriesOf(record, map, head, key) {
     return record.queries
       .map((token, query) => ({
         token,
@@ -56,7 +56,7 @@ export class Readout {
       }))
       .filter(({ seen }) => seen)
       .sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight))
-      .slice(0, MOST)
+      .slice(0, MAX_ITEMS)
       .map(({ token, weight }) => item(token, weight));
   }
 }

@@ -111,7 +111,7 @@ export function bytesIn(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-// Base64 as float32; null stays.
+// Base64 as float32; null stays null.
 export function numbersIn(text) {
   return text === null ? null : new Float32Array(bytesIn(text).buffer);
 }

@@ -1,4 +1,4 @@
-// The list of runs: by folder, one line per variant, with its seeds folded.
+// The list of runs: by folder, one line per variant, with its seeds collapsed.
 
 import { splitRun } from "./catalogue.js";
 import { element, setAttribute } from "./element.js";
@@ -7,7 +7,7 @@ import { readable } from "./tokens.js";
 
 export class RunList {
   #listed = "";
-  #unfolded = new Set();
+  #expanded = new Set();
 
   constructor(app) {
     this.app = app;
@@ -19,12 +19,12 @@ export class RunList {
     const { catalogue } = this.app;
     const matching = catalogue.runs.filter((run) => pattern?.test(run) ?? true);
     const { theme } = document.documentElement.dataset;
-    const listed = JSON.stringify([matching, chosen, [...this.#unfolded], theme, catalogue.all]);
+    const listed = JSON.stringify([matching, chosen, [...this.#expanded], theme, catalogue.all]);
     if (listed === this.#listed) return;
     this.#listed = listed;
     this.chosen = chosen;
     const focused = document.activeElement?.dataset?.key;
-    const folders = grouped(matching, (run) => splitRun(run).folder);
+    const folders = groupBy(matching, (run) => splitRun(run).folder);
     const without = (catalogue.all ?? []).length - catalogue.runs.length;
     this.element.replaceChildren(
       ...[...folders]
@@ -42,14 +42,14 @@ export class RunList {
   }
 
   #variants(runs) {
-    return [...grouped(runs, (run) => splitRun(run).variant)].flatMap(([variant, members]) => {
+    return [...groupBy(runs, (run) => splitRun(run).variant)].flatMap(([variant, members]) => {
       const { seed } = splitRun(members[0]);
       if (members.length === 1) {
         return [this.#line(variant, members, element("span", { class: "count" }, seed))];
       }
       const id = JSON.stringify([splitRun(members[0]).folder, variant]);
       const line = this.#line(variant, members, this.#fold(id, variant, members));
-      if (!this.#unfolded.has(id)) return [line];
+      if (!this.#expanded.has(id)) return [line];
       const seeds = members.map((run) => this.#line(splitRun(run).seed, [run], null));
       return [line, element("div", { class: "seeds" }, ...seeds)];
     });
@@ -62,11 +62,11 @@ export class RunList {
       "button",
       {
         class: "count fold",
-        "aria-expanded": this.#unfolded.has(id),
+        "aria-expanded": this.#expanded.has(id),
         "aria-label": `${readable(variant)}: ${count} of ${members.length} seeds`,
         "data-key": `fold ${id}`,
         onclick: () => {
-          if (!this.#unfolded.delete(id)) this.#unfolded.add(id);
+          if (!this.#expanded.delete(id)) this.#expanded.add(id);
           this.app.state.refresh();
         },
       },
@@ -129,7 +129,7 @@ function note(text) {
   return element("p", { class: "note" }, text);
 }
 
-function grouped(runs, keyOf) {
+function groupBy(runs, keyOf) {
   const groups = new Map();
   for (const run of runs) groups.set(keyOf(run), [...(groups.get(keyOf(run)) ?? []), run]);
   return groups;

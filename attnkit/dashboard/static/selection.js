@@ -12,22 +12,21 @@ export function select(values, catalogue) {
   const inFiles = catalogue.fileSteps(values.view, runs);
   const steps = inFiles.length ? inFiles : catalogue.steps(runs, site);
   const last = steps.length - 1;
-  const wanted = values.step === null ? steps[last] : values.step;
-  const step = last < 0 ? null : nearestStep(steps, wanted);
+  const step = last < 0 ? null : nearestStep(steps, values.step ?? steps[last]);
   return { runs, sites, site, steps, step, index: steps.indexOf(step), ...pair(values, runs) };
 }
 
 // Default runs: the first ones with maps of the same example and site, of different variants if
 // possible.
-function firstRuns(wanted, catalogue) {
+function firstRuns(chosen, catalogue) {
   const sites = catalogue.sites(catalogue.runs);
-  const site = sites.includes(wanted) ? wanted : sites[0];
+  const site = sites.includes(chosen) ? chosen : sites[0];
   const withMaps = catalogue.runs.filter((run) => catalogue.find(run, site));
-  const having = withMaps.length ? withMaps : catalogue.runs;
+  const candidates = withMaps.length ? withMaps : catalogue.runs;
   const path = (run) => `${splitRun(run).folder}/${splitRun(run).variant}`;
-  const firsts = new Map([...having].reverse().map((run) => [path(run), run]));
+  const firsts = new Map([...candidates].reverse().map((run) => [path(run), run]));
   const others = [...firsts.values()].reverse();
-  return [...new Set([...others, ...having])].slice(0, FIRST_RUNS);
+  return [...new Set([...others, ...candidates])].slice(0, FIRST_RUNS);
 }
 
 // The runs of Difference: as chosen, or the first two, or a run against its own start.
@@ -41,9 +40,9 @@ function pair(values, runs) {
 // Stands for run A at its first step. No run has this name, since `:` is not allowed.
 export const START = ":start";
 
-// A head or layer that a smaller model lacks becomes its last one.
-export function clampIndex(wanted, count) {
-  return Math.max(0, Math.min(wanted, count - 1));
+// Replaces a head or layer that a smaller model lacks by its last one.
+export function clampIndex(index, count) {
+  return Math.max(0, Math.min(index, count - 1));
 }
 
 // The input of a view: a record, and the choices that apply to it.

@@ -104,7 +104,7 @@ function title(name) {
   return name[0].toUpperCase() + name.slice(1);
 }
 
-// An incomplete expression is not an error: it filters nothing yet.
+// Null for an incomplete expression, which filters nothing.
 function compile(filter) {
   try {
     return new RegExp(filter, "i");

@@ -22,7 +22,7 @@ export function stripImage(sound) {
   return canvas;
 }
 
-// Samples are played as they are: a page's policy may forbid media from any address.
+// Plays the samples directly: a page's policy may forbid media from all addresses.
 export class PlayButton {
   #sound = null;
   #context = null;

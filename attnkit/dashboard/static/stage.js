@@ -107,7 +107,7 @@ export class Stage {
     return `query ${query}, ${quoted(model.record.queries[query])}, looks most at ${looks}`;
   }
 
-  // Those that are drawn from a record.
+  // The models that are drawn from a record.
   #models() {
     return this.#shown()
       .map((one) => one.model)
@@ -129,17 +129,17 @@ export class Stage {
     if (!same) this.element.replaceChildren(...elements);
   }
 
-  // Prefetches the steps around this one, the nearest first, while idle: scrubbing finds them in
-  // the cache, and current requests never wait for them.
+  // Prefetches the steps around this one, the nearest first, while idle: they are then in the cache
+  // when the slider moves, and current requests never wait for them.
   async #prefetch({ runs, site, steps, index }, drawing) {
-    for (let far = 1; far <= AHEAD; far++) {
-      for (const step of [steps[index + far], steps[index - far]]) {
+    for (let distance = 1; distance <= AHEAD; distance++) {
+      for (const step of [steps[index + distance], steps[index - distance]]) {
         await pause(REST);
         if (drawing !== this.#drawing) return;
         const series = runs.map((run) => this.app.catalogue.find(run, site)).filter(Boolean);
-        const asked = step === undefined ? [] : series;
+        const requested = step === undefined ? [] : series;
         await Promise.all(
-          asked.map((one) => this.app.cache.get(one, nearestStep(one.steps, step))),
+          requested.map((one) => this.app.cache.get(one, nearestStep(one.steps, step))),
         );
       }
     }

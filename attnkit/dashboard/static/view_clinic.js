@@ -10,7 +10,7 @@ import { number, readable, stepName } from "./tokens.js";
 
 const SMALLEST = 180; // height of the curves
 const LARGEST = 420;
-const MARGIN = 92; // below them: what was chosen
+const MARGIN = 92; // below the curves: the scores of the chosen head
 
 export class ClinicView {
   #rows = []; // [layer][head] -> button
@@ -47,7 +47,7 @@ export class ClinicView {
         app.state.set(this.model.clinic.heads[key].place);
         this.#go(x);
       },
-      tell: (hit) => this.#tell(hit),
+      hover: (hit) => this.#describe(hit),
     });
     this.element = element(
       "div",
@@ -96,7 +96,7 @@ export class ClinicView {
     this.plot.height = Math.min(LARGEST, Math.max(SMALLEST, room));
     this.#paint();
     this.#draw();
-    this.#tell(null);
+    this.#describe(null);
   }
 
   table() {
@@ -195,8 +195,8 @@ export class ClinicView {
         button.style.background = value === null ? "" : ramp.css(level);
         button.style.color = value === null ? "" : ramp.ink(level);
         setText(button, value === null ? "–" : inCell(value));
-        const said = value === null ? "not measured" : number(value);
-        const label = `layer ${i}, head ${j}: ${this.score.title} ${said}; ${words[index]}`;
+        const text = value === null ? "not measured" : number(value);
+        const label = `layer ${i}, head ${j}: ${this.score.title} ${text}; ${words[index]}`;
         setAttribute(button, "aria-label", label);
       }),
     );
@@ -237,7 +237,7 @@ export class ClinicView {
   }
 
   // All scores of the head and step under the pointer, or of the chosen ones.
-  #tell(hit) {
+  #describe(hit) {
     const { clinic, index, step } = this.model;
     const one = hit ? clinic.heads[hit.key] : this.#chosen;
     const at = hit ? hit.index : index;
@@ -277,12 +277,12 @@ export class ClinicView {
 
 // The colour of the curves of a layer.
 function stroke(layer) {
-  const made = element("i");
-  made.style.background = categorical(layer);
-  return made;
+  const mark = element("i");
+  mark.style.background = categorical(layer);
+  return mark;
 }
 
-// True if steps are about equally far apart.
+// True if steps are about evenly spaced.
 function evenly(steps) {
   if (steps.length < 3) return true;
   const gaps = steps.slice(1).map((step, i) => step - steps[i]);

@@ -44,8 +44,8 @@ export class ContributionsView {
   }
 }
 
-// What to do about a run that kept no contributions.
+// What to do about a run without contributions.
 export const WITHOUT_CONTRIBUTIONS =
-  "What each part of this run adds was not kept while it trained. Train it with the key " +
-  "callbacks: [contributions]. For the weights that it has now, " +
-  "attnkit explain RUN --text TEXT writes a page.";
+  "This run did not write its contributions while it trained. Train it with the key " +
+  "callbacks: [contributions]. To see those of its current weights, use " +
+  "attnkit explain RUN --text TEXT.";

@@ -12,10 +12,10 @@ const GAP = 8;
 const MARGIN = 24;
 
 const HINT =
-  "Means over the queries that may look at two keys or more; a click chooses head and step.";
+  "Means over the queries that may attend to at least two keys; a click chooses head and step.";
 
 const MEASURES = {
-  entropy: ["Entropy", "nats; 0: one key, high: many alike"],
+  entropy: ["Entropy", "nats; 0: one key, high: many equal weights"],
   distance: ["Distance", "tokens between query and key, mean"],
   first: ["First token", "mass on the first key, mean"],
 };
@@ -106,7 +106,7 @@ export class HeadsView {
             this.app.state.set({ layer, head: key });
             this.#go(x);
           },
-          tell: (hit) => this.#tell(hit && { measure, layer, hit, value: heads[hit.key][hit.index] }),
+          hover: (hit) => this.#describe(hit && { measure, layer, hit, value: heads[hit.key][hit.index] }),
         });
       }),
     );
@@ -129,7 +129,7 @@ export class HeadsView {
       const label = `${name}: head ${index} ${value} at step ${step}`;
       one.update(step, one.layer === layer ? head : null, label);
     }
-    this.#tell(null);
+    this.#describe(null);
   }
 
   // The value of a head at the current step.
@@ -140,11 +140,11 @@ export class HeadsView {
   }
 
   // Describes the point under the pointer, or the chosen head.
-  #tell(found) {
+  #describe(found) {
     const { layer } = found ?? this.model;
     const head = found ? found.hit.key : this.model.head;
     const name = `${visible(this.#curves.names[layer])} · head ${head}`;
-    const said = found
+    const text = found
       ? `step ${found.hit.x}: ${MEASURES[found.measure][0].toLowerCase()} ${number(found.value)}`
       : this.#measures
           .map(
@@ -152,7 +152,7 @@ export class HeadsView {
               `${MEASURES[measure][0].toLowerCase()} ${this.#value(measure, layer, head)}`,
           )
           .join(", ");
-    this.note.replaceChildren(element("b", {}, name), ` ${said}. `, found ? "" : HINT);
+    this.note.replaceChildren(element("b", {}, name), ` ${text}. `, found ? "" : HINT);
   }
 
   #go(step) {
@@ -166,9 +166,9 @@ class HeadsChart {
   #limit = 1;
   #shown = null;
 
-  constructor(measure, layer, steps, heads, { choose, tell }) {
+  constructor(measure, layer, steps, heads, { choose, hover }) {
     Object.assign(this, { measure, layer, steps, heads });
-    this.plot = new Plot({ height: SMALLEST, isCompact: true, choose, tell });
+    this.plot = new Plot({ height: SMALLEST, isCompact: true, choose, hover });
     this.element = this.plot.element;
   }
 

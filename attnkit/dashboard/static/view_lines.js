@@ -267,11 +267,11 @@ function focusedLines(map, heads, { query, key }) {
   );
 }
 
-const kept = new WeakMap(); // layer -> head -> lines, cached for pointer movements
+const cachedLines = new WeakMap(); // layer -> head -> lines, cached for pointer movements
 
 function strongestLines(map, heads) {
-  if (!kept.has(map)) kept.set(map, []);
-  const ofHeads = kept.get(map);
+  if (!cachedLines.has(map)) cachedLines.set(map, []);
+  const ofHeads = cachedLines.get(map);
   return heads.flatMap((head) => {
     ofHeads[head] ??= Array.from({ length: map.queries }, (_, query) =>
       map.strongest(head, query, STRONGEST).map((one) => ({ head, query, ...one })),

@@ -76,14 +76,14 @@ export class TokensView {
     });
     const isSelf = record.kind === "self";
     this.forwards.update({
-      said: [quoted(record.queries[from]), " looks at"],
+      lead: [quoted(record.queries[from]), " looks at"],
       tokens: record.keys,
       cells: record.keys.map((_, at) => cell(from, at)),
       marked: isSelf ? from : to,
       ramp,
     });
     this.backwards.update({
-      said: [quoted(record.keys[to]), " is looked at by"],
+      lead: [quoted(record.keys[to]), " is looked at by"],
       tokens: record.queries,
       cells: record.queries.map((_, at) => cell(at, to)),
       marked: isSelf ? to : from,
@@ -91,7 +91,7 @@ export class TokensView {
     });
   }
 
-  // A token of self-attention is a query and a key at once; of cross-attention, one of them.
+  // A token of self-attention is both a query and a key; of cross-attention, one of them.
   #pin(kind, index) {
     const isSelf = this.#model.record.kind === "self";
     this.app.state.set(isSelf ? { query: index, key: index } : { [kind]: index });
@@ -118,28 +118,28 @@ class Text {
   #listed = null;
 
   constructor(name, pin) {
-    this.said = element("p", { class: "said" });
+    this.lead = element("p", { class: "lead" });
     this.peak = element("span", { class: "peak" });
     this.text = element("div", {
       class: "text",
       role: "group",
       "aria-label": name,
       onclick: (event) => at(event) !== null && pin(at(event)),
-      onpointerover: (event) => this.#tell(at(event)),
-      onpointerleave: () => this.#tell(null),
-      onfocusin: (event) => this.#tell(at(event)),
-      onfocusout: () => this.#tell(null),
+      onpointerover: (event) => this.#describe(at(event)),
+      onpointerleave: () => this.#describe(null),
+      onfocusin: (event) => this.#describe(at(event)),
+      onfocusout: () => this.#describe(null),
     });
     rove(this.text, ["ArrowLeft", "ArrowRight"]);
     this.element = element(
       "section",
       {},
-      element("div", { class: "said-line" }, this.said, this.peak),
+      element("div", { class: "lead-line" }, this.lead, this.peak),
       this.text,
     );
   }
 
-  update({ said, tokens, cells, marked, ramp }) {
+  update({ lead, tokens, cells, marked, ramp }) {
     this.tokens = tokens;
     this.cells = cells;
     if (this.#listed !== tokens) {
@@ -151,17 +151,17 @@ class Text {
         }),
       );
     }
-    this.said.replaceChildren(element("b", {}, said[0]), said[1]);
+    this.lead.replaceChildren(element("b", {}, lead[0]), lead[1]);
     const sizes = cells.map((cell) => (cell.level === MASKED ? -1 : Math.abs(cell.weight)));
     this.most = sizes.indexOf(Math.max(...sizes));
-    this.#tell(null);
+    this.#describe(null);
     const buttons = this.text.querySelectorAll("button");
     cells.forEach((cell, index) => paint(buttons[index], cell, ramp, index === marked));
     if (!this.text.contains(document.activeElement)) stopAt(this.text, buttons[marked ?? 0]);
   }
 
   // The weight of the token under the pointer, or the largest.
-  #tell(index) {
+  #describe(index) {
     const shown = index ?? this.most;
     if (!this.cells) return;
     const label = index === null ? "most: " : "";

@@ -18,7 +18,7 @@ export const flag = {
   read: (texts) => texts[0] === "1",
 };
 
-// Names; an empty list is a choice too, null is none.
+// A list of names; an empty list is a choice, null is not.
 export const names = {
   write: (value) => (value === null ? [] : value.length ? value : [""]),
   read: (texts) => [...new Set(texts.filter(Boolean))],
@@ -37,7 +37,7 @@ export function oneOf(choices) {
 }
 
 export class Address {
-  // `kinds`: key -> one of those above.
+  // `kinds`: key -> one of the objects above.
   constructor(plugin, kinds) {
     this.plugin = plugin;
     this.kinds = kinds;
@@ -52,7 +52,7 @@ export class Address {
   }
 
   // The page's part of an address; "" if there is none.
-  ownPart(hash) {
+  pluginPart(hash) {
     return hash
       .split("&")
       .filter((part) => part.startsWith(this.prefix))

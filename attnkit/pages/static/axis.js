@@ -1,4 +1,4 @@
-// An axis: numbers to pixels, and the round numbers to name on it.
+// An axis: maps numbers to pixels, and chooses the round numbers of its labels.
 
 const PLACES = {
   linear: (value) => value,
@@ -19,7 +19,7 @@ export class Axis {
     return this.from + ((this.place(value) - this.start) / this.span) * (this.to - this.from);
   }
 
-  // Round numbers in the range; of a logarithmic one, 1, 2 and 5 of each power of ten, or the powers.
+  // Round numbers in the range; on a logarithmic axis powers of ten, or also 2 and 5 times these.
   ticks(count) {
     const { low, high } = this;
     if (this.kind === "log") {
@@ -54,7 +54,7 @@ export function padded(low, high, isLog = false) {
   return { low: low - room, high: high + room, kind: "linear" };
 }
 
-// The smallest and the largest finite number in arrays; null without any.
+// The smallest and the largest finite number in arrays; null if there is none.
 export function extent(arrays) {
   let [low, high] = [Infinity, -Infinity];
   for (const values of arrays) {
@@ -67,7 +67,7 @@ export function extent(arrays) {
   return low <= high ? [low, high] : null;
 }
 
-// A number in few letters: 1.234M, 20k, 0.05.
+// A number in few characters: 1.234M, 20k, 0.05.
 export function brief(value) {
   const size = Math.abs(value);
   for (const [unit, one] of [

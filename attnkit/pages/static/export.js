@@ -35,7 +35,7 @@ export function csvField(value) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-// A name for a file, from whatever was logged.
+// A file name made of logged text.
 export function fileName(...parts) {
   return parts.join("-").replace(/[^A-Za-z0-9._-]+/g, "_");
 }
@@ -48,8 +48,8 @@ function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-// Draws an element as the browser shows it: its box, its text, its canvases. The page uses nothing
-// else.
+// Draws an element as the browser shows it: its box, its text, its canvases. The pages contain
+// nothing else.
 function drawElement(context, part) {
   if (part.dataset.noexport === "true" || part.hidden || part.classList.contains("unseen")) return;
   const style = getComputedStyle(part);
@@ -104,7 +104,7 @@ function drawBox(context, { left, top, width, height }, style) {
   context.stroke();
 }
 
-// A text node may be broken into lines, so the line of each letter is queried.
+// A text node may be broken into lines, so the line of each character is queried.
 function drawLines(context, node, style) {
   const range = document.createRange();
   const lines = [];

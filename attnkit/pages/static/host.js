@@ -4,11 +4,11 @@ function parentDocument() {
   try {
     return window.parent.document;
   } catch {
-    return document; // the surrounding frame is foreign
+    return document; // the surrounding frame has another origin
   }
 }
 
-// Sets the theme as TensorBoard has it, or as the system wants it.
+// Follows the theme of TensorBoard, or else of the system.
 export function followTheme() {
   const outside = parentDocument();
   if (outside === document) {

@@ -22,13 +22,13 @@ export const MIDDLE = 127; // zero of a diverging palette
 
 // 256 colours as ImageData's 32-bit words (little-endian RGBA), and as CSS.
 export class Ramp {
-  static #made = new Map();
+  static #cache = new Map();
 
   // By name; some differ in the dark theme.
   static of(name) {
-    const known = name in RAMPS ? name : `${name} ${theme()}`;
-    if (!Ramp.#made.has(known)) Ramp.#made.set(known, new Ramp(RAMPS[known]));
-    return Ramp.#made.get(known);
+    const key = name in RAMPS ? name : `${name} ${theme()}`;
+    if (!Ramp.#cache.has(key)) Ramp.#cache.set(key, new Ramp(RAMPS[key]));
+    return Ramp.#cache.get(key);
   }
 
   constructor(anchors) {

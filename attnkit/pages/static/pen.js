@@ -1,4 +1,4 @@
-// Two pens with the same strokes: one draws on a canvas, one writes SVG. Lengths are CSS pixels.
+// Two pens with the same methods: one draws on a canvas, one writes SVG. Lengths are CSS pixels.
 
 export const FONT_FAMILY =
   'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
@@ -17,7 +17,7 @@ export function fit(canvas, { width, height }) {
   canvas.getContext("2d").setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
 }
 
-// The theme's colours at a place.
+// The theme's colours for an element.
 export function inks(place) {
   const style = getComputedStyle(place);
   const names = ["paper", "soft", "strong", "accent", "line", "dots", "masked"];

@@ -14,9 +14,9 @@ import { CanvasPen, SvgPen, inks } from "./pen.js";
 
 const ROOMY = { left: 62, right: 14, top: 12, bottom: 42 };
 const COMPACT = { left: 4, right: 6, top: 16, bottom: 16 };
-const APART = 34; // least distance of the names on a compact axis
+const APART = 34; // least distance between the names on a compact axis
 const DASHES = [[], [7, 4], [2, 3], [9, 3, 2, 3]]; // beyond eight colours
-const LETTERS = 28;
+const MAX_LETTERS = 28;
 
 // The dash of the curve with an index.
 export function dashOf(index) {
@@ -29,15 +29,15 @@ export class Plot {
   #width = 0; // of the element when it was last drawn
   #place = 0;
 
-  // `tell` hears of the place under the pointer, `choose` of a click, both as {key, index, x} or
-  // null; `isCompact`: a small multiple.
-  constructor({ height, isCompact = false, tell = () => {}, choose = null }) {
+  // `hover` is called with the place under the pointer, {key, index, x} or null, and `choose` with
+  // a clicked place; `isCompact`: a small multiple.
+  constructor({ height, isCompact = false, hover = () => {}, choose = null }) {
     this.height = height;
     this.isCompact = isCompact;
     this.pad = isCompact ? COMPACT : ROOMY;
     this.canvas = element("canvas", { role: "img" });
     this.element = element("div", { class: isCompact ? "chart" : "plot" }, this.canvas);
-    this.tell = tell;
+    this.hover = hover;
     this.canvas.addEventListener("pointermove", (event) => this.#point(this.#at(event)));
     this.canvas.addEventListener("pointerleave", () => this.#point(null));
     if (choose) {
@@ -60,7 +60,7 @@ export class Plot {
   update(drawing, label) {
     this.#drawing = drawing;
     setAttribute(this.canvas, "aria-label", label);
-    this.hit = this.hit && this.#again(this.hit);
+    this.hit = this.hit && this.#hitAgain(this.hit);
     this.draw();
   }
 
@@ -84,8 +84,8 @@ export class Plot {
     return String(pen);
   }
 
-  // What was pointed at, in a new drawing; null if it is gone.
-  #again({ key, index }) {
+  // The same hit in a new drawing; null if it is gone.
+  #hitAgain({ key, index }) {
     const { curves = [], points = [] } = this.#drawing;
     const found = [...curves, ...points].find((one) => one.key === key);
     const x = Array.isArray(found?.x) ? found.x[index] : found?.x;
@@ -207,10 +207,11 @@ export class Plot {
     }
   }
 
-  // A name beside its point, lower where another one is in the way.
+  // A name beside its point, moved down until it covers no other.
   #name(pen, point, x, y, colour, taken) {
     const letters = [...point.name];
-    const words = letters.length > LETTERS ? `${letters.slice(0, LETTERS - 1).join("")}…` : point.name;
+    const isLong = letters.length > MAX_LETTERS;
+    const words = isLong ? `${letters.slice(0, MAX_LETTERS - 1).join("")}…` : point.name;
     const size = pen.width(words);
     const toRight = x + 12 + size < this.size.width;
     const edge = toRight ? x + 11 : x - 11 - size;
@@ -218,7 +219,7 @@ export class Plot {
     const clashes = (one) =>
       Math.abs(one.height - height) < 13 && edge < one.edge + one.size && one.edge < edge + size;
     while (taken.some(clashes)) height += 13;
-    if (height > this.y.from) return; // in the table, with its colour
+    if (height > this.y.from) return; // the table has it, with its colour
     taken.push({ height, edge, size });
     pen.text(words, edge, height, colour);
   }
@@ -240,16 +241,16 @@ export class Plot {
     if (hit?.key === this.hit?.key && hit?.index === this.hit?.index) return;
     this.hit = hit;
     this.draw();
-    this.tell(hit);
+    this.hover(hit);
   }
 
-  // What is nearest to the pointer: {key, index, x}.
+  // The place nearest to the pointer: {key, index, x}.
   #at({ offsetX, offsetY }) {
     if (!this.x) return null;
     const { curves = [], points = [] } = this.#drawing;
     let best = null;
-    const offer = (far, hit) => {
-      if (!best || far < best.far) best = { far, hit };
+    const offer = (distance, hit) => {
+      if (!best || distance < best.distance) best = { distance, hit };
     };
     for (const curve of curves) {
       const index = this.#nearest(curve, offsetX);
@@ -274,8 +275,8 @@ export class Plot {
       if (this.x.at(curve.x[middle]) < pixel) low = middle;
       else high = middle;
     }
-    const far = (i) => Math.abs(this.x.at(curve.x[i]) - pixel);
-    return far(low) <= far(high) ? low : high;
+    const distance = (i) => Math.abs(this.x.at(curve.x[i]) - pixel);
+    return distance(low) <= distance(high) ? low : high;
   }
 
   // Arrow keys: along a curve, and from curve to curve; or from point to point.

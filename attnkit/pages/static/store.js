@@ -40,16 +40,16 @@ export class Store {
   }
 }
 
-// Keeps the state and the address equal.
+// Keeps the state and the address in sync.
 export class Linked {
   #linking = 0;
   #read;
 
-  // `address` is an `Address`; `allowed` corrects what was read.
+  // `address` is an `Address`; `allowed` corrects the values that were read.
   constructor(address, initial, allowed = (values) => values) {
     this.address = address;
     this.allowed = allowed;
-    this.#read = address.ownPart(readHash()); // as it was last read or written
+    this.#read = address.pluginPart(readHash()); // as it was last read or written
     this.store = new Store(initial, allowed(address.fromHash(readHash())));
   }
 
@@ -66,7 +66,7 @@ export class Linked {
     clearTimeout(this.#linking);
     const { address, store } = this;
     const hash = readHash();
-    this.#read = address.ownPart(hash);
+    this.#read = address.pluginPart(hash);
     if (this.#read && hash !== address.toHash(store.values))
       store.replace(this.allowed(address.fromHash(hash)));
   }
@@ -78,12 +78,12 @@ export class Linked {
     const hash = readHash();
     const tab = hash.split("&")[0];
     if (tab !== "" && tab !== address.plugin) return;
-    const own = address.ownPart(hash);
-    if (own && own !== this.#read) {
+    const part = address.pluginPart(hash);
+    if (part && part !== this.#read) {
       this.#follow();
       return;
     }
     writeHash(address.toHash(store.values));
-    this.#read = address.ownPart(readHash());
+    this.#read = address.pluginPart(readHash());
   }
 }

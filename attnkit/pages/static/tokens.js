@@ -10,12 +10,12 @@ export function visible(text) {
   return shown || "∅"; // an empty token
 }
 
-// A name or a note, whose spaces are plain.
+// A name or a note, with plain spaces.
 export function readable(text) {
   return visible(text).replaceAll("␣", " ");
 }
 
-// A token in a narrow place.
+// A token, shortened for a narrow place.
 export function short(text, letters = 12) {
   const shown = [...visible(text)];
   return shown.length > letters ? `${shown.slice(0, letters - 1).join("")}…` : shown.join("");
@@ -41,7 +41,7 @@ export function number(value) {
   return value.toFixed(size < 10 ? 3 : 1).replace("-", "−");
 }
 
-// attention/<example>/<site> in its parts; any other tag is shown whole.
+// The parts of attention/<example>/<site>; any other tag is one part.
 export function tagParts(tag) {
   const parts = tag.split("/");
   if (parts.length === 3) return { example: parts[1], site: parts[2] };

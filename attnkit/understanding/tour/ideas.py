@@ -1,4 +1,4 @@
-"""The ideas of the tour: what is trained for each, with the idea on and off."""
+"""The ideas of the tour, and the runs with each idea on and off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 MODEL = "understanding/tour"
 TRANSLATION = "translation/reverse"
 SHORT = ("trainer.max_steps=400",)
-"""Half of the steps of the recipe: most lines come out right."""
+"""Half of the recipe's steps, after which most lines are correct."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Training:
 
     Attributes:
         recipe: name of a recipe of the kit.
-        changes: keys that are changed in it.
+        changes: overrides of its keys.
     """
 
     recipe: str = MODEL
@@ -27,8 +27,8 @@ class Training:
     def changed(self, overrides: Sequence[str]) -> Training:
         """Returns the run with further keys changed."""
         keys = {override.partition("=")[0] for override in overrides}
-        kept = (change for change in self.changes if change.partition("=")[0] not in keys)
-        return Training(self.recipe, (*kept, *overrides))
+        unchanged = (change for change in self.changes if change.partition("=")[0] not in keys)
+        return Training(self.recipe, (*unchanged, *overrides))
 
     @property
     def command(self) -> str:
@@ -43,7 +43,7 @@ class Idea:
     Attributes:
         name: key of its texts in `words.yaml`.
         on: the run with it.
-        off: the run without it; the same as `on`: its attention is switched off after training.
+        off: the run without it; if equal to `on`, its attention is switched off after training.
     """
 
     name: str
@@ -74,5 +74,5 @@ IDEAS = (
 
 
 def trainings() -> list[Training]:
-    """Returns the runs of all ideas, each once."""
+    """Returns the different runs of all ideas."""
     return list(dict.fromkeys(each for idea in IDEAS for each in (idea.on, idea.off)))

@@ -1,4 +1,4 @@
-"""Trains the runs of the tour and puts what they show on one page."""
+"""Trains the runs of the tour, and shows their results on one page."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from attnkit.understanding.word_vectors import attention_off, hidden_states
 TEXT = "Return the length."
 PROMPT = "Return the"
 LINES = ("a b c d e f g h", "h e a d", "c a b b a g e")
-"""What the translation writes backwards; the first has its map shown."""
+"""Lines that the translation writes backwards; the page shows the map of the first."""
 
 LONG = 10_000
-"""Tokens for which memory is stated."""
+"""Number of tokens for which the page states the memory."""
 
 PACKAGE = "attnkit.understanding.tour"
 
 
-def tour(overrides: tuple[str, ...] = (), tell: Callable[[str], None] = print) -> str:
-    """Trains what is not trained yet, and returns the page as HTML.
+def tour(overrides: tuple[str, ...] = (), write: Callable[[str], None] = print) -> str:
+    """Trains the missing runs, and returns the page as HTML.
 
     Args:
         overrides: keys changed in every run, such as `runs_dir=tour_runs`.
-        tell: receives a line before each training.
+        write: prints a line before each training.
     """
     every = {training: training.changed(overrides) for training in trainings()}
-    # All are loaded before the first is trained, so that a wrong key is reported at once.
+    # Loads all recipes before training, so that an invalid key is reported at once.
     recipes = {each: load_recipe(each.recipe, list(each.changes)) for each in every.values()}
     runs: dict[Training, Any] = {}
     for number, (training, changed) in enumerate(every.items(), start=1):
-        tell(f"{number} of {len(every)}: {changed.command}")
+        write(f"{number} of {len(every)}: {changed.command}")
         runs[training] = load_run(trained(recipes[changed]))
     ideas = []
     for idea in IDEAS:
@@ -61,7 +61,7 @@ def tour(overrides: tuple[str, ...] = (), tell: Callable[[str], None] = print) -
 
 
 def trained(recipe: Recipe) -> Path:
-    """Returns the directory of a recipe's run, which is trained now as far as it is not."""
+    """Returns the directory of a recipe's run, after training what is missing."""
     with suppress(FinishedError):
         experiment.run(recipe, resume="auto")
     return recipe.run_dir
@@ -107,17 +107,17 @@ def _translation(run: Translator) -> dict[str, Any]:
 
 @torch.no_grad()
 def _added(run: TrainedLanguageModel, *, off: bool) -> dict[str, Any]:
-    """How long what attention adds is, and what the model expects after each token."""
+    """Returns the length of what attention adds, and the most likely token after each token."""
     model, ids = run.model, run.encode(TEXT)
     added: list[torch.Tensor] = []
 
-    def keep(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    def store(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         added.append(output[0].norm(dim=-1))
 
     without = range(len(model.layers)) if off else ()
     states = hidden_states(model, [ids], without)[:, 0]
     with attention_off(model, without):
-        hooks = [layer.attention.register_forward_hook(keep) for layer in model.layers]
+        hooks = [layer.attention.register_forward_hook(store) for layer in model.layers]
         tokens = torch.tensor([ids])
         likeliest = model(tokens, torch.zeros_like(tokens))[0].softmax(dim=-1).max(dim=-1)
         for hook in hooks:

@@ -640,7 +640,7 @@ def test_what_cannot_be_subtracted_is_told(page):
     page.open(run=["signed", "two_heads/seed0"], view="difference")
     assert "6 query tokens and B 12" in page(".problem").text_content()
     page.open(run=["hybrid/seed0", "two_heads/seed0"], view="difference")
-    assert "1 of 2 layers left out: other numbers of heads" in page(".facts").text_content()
+    assert "1 of 2 layers left out: different numbers of heads" in page(".facts").text_content()
     page.open(run=["deep/long-name-of-a-variant/seed0", "shallow"], view="difference")
     assert "1 of 2 layers left out: B has only 1" in page(".facts").text_content()
 

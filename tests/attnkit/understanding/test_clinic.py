@@ -207,7 +207,7 @@ def test_the_command(copied, tmp_path):
 def test_the_command_keeps_its_scores_for_the_page(copied):
     """As the moment of the checkpoint, and no other moment changes."""
     file = copied / FILE
-    told = f"kept as step 6 of {FILE}, for the Clinic view of the Attention page"
+    told = f"stored as step 6 of {FILE}, for the Clinic view of the Attention page"
     ended = call("clinic", copied, "--tokens", 1)
     assert ended.stdout.splitlines()[-1] == told
     alone = read_history(file)
@@ -238,7 +238,7 @@ def test_the_command_keeps_its_scores_for_the_page(copied):
     for ended, why in ((damaged, f"{FILE} is damaged"), (blocked, f"cannot write {file}")):
         assert ended.exit_code == 0, ended.output
         assert "L1H1" in ended.stdout
-        assert ended.stdout.count("note: not kept for the Clinic view") == 1
+        assert ended.stdout.count("note: not stored for the Clinic view") == 1
         assert why in ended.stdout.replace("\n", "")
 
 

@@ -136,7 +136,7 @@ def test_bad_input_is_one_message(run, options, message):
 def test_a_run_that_reads_no_text_is_refused(small_run_of_other_task):
     ended = call(small_run_of_other_task, "--word", "mole")
     assert ended.exit_code == 2
-    assert "whose model reads no text alone" in ended.output
+    assert "does not read a single text" in ended.output
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import { Plot } from "./plot.js";
 import { fill, plotPanel, select } from "./toolbar.js";
 
 const HEIGHT = 340;
-const SPREAD = 1.01; // costs within this factor are alike
-const WIDE = 4; // from this factor on the axis is logarithmic
+const SPREAD = 1.01; // costs within this factor count as equal
+const WIDE = 4; // above this factor the axis is logarithmic
 const HINT = "Bars: 95 % interval of the mean. Point at a variant, or use the arrow keys.";
 
 export class CostsPlot {
@@ -18,7 +18,7 @@ export class CostsPlot {
   constructor(app) {
     this.app = app;
     this.cost = select("against", (cost) => app.state.set({ cost }));
-    this.plot = new Plot({ height: HEIGHT, tell: (hit) => this.#tell(hit) });
+    this.plot = new Plot({ height: HEIGHT, hover: (hit) => this.#describe(hit) });
     const parts = {
       plot: this.plot,
       controls: [this.cost.element],
@@ -65,10 +65,10 @@ export class CostsPlot {
       },
       `${metric} against ${this.words}: ${this.#points.length} variants; arrow keys move`,
     );
-    this.#tell(this.plot.hit);
+    this.#describe(this.plot.hit);
   }
 
-  #tell(hit) {
+  #describe(hit) {
     const point = hit && this.#points.find((one) => one.key === hit.key);
     this.app.table.mark(point ? point.place : null);
     if (!point) {
@@ -83,7 +83,7 @@ export class CostsPlot {
   }
 }
 
-// The first cost in which the variants differ.
+// The first cost that differs between the variants.
 function differing(costs, variants) {
   const isDifferent = (key) => {
     const range = extent([variants.map(({ row }) => row?.[key] ?? null)]);

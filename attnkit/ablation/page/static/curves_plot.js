@@ -1,5 +1,5 @@
-// Learning curves: one per variant, the mean over its finished seeds with their range; runs that
-// have not finished as thin lines, so far.
+// Learning curves: per variant the mean over its finished seeds, with their range; runs that have
+// not finished are thin lines.
 
 import { brief, extent, padded } from "./axis.js";
 import { element, setText } from "./element.js";
@@ -10,11 +10,11 @@ import { UNITS } from "./state.js";
 import { fill, plotPanel, select } from "./toolbar.js";
 
 const HEIGHT = 340;
-const MOST_TOLD = 6;
+const MAX_DESCRIBED = 6;
 
 export class CurvesPlot {
   #curves = [];
-  #given = {};
+  #drawn = {};
   #stressed = null;
 
   constructor(app) {
@@ -23,9 +23,9 @@ export class CurvesPlot {
     this.tag = select("curve", (tag) => state.set({ tag }));
     this.over = select("over", (over) => state.set({ over }));
     fill(this.over.list, UNITS.map((unit) => [unit, unit]));
-    this.log = check("logarithmic", (log) => state.set({ log }));
-    this.seeds = check("each seed", (seeds) => state.set({ seeds }));
-    this.plot = new Plot({ height: HEIGHT, tell: (hit) => this.#tell(hit) });
+    this.log = checkbox("logarithmic", (log) => state.set({ log }));
+    this.seeds = checkbox("each seed", (seeds) => state.set({ seeds }));
+    this.plot = new Plot({ height: HEIGHT, hover: (hit) => this.#describe(hit) });
     const parts = {
       plot: this.plot,
       controls: [this.tag.element, this.over.element, this.log.element, this.seeds.element],
@@ -38,9 +38,9 @@ export class CurvesPlot {
   update(values, view, curves, { drawn }) {
     const { theme } = document.documentElement.dataset;
     const names = drawn.map((one) => [one.place, one.name]);
-    const given = JSON.stringify([theme, view.id, values.over, values.log, values.seeds, names]);
-    if (curves === this.#given.curves && given === this.#given.text) return; // drawn already
-    this.#given = { curves, text: given };
+    const choices = JSON.stringify([theme, view.id, values.over, values.log, values.seeds, names]);
+    if (curves === this.#drawn.curves && choices === this.#drawn.choices) return;
+    this.#drawn = { curves, choices };
     fill(
       this.tag.list,
       curves.tags.map((tag) => [tag, tag]),
@@ -123,7 +123,7 @@ export class CurvesPlot {
     const x = extent(this.#curves.map((one) => one.x));
     this.plot.element.hidden = !y || !x;
     if (!y || !x) {
-      setText(this.read, this.#nothing());
+      setText(this.read, this.#emptyText());
       return;
     }
     const canLog = isLog && y[0] > 0;
@@ -137,24 +137,24 @@ export class CurvesPlot {
     };
     const label = `${this.ytitle} over ${this.unit}: ${this.#curves.length} curves; arrow keys move`;
     this.plot.update(this.drawing, label);
-    this.#tell(this.plot.hit);
+    this.#describe(this.plot.hit);
   }
 
-  #nothing() {
+  #emptyText() {
     const { view, state, curves } = this.app;
-    if (this.missing) return `How much ${this.unit} a step takes is known once a run has finished.`;
+    if (this.missing) return `The ${this.unit} per step are known once a run has finished.`;
     if (!curves?.tags.length) return "No run has logged a curve yet.";
     if (state.values.off.length >= view.variants.length) return "No variant is chosen.";
     return `None of these variants has logged ${curves.tag}.`;
   }
 
   // Describes the curve under the pointer, and others at the same place.
-  #tell(hit) {
+  #describe(hit) {
     const near = hit && this.#curves.find((one) => one.key === hit.key);
     this.app.table.mark(near ? this.#placeOf(near) : null);
     if (!near) {
       const soFar = this.#curves.some((one) => one.isSoFar);
-      const left = this.missing ? ` ${this.missing} without a known ${this.unit} left out.` : "";
+      const left = this.missing ? ` Left out: ${this.missing} without known ${this.unit}.` : "";
       const validation = this.ytitle.endsWith("/val")
         ? " The table shows the final validation, after the last step; it may use more tokens."
         : "";
@@ -168,11 +168,11 @@ export class CurvesPlot {
       .filter((one) => one !== near && one.seed === undefined)
       .map((one) => ({ one, i: one.x.findIndex((x) => x >= hit.x * (1 - 1e-9)) }))
       .filter(({ i }) => i >= 0)
-      .slice(0, MOST_TOLD);
+      .slice(0, MAX_DESCRIBED);
     this.read.replaceChildren(
       element("b", {}, `${this.unit} ${brief(hit.x)}`),
-      ` ${told(near, hit.index)}`,
-      ...others.map(({ one, i }) => ` · ${told(one, i)}`),
+      ` ${valueText(near, hit.index)}`,
+      ...others.map(({ one, i }) => ` · ${valueText(one, i)}`),
     );
   }
 
@@ -181,12 +181,12 @@ export class CurvesPlot {
   }
 }
 
-// One step alone, in the middle.
+// A single step, in the middle.
 function single(x, name) {
   return { low: x - 1, high: x + 1, name };
 }
 
-function told(one, i) {
+function valueText(one, i) {
   const name = one.seed === undefined ? one.name : `${one.name} seed ${one.seed}`;
   const value = one.mean[i];
   if (value == null) return `${name} not finite`;
@@ -194,7 +194,7 @@ function told(one, i) {
   return `${name} ${brief(value)}${range}`;
 }
 
-function check(label, choose) {
+function checkbox(label, choose) {
   const box = element("input", { type: "checkbox", onchange: () => choose(box.checked) });
   return { box, element: element("label", {}, box, label) };
 }

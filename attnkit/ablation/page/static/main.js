@@ -11,7 +11,7 @@ export async function render() {
   followTheme();
   const styles = loadStyles(["theme.css", "ablations.css"]);
   const page = new AblationsPage(new Server());
-  const started = page.start(); // asks for data while the styles load
+  const started = page.start(); // requests data while the styles load
   await styles;
   document.body.replaceChildren(page.element);
   window.focus();

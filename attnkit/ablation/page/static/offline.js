@@ -1,4 +1,4 @@
-// The page in a file: one comparison, embedded.
+// The page in a file: one comparison, embedded in it.
 
 import { followTheme } from "./host.js";
 import { AblationsPage } from "./page.js";
@@ -15,7 +15,7 @@ class Embedded {
 
   constructor({ view, curves, exports }) {
     Object.assign(this, { view, exports });
-    this.drawn = curves;
+    this.allCurves = curves;
     this.forms = { csv: "text/csv", tex: "application/x-tex", md: "text/markdown" };
   }
 
@@ -28,8 +28,8 @@ class Embedded {
   }
 
   async curves({ seeds }) {
-    if (seeds) return this.drawn;
-    return { ...this.drawn, seeds: this.drawn.seeds.filter(({ finished }) => !finished) };
+    if (seeds) return this.allCurves;
+    return { ...this.allCurves, seeds: this.allCurves.seeds.filter(({ finished }) => !finished) };
   }
 
   async export(_, form) {

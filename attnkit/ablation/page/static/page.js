@@ -1,4 +1,4 @@
-// The page: fetches what the state asks for, and passes it to its parts.
+// The page: fetches the data of the current state, and passes it to its parts.
 
 import { Announcer } from "./announce.js";
 import { CostsPlot } from "./costs_plot.js";
@@ -15,7 +15,7 @@ import { chosen } from "./variants.js";
 const POLL = { false: 3_000, true: 15_000 }; // milliseconds; true: the study is complete
 
 export class AblationsPage {
-  #asked = {}; // part -> what it was asked with
+  #requested = {}; // part -> the parameters of its last request
 
   constructor(source) {
     this.source = source;
@@ -72,7 +72,7 @@ export class AblationsPage {
 
   // Fetches everything again.
   async reload() {
-    this.#asked = {};
+    this.#requested = {};
     await this.#guarded(async () => {
       this.studies = await this.source.studies();
     });
@@ -88,13 +88,15 @@ export class AblationsPage {
       return;
     }
     const { base, metric, tag, seeds } = values;
-    const view = this.#ask("view", { study, base, metric }, (wanted) => this.source.study(wanted));
+    const choices = { study, base, metric };
+    const view = this.#fetch("view", choices, (request) => this.source.study(request));
     if (this.curves) {
-      await view; // the table comes first: most choices leave the curves as they are
-      if (this.state.values !== values) return; // a newer choice goes on
+      await view; // the table first: most choices do not change the curves
+      if (this.state.values !== values) return; // a newer choice continues
     }
-    const wanted = { study, metric, tag, seeds };
-    await Promise.all([view, this.#ask("curves", wanted, (wanted) => this.source.curves(wanted))]);
+    const parameters = { study, metric, tag, seeds };
+    const curves = this.#fetch("curves", parameters, (request) => this.source.curves(request));
+    await Promise.all([view, curves]);
     this.#draw();
     const newest = this.state.values;
     const isNewest = ["study", "base", "metric", "tag", "seeds"].every(
@@ -109,13 +111,13 @@ export class AblationsPage {
   }
 
   // Fetches a part, unless it was fetched with the same parameters; draws it if it has changed.
-  async #ask(part, wanted, fetch) {
-    const asked = JSON.stringify(wanted);
-    if (this.#asked[part] === asked) return;
-    this.#asked[part] = asked;
+  async #fetch(part, parameters, fetch) {
+    const request = JSON.stringify(parameters);
+    if (this.#requested[part] === request) return;
+    this.#requested[part] = request;
     await this.#guarded(async () => {
-      const answer = await fetch(wanted);
-      if (this.#asked[part] !== asked) return; // a newer request is on its way
+      const answer = await fetch(parameters);
+      if (this.#requested[part] !== request) return; // there is a newer request
       if (this[part] === answer) return;
       this[part] = answer;
       this.#draw();
@@ -129,7 +131,7 @@ export class AblationsPage {
     } catch (error) {
       setText(this.alert, error.message);
       this.alert.hidden = false;
-      this.#asked = {};
+      this.#requested = {};
     }
   }
 

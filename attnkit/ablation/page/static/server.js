@@ -1,11 +1,11 @@
 // Requests to TensorBoard. Addresses are relative to this file, which lies in static/VERSION/, so
-// that one behind a path prefix works too.
+// that a TensorBoard behind a path prefix works too.
 
-import { ask } from "./ask.js";
+import { request } from "./request.js";
 
 const FORMS = { csv: "text/csv", tex: "application/x-tex", md: "text/markdown" };
 
-// Where the page gets its data from: here TensorBoard, in a file `offline.js`.
+// The source of the page's data in TensorBoard; `offline.js` has that of a file.
 export class Server {
   isLive = true;
   forms = FORMS;
@@ -24,23 +24,23 @@ export class Server {
   }
 
   async export({ study, base, metric }, form) {
-    return (await this.#ask("export", { study, base, metric, form })).text();
+    return (await this.#request("export", { study, base, metric, form })).text();
   }
 
-  // Returns the very object of the last answer on a route, if nothing has changed.
+  // Returns the object of the last answer on a route again if it has not changed.
   async #answer(route, parameters) {
     const last = this.#last[route];
     const headers = last ? { "If-None-Match": last.tag } : {};
-    const response = await this.#ask(route, parameters, { headers });
+    const response = await this.#request(route, parameters, { headers });
     if (response.status === 304) return last.content;
     const content = await response.json();
     this.#last[route] = { tag: response.headers.get("ETag"), content };
     return content;
   }
 
-  #ask(route, parameters, options) {
-    const given = Object.entries(parameters).filter(([, value]) => value !== null);
+  #request(route, parameters, options) {
+    const set = Object.entries(parameters).filter(([, value]) => value !== null);
     const address = new URL(route, new URL("../../", import.meta.url));
-    return ask(address, Object.fromEntries(given), options);
+    return request(address, Object.fromEntries(set), options);
   }
 }

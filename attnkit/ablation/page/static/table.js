@@ -1,4 +1,4 @@
-// The table of a study: one row per variant, also of those without a finished run.
+// The table of a study: one row per variant, also for variants without a finished run.
 
 import { element } from "./element.js";
 import { categorical } from "./palettes.js";
@@ -76,8 +76,8 @@ export class Table {
     const words = one.row?.words ?? [];
     const cells = columns.slice(1).map((_, i) => {
       const text = words[i + 1] ?? "";
-      const judged = i + 1 === this.verdict && one.row?.verdict && !view.complete;
-      return element("td", { class: this.#align(i + 1) }, judged ? `${text} so far` : text);
+      const isSoFar = i + 1 === this.verdict && one.row?.verdict && !view.complete;
+      return element("td", { class: this.#align(i + 1) }, isSoFar ? `${text} so far` : text);
     });
     const kind = (one.row?.verdict ?? "none").replaceAll(" ", "-");
     return element(
@@ -107,7 +107,7 @@ export class Table {
     dot.style.background = isDrawn ? categorical(one.place) : "none";
     dot.style.borderColor = categorical(one.place);
     const words = one.row?.words[0] ?? one.label;
-    const hint = "click: draw or not; with shift, or twice: draw this one alone";
+    const hint = "Click: show or hide. Shift-click or double-click: show only this one.";
     return element(
       "th",
       { scope: "row" },
@@ -128,7 +128,7 @@ export class Table {
     );
   }
 
-  // The state of the runs, and the way to their maps.
+  // The state of the runs, and a button that opens their maps.
   #runs(one) {
     const isOpen = this.app.source.isLive && one.runs.some((run) => run.run);
     const maps = element(
@@ -177,7 +177,7 @@ export class Table {
     const range = `${first + 1} to ${Math.min(listed.length, first + PAGE_SIZE)} of ${listed.length}`;
     this.pager.replaceChildren(
       ...(listed.length
-        ? [turn("← before", number - 1), range, turn("next →", number + 1)]
+        ? [turn("← previous", number - 1), range, turn("next →", number + 1)]
         : ["No variant matches."]),
     );
   }
@@ -187,15 +187,15 @@ function toggled(list, name) {
   return list.includes(name) ? list.filter((one) => one !== name) : [...list, name];
 }
 
-// The state of each run of a variant as a square; of many, numbers.
+// The state of each run of a variant as a square; the numbers of states if there are many.
 function squares(runs) {
   const counts = STATES.map((state) => [state, runs.filter((run) => run.state === state).length]);
-  const said = counts.filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
-  if (runs.length > MOST_SQUARES) return element("span", {}, said.join(", "));
+  const texts = counts.filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
+  if (runs.length > MOST_SQUARES) return element("span", {}, texts.join(", "));
   const drawn = runs.map((run) =>
     element("i", { class: `square ${run.state}`, title: `seed ${run.seed}: ${describe(run)}` }),
   );
-  return element("span", { class: "squares", role: "img", "aria-label": said.join(", ") }, ...drawn);
+  return element("span", { class: "squares", role: "img", "aria-label": texts.join(", ") }, ...drawn);
 }
 
 function describe({ state, text, value }) {

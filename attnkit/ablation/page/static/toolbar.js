@@ -1,5 +1,5 @@
-// Above the table: which study, against which base, by which metric; filters; files; maps.
-// Parts of it serve the panels of plots too.
+// The controls above the table: study, metric, base, filters, exports and maps. The panels of plots
+// use some of its parts.
 
 import { element, setAttribute, setText } from "./element.js";
 import { fileName, saveCsv, savePng, saveText } from "./export.js";
@@ -32,8 +32,6 @@ export class Toolbar {
       { class: "maps", onclick: () => this.openMaps(this.shown.drawn, "matrix") },
       "Attention maps",
     );
-    const file = (form) =>
-      element("button", { class: "quiet", onclick: () => this.#save(form) }, form.toUpperCase());
     const forms = { CSV: "csv", LaTeX: "tex", Markdown: "md" };
     this.element = element(
       "header",
@@ -54,20 +52,19 @@ export class Toolbar {
           "PNG",
         ),
         ...Object.entries(forms).map(([name, form]) => {
-          const button = file(form);
-          button.textContent = name;
-          button.title = `Save the table as ${name}`;
-          return button;
+          const title = `Save the table as ${name}`;
+          const onclick = () => this.#save(form);
+          return element("button", { class: "quiet", title, onclick }, name);
         }),
       ),
     );
-    document.addEventListener("keydown", (event) => this.#press(event));
+    document.addEventListener("keydown", (event) => this.#onKey(event));
   }
 
   list(studies, study) {
     fill(
       this.study.list,
-      studies.map(({ id, name, counts }) => [id, `${name}${going(counts)}`]),
+      studies.map(({ id, name, counts }) => [id, `${name}${runningText(counts)}`]),
     );
     this.study.list.value = study ?? "";
     this.study.element.hidden = studies.length < 2 && !this.app.source.isLive;
@@ -130,7 +127,7 @@ export class Toolbar {
     savePng(this.app.content, fileName("ablation", this.app.view.id));
   }
 
-  #press(event) {
+  #onKey(event) {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest?.("input[type=search], select, textarea")) return;
     event.preventDefault();
@@ -140,7 +137,7 @@ export class Toolbar {
 
 const RESET = { base: null, metric: null, tag: null, cost: null, off: [], sort: null, page: 0 };
 
-// "6 of 9 runs, 2 running": what is left, or nothing if all have ended.
+// "6 of 9 runs finished, 2 running"; empty without runs.
 function statusOf({ variants, complete, tuning }) {
   const counts = {};
   for (const { runs } of variants)
@@ -158,7 +155,7 @@ function statusOf({ variants, complete, tuning }) {
   ].join(", ");
 }
 
-function going({ running = 0 }) {
+function runningText({ running = 0 }) {
   return running ? ` (${running} running)` : "";
 }
 
@@ -167,7 +164,7 @@ export function select(label, choose) {
   return { list, element: element("label", {}, label, list) };
 }
 
-// Lists options, unless they are listed already.
+// Fills a list with options, unless it has them already.
 export function fill(list, options) {
   const listed = JSON.stringify(options);
   if (list.dataset.listed === listed) return;

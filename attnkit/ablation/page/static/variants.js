@@ -1,4 +1,4 @@
-// Which variants are listed, in which order, and which are drawn.
+// Selects and sorts the variants that are listed, and those that are drawn.
 
 export const PAGE_SIZE = 50;
 
@@ -22,7 +22,7 @@ export function chosen(view, values) {
   return { all, listed, page, number, pages, drawn: page.filter((one) => !off.has(one.name)) };
 }
 
-// An incomplete expression filters nothing yet.
+// Null for an incomplete expression, which filters nothing.
 export function compile(filter) {
   try {
     return new RegExp(filter, "i");
@@ -51,7 +51,7 @@ function sorted(variants, sort) {
 
 const UNITS = { k: 1e3, M: 1e6, G: 1e9, T: 1e12 };
 
-// What a cell is sorted by: its number, with its unit, or its words.
+// The sort key of a cell: its number, with its unit, or its words.
 export function sortKey({ label, row }, column) {
   if (column === 0) return label;
   const words = row?.words[column];
@@ -61,7 +61,8 @@ export function sortKey({ label, row }, column) {
   return Number(found[1].replaceAll(",", "")) * (UNITS[found[2]] ?? 1);
 }
 
-// The runs of some variants with one seed, the first that all have: their names in TensorBoard.
+// The names in TensorBoard of the variants' runs with the first seed that all have; without such a
+// seed, of the first run of each.
 export function runsOfOneSeed(variants) {
   const seeds = variants.map(
     ({ runs }) => new Map(runs.filter((run) => run.run).map((run) => [run.seed, run.run])),

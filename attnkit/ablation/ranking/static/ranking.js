@@ -26,7 +26,7 @@ class RankingPage {
     this.table = element("table");
     this.details = element("section", { class: "details", "aria-live": "polite" });
     this.read = element("p", {}, "Point at a mechanism.");
-    this.plot = data.recall && new Plot({ height: HEIGHT, tell: (hit) => this.#tell(hit) });
+    this.plot = data.recall && new Plot({ height: HEIGHT, hover: (hit) => this.#tell(hit) });
     this.element = element(
       "main",
       { class: "ranking" },

@@ -1,4 +1,4 @@
-// The tour: a page per idea, its switch, and what the models show.
+// The tour: a page per idea, with its switch and the results of its models.
 
 import { element } from "./element.js";
 import { followTheme } from "./host.js";
@@ -24,11 +24,11 @@ class Tour {
     this.element = element("div", { class: "tour" });
   }
 
-  // The address holds the language, the page and the switch, so that a link shows the same.
+  // The address contains the language, the page and the switch, so that a link shows the same view.
   read() {
     const [language, name, switched] = window.location.hash.slice(1).split("/");
-    const own = navigator.language.startsWith("ko") ? "ko" : "en";
-    this.language = language in this.data.words ? language : own;
+    const preferred = navigator.language.startsWith("ko") ? "ko" : "en";
+    this.language = language in this.data.words ? language : preferred;
     this.page = Math.max(
       0,
       this.data.ideas.findIndex((idea) => idea.name === name),
@@ -123,7 +123,7 @@ class Tour {
 
   heads(site) {
     return site.maps.map((map, number) => {
-      const made = button(
+      const choice = button(
         map.name,
         () => {
           this.map = number;
@@ -131,8 +131,8 @@ class Tour {
         },
         { "aria-pressed": number === this.map },
       );
-      made.prepend(thumbnail(map.weights));
-      return made;
+      choice.prepend(thumbnail(map.weights));
+      return choice;
     });
   }
 }
@@ -156,7 +156,7 @@ function facts(idea, panel, words, text) {
   return rows;
 }
 
-// Colours show a weight as a share of its row's largest.
+// The colour of a weight, relative to the largest weight of its row.
 function colour(weight, most) {
   return Ramp.of("tint").css(Math.round((Math.abs(weight) / most) * LEVELS));
 }
@@ -179,18 +179,18 @@ function thumbnail(weights) {
 }
 
 function enlarged(site, map, reading) {
-  // Lengths, unlike weights, are compared between rows too.
+  // Lengths, unlike weights, are comparable between rows.
   const shared = site.maps.length === 1 ? largest(map.weights.flat()) : null;
   const rows = map.weights.map((row, y) => {
     const most = shared ?? largest(row);
     const cells = row.map((weight, x) => {
       const masked = site.allowed !== null && !site.allowed[y][x];
       const value = masked ? "masked" : weight.toFixed(3);
-      const said = `${visible(site.queries[y])} → ${visible(site.keys[x])}: ${value}`;
+      const text = `${visible(site.queries[y])} → ${visible(site.keys[x])}: ${value}`;
       const cell = element("td", {
         class: masked ? "masked" : "",
-        "aria-label": said,
-        onpointerenter: () => (reading.textContent = said),
+        "aria-label": text,
+        onpointerenter: () => (reading.textContent = text),
       });
       if (!masked) cell.style.background = colour(weight, most);
       return cell;

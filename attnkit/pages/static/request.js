@@ -1,6 +1,7 @@
-// A request to TensorBoard; errors have its own words. A status of 304 answers `If-None-Match`.
+// Sends a request to TensorBoard; throws its error messages. The status 304, which answers
+// `If-None-Match`, is not an error.
 
-export async function ask(address, parameters = {}, options = {}) {
+export async function request(address, parameters = {}, options = {}) {
   for (const [name, value] of Object.entries(parameters)) address.searchParams.set(name, value);
   let response;
   try {
