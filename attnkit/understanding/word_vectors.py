@@ -216,7 +216,7 @@ def neighbours(distances: np.ndarray, k: int) -> np.ndarray:
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
     """Returns the mean of (b - a) / max(a, b) over points, where a is the mean distance to the
-    other points of the same label and b the smallest mean distance to another label; 0 where both are 0.
+    others of the same label and b the smallest mean distance to another label; 0 where both are 0.
     """
     member = labels[:, None] == np.unique(labels)  # (N, K)
     sums, counts = distances @ member, member.sum(axis=0)

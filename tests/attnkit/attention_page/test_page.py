@@ -138,7 +138,7 @@ def test_rollout_is_that_of_python_and_left_out_where_it_would_block_the_page(tm
             shown.keyboard.press("m")
             if one is long:
                 told = shown.locator(".problem").filter(has_text="3 layers of 440 tokens")
-                assert told.text_content().startswith("Rollout is left out")
+                assert told.text_content().startswith("Rollout is not computed")
                 break
             shown.locator(".facts").filter(has_text="heads averaged").wait_for()
             pixels = shown.locator(".thumbnail canvas").evaluate_all(THUMBNAILS)
