@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics import MeanMetric
 
 from attnkit.attention.kernels import outside
 from attnkit.attention.maps import evaluating, has_attention
@@ -108,7 +107,7 @@ class Task(OptimizerSteps, ABC):
         self._under_way: tuple[Any, int] = None, -1  # batch and number of a step that is replayed
         self.is_final = False
         self.loss_names: tuple[str, ...] = ()
-        self._means: dict[str, MeanMetric] = {}
+        self._totals: dict[str, Tensor] = {}  # weighted sum and sum of weights, (2,)
         self.batch_weight: float | Tensor = 1.0
         self._batch_weights: deque[float | Tensor] = deque()
 
@@ -301,20 +300,24 @@ class Task(OptimizerSteps, ABC):
         """Adds the result of `measure` to the means, weighted by the batch's targets."""
         weight = self.num_targets(batch)
         for name, value in self.measure(batch).items():
-            if name not in self._means:
-                # By default it looks for NaN, for which the host waits, and leaves it out.
-                self._means[name] = MeanMetric(nan_strategy="disable").to(self.device)
-            if weight:  # a mean over no targets is NaN
-                # Filled on the device: a number of the host would be copied, and waited for.
-                self._means[name].update(value, torch.full_like(value, weight, dtype=torch.float))
+            # Filled on the device: a number of the host would be copied, and waited for.
+            weights = torch.full_like(value, weight, dtype=torch.float)
+            added = value * weights if weight else weights  # a mean over no targets is NaN
+            sums = torch.stack([added, weights])
+            self._totals[name] = self._totals[name] + sums if name in self._totals else sums
 
     def means(self) -> dict[str, float]:
         """Returns the means of `measure` over the validation that has just ended, over all
         processes, and resets them.
         """
-        found = {name: float(mean.compute()) for name, mean in self._means.items()}
-        self._means.clear()
-        return found
+        names, sums = list(self._totals), list(self._totals.values())
+        self._totals.clear()
+        if not names:
+            return {}
+        totals = torch.stack(sums)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(totals)
+        return dict(zip(names, (totals[:, 0] / totals[:, 1]).tolist(), strict=True))
 
     def metrics(self) -> dict[str, float]:
         """Returns the metrics of a validation: `loss`, which selects the best checkpoint, and

@@ -170,15 +170,13 @@ class HostWaits(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("task", TASKS.names())
-def test_no_batch_of_a_validation_but_the_first_is_waited_for(small, monkeypatch, task):
+def test_no_batch_of_a_validation_is_waited_for(small, monkeypatch, task):
     more = ["data.num_val=6"] if task == "speech" else []
     recipe = small("trainer.max_steps=1", *more, task=task)
     kind, watched = type(built(recipe)), []
     step = kind.validation_step
 
     def watch(self, batch, batch_idx):
-        if batch_idx == 0:  # makes the metrics
-            return step(self, batch, batch_idx)
         watched.append(batch_idx)
         with HostWaits():
             return step(self, batch, batch_idx)
@@ -186,6 +184,22 @@ def test_no_batch_of_a_validation_but_the_first_is_waited_for(small, monkeypatch
     monkeypatch.setattr(kind, "validation_step", watch)
     experiment.run(recipe)
     assert watched
+
+
+def test_a_validation_weights_each_batch_by_its_targets(small, monkeypatch):
+    sizes = iter([1, 2, 3] * 9)
+    monkeypatch.setattr(
+        LanguageModelingTask, "measure", lambda self, batch: {"loss": torch.tensor(self.size)}
+    )
+
+    def count(self, batch):
+        self.size = float(next(sizes))
+        return int(self.size)
+
+    monkeypatch.setattr(LanguageModelingTask, "num_targets", count)
+    keys = ["trainer.max_steps=1", "trainer.batch_size=1", "validation.max_tokens=48"]
+    result = experiment.run(small(*keys, "validation.final_max_tokens=48"))
+    assert result.metrics["loss"] == pytest.approx(14 / 6)
 
 
 @pytest.mark.parametrize("num_targets", [128, 0])
