@@ -17,16 +17,16 @@ MAX_MOMENTS = 200
 
 
 class AtMoments(L.Callback):
-    """Calls `write` at chosen steps, once each, also in a run that was resumed.
+    """Calls `write` at chosen steps, once each, even if the run is resumed.
 
     Args:
         num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
-        every_n_steps: multiples of this instead, and the last step; required if the run's length
-            is not known in steps.
+        every_n_steps: call it at multiples of this instead, and at the last step; required if the
+            number of training steps is unknown.
 
     Attributes:
-        is_guarded: report the first exception of `write`, and continue training after each; true
-            in every run of a recipe. Default: raise it.
+        is_guarded: report the first exception of `write` and continue training, as in every run of
+            a recipe. Default: raise it.
 
     Raises:
         ValueError: if a number is below 1; when training starts, if `every_n_steps` is required and
@@ -42,7 +42,7 @@ class AtMoments(L.Callback):
         self.num_moments = num_moments
         self.every_n_steps = every_n_steps
         self._moments: set[int] = set()
-        self._written = -1
+        self._last_written = -1
         self._has_failed = False
 
     @abstractmethod
@@ -50,10 +50,10 @@ class AtMoments(L.Callback):
         """Acts at a moment. Only the first process calls it."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"written": self._written}
+        return {"written": self._last_written}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._written = state_dict["written"]
+        self._last_written = state_dict["written"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Chooses the moments, and acts at step 0, before the first update."""
@@ -86,15 +86,15 @@ class AtMoments(L.Callback):
         step = trainer.global_step
         every = self.every_n_steps
         is_moment = step in self._moments or (every is not None and step % every == 0)
-        if not is_moment or step <= self._written:
+        if not is_moment or step <= self._last_written:
             return
-        self._written = step
-        # All processes come here: with sharded weights, each contributes its own.
+        self._last_written = step
+        # All processes take part: with sharded weights, each contributes its shard.
         with getattr(module, "whole_weights", nullcontext)():
             if trainer.is_global_zero:
-                self._attempt(trainer, module, step)
+                self._try_to_write(trainer, module, step)
 
-    def _attempt(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
+    def _try_to_write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
         try:
             self.write(trainer, module, step)
         except Exception as error:
@@ -113,19 +113,19 @@ class AtMoments(L.Callback):
 
 
 def log_moments(total_steps: int, count: int) -> list[int]:
-    """Returns the steps at which to log: 0, then ever wider apart (by a ratio), and the last one.
+    """Returns log-spaced steps at which to log, including 0 and the last one.
 
     Args:
-        total_steps: steps of the whole run; logging at `total_steps` is after the last one.
-        count: how many moments, 2 to `MAX_MOMENTS`; a run with fewer steps gets them all.
+        total_steps: steps of the whole run; the moment `total_steps` is after the last step.
+        count: number of moments, 2 to `MAX_MOMENTS`; a run with fewer steps gets them all.
 
     Raises:
         ValueError: if `count` is out of range or `total_steps` is negative.
     """
     if total_steps < 0:
-        raise ValueError(f"total_steps is {total_steps}; a run has 0 or more steps")
+        raise ValueError(f"total_steps must be at least 0, got {total_steps}")
     if not 2 <= count <= MAX_MOMENTS:
-        raise ValueError(f"count is {count}; TensorBoard shows 2 to {MAX_MOMENTS} moments of a tag")
+        raise ValueError(f"count must be from 2 to {MAX_MOMENTS}, got {count}")
     steps = [0]
     while steps[-1] < total_steps and len(steps) < count:
         last, remaining = steps[-1], count - len(steps)

@@ -1,7 +1,7 @@
 """Draws the attention of a fixed example while a model trains. Works with any LightningModule.
 
-The maps come from a forward pass of their own, in evaluation mode, outside the training step: they
-are exact under any kernel, and they cost nothing between the logging moments.
+The maps come from a separate forward pass, in evaluation mode, outside the training step. They are
+exact under any kernel, and cost nothing between the logging moments.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ class AttentionMaps(AtMoments):
     Attention page, and W&B and MLflow get them as files.
 
     Args:
-        inputs: what the module is called with: one example, with a batch axis of 1.
-        query_tokens: texts of the tokens that ask.
-        key_tokens: texts of the tokens that answer; None: the same tokens.
+        inputs: arguments of the module: one example, with a batch axis of 1.
+        query_tokens: texts of the query tokens.
+        key_tokens: texts of the key tokens; None: the same as `query_tokens`.
         num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
         every_n_steps: log at multiples of this instead, and at the last step; required if the
-            run's length is not known in steps.
+            number of training steps is unknown.
         example: name of the example, in the tags.
         forward: how to call the module; None: `module(*inputs)`.
-        note: what a viewer should know about the example.
-        site_tokens: site (`encoder.self`) -> texts of the tokens that ask and that answer there,
-            where they differ from the two above.
-        sound: what the keys of cross-attention are positions of, if that is a sound.
+        note: a remark for readers of the maps.
+        site_tokens: site (`encoder.self`) -> texts of its query tokens and key tokens, if they
+            differ from the two above.
+        sound: the sound whose positions are the keys of cross-attention, if there is one.
 
     Raises:
-        ValueError: when training starts, if the module holds no attnkit mechanism, or if
+        ValueError: when training starts, if the module contains no attnkit mechanism, or if
             `every_n_steps` is required and missing.
     """
 

@@ -18,11 +18,11 @@ class Certificates(L.Callback):
     those that pass. Sharded parameters (fsdp) train in plain torch.
 
     Args:
-        keep: called with the certificates in the first process, if there are any.
+        record: called with the certificates in the first process, if there are any.
     """
 
-    def __init__(self, keep: Callable[[Sequence[dict[str, Any]]], None]) -> None:
-        self._keep = keep
+    def __init__(self, record: Callable[[Sequence[dict[str, Any]]], None]) -> None:
+        self._record = record
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: Any = pl_module.model
@@ -31,9 +31,9 @@ class Certificates(L.Callback):
             return
         half = torch.bfloat16 if "bf16" in str(trainer.precision) else None
         folder = cache_folder("kernels")
-        made = certify_model(model, model.max_seq_len, pl_module.device, half, folder)
-        if made and trainer.is_global_zero:
-            self._keep([_as_json(certificate) for certificate in made])
+        certificates = certify_model(model, model.max_seq_len, pl_module.device, half, folder)
+        if certificates and trainer.is_global_zero:
+            self._record([_as_json(certificate) for certificate in certificates])
 
 
 def _as_json(certificate: Certificate) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Saves a run: when, and with which state besides Lightning's."""
+"""Saves checkpoints: at which steps, and with which state in addition to Lightning's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnkit.storage.run_directory import LAST
 
 
 class Checkpoints(Checkpoint):
-    """Saves after whole optimizer steps, once everything of the step has been logged.
+    """Saves after whole optimizer steps, when everything about the step has been logged.
 
     A validation that is due comes first, so that a run that resumes neither repeats nor skips it.
     Loggers are flushed before the checkpoint records the lengths of their files.
@@ -28,7 +28,7 @@ class Checkpoints(Checkpoint):
 
     Args:
         io: writes the checkpoints.
-        periods: a checkpoint is saved at multiples of each of these steps, and at each validation.
+        periods: save at multiples of each of these numbers of steps, and at each validation.
         validate_every: steps between validations.
         logged_bytes: flushes the loggers and returns file name -> length.
     """
@@ -45,7 +45,7 @@ class Checkpoints(Checkpoint):
         self.logged_bytes = logged_bytes
         self.periods = periods
         self.validate_every = validate_every
-        self._saved = -1
+        self._last_saved = -1
         self._loss: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -54,7 +54,7 @@ class Checkpoints(Checkpoint):
         Raises:
             CheckpointError: if the state of the optimizer belongs to other weights.
         """
-        self._saved = trainer.global_step
+        self._last_saved = trainer.global_step
         skipped = getattr(getattr(pl_module, "bad_steps", None), "num_skipped", 0)
         for optimizer in trainer.optimizers:
             for one in getattr(optimizer, "parts", [optimizer]):
@@ -96,7 +96,7 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Waits for a checkpoint that is being written."""
-        with contextlib.suppress(CheckpointError):  # the exception says what matters
+        with contextlib.suppress(CheckpointError):  # the original exception is more important
             self.io.wait()
 
     def on_save_checkpoint(
@@ -108,7 +108,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
-        if step == self._saved:
+        if step == self._last_saved:
             return
         if (bad_steps := getattr(trainer.lightning_module, "bad_steps", None)) is not None:
             bad_steps.read()
@@ -116,14 +116,14 @@ class Checkpoints(Checkpoint):
         finite = all(bool(own_share(parameter).isfinite().all()) for parameter in parameters)
         if not trainer.strategy.reduce_boolean_decision(finite):
             raise DivergedError(step, "the weights are")
-        self._saved = step
+        self._last_saved = step
         trainer.save_checkpoint(self.io.store.directory / LAST)
 
 
 def _check_states(optimizer: torch.optim.Optimizer, *, has_stepped: bool) -> None:
     """Raises a `CheckpointError` if moments are missing or differ from their weights in shape."""
-    keeps_moments = isinstance(optimizer, torch.optim.AdamW | torch.optim.Muon)
-    if has_stepped and keeps_moments and not any(optimizer.state.values()):
+    has_moments = isinstance(optimizer, torch.optim.AdamW | torch.optim.Muon)
+    if has_stepped and has_moments and not any(optimizer.state.values()):
         raise CheckpointError(
             "the checkpoint does not fit: it has no moments of the optimizer; restore it, or train "
             "the run again with --overwrite"
@@ -151,11 +151,11 @@ def after_whole_step(fit_loop: dict[str, Any]) -> dict[str, Any]:
         fit_loop: state of the loop; modified in place.
     """
     batches = fit_loop["epoch_loop.batch_progress"]
-    for counted in ("total", "current"):
-        batches[counted]["completed"] = batches[counted]["processed"]
-        epochs = fit_loop["epoch_progress"][counted]
+    for counter in ("total", "current"):
+        batches[counter]["completed"] = batches[counter]["processed"]
+        epochs = fit_loop["epoch_progress"][counter]
         epochs |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-        validation = fit_loop["epoch_loop.val_loop.batch_progress"][counted]
+        validation = fit_loop["epoch_loop.val_loop.batch_progress"][counter]
         validation |= dict.fromkeys(validation, 0)
     batches["is_last_batch"] = False
     return fit_loop

@@ -26,7 +26,7 @@ class Speed(NamedTuple):
 class TrainingCurves(L.Callback):
     """Logs scalars every few steps.
 
-    `loss/train` is the mean over the steps since the last point, and over all processes; of a task
+    `loss/train` is the mean over the steps since the last point, and over all processes. For a task
     with several losses it is the mean of their sum, and `loss/train_NAME` the mean of each. Tokens
     per second counts training only, without validation and compilation, and only the current
     session: an earlier one may have run on another machine. A step that the task skipped
@@ -45,27 +45,27 @@ class TrainingCurves(L.Callback):
         self.loss: float | None = None
         self.num_tokens = 0
         self.seconds = 0.0
-        self._step_sum: Any = 0.0  # of the step under way
+        self._step_sum: Any = 0.0  # of the current step
         self._loss_sum: Tensor | float = 0.0
         self._steps: Tensor | int = 0
         self._window_tokens = 0
         self._window_seconds = 0.0
         self._session = Speed()
-        self._before = Speed()
-        self._carried = Speed()  # of the window under way, from before this session
+        self._previous_session = Speed()
+        self._carried = Speed()  # part of the current window from before this session
         self._mark = 0.0
-        self._wall_before = 0.0
+        self._previous_wall_seconds = 0.0
         self._wall_start: float | None = None
-        self._counted = 0
+        self._last_step = 0
         self._clock: Any = None  # the task's `CompileClock`
         self._compiling = 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Mean of this session, over all processes; that of the previous session before the first
-        point.
+        """Mean of this session, over all processes; before the first point, that of the previous
+        session.
         """
-        speed = self._session if self._session.seconds else self._before
+        speed = self._session if self._session.seconds else self._previous_session
         return speed.tokens / speed.seconds if speed.seconds else 0.0
 
     @property
@@ -77,7 +77,7 @@ class TrainingCurves(L.Callback):
     def wall_seconds(self) -> float:
         """Seconds of the whole run so far, including validation and logging."""
         running = 0.0 if self._wall_start is None else time.perf_counter() - self._wall_start
-        return self._wall_before + running
+        return self._previous_wall_seconds + running
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -97,7 +97,7 @@ class TrainingCurves(L.Callback):
             "steps": int(self._steps),
             "window_tokens": self._window_tokens,
             "window_seconds": self._window_seconds,
-            "session": [*(self._session if self._session.seconds else self._before)],
+            "session": [*(self._session if self._session.seconds else self._previous_session)],
             "wall_seconds": self.wall_seconds,
         }
 
@@ -108,17 +108,17 @@ class TrainingCurves(L.Callback):
         state = checkpoint[_STATE]
         self.num_tokens, self.seconds = state["num_tokens"], state["seconds"]
         sums = state["loss_sums"]
-        same = len(sums) == trainer.world_size
-        self._loss_sum = sums[trainer.global_rank] if same else sums.mean(dim=0)
+        same_processes = len(sums) == trainer.world_size
+        self._loss_sum = sums[trainer.global_rank] if same_processes else sums.mean(dim=0)
         self._steps = state["steps"]
         self._window_tokens = state["window_tokens"]
         self._window_seconds = state["window_seconds"]
         self._carried = Speed(self._window_tokens, self._window_seconds)
-        self._before = Speed(*state.get("session", ()))
-        self._wall_before = state["wall_seconds"]
+        self._previous_session = Speed(*state.get("session", ()))
+        self._previous_wall_seconds = state["wall_seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._counted = trainer.global_step
+        self._last_step = trainer.global_step
         self._clock = getattr(pl_module, "compile_clock", None)
         self._compiling = getattr(self._clock, "seconds", 0.0)
         if isinstance(self._loss_sum, Tensor):
@@ -129,7 +129,7 @@ class TrainingCurves(L.Callback):
         """Stops the clock of the whole run, and counts the steps since the last point."""
         self._count_time()
         self._session = self._with_window()
-        self._wall_before, self._wall_start = self.wall_seconds, None
+        self._previous_wall_seconds, self._wall_start = self.wall_seconds, None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mark, self._compiling = time.perf_counter(), getattr(self._clock, "seconds", 0.0)
@@ -156,13 +156,13 @@ class TrainingCurves(L.Callback):
         self._step_sum = self._step_sum + (outputs["loss"].detach() if loss is None else loss)
         self._window_tokens += pl_module.num_tokens(batch) * trainer.world_size  # pyright: ignore
         step = trainer.global_step
-        if step == self._counted:
+        if step == self._last_step:
             return
-        self._counted = step
+        self._last_step = step
         if getattr(self._loss_sum, "shape", self._step_sum.shape) != self._step_sum.shape:
             self._loss_sum, self._steps = 0.0, 0  # resumed with other losses
         skipped = getattr(pl_module, "is_skipped", False)
-        if isinstance(skipped, Tensor):  # known to the device alone
+        if isinstance(skipped, Tensor):  # known only on the device
             self._loss_sum = self._loss_sum + self._step_sum.masked_fill(skipped, 0.0)
             self._steps = self._steps + ~skipped
         elif not skipped:

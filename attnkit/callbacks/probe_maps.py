@@ -16,7 +16,7 @@ class ProbeMaps(AtMoments):
     Args:
         text: a text, a sentence, or the tokens of a synthetic task.
         example: name of the text in the tags: letters, digits, `.`, `_` and `-`.
-        num_tokens: largest number of tokens of the text that are drawn.
+        num_tokens: maximum number of tokens of the text that are drawn.
         num_moments: number of moments: step 0, log-spaced steps, the last one; 1: the last one.
         every_n_steps: draw at multiples of this instead, and at the last step.
 

@@ -25,7 +25,7 @@ from attnkit.masks import Causal, Mask, NoMask
 from attnkit.registry import ATTENTION
 
 _TOKENS = 8
-"""Of the sequence with which a mechanism is tried."""
+"""Length of the sequence on which a mechanism is tested."""
 
 _REMEDY = "remove the callback, or choose another mechanism"
 
@@ -34,12 +34,12 @@ class QKClip(L.Callback):
     """After each optimizer step, scales down the query and key weights of every head with a score
     above `tau` (QK-Clip, arXiv:2507.20534), with any optimizer.
 
-    The scores are those of the step's batch with the new weights, so a step takes one more forward
+    The scores are those of the step's batch with the new weights, so a step needs another forward
     pass, without gradients and without `torch.compile`; the paper takes the scores of the step
     itself, with the weights before it. Each layer is rescaled before it runs, so the layers above
     see its new output. Keys that heads share (grouped, latent) are not scaled: each head's queries
-    take the whole factor, as with the paper's shared rotary keys. What positions or gates add to
-    the scores is not counted. The host waits for the device only where a point is logged.
+    take the whole factor, as with the paper's shared rotary keys. Terms that positions or gates add
+    to the scores are not counted. The host waits for the device only where a point is logged.
 
     Logs `scores/largest`, the largest score before rescaling since the last point, and
     `scores/clipped_heads`, the mean number of heads rescaled in a step; with gradient accumulation,
@@ -58,14 +58,14 @@ class QKClip(L.Callback):
             raise ValueError(f"tau must be above 0, got {tau}")
         self.tau = tau
         self._scaled: dict[nn.Module, tuple[nn.Linear, ...]] = {}
-        self._batches: list[Any] = []  # of the step under way
-        self._counted = 0
+        self._batches: list[Any] = []  # of the current step
+        self._last_step = 0
         self._steps = 0
         self._largest: Tensor | float = -math.inf
         self._clipped: Tensor | float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen since the last point."""
+        """Statistics since the last point."""
         return {
             "largest": float(self._largest),
             "clipped": float(self._clipped),
@@ -77,7 +77,7 @@ class QKClip(L.Callback):
         self._steps = state_dict["steps"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Finds out which weights to scale."""
+        """Finds the weights to scale."""
         model: Any = pl_module.model
         if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
             raise ValueError(
@@ -85,7 +85,7 @@ class QKClip(L.Callback):
             )
         mechanisms = [module for module in model.modules() if isinstance(module, Attention)]
         self._scaled = {module: scaled_parts(module) for module in mechanisms}
-        self._counted = trainer.global_step
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -98,9 +98,9 @@ class QKClip(L.Callback):
         """Rescales after a step, with all of its batches, and logs a point if one is due."""
         self._batches.append(batch)
         step = trainer.global_step
-        if step == self._counted:
+        if step == self._last_step:
             return
-        self._counted = step
+        self._last_step = step
         task: Any = pl_module
         skipped = getattr(task, "is_skipped", False)
         if skipped is not True:
@@ -109,15 +109,15 @@ class QKClip(L.Callback):
                 task.plain_model(),
                 before_each_mechanism(task.model, self._rescaling(skipped)),
             ):
-                for each in self._batches:
-                    task.losses(each)
+                for micro_batch in self._batches:
+                    task.losses(micro_batch)
             self._steps += 1
         self._batches.clear()
         if step % trainer.log_every_n_steps == 0 or step == trainer.max_steps:  # pyright: ignore
             self._write(trainer, step)
 
     def _rescaling(self, skipped: bool | Tensor) -> Any:
-        """What rescales a mechanism that is about to run, unless the step was skipped."""
+        """Returns a hook that rescales a mechanism before it runs, unless the step was skipped."""
 
         def rescale(
             attention: Attention,
@@ -171,11 +171,11 @@ def scaled_parts(attention: Attention) -> tuple[nn.Linear, ...]:
     """Returns the linear layers that share a factor of the scores: those of queries and keys, or of
     queries alone where heads share keys.
 
-    Each is found by trying it: scaled for one head, in a copy with random weights, it must change
-    the scores of that head alone, and by that factor.
+    Each choice is tested in a copy with random weights: scaling one head must change the scores of
+    only that head, by that factor.
 
     Raises:
-        ValueError: if neither does so.
+        ValueError: if neither passes.
     """
     name = ATTENTION.name_of(type(attention))
     if not isinstance(attention, ScoreAttention) or attention.query is None:
@@ -197,23 +197,23 @@ def _has_heads(part: nn.Module | None, num_heads: int) -> bool:
 
 @torch.no_grad()
 def _scales(attention: ScoreAttention, parts: list[str]) -> bool:
-    tried = copy.deepcopy(attention).float()
-    device = next(tried.parameters()).device
+    trial = copy.deepcopy(attention).float()
+    device = next(trial.parameters()).device
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(*shape: int) -> Tensor:
+    def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    for parameter in tried.parameters():
-        parameter.copy_(0.3 * drawn(*parameter.shape))
-    x = drawn(2, _TOKENS, attention.dim)
+    for parameter in trial.parameters():
+        parameter.copy_(0.3 * random(*parameter.shape))
+    x = random(2, _TOKENS, attention.dim)
     mask = Causal() if attention.causal_only else NoMask()
-    before = largest_by_head(tried, x, x, mask)
+    original = largest_by_head(trial, x, x, mask)
     factor = torch.ones(attention.num_heads, device=device)
     factor[0] = 0.25
     for part in parts:
-        scale(getattr(tried, part), factor ** (1 / len(parts)))
-    after = largest_by_head(tried, x, x, mask)
-    if before is None or after is None or before.shape != factor.shape:
+        scale(getattr(trial, part), factor ** (1 / len(parts)))
+    scaled = largest_by_head(trial, x, x, mask)
+    if original is None or scaled is None or original.shape != factor.shape:
         return False
-    return torch.allclose(after, before * factor, rtol=1e-4, atol=1e-5)
+    return torch.allclose(scaled, original * factor, rtol=1e-4, atol=1e-5)

@@ -19,6 +19,6 @@ class Samples(AtMoments):
         super().__init__(num_moments)
 
     def write(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        said = module.sample()  # pyright: ignore[reportCallIssue]
-        if said:  # a task may give none
-            Listeners(trainer.loggers).text("samples", said, step)
+        sample = module.sample()  # pyright: ignore[reportCallIssue]
+        if sample:  # empty for a task without samples
+            Listeners(trainer.loggers).text("samples", sample, step)

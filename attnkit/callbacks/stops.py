@@ -36,7 +36,7 @@ class Stops(L.Callback):
 
     Args:
         max_time: seconds of training in this process; None: no limit.
-        until: the step to pause at, to be resumed with the rest of the schedule; None: the last.
+        until: step at which to pause; the rest of the schedule can be resumed; None: the last.
     """
 
     def __init__(self, max_time: float | None = None, until: int | None = None) -> None:
@@ -49,8 +49,8 @@ class Stops(L.Callback):
         self._received = 0
         self._deadline = float("inf")
         self._training = False
-        self._before: dict[int, Any] = {}
-        self._coming: tuple[torch.Tensor, torch.cuda.Event] | None = None
+        self._previous_handlers: dict[int, Any] = {}
+        self._pending: tuple[torch.Tensor, torch.cuda.Event] | None = None
 
     def raise_if_signalled(self) -> None:
         """Ends the run after training, if a signal stopped it.
@@ -65,16 +65,16 @@ class Stops(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Installs the signal handlers, and starts the clock."""
         self._training = self.has_begun = True
-        self._listen()
-        # Lightning's own agreement on SIGTERM, one message per batch, which ours replaces.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+        self._install_handlers()
+        # Replaces Lightning's agreement on SIGTERM, which costs a message per batch.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing
         if self.max_time is not None:
             self._deadline = time.monotonic() + self.max_time
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Handles signals in the final validation too, where Lightning would ignore SIGTERM."""
         if trainer.state.fn != TrainerFn.FITTING:
-            self._listen()
+            self._install_handlers()
 
     def on_train_batch_end(
         self,
@@ -84,17 +84,17 @@ class Stops(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Asks Lightning to stop, if this was the last batch of a step and there is a reason."""
+        """Makes Lightning stop if this was the last batch of a step and there is a reason."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.should_stop:
             return
-        # All processes of a run count the same steps, so that they need not agree on this.
+        # All processes count the same steps, so they need not exchange this.
         if self.until is not None and self.until <= trainer.global_step < trainer.max_steps:
             self.is_paused = trainer.should_stop = True
             self._skip_validation(trainer)
             return
         reason = self._received or (_TIME_IS_UP if time.monotonic() >= self._deadline else 0)
         if trainer.world_size > 1:
-            reason = self._everybodys(reason, pl_module.device)
+            reason = self._maximum_over_processes(reason, pl_module.device)
         if reason:
             self.time_is_up = reason == _TIME_IS_UP
             self.signal = None if self.time_is_up else reason
@@ -110,23 +110,25 @@ class Stops(L.Callback):
         if batches % int(trainer.val_check_batch or 1):
             trainer.limit_val_batches = 0
         elif trainer.is_global_zero and not self.is_paused:
-            log.warning("validating first, since that is due at this step; once more stops at once")
+            log.warning(
+                "a validation is due at this step and comes first; another signal stops at once"
+            )
 
-    def _everybodys(self, reason: int, device: torch.device) -> int:
-        """The strongest reason of all processes. On a GPU that of the previous step, which has
-        arrived meanwhile: the host would have to wait for that of this step.
+    def _maximum_over_processes(self, reason: int, device: torch.device) -> int:
+        """Returns the maximum over all processes. On a GPU it is that of the previous step, which
+        has arrived by now: the host would have to wait for that of this step.
         """
-        strongest = torch.full((), reason, device=device)
-        torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX)
+        maximum = torch.full((), reason, device=device)
+        torch.distributed.all_reduce(maximum, torch.distributed.ReduceOp.MAX)
         if device.type != "cuda":
-            return int(strongest)
-        before, arrived = self._coming, torch.cuda.Event()
-        self._coming = (strongest.to("cpu", non_blocking=True), arrived)
+            return int(maximum)
+        previous, arrived = self._pending, torch.cuda.Event()
+        self._pending = (maximum.to("cpu", non_blocking=True), arrived)
         arrived.record()
-        if before is None:
+        if previous is None:
             return 0
-        before[1].synchronize()
-        return int(before[0])
+        previous[1].synchronize()
+        return int(previous[0])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Makes the next signal stop at once."""
@@ -135,34 +137,34 @@ class Stops(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Restores the previous signal handlers."""
         self._training = False
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._before = {}
+        self._previous_handlers = {}
 
-    def _listen(self) -> None:
-        if self._before:
+    def _install_handlers(self) -> None:
+        if self._previous_handlers:
             return
         try:
-            self._before = {
-                number: signal.signal(number, self._hear)
+            self._previous_handlers = {
+                number: signal.signal(number, self._handle_signal)
                 for number in SIGNALS
-                if signal.getsignal(number) != signal.SIG_IGN  # nohup stays nohup
+                if signal.getsignal(number) != signal.SIG_IGN  # nohup remains in effect
             }
-        except ValueError:  # not in the main thread of the process: nobody can listen there
-            self._before = {}
+        except ValueError:  # not the main thread, where signals cannot be handled
+            self._previous_handlers = {}
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         if self._training and not self._received:
             self._received = number
             log.warning(
-                "%s: finishing the step, then stopping; once more stops at once",
+                "%s: stopping after this step; another signal stops at once",
                 signal.Signals(number).name,
             )
             return
         raise _ending(number)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 

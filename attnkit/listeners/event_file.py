@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LAYOUT = {
-    # A tag a chart: so that the variants of a study are overlaid, and nothing else.
+    # One tag per chart, so that only the variants of a study are overlaid.
     "loss": {
         "validation": ("loss/val$",),
         "training": ("loss/train$",),
@@ -30,29 +30,28 @@ LAYOUT = {
 """Charts of the Custom Scalars page: category -> chart -> regular expressions of its tags."""
 
 FINAL = "final/"
-"""What the names of a run's final metrics begin with."""
+"""Prefix of the names of a run's final metrics."""
 
 MOMENT_BYTES = 2**20
 """Above this, writing one logging moment takes a third of a second from the training process."""
 
 
 class EventFile(Listener):
-    """Writes what TensorBoard shows of a run: scalars, texts and images under the given tags, a row
-    in the table of hyperparameters with the final status, and the maps of the Attention page.
+    """Writes a run for TensorBoard: scalars, texts and images under the given tags, a row in the
+    table of hyperparameters with the final status, and the maps of the Attention page.
 
     Args:
-        directory: where the event file goes.
-        trial_id: what the runs of one trial, with different seeds, have in common: study and
-            variant. TensorBoard shows about the first 15 letters. None: no row in the table of
-            hyperparameters.
+        directory: folder of the event file.
+        trial_id: study and variant, which all seeds of a trial share. TensorBoard shows about the
+            first 15 letters. None: no row in the table of hyperparameters.
         varied: keys in which the variants of the run's study differ, the only ones in its row of
             the table of hyperparameters; None: all.
-        resume: where a run resumes, in a further event file; what the others hold must have been
-            cut back. Without it, a directory that holds an event file is refused.
+        resume: where a run resumes, in an additional event file; the existing ones must be cut back
+            already. Without it, a directory with an event file is refused.
 
     Raises:
-        FileExistsError: if the directory holds an event file and no `resume` was given.
-        OSError: if the file cannot be made.
+        FileExistsError: if the directory contains an event file, and `resume` is None.
+        OSError: if the file cannot be created.
     """
 
     files = (EVENT_FILES,)
@@ -70,10 +69,10 @@ class EventFile(Listener):
         self.varied = varied
         if resume is None and (files := event_files(directory)):
             raise FileExistsError(
-                f"{files[0]} exists: one directory, one run. Choose another directory, remove the "
-                "file, or say where to resume"
+                f"{files[0]} exists, and a directory holds one run. Choose another directory, "
+                "remove the file, or pass `resume`"
             )
-        # What a TensorBoard that is open has read of later steps, it forgets.
+        # An open TensorBoard discards later steps that it has read.
         forget_from = resume.step + 1 if resume is not None and resume.event_bytes else None
         self._writer = EventWriter(directory, forget_from)
         self._experiment: SummaryWriter | None = None
@@ -84,7 +83,7 @@ class EventFile(Listener):
 
     @property
     def experiment(self) -> SummaryWriter:
-        """PyTorch's writer to the same file, for what has no verb here, such as histograms."""
+        """PyTorch's writer to the same file, for data without a method here, such as histograms."""
         if self._experiment is None:
             from attnkit.listeners.summary_writer import SharedSummaryWriter
 
@@ -108,16 +107,16 @@ class EventFile(Listener):
         beside its curve: `loss/final`, `quality/final_accuracy`.
         """
         for tag, value in values.items():
-            own, steps = (final_tag(tag), (0, step)) if tag.startswith(FINAL) else (tag, (step,))
+            name, steps = (final_tag(tag), (0, step)) if tag.startswith(FINAL) else (tag, (step,))
             for at in dict.fromkeys(steps):
-                self._write(summaries.scalar(own, float(value)), at)
+                self._write(summaries.scalar(name, float(value)), at)
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Writes a text that is shown verbatim, whatever Markdown or HTML it contains.
 
         Raises:
-            ValueError: if the tag was written at this step or a later one; so do `image` and
-                `maps`.
+            ValueError: if the tag was written at this step or a later one; `image` and `maps`
+                raise it too.
         """
         self._write_next(tag, summaries.text(tag, summaries.fenced(text)), step)
 
@@ -149,26 +148,26 @@ class EventFile(Listener):
         self._writer.close()
 
     def _write_next(self, tag: str, summary: Any, step: int) -> None:
-        """Writes a summary if its step is after the tag's last; else TensorBoard would hide it."""
+        """Writes a summary; TensorBoard would hide one whose step is not after the tag's last."""
         last = self._last_steps.get(tag, -1)
         if step <= last:
             raise ValueError(f"{tag}: step {step} comes after step {last}; steps must increase")
         self._last_steps[tag] = step
         self._write(summary, step)
-        self._weigh(summary.ByteSize(), step)
+        self._check_size(summary.ByteSize(), step)
 
     def _write(self, summary: Any, step: int) -> None:
         self._writer.add_summary(summary, step)
 
-    def _weigh(self, size: int, step: int) -> None:
-        """Warns, once, of a logging moment that holds up training."""
+    def _check_size(self, size: int, step: int) -> None:
+        """Warns once if a logging moment delays training."""
         self._moment_bytes = size + (self._moment_bytes if step == self._moment_step else 0)
         self._moment_step = step
         if self._moment_bytes > MOMENT_BYTES and not self._has_warned:
             self._has_warned = True
             warnings.warn(
                 f"more than {MOMENT_BYTES // 2**20} MiB logged at step {step}: TensorBoard's "
-                "writer takes about 0.3 s a MiB from training. Log fewer or shorter examples",
+                "writer delays training by about 0.3 s per MiB. Log fewer or shorter examples",
                 stacklevel=2,
             )
 
@@ -184,7 +183,7 @@ def final_tag(name: str) -> str:
 
 
 def _is_varied(key: str, varied: Sequence[str]) -> bool:
-    """True for a key that is varied, lies in one that is, or is a list with one inside."""
+    """True for a key that is varied, is inside a varied key, or is a list that contains one."""
     return any(
         key == other or key.startswith(f"{other}.") or other.startswith(f"{key}[")
         for other in varied

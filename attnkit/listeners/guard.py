@@ -1,4 +1,4 @@
-"""Protects a run from its loggers: none of them can end it or slow it down."""
+"""Protects a run from its loggers, so that none of them can end it or slow it down."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from attnkit.tensorboard.images import Image
 log = logging.getLogger("attnkit")
 
 OPEN_SECONDS = 10.0
-"""How long a run waits for a server at its start; it connects in the background after that."""
+"""Seconds that a run waits for a server at its start; then it connects in the background."""
 
 FINISH_SECONDS = 30.0
-"""How long a run waits, at its end, until a server has taken all that it was sent."""
+"""Seconds that a run waits at its end until a server has received everything."""
 
-MOST_WAITING = 10_000
-"""Calls that wait for a slow server; further ones are dropped."""
+MAX_WAITING = 10_000
+"""Maximum number of calls that wait for a slow server; further calls are dropped."""
 
 _NO_EXPERIMENT = DummyLogger().experiment
 
@@ -40,12 +40,12 @@ _FILES_OF_THE_RUN = (RECIPE, ENVIRONMENT, RESULT)
 class GuardedLogger(Listener, Logger):
     """A Lightning logger around a listener, which catches what the listener raises.
 
-    The first exception is reported; the call that raised is dropped. After an `OSError` a listener
-    that writes a local file is not called again, since half a record may be in the file. All
-    other listeners run in a thread, so that a slow server does not delay a step.
+    The first exception is reported; the call that raised it is dropped. After an `OSError` a
+    listener that writes a local file is not called again, since its last record may be incomplete.
+    All other listeners run in a thread, so that a slow server does not delay a step.
 
     Args:
-        name: how messages call it.
+        name: name in messages.
         source: a `Listener` or a Lightning logger.
     """
 
@@ -53,21 +53,21 @@ class GuardedLogger(Listener, Logger):
         super().__init__()
         self.label = name
         self.source = source
-        self.place: RunInfo | None = None
+        self.run: RunInfo | None = None
         self.failure: BaseException | None = None
         self._listener: Listener | None = None
-        # A checkpoint records the lengths of files: all that was logged before must be in them.
+        # A checkpoint records the lengths of files, so everything logged before must be in them.
         self._background = listener_of(source).in_background and not listener_of(source).files
         self._status: str | None = None
         self._is_mute = False
-        self._queue: queue.Queue[Callable[[], Any] | None] = queue.Queue(MOST_WAITING)
+        self._queue: queue.Queue[Callable[[], Any] | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
 
     # What a run calls
 
     def open(self, run: RunInfo) -> None:
         """Opens the listener. Before that, every call does nothing."""
-        self.place = run
+        self.run = run
         opened = threading.Event()
 
         def connect() -> None:
@@ -91,13 +91,13 @@ class GuardedLogger(Listener, Logger):
         """Closes the listener with the status of the run. Waits for its thread at most twice
         `FINISH_SECONDS`.
         """
-        if self.place is None:
+        if self.run is None:
             return
         status, self._status = self._status, None
-        if self._listener is not None:  # a file that was given up is closed too
+        if self._listener is not None:  # a file that failed is closed too
             self._is_mute = False
-        self._do(lambda: self._heard.finish(status))
-        self.place = None
+        self._do(lambda: self._opened.finish(status))
+        self.run = None
         if self._thread is None:
             return
         with contextlib.suppress(queue.Full):
@@ -105,51 +105,51 @@ class GuardedLogger(Listener, Logger):
         self._thread.join(FINISH_SECONDS)
         if self._thread.is_alive():
             self._report(
-                TimeoutError(f"it has not taken all that it was sent in {FINISH_SECONDS:.0f} s")
+                TimeoutError(f"it has not received everything within {FINISH_SECONDS:.0f} s")
             )
 
-    # The verbs
+    # The methods of a listener
 
     def begin(self, hyperparameters: Any) -> None:
-        self._do(lambda: self._heard.begin(hyperparameters))
+        self._do(lambda: self._opened.begin(hyperparameters))
 
     def scalars(self, values: Any, step: int) -> None:
-        try:  # read now: the caller may change a tensor or the mapping before the thread gets to it
-            kept = {name: float(value) for name, value in values.items()}
+        try:  # now: the caller may change a tensor or the mapping before the thread reads it
+            numbers = {name: float(value) for name, value in values.items()}
         except (TypeError, ValueError, RuntimeError) as error:
             self._report(error)
             return
-        self._do(lambda: self._heard.scalars(kept, step))
+        self._do(lambda: self._opened.scalars(numbers, step))
 
     def text(self, tag: str, text: str, step: int) -> None:
-        self._do(lambda: self._heard.text(tag, text, step))
+        self._do(lambda: self._opened.text(tag, text, step))
 
     def image(self, tag: str, image: Image, step: int) -> None:
-        self._do(lambda: self._heard.image(tag, image, step))
+        self._do(lambda: self._opened.image(tag, image, step))
 
     def maps(self, record: AttentionRecord, step: int) -> None:
-        self._do(lambda: self._heard.maps(record, step))
+        self._do(lambda: self._opened.maps(record, step))
 
     def flush(self) -> None:
         if not self._background:
-            self._do(lambda: self._heard.flush())
+            self._do(lambda: self._opened.flush())
 
     # What Lightning calls
 
     @property
     def name(self) -> str | None:
         """The recipe's name."""
-        return None if self.place is None else self.place.name
+        return None if self.run is None else self.run.name
 
     @property
     def version(self) -> str | None:
         """The run's variant and seed."""
-        return None if self.place is None else f"{self.place.variant}/seed{self.place.seed}"
+        return None if self.run is None else f"{self.run.variant}/seed{self.run.seed}"
 
     @property
     def save_dir(self) -> str | None:
         """The run's directory."""
-        return None if self.place is None else str(self.place.directory)
+        return None if self.run is None else str(self.run.directory)
 
     @property
     def log_dir(self) -> str | None:
@@ -168,16 +168,16 @@ class GuardedLogger(Listener, Logger):
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Logs scalars, without the `epoch` that Lightning adds."""
-        known = {name: value for name, value in metrics.items() if name != "epoch"}
-        if known:
-            self.scalars(known, step or 0)
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        if values:
+            self.scalars(values, step or 0)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the run logs its recipe by `begin`."""
+        """Does nothing: the run logs its recipe with `begin`."""
 
     def finalize(self, status: str) -> None:
-        """Sets the status of the run. A run that failed or was aborted stays so: Lightning
-        finalizes after `fit` and again after `validate`.
+        """Sets the status of the run. `failed` and `aborted` are final, since Lightning finalizes
+        after `fit` and again after `validate`.
         """
         if self._status in (None, "success"):
             self._status = status
@@ -198,12 +198,12 @@ class GuardedLogger(Listener, Logger):
     # The protection
 
     @property
-    def _heard(self) -> Listener:
+    def _opened(self) -> Listener:
         assert self._listener is not None
         return self._listener
 
     def _do(self, act: Callable[[], Any]) -> None:
-        if self.place is None or self._is_mute:
+        if self.run is None or self._is_mute:
             return
         if self._thread is None:
             self._attempt(act)
@@ -211,7 +211,7 @@ class GuardedLogger(Listener, Logger):
         try:
             self._queue.put_nowait(act)
         except queue.Full:
-            self._report(TimeoutError(f"more than {MOST_WAITING:,} calls wait for it"))
+            self._report(TimeoutError(f"more than {MAX_WAITING:,} calls wait for it"))
 
     def _work(self) -> None:
         while (act := self._queue.get()) is not None:
@@ -223,10 +223,10 @@ class GuardedLogger(Listener, Logger):
         try:
             act()
         except Exception as error:
-            # Half a record may be in a local file; a server may come back.
+            # A local file may end in an incomplete record; a server may recover.
             self._is_mute |= not self._background and isinstance(error, OSError)
             self._report(error)
-        except SystemExit as error:  # it would end the thread without a word
+        except SystemExit as error:  # it would end the thread silently
             if not self._background:
                 raise
             self._report(error)
@@ -252,12 +252,12 @@ class RunListeners(Listeners):
         sources: pairs of a name and a `Listener` or Lightning logger.
 
     Attributes:
-        loggers: what the trainer gets.
+        loggers: loggers for the trainer.
 
     Raises:
         TypeError: if a source is not a logger.
-        ValueError: if the `files` of a listener include a file of the run itself, which a run that
-            resumes would truncate.
+        ValueError: if the `files` of a listener include a file of the run itself, which would be
+            truncated on resuming.
     """
 
     def __init__(self, sources: Sequence[tuple[str, Any]]) -> None:
@@ -268,9 +268,9 @@ class RunListeners(Listeners):
         patterns: dict[str, None] = dict.fromkeys(LOGGED_FILES)
         for name, source in sources:
             for pattern in listener_of(source).files:
-                if own := fnmatch.filter(_FILES_OF_THE_RUN, pattern):
+                if reserved := fnmatch.filter(_FILES_OF_THE_RUN, pattern):
                     raise ValueError(
-                        f"the logger {name}: its file `{pattern}` is the run's {own[0]}"
+                        f"the logger {name}: its file `{pattern}` is the run's {reserved[0]}"
                     )
                 patterns[pattern] = None
         self._patterns = tuple(patterns)
@@ -287,8 +287,8 @@ class RunListeners(Listeners):
             logger.open(run)
 
     def logged_bytes(self) -> dict[str, int]:
-        """Flushes and returns file name -> length, as `ResumePoint` takes it. Files of a logger
-        that an earlier session of the run had are included.
+        """Flushes the loggers, and returns file name -> length for a `ResumePoint`, including files
+        of loggers that only an earlier session had.
         """
         if self._directory is None:
             return {}

@@ -1,4 +1,4 @@
-"""Adapters that give Lightning's loggers the verbs of a `Listener`."""
+"""Adapters that give Lightning's loggers the methods of a `Listener`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from attnkit.tensorboard.map_format import encode
 def listener_of(logger: Any) -> Listener:
     """Returns a logger as a `Listener`.
 
-    A class of loggers that it does not know is added with `listener_of.register(Class, function)`.
+    Use `listener_of.register(Class, function)` to support another class of loggers.
 
     Raises:
         TypeError: if it is neither a Lightning logger nor a `Listener`.
@@ -88,7 +88,7 @@ class OfLightning(Listener):
         self.logger = logger
 
     def open(self, run: RunInfo) -> None:
-        # Most make their experiment at the first use: two threads would make one each.
+        # Most create their experiment on first use; two threads would create two.
         getattr(self.logger, "experiment", None)
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ class OfTensorBoard(OfLightning):
         self.image(record.picture_tag, contact_sheet(record, step), step)
 
     def _add(self, summary: Any, step: int) -> None:
-        # torch has no public method for a summary that is built already.
+        # torch has no public method for an existing summary.
         self.logger.experiment._get_file_writer().add_summary(summary, step)
 
 
@@ -171,7 +171,7 @@ class OfMLflow(OfLightning):
             self.logger.experiment.log_artifact(self.logger.run_id, str(file), record.tag)
 
     def finish(self, status: str | None) -> None:
-        # MLflow has no status "aborted", and Lightning passes words on that it does not know.
+        # MLflow has no status "aborted", and Lightning passes on unknown ones.
         super().finish("KILLED" if status in (None, "aborted") else status)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from attnkit.tensorboard.images import Image
 
 STATUSES = ("success", "failed", "aborted", "finished")
-"""How a run ends, in Lightning's words; `finished`: put back into a cluster's queue."""
+"""Lightning's names of how a run ends; `finished`: put back into a cluster's queue."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class RunInfo:
     """The run that is logged.
 
     Attributes:
-        directory: where it lies.
-        name: the recipe's name.
-        variant: what is varied in it.
-        seed: its seed.
-        runs_dir: the folder of all runs.
-        resume: where it resumes; None: it begins.
+        directory: directory of the run.
+        name: name of the recipe.
+        variant: name of the variant.
+        seed: seed of the run.
+        runs_dir: folder of all runs.
+        resume: where the run resumes; None: it begins.
     """
 
     directory: Path
@@ -50,11 +50,11 @@ class RunInfo:
 
 
 LOGGER_IDS = "logger_ids"
-"""In a run's directory: a file for each server, with the id of the run there."""
+"""Folder in a run's directory: a file per server, with the id of the run on it."""
 
 
 class Listener:
-    """Base class of loggers. Each verb does nothing unless a subclass overrides it.
+    """Base class of loggers. Each method does nothing unless a subclass overrides it.
 
     Only the first process of a run calls them. An exception is reported once, and training
     continues. A plugin registers a subclass in `LOGGERS`; its keyword-only parameters are the keys
@@ -64,7 +64,7 @@ class Listener:
         packages: packages that it needs, as `pip install` takes them.
         files: patterns of the files that it appends to, directly in the run's directory. A run
             that resumes truncates them to the length that they had at its checkpoint.
-        in_background: call the verbs in a thread, so that a slow server does not delay a step. A
+        in_background: call the methods in a thread, so that a slow server does not delay a step. A
             listener with `files` is never called in a thread.
     """
 
@@ -79,12 +79,11 @@ class Listener:
             run: the run that is logged.
 
         Returns:
-            The logger whose verbs are called: another `Listener`, or a Lightning logger; None:
-            this one.
+            The logger to call: another `Listener`, or a Lightning logger; None: this one.
         """
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
-        """Is called when a run begins, and not when it resumes.
+        """Called when a run begins, not when it resumes.
 
         Args:
             hyperparameters: name -> value, nested.
@@ -103,9 +102,7 @@ class Listener:
         """Logs attention maps, as numbers, as an image, or both."""
 
     def flush(self) -> None:
-        """Writes what is buffered to the file system. Called before each checkpoint, if there
-        are `files`.
-        """
+        """Writes buffered data to files. Called before each checkpoint, if there are `files`."""
 
     def finish(self, status: str | None) -> None:
         """Closes the logger; called once.

@@ -22,7 +22,7 @@ class TensorBoard(Listener):
     def open(self, run: RunInfo) -> Any:
         from attnkit.listeners.event_file import EventFile
 
-        # Candidates of a study that tunes are no results: the table has no rows of them.
+        # Tuning runs are not results, and get no row in the table of hyperparameters.
         trial_id = None if run.name.endswith(".tuning") else f"{run.name}/{run.variant}"
         varied = varied_keys(run.directory)
         return EventFile(run.directory, trial_id=trial_id, varied=varied, resume=run.resume)
@@ -90,7 +90,7 @@ class Wandb(Listener):
 
         wandb.setup(wandb.Settings(console="off", silent=True))
         # create_new: one process may train several runs.
-        started = wandb.init(
+        wandb_run = wandb.init(
             project=self.project,
             name=f"{run.name}/{run.variant}/seed{run.seed}",
             group=self.group or f"{run.name}/{run.variant}",
@@ -102,10 +102,10 @@ class Wandb(Listener):
             settings=wandb.Settings(console="off", silent=True),
             **self.options,
         )
-        run.remember("wandb", started.id)
-        started.define_metric("trainer/global_step")
-        started.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        logger = WandbLogger(experiment=started, project=self.project, save_dir=run.directory)
+        run.remember("wandb", wandb_run.id)
+        wandb_run.define_metric("trainer/global_step")
+        wandb_run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        logger = WandbLogger(experiment=wandb_run, project=self.project, save_dir=run.directory)
         return OfWandb(logger, ends_run=True)
 
 
@@ -201,7 +201,7 @@ class Comet(Listener):
         self.offline = offline
 
     def open(self, run: RunInfo) -> Any:
-        # Else Comet patches torch and logs by itself.
+        # Otherwise Comet patches torch and logs automatically.
         os.environ["COMET_DISABLE_AUTO_LOGGING"] = "1"
         import comet_ml  # pyright: ignore[reportMissingImports]
 

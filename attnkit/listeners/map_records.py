@@ -34,24 +34,28 @@ def records_of(
 
     Args:
         maps: from `attention_maps`.
-        query_tokens: texts of the tokens that ask.
-        key_tokens: texts of the tokens that answer.
+        query_tokens: texts of the query tokens.
+        key_tokens: texts of the key tokens.
         example: name of the example.
-        note: what a viewer should know about it.
-        site_tokens: site (`encoder.self`) -> texts of the tokens that ask and that answer there,
-            where they are others than the two above.
-        sound: what the keys of cross-attention are positions of, if that is a sound.
+        note: a remark for readers of the maps.
+        site_tokens: site (`encoder.self`) -> texts of its query tokens and key tokens, if they
+            differ from the two above.
+        sound: the sound whose positions are the keys of cross-attention, if there is one.
     """
-    known = site_tokens or {}
-    found = [
-        _record(site, list(of_site), query_tokens, key_tokens, known.get(site), example, note)
+    tokens_by_site = site_tokens or {}
+    records = [
+        _record(
+            site, list(of_site), query_tokens, key_tokens, tokens_by_site.get(site), example, note
+        )
         for site, of_site in _by_site(maps)
     ]
-    return [replace(one, sound=sound) if one.kind == "cross" else one for one in found]
+    return [
+        replace(record, sound=sound) if record.kind == "cross" else record for record in records
+    ]
 
 
 def mechanisms_of(maps: Iterable[AttentionMap]) -> dict[str, str]:
-    """Site -> the names of its mechanisms, each once."""
+    """Site -> names of its mechanisms, without duplicates."""
     return {
         site: ", ".join(dict.fromkeys(m.mechanism for m in of_site))
         for site, of_site in _by_site(maps)
@@ -75,7 +79,7 @@ def _record(
         """The tokens along an axis; an encoder has the key tokens on both."""
         return key_tokens if cross or count != len(query_tokens) else query_tokens
 
-    asking, answering = of_site or (tokens_of(queries, False), tokens_of(keys, cross))
+    query_texts, key_texts = of_site or (tokens_of(queries, False), tokens_of(keys, cross))
     if any(m.taken_from == "Jacobian" for m in maps):
         note = " ".join([*([note] if note else []), JACOBIAN_NOTE])
     return AttentionRecord(
@@ -83,8 +87,8 @@ def _record(
         site=site,
         kind=maps[0].role,
         causal=not any(bool((m.allowed[0, 0] & later).any()) for m in maps),
-        query_tokens=asking,
-        key_tokens=answering,
+        query_tokens=query_texts,
+        key_tokens=key_texts,
         layers=[
             layer_map(
                 f"L{i}",
@@ -100,7 +104,7 @@ def _record(
 
 
 def _by_site(maps: Iterable[AttentionMap]) -> Iterator[tuple[str, Iterable[AttentionMap]]]:
-    """Groups maps whose places in the model differ in layer numbers only."""
+    """Groups maps whose names in the model differ only in layer numbers."""
     return groupby(sorted(maps, key=_site_of_map), key=_site_of_map)
 
 
@@ -116,6 +120,6 @@ def site_of(name: str, role: str) -> str:
         name: path of the mechanism in the model.
         role: `self` or `cross`.
     """
-    words = [word for word in name.split(".") if not word.isdigit()]
-    place = [word for word in words if not re.search("model|layer|block|attention|attn", word)]
+    parts = [part for part in name.split(".") if not part.isdigit()]
+    place = [part for part in parts if not re.search("model|layer|block|attention|attn", part)]
     return ".".join([*place, role])

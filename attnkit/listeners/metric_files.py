@@ -18,7 +18,7 @@ class MetricFile(Listener):
     """A file to which lines are appended without a buffer.
 
     Args:
-        directory: where the file goes.
+        directory: folder of the file.
 
     Raises:
         OSError: if the file cannot be opened.
@@ -28,7 +28,7 @@ class MetricFile(Listener):
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / self.files[0]
         _drop_unfinished_line(path)
-        # Without a buffer: after a full disk it would be written again by every later call.
+        # Without a buffer, which every later call would write again after a full disk.
         self._file = path.open("ab", buffering=0)
         if not path.stat().st_size and self.header:
             try:
@@ -62,8 +62,8 @@ class JsonLines(MetricFile):
     files = (METRICS_JSONL,)
 
     def lines(self, values: Mapping[str, float], step: int) -> str:
-        known = {name: x if math.isfinite(x) else None for name, x in values.items()}
-        return json.dumps({"step": step, **known}) + "\n"
+        finite = {name: x if math.isfinite(x) else None for name, x in values.items()}
+        return json.dumps({"step": step, **finite}) + "\n"
 
 
 class TidyCsv(MetricFile):

@@ -1,4 +1,4 @@
-"""PyTorch's SummaryWriter on an event file that is open already."""
+"""PyTorch's SummaryWriter on an event file that is already open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SharedSummaryWriter(SummaryWriter):
         super().__init__(events.get_logdir())
 
     def _get_file_writer(self) -> FileWriter:
-        """Returns the shared file, where torch would open one of its own."""
+        """Returns the shared file; torch would open a second one."""
         self.file_writer = self._shared
         self.all_writers = {self.log_dir: self._shared}
         return self._shared

@@ -99,7 +99,7 @@ def test_scalars_lie_in_one_event_file(make_logger, tmp_path):
 def test_a_directory_with_an_event_file_is_refused(make_logger):
     first = make_logger()
     first.scalars({"loss/train": 1.0}, 0)
-    with pytest.raises(FileExistsError, match="one directory, one run"):
+    with pytest.raises(FileExistsError, match="a directory holds one run"):
         make_logger().scalars({"loss/train": 2.0}, 1)
     assert len(event_files(first.directory)) == 1
 

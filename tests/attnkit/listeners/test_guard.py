@@ -137,11 +137,11 @@ def test_one_that_hangs_is_not_waited_for(tmp_path, caplog, monkeypatch):
     assert time.monotonic() - began < 10
     release.set()
     (message,) = told(caplog)
-    assert "the logger hanging failed: TimeoutError: it has not taken all" in message
+    assert "the logger hanging failed: TimeoutError: it has not received everything" in message
 
 
 def test_more_calls_than_can_wait_are_dropped(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(guard, "MOST_WAITING", 5)
+    monkeypatch.setattr(guard, "MAX_WAITING", 5)
     release = threading.Event()
 
     class Slow(Notebook):

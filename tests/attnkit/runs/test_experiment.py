@@ -450,7 +450,7 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, n
     assert said.strip() == ""
     told = [line for line in complaint.splitlines() if line and not line.endswith(" left")]
     first, *between, last = told
-    assert "finishing the step, then stopping; once more stops at once" in first
+    assert "stopping after this step; another signal stops at once" in first
     # The signal may come at a step that validates.
     assert all("validating first" in line for line in between)
     assert len(between) <= 1
