@@ -129,11 +129,17 @@ class Ranking:
                 f"{seeds} seeds are few: one comparison finds a difference of two standard "
                 f"deviations in about {FOUND_WITH_FEW[seeds]} % of cases."
             )
-        if marked := list(self.untuned()):
-            words = [f"{name} {task} ({end}, {rate:g})" for name, task, end, rate in marked]
+        ends: dict[tuple[str, str, float], list[str]] = {}
+        for name, task, end, rate in self.untuned():
+            ends.setdefault((task, end, rate), []).append(name)
+        if ends:
+            words = [
+                f"{task} ({end}, {rate:g}): {', '.join(names)}"
+                for (task, end, rate), names in ends.items()
+            ]
             lines.append(
                 "† not tuned: the best learning rate is at an end of the grid, a better one may be "
-                f"beyond it: {', '.join(words)}."
+                f"beyond it. {'; '.join(words)}."
             )
         if self.changed:
             lines.append(

@@ -17,6 +17,7 @@ const COMPACT = { left: 4, right: 6, top: 16, bottom: 16 };
 const APART = 34; // least distance between the names on a compact axis
 const DASHES = [[], [7, 4], [2, 3], [9, 3, 2, 3]]; // beyond eight colours
 const MAX_LETTERS = 28;
+const NAME_HEIGHT = 13; // pixels
 
 // The dash of the curve with an index.
 export function dashOf(index) {
@@ -194,9 +195,10 @@ export class Plot {
   }
 
   #points(pen, points, ink, standsOut) {
-    const taken = [];
-    for (const point of points) {
-      const [x, y] = [this.x.at(point.x), this.y.at(point.y)];
+    const places = points.map((point) => [this.x.at(point.x), this.y.at(point.y)]);
+    const taken = places.map(([x, y]) => ({ edge: x - 6, size: 12, height: y + 4 }));
+    for (const [i, point] of points.entries()) {
+      const [x, y] = places[i];
       if (point.low != null && point.high != null) {
         const ends = [point.low, point.high].map((value) => this.y.at(value));
         pen.line([[x, ends[0]], [x, ends[1]]], point.colour, { width: 1.5 });
@@ -207,21 +209,30 @@ export class Plot {
     }
   }
 
-  // A name beside its point, moved down until it covers no other.
+  // A name beside its point, or a line lower or higher. Without such a place it is left out, since
+  // farther away it would name another point: the table has it, and pointing tells it.
   #name(pen, point, x, y, colour, taken) {
     const letters = [...point.name];
     const isLong = letters.length > MAX_LETTERS;
     const words = isLong ? `${letters.slice(0, MAX_LETTERS - 1).join("")}…` : point.name;
     const size = pen.width(words);
-    const toRight = x + 12 + size < this.size.width;
-    const edge = toRight ? x + 11 : x - 11 - size;
-    let height = y + 4;
-    const clashes = (one) =>
-      Math.abs(one.height - height) < 13 && edge < one.edge + one.size && one.edge < edge + size;
-    while (taken.some(clashes)) height += 13;
-    if (height > this.y.from) return; // the table has it, with its colour
-    taken.push({ height, edge, size });
-    pen.text(words, edge, height, colour);
+    const isFree = ({ edge, height }) =>
+      edge > this.pad.left &&
+      edge + size < this.size.width &&
+      height > this.pad.top &&
+      height <= this.y.from &&
+      !taken.some(
+        (one) =>
+          Math.abs(one.height - height) < NAME_HEIGHT &&
+          edge < one.edge + one.size &&
+          one.edge < edge + size,
+      );
+    const place = [0, NAME_HEIGHT, -NAME_HEIGHT]
+      .flatMap((shift) => [x + 11, x - 11 - size].map((edge) => ({ edge, height: y + 4 + shift })))
+      .find(isFree);
+    if (!place) return;
+    taken.push({ ...place, size });
+    pen.text(words, place.edge, place.height, colour);
   }
 
   #mark(pen, ink) {

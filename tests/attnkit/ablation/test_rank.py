@@ -398,7 +398,7 @@ def test_an_untuned_rate_a_lost_run_and_a_busy_machine_are_told(plans):
     ranking = table(plans)
     text = FORMS[".md"](ranking)
     assert "| linear | 0.900 ± 0.020 better† | diverged |" in text
-    assert "linear parity (largest, 0.03)" in text
+    assert "beyond it. parity (largest, 0.03): linear." in text
     assert "measured while other processes used the cores" in text
 
 
