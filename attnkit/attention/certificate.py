@@ -66,11 +66,11 @@ class Certificate:
 
     Attributes:
         kernel: its name.
-        version: of its code.
+        version: version of its code.
         operation: what it computes.
         card: name of the device.
         torch: version of torch.
-        dtype: of the inputs.
+        dtype: dtype of the inputs.
         widths: last size of each input.
         lengths: tokens of each comparison.
         accepted: True if it may run.
@@ -118,8 +118,8 @@ def certify_model(
     Args:
         model: on its device.
         num_tokens: length of the run's sequences.
-        device: of the training.
-        dtype: of autocast; None: no autocast.
+        device: device of the training.
+        dtype: dtype of autocast; None: no autocast.
         folder: where certificates are stored; None: nowhere.
     """
     forget()
@@ -273,7 +273,7 @@ def certify(
         kernel: an installed kernel.
         request: what it computes.
         num_tokens: length of the run's sequences.
-        device: of the comparison.
+        device: device of the comparison.
         folder: where certificates are stored; None: nowhere.
         operation: the plain operation; None: the one named by the request.
         lengths: tokens of each comparison; None: `LENGTHS`, and that of the run.

@@ -21,7 +21,7 @@ class Disagreement(MultiHead):
     for a token, summed over the layers.
 
     Args:
-        weight: of the auxiliary loss.
+        weight: factor of the auxiliary loss.
     """
 
     formula = "multi_head; loss + weight mean_t 1/H² Σ_ij cos(head_i, head_j)"

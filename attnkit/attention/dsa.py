@@ -27,7 +27,7 @@ class DSA(MultiHead):
         num_kept: number K of keys per query.
         index_heads: number N of heads of the indexer.
         index_dim: width of a head of the indexer.
-        weight: of the indexer's loss.
+        weight: factor of the indexer's loss.
     """
 
     roles = frozenset(("self",))

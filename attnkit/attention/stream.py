@@ -19,7 +19,7 @@ class Stream:
 
     Attributes:
         mask: which token may attend to which; None: all.
-        cache: of the self-attention; None: no cache.
+        cache: cache of the self-attention; None: no cache.
         context: (B, S, C), the input of cross-attention; None: there is none, or `source` replaces
             it.
         source: keys and values (B, H_kv, S, D) of the context, computed once for many calls.

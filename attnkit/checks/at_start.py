@@ -1,4 +1,4 @@
-"""Before a plugin trains: the quick laws, in the seats that the recipe gives it."""
+"""Tests the quick laws on a plugin before it trains, in the seats of its recipe."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from attnkit.registry import ATTENTION, MLPS, NORMS, POSITIONS, WIRINGS, Spec
 log = logging.getLogger(__name__)
 
 LONGEST = 24
-"""Tokens of a case, at the most: the laws take a second or so then."""
+"""Maximum number of tokens of a case, so that the laws take about a second."""
 
 
 class LawBrokenError(UserError, ValueError):
-    """A plugin breaks a law in the place that a recipe gives it."""
+    """A plugin breaks a law in a seat of the recipe."""
 
 
 def refuse_broken_plugins(model: Mapping[str, Any]) -> None:
-    """Asks the quick laws about each mechanism that does not come with the kit, and the laws about
-    whole models about each such wiring, norm and MLP.
+    """Tests the quick laws on each mechanism that does not come with the kit, and the laws about
+    whole models on each such wiring, norm and MLP.
 
     Args:
-        model: a recipe's section: `attention`, `mask` and `position`, or sections that hold them.
+        model: a recipe's section: `attention`, `mask` and `position`, or sections that contain
+            them.
 
     Raises:
         LawBrokenError: with the evidence.
@@ -53,7 +54,7 @@ def _refuse_broken_mechanisms(model: Mapping[str, Any]) -> None:
         if mechanism.__module__ == "__main__":
             log.warning(
                 "%s is registered in a notebook or script, so no other process can load this run; "
-                "put it into a file and name that under `plugins`",
+                "move it to a file and list that under `plugins`",
                 spec.name,
             )
         built = build_mask(mask)
@@ -73,7 +74,7 @@ def _refuse_broken_mechanisms(model: Mapping[str, Any]) -> None:
                 raise LawBrokenError(
                     f"model.attention: {spec.name} breaks a law: {law.words}. {line.words}\n"
                     f"({line.smallest}; {remedy}`attnkit check` shows all laws; --no-check trains "
-                    "it nonetheless)"
+                    "it anyway)"
                 )
 
 
@@ -81,8 +82,8 @@ _REGISTRIES = {"attention": ATTENTION, "mlp": MLPS, "norm": NORMS, "wiring": WIR
 
 
 def _parts(value: Any, key: str = "") -> Iterator[tuple[str, Spec]]:
-    """Each wiring, norm and MLP, and each mechanism that shares with other layers, which a plugin
-    brings, wherever a section names it.
+    """Yields each wiring, norm and MLP of a plugin that a section names, and each of its mechanisms
+    that share values with other layers.
     """
     if isinstance(value, Spec):
         cls = _REGISTRIES[key].get(value.name) if key in _REGISTRIES else None
@@ -99,22 +100,22 @@ def _parts(value: Any, key: str = "") -> Iterator[tuple[str, Spec]]:
 
 
 def _refuse_broken_part(key: str, spec: Spec) -> None:
-    """Asks the laws about whole models about two small layers with one part."""
+    """Tests the laws about whole models on small models with one part."""
     from attnkit.checks.models import check_part
 
     try:
         card = check_part(key, spec)
-    except ValueError:  # it takes no such width; the recipe's own was checked before
+    except ValueError:  # it does not support this width; that of the recipe was checked before
         return
     for line in card.broken:
         raise LawBrokenError(
             f"model.{key}: {spec.name} breaks a law: {in_words(line.law)}. {line.words}\n"
-            f"({line.smallest}; --no-check trains it nonetheless)"
+            f"({line.smallest}; --no-check trains it anyway)"
         )
 
 
 def _seats(model: Mapping[str, Any], role: Role = "self") -> Iterator[tuple[Role, Spec, Any, str]]:
-    """Role, mechanism, mask and position of each layer, in nested sections too."""
+    """Yields role, mechanism, mask and position of each layer, in nested sections too."""
     if "attention" in model and role == "cross":
         named = model["attention"]
         for spec in named if isinstance(named, list | tuple) else [named]:
@@ -133,7 +134,9 @@ def _seats(model: Mapping[str, Any], role: Role = "self") -> Iterator[tuple[Role
 
 
 def _layers(section: Mapping[str, Any]) -> list[LayerOptions]:
-    """What each layer of a section is; without a number of layers, of one for each mechanism."""
+    """Returns the options of each layer of a section; without a number of layers, one for each
+    mechanism.
+    """
     named, pattern = section["attention"], section.get("layers")
     length = len(named) if isinstance(named, list | tuple) else 1
     keys = {"mask": "none", "position": "none", "mlp": "none", "norm": "none", "wiring": "pre_norm"}

@@ -1,4 +1,4 @@
-"""Whose line raised an error: what an author reads of it, without the machinery around."""
+"""Describes an error to the author of a mechanism, without the frames of the kit and of torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FOREIGN = (
     *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")),
 )
 LONGEST = 300
-"""Letters of an error's first line that are shown."""
+"""Maximum number of characters of an error's first line."""
 
 
 def first_line(error: BaseException) -> str:
-    """Type and first line: what follows in torch's errors lists its dispatcher's tables. Of an
-    error while compiling, the one that was meant.
+    """Returns the type and first line of an error, since errors of torch may go on with tables of
+    its dispatcher. Of an error of the compiler, those of the original error.
     """
     error = getattr(error, "inner_exception", error)
     lines = str(error).strip().splitlines() or [""]
@@ -29,19 +29,19 @@ def first_line(error: BaseException) -> str:
 
 
 def shorten(text: str) -> str:
-    """The first letters of a text, with dots where more followed."""
+    """Returns a text, cut at `LONGEST` characters and marked with dots."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def is_a_refusal(error: BaseException) -> bool:
-    """True for a ValueError that somebody has written down: a size that is not served, in words."""
+    """Returns True for a ValueError from a `raise` statement, as for a size that is refused."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return isinstance(error, ValueError) and (last.line or "").startswith("raise ")
 
 
 def frames_of(error: BaseException, mechanism: type) -> tuple[str, ...]:
-    """The author's frames, outermost first: `file:line in function: code`. Where no line of theirs
-    was running, the kit's last ones, and what the author overrides.
+    """Returns the author's frames, outermost first: `file:line in function: code`. If there are
+    none, the last frame of the kit, and the methods that the author overrides.
     """
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if is_the_authors(f.filename)]
@@ -52,13 +52,13 @@ def frames_of(error: BaseException, mechanism: type) -> tuple[str, ...]:
     own = [name for name, value in vars(mechanism).items() if inspect.isfunction(value)]
     return (
         *(_line(frame) for frame in kits),
-        f"the kit stumbled over what {mechanism.__name__} gave it: look at the shapes that its own "
+        f"the kit failed on a result of {mechanism.__name__}: look at the shapes that its own "
         f"{', '.join(own) or 'attributes'} return",
     )
 
 
 def line_in(text: str) -> str:
-    """The author's last line in a traceback that came as text; empty: there is none."""
+    """Returns the author's last line in the text of a traceback; empty: there is none."""
     found = re.findall(r'File "(.+?)", line (\d+), in (\w+)(?:\n\s+(.+))?', text)
     theirs = [frame for frame in found if is_the_authors(frame[0])]
     if not theirs:
@@ -68,12 +68,12 @@ def line_in(text: str) -> str:
 
 
 def is_the_kits(file: str) -> bool:
-    """True for a file of attnkit."""
+    """Returns True for a file of attnkit."""
     return KIT in Path(file).resolve().parents
 
 
 def is_the_authors(file: str) -> bool:
-    """True for a file that is neither the kit's, nor torch's, nor Python's."""
+    """Returns True for a file that belongs to neither the kit, nor torch, nor Python."""
     return not (file.startswith("<") or is_the_kits(file) or _is_foreign(file))
 
 

@@ -1,5 +1,5 @@
-"""Laws about one call after another: nothing is changed, drawn, kept or mixed up. They are asked
-first, since what breaks one of them breaks most others too.
+"""Laws about consecutive calls: nothing is changed, drawn, kept or mixed up. They are tested first,
+since a mechanism that breaks one of them breaks most others too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 
 def held(value: Any, path: str, depth: int = 4) -> Iterator[tuple[str, Tensor | nn.Module]]:
-    """Tensors and modules in a value, in lists, dicts and objects too, with their paths."""
+    """Yields the tensors and modules in a value, also in lists, dicts and objects, with paths."""
     if isinstance(value, Tensor | nn.Module):
         yield path, value
     elif depth == 0 or isinstance(value, type | str | torch.dtype | torch.device):
@@ -45,7 +45,9 @@ def held(value: Any, path: str, depth: int = 4) -> Iterator[tuple[str, Tensor | 
 
 
 def held_outside(attention: Attention) -> Iterator[tuple[str, Tensor | nn.Module]]:
-    """What a mechanism and its parts keep that is neither parameter, buffer nor part."""
+    """Yields the tensors and modules that a mechanism and its parts store outside of parameters,
+    buffers and submodules.
+    """
     for name, module in attention.named_modules():
         for attribute, value in list(vars(module).items()):
             if attribute not in _OF_TORCH:
@@ -76,7 +78,7 @@ def inputs_are_left_as_they_were(case: Case) -> None:
         with torch.no_grad():
             attention(x, context, mask)
         when = " in training" * training
-        demand(torch.equal(x, case.x), f"the tokens that ask were changed in place{when}")
+        demand(torch.equal(x, case.x), f"the tokens were changed in place{when}")
         demand(torch.equal(context, case.context), f"the context was changed in place{when}")
         for path, now in _of_mask(mask).items():
             old = before.get(path)
@@ -95,7 +97,7 @@ def inputs_are_left_as_they_were(case: Case) -> None:
 
 
 def _of_mask(mask: Mask) -> dict[str, Any]:
-    """What a mask is made of: copies of its tensors, and its numbers and names, by their paths."""
+    """Returns the contents of a mask by path: copies of its tensors, and its numbers and names."""
     found: dict[str, Any] = {}
     for part in mask.parts():
         for name, attribute in vars(part).items():
@@ -109,28 +111,28 @@ def _of_mask(mask: Mask) -> dict[str, Any]:
 
 
 def same_seed_gives_the_same_numbers(case: Case) -> None:
-    """Built twice under one seed, all parameters are equal, and so are two outputs."""
+    """Two builds with the same seed have equal parameters and give equal outputs."""
     one, two = case.build(), case.build()
     states = one.state_dict(), two.state_dict()
-    demand(states[0].keys() == states[1].keys(), "two builds have other parameters")
+    demand(states[0].keys() == states[1].keys(), "two builds have different parameters")
     for name, value in states[0].items():
         demand(torch.equal(value, states[1][name]), f"{name} differs under the same seed")
     with torch.no_grad():
         outputs = case.run(one), case.run(one), case.run(two)
-    demand(torch.equal(outputs[0], outputs[1]), "two calls in evaluation mode give other numbers")
-    demand(torch.equal(outputs[0], outputs[2]), "two builds under one seed give other numbers")
+    demand(torch.equal(outputs[0], outputs[1]), "two calls in evaluation mode differ")
+    demand(torch.equal(outputs[0], outputs[2]), "two builds with the same seed differ")
 
 
 BATCHES, ALONE = (2, 3, 5, 9, 17, 33), (0, 1, 2, 4, 8, 16, 32)
-"""Sizes of batches, and the sequences of them that are computed alone too."""
+"""Sizes of batches, and the sequences that are also computed alone."""
 
 
 @torch.no_grad()
 def sequences_of_a_batch_come_out_as_if_alone(case: Case) -> None:
-    """A sequence gives the same output alone and in a batch of any size, wherever it stands in it,
-    in evaluation and in training.
+    """A sequence gives the same output alone and in a batch of any size, at any place in it, in
+    evaluation and in training.
     """
-    require(case.mask.batch_size == 1, "the mask tells the sequences apart")
+    require(case.mask.batch_size == 1, "the mask differs between sequences")
     many, attention = case.resized(B=BATCHES[-1]), case.build()
     x, context = many.x, many.context
     alone = {
@@ -147,8 +149,8 @@ def sequences_of_a_batch_come_out_as_if_alone(case: Case) -> None:
 
 
 def a_call_leaves_nothing_behind(case: Case) -> None:
-    """What was computed before changes nothing: after other tokens, lengths, padding, documents and
-    windows, and from a cache, a call gives the numbers of a mechanism that was never called.
+    """Earlier calls have no effect: after other tokens, lengths, padding, documents and windows,
+    and with a cache, a call gives the same numbers as in a mechanism that was never called.
     """
     used = case.build()
     calls = dict(_calls(case))
@@ -160,7 +162,7 @@ def a_call_leaves_nothing_behind(case: Case) -> None:
 
 
 def _after_others(words: str, call: Callable[[], T]) -> T:
-    """Makes a call that went well alone."""
+    """Runs a call that succeeded alone."""
     try:
         return call()
     except Exception as error:
@@ -168,14 +170,14 @@ def _after_others(words: str, call: Callable[[], T]) -> T:
 
 
 def _demand_the_same(again: Tensor, alone: Tensor, what: str) -> None:
-    """NaN is the same as NaN: another law tells of it."""
+    """Demands equal numbers; NaN equals NaN, which is for another law to report."""
     demand_close(again.nan_to_num(), alone.nan_to_num(), what, atol=1e-6)
 
 
 def a_training_step_leaves_nothing_behind(case: Case) -> None:
-    """The same in training: outputs and gradients are those of a mechanism that saw no batch
-    before; no tensor of a graph is kept, by the module or anywhere else; and no call leaves one
-    more tensor behind.
+    """The same in training: outputs and gradients are those of a mechanism that has seen no batch
+    before; no tensor of a graph is kept, in the module or elsewhere; and the number of kept tensors
+    does not grow.
     """
     used = case.build().train()
     calls = list(_calls(case, training=True))
@@ -189,7 +191,7 @@ def a_training_step_leaves_nothing_behind(case: Case) -> None:
 
 
 def _step(attention: Attention, call: Call) -> list[Tensor]:
-    """The output, and the gradients by all parameters that have one."""
+    """Returns the output, and the gradients by all parameters."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(1)
         output = call(attention)
@@ -202,7 +204,7 @@ def _step(attention: Attention, call: Call) -> list[Tensor]:
 
 
 def _calls(case: Case, training: bool = False) -> Iterator[tuple[str, Call]]:
-    """Calls that differ in one thing each; masks are made anew in each."""
+    """Yields calls that differ in one thing each; each call builds its own mask."""
 
     def plain(of: Case, mask: Callable[[], Mask]) -> Call:
         return lambda attention: attention(of.x, of.context, mask())
@@ -238,7 +240,7 @@ def _served(case: Case, mask: Mask) -> bool:
 
 
 def _demand_no_graph(case: Case) -> None:
-    """Two training steps leave nothing behind that holds their graphs, and no growing heap."""
+    """Demands that training steps keep neither their graphs nor a growing number of tensors."""
     attention = case.build().train()
 
     class Token:  # lives as long as the graph that holds it
@@ -261,7 +263,7 @@ def _demand_no_graph(case: Case) -> None:
         for path, value in kept:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 raise Broken(
-                    f"{path} keeps the graph of a call; keep `.detach()` of it, or nothing"
+                    f"{path} keeps the graph of a call; store `.detach()` of it, or nothing"
                 )
         counts.append({path for path, _ in kept})
     grown = counts[2] - counts[1]
@@ -272,21 +274,21 @@ def _demand_no_graph(case: Case) -> None:
         gc.collect()
     demand(
         all(graph() is None for graph in graphs),
-        "something outside of the module, say a list in its file, keeps the graph of a call",
+        "something outside of the module, such as a list in its file, keeps the graph of a call",
     )
     # The first call may fill a table for all that follow.
     left = [tensor for kept in made[1] if (tensor := kept()) is not None]
     demand(
         not left,
         lambda: (
-            f"each call leaves a tensor {tuple(left[0].shape)} behind, outside of the module, say "
-            "in a list in its file"
+            f"each call leaves a tensor {tuple(left[0].shape)} behind, outside of the module, such "
+            "as in a list in its file"
         ),
     )
 
 
 class _Made(TorchDispatchMode):
-    """Notes the tensors that a call makes, without keeping them alive."""
+    """Records the tensors that a call creates, without keeping them alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,9 +303,8 @@ class _Made(TorchDispatchMode):
 
 @torch.no_grad()
 def new_weights_take_effect_at_once(case: Case) -> None:
-    """After a call, other weights give other numbers: those that are loaded, those that an
-    optimizer writes in their place, and those of another type. Nothing that was computed from the
-    old ones is kept.
+    """After a call, new weights give new numbers, whether they are loaded or written in place by an
+    optimizer. Nothing that was computed from the old ones is kept.
     """
     attention, other = case.build(), case.resized(seed=case.seed + 1).build()
     case.run(attention)
@@ -320,8 +321,8 @@ def new_weights_take_effect_at_once(case: Case) -> None:
 
 
 def parameters_lie_in_the_module(case: Case) -> None:
-    """Whatever the output can be trained by is a parameter of the module, so that an optimizer sees
-    it and a checkpoint holds it.
+    """Everything that can be trained is a parameter of the module, so that optimizers and
+    checkpoints contain it.
     """
     attention = case.build()
     output = case.run(attention)
@@ -335,16 +336,16 @@ def parameters_lie_in_the_module(case: Case) -> None:
         if id(value) in lost
         or (isinstance(value, nn.Module) and {id(p) for p in value.parameters()} & set(lost))
     ]
-    where = f"in `{', '.join(places[:3])}`" if places else "in no attribute of it"
+    where = f"in `{', '.join(places[:3])}`" if places else "in none of its attributes"
     raise Broken(
-        f"{len(lost)} parameter{'s' * (len(lost) != 1)} outside of the module, {where}: no "
-        "optimizer sees what lies in a plain list, dict or variable, and no checkpoint holds it; "
-        "use nn.ParameterList, nn.ParameterDict or nn.ModuleList"
+        f"{len(lost)} parameter{'s' * (len(lost) != 1)} outside of the module, {where}: optimizers "
+        "and checkpoints do not find what is in a plain list, dict or variable; use "
+        "nn.ParameterList, nn.ParameterDict or nn.ModuleList"
     )
 
 
 def _leaves(output: Tensor) -> Iterator[Tensor]:
-    """What a graph takes gradients by."""
+    """Yields the leaf tensors of a graph."""
     waiting, seen = [output.grad_fn], set()
     while waiting:
         node = waiting.pop()

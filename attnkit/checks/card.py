@@ -1,4 +1,6 @@
-"""A mechanism's card: a line a law, with the evidence and the smallest case where one is broken."""
+"""The card of a mechanism: one line per law, with the evidence and the smallest case that breaks
+it.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +11,48 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from attnkit.attention.base import Attention, Role
-from attnkit.checks.asked_cases import cases_of, spoken_about
 from attnkit.checks.blame import first_line, frames_of, is_a_refusal
 from attnkit.checks.case import Broken, Case, DoesNotApply
 from attnkit.checks.laws import BASIC, LAWS, SELF_ALONE, Law
 from attnkit.checks.seats import ROLES, MaskCase
+from attnkit.checks.selection import cases_for, cases_of
 from attnkit.masks import name_of
 from attnkit.registry import ATTENTION, MASKS
 
 Outcome = Literal["holds", "does not apply", "broken", "crashed"]
 
 SMALLER = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 65, 100)
-"""Lengths that are tried, in this order, when a broken law's case is made smaller."""
+"""Lengths to try, in this order, when reducing a case that breaks a law."""
 
-REMEMBERS = "other calls went well before this one: does it keep something of them?"
+REMEMBERS = "earlier calls succeeded: does it keep something between calls?"
 FAR = (
     "outputs_do_not_depend_on_the_length",
     "decoding_far_into_a_sequence_equals_the_full_pass",
     "memory_grows_as_declared",
     "bfloat16_stays_near_float32",
 )
-"""Laws that ask about longer sequences than those of their case."""
+"""Laws that use longer sequences than those of their case."""
 
 LIMITED = (
-    "if there is a longest sequence that it takes, let it raise a ValueError that says so: longer "
-    "ones are then not asked about"
+    "if it supports only a limited length, raise a ValueError that says so: longer sequences are "
+    "then not tested"
 )
 
 
 @dataclass(frozen=True)
 class Line:
-    """What became of one law.
+    """The result of one law.
 
     Attributes:
-        law: its name.
-        topic: what it is about.
-        outcome: `holds`: in every case that it speaks about; `crashed`: the mechanism raised an
-            error that is not the law's.
-        cases: how many cases it was asked about, those left out where it does not apply.
-        words: why it does not apply; the evidence; the error; or what else there is to say.
+        law: name of the law.
+        topic: topic of the law.
+        outcome: `holds`: in every case to which it applies; `crashed`: the mechanism raised an
+            error that the law does not expect.
+        cases: number of tested cases to which the law applies.
+        words: why it does not apply, the evidence, the error, or a note.
         smallest: the smallest case found that breaks it.
         remedy: the declaration that would make it legal.
-        trace: of an error: a line for each frame, file, line and code.
+        trace: for an error, a line per frame with file, line and code.
     """
 
     law: str
@@ -65,13 +67,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Card:
-    """All lines of one mechanism.
+    """The results of all laws for one mechanism.
 
     Attributes:
-        name: of the mechanism.
-        num_seats: masks x positions x roles that it does not refuse.
-        lines: one for each law; none after an error of the mechanism.
-        refused: why seats were refused, each reason once.
+        name: name of the mechanism.
+        num_seats: number of seats (mask x position x role) that it does not refuse.
+        lines: one per law; none after an error of the mechanism.
+        refused: reasons why seats were refused, each once.
     """
 
     name: str
@@ -86,12 +88,12 @@ class Card:
 
     @property
     def fix_first(self) -> str:
-        """The most basic of several broken laws; empty where others do not follow from it."""
+        """The most basic of several broken laws; empty if the others do not follow from it."""
         broken = [line.law for line in self.lines if line.outcome == "broken"]
         return broken[0] if len(broken) > 1 and broken[0] in BASIC else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The card as plain data."""
+        """Returns the card as plain data."""
         return asdict(self)
 
 
@@ -106,18 +108,18 @@ def check(
     thorough: bool = False,
     on_line: Callable[[Line], None] = lambda line: None,
 ) -> Card:
-    """Asks every law about a mechanism, in every seat that it does not refuse.
+    """Tests every law on a mechanism, in every seat that it does not refuse.
 
-    An error of the mechanism ends the card: what follows would say the same.
+    An error of the mechanism ends the card, since other laws would fail with the same error.
 
     Args:
         mechanism: the class.
-        options: of the mechanism.
+        options: options of the mechanism.
         masks: None: every registered one, and combinations.
-        positions: names; None: all that act inside attention, and none.
+        positions: names; None: `none` and all that act inside attention.
         roles: self- and cross-attention.
-        laws: which laws.
-        thorough: ask all laws in all cases, long sequences in every seat; takes minutes.
+        laws: laws to test.
+        thorough: test all laws in all cases, and long sequences in every seat; takes minutes.
         on_line: called with each line as soon as it is known.
     """
     cases, refused = cases_of(mechanism, options, masks=masks, positions=positions, roles=roles)
@@ -133,21 +135,22 @@ def check(
 
 
 def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
-    """Asks one law about all cases that it speaks about, until one breaks it."""
-    asked, reason = 0, "nothing to ask about: every seat is refused"
+    """Tests one law on its cases, until one breaks it."""
+    num_tested, reason = 0, "nothing to test: every seat is refused"
     notes: dict[str, None] = {}
-    spoken = spoken_about(law, cases, thorough)
-    for case in spoken:
+    selected = cases_for(law, cases, thorough)
+    for case in selected:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what they warn of shows in the numbers
+                warnings.simplefilter("ignore")  # laws look at the numbers
                 note = law.demand(case)
         except DoesNotApply as error:
             reason = str(error)
         except Broken as error:
             small, evidence = smallest(law, case, str(error))
-            remedy = _remedy(law, case, small, spoken)
-            return Line(law.name, law.topic, "broken", asked + 1, evidence, str(small), remedy)
+            remedy = _remedy(law, case, small, selected)
+            line = (law.name, law.topic, "broken", num_tested + 1)
+            return Line(*line, evidence, str(small), remedy)
         except Exception as error:
             if law.topic != LAWS[0].topic and is_a_refusal(error):
                 reason = str(error)
@@ -156,48 +159,48 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
                 law.name,
                 law.topic,
                 "crashed",
-                asked + 1,
+                num_tested + 1,
                 first_line(error),
                 str(case),
                 _hint(law),
                 frames_of(error, case.mechanism),
             )
         else:
-            asked += 1
+            num_tested += 1
             if note:
                 notes[note] = None
-    if asked:
-        return Line(law.name, law.topic, "holds", asked, "; ".join(notes))
+    if num_tested:
+        return Line(law.name, law.topic, "holds", num_tested, "; ".join(notes))
     return Line(law.name, law.topic, "does not apply", 0, reason)
 
 
-def _remedy(law: Law, case: Case, small: Case, spoken: Sequence[Case]) -> str:
-    """What would make a broken law's case legal: the roles alone, where it holds in
-    self-attention; else what the law names, or the masks under which it holds.
+def _remedy(law: Law, case: Case, small: Case, cases: Sequence[Case]) -> str:
+    """Returns the declaration that would make a case legal: `roles`, if the law holds in
+    self-attention; otherwise what the law suggests, or the masks under which it holds.
     """
-    in_self = [other for other in spoken if other.role == "self"]
+    in_self = [other for other in cases if other.role == "self"]
     may_refuse = case.role == "cross" and in_self and law.topic != LAWS[0].topic
     if may_refuse and not any(_broken(law, other) for other in in_self):
         return SELF_ALONE
-    told = [law.declaration(case, small)]
+    remedies = [law.declaration(case, small)]
     if law.each in ("mask", "kernel") and "mask_names" not in law.remedy:
-        told.append(masks_it_obeys(law, case, spoken))
-    return "; or ".join(filter(None, told))
+        remedies.append(masks_it_obeys(law, case, cases))
+    return "; or ".join(filter(None, remedies))
 
 
 def _hint(law: Law) -> str:
-    """What an error may come from, by the law that met it first."""
+    """Returns a possible cause of an error, by the first law that meets it."""
     if law.topic == LAWS[0].topic and law is not LAWS[0]:
         return REMEMBERS
     return LIMITED if law.each == "length" or law.name in FAR else ""
 
 
 def smallest(law: Law, case: Case, evidence: str) -> tuple[Case, str]:
-    """Makes a case that breaks a law smaller, as long as the evidence is of the same kind: tokens,
-    sequences, width.
+    """Reduces sequences, tokens and width of a case that breaks a law, as long as the evidence is
+    of the same kind.
     """
     tries: list[dict[str, int]] = [{"T": length} for length in SMALLER if length < case.T]
-    if law.name in FAR:  # they choose their own lengths, which the evidence tells
+    if law.name in FAR:  # they choose their own lengths, which the evidence states
         tries = []
     for sizes in ([{"B": 1}], tries, [{"C": 8}, {"C": 16}]):
         for size in sizes:
@@ -210,8 +213,8 @@ def smallest(law: Law, case: Case, evidence: str) -> tuple[Case, str]:
 
 
 def masks_it_obeys(law: Law, broken: Case, cases: Sequence[Case]) -> str:
-    """The declaration that leaves out the masks under which a law breaks, where it holds under most
-    of them; else nothing.
+    """Returns the declaration without the masks under which a law breaks, if it holds under most
+    others; otherwise an empty string.
     """
     seat = broken.role, broken.position, broken.options, broken.extra
     holds: set[str] = set()
@@ -227,25 +230,25 @@ def masks_it_obeys(law: Law, broken: Case, cases: Sequence[Case]) -> str:
             holds |= names
         else:
             breaks.append(names)
-    guilty = set().union(*breaks) - holds
-    if not breaks or not all(names & guilty for names in breaks) or len(guilty) >= len(holds):
+    failing = set().union(*breaks) - holds
+    if not breaks or not all(names & failing for names in breaks) or len(failing) >= len(holds):
         return ""
     # A choice of masks, (a | b), has no name that can be declared.
     declared = ", ".join(repr(name) for name in sorted(holds & {*MASKS.names(), "padding"}))
     return (
-        f"if it cannot obey {' and '.join(sorted(guilty))} by design, say "
+        f"if it cannot obey {' and '.join(sorted(failing))} by design, declare "
         f"`mask_names = frozenset({{{declared}}})`"
     )
 
 
 def _kind(evidence: str) -> str:
-    """The evidence without its numbers; those in names stay."""
+    """Returns the evidence without its numbers, except for those in names."""
     return re.sub(r"(?<![\w.])[\d.,]+(e[+-]?\d+)?", "#", evidence)
 
 
 def _broken(law: Law, case: Case) -> str | None:
-    """The evidence, if a case breaks a law by its own words: a size that cannot be built at all is
-    no smaller case.
+    """Returns the evidence if a case breaks a law. Other errors do not count: a size that cannot be
+    built is no smaller case.
     """
     try:
         law.demand(case)
@@ -260,7 +263,7 @@ _LAWS = {law.name: law for law in LAWS}
 
 
 def law(name: str) -> Law:
-    """The law of this name.
+    """Returns the law of this name.
 
     Raises:
         KeyError: if there is none.

@@ -1,4 +1,4 @@
-"""One mechanism in one seat (role, mask, position) at one size: what a law is asked about."""
+"""A case on which laws are tested: one mechanism in one seat (role, mask, position) at one size."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from attnkit.masks import Grid, Mask, build_mask
 from attnkit.registry import ATTENTION, POSITIONS
 
 NOISE = 0.2
-"""Standard deviation of what is added to all parameters: an identity or a zero at the start must
-not hide anything.
+"""Standard deviation of the noise on all parameters, so that an initial identity or zero does not
+hide anything.
 """
 
 
@@ -29,33 +29,33 @@ class Broken(AssertionError):
 
 
 class DoesNotApply(Exception):
-    """A law says nothing about a case; the message is the reason."""
+    """A law does not apply to a case; the message is the reason."""
 
 
 BATCHES, LENGTHS = (3, 2, 5, 7), (10, 11, 13, 9, 12, 14, 15)
-"""Sequences and tokens of a case: the first that are not another size of it, so that an axis that
-is taken for another one does not fit.
+"""Numbers of sequences and tokens of a case: the first that are not another size of it, so that
+axes cannot be confused without an error.
 """
 
 MORE, FEWER = 3, -4
-"""Keys that cross-attention has more, or fewer, than queries."""
+"""Difference between the number of keys and of queries in cross-attention."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A mechanism, where it sits, and how large everything is.
+    """A mechanism with its seat and all sizes.
 
     Args:
         mechanism: the class.
         mask_case: a mask, for any number of keys.
         position: name of a position encoding.
         role: self-attention, or cross-attention over a context of other tokens.
-        options: of the mechanism.
-        B: sequences in the batch; 0: the first of `BATCHES` that no other size is.
-        T: tokens that ask; 0: the first of `LENGTHS` that no other size is.
-        C: width of the model; 0: 32, or what the number of heads in `options` divides.
-        seed: of weights and tokens.
-        extra: tokens that the context of cross-attention has more.
+        options: options of the mechanism.
+        B: number of sequences; 0: the first of `BATCHES` that differs from other sizes.
+        T: number of queries; 0: the first of `LENGTHS` that differs from other sizes.
+        C: width of the model; 0: 32, or a multiple of the number of heads in `options`.
+        seed: seed of weights and tokens.
+        extra: number of keys minus number of queries, in cross-attention.
     """
 
     mechanism: type[Attention]
@@ -93,28 +93,28 @@ class Case:
 
     @property
     def S(self) -> int:
-        """Tokens that answer."""
+        """Number of keys."""
         return self.T if self.role == "self" else max(1, self.T + self.extra)
 
     def refusal(self) -> str | None:
-        """Why the mechanism says that it cannot sit here; None: it can."""
+        """Returns why the mechanism refuses this seat; None: it does not."""
         return self.mechanism.refusal(self.role, self.mask, self.position)
 
     def first_served(self, *masks: str) -> str:
-        """The first of these masks that the mechanism does not refuse; the last if it does."""
+        """Returns the first of these masks that the mechanism does not refuse, or the last one."""
         for name in masks:
             if self.mechanism.refusal(self.role, build_mask(name), self.position) is None:
                 return name
         return masks[-1]
 
     def resized(self, **changes: Any) -> Case:
-        """The same with other sizes, or in another seat, built anew."""
+        """Returns a copy with other sizes, or in another seat."""
         return replace(self, **changes)
 
     def build(self, **options: Any) -> Attention:
-        """The mechanism in evaluation mode, with noise on all parameters."""
+        """Builds the mechanism in evaluation mode, with noise on all parameters."""
         with torch.random.fork_rng(devices=[]):
-            # `torch.manual_seed` would note a traceback for each kind of device that is not in use.
+            # `torch.manual_seed` would store a traceback for each kind of device not in use.
             torch.default_generator.manual_seed(self.seed)
             attention = self.mechanism(self.C, **{**self.options, **options})
             if POSITIONS.get(self.position).acts_on != "embeddings":
@@ -126,11 +126,11 @@ class Case:
 
     @functools.cached_property
     def attention(self) -> Attention:
-        """Built once, for laws that only read it."""
+        """The mechanism, built once, for laws that do not change it."""
         return self.build()
 
     def mask_over(self, num_keys: int) -> Mask:
-        """The mask for this many keys."""
+        """Returns the mask for this number of keys."""
         return self.mask_case.over(self.B, num_keys)
 
     @functools.cached_property
@@ -139,41 +139,41 @@ class Case:
         return self.mask_over(self.S)
 
     def mask_of_copies(self, count: int) -> Mask:
-        """The mask over all keys, for `copies` of the batch."""
+        """Returns the mask over all keys, for `copies` of the batch."""
         return self.mask_case.over(self.B, self.S, count)
 
     @staticmethod
     def copies(tokens: Tensor, count: int) -> Tensor:
-        """(count B, ...): the batch several times."""
+        """Repeats a batch: (B, ...) -> (count B, ...)."""
         return tokens.repeat(count, 1, 1)
 
     @functools.cached_property
     def allowed(self) -> Tensor:
-        """(B, T, S): the mask, written out."""
+        """(B, T, S): the dense mask."""
         return self.mask.dense(self.T, self.S).expand(self.B, 1, self.T, self.S)[:, 0]
 
     def tokens(self, length: int, offset: int = 0) -> Tensor:
-        """(B, length, C): random token embeddings."""
+        """Returns random token embeddings (B, length, C)."""
         generator = torch.Generator().manual_seed(1000 * self.seed + offset)
         return torch.randn(self.B, length, self.C, generator=generator)
 
     @functools.cached_property
     def x(self) -> Tensor:
-        """(B, T, C): the tokens that ask."""
+        """(B, T, C): the tokens of the queries."""
         return self.tokens(self.T)
 
     @functools.cached_property
     def context(self) -> Tensor:
-        """(B, S, C): the tokens that answer; in self-attention the same tensor."""
+        """(B, S, C): the tokens of keys and values; in self-attention the same tensor as `x`."""
         return self.x if self.role == "self" else self.tokens(self.S, offset=1)
 
     def run(self, attention: Attention | None = None) -> Tensor:
-        """(B, T, C): what a mechanism (default: `attention`) makes of the tokens."""
+        """Returns the output of a mechanism (default: `attention`): (B, T, C)."""
         return (attention or self.attention)(self.x, self.context, self.mask)
 
     @functools.cached_property
     def output(self) -> Tensor:
-        """(B, T, C): what comes out, without a graph."""
+        """(B, T, C): the output, without a graph."""
         with torch.no_grad():
             return self.run()
 
@@ -184,12 +184,12 @@ class Case:
             return Prepared(q, *self.attention.expand(k, v), carried)
 
     def heads(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, placed, without a graph: copies, which `mix` may change."""
+        """Returns copies of the inputs q, k, v of `mix`, without a graph."""
         q, k, v, _ = self._prepared
         return q.clone(), k.clone(), v.clone()
 
     def beside(self) -> dict[str, Tensor]:
-        """What `mix` wants beside them: `carried`, where the mechanism carries something."""
+        """Returns the further argument of `mix`, `carried`, if the mechanism carries something."""
         carried = self._prepared.carried
         return {} if carried is None else {"carried": carried.clone()}
 
@@ -200,8 +200,8 @@ class Case:
 
     @functools.cached_property
     def influences(self) -> dict[str, Tensor]:
-        """How much each output (B, T) feels each token (S) of its own row, measured in several ways
-        (`influence.py`).
+        """Influence of each token (S) on each output (B, T) of its own row, measured in several
+        ways, see `influence.py`.
         """
         from attnkit.checks.influence import measured
 
@@ -209,14 +209,16 @@ class Case:
 
 
 def _own_sizes(mechanism: type[Attention], options: Mapping[str, Any], dim: int) -> set[int]:
-    """Heads, heads of keys, and a head's width; a mechanism that cannot be built has none."""
+    """Returns the numbers of heads and of key heads, and the width of a head; nothing for a
+    mechanism that cannot be built.
+    """
     key = mechanism, repr(sorted(options.items())), dim
     if key not in _SIZES:
         try:
             with torch.random.fork_rng(devices=[]):
                 built = mechanism(dim, **options)
             _SIZES[key] = {built.num_heads, built.num_kv_heads, built.head_dim}
-        except Exception:  # a law builds it again, and tells
+        except Exception:  # a law builds it again and reports the error
             return set()
     return _SIZES[key]
 
@@ -225,7 +227,7 @@ _SIZES: dict[tuple[type[Attention], str, int], set[int]] = {}
 
 
 def require(condition: bool, reason: str) -> None:
-    """Leaves a law that has nothing to say here.
+    """Ends a law that does not apply here.
 
     Raises:
         DoesNotApply: if the condition is not met.
@@ -247,12 +249,12 @@ def demand(condition: bool, evidence: str | Callable[[], str]) -> None:
 def demand_close(
     computed: Tensor, expected: Tensor, what: str, atol: float = 2e-5, rtol: float = 1e-5
 ) -> None:
-    """Breaks a law unless two tensors agree; tells where they differ the most.
+    """Breaks a law unless two tensors agree; reports where they differ most.
 
     Args:
-        computed: what was computed.
-        expected: what it should be.
-        what: names the computed tensor and what it is compared with.
+        computed: the computed tensor.
+        expected: the tensor to compare with.
+        what: names both tensors.
         atol: absolute tolerance, in units of the largest expected number, or of 1 if that is less.
         rtol: relative tolerance of each number.
 
@@ -276,8 +278,8 @@ def demand_close(
 
 @torch.no_grad()
 def kernel_of(attention: Attention, x: Tensor, context: Tensor, mask: Mask) -> str:
-    """What computes a call, in brackets, as the end of an evidence: a kernel of the kit, or steps
-    of a map of its own; nothing where a mechanism has a `mix` of its own.
+    """Returns what computes a call, in parentheses, for the end of an evidence: a kernel of the
+    kit, or the overridden steps; an empty string for a mechanism that overrides `mix`.
     """
     if not isinstance(attention, ScoreAttention) or type(attention).mix is not ScoreAttention.mix:
         return ""
@@ -287,18 +289,18 @@ def kernel_of(attention: Attention, x: Tensor, context: Tensor, mask: Mask) -> s
         q, k, v, carried = attention.prepare(x, context, mask)
         call = attention.call(q, *attention.expand(k, v), mask, carried)
         return f" (kernel {kernels.choose(call).kernel.name})"
-    except Exception:  # whatever it raises, the evidence stands
+    except Exception:  # the evidence is valid without it
         return ""
 
 
 LARGEST_FACTOR = 1000.0
-"""Factor that makes tokens larger than any norm would let them be."""
+"""Factor that makes tokens larger than any norm allows."""
 
 
 @torch.no_grad()
 def scaled_to_scores(case: Case, attention: Attention, targets: tuple[float, ...]) -> list[float]:
-    """For each target the factor of the tokens with which the largest score is about that: a power
-    of 2 up to `LARGEST_FACTOR`, which it is where a mechanism forms no scores.
+    """Returns for each target a factor of the tokens with which the largest score is about the
+    target: a power of 2, or `LARGEST_FACTOR` if there is none or the mechanism has no scores.
     """
     if not isinstance(attention, ScoreAttention):
         return [LARGEST_FACTOR] * len(targets)
@@ -311,7 +313,7 @@ def scaled_to_scores(case: Case, attention: Attention, targets: tuple[float, ...
         grid = Grid.of(q, k, case.mask, carried)
         try:
             largest = float(attention.biased_scores(q, k, grid).abs().max())
-        except RuntimeError:  # its `weights` form scores in a way of their own
+        except RuntimeError:  # its `weights` compute scores in another way
             break
         for target in targets:
             if not largest < target and found[target] == LARGEST_FACTOR:

@@ -1,4 +1,4 @@
-"""Laws about what a mechanism declares to cost."""
+"""Laws about the costs that a mechanism declares."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from attnkit.registry import ATTENTION, Spec
 
 
 def declared_flops_are_right(case: Case) -> None:
-    """What `projection_flops` and `mixing_flops` declare for all pairs is as much as the products
-    that torch counts, and no more than those with all other arithmetic, at two lengths. A state may
-    be counted as it decodes, token by token, or as it trains, in chunks. What is not declared is
-    counted, and cannot be wrong.
+    """What `projection_flops` and `mixing_flops` declare for all pairs is at least the products
+    that torch counts, and at most these with all other arithmetic, at two lengths. A state may be
+    counted token by token, as in decoding, or in chunks, as in training. Costs that are not
+    declared are counted and cannot be wrong.
     """
-    # A chunk of one token multiplies a few numbers that a recurrence has no name for.
+    # A chunk of one token has a few products that a recurrence does not have.
     share = 0.75 if issubclass(case.mechanism, Recurrent) else 1.0
     require(case.role == "self", "counted in self-attention")
     plain = "causal" if case.mechanism.causal_only else "none"
@@ -47,11 +47,11 @@ def declared_flops_are_right(case: Case) -> None:
 
 
 NOT_COUNTED = (torch.ops.aten._cdist_forward,)
-"""Operations that do as much for each number as a product, and that torch's counter passes over."""
+"""Operations as expensive per element as a product, which torch's counter ignores."""
 
 
 class _AllArithmetic(TorchDispatchMode):
-    """Counts a number for each element that an operation reads or writes, whichever are more."""
+    """Counts one operation for each element that is read or written, whichever are more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ class _AllArithmetic(TorchDispatchMode):
 
 @torch.no_grad()
 def _arithmetic(case: Case, length: int) -> tuple[int, int]:
-    """Products of one sequence, and these with everything else; of a state the fewer of the two
-    ways, and the more.
+    """Returns the products of one sequence, and these with all other arithmetic; for a state, the
+    smaller number of both ways, and the larger one.
     """
     ways = [_counted(case.resized(B=1, T=length))]
     if issubclass(case.mechanism, Recurrent):  # each token but the first costs the same
@@ -84,7 +84,9 @@ def _arithmetic(case: Case, length: int) -> tuple[int, int]:
 
 
 def _counted(case: Case, decoding: bool = False) -> tuple[int, int]:
-    """Products, and these with everything else, of a pass or of decoding token by token."""
+    """Returns the products, and these with all other arithmetic, of a forward pass or of decoding
+    token by token.
+    """
     with FlopCounterMode(display=False) as counter, _AllArithmetic() as more, _math():
         if decoding:
             decoded(case, [1] * case.T)
@@ -94,7 +96,7 @@ def _counted(case: Case, decoding: bool = False) -> tuple[int, int]:
 
 
 def _math() -> AbstractContextManager[object]:
-    """Fused attention as its products, which torch's counter can count (pytorch#195460)."""
+    """Computes fused attention as products that torch's counter can count (pytorch#195460)."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
@@ -103,8 +105,8 @@ SHORT, LONG = 128, 512
 
 
 def memory_grows_as_declared(case: Case) -> None:
-    """What a training step keeps for its backward pass grows with the length to the power that
-    `memory_order` declares: 1 for what a fused or a recurrent kernel keeps, 2 for a map.
+    """What a training step stores for its backward pass grows with the length to the power that
+    `memory_order` declares: 1 for fused and recurrent kernels, 2 for a map.
     """
     require(case.role == "self" and case.position == "none", "measured without positions")
     require(case.mask_case.name in ("none", "causal"), "measured under plain masks")
@@ -119,7 +121,7 @@ def memory_grows_as_declared(case: Case) -> None:
 
 
 def _bytes_kept(case: Case) -> int:
-    """Bytes of all tensors that the graph of a forward pass holds, each storage once."""
+    """Returns the bytes of all tensors that the graph of a forward pass stores."""
     storages: dict[int, int] = {}
     kept = []  # alive until all are counted, so that no address is used twice
 
@@ -135,8 +137,8 @@ def _bytes_kept(case: Case) -> int:
 
 
 def parameters_are_counted(case: Case) -> None:
-    """The parts of a model's parameter count sum to the parameters that it has, those counted as
-    attention are the mechanism's own, and a forward pass adds none.
+    """The parts of a model's parameter count sum to its number of parameters, those of attention to
+    the parameters of the mechanism, and a forward pass adds none.
     """
     require(case.role == "self", "counted in a language model")
     attention = case.build()

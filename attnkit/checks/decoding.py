@@ -17,7 +17,7 @@ _ALL_AT_ONCE = "it reads all tokens at once (has_cache = False)"
 
 @torch.no_grad()
 def decoded(case: Case, chunks: Iterable[int]) -> Tensor:
-    """(B, T, C): outputs of all tokens, fed to a cache in chunks of these sizes."""
+    """Returns the outputs (B, T, C) of all tokens, decoded in chunks of these sizes."""
     cache = case.attention.new_cache()
     outputs = []
     for stop in itertools.accumulate(chunks):
@@ -26,12 +26,12 @@ def decoded(case: Case, chunks: Iterable[int]) -> Tensor:
             break
         new = case.x[:, cache.length : stop]
         outputs.append(case.attention(new, new, case.mask_over(stop), cache))
-        demand(cache.length == stop, f"after {stop} tokens the cache says {cache.length}")
+        demand(cache.length == stop, f"after {stop} tokens the cache has length {cache.length}")
     return torch.cat(outputs, dim=1)
 
 
 def _require_decoding(case: Case) -> None:
-    require(case.role == "self", "cross-attention decodes nothing")
+    require(case.role == "self", "cross-attention does not decode")
     require(case.mask.ahead == 0, "the mask lets queries look ahead")
     require(case.mechanism.has_cache, _ALL_AT_ONCE)
 
@@ -43,7 +43,7 @@ def decoding_token_by_token_equals_the_full_pass(case: Case) -> None:
 
 
 def decoding_in_chunks_equals_the_full_pass(case: Case) -> None:
-    """The same in chunks of any size: a prompt first, then some tokens, then one; and short chunks
+    """The same in chunks of any size: first a prompt, then some tokens, then one; and short chunks
     before longer ones.
     """
     _require_decoding(case)
@@ -53,12 +53,12 @@ def decoding_in_chunks_equals_the_full_pass(case: Case) -> None:
 
 
 FAR, STRIDE = 135, 9
-"""Tokens of a long sequence, more than a chunk of any kernel of the kit, and of each step in it."""
+"""Tokens of a long sequence, more than a chunk of any kernel of the kit, and tokens per step."""
 
 
 def decoding_far_into_a_sequence_equals_the_full_pass(case: Case) -> None:
-    """The same far into a sequence, where a pass over all tokens works in chunks and a cache has
-    grown several times, and short steps do neither.
+    """The same far into a sequence, where a full pass works in chunks and a cache has grown several
+    times.
     """
     _require_decoding(case)
     far = case.resized(B=1, T=FAR)
@@ -68,12 +68,12 @@ def decoding_far_into_a_sequence_equals_the_full_pass(case: Case) -> None:
 
 @torch.no_grad()
 def rows_of_a_cache_go_on_alone(case: Case) -> None:
-    """A cache whose rows were chosen anew, as beam search does, goes on as if it had read those
+    """After a selection of rows, as in beam search, a cache continues as if it had read those
     sequences.
     """
     _require_decoding(case)
-    require(case.mask.batch_size == 1, "the mask tells the sequences apart")
-    require(case.B > 1 and case.T > 2, "nothing to choose")
+    require(case.mask.batch_size == 1, "the mask differs between sequences")
+    require(case.B > 1 and case.T > 2, "nothing to select")
     half, rows = case.T // 2, torch.tensor([1, 0, 1])
     cache = case.attention.new_cache()
     read = case.x[:, :half]
@@ -83,13 +83,13 @@ def rows_of_a_cache_go_on_alone(case: Case) -> None:
     demand_close(
         case.attention(new, new, case.mask, cache),
         case.output[rows, half:],
-        "decoded from the chosen rows 1, 0, 1 of a cache",
+        "decoded from the selected rows 1, 0, 1 of a cache",
     )
 
 
 def fewer_queries_than_keys_stand_at_the_end(case: Case) -> None:
-    """Asked by the last tokens alone, the context answers them as in the full pass."""
-    require(case.T > 1, "one query alone")
+    """The last queries alone give the same outputs as in the full pass."""
+    require(case.T > 1, "a single query")
     require(case.role == "cross" or case.mechanism.has_cache, _ALL_AT_ONCE)
     require(not case.mechanism.looks_back(), "its queries need the tokens before them")
     last = max(1, case.T // 2)
@@ -99,23 +99,23 @@ def fewer_queries_than_keys_stand_at_the_end(case: Case) -> None:
 
 
 def more_queries_than_keys_leave_the_first_rows_empty(case: Case) -> None:
-    """Queries that stand before the first key of a causal context find nothing."""
+    """Queries before the first key of a causal context mix to zeros."""
     require(case.mask_case.name == "causal", "a law about the causal mask")
     require(case.T > 2, "too few queries")
     require(not case.mechanism.looks_back(), "its queries need the tokens before them")
     context, attention = case.context[:, :2], case.attention
     with torch.no_grad():
         heads = attention.mixed(attention.prepare(case.x, context, Causal()), Causal())
-    found = float(heads[:, :, :-2].abs().max())
-    demand(found == 0, f"a query before the first key found {found:.1e}")
+    largest = float(heads[:, :, :-2].abs().max())
+    demand(largest == 0, f"a query before the first key gave {largest:.1e}")
     demand(
-        float(heads[:, :, -2:].abs().amax(dim=(0, 1, 3)).min()) > 0, "the last queries find nothing"
+        float(heads[:, :, -2:].abs().amax(dim=(0, 1, 3)).min()) > 0, "the last queries give zeros"
     )
 
 
 def rows_with_nothing_allowed_give_zeros_and_finite_gradients(case: Case) -> None:
-    """A sequence of padding alone mixes to zeros, with finite gradients and none through its own
-    tokens; its neighbour in the batch does not notice.
+    """A sequence of nothing but padding mixes to zeros, with finite gradients and none for its own
+    tokens. Other sequences of the batch are not affected.
     """
     padding = Padding(torch.ones(case.B, case.S, dtype=torch.bool))
     mask = case.mask & padding
@@ -127,8 +127,8 @@ def rows_with_nothing_allowed_give_zeros_and_finite_gradients(case: Case) -> Non
     x = context if case.role == "self" else case.x
     prepared = attention.prepare(x, context, mask)
     heads = attention.mixed(prepared, mask)
-    found = float(heads[0].detach().abs().max())
-    demand(found == 0, f"a row with nothing allowed gave {found:.1e}")
+    largest = float(heads[0].detach().abs().max())
+    demand(largest == 0, f"a row with nothing allowed gave {largest:.1e}")
     names = ["the tokens", *(name for name, _ in attention.named_parameters())]
     slopes = torch.autograd.grad(
         heads.square().sum(),
@@ -146,8 +146,8 @@ def rows_with_nothing_allowed_give_zeros_and_finite_gradients(case: Case) -> Non
 
 
 def cache_holds_what_is_declared(case: Case) -> None:
-    """`cache_elements` counts the numbers that a cache keeps for one sequence, whatever its length,
-    and `cache_dtype` tells their size. What is not declared is counted.
+    """`cache_elements` is the number of elements that a cache stores for one sequence of any
+    length, and `cache_dtype` their dtype. A size that is not declared is counted.
     """
     _require_decoding(case)
     size = (case.attention.cache_dtype or torch.float32).itemsize
@@ -163,8 +163,8 @@ def cache_holds_what_is_declared(case: Case) -> None:
 
 
 def outputs_do_not_depend_on_the_length(case: Case) -> None:
-    """Under a mask with `ahead == 0`, tokens get the same outputs in a sequence that goes on for
-    six times as long: nothing counts the tokens that follow.
+    """Under a mask with `ahead == 0`, tokens have the same outputs in a sequence that is six times
+    as long: nothing depends on the number of later tokens.
     """
     _require_decoding(case)
     long = case.resized(T=6 * case.T + 1)
@@ -176,7 +176,7 @@ def outputs_do_not_depend_on_the_length(case: Case) -> None:
 
 
 def any_batch_size_and_length_works(case: Case) -> None:
-    """One sequence of one token, odd lengths, and a batch: each sequence comes out as if alone."""
+    """A single token, odd lengths and batches work, and a sequence gives the same output alone."""
     mask = build_mask(case.first_served("none", "causal"))
     for batch_size, length in ((1, 1), (2, 1), (1, 3), (3, 17)):
         sized = case.resized(B=batch_size, T=length)

@@ -1,8 +1,8 @@
-"""Laws that take a process of their own: code that would fail on a GPU fails here, without one; and
-numbers that hang on a process differ.
+"""Laws that are tested in a separate process: code that would fail on a GPU fails here without one,
+and results that depend on the process differ.
 
-A fake device has shapes and places but no numbers, so it finds tensors that were left on the CPU
-and hidden synchronisations. It needs a process of its own: a device is registered once and for all.
+A fake device has shapes and devices but no numbers, so it finds tensors that were left on the CPU
+and hidden synchronisations. It needs a separate process, since a device cannot be unregistered.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ class NoFakeDevice(Exception):
 
 
 def training_step_stays_on_its_device(case: Case) -> None:
-    """A training step on a pretended GPU leaves no tensor on the CPU and waits for nothing."""
+    """A training step on a fake GPU leaves no tensor on the CPU and does not wait for the GPU."""
     require(case.role == "self", "trained in a language model")
     try:
-        told = _elsewhere(case)["step"].strip()
+        trace = _in_another_process(case)["step"].strip()
     except NoFakeDevice as error:
         require(False, str(error))
         return
-    if told:
-        line, where = _error_line(told), line_in(told)
+    if trace:
+        line, where = _error_line(trace), line_in(trace)
         raise Broken(f"{line}{where and f', at {where}'}")
 
 
 def another_process_gives_the_same_numbers(case: Case) -> None:
-    """Built under the same seed in another process, whose hash seed is another one, it gives the
-    same output: nothing hangs on the order of a set or on `hash`.
+    """Built with the same seed in another process, which has another hash seed, it gives the same
+    output: nothing depends on the order of a set or on `hash`.
     """
-    require(case.role == "self", "asked in self-attention")
-    numbers = torch.tensor(_elsewhere(case)["numbers"])
+    require(case.role == "self", "tested in self-attention")
+    numbers = torch.tensor(_in_another_process(case)["numbers"])
     what = "output of another process (PYTHONHASHSEED 1 or 2), against this one's"
     demand_close(numbers.view_as(case.output), case.output, what, atol=1e-6)
 
 
-def _elsewhere(case: Case) -> dict[str, Any]:
-    """What another process makes of a mechanism; one process serves both laws."""
+def _in_another_process(case: Case) -> dict[str, Any]:
+    """Returns the results of another process for a mechanism; one process serves both laws."""
     key = case.mechanism, repr(sorted(case.options.items())), str(case)
     if key not in _OUTCOMES:
         parts = (case.mechanism, POSITIONS.get(case.position), *map(type, case.mask.parts()))
@@ -79,14 +79,14 @@ def _elsewhere(case: Case) -> dict[str, Any]:
 
 
 def _require_importable(part: type) -> None:
-    """Leaves the law where no other process can import a class."""
+    """Ends the law if no other process can import a class."""
     name, remedy = part.__name__, "write it at the top level of a file"
     require(part.__module__ != "__main__", f"{name} is in a notebook or script: {remedy}")
-    require("<locals>" not in part.__qualname__, f"{name} is made in a function: {remedy}")
+    require("<locals>" not in part.__qualname__, f"{name} is defined in a function: {remedy}")
 
 
 def _home(part: type) -> tuple[str, str]:
-    """The module of a class, and its file where that cannot be imported by name."""
+    """Returns the module of a class, and its file if the module cannot be imported by name."""
     home = part.__module__
     try:
         by_name = not is_from_file(part) and importlib.util.find_spec(home) is not None
@@ -99,8 +99,8 @@ _OUTCOMES: dict[Any, dict[str, Any]] = {}
 
 
 def _error_line(text: str) -> str:
-    """The error of a traceback in its first line, without the class's module and what torch lists
-    of its dispatcher.
+    """Returns the first error of a traceback in one line, without the module of its class and the
+    tables of torch's dispatcher.
     """
     found = re.findall(r"^([\w.]+(?:Error|Exception|Exit)\w*): ?(.*)$", text, re.MULTILINE)
     if not found:
@@ -114,11 +114,12 @@ def outcomes(
     numbers: Mapping[str, Case],
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What became of one training step of each model (options of `LanguageModel`) on a fake device:
-    nothing, or the traceback; and the outputs of cases, in a process with another hash seed.
+    """Runs one training step of each model on a fake device, and computes the outputs of cases, in
+    a process with another hash seed. Returns the traceback of each step, empty if it succeeded, and
+    the outputs.
 
     Args:
-        models: their options; a mechanism that is not registered is called `not_registered`.
+        models: options of `LanguageModel`.
         numbers: cases, whose mechanisms the other process can import.
         plugins: files that it imports first.
 
@@ -138,22 +139,22 @@ def outcomes(
         for part in (case.mechanism, POSITIONS.get(case.position), *map(type, case.mask.parts()))
     }
     homes = {_home(part) for part in parts if not part.__module__.startswith("attnkit.")}
-    asked = {}
+    cases = {}
     for key, case in numbers.items():
         with ATTENTION.known(case.mechanism) as name:
-            asked[key] = name, case.resized()  # a copy that holds no results
+            cases[key] = name, case.resized()  # a copy without cached results
     done = subprocess.run(
         [sys.executable, "-c", code],
-        input=pickle.dumps(([*homes, *(("", file) for file in plugins)], pickle.dumps(asked)))
+        input=pickle.dumps(([*homes, *(("", file) for file in plugins)], pickle.dumps(cases)))
         + json.dumps(models).encode(),
         capture_output=True,
         check=False,
         env={**os.environ, "PYTHONHASHSEED": seed},
     )
     if done.returncode:
-        told = done.stderr.decode(errors="replace")
-        last = (told.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RuntimeError(f"the process with the fake device failed: {last}\n{told}")
+        errors = done.stderr.decode(errors="replace")
+        last = (errors.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"the process with the fake device failed: {last}\n{errors}")
     found = json.loads(done.stdout.splitlines()[-1])
     if "missing" in found:
         raise NoFakeDevice(f"this torch has no fake device: {found['missing']}")
@@ -163,7 +164,7 @@ def outcomes(
 
 
 def main(request: BinaryIO) -> None:
-    """In the process of its own: prints the outcomes as JSON."""
+    """Runs in the separate process: prints the results as JSON."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     homes, pickled = pickle.load(request)
@@ -172,12 +173,12 @@ def main(request: BinaryIO) -> None:
         for home, file in homes:
             module = load_plugin(file or home)
             sys.modules[home or module.__name__] = module
-        asked: dict[str, tuple[str, Case]] = pickle.loads(pickled)
+        cases: dict[str, tuple[str, Case]] = pickle.loads(pickled)
     except (RegistryError, ImportError, AttributeError) as error:
         sys.stdout.write(json.dumps({"unknown": str(error)}) + "\n")
         return
     found: dict[str, Any] = {}
-    for key, (name, case) in asked.items():
+    for key, (name, case) in cases.items():
         if name not in ATTENTION.names():
             ATTENTION.register(name)(case.mechanism)
         found[key] = case.output.flatten().tolist()
@@ -187,7 +188,7 @@ def main(request: BinaryIO) -> None:
         sys.stdout.write(json.dumps({"missing": str(error)}) + "\n")
         return
     _setup_privateuseone_for_python_backend("fakegpu")
-    # what autocast asks for
+    # called by autocast
     torch.fakegpu.get_amp_supported_dtype = lambda: [torch.bfloat16]  # pyright: ignore
     for name, options in models.items():
         try:
@@ -202,8 +203,8 @@ def main(request: BinaryIO) -> None:
 
 
 class _TensorsFromLists(TorchFunctionMode):
-    """Lets `torch.tensor([...], device=...)` make a tensor on the fake device, which has no kernel
-    for it: a real one has.
+    """Lets `torch.tensor([...], device=...)` create a tensor on the fake device, which has no
+    kernel for it, unlike a real one.
     """
 
     makers = frozenset((torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor))
@@ -221,13 +222,13 @@ class _TensorsFromLists(TorchFunctionMode):
             args = args[1:]
         elif of_first:
             return args[0].to(device, **kwargs)
-        # Not `empty_like`: fake tensors try that on the numbers of a constant.
+        # Not `empty_like`, which fake tensors would run on the numbers of a constant.
         made = torch.tensor(*args, **kwargs)
         return torch.empty(made.shape, dtype=made.dtype, device=device)
 
 
 def train_one_step(options: Mapping[str, Any]) -> None:
-    """Forward, backward and an optimizer's step, on the fake device."""
+    """Runs forward, backward and an optimizer step on the fake device."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -235,7 +236,7 @@ def train_one_step(options: Mapping[str, Any]) -> None:
         with torch.device("fakegpu"):
             tokens, targets = torch.randint(11, (2, 24)), torch.randint(11, (2, 24))
             documents = torch.zeros(2, 24, dtype=torch.long)
-        optimizer, bad_steps = MuonRecipe().build(model), BadSteps()  # with AdamW for what is left
+        optimizer, bad_steps = MuonRecipe().build(model), BadSteps()  # with AdamW for some weights
         logits = model(tokens, documents)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
@@ -247,7 +248,7 @@ def train_one_step(options: Mapping[str, Any]) -> None:
 
 
 def _moved(model: nn.Module) -> nn.Module:
-    """What `model.to` does; that one swaps tensors, which fake ones do not allow."""
+    """Moves a model to the fake device. `model.to` swaps tensors, which fake ones do not allow."""
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:

@@ -1,4 +1,4 @@
-"""Laws about who may influence whom, by gradient and by perturbation."""
+"""Laws about which tokens may influence which outputs, measured by gradients and perturbations."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ROUNDING = 2e-6
 """Largest influence that counts as none; a real one is a thousand times larger."""
 
 LARGE_SCORE = 1e4
-"""Scores that a hidden key may have at the most: an `exp` of them overflows in any type."""
+"""Largest score of a hidden key. Its `exp` overflows in any dtype."""
 
-MOVED = 7
-"""Places by which all tokens are moved."""
+SHIFT = 7
+"""Positions by which all tokens are shifted."""
 
 TRIES = 12
 """Draws in which an allowed key may show its influence: sparse attention uses few keys at a
@@ -34,14 +34,14 @@ time.
 
 
 WAYS = ("perturbation", "perturbed key", "gradient")
-"""How influence is measured. `gradient` and `perturbation` change a token wherever it goes in: in
-self-attention it asks and answers. `perturbed key` changes the context alone.
+"""Ways to measure influence. `gradient` and `perturbation` change a token wherever it is used: in
+self-attention as a query and as a key. `perturbed key` changes only the context.
 """
 
 
 def measured(case: Case) -> dict[str, Tensor]:
-    """Influence (B, T, S) of each token on each output of its own row, by each of `WAYS`; and of
-    perturbed keys on the heads (B, H, T, S), where `forward` is the template's.
+    """Returns the influence (B, T, S) of each token on each output of its own row, by each of
+    `WAYS`; and of perturbed keys on the heads (B, H, T, S), if `forward` is the template's.
     """
     ways = {}
     if case.role == "self":
@@ -52,8 +52,8 @@ def measured(case: Case) -> dict[str, Tensor]:
 
 
 def gradients(case: Case) -> Tensor:
-    """(B, T, S): norm of the gradient of each output by each token; one copy of the batch for each
-    output, so that one backward pass gives all.
+    """Returns the norm of the gradient of each output by each token: (B, T, S). There is one copy
+    of the batch for each output, so that one backward pass gives all.
     """
     context = case.copies(case.context, case.T).requires_grad_()
     x = context if case.role == "self" else case.copies(case.x, case.T)
@@ -66,8 +66,8 @@ def gradients(case: Case) -> Tensor:
 
 
 def changed(case: Case, joined: bool, factor: float = 1.0) -> tuple[Tensor, Tensor, Mask]:
-    """What goes into a call when each token in turn is another one, as a query too if `joined`: one
-    copy of the batch for each, and at last one as it is.
+    """Returns the inputs of a call in which each token in turn is changed, as a query too if
+    `joined`: one copy of the batch for each token, and a last one unchanged.
     """
     count, key = case.S + 1, torch.arange(case.S)
     context = case.copies(factor * case.context, count).unflatten(0, (count, case.B))
@@ -78,8 +78,8 @@ def changed(case: Case, joined: bool, factor: float = 1.0) -> tuple[Tensor, Tens
 
 
 def moves(case: Case, output: Tensor) -> Tensor:
-    """(B, T, S) from outputs, (B, H, T, S) from heads, of what `changed` gave: the largest move of
-    each when a token changes.
+    """Returns the largest change of each result of `changed` when a token changes: (B, T, S) for
+    outputs, (B, H, T, S) for heads.
     """
     output = output.unflatten(0, (case.S + 1, case.B))
     return (output[:-1] - output[-1]).abs().amax(dim=-1).movedim(0, -1)
@@ -87,8 +87,8 @@ def moves(case: Case, output: Tensor) -> Tensor:
 
 @torch.no_grad()
 def perturbations(case: Case, joined: bool) -> tuple[Tensor, Tensor | None]:
-    """(B, T, S): largest move of each output when a token changes; and (B, H, T, S), of the heads
-    before they are merged, where `forward` is the template's.
+    """Returns the largest change of each output when a token changes (B, T, S), and of the heads
+    before they are merged (B, H, T, S), if `forward` is the template's.
     """
     x, context, mask = changed(case, joined)
     attention = case.attention
@@ -99,7 +99,7 @@ def perturbations(case: Case, joined: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def demand_no_influence(case: Case, forbidden: Tensor) -> None:
-    """Breaks a law if an output feels a token where `forbidden` (B or 1, T, S)."""
+    """Breaks a law if an output depends on a token where `forbidden` (B or 1, T, S)."""
     forbidden = forbidden.expand(case.B, case.T, case.S)
     lost = (~case.output.isfinite()).any(dim=-1).nonzero()
     if len(lost):
@@ -109,14 +109,14 @@ def demand_no_influence(case: Case, forbidden: Tensor) -> None:
     for way in WAYS:
         if way not in case.influences:
             continue
-        felt = case.influences[way] * forbidden
-        if case.role == "self" and way != "perturbed key":  # a token's own query is its own
-            felt = felt * ~torch.eye(case.T, dtype=torch.bool)
-        worst = felt.nan_to_num(nan=float("inf"))
+        influence = case.influences[way] * forbidden
+        if case.role == "self" and way != "perturbed key":  # a token changes its own query
+            influence = influence * ~torch.eye(case.T, dtype=torch.bool)
+        worst = influence.nan_to_num(nan=float("inf"))
         if float(worst.max()) > ROUNDING:
             b, t, s = (int(i) for i in torch.unravel_index(worst.argmax(), worst.shape))
-            if not _feels_alone(case, way, (b, t, s)):
-                continue  # the copies of the batch did it, which is for another law to tell
+            if not _influences_alone(case, way, (b, t, s)):
+                continue  # due to the copies of the batch, which is for another law to report
             verb = "has a gradient of" if way == "gradient" else "moved by"
             when = "by" if way == "gradient" else "when"
             joined = case.role == "self" and way != "perturbed key"
@@ -128,8 +128,8 @@ def demand_no_influence(case: Case, forbidden: Tensor) -> None:
             )
 
 
-def _feels_alone(case: Case, way: str, place: tuple[int, int, int]) -> bool:
-    """True if an output feels a token of its own row in a batch without copies, too."""
+def _influences_alone(case: Case, way: str, place: tuple[int, int, int]) -> bool:
+    """Returns True if a token also influences an output in a batch without copies."""
     b, t, s = place
     context = case.context.clone()
     if way == "gradient":
@@ -181,22 +181,22 @@ def nothing_outside_the_window_has_influence(case: Case) -> None:
 
 def documents_do_not_see_each_other(case: Case) -> None:
     """No output depends on a token of another document."""
-    require("document" in case.mask_case.name, "the mask knows no documents")
+    require("document" in case.mask_case.name, "the mask has no documents")
     of_key = documents(case.B, case.S)
     demand_no_influence(case, of_key[:, -case.T :, None] != of_key[:, None, :])
 
 
 def forbidden_keys_have_no_influence(case: Case) -> None:
-    """An output depends on no key that the mask forbids, whatever the mask, also where there are
-    fewer queries than keys.
+    """No output depends on a key that the mask forbids, for any mask, and with fewer queries than
+    keys too.
     """
     require(not bool(case.allowed.all()), "the mask forbids nothing here")
     demand_no_influence(case, ~case.allowed)
 
 
 def every_allowed_key_has_influence(case: Case) -> None:
-    """Each key that the mask allows, and that is within the mechanism's own `reaches`, can move the
-    output in one of several draws of tokens; and each head, where weights are `smooth`.
+    """Each key that the mask and the mechanism's own `reaches` allow changes the output in one of
+    several draws of tokens; and each head, if the mechanism is `smooth`.
     """
     within = reached(case)
     _demand_influence(case, "perturbed key", case.allowed & within.any(dim=0))
@@ -208,14 +208,15 @@ def every_allowed_key_has_influence(case: Case) -> None:
 
 
 def _demand_influence(case: Case, way: str, expected: Tensor) -> None:
-    """Breaks the law unless all that is expected is felt in one of `TRIES` draws."""
-    felt = case.influences[way] > ROUNDING
+    """Breaks the law unless all expected influence shows in one of `TRIES` draws."""
+    found = case.influences[way] > ROUNDING
     for seed in range(case.seed + 1, case.seed + TRIES):
-        if bool(felt[expected].all()):
+        if bool(found[expected].all()):
             return
         of_outputs, of_heads = perturbations(case.resized(seed=seed), joined=False)
-        felt = felt | ((of_outputs if of_heads is None or way != "heads" else of_heads) > ROUNDING)
-    missing = (expected & ~felt).nonzero()
+        moved = of_outputs if of_heads is None or way != "heads" else of_heads
+        found = found | (moved > ROUNDING)
+    missing = (expected & ~found).nonzero()
     if len(missing):
         *_, t, s = missing[0].tolist()
         head = f"head {int(missing[0][1])} of " * (way == "heads")
@@ -223,14 +224,14 @@ def _demand_influence(case: Case, way: str, expected: Tensor) -> None:
 
 
 def nothing_beyond_its_own_reach_has_influence(case: Case) -> None:
-    """A key that no head `reaches`, by the mechanism's own word, moves nothing."""
+    """A key that no head `reaches`, as the mechanism declares, changes nothing."""
     own = reached(case).any(dim=0)
     require(not bool(own.all()), "it declares that it reaches all keys")
     demand_no_influence(case, case.allowed & ~own)
 
 
 def reached(case: Case) -> Tensor:
-    """(H or 1, T, S): what the mechanism's `reaches` says."""
+    """Returns the mechanism's `reaches`: (H or 1, T, S)."""
     query, key = (places[0] for places in _places(case))  # (T, 1), (1, S)
     own = case.attention.reaches(query, key)
     if own is None:
@@ -238,33 +239,33 @@ def reached(case: Case) -> Tensor:
     return own.expand(*own.shape[:-2], case.T, case.S).reshape(-1, case.T, case.S)
 
 
-SEEN = 67
-"""Tokens in which it is looked for what each head looks at."""
+OBSERVED = 67
+"""Number of tokens on which the reach of each head is observed."""
 
 
-def reach_that_was_seen(case: Case) -> str:
-    """The `reaches` that says what each head was seen to look at, where that is a window, a stride
-    or a block; else empty.
+def observed_reach(case: Case) -> str:
+    """Returns the `reaches` that describes the keys that each head was observed to use, if these
+    are a window, a stride or a block; otherwise an empty string.
     """
     require(case.role == "self", "positions of two sequences cannot be compared")
-    wide = case.resized(B=1, T=SEEN)
-    felt = torch.zeros(wide.attention.num_heads, SEEN, SEEN, dtype=torch.bool)
+    wide = case.resized(B=1, T=OBSERVED)
+    used = torch.zeros(wide.attention.num_heads, OBSERVED, OBSERVED, dtype=torch.bool)
     for seed in range(case.seed, case.seed + TRIES):
         _, of_heads = perturbations(wide.resized(seed=seed), joined=False)
-        if of_heads is None:  # its `forward` is its own
+        if of_heads is None:  # it overrides `forward`
             return ""
-        felt |= (of_heads > ROUNDING)[0]
+        used |= (of_heads > ROUNDING)[0]
     query, key = (places[0] for places in _places(wide))
     away = query - key if wide.mask.ahead == 0 else (query - key).abs()
     distance = "query - key" if wide.mask.ahead == 0 else "(query - key).abs()"
-    sizes = torch.arange(1, SEEN)
+    sizes = torch.arange(1, OBSERVED)
     rules = {
         f"{distance} < {{}}": lambda size: away < size,
         "(query - key) % {} == 0": lambda size: (query - key) % size == 0,
         "query // {0} == key // {0}": lambda size: query // size == key // size,
     }
     for words, rule in rules.items():
-        fits = torch.stack([(felt == (rule(int(n)) & wide.allowed[0])).all((1, 2)) for n in sizes])
+        fits = torch.stack([(used == (rule(int(n)) & wide.allowed[0])).all((1, 2)) for n in sizes])
         if bool(fits.any(dim=0).all()):  # (sizes, H)
             found = sizes[fits.int().argmax(dim=0)].tolist()
             each = str(found[0])
@@ -276,16 +277,16 @@ def reach_that_was_seen(case: Case) -> str:
 
 
 def other_position_kinds(case: Case) -> str:
-    """`position_kinds` without the kind of a case."""
+    """Returns `position_kinds` without the kind of a case."""
     left = case.mechanism.position_kinds - {POSITIONS.get(case.position).acts_on}
     return f"`position_kinds = frozenset({{{', '.join(map(repr, sorted(left)))}}})`"
 
 
 def batch_entries_do_not_see_each_other(case: Case) -> None:
-    """A sequence's output depends on no other sequence of the batch, and neither does its
-    gradient.
+    """Neither the output of a sequence nor its gradient depends on another sequence of the
+    batch.
     """
-    require(case.B > 1, "one sequence alone")
+    require(case.B > 1, "a single sequence")
     context = case.context.clone().requires_grad_()
     x = context if case.role == "self" else case.x
     output = case.attention(x, context, case.mask)
@@ -303,9 +304,8 @@ def batch_entries_do_not_see_each_other(case: Case) -> None:
 
 
 def cross_attention_reads_the_context_and_only_it(case: Case) -> None:
-    """An output of cross-attention depends on its own query and on the context: on no other query,
-    and it does move with the context, also with one that is as long as the queries' sequence, or
-    shorter.
+    """An output of cross-attention depends on its own query and on the context, but on no other
+    query, also if the context is as long as the sequence of queries, or shorter.
     """
     require(case.role == "cross", "self-attention")
     for context in (case.context, case.context[:, : case.T], case.context[:, : case.T - 4]):
@@ -325,15 +325,15 @@ def _reads_the_context(case: Case, context: Tensor) -> None:
         moved[:, 1:], output[:, 1:], f"other outputs when query 0 changed, {sizes}", atol=1e-6
     )
     allowed = mask.dense(case.T, context.shape[1]).expand(case.B, 1, case.T, -1)[:, 0]
-    asks = allowed.any(dim=-1)  # a sparse map may be empty in some rows, not in all
-    feels = ((elsewhere - output).abs().amax(dim=-1) * asks).amax(dim=-1)[asks.any(dim=-1)]
-    demand(feels.numel() == 0 or float(feels.min()) > 0, f"the context has no influence, {sizes}")
+    reads = allowed.any(dim=-1)  # a sparse map may be empty in some rows, not in all
+    change = ((elsewhere - output).abs().amax(dim=-1) * reads).amax(dim=-1)[reads.any(dim=-1)]
+    demand(change.numel() == 0 or float(change.min()) > 0, f"the context has no influence, {sizes}")
 
 
 @torch.no_grad()
 def forbidden_keys_have_no_influence_in_bfloat16(case: Case) -> None:
-    """In bfloat16 too, and where scores are as large as they get, no output moves when a token
-    changes that the mask hides: a number that is meant to forbid outweighs all scores.
+    """In bfloat16, and with very large scores, no output changes when a token changes that the mask
+    hides: the number that masks a score outweighs all scores.
     """
     require(not bool(case.allowed.all()), "the mask forbids nothing here")
     attention = case.attention
@@ -343,16 +343,16 @@ def forbidden_keys_have_no_influence_in_bfloat16(case: Case) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             output = attention(*changed(case, joined, factor))
         if not bool(output[-case.B :].isfinite().all()):
-            continue  # another law tells
-        felt = moves(case, output) * ~case.allowed
+            continue  # another law reports it
+        change = moves(case, output) * ~case.allowed
         if joined:
-            felt = felt * ~torch.eye(case.T, dtype=torch.bool)  # its own query is its own
-        worst = felt.nan_to_num(nan=float("inf"))
+            change = change * ~torch.eye(case.T, dtype=torch.bool)  # a token changes its own query
+        worst = change.nan_to_num(nan=float("inf"))
         least = ROUNDING * max(1.0, float(output.abs().max()))
         if float(worst.max()) <= least:
             continue
         b, t, s = (int(i) for i in torch.unravel_index(worst.argmax(), worst.shape))
-        context = factor * case.context  # and without copies beside it
+        context = factor * case.context  # now without copies in the batch
         other = context.clone()
         other[:, s] = 2 * other[:, s].flip(-1)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -368,15 +368,15 @@ def forbidden_keys_have_no_influence_in_bfloat16(case: Case) -> None:
 
 @torch.no_grad()
 def an_accepted_position_has_an_effect(case: Case) -> None:
-    """A position encoding that the mechanism accepts changes its output; and where queries and keys
-    are rotated and scores are their products, the map stays as all tokens move by some places.
+    """A position encoding that the mechanism accepts changes its output. If queries and keys are
+    rotated and scores are their products, a shift of all tokens does not change the map.
     """
-    require(case.position != "none", "asked with a position encoding")
+    require(case.position != "none", "tested with a position encoding")
     require(case.T > 2, "too few tokens")
     kind = POSITIONS.get(case.position).acts_on
     demand(
         not ignores_its_position(case),
-        f"position {case.position}, which acts on {kind}, is accepted, and changes no output",
+        f"position {case.position}, which acts on {kind}, is accepted but changes no output",
     )
     attention = case.build()
     attention.position = None
@@ -386,30 +386,30 @@ def an_accepted_position_has_an_effect(case: Case) -> None:
         return
     q, k, v, carried = attention.prepare(case.x, case.context, case.mask)
     maps = []
-    for seen in (0, MOVED):
+    for seen in (0, SHIFT):
         placed = case.attention.place(q, k, seen)
         expanded, _ = attention.expand(placed[1], v)
         maps.append(attention.map(placed[0], expanded, case.mask, carried))
-    what = f"the map when all tokens stand {MOVED} places later (rotary turns queries and keys)"
+    what = f"the map when all tokens are {SHIFT} positions later (rotary rotates queries and keys)"
     demand_close(maps[1], maps[0], what, atol=1e-4)
 
 
 @torch.no_grad()
 def ignores_its_position(case: Case) -> bool:
-    """True if the output is the same without the position encoding."""
+    """Returns True if the output is the same without the position encoding."""
     attention = case.build()
     attention.position = None
     return float((case.run(attention) - case.output).abs().max()) <= ROUNDING
 
 
 def order_of_the_keys_does_not_matter(case: Case) -> None:
-    """Without a position encoding, a mask, and an order of its own, a mechanism gives the same
-    outputs when the keys change places together with their values.
+    """Without a position encoding, a mask and `knows_order`, a mechanism gives the same outputs
+    when keys are permuted together with their values.
     """
-    require(not case.mechanism.knows_order, "the mechanism itself tells positions apart")
-    require(case.position == "none", "the position encoding tells positions apart")
-    require(bool(case.allowed.all()), "the mask tells positions apart")
+    require(not case.mechanism.knows_order, "the mechanism itself distinguishes positions")
+    require(case.position == "none", "the position encoding distinguishes positions")
+    require(bool(case.allowed.all()), "the mask distinguishes positions")
     with torch.no_grad():
-        turned = case.attention(case.x, case.context.roll(1, dims=1), case.mask)
+        shifted = case.attention(case.x, case.context.roll(1, dims=1), case.mask)
         plain = case.attention(case.x, case.context.clone(), case.mask)
-    demand_close(turned, plain, "output when all keys moved by one place")
+    demand_close(shifted, plain, "output when all keys are shifted by one place")

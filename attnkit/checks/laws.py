@@ -28,16 +28,16 @@ class Law:
     """One law.
 
     Args:
-        demand: breaks (`Broken`) or leaves (`DoesNotApply`) if it must.
-        topic: what the law is about; laws of a topic stand together on a card.
-        each: how often it is asked: under each mask; under those that run different kernels; once
-            for each position and role, under few masks (`none`, `causal`, padding), or under one
-            of these; about long sequences; once for each mechanism.
-        quick: cheap enough, and grave enough, to be asked before a plugin trains.
-        remedy: what a class can declare if it means to do otherwise.
-        fits: whether that declaration would make a case legal; it is named only then.
-        value: the declaration itself, as a case shows it; empty: it cannot be told.
-        after: a law from which this one follows: where that is broken too, it is named instead.
+        demand: tests a case; raises `Broken` or `DoesNotApply`.
+        topic: topic of the law; laws of a topic are listed together on a card.
+        each: how often it is tested: under each mask; under those that run different kernels; for
+            each position and role, under few masks (`none`, `causal`, padding) or under one of
+            these; on long sequences; once for each mechanism. See `cases_for`.
+        quick: True for a cheap and important law, which is tested before a plugin trains.
+        remedy: what a class can declare if the behaviour is intended.
+        fits: whether that declaration would make a case legal; it is suggested only then.
+        value: the declaration itself, derived from a case; empty: unknown.
+        after: a law from which this one follows; if that is broken too, it is named instead.
     """
 
     demand: Callable[[Case], str | None]
@@ -56,29 +56,29 @@ class Law:
 
     @property
     def words(self) -> str:
-        """The name as a person says it."""
+        """The name in words."""
         return in_words(self.name)
 
     def declaration(self, case: Case, smallest: Case) -> str:
-        """What would make a case legal, with the value that would do; empty: nothing would."""
+        """Returns what would make a case legal, with a suitable value; empty: nothing would."""
         if self.after and _is_broken(self.after, case):
             return f"fix `{in_words(self.after.__name__)}` first: this often follows from it"
         if not self.remedy or not self.fits(smallest):
             return ""
         try:
             value = self.value(case)
-        except Exception:  # whatever it raises, the evidence stands
+        except Exception:  # the remedy is useful without it
             value = ""
         return f"{self.remedy}; here: {value}" if value else self.remedy
 
     @property
     def text(self) -> str:
-        """The law itself: the function's docstring."""
+        """The docstring of the function, which is the law itself."""
         return inspect.getdoc(self.demand) or ""
 
 
 def in_words(name: str) -> str:
-    """A law's name as a person says it."""
+    """Returns the name of a law in words."""
     return name.replace("_", " ")
 
 
@@ -87,20 +87,20 @@ def _is_broken(demand: Callable[[Case], None], case: Case) -> bool:
         demand(case)
     except Broken:
         return True
-    except Exception:  # it says nothing about this case
+    except Exception:  # it does not apply to this case
         return False
     return False
 
 
-SELF_ALONE = "if it serves self-attention alone, say `roles = frozenset({'self'})`"
+SELF_ALONE = "if it supports self-attention only, declare `roles = frozenset({'self'})`"
 RECOMPUTES = (
-    "if a row needs earlier queries or tokens, return them from `carry`; if an output can only be "
-    "had from all tokens at once, say `has_cache = False`: samples and `generate` then read all of "
-    "them at each step"
+    "if a row needs earlier queries or tokens, return them from `carry`; if an output depends on "
+    "all tokens at once, declare `has_cache = False`: samples and `generate` then read all of them "
+    "at each step"
 )
 JACOBIAN = (
-    "if it does more to the values than to weigh them, say `linear_in_values = False`: its map is "
-    "then a Jacobian"
+    "if it does more than weight the values, declare `linear_in_values = False`: its map is then a "
+    "Jacobian"
 )
 
 LAWS: tuple[Law, ...] = (
@@ -123,9 +123,9 @@ LAWS: tuple[Law, ...] = (
         influence.every_allowed_key_has_influence,
         "influence",
         quick=True,
-        remedy="if it leaves keys out by design (windows of its own, blocks, strides), let "
-        "`reaches(query, key)` say which ones each head looks at",
-        value=influence.reach_that_was_seen,
+        remedy="if it leaves keys out by design (its own windows, blocks, strides), return the "
+        "keys that each head attends to from `reaches(query, key)`",
+        value=influence.observed_reach,
     ),
     Law(influence.nothing_beyond_its_own_reach_has_influence, "influence", quick=True),
     Law(influence.batch_entries_do_not_see_each_other, "influence", "position", quick=True),
@@ -140,14 +140,14 @@ LAWS: tuple[Law, ...] = (
         influence.order_of_the_keys_does_not_matter,
         "influence",
         "position",
-        remedy="if it knows the order of keys by design, say `knows_order = True`",
+        remedy="if it distinguishes the order of keys by design, declare `knows_order = True`",
     ),
     Law(
         influence.an_accepted_position_has_an_effect,
         "influence",
         "position",
         quick=True,
-        remedy="if it has no place for one, leave what that acts on out of `position_kinds`",
+        remedy="if it does not support this encoding, leave its kind out of `position_kinds`",
         fits=influence.ignores_its_position,
         value=influence.other_position_kinds,
     ),
@@ -155,7 +155,7 @@ LAWS: tuple[Law, ...] = (
         long.padding_at_the_end_changes_nothing,
         "lengths",
         "kernel",
-        remedy="if it cannot obey padding, name the masks that it can in `mask_names`",
+        remedy="if it cannot obey padding, list the masks that it can obey in `mask_names`",
         value=long.masks_without_padding,
         after=influence.later_tokens_have_no_influence,
     ),
@@ -205,30 +205,31 @@ LAWS: tuple[Law, ...] = (
         "kernel",
         quick=True,
         remedy=JACOBIAN,
-        fits=maps.bends_its_values,
+        fits=maps.is_not_linear_in_values,
     ),
     Law(maps.map_is_zero_where_the_mask_forbids, "map", quick=True),
     Law(
         maps.map_rows_are_what_is_declared,
         "map",
         quick=True,
-        remedy='`map_rows` may be "sum to 1", "unnormalised" or "signed"; where `reaches` leaves a '
-        "row empty, 0 is its sum",
-        value=maps.rows_that_were_seen,
+        remedy='`map_rows` may be "sum to 1", "unnormalised" or "signed"; the sum of a row is 0 if '
+        "`reaches` leaves it empty",
+        value=maps.observed_rows,
     ),
     Law(maps.map_is_taken_before_dropout, "map", "position"),
     Law(
         paths.fast_path_equals_the_reference,
         "paths",
         remedy=JACOBIAN,
-        fits=maps.bends_its_values,
+        fits=maps.is_not_linear_in_values,
     ),
     Law(paths.training_mode_computes_the_same, "paths"),
     Law(
         paths.bfloat16_stays_near_float32,
         "paths",
         "position",
-        remedy="if its output jumps as a score passes a threshold, say `smooth = False`",
+        remedy="if its output is discontinuous where a score passes a threshold, declare "
+        "`smooth = False`",
     ),
     Law(paths.compiled_equals_eager, "paths", "mechanism"),
     Law(module.gradients_reach_every_parameter, "module", "position", quick=True),
@@ -241,22 +242,21 @@ LAWS: tuple[Law, ...] = (
         costs.declared_flops_are_right,
         "costs",
         "position",
-        remedy="leave out what is wrong of `mixing_flops` and `projection_flops`: what is not "
-        "declared is counted",
+        remedy="remove `mixing_flops` or `projection_flops`, whichever is wrong: costs that are "
+        "not declared are counted",
     ),
     Law(
         costs.memory_grows_as_declared,
         "costs",
         "mechanism",
-        remedy="let `memory_order()` return 2 where the backward pass keeps a map, and 1 where it "
-        "keeps none",
+        remedy="return 2 from `memory_order()` if the backward pass stores a map, and otherwise 1",
     ),
     Law(costs.parameters_are_counted, "costs", "seat"),
     Law(
         decoding.cache_holds_what_is_declared,
         "costs",
         "position",
-        remedy="leave `cache_elements` out: what is not declared is counted",
+        remedy="remove `cache_elements`: costs that are not declared are counted",
     ),
     Law(devices.training_step_stays_on_its_device, "processes", "mechanism"),
     Law(devices.another_process_gives_the_same_numbers, "processes", "mechanism"),
@@ -265,6 +265,6 @@ LAWS: tuple[Law, ...] = (
 
 _NAMES = [law.name for law in LAWS]
 BASIC = tuple(_NAMES[: _NAMES.index("forbidden_keys_have_no_influence") + 1])
-"""Laws that break others when they are broken, the most basic one first: what a call changes or
-keeps, and what leaks.
+"""Laws on which others depend, the most basic one first: what a call changes or keeps, and what
+leaks.
 """

@@ -1,4 +1,6 @@
-"""Laws about sequences that are longer than a kernel's chunk, a wide window, or another batch's."""
+"""Laws about sequences longer than a kernel's chunk or a wide window, and about padding at the
+end.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from attnkit.masks import Padding
 from attnkit.registry import MASKS
 
 ALL_CHANGED, SOME_UP_TO, SOME, FEW = 100, 400, 12, 3
-"""Tokens up to which each of them is changed in turn, in self-attention without a position
-encoding and under masks that chunks are made for; elsewhere and of more, some, and of many, few.
+"""Each token of at most `ALL_CHANGED` is changed in turn, in self-attention without a position
+encoding under the masks `ALL_UNDER`; otherwise `SOME`, and `FEW` of more than `SOME_UP_TO`.
 """
 
 ALL_UNDER = ("causal", "sliding_window-21", "sliding_window-22-centered")
@@ -24,7 +26,7 @@ ALL_UNDER = ("causal", "sliding_window-21", "sliding_window-22-centered")
 
 @torch.no_grad()
 def long_sequences_obey_the_mask(case: Case) -> None:
-    """Beyond a hundred tokens, and under wide windows, no output moves when a token changes that
+    """Beyond a hundred tokens, and under wide windows, no output changes when a token changes that
     the mask hides from it.
     """
     require(not bool(case.allowed.all()), "the mask forbids nothing here")
@@ -42,7 +44,7 @@ def long_sequences_obey_the_mask(case: Case) -> None:
         moved = (case.attention(x, context, mask) - case.output).abs().amax(dim=-1)  # (n, T)
         hidden = ~case.allowed[0, :, group].T  # (n, T)
         if case.role == "self":
-            hidden &= torch.arange(case.T) != group[:, None]  # its own query is its own
+            hidden &= torch.arange(case.T) != group[:, None]  # a token changes its own query
         worst = (moved * hidden).nan_to_num(nan=float("inf"))
         n, t = divmod(int(worst.argmax()), case.T)
         if float(worst[n, t]) > ROUNDING and _moves_alone(case, int(group[n]), t):
@@ -53,7 +55,7 @@ def long_sequences_obey_the_mask(case: Case) -> None:
 
 
 def _moves_alone(case: Case, token: int, query: int) -> bool:
-    """True if it moves without copies of the sequence beside it, too."""
+    """Returns True if the output also changes without copies of the sequence in the batch."""
     context = case.context.clone()
     context[0, token] = 2 * context[0, token].flip(-1)
     x = context if case.role == "self" else case.x
@@ -63,13 +65,13 @@ def _moves_alone(case: Case, token: int, query: int) -> bool:
 
 def _distance(case: Case, query: int, key: int) -> str:
     away = query + case.S - case.T - key
-    return f"{abs(away)} places {'back' if away >= 0 else 'ahead'}, which the mask hides"
+    return f"{abs(away)} tokens {'back' if away >= 0 else 'ahead'}, which the mask hides"
 
 
 @torch.no_grad()
 def long_sequences_are_computed_as_short_ones(case: Case) -> None:
-    """At lengths that no chunk divides, all tokens at once give the numbers of the written-out
-    equation, those of a cache, and those of the last tokens asked alone.
+    """At lengths that are no multiple of a chunk, a full pass gives the same outputs as the
+    written-out equation, a cache, and the last queries alone.
     """
     ways = _other_ways(case)
     require(bool(ways), "it reads all tokens at once (has_cache = False)")
@@ -95,7 +97,7 @@ def _other_ways(case: Case) -> dict[str, Callable[[], Tensor]]:
 
         ways["the written-out equation"] = written_out
     if case.role == "self" and mask.ahead == 0 and case.mechanism.has_cache:
-        ways["a cache that is fed 5, 1, 48 and all other tokens"] = lambda: decoded(
+        ways["a cache that reads 5, 1, 48 and all other tokens"] = lambda: decoded(
             case, [5, 1, 48, case.T]
         )
     alone = case.role == "cross" or (case.mechanism.has_cache and not case.mechanism.looks_back())
@@ -108,8 +110,8 @@ def _other_ways(case: Case) -> dict[str, Callable[[], Tensor]]:
 
 @torch.no_grad()
 def padding_at_the_end_changes_nothing(case: Case) -> None:
-    """Tokens get the same outputs when their sequence is filled up with padding to the length of a
-    longer one, as each batch of an encoder is.
+    """Tokens have the same outputs when their sequence is padded to the length of a longer one, as
+    in the batches of an encoder.
     """
     appended = 5
     require(case.role == "self" or not case.mechanism.knows_order, "it counts from the last key")
@@ -117,7 +119,8 @@ def padding_at_the_end_changes_nothing(case: Case) -> None:
         case.role == "self" or case.mask_case.name in ("none", "padding"),
         "the mask counts from the last key",
     )
-    require(not case.mask_case.padded and case.mask.batch_size == 1, "asked without other padding")
+    plain = not case.mask_case.padded and case.mask.batch_size == 1
+    require(plain, "tested without other padding")
     real = torch.arange(case.S + appended) < case.S
     mask = case.mask_over(case.S + appended) & Padding(real.repeat(case.B, 1))
     reason = case.mechanism.refusal(case.role, mask, case.position)
@@ -131,7 +134,7 @@ def padding_at_the_end_changes_nothing(case: Case) -> None:
 
 
 def masks_without_padding(case: Case) -> str:
-    """`mask_names` without padding."""
+    """Returns `mask_names` without padding."""
     names = case.mechanism.mask_names or MASKS.names()
     left = ", ".join(map(repr, sorted({*names} - {"padding"})))
     return f"`mask_names = frozenset({{{left}}})`"

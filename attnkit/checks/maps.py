@@ -1,4 +1,4 @@
-"""Laws about the attention map: it is what the output was made with."""
+"""Laws about the attention map: it is the map that gave the output."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 from attnkit.attention.maps import attention_map
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
-from attnkit.checks.influence import reach_that_was_seen, reached
+from attnkit.checks.influence import observed_reach, reached
 from attnkit.registry import options_of
 
 
 @torch.no_grad()
 def values_are_mixed_linearly(case: Case) -> None:
-    """Twice the values give twice the heads, and sums give sums, where it is not declared
-    otherwise (`linear_in_values`); so that a map can say all.
+    """Heads are linear in the values, unless `linear_in_values` is False, so that a map describes
+    them completely.
     """
     require(case.mechanism.linear_in_values, "declared not to be linear in its values")
     attention = case.attention
@@ -27,8 +27,8 @@ def values_are_mixed_linearly(case: Case) -> None:
     demand_close(mixed, parts, "heads of 2 v - w, against those of v and w", atol=5e-5)
 
 
-def bends_its_values(case: Case) -> bool:
-    """True if heads are not linear in the values."""
+def is_not_linear_in_values(case: Case) -> bool:
+    """Returns True if heads are not linear in the values."""
     try:
         values_are_mixed_linearly(case)
     except Broken:
@@ -39,7 +39,7 @@ def bends_its_values(case: Case) -> bool:
 
 
 def map_reproduces_the_output(case: Case) -> None:
-    """The map times the values, merged, is what the mechanism gives, by whichever kernel."""
+    """The map times the values, merged, is the output, whichever kernel computed it."""
     require(case.mechanism.linear_in_values, "its map is a Jacobian, which reproduces nothing")
     attention = case.attention
     with torch.no_grad():
@@ -76,34 +76,34 @@ def map_is_zero_where_the_mask_forbids(case: Case) -> None:
 
 
 def map_rows_are_what_is_declared(case: Case) -> None:
-    """`map_rows`: `sum to 1` means non-negative rows with total 1 (0 where nothing is allowed),
-    `unnormalised` non-negative ones, `signed` anything finite, as a Jacobian is.
+    """Rows are what `map_rows` declares: `sum to 1` means non-negative with total 1 (0 where
+    nothing is allowed), `unnormalised` non-negative, `signed` any finite numbers, as in a Jacobian.
     """
-    require(_has_its_shape(case), "another law tells that its shape is wrong")
+    require(_has_its_shape(case), "another law reports that its shape is wrong")
     weights = case.map
     declared = case.mechanism.map_rows if case.mechanism.linear_in_values else "signed"
-    demand(bool(weights.isfinite().all()), "the map holds NaN or infinity")
+    demand(bool(weights.isfinite().all()), "the map contains NaN or infinity")
     if declared != "signed":
         least = float(weights.min())
-        demand(least >= -1e-6, f"declared `{declared}`, and a weight is {least:.1e}")
+        demand(least >= -1e-6, f"declared `{declared}`, but a weight is {least:.1e}")
     if declared == "sum to 1":
         total = (case.allowed[:, None] & reached(case)).any(dim=-1).float()
         total = total.expand(weights.shape[:3])
         demand_close(weights.sum(dim=-1), total, "sums of the map's rows", atol=1e-5)
 
 
-def rows_that_were_seen(case: Case) -> str:
-    """The `map_rows` that a map shows; or, where rows are empty that a mask allows, `reaches`."""
+def observed_rows(case: Case) -> str:
+    """Returns the `map_rows` of the map of a case; if allowed rows are empty, its `reaches`."""
     sums = case.map.sum(dim=-1)
     if float(case.map.min()) < -1e-6:
         return '`map_rows = "signed"`'
     if bool(((sums - 1).abs().minimum(sums.abs()) < 1e-5).all()):
-        return reach_that_was_seen(case)
+        return observed_reach(case)
     return '`map_rows = "unnormalised"`'
 
 
 def map_is_taken_before_dropout(case: Case) -> None:
-    """A map taken while training is the one of evaluation mode, and training goes on."""
+    """A map computed in training mode is that of evaluation mode, and training mode stays on."""
     options = {"dropout": 0.5} if "dropout" in options_of(case.mechanism) else {}
     attention = case.build(**options).train()
     taken = attention_map(attention, case.x, case.context, case.mask)

@@ -30,7 +30,7 @@ def no_prediction_sees_more_than_the_masks_say(model: LanguageModel | EncoderDec
         found = measure_later_influence(model)
         demand(
             allowed_by_masks(model, found),
-            f"{found.num_moved} of {found.num_positions} predictions moved, and the masks allow "
+            f"{found.num_moved} of {found.num_positions} predictions moved, but the masks allow "
             f"fewer; token {found.changed_token} moved prediction {found.moved_output} by "
             f"{found.change:.1e}",
         )
@@ -119,7 +119,7 @@ def models_with(key: str, spec: Spec) -> list[LanguageModel | EncoderDecoder]:
     encoder-decoder.
 
     Args:
-        key: of the model, such as `wiring`.
+        key: key of the model, such as `wiring`.
         spec: the part.
 
     Raises:
@@ -136,32 +136,32 @@ def models_with(key: str, spec: Spec) -> list[LanguageModel | EncoderDecoder]:
 
 
 def check_part(key: str, spec: Spec, on_line: Callable[[Line], None] = lambda line: None) -> Card:
-    """Tests the laws about whole models on models with one part.
+    """Tests the laws about whole models on small models with one part.
 
     Args:
-        key: of the model, such as `wiring`.
+        key: key of the model, such as `wiring`.
         spec: the part.
         on_line: called with each line as soon as it is known.
     """
     models = models_with(key, spec)
     card = Card(spec.name, len(models))
     for law in MODEL_LAWS:
-        asked, line = 0, None
+        num_tested, line = 0, None
         for model in models:
             about = f"{type(model).__name__} of width {DIM}"
             try:
                 law(model)
-                asked += 1
+                num_tested += 1
             except DoesNotApply:
                 continue
             except Broken as error:
-                line = Line(law.__name__, "models", "broken", asked, str(error), about)
+                line = Line(law.__name__, "models", "broken", num_tested, str(error), about)
                 break
             except Exception as error:
                 words = f"{type(error).__name__}: {error}"
-                line = Line(law.__name__, "models", "crashed", asked, words, about)
+                line = Line(law.__name__, "models", "crashed", num_tested, words, about)
                 break
-        card.lines.append(line or Line(law.__name__, "models", "holds", asked))
+        card.lines.append(line or Line(law.__name__, "models", "holds", num_tested))
         on_line(card.lines[-1])
     return card
 

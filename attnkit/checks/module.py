@@ -1,4 +1,4 @@
-"""Laws about a mechanism as a module: its parameters, gradients, modes and what is saved."""
+"""Laws about a mechanism as a module: its parameters, gradients, modes and state dict."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from attnkit.checks.case import (
 from attnkit.registry import options_of
 
 DRAWS, SHARE = 150, 0.25
-"""Equal sequences over which dropout is averaged, and how much it drops: a half would hide a share
-that is taken for its opposite.
+"""Equal sequences over which dropout is averaged, and the share that it drops: with a half, keeping
+and dropping could be confused.
 """
 
 ROUNDED = 1e-5
-"""Share of the largest gradient, or output, below which another may be nothing but rounding."""
+"""Share of the largest gradient or output below which another may be only rounding."""
 
 LARGE_SCORE, LARGE_SCORE_BF16 = 1e5, 1e3
-"""Scores of tokens that are larger than any norm would let them be."""
+"""Scores of tokens that are larger than any norm allows."""
 
 STEP, DIRECTIONS = 1e-7, 3
-"""Finite differences in float64: the step, and how many random directions are tried."""
+"""Finite differences in float64: the step, and the number of random directions."""
 
 
 def gradients_reach_every_parameter(case: Case) -> None:
-    """No parameter is left out of the computation, and none is without effect, as a constant that
-    is added to all scores of a softmax is. One may be trained by an auxiliary loss alone.
+    """Every parameter is used, and has an effect, unlike a constant that is added to all scores of
+    a softmax. A parameter may be trained by an auxiliary loss only.
     """
     attention = case.build()
     stream = Stream() if attention.has_auxiliary_losses() else None
@@ -56,7 +56,7 @@ def gradients_reach_every_parameter(case: Case) -> None:
     }
     idle = [name for name, slope in slopes.items() if not slope > 0]
     demand(not idle, f"no gradient reaches {', '.join(idle)}")
-    # The option `bias` gives one to the keys too, where a softmax does not feel it.
+    # The option `bias` also adds one to the keys, which does not change a softmax.
     small = [n for n, slope in slopes.items() if slope < ROUNDED * max(slopes.values())]
     small = [name for name in small if name != "key.bias"]
     without = [name for name in small if not _moves_the_output(case, attention, name)]
@@ -71,7 +71,7 @@ def gradients_reach_every_parameter(case: Case) -> None:
 
 @torch.no_grad()
 def _moves_the_output(case: Case, attention: Attention, name: str) -> bool:
-    """True if another value of a parameter gives another output."""
+    """Returns True if another value of a parameter gives another output."""
     before, parameter = case.run(attention), attention.get_parameter(name)
     kept = parameter.clone()
     parameter.add_(1 + torch.arange(parameter.numel()).view(parameter.shape).cos())
@@ -82,7 +82,8 @@ def _moves_the_output(case: Case, attention: Attention, name: str) -> bool:
 
 def gradients_agree_with_finite_differences(case: Case) -> str | None:
     """In float64, the gradient along random directions of tokens and parameters is the difference
-    quotient of the output. What computes in float32 inside is noted and compared without its casts.
+    quotient of the output. A mechanism that computes in float32 is compared without its casts, and
+    the card says so.
     """
     try:
         _demand_slopes(case, torch.float64, STEP, 1e-5, misses=0)
@@ -94,8 +95,8 @@ def gradients_agree_with_finite_differences(case: Case) -> str | None:
     try:
         with _WithoutCasts():
             _demand_slopes(case, torch.float64, STEP, 1e-5, misses=0)
-    except RuntimeError:  # two types, still: float32 for all
-        # A step is so long then that an edge may lie within one of them.
+    except RuntimeError:  # still two dtypes: all in float32
+        # These steps are so long that one of them may cross a discontinuity.
         _demand_slopes(case, torch.float32, 1e-3, 0.02, misses=DIRECTIONS - 1)
     return "something computes in float32"
 
@@ -108,7 +109,7 @@ def _demand_slopes(
     x = context if case.role == "self" else case.x.to(dtype)
     inputs = [context, *attention.parameters()]
     output = attention(x, context, case.mask)
-    demand(output.dtype == dtype, f"{dtype} goes in, {output.dtype} comes out")
+    demand(output.dtype == dtype, f"the output of {dtype} inputs is {output.dtype}")
     wave = torch.arange(output.numel(), dtype=torch.float64).view(output.shape).sin()
     gradients = torch.autograd.grad(
         (output * wave).sum(), inputs, allow_unused=True, materialize_grads=True
@@ -120,7 +121,7 @@ def _demand_slopes(
         slope = sum(float((g * way).sum()) for g, way in zip(gradients, ways, strict=True))
         sides = []
         with torch.no_grad():
-            for sign in (1, -2):  # one step ahead; two back; and home again below
+            for sign in (1, -2):  # one step forward, two steps back, and one forward again below
                 for tensor, way in zip(inputs, ways, strict=True):
                     tensor.add_(sign * step * way)
                 sides.append(float((attention(x, context, case.mask) * wave).sum()))
@@ -135,7 +136,7 @@ def _demand_slopes(
 
 
 class _WithoutCasts(TorchFunctionMode):
-    """Leaves float64 where `.float()`, `.to(torch.float32)` and `dtype=torch.float32` stand."""
+    """Makes `.float()`, `.to(torch.float32)` and `dtype=torch.float32` keep float64."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def wide(value: Any) -> Any:
@@ -148,7 +149,7 @@ class _WithoutCasts(TorchFunctionMode):
 
 
 class _Types(TorchDispatchMode):
-    """Notes whether a number of 32 bits or fewer comes out of anything."""
+    """Records whether any operation returns numbers of 32 bits or fewer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,32 +164,32 @@ class _Types(TorchDispatchMode):
 
 @torch.no_grad()
 def _computes_in_float32(case: Case) -> bool:
-    """True if a mechanism whose weights are float64 computes anything of its own in float32."""
+    """Returns True if a mechanism with float64 weights computes anything in float32."""
     attention = case.build().double()
     context = case.context.double()
     x = context if case.role == "self" else case.x.double()
     with _Types() as types:
         try:
             output = attention(x, context, case.mask)
-        except RuntimeError as error:  # two types that do not go together
+        except RuntimeError as error:  # an operation on two different dtypes
             return types.narrow and "type" in str(error)
     return types.narrow or output.dtype != torch.float64
 
 
 def state_dict_round_trip(case: Case) -> None:
-    """Weights saved and loaded into a fresh mechanism are the same, and so is the output."""
+    """Weights that are saved and loaded into a new mechanism are equal, and so is the output."""
     other, saved = case.resized(seed=case.seed + 1).build(), case.attention.state_dict()
     other.load_state_dict(saved)
     for name, value in other.state_dict().items():
-        demand(torch.equal(value, saved[name]), f"{name} is another after loading the weights")
+        demand(torch.equal(value, saved[name]), f"{name} differs after loading the weights")
     with torch.no_grad():
         restored = case.run(other)
     demand_close(restored, case.output, "output after loading the weights", atol=1e-5)
 
 
 def dropout_acts_in_training_alone(case: Case) -> None:
-    """With dropout set, two passes in training differ, and two in evaluation are equal, to each
-    other and to a mechanism without dropout.
+    """With dropout, two passes in training differ, and two in evaluation are equal to each other
+    and to those without dropout.
     """
     require("dropout" in options_of(case.mechanism), "it has no option `dropout`")
     attention = case.build(dropout=0.5)
@@ -203,13 +204,13 @@ def dropout_acts_in_training_alone(case: Case) -> None:
 
 @torch.no_grad()
 def dropout_drops_the_declared_share(case: Case) -> None:
-    """With dropout 0.25, training drops a quarter of the weights that evaluation has, makes the
-    others larger so that the mean stays, draws anew for each sequence, and lets in no key that the
-    mask forbids. Seen by one-hot values, wherever heads are linear in the values.
+    """With dropout 0.25, training drops a quarter of the weights, scales the others so that the
+    mean stays the same, draws separately for each sequence, and uses no key that the mask forbids.
+    Measured with one-hot values, if heads are linear in the values.
     """
     require("dropout" in options_of(case.mechanism), "it has no option `dropout`")
     require(case.mechanism.linear_in_values, "declared not to be linear in its values")
-    require(case.position == "none", "positions drop nothing")
+    require(case.position == "none", "tested without a position encoding")
     attention = case.build(dropout=SHARE)
     mask = case.mask_case.over(1, case.S, DRAWS)  # the first sequence, many times
 
@@ -240,7 +241,7 @@ def dropout_drops_the_declared_share(case: Case) -> None:
     spread = drawn.std(dim=0)
     demand(float(spread.max()) > 0, "all sequences of a batch drop the same weights")
     share = float(((drawn == 0) & seen).sum() / (DRAWS * seen.sum()))
-    touched = bool((drawn == 0)[:, seen].any())  # else it drops something but weights
+    touched = bool((drawn == 0)[:, seen].any())  # otherwise it does not drop weights
     demand(
         not touched or abs(share - SHARE) < 0.1,
         f"dropout {SHARE} drops {share:.0%} of the weights in training",
@@ -257,8 +258,8 @@ def dropout_drops_the_declared_share(case: Case) -> None:
 
 
 def tokens_of_any_size_give_finite_numbers(case: Case) -> None:
-    """Zeros, and tokens so large that scores are 1e5 (a thousand times as large as usual where
-    there are no scores), give finite outputs and gradients; so they do in bfloat16.
+    """Zeros, and tokens so large that scores are 1e5 (or tokens a thousand times as large as usual,
+    if there are no scores), give finite outputs and gradients, in bfloat16 too.
     """
     attention = case.build()
     large, of_bf16 = scaled_to_scores(case, attention, (LARGE_SCORE, LARGE_SCORE_BF16))

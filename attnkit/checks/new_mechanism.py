@@ -1,4 +1,4 @@
-"""A mechanism of one's own, to start from: one file that overrides one step, and its test."""
+"""Creates the files of a new mechanism: one that overrides a single step, and its test."""
 
 from __future__ import annotations
 
@@ -60,28 +60,28 @@ def write(name: str, like: str, folder: Path) -> tuple[Path, Path]:
     """Writes `NAME.py`, a mechanism that differs from another in one step, and `test_NAME.py`.
 
     Args:
-        name: under which it is registered.
+        name: registered name.
         like: name of the mechanism that it inherits from.
-        folder: where both go.
+        folder: folder of both files.
 
     Raises:
-        RegistryError: if a name cannot be used, or a file is there already.
+        RegistryError: if a name cannot be used, or a file already exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise RegistryError(
-            f"name {name!r} is not snake_case (letters, digits and single _), as my_attention is"
+            f"name {name!r} is not snake_case (letters, digits, single _), such as my_attention"
         )
     if name in ATTENTION.names():
-        raise RegistryError(f"attention mechanism `{name}` exists already; choose another name")
+        raise RegistryError(f"attention mechanism `{name}` already exists; choose another name")
     parent = ATTENTION.get(like)
     if parent.__module__.startswith("attnkit_plugin_"):
         raise RegistryError(
-            f"--like {like}: a plugin file cannot be imported; inherit from a kit's"
+            f"--like {like}: a plugin file cannot be imported; inherit from a mechanism of the kit"
         )
     files = folder / f"{name}.py", folder / f"test_{name}.py"
     for file in files:
         if file.exists():
-            raise RegistryError(f"{file} exists already; choose another name, or remove it")
+            raise RegistryError(f"{file} already exists; choose another name, or remove it")
     own_scores = issubclass(parent, ScoreAttention)
     on_a_grid = own_scores and "grid" in inspect.signature(parent.scores).parameters
     words = name.replace("_", " ")
@@ -93,7 +93,7 @@ def write(name: str, like: str, folder: Path) -> tuple[Path, Path]:
         name=name,
         cls="".join(part.capitalize() for part in name.split("_")),
         summary=f"As {like}, with {'sharper scores' if own_scores else 'longer queries'}.",
-        help=f"what {'scores' if own_scores else 'queries'} are multiplied by.",
+        help=f"factor of the {'scores' if own_scores else 'queries'}.",
         formula=_formula(parent.formula, own_scores),
         imports="from attnkit.masks import Grid\n" if on_a_grid else "",
         step=(SCORES_ON_A_GRID if on_a_grid else SCORES) if own_scores else QUERY,
@@ -104,14 +104,14 @@ def write(name: str, like: str, folder: Path) -> tuple[Path, Path]:
 
 
 def _formula(inherited: str, own_scores: bool) -> str:
-    """The parent's equation, with what is new, in one line of the file."""
+    """Returns the parent's equation with the change, in one line of the file."""
     change = "scores times multiplier" if own_scores else "q times multiplier"
     known = f"{inherited};  " if len(inherited) < 55 else ""
     return f"{known}{change}".replace("\\", "\\\\").replace('"', '\\"')
 
 
 def next_commands(name: str, like: str) -> dict[str, str]:
-    """What to type next, by what it is good for."""
+    """Returns the next commands, by their purpose."""
     plugin = f"'plugins=[{name}.py]' model.attention={name} variant={name}"
     if ATTENTION.get(like).refusal("self", Causal(), "none"):
         plugin += " model.mask=none"

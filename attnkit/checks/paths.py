@@ -1,4 +1,4 @@
-"""Laws about speed: whatever computes a mechanism, the numbers and gradients are the same."""
+"""Laws about fast paths: every way to compute a mechanism gives the same numbers and gradients."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from attnkit.registry import options_of
 
 BFLOAT16_TOLERANCE = 0.06
 """Largest error of an output in bfloat16, whose numbers are 2^-8 apart, as a share of its length.
-Gradients, and outputs that are not smooth, may be four times as far off: a norm makes the rounding
-of heads that nearly cancel out large.
+Gradients, and outputs that are not smooth, may have four times that error: a norm amplifies the
+rounding of heads that nearly cancel out.
 """
 
 DRAWS, MARGIN = 8, 1.5
-"""How often factors are rounded in another way, and how much further off than the worst of these
-an ill-conditioned formula may be.
+"""How often factors are rounded in another way, and how much larger than the largest of these
+errors that of an ill-conditioned formula may be.
 """
 
 NOT_COMPARED = ("reference", "flex")
 """The kernel that others are compared with, and one that has no backward pass on a CPU."""
 
 SMALL_GRADIENT = 0.05
-"""A gradient shorter than this part of the longest one is measured by that."""
+"""The error of a gradient shorter than this share of the longest one is relative to that share."""
 
 LONG, LAST = 500, 30
-"""Tokens over which a sum in bfloat16 would lose its small terms (the next number after 256 is
-258), and how many of them, at the end, are compared.
+"""Number of tokens over which a sum in bfloat16 would lose its small terms (the next number after
+256 is 258), and the number of last tokens that are compared.
 """
 
 
 def _wave(output: Tensor) -> Tensor:
-    """A fixed weighing, so that no sum over a row hides an error."""
+    """Returns fixed weights, so that errors do not cancel out in a sum."""
     return torch.arange(output.numel()).view(output.shape).sin()
 
 
 def _results(run: Callable[[], Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The output, and its gradients by the inputs (zeros where one plays no part)."""
+    """Returns the output, and its gradients by the inputs (zeros for an unused input)."""
     output = run()
     gradients = torch.autograd.grad(
         (output.float() * _wave(output)).sum(), inputs, allow_unused=True, materialize_grads=True
@@ -58,7 +58,7 @@ def _results(run: Callable[[], Tensor], inputs: Sequence[Tensor]) -> list[Tensor
 
 
 def _paths(case: Case) -> dict[str, Callable[..., Tensor]]:
-    """The ways in which a `ScoreAttention` may be computed here, beside the reference."""
+    """Returns the ways to compute a `ScoreAttention` here, besides the reference."""
     attention, mask = case.attention, case.mask
     assert isinstance(attention, ScoreAttention)
     beside = case.beside()
@@ -75,10 +75,10 @@ def _paths(case: Case) -> dict[str, Callable[..., Tensor]]:
 
 
 def fast_path_equals_the_reference(case: Case) -> None:
-    """Fused, explicit and windowed kernels give the numbers and the gradients of the written-out
-    equation, `weights @ v`, and so does a `mix` of one's own.
+    """Fused, explicit and windowed kernels give the same numbers and gradients as the written-out
+    equation, `weights @ v`, and so does an overridden `mix`.
     """
-    require(issubclass(case.mechanism, ScoreAttention), "it has one path, which is its own")
+    require(issubclass(case.mechanism, ScoreAttention), "it has a single path")
     require(case.mechanism.linear_in_values, "declared to do more than `weights @ v`")
     attention = case.attention
     assert isinstance(attention, ScoreAttention)
@@ -99,13 +99,13 @@ def fast_path_equals_the_reference(case: Case) -> None:
             demand_close(fast, slow, f"{label} of {name}, against the reference")
 
 
-NEXT_TO_NONE = 1e-7
-"""A dropout that takes the path of dropping, and drops nothing."""
+TINY_DROPOUT = 1e-7
+"""Dropout that uses the code path of dropout but drops nothing."""
 
 
 def training_mode_computes_the_same(case: Case) -> None:
-    """Without dropout, training mode and evaluation mode give the same numbers and gradients; and
-    so they do with one so small that nothing is dropped.
+    """Without dropout, training mode and evaluation mode give the same numbers and gradients, and
+    so they do with a dropout so small that it drops nothing.
     """
     context = case.context.clone().requires_grad_()
     x = context if case.role == "self" else case.x
@@ -122,7 +122,7 @@ def training_mode_computes_the_same(case: Case) -> None:
     names += [f"gradient by {name}" for name, _ in attention.named_parameters()]
     trained = {"": attention.train()}
     if "dropout" in options_of(case.mechanism):
-        trained[f" and dropout {NEXT_TO_NONE:g}"] = case.build(dropout=NEXT_TO_NONE).train()
+        trained[f" and dropout {TINY_DROPOUT:g}"] = case.build(dropout=TINY_DROPOUT).train()
     for words, training in trained.items():
         for name, now, before in zip(names, results(training), expected, strict=True):
             what = f"{name} in training mode{words}, against evaluation mode"
@@ -131,10 +131,10 @@ def training_mode_computes_the_same(case: Case) -> None:
 
 def bfloat16_stays_near_float32(case: Case) -> str | None:
     """Under autocast to bfloat16, output and gradients stay near those of float32; so does the
-    output of a long sequence, and that of weights which are bfloat16 themselves. Where a mechanism
-    is not `smooth` a rounded score may jump, so gradients are only finite, and outputs less near.
-    Where a formula is ill-conditioned, as an inverse is, it may be as far off as rounding what its
-    products multiply makes it, up to four times as far as others; the card says so.
+    output of a long sequence, also with bfloat16 weights. If a mechanism is not `smooth`, gradients
+    only have to be finite, and outputs may be further off. An ill-conditioned formula, such as an
+    inverse, may be as far off as the rounding of the factors of its products makes it, up to four
+    times as far as others; the card says so.
     """
     attention = case.build()
     context = case.context.clone().requires_grad_()
@@ -151,7 +151,7 @@ def bfloat16_stays_near_float32(case: Case) -> str | None:
         demand(bool(computed.isfinite().all()), "NaN or infinity in bfloat16")
     if case.mechanism.smooth:
         largest = max(float(gradient.norm()) for gradient in exact[1:])
-        # a gradient that is nothing beside the others may be nothing but rounding
+        # a gradient that is much smaller than the others may be only rounding
         floors = [1e-3, *[SMALL_GRADIENT * largest] * (len(exact) - 1)]
         note = _demand_near(rough, exact, floors, run, "{} in bfloat16, by its length")
     else:
@@ -163,7 +163,7 @@ def bfloat16_stays_near_float32(case: Case) -> str | None:
 
 @torch.no_grad()
 def _long_in_bfloat16(case: Case) -> str | None:
-    """Sums over many keys must not be kept in eight bits."""
+    """Demands that sums over many keys are not stored in eight bits."""
     attention, x, context, note = case.build(), case.x, case.context, None
 
     def run() -> list[Tensor]:
@@ -176,11 +176,11 @@ def _long_in_bfloat16(case: Case) -> str | None:
             x = context if case.role == "self" else x
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             rough = attention(x, context, case.mask)[:, -LAST:]
-        demand(rough.dtype == torch.bfloat16, f"{rough.dtype} comes out where bfloat16 computes")
+        demand(rough.dtype == torch.bfloat16, f"the output is {rough.dtype} instead of bfloat16")
         where = f"for the last {LAST} of {case.S} tokens "
         where += "under autocast to" if autocast else "with weights in"
-        told = f"{{}} {where} bfloat16, by its length"
-        note = _demand_near([rough], exact, [1e-3], run, told, case.mechanism.smooth) or note
+        template = f"{{}} {where} bfloat16, by its length"
+        note = _demand_near([rough], exact, [1e-3], run, template, case.mechanism.smooth) or note
     return note
 
 
@@ -189,21 +189,22 @@ def _demand_near(
     exact: Sequence[Tensor],
     floors: Sequence[float],
     run: Callable[[], list[Tensor]],
-    told: str,
+    template: str,
     smooth: bool = True,
 ) -> str | None:
-    """Breaks the law where an output, or a gradient, is further off than `_ill_conditioned` allows.
+    """Breaks the law if the error of an output or a gradient is too large, see
+    `bfloat16_stays_near_float32`.
 
     Args:
         rough: an output, and gradients, in bfloat16.
         exact: the same in float32.
-        floors: for each, the least length that an error is measured by.
+        floors: for each, the smallest length to which an error is relative.
         run: computes them in float32.
-        told: the evidence, with a place for what is off, and how far.
-        smooth: what the mechanism declares.
+        template: the evidence, with a placeholder for the tensor and its error.
+        smooth: as declared by the mechanism.
 
     Returns:
-        What is ill-conditioned, and how far it is off; None: nothing is.
+        A note on an ill-conditioned formula and its error; None: there is none.
     """
     rounded: list[float] = []
     note = None
@@ -213,19 +214,19 @@ def _demand_near(
             continue
         rounded = rounded or _by_rounded_factors(run, exact, floors)
         what = f"{'a gradient' if i else 'the output'} is {error:.0%} off"
-        evidence = told.format(what)
+        evidence = template.format(what)
         if rounded[i] >= tolerance / 2:
-            evidence += f"; rounding what its products multiply makes it {rounded[i]:.0%} off: "
+            evidence += f"; rounding the factors of its products makes it {rounded[i]:.0%} off: "
             evidence += "compute what is ill-conditioned (an inverse, a difference) in float32"
         demand(error < min(MARGIN * rounded[i], 4 * tolerance), evidence)
-        note = note or f"{what} in bfloat16, as an ill-conditioned formula is"
+        note = note or f"{what} in bfloat16, since the formula is ill-conditioned"
     return note
 
 
 def _errors(
     rough: Sequence[Tensor], exact: Sequence[Tensor], floors: Sequence[float]
 ) -> list[float]:
-    """How far each is off, as a share of its length."""
+    """Returns the error of each tensor, as a share of its length."""
     return [
         float((computed.float() - expected).norm() / expected.norm().clamp(min=floor))
         for computed, expected, floor in zip(rough, exact, floors, strict=True)
@@ -235,8 +236,8 @@ def _errors(
 def _by_rounded_factors(
     run: Callable[[], list[Tensor]], exact: Sequence[Tensor], floors: Sequence[float]
 ) -> list[float]:
-    """The largest error of each, over some draws, when float32 computes all but the factors of
-    products: autocast rounds these, whatever an author writes.
+    """Returns the largest error of each tensor over some draws when only the factors of products
+    are rounded, which autocast does in any code.
     """
     draws = []
     for draw in range(DRAWS):
@@ -246,12 +247,12 @@ def _by_rounded_factors(
 
 
 class _RoundedFactors(TorchDispatchMode):
-    """Gives what products multiply twice the error that bfloat16 gives it: theirs, and that of
-    their result, which is most often a factor of the next one.
+    """Gives the factors of products twice their error in bfloat16: their own error, and that of the
+    product, which usually is a factor of the next one.
 
     Args:
-        scale: what a factor is multiplied by while it is rounded, from 1 to 2. Equal numbers get
-            equal errors, so that a large constant that is added and subtracted again cancels.
+        scale: multiplies a factor while it is rounded, from 1 to 2. Equal numbers get equal errors,
+            so that a large constant that is added and subtracted again cancels out.
     """
 
     def __init__(self, scale: float) -> None:
@@ -272,8 +273,8 @@ class _RoundedFactors(TorchDispatchMode):
 
 def compiled_equals_eager(case: Case) -> None:
     """`torch.compile` captures the mechanism in one graph and differentiates it ahead of time, with
-    the numbers and gradients of plain Python. (Backend `aot_eager_decomp_partition`: what inductor
-    is given is proven, not the code that it makes of it.)
+    the numbers and gradients of plain Python. (Backend `aot_eager_decomp_partition`: this tests
+    the graphs that inductor receives, not the code that it generates.)
     """
     attention = case.build().train()
     context = case.context.clone().requires_grad_()

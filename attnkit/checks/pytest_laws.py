@@ -1,4 +1,4 @@
-"""The laws as tests of one's own mechanism, with one line in one's own test file:
+"""The laws as tests of your own mechanism, with one line in your test file:
 
 from attnkit.checks import laws_of
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.attention.base import Attention
-from attnkit.checks.asked_cases import cases_of
 from attnkit.checks.card import judge
 from attnkit.checks.laws import LAWS, Law
+from attnkit.checks.selection import cases_of
 from attnkit.registry import ATTENTION, load_plugin
 
 
@@ -25,11 +25,11 @@ def laws_of(
     *,
     plugin: str | None = None,
 ) -> Callable[[Law], None]:
-    """Makes a test that asks every law about a mechanism, one test case a law.
+    """Returns a test of every law on a mechanism, with one test case per law.
 
     Args:
         mechanism: a registered name, or the class.
-        options: of the mechanism.
+        options: options of the mechanism.
         plugin: a file beside the test, or a module, that registers the mechanism.
     """
     import pytest
@@ -43,8 +43,8 @@ def laws_of(
     def test(law: Law) -> None:
         line = judge(law, cases)
         if line.outcome in ("broken", "crashed"):
-            told = [f"{law.words}: {line.words}", *line.trace, line.smallest, line.remedy]
-            pytest.fail("\n".join(filter(None, told)), pytrace=False)
+            report = [f"{law.words}: {line.words}", *line.trace, line.smallest, line.remedy]
+            pytest.fail("\n".join(filter(None, report)), pytrace=False)
         if line.outcome == "does not apply":
             pytest.skip(line.words)
 

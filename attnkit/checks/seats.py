@@ -1,4 +1,4 @@
-"""Where a mechanism can sit: every mask, position and role, in sizes at which a mask bites."""
+"""Seats: combinations of mask, position and role, at sizes at which a mask has an effect."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ SMALL_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"masks": [{"name": "sliding_window", "window": 2}, {"name": "dilated", "window": 3}]},
     ],
 }
-"""Options that make a mask bite at a few tokens; a mask that is not named here takes its own."""
+"""Options with which a mask has an effect on a few tokens; other masks have their defaults."""
 
 _LEFT, _WITHIN = (0, 1), (1, 2, 7, 8, 11)
-"""Padded places of every second sequence, from the first (within) and from the second (left)."""
+"""Padded positions of every second sequence, and of the others."""
 
 
 def keep(batch_size: int, num_keys: int) -> Tensor:
-    """(B, S): which tokens are real. Every second sequence is padded within, the others at the
-    left, where a causal mask then leaves the first rows empty.
+    """Returns which tokens are real: (B, S). Every second sequence is padded at the left, where a
+    causal mask then leaves the first rows empty, and the others within.
     """
     real = torch.ones(batch_size, num_keys, dtype=torch.bool)
     for b in range(batch_size):
@@ -45,7 +45,7 @@ def keep(batch_size: int, num_keys: int) -> Tensor:
 
 
 def documents(batch_size: int, num_keys: int) -> Tensor:
-    """(B, S): documents of several lengths, one token alone among them."""
+    """Returns documents of several lengths, including a single token: (B, S)."""
     place = torch.arange(num_keys)
     bounds = [(2, 5, 6, 20), (1, 4, 9, 30)]
     rows = [sum((place >= bound).long() for bound in bounds[b % 2]) for b in range(batch_size)]
@@ -58,8 +58,8 @@ class MaskCase:
 
     Args:
         name: readable, unique among the cases.
-        spec: as in a recipe; or a mask.
-        padded: padding on top.
+        spec: as in a recipe, or a mask.
+        padded: True to add padding.
     """
 
     name: str
@@ -67,7 +67,7 @@ class MaskCase:
     padded: bool = False
 
     def over(self, batch_size: int, num_keys: int, copies: int = 1) -> Mask:
-        """The mask for sequences of this many keys, for `copies` of the batch in a row."""
+        """Returns the mask for sequences of `num_keys` keys, for `copies` of the batch."""
         mask = build_mask(self.spec)
         if mask.needs_documents:
             mask = mask.bind(documents=documents(batch_size, num_keys).repeat(copies, 1))
@@ -82,7 +82,9 @@ class MaskCase:
 
 
 def mask_cases() -> list[MaskCase]:
-    """Every registered mask, the plainest first, and combinations with documents and padding."""
+    """Returns all registered masks, the simplest first, and combinations with documents and
+    padding.
+    """
     found = []
     for name in sorted(MASKS.names(), key=lambda name: name not in ("none", "causal")):
         for options in SMALL_OPTIONS.get(name, [{}]):
@@ -99,7 +101,7 @@ def mask_cases() -> list[MaskCase]:
 
 
 def long_mask_cases() -> list[MaskCase]:
-    """Masks that bite at a hundred tokens: wide windows, odd and even ones, to both sides."""
+    """Returns masks that have an effect on a hundred tokens, such as odd and even wide windows."""
     return [
         MaskCase("none", "none"),
         MaskCase("causal", "causal"),
@@ -123,14 +125,14 @@ def long_mask_cases() -> list[MaskCase]:
 
 
 def _word(option: object) -> str:
-    """An option's value as part of a name."""
+    """Returns the value of an option as part of a name."""
     if isinstance(option, list):
         return "+".join(part if isinstance(part, str) else part["name"] for part in option)
     return str(option)
 
 
 def position_names() -> tuple[str, ...]:
-    """`none`, and the encodings that act inside attention."""
+    """Returns `none` and the encodings that act inside attention."""
     inside = [n for n in POSITIONS.names() if POSITIONS.get(n).acts_on != "embeddings"]
     return ("none", *inside)
 
@@ -140,7 +142,7 @@ def seats(
     positions: Sequence[str] | None = None,
     roles: Sequence[Role] = ROLES,
 ) -> Iterator[tuple[MaskCase, str, Role]]:
-    """Every mask, position and role, self-attention first."""
+    """Yields every mask, position and role, self-attention first."""
     for role in roles:
         for position in position_names() if positions is None else positions:
             for mask in mask_cases() if masks is None else masks:

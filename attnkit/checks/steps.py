@@ -1,4 +1,6 @@
-"""By which of a mechanism's steps a token reaches an output that it must not reach."""
+"""Finds the step of a mechanism through which a token influences an output that it must not
+influence.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from attnkit.checks.case import Case
 
 NOTICED = 2e-6
-"""What moves by less stays as it is."""
+"""Smaller changes count as none."""
 
 MIXED_AXES = "it mixes heads with tokens, as a `view` without `transpose(1, 2)` does"
 OTHER_WEIGHTS = (
@@ -27,51 +29,52 @@ OTHER_WEIGHTS = (
 
 @torch.no_grad()
 def way_in(case: Case, place: tuple[int, int, int], joined: bool) -> str:
-    """The step by which an output feels a token, as the end of an evidence; empty where that cannot
-    be told.
+    """Returns the step through which a token influences an output, as the end of an evidence; empty
+    if it is unknown.
 
     Args:
-        case: where it is felt.
+        case: the case that breaks a law.
         place: sequence, output and token.
         joined: the token changes as a query too.
     """
     try:
         return next((f", by {step}" for step in _steps(case, place, joined)), "")
-    except Exception:  # whatever it raises, the evidence stands
+    except Exception:  # the evidence is valid without it
         return ""
 
 
 def _steps(case: Case, place: tuple[int, int, int], joined: bool) -> Iterator[str]:
-    """The steps in which something feels the token that must not, the first one first."""
+    """Yields the steps in which the token has an influence that it must not have, in order."""
     b, t, s = place
     attention, mask = case.attention, case.mask
     context = case.context.clone()
     context[:, s] = 2 * context[:, s].flip(-1)
-    asked = (case.x, context if joined else case.x)
-    answered = (case.context, context)
+    inputs = (case.x, context if joined else case.x)
+    contexts = (case.context, context)
 
     def projected(step: str, before: Tensor, after: Tensor) -> Iterator[str]:
         if _others_move(before, after, s):
             mixed = not _others_move(_apart(before), _apart(after), s)
-            yield f"`{step}`: {MIXED_AXES if mixed else 'other tokens feel it there'}"
+            yield f"`{step}`: {MIXED_AXES if mixed else 'other tokens depend on it there'}"
 
-    queries = [attention.project_query(tokens) for tokens in asked]
+    queries = [attention.project_query(tokens) for tokens in inputs]
     yield from projected("project_query", *queries)
-    offers = [attention.project_context(tokens) for tokens in answered]
-    for before, after in zip(*offers, strict=True):
+    keys = [attention.project_context(tokens) for tokens in contexts]  # and values
+    for before, after in zip(*keys, strict=True):
         yield from projected("project_context", before, after)
     past = Past(mask, None, attention)
-    seen = [attention.convolve(q, k, v, past) for q, (k, v) in zip(queries, offers, strict=True)]
+    seen = [attention.convolve(q, k, v, past) for q, (k, v) in zip(queries, keys, strict=True)]
     for before, after in zip(*seen, strict=True):
         if case.role == "self" and bool(_moves(before, after)[:s].any()):
-            yield "`convolve`: earlier tokens feel it there"
-    prepared = [attention.prepare(x, c, mask) for x, c in zip(asked, answered, strict=True)]
+            yield "`convolve`: earlier tokens depend on it there"
+    prepared = [attention.prepare(x, c, mask) for x, c in zip(inputs, contexts, strict=True)]
     for before, after in zip(prepared[0][:2], prepared[1][:2], strict=True):
         if not attention.looks_back() and _others_move(before, after, s):
-            yield "`place`: other tokens feel it there"
+            yield "`place`: other tokens depend on it there"
     heads = [attention.mixed(each, mask) for each in prepared]
     if not _differ(heads[0][b, :, t], heads[1][b, :, t]):
-        yield f"`merge`: {MIXED_AXES if _merges_mixed(case, heads[0]) else 'its head does not'}"
+        mixed = _merges_mixed(case, heads[0])
+        yield f"`merge`: {MIXED_AXES if mixed else 'the head does not depend on it'}"
     if isinstance(attention, ScoreAttention) and attention.linear_in_values:
         maps = [
             attention.map(q, attention.expand(k, v)[0], mask, carried)[b, :, t]
@@ -89,7 +92,7 @@ def _differ(before: Tensor, after: Tensor) -> bool:
 
 
 def _moves(before: Tensor, after: Tensor) -> Tensor:
-    """(N,): tokens of (B, H, N, D) whose numbers differ."""
+    """Returns the tokens (N,) of (B, H, N, D) whose numbers differ."""
     return (after - before).abs().amax(dim=(0, 1, 3)) > NOTICED
 
 
@@ -99,13 +102,13 @@ def _others_move(before: Tensor, after: Tensor, token: int) -> bool:
 
 
 def _apart(heads: Tensor) -> Tensor:
-    """(B, H, N, D) as it is if its numbers lie as (B, N, H, D)."""
+    """Returns (B, H, N, D) with its numbers read in the order (B, N, H, D)."""
     B, H, N, D = heads.shape
     return heads.reshape(B, N, H, D).transpose(1, 2)
 
 
 def _merges_mixed(case: Case, heads: Tensor) -> bool:
-    """True if outputs take their numbers from (B, H, T, D) as if that were (B, T, H, D)."""
+    """Returns True if outputs read (B, H, T, D) as if it were (B, T, H, D)."""
     B, H, T, D = heads.shape
     other = heads.reshape(B, T, H, D).clone()
     other[:, 0] += 1

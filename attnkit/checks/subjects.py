@@ -1,4 +1,4 @@
-"""What `attnkit check` was asked about: a name, a plugin file, a module; masks and roles."""
+"""The subjects of `attnkit check`: a name, a plugin file or a module, with masks and roles."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attnkit.attention.base import Role
-from attnkit.checks.asked_cases import cases_of
 from attnkit.checks.seats import MaskCase, mask_cases
+from attnkit.checks.selection import cases_of
 from attnkit.masks import build_mask, name_of
 from attnkit.registry import (
     ATTENTION,
@@ -29,13 +29,13 @@ from attnkit.registry import (
 
 @dataclass(frozen=True)
 class Subject:
-    """What one card is about.
+    """The subject of one card.
 
     Args:
-        name: of a mechanism, or of a part of layers.
+        name: name of a mechanism, or of a part of layers.
         part: key of a model (`wiring`, `norm`, `mlp`) whose value it is; empty: a mechanism.
-        positions: encodings that it is asked with; None: all.
-        masks: it is asked under; None: all.
+        positions: position encodings to test it with; None: all.
+        masks: masks to test it under; None: all.
     """
 
     name: str
@@ -53,13 +53,12 @@ PARTS: dict[str, Registry[Any]] = {"wiring": WIRINGS, "norm": NORMS, "mlp": MLPS
 """Key of a model -> the parts of layers that it may name, see `models.py`."""
 
 HOST = "multi_head"
-"""The mechanism that is asked about a position encoding or a mask of one's own."""
+"""The mechanism in which a plugin's position encodings and masks are tested."""
 
 
 def subjects_of(what: str) -> list[Subject]:
-    """What a word stands for: the mechanism of this name, or all that a file or a module registers.
-    A file of position encodings and masks alone is asked about in the seats of a mechanism that
-    comes with the kit.
+    """Returns the mechanism or the part of this name, or all that a file or a module registers. If
+    it registers no mechanism, its position encodings and masks are tested in one of the kit.
 
     Raises:
         RegistryError: if it is none of these, or registers nothing that can be checked.
@@ -102,8 +101,8 @@ def _is_module(what: str) -> bool:
 
 
 def masks_of(given: Sequence[Any]) -> list[MaskCase] | None:
-    """The cases of masks as a recipe writes them; a plain name takes options that bite at a few
-    tokens. Each comes with padding too.
+    """Returns the cases of masks that are written as in a recipe, each also with padding. A plain
+    name gets options with which the mask has an effect on a few tokens.
 
     Raises:
         RegistryError: if a mask is unknown.
@@ -130,7 +129,7 @@ def masks_of(given: Sequence[Any]) -> list[MaskCase] | None:
 def refuse_unseated(
     subjects: Sequence[Subject], masks: Sequence[MaskCase] | None, roles: Sequence[Role]
 ) -> None:
-    """Refuses to check a mechanism that refuses every seat in question.
+    """Checks that each mechanism supports at least one of the seats.
 
     Raises:
         RegistryError: with the mechanism's own reasons.
@@ -149,5 +148,5 @@ def refuse_unseated(
 
 
 def _names(spec: Any, name: str) -> bool:
-    """True if a case's spec is this mask alone."""
+    """Returns True if the spec of a case is this mask alone."""
     return isinstance(spec, dict) and Spec.of(spec).name == name

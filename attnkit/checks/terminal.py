@@ -1,4 +1,4 @@
-"""A card, as a person reads it in the terminal."""
+"""Prints a card in the terminal."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class CardPrinter:
-    """Prints a card line by line, while the laws are asked.
+    """Prints a card line by line, while the laws are tested.
 
     Args:
-        subject: what the card is about.
+        subject: the subject of the card.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -40,7 +40,7 @@ class CardPrinter:
         console.print(Text.assemble((str(subject), "bold cyan"), (f"  {home}", "dim")))
 
     def line(self, line: Line) -> None:
-        """Prints what became of one law."""
+        """Prints the result of one law."""
         if line.topic != self.topic:
             self.topic = line.topic
             console.print(Text(line.topic, style="bold"))
@@ -63,29 +63,29 @@ class CardPrinter:
             console.print(Text(f"{'':10}{line.remedy}", style="dim"))
 
     def end(self, card: Card, seconds: float) -> None:
-        """Prints what was refused, and the sum."""
+        """Prints refused seats and totals."""
         if card.lines and card.lines[-1].outcome == "crashed":
             left = len(LAWS) - len(card.lines)
-            told = f"its error ends the card: {left} more laws are asked once that is fixed"
-            console.print(Text(told, style="bold"))
+            message = f"this error ends the card: fix it to test the other {left} laws"
+            console.print(Text(message, style="bold"))
         if card.refused:
-            console.print(Text("refused by its own word", style="bold"))
+            console.print(Text("seats that it refuses", style="bold"))
         for reason in card.refused:
             console.print(Text(f"  {reason}", style="dim"))
-        console.print(Text(_sum(card, seconds)))
+        console.print(Text(_totals(card, seconds)))
         if first := card.fix_first:
-            told = f"Fix `{in_words(first)}` first: others often follow from it"
-            console.print(Text(told, style="bold"))
+            message = f"Fix `{in_words(first)}` first: others often follow from it"
+            console.print(Text(message, style="bold"))
 
 
-def _sum(card: Card, seconds: float) -> str:
+def _totals(card: Card, seconds: float) -> str:
     counts = {o: sum(line.outcome == o for line in card.lines) for o in SIGNS}
     is_part = all(line.topic == "models" for line in card.lines)
     where = "models" if is_part else "seats (mask x position x role)"
-    told = f"{len(card.lines)} laws in {card.num_seats} {where}: "
-    told += f"{counts['holds']} hold, {counts['does not apply']} do not apply, "
+    totals = f"{len(card.lines)} laws in {card.num_seats} {where}: "
+    totals += f"{counts['holds']} hold, {counts['does not apply']} do not apply, "
     crashed = f", {counts['crashed']} crashed" * bool(counts["crashed"])
-    return told + f"{counts['broken']} broken{crashed}. {seconds:.1f} s"
+    return totals + f"{counts['broken']} broken{crashed}. {seconds:.1f} s"
 
 
 def show_matrix(cards: Sequence[Card]) -> None:

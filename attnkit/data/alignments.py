@@ -22,7 +22,7 @@ Link = tuple[int, int]
 """Source word and target word, counted from 0."""
 
 WORD = re.compile(r"\d+|[^\W\d]+|[^\w\s]")
-"""A word: a number, letters, or a single mark."""
+"""A word: a number, letters, or a single punctuation mark."""
 
 
 class Gold(NamedTuple):

@@ -179,7 +179,7 @@ def _unit(unit: str, language: Language) -> str:
 
 @cache
 def _currency(currency: str, language: Language) -> str:
-    """Returns the plural name, as used behind a number within a sentence."""
+    """Returns the plural name, as used after a number within a sentence."""
     from babel.numbers import format_currency
 
     text = format_currency(
@@ -219,16 +219,14 @@ def _relative(when: str, span: int, period: str, language: Language) -> list[Pie
             locale=language,
         )
     )
-    before, number, behind = text.partition(str(span))
-    unit, _, direction = behind.strip().partition(" ")
+    before, number, after = text.partition(str(span))
+    unit, _, direction = after.strip().partition(" ")
     word = CHOICES["when"][when][_COLUMN[language]]
     if word:
         before, direction = ("", word) if language == "ko" else (word, "")
     elif (when, language) == ("ago", "ko"):
-        direction += (
-            "에"  # CLDR's `3주 전` is a phrase of its own; in a sentence it takes a particle
-        )
-    space = " " if behind.startswith(" ") else ""
+        direction += "에"  # in a sentence, CLDR's `3주 전` takes a particle
+    space = " " if after.startswith(" ") else ""
     pieces = [*_small_words(before.strip(), "when"), Piece(" " if before else "")]
     pieces += [Piece(number, "span"), Piece(space), Piece(unit, "period")]
     return [*pieces, Piece(" " if direction else ""), *_small_words(direction, "when")]

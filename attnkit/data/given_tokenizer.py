@@ -20,7 +20,7 @@ from attnkit.registry import TOKENIZERS
 
 @TOKENIZERS.register("given")
 class GivenTokenizer(Tokenizer):
-    """Somebody else's vocabulary, such as GPT-2's; nothing is trained.
+    """An existing vocabulary, such as GPT-2's; nothing is trained.
 
     With `file` it reads and writes text. Without it, for tokenised data, a token is written as its
     number: samples and maps show ` 464 3290`, and prompts are written like this.
@@ -111,8 +111,8 @@ class GivenTokenizer(Tokenizer):
     def state(self) -> dict[str, Any]:
         """Returns the options and the contents of the file."""
         engine = self._engine
-        held = None if engine is None else json.loads(engine.to_str())
-        return {"options": self.options(), "engine": held}
+        content = None if engine is None else json.loads(engine.to_str())
+        return {"options": self.options(), "engine": content}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
@@ -135,10 +135,10 @@ class GivenTokenizer(Tokenizer):
                 f"tokenizer.file: {self.file} cannot be read as a tokenizer.json of the Hugging "
                 f"Face library ({str(error)[:200]}); name another"
             ) from error
-        if (there := engine.get_vocab_size()) > self.size:
+        if (count := engine.get_vocab_size()) > self.size:
             raise DataError(
-                f"tokenizer.file: {self.file} has {there} tokens, and tokenizer.vocab_size is "
-                f"{self.size}; set it to {there} or more"
+                f"tokenizer.file: {self.file} has {count} tokens, but tokenizer.vocab_size is "
+                f"{self.size}; set it to {count} or more"
             )
         return _text_alone(engine)
 

@@ -18,8 +18,9 @@ LARGEST_VOCABULARY = 1 << 24
 """Largest vocabulary; the library allocates memory for the requested size."""
 
 PART_CHARACTERS = 1 << 14
-"""Characters of a text that the library gets at a time, at least. It reads 256 texts ahead: large
-ones take memory, and progress stands still until they are done."""
+"""Minimum number of characters that are passed to the library at a time. It reads 256 texts ahead,
+so large texts need memory and delay progress.
+"""
 
 _WORD_END = re.compile(r"(?<=\S)\s")
 

@@ -32,11 +32,11 @@ class LanguageModelingData(TaskData):
     """A source and a tokenizer, served in batches. Reads nothing before `prepare`.
 
     Args:
-        source: of the text or its tokens.
-        tokenizer: used as it is if it is trained; otherwise `prepare` trains it.
+        source: source of the text or its tokens.
+        tokenizer: used unchanged if it is trained; otherwise `prepare` trains it.
         max_seq_len: tokens in a window.
         batch_size: windows per step over all processes.
-        seed: of the run, 0 or more.
+        seed: seed of the run, 0 or more.
         val_max_tokens: size of a validation during training; kept for
             `val_batches(data.val_max_tokens)`.
         final_max_tokens: the same for the final validation.

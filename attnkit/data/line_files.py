@@ -59,7 +59,7 @@ def decoded(name: str, lines: Sequence[bytes], first_number: int = 1) -> list[st
     """Returns lines as text, without a trailing carriage return.
 
     Args:
-        name: of the file, for the message.
+        name: name of the file, for the message.
         lines: without their line feeds.
         first_number: number of the first line.
 

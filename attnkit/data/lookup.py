@@ -29,9 +29,9 @@ def find_local(root: Path | None, names: Iterable[str]) -> Path | None:
         DataError: if a configured folder does not exist.
     """
     names = list(names)
-    elsewhere = os.environ.get(DATA_VARIABLE)
-    named = {"data.root": root, f"${DATA_VARIABLE}": Path(elsewhere) if elsewhere else None}
-    for key, value in named.items():
+    variable = os.environ.get(DATA_VARIABLE)
+    folders = {"data.root": root, f"${DATA_VARIABLE}": Path(variable) if variable else None}
+    for key, value in folders.items():
         if value is None:
             continue
         folder = Path(value).expanduser()
@@ -48,14 +48,14 @@ def matching(pattern: Path) -> list[Path]:
 
     An existing path is not treated as a pattern: a folder `texts [1]` is that folder.
     """
-    there = Path(pattern.anchor)
+    existing = Path(pattern.anchor)
     parts = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
-    while parts and (there / parts[0]).exists():
-        there /= parts.pop(0)
+    while parts and (existing / parts[0]).exists():
+        existing /= parts.pop(0)
     if not parts:
-        return [there] if there.is_file() else []
-    names = sorted(glob.glob(os.path.join(*parts), root_dir=there, recursive=True))
-    return [there / name for name in names if (there / name).is_file()]
+        return [existing] if existing.is_file() else []
+    names = sorted(glob.glob(os.path.join(*parts), root_dir=existing, recursive=True))
+    return [existing / name for name in names if (existing / name).is_file()]
 
 
 def files_of(patterns: Path | list[Path], key: str, ending: str = ".txt") -> list[Path]:

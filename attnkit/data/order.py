@@ -81,7 +81,7 @@ class StepsAhead:
     it yields the first of them.
 
     Args:
-        loader: of batches.
+        loader: yields the batches.
         batches_per_step: number of batches per optimizer step.
         look: called with the list of a step's batches.
     """

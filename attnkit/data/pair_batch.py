@@ -71,7 +71,7 @@ def pair_texts(batch: TranslationBatch, tokenizers: tuple[Tokenizer, Tokenizer])
 
     Args:
         batch: one pair, without padding.
-        tokenizers: of source and target.
+        tokenizers: tokenizers of source and target.
     """
     source, target = tokenizers
     return PairTexts(

@@ -28,7 +28,7 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
 
     Args:
         store: the training pairs.
-        seed: of the run.
+        seed: seed of the run.
         batch_tokens: largest number of tokens of either side.
         start: first batch.
         stop: one past the last batch.
@@ -90,7 +90,7 @@ class PairTrainBatches(StepBatches[TranslationBatch]):
         return order, np.argsort(numbers.bits(self.num_per_epoch), kind="stable")
 
 
-@lru_cache(maxsize=4)  # every step asks for its epoch
+@lru_cache(maxsize=4)  # every step needs its epoch
 def _shuffled(batches: PairTrainBatches, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     return batches.shuffle(epoch)
 

@@ -83,7 +83,7 @@ def pair_store(
 
     Args:
         pairs: the pairs of a split.
-        tokenizers: of source and target.
+        tokenizers: tokenizers of source and target.
         split: its name, for messages.
         max_seq_len: longest source or target in tokens, including its end token.
         max_ratio: largest ratio of the two lengths; None: any.
@@ -92,7 +92,7 @@ def pair_store(
     Raises:
         DataError: if no pair is left.
     """
-    kept = keep_usable(
+    usable = keep_usable(
         pairs,
         tokenizers[0].encode_batch([pair.source for pair in pairs]),
         tokenizers[1].encode_batch([pair.target for pair in pairs]),
@@ -102,21 +102,21 @@ def pair_store(
         keep_all=keep_all,
     )
     return PairStore(
-        pairs=[pairs[i] for i in kept.members],
-        sources=[row.astype(np.int32) for row in kept.sources],
-        targets=[row.astype(np.int32) for row in kept.targets],
-        source_lengths=np.array([len(row) + 1 for row in kept.sources]),
-        target_lengths=np.array([len(row) + 1 for row in kept.targets]),
+        pairs=[pairs[i] for i in usable.members],
+        sources=[row.astype(np.int32) for row in usable.sources],
+        targets=[row.astype(np.int32) for row in usable.targets],
+        source_lengths=np.array([len(row) + 1 for row in usable.sources]),
+        target_lengths=np.array([len(row) + 1 for row in usable.targets]),
         ends=(tokenizers[0].end_of_document_id, tokenizers[1].end_of_document_id),
-        dropped=kept.dropped,
+        dropped=usable.dropped,
     )
 
 
-class Kept(NamedTuple):
+class UsablePairs(NamedTuple):
     """The usable pairs of a split.
 
     Attributes:
-        members: their numbers.
+        members: their indices.
         sources: their sources.
         targets: their targets.
         dropped: the numbers of the others.
@@ -137,17 +137,17 @@ def keep_usable(
     max_seq_len: int,
     max_ratio: float | None,
     keep_all: bool,
-) -> Kept:
-    """Drops unusable pairs, or cuts them.
+) -> UsablePairs:
+    """Drops unusable pairs, or truncates them.
 
     Args:
         pairs: the pairs of a split.
         sources: (S, ...) each, without end tokens.
         targets: (T,) each, without end tokens.
-        split: as for `pair_store`, like the rest.
+        split: name of the split, for messages.
         max_seq_len: longest side.
         max_ratio: largest ratio of the two lengths; None: any.
-        keep_all: cut instead of dropping.
+        keep_all: truncate instead of dropping.
 
     Raises:
         DataError: if no pair is left.
@@ -165,17 +165,17 @@ def keep_usable(
     if max_ratio is not None and len(pairs):
         ratio = (lengths.max(axis=1) + 1) / (lengths.min(axis=1) + 1)
         lopsided = ~empty & ~too_long & (ratio > max_ratio)
-    kept = np.flatnonzero(keep_all | ~(empty | too_long | lopsided)).tolist()
+    members = np.flatnonzero(keep_all | ~(empty | too_long | lopsided)).tolist()
     dropped = Dropped(int(empty.sum()), int(too_long.sum()), int(lopsided.sum()))
-    if not kept:
+    if not members:
         raise DataError(
             f"the {split} split has no pair left of {len(pairs):,}: {dropped.empty:,} are empty, "
             f"{dropped.too_long:,} longer than model.max_seq_len {max_seq_len} tokens, "
             f"{dropped.lopsided:,} lopsided beyond translation.max_ratio {max_ratio}"
         )
-    return Kept(
-        kept,
-        [sources[i] for i in kept],
-        [targets[i] for i in kept],
+    return UsablePairs(
+        members,
+        [sources[i] for i in members],
+        [targets[i] for i in members],
         Dropped(0, 0, 0) if keep_all else dropped,
     )

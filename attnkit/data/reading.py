@@ -16,8 +16,8 @@ class Reading:
         inputs: arguments of the model, a batch of one sequence.
         stack: path in the model of the stack whose outputs predict; "" for the model itself.
         tokens: (T,) texts of the tokens at which it predicts.
-        answers: (T,) number of the token that is to be predicted; None: the text does not tell.
-        token_text: number of a predicted token -> its text.
+        answers: (T,) ids of the tokens to predict; None: unknown from the text.
+        token_text: id of a predicted token -> its text.
         notes: remarks for the reader, such as that the text was truncated.
     """
 

@@ -1,4 +1,4 @@
-"""Data for speech to text: sounds and what is said in them, served in batches."""
+"""Data for speech to text: sounds and their transcripts, served in batches."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from attnkit.errors import DataError
 class SpeechData(TranslationData):
     """A source of speech and the vocabulary of its texts. Reads nothing before `prepare`.
 
-    Sides of a pair are positions of 40 ms and tokens. Arguments are those of `TranslationData`;
-    there is no `target_tokenizer`, since a sound has no tokens.
+    The sides of a pair are positions of 40 ms and tokens. Arguments are those of `TranslationData`
+    without `target_tokenizer`, since a sound has no tokens.
     """
 
     source: SpeechSource
@@ -37,5 +37,5 @@ class SpeechData(TranslationData):
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:
-        """Size of the vocabulary, and numbers of a position of the sound."""
+        """Size of the vocabulary, and number of features per position of a sound."""
         return self.tokenizer.vocab_size, FEATURES

@@ -28,11 +28,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class SpeechStore(PairStore):
-    """Utterances as features (S, F) each, without end, and token ids of their texts.
+    """Utterances as features (S, F) each, without an end, and token ids of their texts.
 
     Attributes:
-        words: start and end of each word in seconds; None: not known.
-        utterances: the sounds, where they are at hand; empty: `SpeechSource.hear` has them.
+        words: start and end of each word in seconds; None: unknown.
+        utterances: the sounds, if available; empty: `SpeechSource.hear` reads them.
     """
 
     words: Sequence[tuple[Span, ...] | None] = ()
@@ -73,15 +73,15 @@ def speech_store(
     Args:
         pairs: name and text of each utterance.
         sounds: their sounds.
-        tokenizer: of the texts.
+        tokenizer: tokenizer of the texts.
         split: its name, for messages.
-        max_seq_len: longest sound in positions, or text in tokens and its end.
-        keep_all: cut instead of dropping.
+        max_seq_len: longest sound in positions, or text in tokens, including its end token.
+        keep_all: truncate instead of dropping.
 
     Raises:
         DataError: if none is left.
     """
-    kept = keep_usable(
+    usable = keep_usable(
         pairs,
         sounds.features,
         tokenizer.encode_batch([pair.target for pair in pairs]),
@@ -92,14 +92,14 @@ def speech_store(
     )
     end = tokenizer.end_of_document_id
     return SpeechStore(
-        pairs=[pairs[i] for i in kept.members],
-        sources=kept.sources,
-        targets=[row.astype(np.int32) for row in kept.targets],
-        source_lengths=np.array([len(row) for row in kept.sources]),
-        target_lengths=np.array([len(row) + 1 for row in kept.targets]),
+        pairs=[pairs[i] for i in usable.members],
+        sources=usable.sources,
+        targets=[row.astype(np.int32) for row in usable.targets],
+        source_lengths=np.array([len(row) for row in usable.sources]),
+        target_lengths=np.array([len(row) + 1 for row in usable.targets]),
         ends=(end, end),
-        dropped=kept.dropped,
-        words=[sounds.words[i] for i in kept.members],
+        dropped=usable.dropped,
+        words=[sounds.words[i] for i in usable.members],
     )
 
 
@@ -120,7 +120,7 @@ def sounds_of(source: SpeechSource, split: str) -> Sounds:
 def _build(path: Path, source: SpeechSource, split: str) -> None:
     total = sum(1 for _ in source.pairs(split))
     rows, words = [], []
-    with ByteProgress(f"listening to {split}", 0) as progress:
+    with ByteProgress(f"computing features of {split}", 0) as progress:
         for utterance in source.utterances(split):
             rows.append(log_mel(utterance.samples).astype(np.float16))
             words.append(utterance.words)

@@ -1,4 +1,4 @@
-"""One half of a validation split: options are chosen on one half and judged on the other."""
+"""One half of a validation split: options are chosen on one half and evaluated on the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class HalfOfText(TextSource):
     """The first or the second half of each split of another source, by characters.
 
     The cut is moved to the next line end within the piece of text, if there is one. Alternating
-    windows would not do: neighbours are too similar.
+    windows would not be independent, since neighbours are too similar.
 
     Args:
         whole: the source.

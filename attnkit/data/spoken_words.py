@@ -1,4 +1,4 @@
-"""Made sentences to be spoken: numbers, dates, times and everyday words, in letters a to z."""
+"""Generates sentences for speech: numbers, dates, times and everyday words, in letters a to z."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
     "nine": "ninth", "twelve": "twelfth",
 }  # fmt: skip
-"""Those that are not their number and `th`."""
+"""Ordinals that are not the number followed by `th`."""
 
 MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september",
@@ -48,7 +48,7 @@ def ordinal(number: int) -> str:
 
 
 def year(number: int) -> str:
-    """Returns a year from 1900 to 1999 as it is said: 1987 -> "nineteen eighty seven"."""
+    """Returns a year from 1900 to 1999 as it is spoken: 1987 -> "nineteen eighty seven"."""
     rest = number % 100
     if not rest:
         return "nineteen hundred"

@@ -41,7 +41,7 @@ class SyntheticBatch(NamedTuple):
 
     Attributes:
         tokens: (B, T) int64, the model's input.
-        targets: (B, T) int64, the expected output after each token; -100 where nothing is asked.
+        targets: (B, T) int64, the expected output after each token; -100 where there is no answer.
     """
 
     tokens: Tensor
@@ -55,7 +55,7 @@ class SyntheticTrainBatches(StepBatches[SyntheticBatch]):
 
     Args:
         source: the task.
-        seed: of the run.
+        seed: seed of the run.
         batch_size: sequences per step over all processes.
         start: first step.
         stop: one past the last step.
@@ -150,8 +150,8 @@ def draw_split(
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     missing = count
     for _ in range(ROUNDS):
-        wanted = missing * 8 // len(eighths)
-        drawn = source.draw(numbers, wanted + wanted // 16 + 8, length)
+        num_draws = missing * 8 // len(eighths)
+        drawn = source.draw(numbers, num_draws + num_draws // 16 + 8, length)
         place = fingerprints(drawn[0]) % np.uint64(8)
         mine = np.nonzero((place >= eighths.start) & (place < eighths.stop))[0][:missing]
         kept.append((drawn[0][mine], drawn[1][mine]))
@@ -172,15 +172,15 @@ def answer_sums(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, T, V), the model's output.
-        targets: (B, T), the expected tokens; -100 where nothing is asked.
+        targets: (B, T), the expected tokens; -100 where there is no answer.
     """
-    asked = targets != IGNORED
-    right = (logits.argmax(dim=-1) == targets) & asked
-    whole = (right | ~asked).all(dim=1)
+    scored = targets != IGNORED
+    right = (logits.argmax(dim=-1) == targets) & scored
+    whole = (right | ~scored).all(dim=1)
     loss = F.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )
-    counts = (loss, right.sum(), asked.sum(), whole.sum(), torch.ones_like(whole).sum())
+    counts = (loss, right.sum(), scored.sum(), whole.sum(), torch.ones_like(whole).sum())
     return torch.stack([count.float() for count in counts])
 
 

@@ -29,7 +29,7 @@ class SyntheticData(TaskData):
         source: the task.
         max_seq_len: longest sequence of the model.
         batch_size: sequences per step over all processes.
-        seed: of the run, 0 or more; it only affects the training batches.
+        seed: seed of the run, 0 or more; it only affects the training batches.
         val_max_tokens: size of a validation during training; kept for
             `val_batches(data.val_max_tokens)`.
         val_part: data of the final metrics. `first_half`, used to choose options: the validation
@@ -61,13 +61,13 @@ class SyntheticData(TaskData):
             DataError: if a task has too few different ones.
         """
         source = self.source
-        wanted: dict[Split, tuple[int, ...]] = {
+        lengths: dict[Split, tuple[int, ...]] = {
             "train": source.train_lengths,
             "val": (source.length,),
         }
-        wanted[self.final_split] = (source.length, *source.test_lengths)
-        for split, lengths in wanted.items():
-            for length in lengths:
+        lengths[self.final_split] = (source.length, *source.test_lengths)
+        for split in lengths:
+            for length in lengths[split]:
                 draw_split(source, split, KeyedRandom(0, 0), 1, length)
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1) -> SyntheticBatch:

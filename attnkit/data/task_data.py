@@ -83,7 +83,7 @@ class TensorData(TaskData):
         read: returns the training and the validation examples, each a tuple of tensors, preferably
             a `NamedTuple`; batches have the same type.
         batch_size: examples per step over all processes.
-        seed: of the run.
+        seed: seed of the run.
         vocab_sizes: positional arguments of the model's class.
         length: tokens per example.
 

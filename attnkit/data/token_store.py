@@ -46,7 +46,7 @@ class TokenCounts:
 
     Attributes:
         tokens: ids in the stream, including those between documents.
-        unknown: ids that stand for text outside the vocabulary.
+        unknown: number of ids that stand for text outside the vocabulary.
         characters: code points of the text; None if there are only tokens.
         bytes: bytes of the text in UTF-8; None if there are only tokens.
         documents: documents of the split; None if unknown.

@@ -30,7 +30,7 @@ UNKNOWN = "<|unknown|>"
 """Text of the token for unknown text; see `Tokenizer.unknown_id`."""
 
 UNREADABLE = "□"
-"""Sign for unknown text, in generated text that is shown to a person."""
+"""Sign for unknown text in generated text, for readers."""
 
 FILE_NAME = "tokenizer.json"
 
@@ -88,8 +88,8 @@ class Tokenizer(ABC):
         """Returns the ids of each text, without offsets: the fast way, for whole corpora."""
 
     def prompt(self, text: str) -> list[int]:
-        """Returns the ids of a text to continue. A line break without a token of its own becomes
-        the start of a document.
+        """Returns the ids of a text to continue. A text without tokens, such as a line break that
+        has none, becomes the start of a document.
         """
         return self.encode(text).ids or [self.end_of_document_id] * bool(text)
 
@@ -98,7 +98,7 @@ class Tokenizer(ABC):
         """Returns the text of token ids; special tokens appear by their names."""
 
     def readable(self, ids: Iterable[int]) -> str:
-        """Returns the text of token ids for a person: a blank line between documents, and `□` for
+        """Returns the text of token ids for readers: a blank line between documents, and `□` for
         unknown text.
         """
         special = {self.end_of_document_id: "\n\n", self.unknown_id: UNREADABLE}
@@ -176,7 +176,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def unknown_in(tokenizer: Tokenizer | Symbols, text: str) -> list[str]:
-    """Returns the parts of a text that the vocabulary lacks, each once, for a person: without the
+    """Returns the parts of a text that the vocabulary lacks, each once, for readers: without the
     space before it, and invisible characters as code points (`U+00A0`).
     """
     encoding = tokenizer.encode(text)

@@ -162,8 +162,7 @@ class WordTokenizer(HuggingFaceTokenizer):
         engine.train_from_iterator(texts, trainer)
         words = engine.get_vocab(with_added_tokens=False)
         # Added as an ordinary word, not as a "special token", which the library would look for in
-        # the
-        # text. The split never produces this word, so no text is encoded as it.
+        # the text. The split never produces this word, so no text is encoded as it.
         return self._engine_with(words | {UNKNOWN: len(words)})
 
     def _engine_with(self, vocabulary: dict[str, int]) -> huggingface.Tokenizer:

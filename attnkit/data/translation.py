@@ -28,13 +28,13 @@ class TranslationData(TaskData):
     """A source of pairs and its vocabulary, served in batches. Reads nothing before `prepare`.
 
     Args:
-        source: of the pairs.
-        tokenizer: of both sides, or of the source only if there is a `target_tokenizer`.
-        target_tokenizer: of the target; None: both sides share one vocabulary.
+        source: source of the pairs.
+        tokenizer: tokenizer of both sides, or of the source only if there is a `target_tokenizer`.
+        target_tokenizer: tokenizer of the target; None: both sides share one vocabulary.
         max_seq_len: longest source or target in tokens; longer training pairs are dropped.
         max_ratio: drop pairs with a larger ratio of the two lengths.
         batch_tokens: largest number of tokens of either side of a batch.
-        seed: of the run.
+        seed: seed of the run.
         val_max_tokens: target tokens of a validation during training.
         final_max_tokens: the same for the final loss; None: all.
         val_part: use only this half of the validation pairs; `all`: both.
@@ -42,7 +42,7 @@ class TranslationData(TaskData):
     Attributes:
         train_store: the training pairs, after `prepare`.
         val_store: the validation pairs, after `prepare`.
-        tokenizers: of source and target, after `prepare`.
+        tokenizers: tokenizers of source and target, after `prepare`.
     """
 
     train_store: PairStore
@@ -101,17 +101,17 @@ class TranslationData(TaskData):
 
     def _store(self, split: str) -> PairStore:
         store = self.make_store(split, self.val_part if split == "val" else "all")
-        gone = store.dropped
-        if gone.total:
+        dropped = store.dropped
+        if dropped.total:
             log.warning(
                 "%s: %s of %s pairs dropped (%s empty, %s longer than %s tokens, %s lopsided)",
                 split,
-                f"{gone.total:,}",
-                f"{gone.total + len(store):,}",
-                f"{gone.empty:,}",
-                f"{gone.too_long:,}",
+                f"{dropped.total:,}",
+                f"{dropped.total + len(store):,}",
+                f"{dropped.empty:,}",
+                f"{dropped.too_long:,}",
                 self.max_seq_len,
-                f"{gone.lopsided:,}",
+                f"{dropped.lopsided:,}",
             )
         return store
 

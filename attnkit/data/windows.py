@@ -21,7 +21,7 @@ class TrainBatches(StepBatches[LanguageBatch]):
 
     Args:
         store: the training split.
-        seed: of the run.
+        seed: seed of the run.
         batch_size: windows per step over all processes.
         max_seq_len: tokens in a window.
         end_of_document_id: used to number documents, or None.
@@ -100,9 +100,9 @@ class ValBatches(Dataset[LanguageBatch]):
         self.max_seq_len = max_seq_len
         self.end_of_document_id = end_of_document_id
         windows = (store.counts.tokens - 1) // max_seq_len
-        wanted = windows if max_tokens is None else max(1, min(windows, max_tokens // max_seq_len))
-        self.share = wanted / windows
-        self.starts = np.arange(wanted) * windows // wanted * max_seq_len
+        used = windows if max_tokens is None else max(1, min(windows, max_tokens // max_seq_len))
+        self.share = used / windows
+        self.starts = np.arange(used) * windows // used * max_seq_len
 
     def __len__(self) -> int:
         """Number of batches."""

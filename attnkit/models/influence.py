@@ -98,7 +98,7 @@ def sees_later_tokens(masks: Sequence[Mask], num_tokens: int) -> Tensor:
     """Returns which positions (T,) may depend on a later token, according to the masks.
 
     Args:
-        masks: of the layers, the lowest first.
+        masks: masks of the layers, the lowest first.
         num_tokens: T.
     """
     position = torch.arange(num_tokens)

@@ -29,7 +29,7 @@ class LayerOptions:
     Attributes:
         attention: the self-attention mechanism.
         cross: the cross-attention mechanism; None: no cross-attention.
-        mask: of the self-attention; all masks of a list must allow a pair.
+        mask: mask of the self-attention; all masks of a list must allow a pair.
         position: the position encoding.
         mlp: the MLP.
         mlp_dim: hidden width of the MLP; None: the default of the MLP.
@@ -176,8 +176,8 @@ def key_of(options: LayerOptions, key: str, part: str = "") -> str:
     """Returns the recipe key of an option of a layer, without `model`.
 
     Args:
-        options: of the layer.
-        key: of the option, such as `attention`.
+        options: options of the layer.
+        key: key of the option, such as `attention`.
         part: the part of the model, such as `encoder`.
     """
     where = key if options.entry is None else f"layers[{options.entry}].{key}"
@@ -240,7 +240,7 @@ class Layer(nn.Module, ABC):
         Args:
             name: one of `branches`.
             x: (B, T, C)
-            stream: of this layer.
+            stream: stream of this layer.
         """
         if name == "attention":
             attention, beside = self.attention, (stream.mask, stream.cache)

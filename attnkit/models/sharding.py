@@ -94,7 +94,7 @@ def whole_state(state: Any, *, keep: bool) -> Any:
     place of shards. All processes must call it.
 
     Args:
-        state: of a module with `keep_vars=True`, so that a weight under two names stays one tensor.
+        state: state of a module with `keep_vars=True`, so that a shared weight stays one tensor.
         keep: False: take part in the gathering, but return an empty dictionary.
     """
     done: dict[int, Tensor] = {}

@@ -24,7 +24,7 @@ class Stack(nn.Module):
 
     Attributes:
         layers: an nn.ModuleList.
-        options: of each layer.
+        options: options of each layer.
         masks: the different masks of the layers.
         mask_of: for each layer the index of its mask in `masks`.
         position: the encoding that is added to the embeddings, or None.
@@ -48,7 +48,7 @@ class Stack(nn.Module):
         """Makes the layers.
 
         Args:
-            options: of each layer.
+            options: options of each layer.
             dim: width C.
             mechanisms: the self-attention and the cross-attention of each layer. A generator builds
                 and initialises each mechanism just before its MLP.
@@ -183,7 +183,7 @@ def self_attentions(
     """Makes the self-attention of each layer.
 
     Args:
-        options: of each layer.
+        options: options of each layer.
         dim: width C.
         part: the part of the model, such as `encoder`, for messages.
         padded: batches are padded, so each mechanism must support that.
@@ -248,7 +248,7 @@ def embedding_position(
     """Returns the encoding that is added to the embeddings, if a layer names one; else None.
 
     Args:
-        options: of all layers.
+        options: options of all layers.
         otherwise: the encoding of a model without layers.
         dim: width C.
         max_seq_len: longest sequence.

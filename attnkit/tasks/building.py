@@ -63,7 +63,7 @@ def final_max_tokens(recipe: Recipe, tokens_per_batch: int) -> int | None:
     Args:
         recipe: with `validation.final_max_tokens: auto`, they take less than a tenth of the
             training time.
-        tokens_per_batch: of training.
+        tokens_per_batch: tokens per batch of training.
     """
     asked, trainer = recipe.validation.final_max_tokens, recipe.trainer
     if asked != "auto":

@@ -178,8 +178,8 @@ class TaskDefinition(ABC):
 
         Args:
             folder: contains the files of `TaskData.save_vocabulary`.
-            recipe: of the run.
-            weights: of its model.
+            recipe: recipe of the run.
+            weights: weights of its model.
             origin: checkpoint or exported file with the weights, for error messages.
 
         Raises:
@@ -256,7 +256,7 @@ class TaskDefinition(ABC):
         """Returns commands for a trained run: purpose -> command.
 
         Args:
-            directory: of the run.
+            directory: directory of the run.
             example: from `Task.example`.
         """
         command = f"attnkit attention {shlex.quote(str(directory))}"

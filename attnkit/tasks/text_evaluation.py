@@ -20,7 +20,7 @@ class Measured:
     """The metrics of one data set.
 
     Attributes:
-        name: of the data.
+        name: name of the data.
         by_length: tokens of a window or sequence -> metric -> value, as in a run's result.
         unknown_share: share of the tokens that the vocabulary lacks.
         is_honest: the loss is one of a language model, or of answers.

@@ -180,7 +180,7 @@ class TrainedRun:
 
         Args:
             data: splits of the run's own data, or files; empty: the default of the task.
-            options: of `evaluation_options`, as Python names (`--gold-index`: `gold_index`).
+            options: see `evaluation_options`, with Python names (`--gold-index`: `gold_index`).
 
         Raises:
             DataError: if the data does not exist.
@@ -261,7 +261,7 @@ def export_run(
     """Writes the weights of a run alone, with its recipe and vocabulary, into one file.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
         target: the file, which ends in `.safetensors`.
         best: take the checkpoint with the lowest validation loss; else what `load_run` takes.
         overwrite: replace a file that is there.

@@ -66,7 +66,7 @@ def average(folder: Path) -> tuple[dict[str, Tensor], list[int]] | None:
     are none.
 
     Args:
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
     """
     files = _files(folder / FOLDER)
     if not files:

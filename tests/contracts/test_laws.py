@@ -9,10 +9,10 @@ import torch
 
 from attnkit.attention.base import Attention
 from attnkit.checks import LAWS
-from attnkit.checks.asked_cases import cases_of
 from attnkit.checks.card import judge, law
 from attnkit.checks.case import demand_close
 from attnkit.checks.devices import NoFakeDevice, outcomes
+from attnkit.checks.selection import cases_of
 from attnkit.registry import ATTENTION, load_plugin
 
 FAULTS = {

@@ -333,4 +333,4 @@ def test_a_card_tells_of_a_wiring_what_it_tells_of_a_mechanism(tmp_path, monkeyp
     assert "3 laws in 2 models: 3 hold" in held.stdout
     assert broken.exit_code == 1
     assert "BROKEN  no prediction sees more than the masks say" in broken.stdout
-    assert "predictions moved, and the masks allow fewer" in broken.stdout
+    assert "predictions moved, but the masks allow fewer" in broken.stdout

@@ -42,8 +42,8 @@ def block_bias(
         bias: computes it from positions.
         distance_bias: computes it from distances; replaces `bias` if given.
         block: the queries and keys.
-        device: of the result.
-        dtype: of the result; None: as computed.
+        device: device of the result.
+        dtype: dtype of the result; None: as computed.
     """
     T, S, query, key = block.num_queries, block.num_keys, block.first_query, block.first_key
     if distance_bias is not None:

@@ -89,7 +89,7 @@ class Where:
 
     Attributes:
         device: type of the device: "cpu", "cuda".
-        dtype: of the values.
+        dtype: dtype of the values.
         compiling: True while `torch.compile` traces.
     """
 

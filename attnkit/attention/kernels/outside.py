@@ -42,7 +42,7 @@ class Request:
     Attributes:
         operation: its name.
         device: type of the device: "cuda".
-        dtype: of queries, keys and values; what else a key carries is at least float32.
+        dtype: dtype of queries, keys and values; other inputs are at least float32.
         widths: last size of each input.
     """
 

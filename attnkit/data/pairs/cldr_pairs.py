@@ -62,7 +62,7 @@ class CldrPairs(PairSource):
         self.num_train = num_train
         self.num_val = num_val
         self.data_seed = data_seed
-        self._deal = SplitByText({"val": 5, "test": 5})
+        self._split_of = SplitByText({"val": 5, "test": 5})
 
     @property
     def test_splits(self) -> tuple[str, ...]:
@@ -72,16 +72,16 @@ class CldrPairs(PairSource):
     def pairs(self, split: str) -> Iterator[Pair]:
         """Yields the pairs of a split; no source sentence is in two splits."""
         self.check_split(split)
-        wanted = self.num_train if split == "train" else self.num_val
+        count = self.num_train if split == "train" else self.num_val
         draw = random.Random(f"{self.data_seed} {split}")
         seen: set[str] = set()
-        while len(seen) < wanted:
+        while len(seen) < count:
             clauses = self._clauses(draw, split)
             source = self._text(clauses, "en")
             sentence = _joined(source)
             # For a small split, most draws belong to another split: check that before doing the
             # rest.
-            if sentence in seen or (split not in HARD and self._deal(sentence) != split):
+            if sentence in seen or (split not in HARD and self._split_of(sentence) != split):
                 continue
             seen.add(sentence)
             target = self._text(clauses, self.target)

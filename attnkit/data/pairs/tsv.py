@@ -44,7 +44,7 @@ class Tsv(PairSource):
                 raise DataError(f"data.{name} must be from 1 to 40, got {percent}")
         self.file = file
         self.swap = swap
-        self.deal = SplitByText({"val": val_percent, "test": test_percent})
+        self.split_of = SplitByText({"val": val_percent, "test": test_percent})
         self.source_language = source_language
         self.target_language = target_language
 
@@ -59,9 +59,9 @@ class Tsv(PairSource):
     def pairs(self, split: str) -> Iterator[Pair]:
         """Yields the pairs of a split, in the file's order."""
         self.check_split(split)
-        yield from (pair for pair in self._pairs if self.deal(self._dealt_by(pair)) == split)
+        yield from (pair for pair in self._pairs if self.split_of(self._first(pair)) == split)
 
-    def _dealt_by(self, pair: Pair) -> str:
+    def _first(self, pair: Pair) -> str:
         """Returns the first column, so that both directions have the same splits."""
         return pair.target if self.swap else pair.source
 
@@ -83,7 +83,7 @@ class Tsv(PairSource):
 
     def fingerprint(self) -> str:
         texts = (text for pair in self._pairs for text in pair[:2])
-        return sha256_of_texts([str(self.deal.shares), str(self.swap), *texts])
+        return sha256_of_texts([str(self.split_of.shares), str(self.swap), *texts])
 
     def describe(self) -> dict[str, Any]:
         splits = ("train", "val", "test")

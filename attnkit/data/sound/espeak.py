@@ -1,4 +1,4 @@
-"""Speech by espeak-ng, if it is installed: each word by itself, so that its times are known."""
+"""Speech by espeak-ng, if it is installed: each word separately, so that its times are known."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SILENT = 0.01
 
 @dataclass(frozen=True)
 class Voice:
-    """Who speaks.
+    """A voice.
 
     Attributes:
-        name: of the voice.
-        variant: how espeak-ng calls it.
+        name: name of the voice.
+        variant: name of the voice in espeak-ng.
         speed: words per minute.
         pitch: from 0 to 99.
     """
@@ -83,7 +83,7 @@ def _word(word: str, voice: Voice) -> np.ndarray:
         samples = read_wav(file).samples
     loud = np.flatnonzero(abs(samples) > SILENT * abs(samples).max(initial=0))
     if not len(loud):
-        raise ValueError(f"espeak-ng says nothing for {word!r}")
+        raise ValueError(f"espeak-ng gives no sound for {word!r}")
     return samples[loud[0] : loud[-1] + 1]
 
 

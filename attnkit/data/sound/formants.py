@@ -22,10 +22,10 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Voice:
-    """Who speaks.
+    """A voice.
 
     Attributes:
-        name: of the voice.
+        name: name of the voice.
         pitch: pulses per second in the middle of a sentence.
         scale: factor of all formants: larger for a shorter vocal tract.
         speed: factor of the speed.
@@ -52,20 +52,20 @@ KNOWN = (
 """Voices of training, validation and one of the tests."""
 
 HELD_OUT = (Voice("new_low", 142, 0.95, 1.02, 0.005), Voice("new_high", 212, 1.125, 0.97, 0.005))
-"""Voices that are heard in the other test only."""
+"""Voices that occur in the other test only."""
 
 
 @dataclass(frozen=True)
 class Sound:
-    """What a letter sounds like.
+    """The sound of a letter.
 
     Attributes:
         formants: three frequencies in Hz.
         voiced: loudness of its pulses.
         noise: loudness of its noise.
-        noise_at: frequency in Hz around which the noise is.
+        noise_at: centre frequency of the noise in Hz.
         seconds: its length.
-        silence: seconds before it, as in `p`; a part of the sound.
+        silence: seconds of silence before it, as in `p`; a part of the sound.
     """
 
     formants: tuple[float, float, float]
@@ -120,7 +120,7 @@ PAUSE = 0.07
 """Seconds between words."""
 
 AROUND = (0.06, 0.2)
-"""Least and most seconds of silence before and after a sentence."""
+"""Range of the seconds of silence before and after a sentence."""
 
 STEP = 80
 """Samples between the values of formants and loudness."""
@@ -132,10 +132,10 @@ GRAIN = 400
 """Samples of a pulse's sinusoids: they decay to less than a hundredth."""
 
 BANDWIDTHS = np.array([70.0, 100.0, 160.0])
-"""Of the formants, in Hz: how fast a sinusoid decays."""
+"""Bandwidths of the formants in Hz, which are the rates at which the sinusoids decay."""
 
 LOUDNESS = np.array([1.0, 0.6, 0.35])
-"""Of the formants."""
+"""Loudness of the formants."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,13 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, tuple[Span, ...]]:
 
     Args:
         text: words of the letters a to z, with spaces between them.
-        voice: who speaks.
+        voice: the voice.
 
     Returns:
         (N,) float32 samples at `RATE` from -1 to 1, and start and end of each word in seconds.
 
     Raises:
-        ValueError: if a letter has no sound, or the text has none.
+        ValueError: if a letter has no sound, or the text has no letters.
     """
     if unknown := sorted(set(text) - set(SOUNDS) - {" "}):
         raise ValueError(f"no sound for {', '.join(map(repr, unknown))}; use a to z and spaces")
@@ -183,7 +183,7 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, tuple[Span, ...]]:
 def _placed(
     words: Sequence[str], voice: Voice, draw: np.random.Generator
 ) -> tuple[list[_Placed], tuple[Span, ...]]:
-    """Gives every sound its samples."""
+    """Assigns a range of samples to every sound."""
     speed = voice.speed * draw.uniform(0.92, 1.08)
     at = 0
     placed: list[_Placed] = []
@@ -217,10 +217,10 @@ def _render(placed: Sequence[_Placed], voice: Voice, draw: np.random.Generator) 
     middle *= 1 + 0.02 * np.sin(2 * np.pi * draw.uniform(2, 4) * np.arange(length) / RATE)
     cycles = np.floor(np.cumsum(voice.pitch * draw.uniform(0.95, 1.05) * middle / RATE))
     pulses = np.flatnonzero(np.diff(cycles))  # (P,)
-    speaks = np.zeros(length, bool)  # loudness glides, but not into a pause: times are exact
+    is_sound = np.zeros(length, bool)  # loudness glides, but not into a pause: times are exact
     for one in placed:
-        speaks[one.start : one.end] = one.sound is not None
-    pulses = pulses[speaks[pulses] & (loudness[pulses // STEP] > 0.01)]
+        is_sound[one.start : one.end] = one.sound is not None
+    pulses = pulses[is_sound[pulses] & (loudness[pulses // STEP] > 0.01)]
     if len(pulses):
         time = np.arange(GRAIN) / RATE
         centres = formants[pulses // STEP] * voice.scale  # (P, 3)

@@ -1,7 +1,7 @@
 """Sound as the model reads it: log-mel energies, in positions of 40 ms.
 
 Frame f is centred at f hops. A *position* is a group of `STACK` frames; two strided convolutions
-make one vector of it, centred at its first frame.
+turn it into one vector, centred at its first frame.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MELS = 40
 """Bands of a frame."""
 
 STACK = 4
-"""Frames of a position, which two convolutions of stride 2 make one vector of."""
+"""Frames per position; two convolutions of stride 2 turn them into one vector."""
 
 FEATURES = STACK * MELS
-"""Numbers of a position."""
+"""Number of features per position."""
 
 SECONDS = STACK * HOP / RATE
-"""Length of a position."""
+"""Length of a position in seconds."""
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
@@ -38,16 +38,15 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
 
     Energies of bands that are equally wide in mel (O'Shaughnessy 1987), as logarithms. The loudest
     sample is set to 0.5, and the mean of each band over the sound is subtracted, so that neither
-    loudness nor microphone matters. The last position is filled up with zeros.
+    loudness nor microphone matters. The last position is padded with zeros.
     """
     wave = torch.from_numpy(np.array(samples, np.float32))
     wave *= 0.5 / max(float(wave.abs().max()), 1e-6)
     if len(wave) < FFT:
         wave = torch.nn.functional.pad(wave, (0, FFT - len(wave)))
-    spectrum = torch.stft(
-        wave, FFT, HOP, WINDOW, torch.hann_window(WINDOW), return_complex=True
-    )  # (FFT / 2 + 1, frames)
-    energies = _filters() @ spectrum.abs().square()
+    window = torch.hann_window(WINDOW)
+    spectrum = torch.stft(wave, FFT, HOP, WINDOW, window, return_complex=True)
+    energies = _filters() @ spectrum.abs().square()  # (MELS, FFT / 2 + 1) @ (FFT / 2 + 1, frames)
     frames = torch.log(energies + 1e-5).T  # (frames, MELS)
     frames = (frames - frames.mean(dim=0)) / 4
     missing = -len(frames) % STACK

@@ -21,11 +21,11 @@ LOBES = 16
 
 
 class Recording(NamedTuple):
-    """What a WAV file holds.
+    """The contents of a WAV file.
 
     Attributes:
         samples: (N,) float32 at `RATE`, from -1 to 1, channels averaged.
-        changes: what was done to it ("resampled from 44100 Hz"); empty: nothing.
+        changes: conversions ("resampled from 44100 Hz"); empty: none.
     """
 
     samples: np.ndarray
@@ -56,9 +56,9 @@ def read_wav(path: Path) -> Recording:
             "8, 16, 24 or 32 bits"
         )
     if len(content) != frames * channels * width:
-        raise DataError(f"{path} is cut: its header promises {frames:,} samples; restore it")
+        raise DataError(f"{path} is truncated: its header declares {frames:,} samples; restore it")
     if not len(samples):
-        raise DataError(f"{path} holds no samples; leave it out")
+        raise DataError(f"{path} contains no samples; remove it")
     changes = []
     if channels > 1:
         samples = samples.reshape(-1, channels).mean(axis=1)
@@ -70,7 +70,7 @@ def read_wav(path: Path) -> Recording:
 
 
 def _floats(content: bytes, width: int) -> np.ndarray | None:
-    """Returns PCM as floats from -1 to 1; None for a width that is not known."""
+    """Returns PCM as floats from -1 to 1; None for an unsupported width."""
     content = content[: len(content) // width * width] if width else b""
     if width == 1:  # unsigned, unlike the others
         return (np.frombuffer(content, np.uint8).astype(np.float64) - 128) / 128
@@ -96,7 +96,7 @@ def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     """
     common = int(np.gcd(rate, RATE))
     old, new = rate // common, RATE // common
-    # Frequencies above half of the lower rate would fold back.
+    # Frequencies above half of the lower rate would be aliased.
     cutoff = 0.95 * min(old, new)
     reach = int(np.ceil(LOBES * old / cutoff))
     inputs = np.arange(-reach, reach + old) / old  # (K,)

@@ -41,9 +41,9 @@ class AmbiguousWords(TextSource):
     sentence.
 
     Args:
-        file: your own sentences, UTF-8, a line each: word, tab, sense, tab, sentence. None: the
+        file: your own sentences, UTF-8, one per line: word, tab, sense, tab, sentence. None: the
             built-in set.
-        sentences: number of sentences of each sense that are made; not used with `file`.
+        sentences: number of sentences to generate for each sense; not used with `file`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class AmbiguousWords(TextSource):
 
     @cached_property
     def _by_split(self) -> dict[str, list[Usage]]:
-        usages = made_usages(self.sentences) if self.file is None else read_usages(self.file)
+        usages = drawn_usages(self.sentences) if self.file is None else read_usages(self.file)
         senses: dict[tuple[str, str], list[Usage]] = {}
         for usage in sorted(usages, key=_order):
             senses.setdefault(usage[:2], []).append(usage)
@@ -107,10 +107,10 @@ def _order(usage: Usage) -> bytes:
 
 
 MOST_SENTENCES = 1000
-"""Sentences that the grammar can make of each sense, by far."""
+"""Limit on the sentences of each sense; the grammar has far more."""
 
 
-def made_usages(count: int) -> Iterator[Usage]:
+def drawn_usages(count: int) -> Iterator[Usage]:
     """Yields `count` different sentences of each sense of the built-in words."""
     import yaml
 
@@ -121,7 +121,7 @@ def made_usages(count: int) -> Iterator[Usage]:
     for word, senses in grammar["words"].items():
         for sense, slots in senses.items():
             fillings = {name: words.split(", ") for name, words in slots.items()}
-            # Of this class, only `random()` draws the same in every version of Python.
+            # Only the method `random` draws the same numbers in every version of Python.
             numbers = random.Random(f"{word} {sense}")
             made: dict[str, None] = {}
             while len(made) < count:
@@ -138,8 +138,8 @@ def read_usages(path: Path) -> Iterator[Usage]:
     """Yields the sentences of a file, each once; its lines are word, tab, sense, tab, sentence.
 
     Raises:
-        DataError: if the file is missing, empty or no UTF-8, or if a line has not three columns or
-            its sentence lacks the word; names the line.
+        DataError: if the file is missing, empty or not UTF-8, or if a line does not have three
+            columns or its sentence lacks the word; names the line.
     """
     seen: dict[tuple[str, str], str] = {}
     path = Path(path).expanduser()
@@ -161,7 +161,7 @@ def read_usages(path: Path) -> Iterator[Usage]:
         known = seen.setdefault((usage.word, usage.sentence), usage.sense)
         if known != usage.sense:
             raise DataError(
-                f"{path}:{number}: the same sentence stands above with the sense {known!r}; keep "
+                f"{path}:{number}: the same sentence occurs above with the sense {known!r}; keep "
                 "one of them"
             )
     if not seen:
@@ -182,9 +182,9 @@ def of_word(usages: Iterable[Usage], word: str, origin: str) -> list[Usage]:
     """Returns the usages of one word.
 
     Args:
-        usages: of any words.
+        usages: usages of any words.
         word: the word.
-        origin: where they are from, for messages.
+        origin: their origin, for messages.
 
     Raises:
         DataError: if there is none, or only one sense, or only one sentence of a sense.
@@ -197,12 +197,12 @@ def of_word(usages: Iterable[Usage], word: str, origin: str) -> list[Usage]:
     counts = Counter(usage.sense for usage in found)
     if len(counts) < 2:
         raise DataError(
-            f"{origin} has one sense of the word {word!r}, {found[0].sense!r}; add sentences of "
-            "another"
+            f"{origin} has only one sense of the word {word!r}, {found[0].sense!r}; add sentences "
+            "of another"
         )
     if alone := [sense for sense, count in counts.items() if count < 2]:
         raise DataError(
-            f"{origin} has one sentence about the word {word!r} in the sense {alone[0]!r}; add "
-            "another, whose neighbour it can be"
+            f"{origin} has only one sentence about the word {word!r} in the sense {alone[0]!r}; "
+            "add another one to compare it with"
         )
     return found

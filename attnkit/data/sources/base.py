@@ -56,7 +56,7 @@ class Source(ABC):
 
 
 class TokenSource(Source):
-    """Data that is already tokenised, with somebody else's vocabulary."""
+    """Data that is already tokenised, with an existing vocabulary."""
 
     @abstractmethod
     def half(self, part: Part) -> TokenSource:
@@ -68,7 +68,7 @@ class TokenSource(Source):
 
         Args:
             split: its name.
-            tokenizer: of the vocabulary that the token ids refer to.
+            tokenizer: tokenizer of the vocabulary that the token ids refer to.
 
         Raises:
             DataError: if the data is missing or damaged, or does not fit the vocabulary.

@@ -1,4 +1,4 @@
-"""Random letters, repeated: text that only its own past can predict."""
+"""Random letters, repeated: text that can only be predicted from its own past."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @SOURCES.register("repeated_letters")
 class RepeatedLetters(TextSource):
-    """Random letters, said several times: `kzqekzqekzqe`. No download.
+    """Random letters, several times: `kzqekzqekzqe`. No download.
 
-    Each document is a line with letters of its own. The first time, nothing predicts them; from the
-    second time on, the letter that followed the same letter before does, which takes an induction
-    head (Olsson et al. 2022, arXiv:2209.11895). Lengths vary, so that no fixed distance helps.
+    Each document is a line with its own letters. The first time, they cannot be predicted; from the
+    second time on, the letter that followed the same letter before predicts them, which needs an
+    induction head (Olsson et al. 2022, arXiv:2209.11895). Lengths vary, so that no fixed distance
+    helps.
 
     Args:
-        min_length: letters of the shortest document, said once.
-        max_length: letters of the longest document, said once.
-        repeats: how often they are said.
-        num_train: training documents.
-        num_val: validation documents.
+        min_length: smallest number of letters before repetition.
+        max_length: largest number of letters before repetition.
+        repeats: number of times that the letters occur.
+        num_train: number of training documents.
+        num_val: number of validation documents.
         data_seed: draws the letters, independently of the run's seed.
     """
 

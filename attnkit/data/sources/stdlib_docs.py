@@ -108,7 +108,7 @@ def _extract(files: list[Path]) -> list[str]:
                     found[text] = None
     if not found:
         raise DataError(
-            "this Python has its standard library without source files, so the data source "
+            "the standard library of this Python has no source files, so the data source "
             "`stdlib_docs` finds no text; use `data: {name: text, files: ...}`"
         )
     return list(found)

@@ -52,7 +52,7 @@ class TokenShards(TokenSource):
     available, since there is no text.
 
     Needs `tokenizer: {name: given}`. Its token between documents is at the beginning of each
-    document; the `document` mask counts it to the previous one.
+    document; the `document` mask assigns it to the previous one.
 
     Args:
         train: a path or pattern (`fineweb10B/fineweb_train_*.bin`) or a list of them, relative to
@@ -108,8 +108,8 @@ class TokenShards(TokenSource):
             tokenizer=tokenizer.fingerprint(),
         )
         key = hashlib.sha256(f"{counts.source} {counts.tokenizer}".encode()).hexdigest()[:32]
-        kept = cache_folder("tokens", key) / split  # derived values are stored beside it
-        store = ShardStore(kept, counts, shards=tuple(shards), vocab_size=tokenizer.vocab_size)
+        path = cache_folder("tokens", key) / split  # derived values are stored beside it
+        store = ShardStore(path, counts, shards=tuple(shards), vocab_size=tokenizer.vocab_size)
         for tokens, shard in zip(store.tokens.mapped, shards, strict=True):
             _check(tokens[: SAMPLE_BYTES // TOKEN.itemsize], shard.path, tokenizer.vocab_size)
         return store
@@ -216,12 +216,12 @@ def num_tokens(path: Path) -> int:
             f"{path} is a shard of version {version}, but attnkit reads version {VERSION} "
             "(uint16 tokens); write it again in that version"
         )
-    there = size - HEADER_BYTES
-    if there != count * TOKEN.itemsize:
-        fault = "is cut off" if there < count * TOKEN.itemsize else "is too long"
+    num_bytes = size - HEADER_BYTES
+    if num_bytes != count * TOKEN.itemsize:
+        fault = "is cut off" if num_bytes < count * TOKEN.itemsize else "is too long"
         raise DataError(
             f"{path} {fault}: its header declares {count:,} tokens of {TOKEN.itemsize} bytes, but "
-            f"{there:,} bytes follow; download or write it again"
+            f"{num_bytes:,} bytes follow; download or write it again"
         )
     if count == 0:
         raise DataError(f"{path} has no tokens; remove it from the list")
@@ -232,7 +232,7 @@ def _check(tokens: np.ndarray, path: Path, vocab_size: int) -> None:
     if vocab_size < DTYPE_TOKENS and len(tokens) and (largest := tokens.max()) >= vocab_size:
         raise DataError(
             f"{path} contains the token {largest}, but tokenizer.vocab_size {vocab_size} ends at "
-            f"{vocab_size - 1}; set it to that of the vocabulary that made the file"
+            f"{vocab_size - 1}; set it to the size of the vocabulary of the file"
         )
 
 

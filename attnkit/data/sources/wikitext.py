@@ -68,7 +68,7 @@ class WikiText(TextSource):
     or `train.txt`; likewise `wiki.valid.raw` and `wiki.test.raw`) in `root`, then in
     `$ATTNKIT_DATA`. Otherwise downloads the hub repository Salesforce/wikitext at a fixed revision,
     checks its sha256, and converts it to the same plain text; that needs pyarrow
-    (`pip install 'attnkit[wikitext]'`). Local files are used as they are: compare the sha256 in the
+    (`pip install 'attnkit[wikitext]'`). Local files are not checked: compare the sha256 in the
     records of two runs.
 
     Args:

@@ -1,4 +1,4 @@
-"""The contract of sources of speech: sounds and what is said in them."""
+"""The contract of sources of speech: sounds and their transcripts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from attnkit.data.sound.formants import Span
 
 
 class Utterance(NamedTuple):
-    """Something that is said.
+    """A spoken text.
 
     Attributes:
-        name: voice or file, for people.
-        text: what is said.
+        name: voice or file, for display.
+        text: the transcript.
         samples: (N,) float32 at `sound.wav.RATE`.
-        words: start and end of each word of the text in seconds; None: not known.
+        words: start and end of each word of the text in seconds; None: unknown.
     """
 
     name: str

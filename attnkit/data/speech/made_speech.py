@@ -1,4 +1,4 @@
-"""Made sentences, spoken by a synthesiser."""
+"""Generated sentences, spoken by a synthesiser."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class MadeSpeech(SpeechSource):
     """Numbers, dates and everyday words, spoken in several voices; no download.
 
     `known_voices` and `new_voices` are test sets: new sentences in the voices of training, and in
-    voices that training never hears. Word times are those of the synthesiser, so they are exact.
+    voices that do not occur in training. Word times are those of the synthesiser, so they are
+    exact.
 
     Args:
-        voices: `formants`: a synthesiser of our own, with a sound for each letter; `espeak`:
+        voices: `formants`: the kit's own synthesiser, with a sound for each letter; `espeak`:
             English by espeak-ng, which must be installed, word by word.
         num_train: number of training sentences.
         num_val: number of validation sentences, and of each test set.
@@ -47,7 +48,7 @@ class MadeSpeech(SpeechSource):
         self.num_val = num_val
         self.data_seed = data_seed
         self._speaker: Any = espeak if voices == "espeak" else formants
-        self._deal = SplitByText({"val": 10, "known_voices": 10, "new_voices": 10})
+        self._split_of = SplitByText({"val": 10, "known_voices": 10, "new_voices": 10})
 
     @property
     def test_splits(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class MadeSpeech(SpeechSource):
         seen: set[str] = set()
         while len(seen) < (self.num_train if split == "train" else self.num_val):
             text = sentence(draw)
-            if text not in seen and self._deal(text) == split:
+            if text not in seen and self._split_of(text) == split:
                 seen.add(text)
                 yield Pair(draw.choice(voices).name, text)
 

@@ -1,4 +1,4 @@
-"""A folder of recordings of one's own, with a table of what is said in them."""
+"""A folder of your own recordings, with a table of transcripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnkit.registry import SPEECH
 log = logging.getLogger("attnkit")
 
 MOST_NAMED = 5
-"""Broken files that a message names."""
+"""Maximum number of broken files that a message lists."""
 
 
 @SPEECH.register("recordings")
@@ -30,7 +30,7 @@ class Recordings(SpeechSource):
     the split of an utterance, so that no tested sentence is trained on.
 
     Args:
-        folder: with the WAV files, relative to the recipe or the working directory.
+        folder: folder of the WAV files, relative to the recipe or the working directory.
         table: the table, in UTF-8; null: `transcripts.tsv` in the folder.
         val_percent: per cent of the texts for validation.
         test_percent: per cent of the texts for the test.
@@ -49,7 +49,7 @@ class Recordings(SpeechSource):
                 raise DataError(f"data.{name} must be from 1 to 40, got {percent}")
         self.folder = folder
         self.table = table
-        self.deal = SplitByText({"val": val_percent, "test": test_percent})
+        self.split_of = SplitByText({"val": val_percent, "test": test_percent})
 
     @property
     def test_splits(self) -> tuple[str, ...]:
@@ -57,14 +57,14 @@ class Recordings(SpeechSource):
 
     @cached_property
     def _rows(self) -> list[Pair]:
-        """File, as the table names it, and text of each line."""
+        """The file, as in the table, and the text of each line."""
         table = Path(self.folder, "transcripts.tsv") if self.table is None else self.table
         table = Path(table).expanduser()
         rows = []
         for number, line in enumerate(read_lines(table), start=1):
             name, tab, text = line.partition("\t")
             if not tab or not name.strip() or not text.strip():
-                raise DataError(f"{table}:{number}: expected a file, a tab, and what is said in it")
+                raise DataError(f"{table}:{number}: expected a file, a tab, and its transcript")
             rows.append(Pair(name.strip(), " ".join(text.split())))
         if not rows:
             raise DataError(f"{table} is empty")
@@ -72,11 +72,11 @@ class Recordings(SpeechSource):
 
     def pairs(self, split: str) -> Iterator[Pair]:
         self.check_split(split)
-        found = [row for row in self._rows if self.deal(row.target) == split]
+        found = [row for row in self._rows if self.split_of(row.target) == split]
         if not found:
             raise DataError(
-                f"data.recordings: the {split} split is empty, as the texts are dealt by their "
-                f"hash; give more than {len(self._rows)} recordings, or raise the percentages"
+                f"data.recordings: the {split} split is empty, since a hash of each text decides "
+                f"its split; use more than {len(self._rows)} recordings, or raise the percentages"
             )
         yield from found
 
@@ -90,7 +90,7 @@ class Recordings(SpeechSource):
         """Yields the recordings of a split.
 
         Raises:
-            DataError: if files are missing or broken; names them, before any is yielded.
+            DataError: if files are missing or broken; names them, before it yields any.
         """
         pairs, broken, read, changed = list(self.pairs(split)), [], [], []
         for pair in pairs:
@@ -122,7 +122,7 @@ class Recordings(SpeechSource):
             if not path.is_file():
                 raise DataError(f"{path} does not exist (seen from {Path.cwd()})")
             digests += [hashlib.sha256(path.read_bytes()).hexdigest(), pair.target]
-        return sha256_of_texts([str(self.deal.shares), *digests])
+        return sha256_of_texts([str(self.split_of.shares), *digests])
 
     def describe(self) -> dict[str, Any]:
         splits = ("train", "val", "test")

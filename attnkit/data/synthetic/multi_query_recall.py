@@ -18,8 +18,8 @@ class MultiQueryRecall(SyntheticSource):
         k3 v5 k1 v2 .  .  k1 .  k3 .        at the second k1: v2; at the second k3: v5
 
     As in Zoology's `multiquery_ar`: token 0 is the blank, keys are the tokens from 1 to V/2 - 1,
-    values those from V/2 on; the keys of a sequence differ, and so do its values. Each key is asked
-    for once, at every second place after the pairs, g = 1, 2, ... from the left, drawn with
+    values those from V/2 on; the keys of a sequence differ, and so do its values. Each key is
+    queried once, at every second place after the pairs, g = 1, 2, ... from the left, drawn with
     probability proportional to g^(a - 1). Unused places contain random tokens of the whole
     vocabulary. Two differences: each step draws new sequences, where Zoology repeats a fixed set,
     and the size, where Zoology has 8,192 tokens. For its mixtures of short sequences with few pairs
@@ -27,8 +27,9 @@ class MultiQueryRecall(SyntheticSource):
 
     Args:
         vocab_size: number V of tokens, even.
-        num_pairs: pairs of a sequence of `length` tokens, at least four times as many; a shorter
-            one, in training (`min_length`) or in a test (`test_lengths`), has one per four tokens.
+        num_pairs: number of pairs in a sequence of `length` tokens, which must be at least four
+            times as many; a shorter one, in training (`min_length`) or in a test (`test_lengths`),
+            has one pair per four tokens.
         power_a: the exponent a; 1: all places are equally likely, near 0: the first are preferred.
         random_filler: put random tokens in unused places; false: blanks.
     """

@@ -23,13 +23,13 @@ class NgramMemorisation(SyntheticSource):
         k3 k1 ? k0 k3 ? k1 k1 ?        at each ?: the value of the two keys before it
 
     With `n: 1` it is MAD's memorisation: one half of the vocabulary are keys, one half values, each
-    key has its own value, and the last token asks for one. With larger `n` each value belongs to
+    key has its own value, and the last token is a query. With larger `n` each value belongs to
     equally many n-grams, which MAD does not have. Training and test contain the same facts in
     different order.
 
     Args:
-        vocab_size: number of tokens, odd: keys, as many values, and the asking token.
-        n: keys that have a value together.
+        vocab_size: number of tokens, odd: keys, as many values, and the query token.
+        n: number of keys that have a value together.
         table_seed: draws the values, independently of the run's seed.
     """
 
@@ -41,16 +41,16 @@ class NgramMemorisation(SyntheticSource):
         if vocab_size % 2 == 0 or self.num_keys < 2:
             raise DataError(
                 f"data.vocab_size {vocab_size} does not fit: it must be odd and at least 5, for as "
-                "many keys as values, and one token that asks"
+                "many keys as values, and one query token"
             )
         if self.num_keys**n > MAX_FACTS:
             raise DataError(
-                f"data.n {n} with {self.num_keys} keys are {self.num_keys**n:,} facts; take fewer "
-                f"than {MAX_FACTS:,}"
+                f"data.n {n} with {self.num_keys} keys gives {self.num_keys**n:,} facts; use at "
+                f"most {MAX_FACTS:,}"
             )
         self.vocab_size = vocab_size
         self.n = n
-        self.needs = f"with data.n {n} it must be a multiple of {n + 1}: keys, and the asking token"
+        self.needs = f"with data.n {n} it must be a multiple of {n + 1}: keys, and the query token"
         facts = self.num_keys**n
         order = KeyedRandom(TABLE, table_seed).distinct(facts, 1, facts)[0]
         self.values = self.num_keys + order % self.num_keys  # each equally often

@@ -16,11 +16,11 @@ class Parity(SyntheticSource):
 
         1 0 1 1 =        at the sign: 1
 
-    As in Zoology's `circuits` data: the answer is asked for once, after the bits, or (`cumulative`)
-    at every bit, for the bits up to it, without a sign.
+    As in Zoology's `circuits` data: there is one answer, after the bits, or (`cumulative`) one at
+    every bit, for the bits up to it, without a sign.
 
     Args:
-        cumulative: ask at every bit.
+        cumulative: expect an answer at every bit.
     """
 
     needs = "parity needs at least 2 tokens"

@@ -19,8 +19,8 @@ class SelectiveCopy(SyntheticSource):
         3 . . 1 . 4 . | . . .        at the three blanks after the sign: 3, 1, 4
 
     As in MAD's selective copying: the last two tokens of the vocabulary are the blank and the sign,
-    and blanks after the sign ask for the answers. The one difference: here all places before the
-    sign are equally likely; in MAD the last token is always just before it.
+    and the blanks after the sign are the places of the answers. The only difference: here all
+    places before the sign are equally likely; in MAD the last token is always just before it.
 
     Args:
         vocab_size: number of tokens, including blank and sign.

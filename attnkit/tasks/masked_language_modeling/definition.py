@@ -27,7 +27,7 @@ class MaskedLanguageModeling(LanguageModeling):
     guessed is not in the text.
 
     Args:
-        share: of the tokens of a window that are to be guessed: the same number in each.
+        share: share of the tokens to predict, the same number in each window.
         masked: share of these that become the mask token.
         random: share of these that become a random token; the others stay as they are.
         windows: validation windows from which the pseudo-perplexity is taken at the end, each token

@@ -49,7 +49,7 @@ class Masking:
     """How gaps are made.
 
     Args:
-        share: of the tokens of a window that are to be guessed: the same number in each.
+        share: share of the tokens to predict, the same number in each window.
         masked: share of these that become the mask token.
         random: share of these that become a random token; the others stay, so that a model must
             have an opinion about every token that it reads.
@@ -151,7 +151,7 @@ class MaskedData(LanguageModelingData):
         share: see `Masking`, as for the next two.
         masked: see there.
         random: see there.
-        options: of `LanguageModelingData`.
+        options: options of `LanguageModelingData`.
     """
 
     def __init__(self, *, share: float, masked: float, random: float, **options: Any) -> None:

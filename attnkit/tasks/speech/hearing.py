@@ -62,8 +62,8 @@ def store_of(
 
     Args:
         utterances: at least one.
-        tokenizer: of the texts.
-        max_seq_len: of the model.
+        tokenizer: tokenizer of the texts.
+        max_seq_len: longest sequence of the model.
     """
     store = speech_store(
         [Pair(utterance.name, utterance.text) for utterance in utterances],

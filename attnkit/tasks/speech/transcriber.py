@@ -41,7 +41,7 @@ class Transcript:
     """What the model makes of a sound.
 
     Attributes:
-        name: of the sound.
+        name: name of the sound.
         text: what it writes.
         words: the same word by word, with times.
         notes: what a person should know of it, such as that it was cut.
@@ -58,7 +58,7 @@ class Transcriber(TrainedRun):
     """What a speech run left behind.
 
     Attributes:
-        tokenizer: of the texts.
+        tokenizer: tokenizer of the texts.
     """
 
     model: SpeechModel
@@ -190,7 +190,7 @@ class Transcriber(TrainedRun):
         Args:
             data: splits of the run's data; empty: its test splits.
             beam: hypotheses followed; None: as the recipe says.
-            length_penalty: of the search; None: as the recipe says.
+            length_penalty: length penalty of the search; None: as the recipe says.
             options: none.
         """
         source, search = self.source, self.search(beam=beam, length_penalty=length_penalty)

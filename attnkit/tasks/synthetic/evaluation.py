@@ -26,7 +26,7 @@ def measure(run: SyntheticRun, names: Sequence[str], lengths: Sequence[int]) -> 
     """Scores a run; all that can be refused is refused before anything is computed.
 
     Args:
-        run: of a synthetic task.
+        run: run of a synthetic task.
         names: `val` or `test`; empty: the test set.
         lengths: tokens of a sequence; empty: those of the run.
 

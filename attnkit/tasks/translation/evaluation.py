@@ -51,7 +51,7 @@ class Evaluation:
     """What came of a test set.
 
     Attributes:
-        name: of the test set.
+        name: name of the test set.
         count: its sentences.
         loss: nats per target token of the references.
         scores: BLEU, chrF, exact match.

@@ -78,7 +78,7 @@ class Translator(TrainedRun):
     """What a translation run left behind.
 
     Attributes:
-        tokenizers: of source and target.
+        tokenizers: tokenizers of source and target.
     """
 
     model: EncoderDecoder
@@ -283,7 +283,7 @@ class Translator(TrainedRun):
             gold_form: how they are written.
             gold_index: number of the first word in them; must be said.
             beam: hypotheses followed; None: as the recipe says.
-            length_penalty: of the search; None: as the recipe says.
+            length_penalty: length penalty of the search; None: as the recipe says.
             moses: language of Moses' tokenizer, for BLEU over its lowercased output.
             output: folder for the translations.
             options: none.

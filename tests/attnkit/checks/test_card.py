@@ -16,10 +16,10 @@ from attnkit.attention.base import Attention
 from attnkit.attention.kernels.call import Verdict
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
-from attnkit.checks.asked_cases import cases_of
 from attnkit.checks.card import law
 from attnkit.checks.case import Broken, Case
 from attnkit.checks.seats import MaskCase
+from attnkit.checks.selection import cases_of
 from attnkit.checks.subjects import Subject, subjects_of
 from attnkit.checks.terminal import CardPrinter
 from attnkit.cli.main import app
@@ -123,7 +123,7 @@ def test_lengths_that_a_mechanism_refuses_in_words_are_not_asked_about():
     asked = [law("long_sequences_obey_the_mask"), law("fewer_queries_than_keys_stand_at_the_end")]
     (line,) = check(KnowsFiftyPlaces, masks=CAUSAL, positions=["none"], laws=asked).lines
     assert (line.outcome, line.words[:10]) == ("crashed", "IndexError")
-    assert "let it raise a ValueError that says so" in line.remedy
+    assert "raise a ValueError that says so" in line.remedy
     card = check(SaysThatItKnowsFiftyPlaces, masks=CAUSAL, positions=["none"], laws=asked)
     assert [line.outcome for line in card.lines] == ["does not apply", "holds"]
     assert card.lines[0].words.startswith("it knows 50 places, and got ")
@@ -208,7 +208,7 @@ class ShowsItsMaskLate(MultiHead):
         ),
         (AsksWithoutATranspose, "`project_query`: it mixes heads with tokens, as a `view` without"),
         (JoinsItsHeadsWithoutATranspose, "`merge`: it mixes heads with tokens, as a `view` with"),
-        (MyLeak, "`project_context`: other tokens feel it there"),
+        (MyLeak, "`project_context`: other tokens depend on it there"),
         (SharpensByItsKeys, "its map: the weights of other keys depend on it; if scores are mixed"),
         (ShowsItsMaskLate, "its map, where the weight is "),
     ],
@@ -293,7 +293,7 @@ def test_a_leak_is_to_be_fixed_before_padding_is_given_up(capsys):
         "fix `later tokens have no influence` first: this often follows from it"
     )
     assert decoding.words.startswith("135 tokens, decoded 9 at a time: differs by")
-    assert "return them from `carry`; if an output can only be had from all" in decoding.remedy
+    assert "return them from `carry`; if an output depends on all tokens" in decoding.remedy
     CardPrinter(Subject("multi_head")).end(card, 1.0)
     said = capsys.readouterr().out
     assert said.endswith(
@@ -315,7 +315,9 @@ def test_what_breaks_in_cross_attention_alone_is_told_the_roles():
     asked = [law("padding_at_the_end_changes_nothing")]
     (line,) = check(CountsFromTheLastToken, laws=asked, **seats).lines
     assert line.smallest.startswith("CountsFromTheLastToken: cross-attention")
-    assert line.remedy == "if it serves self-attention alone, say `roles = frozenset({'self'})`"
+    assert (
+        line.remedy == "if it supports self-attention only, declare `roles = frozenset({'self'})`"
+    )
     (line,) = check(CountsFromTheLastToken, laws=asked, roles=["cross"], **seats).lines
     assert "`mask_names`" in line.remedy
     assert "; or " not in line.remedy
@@ -338,7 +340,7 @@ class ForgetsDocuments(MultiHead):
 def test_a_law_that_holds_under_most_masks_names_those():
     asked = [law("forbidden_keys_have_no_influence")]
     (line,) = check(ForgetsDocuments, positions=["none"], roles=["self"], laws=asked).lines
-    assert line.remedy.startswith("if it cannot obey document by design, say `mask_names = frozen")
+    assert line.remedy.startswith("if it cannot obey document by design, declare `mask_names = ")
     assert "'causal', 'dilated'," in line.remedy
     assert "'document'" not in line.remedy
     (line,) = check(MyLeak, positions=["none"], roles=["self"], laws=asked).lines
@@ -518,7 +520,7 @@ def test_an_ill_conditioned_formula_is_told_from_a_careless_one():
     where = {"mask_case": MaskCase("none", "none"), "T": 8}
     note = demand(Case(NystromAsWritten, **where))
     assert re.fullmatch(
-        r"the output is \d+% off in bfloat16, as an ill-conditioned formula is", note
+        r"the output is \d+% off in bfloat16, since the formula is ill-conditioned", note
     )
     assert demand(Case(MultiHead, **where)) is None
     with pytest.raises(Broken, match=r"the output is \d+% off in bfloat16, by its length$"):
@@ -550,7 +552,7 @@ def test_a_class_that_no_other_process_can_import_is_told_so():
         Inside, masks=CAUSAL, laws=[law("another_process_gives_the_same_numbers")]
     ).lines
     assert line.outcome == "does not apply"
-    assert line.words == "Inside is made in a function: write it at the top level of a file"
+    assert line.words == "Inside is defined in a function: write it at the top level of a file"
 
 
 class ReadsAllAtOnce(MultiHead):

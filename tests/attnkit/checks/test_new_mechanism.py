@@ -33,7 +33,7 @@ def test_what_it_writes_loads_and_overrides_one_step(like):
     load_plugin("my_attention.py")
     option = ATTENTION.options("my_attention")["multiplier"]
     assert (option.annotation, option.default) == (float, 2.0)
-    assert option.help.endswith("multiplied by.")
+    assert option.help.startswith("factor of the")
     build_attention({"name": "my_attention", "multiplier": 3.0}, 16)
     laws = [law for law in LAWS if law.quick]
     assert not check(ATTENTION.get("my_attention"), masks=CAUSAL, laws=laws).broken
@@ -61,9 +61,9 @@ def test_it_names_three_commands():
     [
         (["My-Attention"], "name 'My-Attention' is not snake_case"),
         (["class"], "name 'class' is not snake_case"),
-        (["multi_head"], "`multi_head` exists already"),
+        (["multi_head"], "`multi_head` already exists"),
         (["mine", "--like", "multi_hed"], "did you mean `multi_head`"),
-        (["taken"], "taken.py exists already"),
+        (["taken"], "taken.py already exists"),
     ],
 )
 def test_what_cannot_be_written_is_one_message(arguments, message):

@@ -8,7 +8,7 @@ from attnkit.attention import counted, kernels
 from attnkit.attention.counted import cache_elements, mixing_flops
 from attnkit.attention.multi_head import MultiHead
 from attnkit.attention.score_attention import ScoreAttention
-from attnkit.checks.asked_cases import cases_of
+from attnkit.checks.selection import cases_of
 from attnkit.masks import Causal
 from attnkit.models.accounting import PARTS, cache_bytes, costs, flops_per_token, parameter_counts
 from attnkit.models.language_model import LanguageModel

@@ -65,7 +65,7 @@ def test_own_sentences_are_read_from_a_file(tmp_path):
     [
         ("mole\tanimal\n", ":1: expected word, tab, sense, tab, sentence"),
         (GOOD + "mole\tunit\tMoles dig.\n", ":2: the sentence does not contain the word 'mole'"),
-        (GOOD + "mole\tunit\tA mole digs.\n", ":2: the same sentence stands above"),
+        (GOOD + "mole\tunit\tA mole digs.\n", ":2: the same sentence occurs above"),
         ("\n", "has no sentence"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which cases a law is asked about: the seats of a mechanism, and which of them each law needs."""
+"""Selects the cases on which laws are tested: the seats of a mechanism, and those for each law."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from attnkit.checks.seats import ROLES, MaskCase, long_mask_cases, mask_cases, s
 from attnkit.registry import POSITIONS, options_of
 
 FEW_MASKS = ("none", "causal", "causal&padding")
-"""Masks under which a law that is not about masks is asked."""
+"""Masks for laws that are not about masks."""
 
 MASKS_OF_KERNELS = (*FEW_MASKS, "padding", "sliding_window-3", "window&document&padding")
-"""Masks that between them run every kernel."""
+"""Masks that together run every kernel."""
 
 MASKS_OF_POSITIONS = ("none", "causal", "causal&padding", "sliding_window-3")
-"""Masks under which a law about masks is asked once more for each position encoding."""
+"""Masks for laws about masks, with each position encoding."""
 
 OTHER_OPTIONS: tuple[dict[str, Any], ...] = (
     {"num_heads": 6},
@@ -27,15 +27,15 @@ OTHER_OPTIONS: tuple[dict[str, Any], ...] = (
     {"num_kv_heads": 2},
     {"bias": True},
 )
-"""Options of most mechanisms, each of which a card tries beside the defaults: a number of heads
-that is not a power of two, a single head, and heads that are not `dim / num_heads` wide.
+"""Options of most mechanisms. A card tests each of them in addition to the defaults: a number of
+heads that is not a power of two, a single head, and heads that are not `dim / num_heads` wide.
 """
 
 SHORTEST_LONG, LONG, LONGEST = 67, 160, 515
-"""Tokens of long sequences: in all seats; without a position encoding; under few masks."""
+"""Lengths of long sequences: in all seats; without a position encoding; under few masks."""
 
 LONG_MASKS_OF_POSITIONS = ("sliding_window-21", "sliding_window-22-centered")
-"""Masks under which long sequences are asked about with a position encoding, beside `FEW_MASKS`."""
+"""Masks for long sequences with a position encoding, in addition to `FEW_MASKS`."""
 
 MASKS_OF_LONGEST = (
     "causal",
@@ -54,8 +54,8 @@ def cases_of(
     positions: Sequence[str] | None = None,
     roles: Sequence[Role] = ROLES,
 ) -> tuple[list[Case], list[str]]:
-    """Every seat that a mechanism does not refuse, and the reasons why it refuses others. Some
-    seats come twice: with fewer keys than queries, and with other options.
+    """Returns a case for each seat that a mechanism does not refuse, and the reasons why it refuses
+    others. Some seats occur again, with fewer keys than queries or with other options.
     """
     cases, reasons = [], {}
     for mask, position, role in seats(masks, positions, roles):
@@ -73,7 +73,7 @@ def cases_of(
 
 
 def _with_other_options(cases: Sequence[Case]) -> Iterator[Case]:
-    """One case, causal if it can be, with each of `OTHER_OPTIONS` that the mechanism takes."""
+    """Yields one case, causal if possible, with each of `OTHER_OPTIONS` that the mechanism has."""
     seat = next((c for c in cases if c.mask_case.name == "causal"), cases[0])
     known = options_of(seat.mechanism)
     for options in OTHER_OPTIONS:
@@ -82,21 +82,27 @@ def _with_other_options(cases: Sequence[Case]) -> Iterator[Case]:
         case = Case(seat.mechanism, seat.mask_case, seat.position, seat.role, options)
         try:
             case.build()
-        except ValueError:  # its own word: these options do not go together
+        except ValueError:  # the mechanism does not support these options together
             continue
         yield case
 
 
-def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> list[Case]:
-    """The cases about which a law is asked: every mask, or those that run different kernels,
-    without a position encoding, and few masks with each encoding; with no mask, with a causal one,
-    and with padding on top, of which each encoding sees one; for each position and role, one of
-    these; long ones; or a single one, causal if it can be. Encodings of the kit that act on the
-    same thing as another are asked about under one mask. All of them where it is `thorough`.
+def cases_for(law: Law, cases: Sequence[Case], thorough: bool = False) -> list[Case]:
+    """Returns the cases on which a law is tested, by its `each`:
+
+    mask, kernel    every mask, or those that run different kernels, without a position encoding;
+                    few masks with each encoding
+    position        `FEW_MASKS` in self-attention without a position encoding; otherwise their last
+    seat            one of `FEW_MASKS` for each position and role
+    length          long sequences
+    mechanism       a single case, causal if possible
+
+    Of several position encodings of the kit that act on the same thing, only the first is tested,
+    and the others under one mask if `each` is `mask` or `kernel`. `thorough` tests all cases.
     """
     if not cases:
         return []
-    first = cases[0].position  # none, unless it is asked with others alone
+    first = cases[0].position  # "none", unless only other encodings are tested
     leading = _leading({case.position: None for case in cases})
     if not thorough and law.each not in ("mask", "kernel"):
         cases = [case for case in cases if case.position in leading]
@@ -109,15 +115,15 @@ def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> lis
         of_kernels = law.each == "kernel"
         without = {(c.mask_case.name, c.role) for c in cases if c.position == first}
 
-        def is_asked(case: Case) -> bool:
+        def is_tested(case: Case) -> bool:
             name = case.mask_case.name
-            if name not in usual:  # somebody's own mask
+            if name not in usual:  # the mask of a plugin
                 return True
             if case.position == first or (name, case.role) not in without:
                 return name in MASKS_OF_KERNELS if of_kernels else True
             return name in (MASKS_OF_POSITIONS if case.position in leading else ("causal",))
 
-        return list(filter(is_asked, cases)) or list(cases[:1])
+        return list(filter(is_tested, cases)) or list(cases[:1])
     few = [case for case in cases if case.mask_case.name in FEW_MASKS]
     few = few or list(cases[:1])
     if law.each == "position":
@@ -132,7 +138,7 @@ def spoken_about(law: Law, cases: Sequence[Case], thorough: bool = False) -> lis
 
 
 def _leading(positions: Iterable[str]) -> set[str]:
-    """No encoding, the kit's first one of each kind, and all of somebody's own."""
+    """Returns `none`, the first encoding of each kind in the kit, and all encodings of plugins."""
     found: dict[str, str] = {}
     for name in positions:
         cls = POSITIONS.get(name)
@@ -142,8 +148,8 @@ def _leading(positions: Iterable[str]) -> set[str]:
 
 
 def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
-    """One long sequence for each position and role, under masks of the cases' kinds; without a
-    position encoding, longer ones too.
+    """Yields a long sequence for each position and role, under masks of the kinds in `cases`;
+    without a position encoding, longer ones too.
     """
     usual = {case.name for case in mask_cases()}
     own = {case.mask_case.name: case.mask_case for case in cases}
@@ -158,8 +164,8 @@ def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
         for mask in masks:
             if not first and mask.name in left_out and not thorough:
                 continue
-            bites = (mask.over(1, LONGEST).back or 0) < SHORTEST_LONG
-            lengths = [SHORTEST_LONG] if bites else []
+            has_effect = (mask.over(1, LONGEST).back or 0) < SHORTEST_LONG
+            lengths = [SHORTEST_LONG] if has_effect else []
             if thorough or (plain and mask.name in MASKS_OF_LONG):
                 lengths.append(LONG)
             if thorough or (plain and mask.name in MASKS_OF_LONGEST):
@@ -171,5 +177,5 @@ def _long(cases: Sequence[Case], thorough: bool) -> Iterator[Case]:
 
 
 def _is_usual(case: Case, cases: Sequence[Case]) -> bool:
-    """True if a case has the options, and the length of the context, of the first one."""
+    """Returns True if a case has the same options and context length as the first one."""
     return case.options == cases[0].options and case.extra == cases[0].extra
