@@ -51,9 +51,9 @@ def check_size(recipe: Recipe, *sizes: int) -> None:
         count = sum(p.numel() for p in build_model(recipe, *sizes).parameters())
     if memory is not None and 4 * count > memory:
         raise HardwareError(
-            f"model: {count:,} parameters take {4 * count / 1e9:,.1f} GB in float32, and this "
+            f"model: {count:,} parameters take {4 * count / 1e9:,.1f} GB in float32, but this "
             f"machine has {memory / 1e9:,.1f} GB; lower model.dim, model.num_layers or the "
-            "vocabulary"
+            "vocabulary size"
         )
 
 
@@ -63,11 +63,11 @@ def final_max_tokens(recipe: Recipe, tokens_per_batch: int) -> int | None:
     Args:
         recipe: with `validation.final_max_tokens: auto`, they take less than a tenth of the
             training time.
-        tokens_per_batch: tokens per batch of training.
+        tokens_per_batch: number of tokens per training batch.
     """
-    asked, trainer = recipe.validation.final_max_tokens, recipe.trainer
-    if asked != "auto":
-        return asked
+    requested, trainer = recipe.validation.final_max_tokens, recipe.trainer
+    if requested != "auto":
+        return requested
     if recipe.validation.max_tokens is None:
         return None
     trained_on = tokens_per_batch * trainer.accumulate * trainer.max_steps

@@ -68,8 +68,8 @@ class TaskDefinition(ABC):
         takes: the keys of this task among those that not all tasks have: `tokenizer`,
             `target_tokenizer`, `trainer.batch_size`, `trainer.batch_tokens`.
         loads_with: sections of the recipe that are needed to load a trained model.
-        lower_is_better: metric -> whether lower is better, for metrics whose name does not tell:
-            lower for `loss`, `perplexity`, `bits` and `error`, otherwise higher.
+        lower_is_better: metric -> whether lower is better, if its name does not imply it: lower for
+            `loss`, `perplexity`, `bits` and `error`, otherwise higher.
     """
 
     data: ClassVar[Registry[Any]]

@@ -1,5 +1,5 @@
-"""What tasks have in common whose model is an encoder-decoder: it predicts each target token from a
-source and the tokens before it, decodes at intervals, and averages its last weights.
+"""The base of tasks with an encoder-decoder: predicts each target token from a source and the
+tokens before it, decodes at intervals, and averages the last weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attnkit.training.probe import Probe
 from attnkit.training.task import Task
 
 HYPOTHESES = "hypotheses"
-"""Folder of a run for what was decoded of each test set."""
+"""Folder in a run's directory for the decoded test sets."""
 
 
 SAMPLE_SENTENCES = 5
@@ -46,12 +46,12 @@ class PairTask(Task):
         arguments: as for every task.
         validate_every: steps between validations.
         label_smoothing: share of each target's probability that is spread over the vocabulary.
-        search: the search at the end; None: its defaults.
+        search: the search at the end; None: the defaults.
         decode_every: steps between decodings of a part of the validation split; None: with each
             validation.
-        decode_sentences: how many sentences.
-        average_last: how many of the last weights are averaged in the end; 0: none.
-        num_probes: pairs whose attention is drawn.
+        decode_sentences: number of sentences in that part.
+        average_last: number of last weights that are averaged at the end; 0: no average.
+        num_probes: number of pairs whose attention is drawn.
         options: as for every task.
     """
 
@@ -88,7 +88,7 @@ class PairTask(Task):
         return [WeightHistory(self.average_last, self.validate_every)] if self.average_last else []
 
     def losses(self, batch: TranslationBatch) -> dict[str, Tensor]:
-        """Mean cross-entropy of the real targets, in nats per token, with label smoothing."""
+        """Returns the mean cross-entropy of the real targets, with label smoothing."""
         source, keep = batch.source, batch.source_keep
         if self.replays:  # one size for a bucket: each size is captured
             room = self.model.max_seq_len - source.shape[1]
@@ -127,9 +127,9 @@ class PairTask(Task):
         return metrics
 
     def _is_time_to_decode(self) -> bool:
-        """At the first validation from each multiple of `decode_every` on: a function of the step
-        alone, or a run that resumes would do it at others. The validation of a run that is stopped
-        between two that are due has none.
+        """Returns True at the first validation at or after each multiple of `decode_every`. Depends
+        only on the step, so that a resumed run decodes at the same steps. The extra validation of a
+        run that is stopped in between does not decode.
         """
         step, validate_every = self.global_step, self.validate_every
         if not self.decode_sentences or step % validate_every:
@@ -139,20 +139,20 @@ class PairTask(Task):
 
     @abstractmethod
     def interim_metrics(self) -> dict[str, float]:
-        """Returns numbers of a part of the validation split, decoded greedily."""
+        """Returns metrics of a part of the validation split, decoded greedily."""
 
     @abstractmethod
     def final_metrics(self) -> dict[str, float]:
-        """Returns numbers of every test set."""
+        """Returns metrics of every test set."""
 
     def decoded(self, store: PairStore, chosen: Sequence[int], search: Search) -> list[str]:
-        """Returns what the model makes of some sources of a store."""
+        """Returns the decoded output for some sources of a store."""
         sources = [store.sources[i] for i in chosen]
         best = translate_ids(self.model, sources, store.pad_sources, store.ends[1], search)
         return [decoded_line(self.data.tokenizers[1], one[0]) for one in best]
 
     def write_hypotheses(self, split: str, hypotheses: list[str]) -> None:
-        """Writes what was decoded of a test set to the run's directory."""
+        """Writes the decoded output for a test set to the run's directory."""
         if self._directory is None or not self.trainer.is_global_zero:
             return
         folder = self._directory / HYPOTHESES
@@ -161,7 +161,7 @@ class PairTask(Task):
         (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
 
     def begin_final(self, directory: Path) -> None:
-        """Takes the average of the last weights, if the recipe asks for it."""
+        """Loads the average of the last weights, if the recipe requests it."""
         super().begin_final(directory)
         self._directory = directory
         if not self.average_last:
@@ -177,8 +177,8 @@ class PairTask(Task):
             write_average(checkpoints, weights, steps)
 
     def record(self) -> dict[str, Any]:
-        """What was found on the way, which weights were averaged, the share of the validation split
-        that was used, and that of its target tokens that the vocabulary lacks.
+        """Returns what the final metrics found, the steps of averaged weights, the share of the
+        validation split that was used, and the share of unknown target tokens.
         """
         unknown_id = self.data.tokenizers[1].unknown_id
         return {
@@ -188,7 +188,7 @@ class PairTask(Task):
         }
 
     def num_tokens(self, batch: TranslationBatch) -> int:
-        """Real target tokens."""
+        """Returns the number of real target tokens."""
         return batch.num_tokens
 
     def log_start(self, listeners: Listener) -> None:
@@ -217,7 +217,7 @@ class PairTask(Task):
         """Returns a pair of a store as an example whose attention is logged."""
 
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
-        """Some validation pairs of at most `num_tokens` tokens a side, or the pair that is given.
+        """Returns validation pairs of at most `num_tokens` tokens per side, or the given pair.
 
         Raises:
             DataError: if the text is not a pair, or too long.
@@ -229,13 +229,13 @@ class PairTask(Task):
             max(s, t) for s, t in zip(store.source_lengths, store.target_lengths, strict=True)
         ]
         fitting = [i for i, length in enumerate(longest) if length <= num_tokens]
-        if not fitting:  # all are longer: the shortest must do
+        if not fitting:  # all are longer: use the shortest
             fitting = [min(range(len(longest)), key=longest.__getitem__)]
         chosen = [fitting[i] for i in spread(len(fitting), self.num_probes)]
         return [self.probe(f"probe{n}", store, i) for n, i in enumerate(chosen)]
 
     def sample(self, final: bool = False) -> str:
-        """Returns what is made of a few fixed validation sentences, with their references."""
+        """Returns the decoded output for a few fixed validation sentences, with references."""
         store = self.data.val_store
         chosen = spread(len(store), SAMPLE_SENTENCES)
         search = self.search if final else Search(beam=1)
@@ -248,9 +248,9 @@ class PairTask(Task):
         )
 
 
-def spread(total: int, wanted: int) -> list[int]:
-    """Returns `wanted` numbers below `total`, evenly spread; all if there are fewer."""
-    count = min(total, wanted)
+def spread(total: int, count: int) -> list[int]:
+    """Returns `count` numbers below `total`, evenly spread; all if there are fewer."""
+    count = min(total, count)
     return [i * total // count for i in range(count)]
 
 

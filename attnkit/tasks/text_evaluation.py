@@ -23,7 +23,7 @@ class Measured:
         name: name of the data.
         by_length: tokens of a window or sequence -> metric -> value, as in a run's result.
         unknown_share: share of the tokens that the vocabulary lacks.
-        is_honest: the loss is one of a language model, or of answers.
+        is_honest: False if predictions can see the tokens that they predict.
     """
 
     name: str
@@ -41,9 +41,9 @@ def check_reads(model: LanguageModel, length: int) -> None:
     longest = None if model.position is None else model.position.longest
     if longest is not None and length > longest:
         raise DataError(
-            f"--length {length}: the run's positions were learnt for {longest} tokens and there "
-            "are no others; train with model.position rotary, alibi, relative_bias, sinusoidal or "
-            "none to read longer texts"
+            f"--length {length}: the run's positions were learnt for {longest} tokens only; train "
+            "with model.position rotary, alibi, relative_bias, sinusoidal or none to read longer "
+            "texts"
         )
     if length > model.max_seq_len:
         tokens = torch.zeros(1, length, dtype=torch.long)
@@ -67,8 +67,8 @@ def shown(found: Measured, trained_on: int) -> Iterator[Table | str]:
     """Yields a table with a row per length, and remarks.
 
     Args:
-        found: what was measured.
-        trained_on: the longest sequence of training.
+        found: the metrics.
+        trained_on: length of the longest training sequence.
     """
     table = Table(
         title=found.name,

@@ -1,4 +1,4 @@
-"""What trained runs have in common whose model reads one sequence of tokens. Loads no Lightning."""
+"""The base of trained runs whose model reads one sequence of tokens. Loads no Lightning."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class TextRun(TrainedRun):
     tokenizer: Tokenizer | Symbols
 
     def attention(self, text: str) -> TextMaps:
-        """The exact maps of every layer and head on a text.
+        """Returns the exact maps of every layer and head on a text.
 
         Raises:
-            DataError: if the text has no token, or of a synthetic task an unknown one.
+            DataError: if the text has no token, or, for a synthetic task, an unknown one.
             RunDirectoryError: if the model has no layers.
         """
         reading = self.reading(text)
@@ -58,21 +58,21 @@ class TextRun(TrainedRun):
         )
 
     def answers(self, ids: list[int]) -> list[int | None]:
-        """The token that is to be predicted at each place, where the text tells. Default: none."""
+        """Returns the token to predict at each position, None if it is unknown. Default: None."""
         return [None] * len(ids)
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text that a person wrote."""
+        """Returns the token ids of a user's text."""
         return self.tokenizer.encode(text).ids
 
     def token_text(self, token_id: int) -> str:
-        """The text of one token, for labels."""
+        """Returns the text of one token, for labels."""
         return self.tokenizer.token_text(token_id)
 
     def notes(self, ids: list[int]) -> list[str]:
-        """What a person should know of maps of these tokens. Default: nothing."""
+        """Returns remarks on the maps of these tokens. Default: none."""
         return []
 
     def unknown_in(self, text: str) -> list[str]:
-        """What of a text the vocabulary lacks, each once; the model reads it as `<|unknown|>`."""
+        """Returns the parts of a text that the model reads as `<|unknown|>`, each once."""
         return unknown_in(self.tokenizer, text)

@@ -50,7 +50,7 @@ class TrainedRun:
 
     Attributes:
         recipe: the resolved recipe.
-        origin: the run's directory, or the `.safetensors` file that was made of it.
+        origin: the run's directory, or the `.safetensors` file exported from it.
         model: with the trained weights, in evaluation mode, on the CPU.
     """
 
@@ -77,7 +77,7 @@ class TrainedRun:
             return parse_json((self.origin / run_directory.RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunDirectoryError(
-                f"{self.origin} has no readable {run_directory.RESULT}; it holds one once the run "
+                f"{self.origin} has no readable {run_directory.RESULT}; it is written when the run "
                 "has finished"
             ) from error
 
@@ -103,7 +103,7 @@ class TrainedRun:
 
         Args:
             text: the example as text.
-            option: what gave it, for messages.
+            option: option that the text is from, for messages.
 
         Raises:
             DataError: if the model cannot read the text.
@@ -125,13 +125,14 @@ class TrainedRun:
         """Returns the exact maps of every layer and head for given inputs.
 
         Args:
-            inputs: one example, with a batch axis of 1; of a named tuple, what `forward` names.
+            inputs: one example, with a batch axis of 1; a named tuple provides the parameters of
+                `forward`.
             query_tokens: labels of the queries.
             key_tokens: labels of the keys; None: the same.
             note: remark for the viewer, shown on the page.
             notes: remarks for the caller.
-            site_tokens: site (`encoder.self`) -> labels of its queries and keys, where they differ.
-            sound: what the keys of cross-attention are positions of, if that is a sound.
+            site_tokens: site (`encoder.self`) -> labels of its queries and keys, if they differ.
+            sound: the sound whose positions are the keys of cross-attention, if any.
 
         Raises:
             RunDirectoryError: if the model has no layers.
@@ -155,10 +156,10 @@ class TrainedRun:
         """Yields the text that follows a prompt, piece by piece.
 
         Raises:
-            RunDirectoryError: if the task does not go on from a prompt.
+            RunDirectoryError: if the task does not generate text.
             ValueError: if the prompt is empty or an option is out of range.
         """
-        self.refuse("does not go on from a prompt")
+        self.refuse("does not generate text from a prompt")
 
     def generate(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> str:
         """Returns the whole text that follows a prompt; see `stream`."""
@@ -168,7 +169,7 @@ class TrainedRun:
         self, prompt: str, num_samples: int, max_new_tokens: int = 300, **options: Any
     ) -> list[str]:
         """Returns several texts that follow one prompt, generated in one batch; see `stream`."""
-        self.refuse("does not go on from a prompt")
+        self.refuse("does not generate text from a prompt")
 
     def unknown_in(self, text: str) -> list[str]:
         """Returns the parts of a text that are not in the vocabulary, each once. Default: none."""
@@ -221,7 +222,7 @@ def load_run(
         A `TrainedRun`, of the class of its task.
 
     Raises:
-        RunDirectoryError: if the directory holds no run.
+        RunDirectoryError: if the directory contains no run.
         UntrustedPluginError: if it needs plugins that this user has never run.
         CheckpointError: if its checkpoint is missing, damaged, of another model, or not plain data.
         DataError: if a vocabulary is missing or damaged.
@@ -241,9 +242,9 @@ def load_run(
     path = folder / FILES[weights]
     if weights == "averaged" and not path.is_file():
         raise RunDirectoryError(
-            f"{directory} has no averaged weights: its task averages none, or it was not asked to"
+            f"{directory} has no averaged weights: its task or its recipe does not average them"
         )
-    # The mean of checkpoints is not one of the store's, which knows the digests of its own.
+    # The average is not in the checkpoint store, which only knows digests of its own files.
     tensors = model_weights(read_checkpoint(path)) if weights == "averaged" else read_weights(path)
     plugins = StoredPlugins.of_run(directory, trust=trust_plugins)
     recipe = stored_recipe(directory, plugins=plugins)
@@ -258,21 +259,21 @@ def export_run(
     overwrite: bool = False,
     trust_plugins: bool = False,
 ) -> Any:
-    """Writes the weights of a run alone, with its recipe and vocabulary, into one file.
+    """Writes the weights of a run, with its recipe and vocabulary, into one file.
 
     Args:
         directory: directory of the run.
         target: the file, which ends in `.safetensors`.
-        best: take the checkpoint with the lowest validation loss; else what `load_run` takes.
-        overwrite: replace a file that is there.
+        best: use the checkpoint with the lowest validation loss; otherwise as `load_run` does.
+        overwrite: replace an existing file.
         trust_plugins: as for `load_run`.
 
     Returns:
-        What `load_run` will make of the file.
+        The run, as `load_run` will load it from the file.
 
     Raises:
-        RunDirectoryError: if the directory holds no run.
-        CheckpointError: if its checkpoint is bad, or the file cannot be written.
+        RunDirectoryError: if the directory contains no run.
+        CheckpointError: if its checkpoint is damaged, or the file cannot be written.
     """
     run = load_run(directory, best=best, trust_plugins=trust_plugins)
     pack(directory, run.model, target, overwrite=overwrite)
@@ -296,13 +297,13 @@ def pack(directory: Path, model: nn.Module, target: Path, *, overwrite: bool) ->
 
 
 UNPACKED = re.compile(rf"{re.escape(run_directory.RECIPE)}|([a-z_]+/)?{re.escape(FILE_NAME)}")
-"""Texts of an exported file that are written to a folder; no others are."""
+"""The only texts of an exported file that are written to a folder."""
 
 
 @contextmanager
 def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, str]]]:
-    """An exported file as a folder that holds the recipe and the vocabularies, while the block
-    lasts; its weights; and all of its texts.
+    """Unpacks an exported file for the duration of the block: yields a folder with the recipe and
+    the vocabularies, the weights, and all texts.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or not one of attnkit.
@@ -318,7 +319,7 @@ def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, st
             path.write_bytes(texts[text_name].encode())
         try:
             yield folder, weights, texts
-        except Exception as error:  # names what the user has, not a folder that is gone
+        except Exception as error:  # name the user's file, not the temporary folder
             inside, named = f"{folder}{os.sep}", f"{file}: "
             error.args = tuple(
                 arg.replace(inside, named) if isinstance(arg, str) else arg for arg in error.args
@@ -327,18 +328,18 @@ def unpacked(file: Path) -> Iterator[tuple[Path, dict[str, Tensor], dict[str, st
 
 
 def home_of(directory: Path, origin: Path) -> Path:
-    """What a person named: the exported file that weights came from, or the run's directory."""
+    """Returns the path that the user gave: the exported file or the run's directory."""
     return origin if origin.suffix == SUFFIX else directory
 
 
 def filled(make: Callable[[], nn.Module], weights: dict[str, Tensor], origin: Path) -> Any:
-    """The model that `make` makes, in evaluation mode, with weights that were read from `origin`.
+    """Returns the model that `make` builds, in evaluation mode, with weights read from `origin`.
 
     Raises:
         CheckpointError: if they are those of another model or vocabulary, or not finite.
     """
     try:
-        with shapes_only():  # before memory is taken
+        with shapes_only():  # before memory is allocated
             shapes = {n: getattr(tensor, "shape", ()) for n, tensor in weights.items()}
             make().load_state_dict({n: torch.empty(s, device="meta") for n, s in shapes.items()})
         check_finite(weights, origin)
@@ -348,24 +349,24 @@ def filled(make: Callable[[], nn.Module], weights: dict[str, Tensor], origin: Pa
         _, first, *others = str(error).splitlines()
         more = f" (and {len(others)} more)" if others else ""
         raise CheckpointError(
-            f"{origin} does not fit the recipe and the vocabulary beside it: {first.strip()}{more}"
+            f"{origin} does not match its recipe and vocabulary: {first.strip()}{more}"
         ) from error
     return model.eval()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads the model's weights out of a checkpoint that verifies. Plain data only: nothing in the
-    file is ever run.
+    """Verifies a checkpoint and reads the model's weights from it. Reads plain data only: no code
+    in the file is ever run.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, no checkpoint, or holds more than plain
-            data.
+        CheckpointError: if the file is missing, damaged or not a checkpoint, or contains more than
+            plain data.
     """
     return model_weights(read_checkpoint(CheckpointStore(path.parent).check(path.name)))
 
 
 def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The model's part of a checkpoint, by the model's own names."""
+    """Returns the model's part of a checkpoint, by the model's own names."""
     prefix = "model."
     return {
         name.removeprefix(prefix): tensor

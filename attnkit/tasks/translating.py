@@ -1,4 +1,4 @@
-"""Sentences as token ids in, translations out: in batches of like length, in the order given."""
+"""Translates sentences given as token ids, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from attnkit.models.beam_search import Hypothesis, Search, beam_search, in_batch
 from attnkit.models.encoder_decoder import EncoderDecoder
 
 BATCH_TOKENS = 2400
-"""Source tokens of a batch, padding included, for a beam of one; a wider beam has fewer."""
+"""Source tokens per batch, including padding, for a beam of one; fewer for a wider beam."""
 
 
 def decoded_line(tokenizer: Tokenizer, hypothesis: Hypothesis) -> str:
-    """The text of a hypothesis as one line: a line break in it becomes a space, or it would be
-    taken for two translations wherever a line is one.
+    """Returns the text of a hypothesis as one line. A line break becomes a space, since files have
+    one translation per line.
     """
     return " ".join(tokenizer.decode(hypothesis.tokens).splitlines())
 
@@ -30,18 +30,19 @@ def translate_ids(
     end: int,
     search: Search,
 ) -> list[list[Hypothesis]]:
-    """Translates sources, whatever their order and number; the model is put into evaluation mode.
+    """Translates any number of sources, with the model in evaluation mode.
 
     Args:
         model: on any device.
         sources: token ids or features of each source, without an end token, shorter than the
-            model's longest.
-        pad: makes a batch of sources, and says what of it is real, see `PairStore.pad_sources`.
+            longest sequence of the model.
+        pad: pads a batch of sources, and returns True for what is real, see
+            `PairStore.pad_sources`.
         end: the end token of the target's vocabulary.
-        search: how to search.
+        search: options of the search.
 
     Returns:
-        For each source its hypotheses, best first.
+        For each source its hypotheses, best first, in the order of the sources.
     """
     device = next(model.parameters()).device
     found: list[list[Hypothesis]] = [[] for _ in sources]

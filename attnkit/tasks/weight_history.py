@@ -1,4 +1,4 @@
-"""Keeps the last weights of a run, to be averaged when it is over."""
+"""Stores the last weights of a run, to average them at its end."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from attnkit.models.sharding import whole_state
 
 FOLDER = "weights"
-"""Below the folder of the checkpoints."""
+"""Folder below the checkpoints."""
 
 AVERAGED = "averaged.ckpt"
-"""In it, the mean of the last weights, once training is over."""
+"""File in that folder with the mean of the last weights, written at the end of training."""
 
 
 class WeightHistory(L.Callback):
-    """Writes the model's weights after each validation that is due, and keeps the last few files.
+    """Writes the model's weights after each regular validation, and keeps the last few files.
 
-    They lie beside the checkpoints, so that a run that was killed goes on with them; what a run
-    wrote beyond the step at which it resumes is removed. A run that is stopped validates once more,
-    at a step at which none is due: it must not leave weights that a run without a stop would lack.
+    The files are beside the checkpoints, so that a killed run continues with them; those from after
+    the step at which a run resumes are removed. The extra validation of a run that is stopped
+    writes no weights, since an uninterrupted run would not have them.
 
     Args:
-        count: how many are kept.
+        count: number of files to keep.
         validate_every: steps between validations.
     """
 
@@ -36,9 +36,7 @@ class WeightHistory(L.Callback):
         self.validate_every = validate_every
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Removes what an earlier life of the run wrote about steps that are now to come, and the
-        mean that it ended with.
-        """
+        """Removes the weights of steps that the run will repeat, and the mean of an earlier end."""
         if trainer.is_global_zero:
             (_folder(trainer) / AVERAGED).unlink(missing_ok=True)
             for step, file in _files(_folder(trainer)):
@@ -46,7 +44,7 @@ class WeightHistory(L.Callback):
                     file.unlink()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the weights, if the run is still training and this validation was due."""
+        """Writes the weights after a regular validation during training."""
         if trainer.state.fn != "fit" or trainer.global_step % self.validate_every:
             return
         model = pl_module.model
@@ -62,8 +60,7 @@ class WeightHistory(L.Callback):
 
 
 def average(folder: Path) -> tuple[dict[str, Tensor], list[int]] | None:
-    """Returns the mean of the weights in a folder and the steps that they are from; None if there
-    are none.
+    """Returns the mean of the weights in a folder, and their steps; None if there are none.
 
     Args:
         folder: folder of the checkpoints.
@@ -86,24 +83,24 @@ def average(folder: Path) -> tuple[dict[str, Tensor], list[int]] | None:
 
 
 def write_average(folder: Path, weights: dict[str, Tensor], steps: list[int]) -> None:
-    """Writes what `average` found beside what it was made of, as a checkpoint of a task."""
+    """Writes the result of `average` beside the weights, as a checkpoint of a task."""
     state = {f"model.{name}": tensor for name, tensor in weights.items()}
     _save({"state_dict": state, "averaged_steps": steps}, folder / FOLDER / AVERAGED)
 
 
 def _save(content: dict[str, Any], file: Path) -> None:
-    """Writes a file that is there as a whole or not at all."""
+    """Writes a file atomically."""
     part = file.with_name("being-written")
     torch.save(content, part)
     part.replace(file)
 
 
 def _folder(trainer: L.Trainer) -> Path:
-    """Beside the checkpoints, in the run's directory."""
+    """Returns the folder of the weights in the run's directory."""
     return Path(trainer.default_root_dir) / "checkpoints" / FOLDER
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:
-    """The files by their steps, the earliest first."""
+    """Returns the files with their steps, the earliest first."""
     found = [(re.fullmatch(r"step-(\d+)\.pt", file.name), file) for file in folder.glob("*.pt")]
     return sorted((int(match[1]), file) for match, file in found if match)

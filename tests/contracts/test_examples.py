@@ -90,7 +90,7 @@ def test_the_commands_serve_it(result, recipe):
     assert f"{result.metrics['accuracy']:.4f}" in measured.stdout
     refused = invoke("generate", result.directory)
     assert refused.exit_code == 2
-    assert "image_classification does not go on from a prompt; attnkit attention" in refused.stderr
+    assert "does not generate text from a prompt; attnkit attention" in refused.stderr
     shown = invoke("show", DIGITS)
     assert "10, 4 (classes, and pixels of a patch)" in shown.stdout
     compared = invoke("compare", result.directory, "--metric", "accuracy")

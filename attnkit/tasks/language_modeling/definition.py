@@ -32,8 +32,8 @@ class LanguageModeling(TaskDefinition):
     loads_with = ("model", "tokenizer")
 
     def check(self, recipe: Recipe) -> Iterable[tuple[str, str]]:
-        """Yields what is wrong: text needs a vocabulary that reads it; tokens need one that is
-        there already.
+        """Yields problems: text needs a tokenizer that reads text, and tokens need an existing
+        vocabulary.
         """
         from attnkit.data.language_modeling import NO_TEXT
         from attnkit.data.sources.base import TokenSource
@@ -50,13 +50,13 @@ class LanguageModeling(TaskDefinition):
             )
 
     def build_data(self, recipe: Recipe) -> LanguageModelingData:
-        """A source and a tokenizer as windows of tokens."""
+        """Returns a source and a tokenizer as windows of tokens."""
         from attnkit.data.language_modeling import LanguageModelingData
 
         return LanguageModelingData(**self.data_options(recipe))
 
     def data_options(self, recipe: Recipe) -> dict[str, Any]:
-        """Arguments of `LanguageModelingData`."""
+        """Returns the arguments of `LanguageModelingData`."""
         from attnkit.models.language_model import LanguageModel
         from attnkit.models.stack import needs_documents
 
@@ -74,14 +74,14 @@ class LanguageModeling(TaskDefinition):
         }
 
     def sizes(self, recipe: Recipe) -> tuple[tuple[int, ...], str]:
-        """The size of a vocabulary that has not been made yet."""
+        """Returns the size of a vocabulary that is not trained yet."""
         size, origin = size_of_vocabulary(recipe.tokenizer)
         return (size,), origin
 
     def load(
         self, folder: Path, recipe: Recipe, weights: dict[str, Tensor], origin: Path
     ) -> TextRun:
-        """Opens a trained run, whose vocabulary lies in a folder."""
+        """Loads a trained run, whose vocabulary is in a folder."""
         from attnkit.data.tokenizer_base import load_tokenizer
         from attnkit.tasks.trained_run import filled, home_of
 
@@ -91,11 +91,11 @@ class LanguageModeling(TaskDefinition):
         return loaded(self.run_class)(recipe, home_of(folder, origin), model, tokenizer)
 
     def model_sizes(self, vocab_size: int) -> tuple[int, ...]:
-        """What the model is built for, of a vocabulary of a size."""
+        """Returns the positional arguments of the model for a vocabulary of this size."""
         return (vocab_size,)
 
     def rows(self, record: Mapping[str, Any]) -> Iterable[Row]:
-        """The loss, beside the n-gram floors."""
+        """Yields the loss and the n-gram floors."""
         metrics = record["metrics"]
         honest = record["loss_is_language_modeling"]
         yield Row(
@@ -120,14 +120,14 @@ class LanguageModeling(TaskDefinition):
             )
 
     def next_commands(self, directory: Path, example: str) -> dict[str, str]:
-        """Generation."""
+        """Returns the command for generation."""
         command = f"attnkit generate {shlex.quote(str(directory))}"
         return {"generate": f"{command} --prompt {shlex.quote(example)}"}
 
 
 def size_of_vocabulary(tokenizer: Spec) -> tuple[int, str]:
-    """The size of a vocabulary that has not been made yet: its limit, or a guess that is called
-    one; and where it is from.
+    """Returns the size of a vocabulary that is not trained yet, its limit or an assumption; and the
+    origin of the number.
     """
     options = TOKENIZERS.options(tokenizer.name)
     for key in ("vocab_size", "max_vocab"):
@@ -139,8 +139,8 @@ def size_of_vocabulary(tokenizer: Spec) -> tuple[int, str]:
 
 
 def unknown_row(record: Mapping[str, Any]) -> Iterable[Row]:
-    """A line for the tokens that the vocabulary does not have, if there are any: a loss counts each
-    as one, whatever it stands for.
+    """Yields a row with the share of unknown tokens, if there are any. A loss counts each of them
+    as one token.
     """
     if share := record["unknown_share"]:
         yield Row("unknown tokens", f"{share:.2%}")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def measure(
     run: TrainedLanguageModel, names: Sequence[str], lengths: Sequence[int]
 ) -> Iterator[Measured]:
-    """Scores a run; all that can be refused is refused before anything is computed.
+    """Scores a run; reports all errors before it computes anything.
 
     Args:
         run: the language model.
@@ -37,7 +37,7 @@ def measure(
         lengths: tokens of a window; empty: that of the run.
 
     Raises:
-        DataError: if there is no such data, it is too short, or the model cannot read so long.
+        DataError: if the data does not exist or is too short, or the model cannot read this length.
     """
     sets = [_windows(run, name, lengths or [run.model.max_seq_len]) for name in names or ["val"]]
     for length in lengths:
@@ -48,13 +48,13 @@ def measure(
 def _windows(
     run: TrainedLanguageModel, name: str, lengths: Sequence[int]
 ) -> Callable[[], Measured]:
-    """The measurement of a text: windows that do not overlap, as at the end of training."""
+    """Returns a function that scores a text in windows without overlap, as after training."""
     store = _store(run, name)
     for length in lengths:
         if store.counts.tokens <= length:
             raise DataError(
-                f"{name} has {store.counts.tokens:,} tokens, and one window of {length:,} needs "
-                f"{length + 1:,}; give it more text, or say --length {store.counts.tokens - 1}"
+                f"{name} has {store.counts.tokens:,} tokens, but one window of {length:,} needs "
+                f"{length + 1:,}; add text, or use --length {store.counts.tokens - 1}"
                 if store.counts.tokens > 1
                 else f"{name} has {store.counts.tokens} tokens; nothing in it can be predicted"
             )
@@ -93,7 +93,7 @@ def _store(run: TrainedLanguageModel, name: str) -> TokenStore:
 def _loss(
     run: TrainedLanguageModel, store: TokenStore, length: int, scored: list[int] | None
 ) -> float:
-    """Mean loss in nats per token, of the predictions that are `scored`."""
+    """Returns the mean loss of the `scored` predictions, in nats per token."""
     device = default_device()
     model = run.model.to(device)
     batches = ValBatches(

@@ -30,8 +30,8 @@ from attnkit.training.task import Task
 log = logging.getLogger("attnkit")
 
 SAMPLE_TOKENS = 64
-"""Length of a sample during training: about 2 ms a token on a CPU, more beyond the model's context,
-where no cache helps.
+"""Length of a sample during training: about 2 ms per token on a CPU, and more beyond the model's
+context, where there is no cache.
 """
 
 FINAL_SAMPLE_TOKENS = 300
@@ -46,9 +46,9 @@ NUMBERS_ALONE = (
 class LanguageModelingTask(Task):
     """Mean cross-entropy of the next token, in nats.
 
-    Where a mask shows *some* positions a later token (a prefix), their predictions are left out of
-    the loss: they have seen the answer. Where it shows all of them one (no mask), nothing would be
-    left, so all count, and `loss_is_honest` states that the loss is not a language-modeling loss.
+    If a mask shows later tokens to *some* positions (a prefix), the loss ignores their predictions,
+    which have seen the answer. If it shows them to all positions (no mask), all predictions count,
+    and `loss_is_honest` states that the loss is not a language-modeling loss.
 
     Args:
         model: the language model.
@@ -122,7 +122,7 @@ class LanguageModelingTask(Task):
         tokens, targets, documents = batch
         if self._unscored is not None:
             targets = targets.masked_fill(self._unscored, IGNORED)
-        if self.compile_model:  # compiled for one shape: a last, smaller batch is filled up
+        if self.compile_model:  # compiled for one shape: a smaller last batch is padded
             rows = self.data.batch_size if not self.training else len(tokens)
             tokens, targets = filled_up(tokens, rows), filled_up(targets, rows, IGNORED)
             documents = None if documents is None else filled_up(documents, rows)
@@ -141,7 +141,7 @@ class LanguageModelingTask(Task):
         }
 
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
-        """The first tokens of a text, or of the validation split.
+        """Returns the first tokens of a text, or of the validation split.
 
         Raises:
             DataError: if the text is empty.
@@ -191,8 +191,8 @@ class LanguageModelingTask(Task):
 def describe_unknown(share: float) -> str:
     """Explains unknown tokens in the validation text."""
     return (
-        f"{share:.2%} of the validation tokens are {UNKNOWN}, one guess each whatever they stand "
-        "for: compare loss and perplexity with those of the same vocabulary alone. Bits a byte "
+        f"{share:.2%} of the validation tokens are {UNKNOWN}, each predicted as one token, however "
+        "long its text: compare loss and perplexity only for the same vocabulary. Bits per byte "
         "include the spelling of the unknown words."
     )
 
@@ -211,10 +211,10 @@ def describe_influence(influence: LaterInfluence, is_allowed: bool) -> str:
     if not is_allowed:
         return (
             f"NOT a language-modeling loss: {influence.num_moved} of {influence.num_positions} "
-            f"predictions see later tokens though the mask forbids it ({said}): the mechanism "
+            f"predictions see later tokens although the mask forbids it ({said}): the mechanism "
             "leaks."
         )
     return (
         f"{influence.num_moved} of {influence.num_positions} predictions see later tokens "
-        f"({said}); by the mask's word they are left out of the loss."
+        f"({said}), as the mask allows; the loss leaves them out."
     )

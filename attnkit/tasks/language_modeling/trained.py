@@ -1,4 +1,4 @@
-"""A trained language model, ready to go on from a text. Loads no Lightning."""
+"""A trained language model, ready to continue a text. Loads no Lightning."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from attnkit.tasks.text_run import TextRun
 
 @dataclass(frozen=True, repr=False)
 class TrainedLanguageModel(TextRun):
-    """What a language-modeling run left behind."""
+    """A trained run of language modeling."""
 
     tokenizer: Tokenizer
 
     evaluation_options: ClassVar[tuple[str, ...]] = ("--length",)
 
     def answers(self, ids: list[int]) -> list[int | None]:
-        """The token that follows each."""
+        """Returns the token that follows each one."""
         return [*ids[1:], None]
 
     def stream(self, prompt: str, max_new_tokens: int = 300, **options: Any) -> Iterator[str]:
@@ -36,22 +36,22 @@ class TrainedLanguageModel(TextRun):
         """
         tokenizer = self.tokenizer
         ids: list[int] = []
-        told = ""
+        shown = ""
         for token in self._drawn(prompt, 1, max_new_tokens, options):
             ids.append(int(token))
             text = tokenizer.readable(ids)
-            # Half of a character: wait for the rest.
+            # A part of a character: wait for the rest.
             if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                yield text[len(told) :]
-                told = text
-        if rest := tokenizer.readable(ids)[len(told) :]:  # half of a character, and no more comes
+                yield text[len(shown) :]
+                shown = text
+        if rest := tokenizer.readable(ids)[len(shown) :]:  # an incomplete last character
             yield rest
 
     def generate_several(
         self, prompt: str, num_samples: int, max_new_tokens: int = 300, **options: Any
     ) -> list[str]:
-        """Several texts that follow one prompt, drawn in one batch; `options` and errors as for
-        `stream`.
+        """Returns several texts that follow one prompt, drawn in one batch; `options` and errors as
+        for `stream`.
         """
         drawn = list(self._drawn(prompt, num_samples, max_new_tokens, options))
         if not drawn:
@@ -61,7 +61,7 @@ class TrainedLanguageModel(TextRun):
     def _drawn(
         self, prompt: str, num_samples: int, max_new_tokens: int, options: dict[str, Any]
     ) -> Iterator[Tensor]:
-        """The tokens (num_samples,) that follow a prompt."""
+        """Yields the tokens (num_samples,) that follow a prompt."""
         ids = self.tokenizer.prompt(prompt)
         start = torch.tensor([ids] * num_samples, dtype=torch.long)
         start = start.to(self.model.embedding.weight.device)

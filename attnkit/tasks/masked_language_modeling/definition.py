@@ -1,5 +1,5 @@
-"""Masked language modeling as a task: a text with gaps, unmasked attention, the loss of what is
-missing.
+"""Masked language modeling as a task: a text with gaps, unmasked attention, the loss of the missing
+tokens.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @TASKS.register("masked_language_modeling")
 class MaskedLanguageModeling(LanguageModeling):
-    """Guess the tokens that are missing from a text, from what stands on both sides (BERT, Devlin
-    et al. 2019, arXiv:1810.04805).
+    """Predict the tokens that are missing from a text, from both sides (BERT, Devlin et al. 2019,
+    arXiv:1810.04805).
 
-    Its attention is unmasked: `model.mask=none`. No loss is dishonest by that, since what is to be
-    guessed is not in the text.
+    Its attention is unmasked: `model.mask=none`. The loss is honest nevertheless, since the input
+    does not contain the missing tokens.
 
     Args:
         share: share of the tokens to predict, the same number in each window.
         masked: share of these that become the mask token.
-        random: share of these that become a random token; the others stay as they are.
-        windows: validation windows from which the pseudo-perplexity is taken at the end, each token
-            masked by itself (Salazar et al. 2020, arXiv:1910.14659); 0: none.
+        random: share of these that become a random token; the others are unchanged.
+        windows: number of validation windows for the final pseudo-perplexity, with one token masked
+            at a time (Salazar et al. 2020, arXiv:1910.14659); 0: none.
     """
 
     module = "attnkit.tasks.masked_language_modeling.task:MaskedLanguageModelingTask"
@@ -54,26 +54,26 @@ class MaskedLanguageModeling(LanguageModeling):
         self.windows = windows
 
     def build_data(self, recipe: Recipe) -> LanguageModelingData:
-        """A source and a tokenizer as windows of tokens with gaps."""
+        """Returns a source and a tokenizer as windows of tokens with gaps."""
         from attnkit.tasks.masked_language_modeling.masking import MaskedData
 
         return MaskedData(**self.shares, **self.data_options(recipe))
 
     def module_options(self, recipe: Recipe) -> dict[str, Any]:
-        """From how much the pseudo-perplexity is taken."""
+        """Returns the number of windows for the pseudo-perplexity."""
         return {"windows": self.windows}
 
     def sizes(self, recipe: Recipe) -> tuple[tuple[int, ...], str]:
-        """The size of a vocabulary that has not been made yet, and the mask token."""
+        """Returns the size of a vocabulary that is not trained yet, and the mask token."""
         (size,), origin = super().sizes(recipe)
         return (size + 1,), f"{origin}, and the mask token"
 
     def model_sizes(self, vocab_size: int) -> tuple[int, ...]:
-        """What the model is built for, of a vocabulary of a size."""
+        """Returns the positional arguments of the model for a vocabulary of this size."""
         return (vocab_size + 1,)
 
     def rows(self, record: Mapping[str, Any]) -> Iterable[Row]:
-        """How well gaps are filled."""
+        """Yields how well gaps are filled."""
         metrics = record["metrics"]
         yield Row("accuracy of missing tokens", f"{metrics['accuracy']:.2%}")
         yield Row("loss, nats per missing token", f"{metrics['loss']:.4f}")
@@ -82,13 +82,13 @@ class MaskedLanguageModeling(LanguageModeling):
         yield from unknown_row(record)
 
     def remarks(self, record: Mapping[str, Any]) -> Iterable[str]:
-        """That gaps are guessed from one side, if they are."""
+        """States that gaps are predicted from one side, if so."""
         if not record.get("sees_both_sides", True):
             yield (
-                "No prediction sees a later token: a gap is guessed from what stands before it "
-                "alone. Set model.mask=none to show both sides."
+                "No prediction sees a later token: a gap is predicted only from the text before "
+                "it. Set model.mask=none to show both sides."
             )
 
     def next_commands(self, directory: Path, example: str) -> dict[str, str]:
-        """Its guesses and maps."""
+        """Returns the commands for predictions and maps."""
         return TaskDefinition.next_commands(self, directory, example)

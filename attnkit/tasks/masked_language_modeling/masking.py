@@ -1,7 +1,7 @@
-"""Text with gaps: which tokens are to be guessed, and what stands in their place (BERT, Devlin et
-al. 2019, arXiv:1810.04805, section 3.1).
+"""Text with gaps: which tokens are to be predicted, and what replaces them (BERT, Devlin et al.
+2019, arXiv:1810.04805, section 3.1).
 
-Shape letters: `B` windows in the batch, `T` tokens in a window, `N` of them to be guessed.
+Shape letters: `B` windows in the batch, `T` tokens in a window, `N` of them to be predicted.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from attnkit.data.tokenizer_base import Tokenizer
 from attnkit.data.windows import TrainBatches, ValBatches
 
 MASK = "<|mask|>"
-"""How a gap is written in a text for the model, and shown in labels."""
+"""Text of a gap, in the user's texts and in labels."""
 
 _TRAIN, _VAL = 1 << 32, 1 << 33
-"""Added to the first key of the numbers that draw gaps: no seed of a run is as large, so that they
-have nothing in common with those that draw windows."""
+"""Added to the first key of the numbers that draw gaps. No seed of a run is as large, so that they
+are independent of the numbers that draw windows.
+"""
 
 
 class MaskedBatch(NamedTuple):
@@ -35,7 +36,7 @@ class MaskedBatch(NamedTuple):
 
     Attributes:
         tokens: (B, T) int64, what the model reads.
-        targets: (B, T) int64, the token of the text where one is to be guessed; else -100.
+        targets: (B, T) int64, the token of the text where one is missing; otherwise -100.
         documents: (B, T) int64, as in `LanguageBatch`.
     """
 
@@ -46,14 +47,14 @@ class MaskedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Masking:
-    """How gaps are made.
+    """The options of gaps.
 
     Args:
         share: share of the tokens to predict, the same number in each window.
         masked: share of these that become the mask token.
-        random: share of these that become a random token; the others stay, so that a model must
-            have an opinion about every token that it reads.
-        vocab_size: tokens of the text's vocabulary; the mask token is the one behind them.
+        random: share of these that become a random token; the others are unchanged, so that a model
+            must predict every token that it reads.
+        vocab_size: size of the text's vocabulary; the mask token follows it.
     """
 
     share: float
@@ -63,18 +64,18 @@ class Masking:
 
     @property
     def mask_id(self) -> int:
-        """The mask token."""
+        """Id of the mask token."""
         return self.vocab_size
 
     def count(self, length: int) -> int:
-        """N, of a window of `length` tokens."""
+        """Returns N for a window of `length` tokens."""
         return max(1, round(self.share * length))
 
     def batch(self, batch: LanguageBatch, gaps: np.ndarray) -> MaskedBatch:
-        """A batch of text with gaps.
+        """Returns a batch of text with gaps.
 
         Args:
-            batch: windows of text; what follows each token is of no interest here.
+            batch: windows of text, whose targets are not used.
             gaps: (B, 2, N) from `gaps`.
         """
         places, fillings = torch.from_numpy(gaps).unbind(1)
@@ -84,8 +85,8 @@ class Masking:
         return MaskedBatch(text.scatter(1, places, read), targets, batch.documents)
 
     def gaps(self, numbers: KeyedRandom, rows: int, length: int) -> np.ndarray:
-        """Draws the gaps of some windows: (rows, 2, N), their places, and what is read there: a
-        token, or -1 for the text's own.
+        """Draws the gaps of some windows: (rows, 2, N), their places and the tokens that are read
+        there, -1 for the token of the text.
         """
         count = self.count(length)
         places = numbers.distinct(length, rows, count)
@@ -96,12 +97,12 @@ class Masking:
 
 
 class MaskedTrainBatches(StepBatches[MaskedBatch]):
-    """Training batches with gaps, which are drawn anew for each step from (seed, step).
+    """Training batches with gaps, which are drawn for each step from (seed, step).
 
     Args:
         text: the windows.
-        masking: how gaps are made.
-        mine: rows of the global batch that this process takes.
+        masking: the options of gaps.
+        mine: rows of the global batch for this process.
     """
 
     def __init__(self, text: TrainBatches, masking: Masking, mine: slice) -> None:
@@ -118,12 +119,12 @@ class MaskedTrainBatches(StepBatches[MaskedBatch]):
 
 
 class MaskedValBatches(Dataset[MaskedBatch]):
-    """Validation batches with gaps that depend on the place of the window alone, so that all runs
-    guess the same.
+    """Validation batches with gaps that depend only on the position of the window, so that all runs
+    predict the same tokens.
 
     Args:
         text: the windows.
-        masking: how gaps are made.
+        masking: the options of gaps.
     """
 
     def __init__(self, text: ValBatches, masking: Masking) -> None:
@@ -148,9 +149,9 @@ class MaskedData(LanguageModelingData):
     """A text and a tokenizer as batches with gaps.
 
     Args:
-        share: see `Masking`, as for the next two.
-        masked: see there.
-        random: see there.
+        share: see `Masking`.
+        masked: see `Masking`.
+        random: see `Masking`.
         options: options of `LanguageModelingData`.
     """
 
@@ -160,20 +161,20 @@ class MaskedData(LanguageModelingData):
 
     @property
     def masking(self) -> Masking:
-        """How gaps are made, after `prepare`."""
+        """The options of gaps, known after `prepare`."""
         return Masking(*self.shares, self.tokenizer.vocab_size)
 
     def train_batches(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, start: int, stop: int, rank: int = 0, world_size: int = 1
     ) -> MaskedTrainBatches:
-        """Returns the batches of the steps from `start` up to before `stop`."""
+        """Returns the batches of the steps `start` to `stop - 1`."""
         text = super().train_batches(start, stop, rank, world_size)
         return MaskedTrainBatches(text, self.masking, share_of(self.batch_size, rank, world_size))
 
     def val_batches(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, max_tokens: int | None
     ) -> MaskedValBatches:
-        """Returns the validation batches, of `max_tokens` tokens or (None) of the whole split."""
+        """Returns the validation batches, of `max_tokens` tokens; None: of the whole split."""
         return MaskedValBatches(super().val_batches(max_tokens), self.masking)
 
     def val_text(self, max_tokens: int) -> ValBatches:
@@ -182,13 +183,13 @@ class MaskedData(LanguageModelingData):
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:
-        """What the model is built for: the vocabulary, and the mask token behind it."""
+        """Size of the vocabulary, including the mask token at its end."""
         return (self.tokenizer.vocab_size + 1,)
 
 
 def encode_with_gaps(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The token ids of a text that a person wrote, in which `<|mask|>` stands for a gap."""
-    # Where a word brings the space before it along, so does the missing one.
+    """Returns the token ids of a user's text, in which `<|mask|>` marks a gap."""
+    # If words include the space before them, so does the missing one.
     alone = len(tokenizer.encode(" ").ids) + len(tokenizer.encode("a").ids)
     if len(tokenizer.encode(" a").ids) < alone:
         text = text.replace(f" {MASK}", MASK)
@@ -197,7 +198,7 @@ def encode_with_gaps(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def text_of(tokenizer: Tokenizer, token_id: int) -> str:
-    """The text of one token, for labels."""
+    """Returns the text of one token, for labels."""
     return MASK if token_id == tokenizer.vocab_size else tokenizer.token_text(token_id)
 
 
@@ -205,15 +206,15 @@ def text_of(tokenizer: Tokenizer, token_id: int) -> str:
 def pseudo_perplexity(
     model: Any, batches: ValBatches, mask_id: int, device: torch.device, rows: int
 ) -> float:
-    """exp of the mean of -log p(token | all others), each token masked by itself (Salazar et al.
-    2020, arXiv:1910.14659): T forward passes for a window of T tokens.
+    """Returns exp of the mean of -log p(token | all others), with one token masked at a time
+    (Salazar et al. 2020, arXiv:1910.14659): T forward passes for a window of T tokens.
 
     Args:
         model: in evaluation mode, on the device.
         batches: text without gaps.
         mask_id: the mask token.
-        device: where to compute.
-        rows: windows of a forward pass.
+        device: device of the model.
+        rows: number of windows per forward pass.
     """
     total, count = torch.zeros((), dtype=torch.float64), 0
     for i in range(len(batches)):

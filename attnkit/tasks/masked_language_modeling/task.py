@@ -1,4 +1,4 @@
-"""Masked language modeling: guess the tokens that are missing from a text."""
+"""Masked language modeling: predicts the tokens that are missing from a text."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from attnkit.training.task import Task
 log = logging.getLogger("attnkit")
 
 SAMPLES = 3
-"""Validation windows that are shown with the model's guesses."""
+"""Number of validation windows that are shown with the model's predictions."""
 
 SAMPLE_TOKENS = 40
-"""Tokens of each."""
+"""Tokens of each of these windows."""
 
 ONE_SIDE = (
-    "no prediction sees a later token (model.mask): a gap is guessed from what stands before it "
-    "alone; model.mask=none shows both sides"
+    "no prediction sees a later token (model.mask): a gap is predicted only from the text before "
+    "it; model.mask=none shows both sides"
 )
 
 
 class MaskedLanguageModelingTask(Task):
-    """Mean cross-entropy of the tokens that are missing, in nats.
+    """Mean cross-entropy of the missing tokens, in nats.
 
     Args:
-        model: a language model, with one token more than the text has: the mask.
+        model: a language model for the vocabulary of the text and the mask token.
         data: prepared data.
         arguments: as for every task.
-        windows: validation windows from which the pseudo-perplexity is taken at the end; 0: none.
+        windows: number of validation windows for the final pseudo-perplexity; 0: none.
         options: as for every task.
     """
 
@@ -64,7 +64,7 @@ class MaskedLanguageModelingTask(Task):
         self.sees_both_sides = True
 
     def losses(self, batch: MaskedBatch) -> dict[str, Tensor]:
-        """Mean cross-entropy of the missing tokens, in nats."""
+        """Returns the mean cross-entropy of the missing tokens, in nats."""
         loss = self.run_model(batch.tokens, batch.documents, targets=batch.targets)
         return {"cross_entropy": loss}
 
@@ -82,7 +82,7 @@ class MaskedLanguageModelingTask(Task):
         return {"loss": loss, "accuracy": right / self.num_targets(batch)}
 
     def metrics(self) -> dict[str, float]:
-        """Loss and accuracy; at the end also the pseudo-perplexity."""
+        """Returns loss and accuracy; at the end also the pseudo-perplexity."""
         metrics = self.means()
         if self.is_final and self.windows:
             batches = self.data.val_text(self.windows * self.data.max_seq_len)
@@ -96,7 +96,7 @@ class MaskedLanguageModelingTask(Task):
         return metrics
 
     def num_targets(self, batch: MaskedBatch) -> int:
-        """The missing tokens: as many in each window."""
+        """Returns the number of missing tokens, which is the same in each window."""
         return len(batch.tokens) * self.data.masking.count(batch.tokens.shape[1])
 
     def before_training(self) -> None:
@@ -104,13 +104,13 @@ class MaskedLanguageModelingTask(Task):
         self.sees_both_sides = measure_later_influence(self.model).num_moved > 0
 
     def log_start(self, listeners: Listener) -> None:
-        """Warns of a mask that hides one side of a gap."""
+        """Warns if the mask hides one side of a gap."""
         if not self.sees_both_sides:
             log.warning(ONE_SIDE)
             listeners.text("warning", ONE_SIDE, 0)
 
     def record(self) -> dict[str, Any]:
-        """Whether both sides of a gap are seen, and what was measured."""
+        """Returns whether predictions see both sides of a gap, and shares of the data."""
         return {
             "sees_both_sides": self.sees_both_sides,
             "validation_share": self.data.val_batches(self.data.final_max_tokens).share,
@@ -118,8 +118,8 @@ class MaskedLanguageModelingTask(Task):
         }
 
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
-        """The start of the validation split with its gaps, or a text in which `<|mask|>` stands
-        for them.
+        """Returns the start of the validation split with gaps, or a text in which `<|mask|>` marks
+        them.
 
         Raises:
             DataError: if the text is empty.
@@ -139,7 +139,7 @@ class MaskedLanguageModelingTask(Task):
 
     @torch.no_grad()
     def sample(self, final: bool = False) -> str:
-        """Validation text: with its gaps, with the model's guesses, as it is."""
+        """Returns validation text: with gaps, with the model's predictions, and complete."""
         batch = self.data.val_batches(SAMPLES * self.data.max_seq_len)[0]
         training = self.model.training
         self.model.eval()
@@ -162,7 +162,7 @@ class MaskedLanguageModelingTask(Task):
         return "\n\n".join(shown)
 
     def example(self) -> str:
-        """The first words of the validation split, with a gap."""
+        """Returns the first words of the validation split, with a gap."""
         tokens = self.data.val_store.tokens[: self.model.max_seq_len].astype("int64").tolist()
         words = [w for w in self.data.tokenizer.readable(tokens).split() if UNREADABLE not in w][:6]
         return " ".join([*words[:2], MASK, *words[3:]]) if len(words) > 2 else MASK
@@ -174,7 +174,7 @@ class MaskedLanguageModelingTask(Task):
         return text_of(self.data.tokenizer, token)
 
     def _line(self, ids: list[int], is_asked: list[bool]) -> str:
-        """Tokens as one line, those that were asked for in brackets."""
+        """Returns tokens as one line, those of gaps in brackets."""
         words = [
             f"[{word}]" if asked else word
             for word, asked in zip(self._words(ids), is_asked, strict=True)

@@ -13,36 +13,36 @@ from attnkit.tasks.masked_language_modeling.masking import MASK, encode_with_gap
 from attnkit.tasks.text_run import TextRun
 
 SHOWN = 3
-"""Guesses that are shown of each gap."""
+"""Number of predictions shown for each gap."""
 
 
 @dataclass(frozen=True, repr=False)
 class TrainedMaskedModel(TextRun):
-    """What a run of masked language modeling left behind."""
+    """A trained run of masked language modeling."""
 
     tokenizer: Tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text, in which `<|mask|>` stands for a gap."""
+        """Returns the token ids of a text in which `<|mask|>` marks a gap."""
         return encode_with_gaps(self.tokenizer, text)
 
     def token_text(self, token_id: int) -> str:
-        """The text of one token, for labels."""
+        """Returns the text of one token, for labels."""
         return text_of(self.tokenizer, token_id)
 
     def unknown_in(self, text: str) -> list[str]:
-        """What of a text the vocabulary lacks, but for its gaps."""
+        """Returns the parts of a text that the vocabulary lacks, without its gaps."""
         return unknown_in(self.tokenizer, text.replace(MASK, ""))
 
     def fill(self, text: str) -> str:
-        """A text with its gaps, `<|mask|>`, filled: each with the likeliest token.
+        """Returns a text with its gaps, `<|mask|>`, filled with the likeliest tokens.
 
         Raises:
             DataError: if the text has no gap, or more tokens than the model reads.
         """
         ids = self.encode(text)
         if self.tokenizer.vocab_size not in ids:
-            raise DataError(f"there is no gap in this text; write {MASK} where one is")
+            raise DataError(f"there is no gap in this text; mark it by {MASK}")
         if len(ids) > self.model.max_seq_len:
             raise DataError(
                 f"the text has {len(ids)} tokens; the model reads {self.model.max_seq_len}"
@@ -55,7 +55,7 @@ class TrainedMaskedModel(TextRun):
         return self.tokenizer.readable(filled)
 
     def notes(self, ids: list[int]) -> list[str]:
-        """What the model guesses for each gap, with its probability."""
+        """Returns the model's predictions for each gap, with their probabilities."""
         gaps = [place for place, token in enumerate(ids) if token == self.tokenizer.vocab_size]
         if not gaps:
             return []
@@ -71,7 +71,7 @@ class TrainedMaskedModel(TextRun):
 
     @torch.no_grad()
     def _probabilities(self, ids: list[int]) -> Tensor:
-        """(T, V), without the mask token itself."""
+        """Returns (T, V), without the mask token itself."""
         tokens = torch.tensor([ids], device=self.model.embedding.weight.device)
         logits = self.model(tokens, torch.zeros_like(tokens))[0].float()
         return logits[:, : self.tokenizer.vocab_size].softmax(dim=-1)

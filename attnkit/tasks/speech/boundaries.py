@@ -1,8 +1,8 @@
-"""When each word was said, read from cross-attention by dynamic time warping.
+"""The times of words, from cross-attention by dynamic time warping.
 
-A path through the map (letters down, time across) gives each letter a stretch of time, in order
-(Sakoe and Chiba 1978; on attention as in Whisper's word times). A cell counts as the logarithm of
-its weight over a uniform one, so that the silence before and after a sentence is best left out.
+A path through the map (letters down, time across) assigns each letter an interval of time, in order
+(Sakoe and Chiba 1978; on attention as in Whisper's word times). The gain of a cell is the logarithm
+of its weight over a uniform one, so that the best path omits silence before and after a sentence.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from attnkit.models.encoder_decoder import EncoderDecoder
 from attnkit.tasks.translation.alignment import MEAN, Place
 
 FLOOR = 1e-4
-"""Smallest weight that a cell counts as."""
+"""Smaller weights count as this one."""
 
 TOGETHER = 16
-"""Utterances whose maps are computed at once."""
+"""Number of utterances whose maps are computed at once."""
 
 
 def stretches(weights: np.ndarray) -> np.ndarray:
@@ -33,8 +33,8 @@ def stretches(weights: np.ndarray) -> np.ndarray:
         weights: (..., T, S) attention of T letters over S positions, rows sum to 1.
 
     Returns:
-        (..., T, 2) first and last position of each letter. A letter begins where the one before
-        ends, or one later; the first begins and the last ends anywhere.
+        (..., T, 2) first and last position of each letter. A letter begins at the last position of
+        the previous one, or one later; the first may begin and the last may end anywhere.
     """
     gains = np.log(np.maximum(weights, FLOOR) * weights.shape[-1])
     flat = gains.reshape(-1, *gains.shape[-2:])  # (N, T, S)
@@ -83,7 +83,7 @@ def cross_weights(model: EncoderDecoder, inputs: tuple) -> dict[Place, np.ndarra
 
     Args:
         model: on any device.
-        inputs: source, what of it is real, and target.
+        inputs: source, True for its real positions, and target.
     """
     device = next(model.parameters()).device
     found = attention_maps(model, lambda: model(*(tensor.to(device) for tensor in inputs)))
@@ -99,12 +99,12 @@ def cross_weights(model: EncoderDecoder, inputs: tuple) -> dict[Place, np.ndarra
 def boundary_errors(
     model: EncoderDecoder, store: SpeechStore, chosen: Sequence[int]
 ) -> dict[Place, np.ndarray]:
-    """Returns how far starts and ends of words are from the true ones, at every place.
+    """Returns the errors of the starts and ends of words, for every place.
 
     Args:
         model: on any device.
-        store: with word times; an utterance without them is left out.
-        chosen: the utterances.
+        store: with word times; utterances without them are left out.
+        chosen: indices of the utterances.
 
     Returns:
         Place -> errors in milliseconds, two for each word; empty if no word times are known.
@@ -121,19 +121,19 @@ def boundary_errors(
                 own = weights[row, :length, : int(batch.source_keep[row].sum())]
                 found = word_times(store.pairs[i].target, stretches(own))
                 gold = store.words[i] or ()
-                # A text that was cut has fewer words than were said.
+                # A truncated text has fewer words than the sound.
                 pairs = zip(np.ravel(found), np.ravel(gold), strict=False)
                 errors.setdefault(place, []).extend(1000 * abs(a - b) for a, b in pairs)
     return {place: np.array(of_place) for place, of_place in errors.items()}
 
 
 def best_place(errors: dict[Place, np.ndarray]) -> Place:
-    """The place with the smallest median error."""
+    """Returns the place with the smallest median error."""
     return min(errors, key=lambda place: (float(np.median(errors[place])), place))
 
 
 def table(errors: dict[Place, np.ndarray]) -> str:
-    """All places as lines of text: median and mean error."""
+    """Returns median and mean error of all places, as lines of text."""
     lines = ["layer  head   median, mean error of word boundaries (ms)"]
     for place in sorted(errors):
         head = "mean" if place.head == MEAN else place.head

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @TASKS.register("speech")
 class Speech(Translation):
-    """Write down what is said.
+    """Transcribe speech.
 
     Args:
-        label_smoothing: share of each target's probability that is spread over the vocabulary; the
-            validation loss is without it.
-        beam: hypotheses of the beam search at the end; 1: greedy.
-        decode_sentences: how many utterances are decoded then, for error rates and word boundaries;
-            0: none.
-        probes: utterances whose attention is drawn.
+        label_smoothing: share of each target's probability that is spread over the vocabulary; not
+            used for the validation loss.
+        beam: number of hypotheses of the final beam search; 1: greedy.
+        decode_sentences: number of utterances to decode at intervals, for error rates and word
+            boundaries; 0: none.
+        probes: number of utterances whose attention is drawn.
     """
 
     sets_itself = ("max_ratio",)
@@ -63,7 +63,7 @@ class Speech(Translation):
         )
 
     def build_data(self, recipe: Recipe) -> SpeechData:
-        """Sounds and their texts; nothing is read yet."""
+        """Returns sounds and their texts; reads nothing yet."""
         from attnkit.data.speech_data import SpeechData
 
         return SpeechData(
@@ -82,7 +82,7 @@ class Speech(Translation):
     def load(
         self, folder: Path, recipe: Recipe, weights: dict[str, Tensor], origin: Path
     ) -> Transcriber:
-        """Opens a trained run, whose vocabulary lies in a folder."""
+        """Loads a trained run, whose vocabulary is in a folder."""
         from attnkit.data.tokenizer_base import load_tokenizer
         from attnkit.tasks.speech.transcriber import Transcriber
         from attnkit.tasks.trained_run import filled, home_of
@@ -93,7 +93,7 @@ class Speech(Translation):
         return Transcriber(recipe, home_of(folder, origin), model, tokenizer)
 
     def rows(self, record: Mapping[str, Any]) -> Iterable[Row]:
-        """The validation loss, then the error rates of each test set."""
+        """Yields the validation loss, then the error rates of each test set."""
         metrics = record["metrics"]
         yield Row("loss, nats per letter", f"{metrics['loss']:.4f}")
         yield from unknown_row(record)
@@ -112,7 +112,7 @@ class Speech(Translation):
                     yield Row(f"{split}: {label}", form.format(value), begins_section=begins)
 
     def next_commands(self, directory: Path, example: str) -> dict[str, str]:
-        """Its transcripts and maps."""
+        """Returns the commands for transcripts and maps."""
         run = shlex.quote(str(directory))
         if not example:
             return {"transcribe": f"attnkit transcribe {run} FILE.wav"}

@@ -1,4 +1,4 @@
-"""Sounds that a user names, as a model hears them."""
+"""Reads the sounds that a user names, as inputs of a model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from attnkit.tensorboard.key_sound import KeySound
 
 
 class Heard(NamedTuple):
-    """A sound that a user named; the text is empty if it is not known.
+    """A sound that a user named; its text is empty if it is unknown.
 
     Attributes:
         utterance: the sound.
-        changes: what was done to a file, see `Recording`.
+        changes: conversions of a file, see `Recording`.
     """
 
     utterance: Utterance
@@ -37,9 +37,9 @@ def heard(text: str, source: SpeechSource, option: str) -> Heard:
     that the data can speak.
 
     Args:
-        text: what the user wrote.
+        text: the user's text.
         source: the data of the run.
-        option: what gave it, for messages.
+        option: option that the text is from, for messages.
 
     Raises:
         DataError: if the file is missing or broken, or the data cannot speak the sentence.
@@ -51,14 +51,14 @@ def heard(text: str, source: SpeechSource, option: str) -> Heard:
         return Heard(utterance, recording.changes)
     utterance = source.speak(" ".join(text.split())) if text.strip() else None
     if utterance is None:
-        raise DataError(f"{option}: give a sound, FILE.wav; {text!r} is none")
+        raise DataError(f"{option}: {text!r} is not a sound; name a WAV file")
     return Heard(utterance, ())
 
 
 def store_of(
     utterances: Sequence[Utterance], tokenizer: Tokenizer, max_seq_len: int
 ) -> SpeechStore:
-    """Returns utterances as the model hears them; what is too long is cut.
+    """Returns utterances as the model reads them; long ones are truncated.
 
     Args:
         utterances: at least one.
@@ -80,7 +80,7 @@ def store_of(
 
 
 def sound_texts(batch: TranslationBatch, tokenizer: Tokenizer) -> PairTexts:
-    """Returns the labels of maps of one utterance: seconds, and letters."""
+    """Returns the labels of maps of one utterance: seconds and letters."""
     count = batch.source.shape[1]
     seconds = [f"{position * SECONDS:.2f}" for position in range(count)]
     reads, predicts = (
@@ -91,11 +91,11 @@ def sound_texts(batch: TranslationBatch, tokenizer: Tokenizer) -> PairTexts:
 
 
 def key_sound(utterance: Utterance, features: np.ndarray) -> KeySound:
-    """Returns a sound as it is shown beside a map of its positions.
+    """Returns a sound for display beside a map of its positions.
 
     Args:
         utterance: the sound.
-        features: (S, F), what the model hears of it.
+        features: (S, F), its features.
     """
     picture = spectrogram(features)
     half = STACK // 2  # a position is centred at its first frame

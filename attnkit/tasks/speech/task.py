@@ -20,7 +20,7 @@ from attnkit.tasks.speech.transcriber import error_rates
 from attnkit.training.probe import Probe
 
 TIMED_UTTERANCES = 60
-"""Utterances for word boundaries during training."""
+"""Number of utterances for word boundaries during training."""
 
 
 class SpeechTask(PairTask):
@@ -29,7 +29,7 @@ class SpeechTask(PairTask):
     data: SpeechData
 
     def interim_metrics(self) -> dict[str, float]:
-        """Error rates and word boundaries of a fixed part of the validation split."""
+        """Returns error rates and word boundaries of a fixed part of the validation split."""
         store = self._val_store
         _, rates = self._transcribed(
             store, spread(len(store), self.decode_sentences), Search(beam=1)
@@ -42,8 +42,8 @@ class SpeechTask(PairTask):
         return rates
 
     def final_metrics(self) -> dict[str, float]:
-        """Error rates of every test set; word boundaries at the head that is best on the whole
-        validation split.
+        """Returns error rates of every test set, and word boundaries from the head that is best on
+        the whole validation split.
         """
         metrics: dict[str, float] = {}
         store = self._val_store
@@ -77,7 +77,7 @@ class SpeechTask(PairTask):
 
     def head_metrics(self) -> dict[str, dict[str, list[float]]]:
         """Returns the median error of word boundaries of each cross-attention head in
-        milliseconds, where the data has word times.
+        milliseconds, if the data has word times.
         """
         store = self._val_store
         errors = boundaries.boundary_errors(self.model, store, spread(len(store), TIMED_UTTERANCES))
@@ -89,7 +89,7 @@ class SpeechTask(PairTask):
         return {"boundary_error_ms": found} if found else {}
 
     def probe_store(self, text: str) -> PairStore:
-        """A WAV file, or a sentence that the run's data can speak."""
+        """Returns a WAV file, or a sentence that the run's data can speak."""
         utterance, _ = heard(text, self.data.source, "logging.probe")
         if not utterance.text:
             raise DataError("logging.probe: write 'FILE.wav ||| what is said' for a recording")

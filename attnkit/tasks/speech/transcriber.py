@@ -1,4 +1,4 @@
-"""A trained speech run, ready to use: recipe, tokenizer and model. Loads no lightning."""
+"""A trained speech run, ready to use: recipe, tokenizer and model. Loads no Lightning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from attnkit.tasks.translation.alignment import MEAN, Place
 
 
 class Word(NamedTuple):
-    """A word and when it was said, in seconds."""
+    """A word with its start and end in seconds."""
 
     text: str
     start: float
@@ -38,13 +38,13 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Transcript:
-    """What the model makes of a sound.
+    """The transcript of a sound.
 
     Attributes:
         name: name of the sound.
-        text: what it writes.
-        words: the same word by word, with times.
-        notes: what a person should know of it, such as that it was cut.
+        text: the transcript.
+        words: its words, with times.
+        notes: remarks for the reader, such as that the sound was cut.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Transcript:
 
 @dataclass(frozen=True, repr=False)
 class Transcriber(TrainedRun):
-    """What a speech run left behind.
+    """A trained speech run.
 
     Attributes:
         tokenizer: tokenizer of the texts.
@@ -67,7 +67,7 @@ class Transcriber(TrainedRun):
     evaluation_options: ClassVar[tuple[str, ...]] = ("--beam", "--length-penalty")
 
     def search(self, **options: Any) -> Search:
-        """The recipe's search, with some options changed (None leaves one as it is)."""
+        """Returns the recipe's search with other options (None: unchanged)."""
         own = self.recipe.definition.search
         found = {"beam": own.beam, "length_penalty": own.length_penalty}
         return Search(**(found | {k: v for k, v in options.items() if v is not None}))
@@ -78,8 +78,8 @@ class Transcriber(TrainedRun):
         return SPEECH.build(self.recipe.data)
 
     def place(self) -> Place:
-        """Where word times are read: the head that was best on the run's validation split; if that
-        is not known, the mean of the heads of the last layer.
+        """Returns the place for word times: the head that was best on the run's validation split;
+        if that is unknown, the mean of the heads of the last layer.
         """
         try:
             found = self.result["boundaries_from"]
@@ -88,11 +88,11 @@ class Transcriber(TrainedRun):
             return Place(len(self.model.decoder.layers) - 1, MEAN, "predicting")
 
     def transcribe(self, sounds: Sequence[str], search: Search | None = None) -> list[Transcript]:
-        """Writes down what is said; all sounds are read before the first is written down.
+        """Transcribes sounds; reads all of them before it transcribes the first.
 
         Args:
             sounds: WAV files, or sentences that the run's data can speak.
-            search: how to search; None: as the recipe says.
+            search: options of the search; None: those of the recipe.
 
         Raises:
             DataError: if a file is missing or broken, or a sentence cannot be spoken.
@@ -107,11 +107,11 @@ class Transcriber(TrainedRun):
     def of_utterances(
         self, utterances: Sequence[Utterance], search: Search | None = None
     ) -> list[Transcript]:
-        """Writes down what is said, with the time of each word.
+        """Transcribes sounds, with the time of each word.
 
         Args:
-            utterances: sounds, whose texts are not looked at.
-            search: how to search; None: as the recipe says.
+            utterances: sounds, whose texts are not used.
+            search: options of the search; None: those of the recipe.
         """
         if not utterances:
             return []
@@ -135,15 +135,15 @@ class Transcriber(TrainedRun):
                     Word(word, *span) for word, span in zip(one.text.split(), times, strict=True)
                 ]
             seconds = len(one.samples) / RATE
-            long = f"cut: it lasts {seconds:.1f} s, and the model hears {room:.1f} s at most"
+            long = f"cut: it lasts {seconds:.1f} s, but the model reads at most {room:.1f} s"
             found.append(Transcript(one.name, one.text, words, [long] if seconds > room else []))
         return found
 
     def attention(self, text: str) -> TextMaps:
-        """The exact maps of encoder, decoder, and from letters to sound.
+        """Returns the exact maps of encoder, decoder, and from letters to sound.
 
         Args:
-            text: `FILE.wav`, which the run writes down; `FILE.wav ||| what is said`; or a sentence
+            text: `FILE.wav`, which the run transcribes; `FILE.wav ||| what is said`; or a sentence
                 that the run's data can speak.
 
         Raises:
@@ -169,10 +169,10 @@ class Transcriber(TrainedRun):
         return pair_reading(batch, texts, self.tokenizer.token_text, notes)
 
     def _heard(self, text: str, option: str) -> tuple[SpeechStore, list[str]]:
-        """A sound with what is said in it, and remarks."""
+        """Returns a sound with its transcript, and remarks."""
         utterance, changes = heard(text, self.source, option)
         (transcript,) = self.of_utterances([utterance])
-        notes = [*changes, *transcript.notes, f"written down as: {transcript.text}"]
+        notes = [*changes, *transcript.notes, f"transcribed: {transcript.text}"]
         if not utterance.text:
             utterance = utterance._replace(text=transcript.text)
         return store_of([utterance], self.tokenizer, self.model.max_seq_len), notes
@@ -189,8 +189,8 @@ class Transcriber(TrainedRun):
 
         Args:
             data: splits of the run's data; empty: its test splits.
-            beam: hypotheses followed; None: as the recipe says.
-            length_penalty: length penalty of the search; None: as the recipe says.
+            beam: number of hypotheses; None: that of the recipe.
+            length_penalty: length penalty of the search; None: that of the recipe.
             options: none.
         """
         source, search = self.source, self.search(beam=beam, length_penalty=length_penalty)
@@ -226,8 +226,8 @@ def error_rates(hypotheses: Sequence[str], references: Sequence[str]) -> dict[st
     (CER) and of words (WER).
 
     Args:
-        hypotheses: what was written.
-        references: what was said.
+        hypotheses: the transcripts.
+        references: the true texts.
     """
     from torchmetrics.functional.text import char_error_rate, word_error_rate
 

@@ -1,4 +1,4 @@
-"""Synthetic tasks: sequences that are made as they are needed, the loss of the answers alone."""
+"""Synthetic tasks: sequences that are generated on demand, and the loss of their answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @TASKS.register("synthetic")
 class Synthetic(TaskDefinition):
-    """Say the answers in sequences that are made as they are needed."""
+    """Predict the answers in sequences that are generated on demand."""
 
     data = SYNTHETIC
     default_data = Spec("multi_query_recall")
@@ -28,7 +28,7 @@ class Synthetic(TaskDefinition):
     run_class = "attnkit.tasks.synthetic.trained:SyntheticRun"
 
     def check(self, recipe: Recipe) -> Iterable[tuple[str, str]]:
-        """Yields what is wrong: the model takes the longest sequence."""
+        """Yields a problem if the model cannot read the longest sequence."""
         longest, room = SYNTHETIC.build(recipe.data).longest, recipe.model["max_seq_len"]
         if room < longest:
             yield (
@@ -39,13 +39,12 @@ class Synthetic(TaskDefinition):
 
     @classmethod
     def does_not_take(cls, key: str) -> str:
-        """Says why a recipe of this task cannot have a key."""
         if key == "tokenizer":
-            return "a synthetic task has its own vocabulary; leave this key out"
+            return "a synthetic task has its own vocabulary; remove this key"
         return super().does_not_take(key)
 
     def build_data(self, recipe: Recipe) -> SyntheticData:
-        """Sequences; nothing is drawn yet."""
+        """Returns sequences; draws nothing yet."""
         from attnkit.data.synthetic_data import SyntheticData
 
         return SyntheticData(
@@ -58,13 +57,13 @@ class Synthetic(TaskDefinition):
         )
 
     def sizes(self, recipe: Recipe) -> tuple[tuple[int, ...], str]:
-        """The size of the task's own vocabulary."""
+        """Returns the size of the task's own vocabulary."""
         return (len(SYNTHETIC.build(recipe.data).symbols),), "of the task"
 
     def load(
         self, folder: Path, recipe: Recipe, weights: dict[str, Tensor], origin: Path
     ) -> SyntheticRun:
-        """Opens a trained run; its vocabulary is the task's."""
+        """Loads a trained run; its vocabulary is that of the task."""
         from attnkit.data.symbols import Symbols
         from attnkit.tasks.synthetic.trained import SyntheticRun
         from attnkit.tasks.trained_run import filled, home_of
@@ -75,15 +74,15 @@ class Synthetic(TaskDefinition):
         return SyntheticRun(recipe, home_of(folder, origin), model, tokenizer)
 
     def title(self, record: Mapping[str, Any]) -> str:
-        """Which of the fixed sets."""
+        """Returns the name of the fixed set."""
         return "validation set" if record["validation_part"] == "first_half" else "test set"
 
     def rows(self, record: Mapping[str, Any]) -> Iterable[Row]:
-        """How many answers are right, at each length."""
+        """Yields the share of right answers, at each length."""
         metrics = record["metrics"]
         yield Row("accuracy of the answers", f"{metrics['accuracy']:.2%}")
         yield Row("whole sequences right", f"{metrics['exact_match']:.2%}")
-        yield Row("loss, nats an answer", f"{metrics['loss']:.4f}")
+        yield Row("loss, nats per answer", f"{metrics['loss']:.4f}")
         for name, value in metrics.items():
             length = name.removeprefix("accuracy_length_")
             if length != name:

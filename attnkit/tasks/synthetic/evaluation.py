@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def measure(run: SyntheticRun, names: Sequence[str], lengths: Sequence[int]) -> Iterator[Measured]:
-    """Scores a run; all that can be refused is refused before anything is computed.
+    """Scores a run; reports all errors before it computes anything.
 
     Args:
         run: run of a synthetic task.
@@ -31,7 +31,7 @@ def measure(run: SyntheticRun, names: Sequence[str], lengths: Sequence[int]) -> 
         lengths: tokens of a sequence; empty: those of the run.
 
     Raises:
-        DataError: if there is no such data, or the model cannot read so long.
+        DataError: if the data does not exist, or the model cannot read this length.
     """
     source: SyntheticSource = SYNTHETIC.build(run.recipe.data)
     own = list(dict.fromkeys((source.length, *source.test_lengths)))
@@ -44,9 +44,9 @@ def measure(run: SyntheticRun, names: Sequence[str], lengths: Sequence[int]) -> 
 def _sequences(
     run: SyntheticRun, source: SyntheticSource, name: str, lengths: Sequence[int]
 ) -> Callable[[], Measured]:
-    """The measurement of a synthetic task: the fixed sequences of each length."""
+    """Returns a function that scores the fixed sequences of each length."""
     if name not in ("val", "test"):
-        raise DataError(f"--data {name}: a synthetic task has val and test, and reads no file")
+        raise DataError(f"--data {name}: a synthetic task has val and test only, and no files")
     for length in lengths:
         if not source.allows(length):
             raise DataError(f"--length {length} does not fit the task: {source.needs}")

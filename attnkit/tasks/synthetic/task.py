@@ -1,4 +1,4 @@
-"""Synthetic tasks: answers the questions in a sequence."""
+"""Synthetic tasks: predicts the answers in a sequence."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ LINE = 96
 class SyntheticTask(Task):
     """Mean cross-entropy of the answers, in nats; nothing else in a sequence counts.
 
-    While training, the validation set tells how good the model is; the final numbers are from the
-    test sets.
+    Metrics during training are from the validation set, the final ones from the test sets.
 
     Args:
         model: the language model.
@@ -59,8 +58,8 @@ class SyntheticTask(Task):
         return {"cross_entropy": self.run_model(batch.tokens, documents, targets=batch.targets)}
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        # Compiled, the model serves what it is trained on: a last, smaller batch is filled up, and
-        # other lengths, which come at the end of a run, go through the plain model.
+        # The compiled model computes the shapes of training: a smaller last batch is padded, and
+        # other lengths, which occur at the end of a run, use the plain model.
         if not self.compile_model or tokens.shape[1] not in self.data.source.train_lengths:
             return self.model(tokens, torch.zeros_like(tokens))
         full = filled_up(tokens, self.data.batch_size)
@@ -92,11 +91,11 @@ class SyntheticTask(Task):
         return int((batch.targets != IGNORED).sum())
 
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
-        """The first validation sequence, or the tokens that are given; as a whole, however many
-        `num_tokens` are, since its end is where most tasks ask.
+        """Returns the first validation sequence, or the given tokens. It is complete, whatever
+        `num_tokens` is, since most tasks have their answers at the end.
 
         Raises:
-            DataError: if a word is no token of the task, or there is none, or too many.
+            DataError: if a word is not a token of the task, or there are none or too many.
         """
         tokenizer = self.data.tokenizer
         if text is None:
@@ -137,15 +136,15 @@ class SyntheticTask(Task):
         return self.data.tokenizer.decode(tokens[0].tolist())
 
     def _words(self, tokens: Tensor, asked: Tensor) -> list[str]:
-        """Returns the texts of tokens at the questions, and empty ones elsewhere."""
+        """Returns the texts of tokens where answers are expected, and empty texts elsewhere."""
         pairs = zip(tokens.tolist(), asked.tolist(), strict=True)
         name = self.data.tokenizer.token_text
         return ["" if answer == IGNORED else name(token) for token, answer in pairs]
 
 
 def side_by_side(rows: dict[str, list[str]]) -> str:
-    """Rows of words below each other, in columns, with line breaks at the same places; a row of
-    which nothing stands in a line is left out of it.
+    """Returns rows of words below each other, in columns, with line breaks at the same places. A
+    row without words in a line is left out of it.
     """
     label = max(map(len, rows)) + 2
     width = 1 + max(len(word) for words in rows.values() for word in words)

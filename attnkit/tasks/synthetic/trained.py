@@ -1,4 +1,4 @@
-"""A run that learnt a synthetic task, ready to be looked at. Loads no Lightning."""
+"""A trained run of a synthetic task. Loads no Lightning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnkit.tasks.text_run import TextRun
 
 @dataclass(frozen=True, repr=False)
 class SyntheticRun(TextRun):
-    """What a run of a synthetic task left behind."""
+    """A trained run of a synthetic task."""
 
     tokenizer: Symbols
 
@@ -24,7 +24,7 @@ class SyntheticRun(TextRun):
     def evaluate(
         self, data: Sequence[str] = (), *, length: Sequence[int] = (), **options: Any
     ) -> Iterator[Any]:
-        """Yields a table of how many answers are right.
+        """Yields a table with the share of right answers.
 
         Args:
             data: `val` or `test`; empty: the test set.

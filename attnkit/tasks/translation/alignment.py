@@ -1,4 +1,4 @@
-"""Word alignments read from cross-attention, and how far they agree with gold ones.
+"""Word alignments from cross-attention, and their agreement with gold ones.
 
 The decoder's row t reads target token t - 1 and predicts token t. The *predicting* row of a word is
 the one that predicts its first token, the *input* row the one that reads it.
@@ -23,13 +23,13 @@ Row = Literal["predicting", "input"]
 ROWS: tuple[Row, ...] = ("predicting", "input")
 
 MEAN = -1
-"""In place of a head's number: the mean over the heads of a layer; in place of a layer's too: over
-the heads of all layers, which often share the work.
+"""As the number of a head: the mean over the heads of a layer; as that of a layer too: the mean
+over the heads of all layers, which often complement each other.
 """
 
 
 class Place(NamedTuple):
-    """Where a map is from: layer and head (`MEAN`: all of them), and which rows are read."""
+    """The origin of a map: layer and head (`MEAN`: all of them), and which rows are read."""
 
     layer: int
     head: int
@@ -43,10 +43,10 @@ class Place(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """A sentence pair whose words are to be linked.
+    """A sentence pair with its words.
 
     Attributes:
-        source: the text.
+        source: the sentence.
         target: its translation.
         source_words: character spans of the source's words.
         target_words: character spans of the target's words.
@@ -61,11 +61,11 @@ class Sentence(NamedTuple):
 def cross_links(
     model: EncoderDecoder, tokenizers: tuple[Tokenizer, Tokenizer], sentence: Sentence
 ) -> dict[Place, set[Link]]:
-    """Links each target word to the source word that its row attends to most; at every place.
+    """Links each target word to the source word that its row attends to most, for every place.
 
-    A source word has the sum of its tokens' weights. A row that attends most to something that is
-    no word (the end token, a space of its own) gives no link. What is longer than the model's
-    longest sequence is cut, and words beyond it have no links.
+    The weight of a source word is the sum over its tokens. A row that attends most to something
+    that is not a word (the end token, a separate space) gives no link. Sentences longer than the
+    model's longest sequence are truncated, and words beyond it have no links.
     """
     room = model.max_seq_len - 1
     source = tokenizers[0].encode(sentence.source)
@@ -116,12 +116,12 @@ def score_places(
 
 
 def best_place(scores: dict[Place, AlignmentScore], row: Row = "predicting") -> Place:
-    """The place with the lowest error rate among those that read this row."""
+    """Returns the place with the lowest error rate among those that read this row."""
     return min((p for p in scores if p.row == row), key=lambda p: scores[p].error_rate)
 
 
 def table(scores: dict[Place, AlignmentScore]) -> str:
-    """All places as lines of text: error rate and pointing precision, by both rows."""
+    """Returns error rate and pointing precision of all places by both rows, as lines of text."""
     lines = ["layer  head   AER, precision (predicting row)   AER, precision (input row)"]
     for place in _places(scores):
         predicting, reading = (scores[place._replace(row=row)] for row in ROWS)

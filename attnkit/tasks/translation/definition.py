@@ -28,17 +28,17 @@ class Translation(TaskDefinition):
 
     Args:
         label_smoothing: share of each target's probability that is spread over the vocabulary
-            (arXiv:1706.03762, section 5.4); the validation loss is without it.
-        max_ratio: training pairs whose one side has more than this many times the tokens of the
-            other are dropped; null: none.
-        beam: hypotheses of the beam search at the end; 1: greedy.
+            (arXiv:1706.03762, section 5.4); not used for the validation loss.
+        max_ratio: drop training pairs in which one side has more than this many times the tokens of
+            the other; null: drop none.
+        beam: number of hypotheses of the final beam search; 1: greedy.
         length_penalty: alpha of the search, see `models/beam_search.py`.
         decode_every: steps between greedy decodings of a part of the validation split; null: with
             each validation.
-        decode_sentences: how many sentences are decoded then, for BLEU and chrF; 0: none.
-        average: how many of the last weights, one after each validation, are averaged for the
-            final numbers; 0: none, the last weights are used.
-        probes: sentence pairs whose attention is drawn.
+        decode_sentences: number of sentences to decode then, for BLEU and chrF; 0: none.
+        average: number of last weights, one after each validation, that are averaged for the final
+            metrics; 0: use the last weights.
+        probes: number of sentence pairs whose attention is drawn.
     """
 
     data = PAIRS
@@ -70,16 +70,16 @@ class Translation(TaskDefinition):
         self.probes = probes
 
     def check(self, recipe: Recipe) -> Iterable[tuple[str, str]]:
-        """Yields what is wrong: two vocabularies cannot share embeddings."""
+        """Yields a problem if two vocabularies share embeddings."""
         if recipe.target_tokenizer is not None and recipe.model["shared_embeddings"]:
             yield (
                 "target_tokenizer",
-                "source and target have a tokenizer each, so they cannot share embeddings; set "
-                "model.shared_embeddings=false, or leave target_tokenizer out",
+                "source and target have different tokenizers, so they cannot share embeddings; set "
+                "model.shared_embeddings=false, or remove target_tokenizer",
             )
 
     def build_data(self, recipe: Recipe) -> TranslationData:
-        """Sentence pairs; nothing is read yet."""
+        """Returns sentence pairs; reads nothing yet."""
         from attnkit.data.translation import TranslationData
 
         own = recipe.target_tokenizer
@@ -97,12 +97,12 @@ class Translation(TaskDefinition):
         )
 
     def sizes(self, recipe: Recipe) -> tuple[tuple[int, ...], str]:
-        """The size of a vocabulary that has not been made yet."""
+        """Returns the size of a vocabulary that is not trained yet."""
         size, origin = size_of_vocabulary(recipe.tokenizer)
         return (size,), origin
 
     def module_options(self, recipe: Recipe) -> dict[str, Any]:
-        """How it is decoded, when, and what is averaged."""
+        """Returns the options of decoding and averaging."""
         return {
             "validate_every": recipe.validate_every,
             "label_smoothing": self.label_smoothing,
@@ -116,7 +116,7 @@ class Translation(TaskDefinition):
     def load(
         self, folder: Path, recipe: Recipe, weights: dict[str, Tensor], origin: Path
     ) -> TrainedRun:
-        """Opens a trained run, whose vocabularies lie in a folder."""
+        """Loads a trained run, whose vocabularies are in a folder."""
         from attnkit.data.translation import load_vocabularies
         from attnkit.tasks.trained_run import filled, home_of
         from attnkit.tasks.translation.translator import Translator
@@ -128,7 +128,7 @@ class Translation(TaskDefinition):
         return Translator(recipe, home_of(folder, origin), model, tokenizers)
 
     def rows(self, record: Mapping[str, Any]) -> Iterable[Row]:
-        """The validation loss, then the scores of each test set."""
+        """Yields the validation loss, then the scores of each test set."""
         metrics = record["metrics"]
         yield Row("loss, nats per token", f"{metrics['loss']:.4f}")
         yield Row("perplexity", f"{metrics['perplexity']:.3f}")
@@ -150,6 +150,6 @@ class Translation(TaskDefinition):
                     yield Row(f"{split}: {label}", text, begins_section=name == "bleu")
 
     def next_commands(self, directory: Path, example: str) -> dict[str, str]:
-        """Translation."""
+        """Returns the command for translation."""
         command = f"attnkit translate {shlex.quote(str(directory))}"
         return {"translate": f"{command} {shlex.quote(example)}"}

@@ -1,4 +1,4 @@
-"""Scores a trained translation run on any data, and says what the numbers are."""
+"""Scores a trained translation run on any data, and shows the scores."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from attnkit.tasks.translation.translator import Translator, spaced
 log = logging.getLogger("attnkit")
 
 MOST_WRONG = 0.01
-"""Share of gold links that may point beyond their sentences."""
+"""Maximum share of gold links that point beyond their sentences."""
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Pairs to be scored.
+    """Pairs to score.
 
     Attributes:
-        name: what they are called.
+        name: name of the set.
         pairs: sources with one reference each.
         gold: their word alignments, or None.
-        split_on_spaces: True if the words of `gold` are what stands between white space.
+        split_on_spaces: True if the words of `gold` are separated by white space.
     """
 
-    __test__ = False  # pytest takes it for a test otherwise
+    __test__ = False  # otherwise pytest would collect it
 
     name: str
     pairs: Sequence[Pair]
@@ -48,15 +48,15 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of a test set.
+    """The scores of a test set.
 
     Attributes:
         name: name of the test set.
-        count: its sentences.
+        count: number of sentences.
         loss: nats per target token of the references.
         scores: BLEU, chrF, exact match.
-        moses: BLEU over lowercased, Moses-tokenised text and its signature, if it was asked for.
-        alignments: place -> score against gold, empty where there is none.
+        moses: BLEU over lowercased, Moses-tokenised text and its signature; None: not requested.
+        alignments: place -> score against gold alignments; empty if there are none.
         hypotheses: the translations.
     """
 
@@ -77,17 +77,17 @@ def test_sets(
     form: Literal["pharaoh", "naacl"],
     first_index: int | None,
 ) -> list[TestSet]:
-    """Reads what is to be scored, all of it before anything is translated.
+    """Reads all test sets, before anything is translated.
 
     Args:
-        translator: whose own splits may be named.
+        translator: the run, whose splits may be named.
         names: splits, or `SOURCE,TARGET` files; empty: all test splits of the run's data.
-        gold: alignments of the one pair of files, or None.
-        form: how they are written.
-        first_index: the number of the first word in them; must be said.
+        gold: alignments of the single pair of files, or None.
+        form: format of the alignments.
+        first_index: number of the first word in them, required with `gold`.
 
     Raises:
-        DataError: if something is missing or does not fit.
+        DataError: if something is missing or does not match.
     """
     source: PairSource = PAIRS.build(translator.recipe.data)
     if not names and not source.test_splits:
@@ -96,10 +96,10 @@ def test_sets(
     if gold is None:
         return found
     if len(found) != 1 or "," not in found[0].name:
-        raise DataError("--gold belongs to one --data SOURCE,TARGET; give exactly one")
+        raise DataError("--gold belongs to one --data SOURCE,TARGET; use exactly one")
     if first_index not in (0, 1):
         raise DataError(
-            f"say whether the words in {gold} count from 0 or from 1: --gold-index 0, or 1"
+            f"specify whether the words in {gold} count from 0 or from 1: --gold-index 0, or 1"
         )
     alignments = read_alignments(
         gold,
@@ -121,8 +121,8 @@ def _test_set(source: PairSource, name: str) -> TestSet:
         return TestSet(name, [Pair(*line) for line in lines])
     if Path(name).expanduser().is_file():
         raise DataError(
-            f"--data {name}: a translation is scored against references; give two files of as many "
-            f"lines, --data {name},REFERENCES"
+            f"--data {name}: a translation is scored against references; name two files with the "
+            f"same number of lines, --data {name},REFERENCES"
         )
     source.check_split(name)
     pairs = list(source.pairs(name))
@@ -133,10 +133,10 @@ def _test_set(source: PairSource, name: str) -> TestSet:
 
 
 def _within(path: Path, gold: Sequence[Gold], pairs: Sequence[Pair]) -> list[Gold]:
-    """Leaves out links to words that a sentence does not have: published files hold a few.
+    """Leaves out links to words that a sentence does not have; published files contain a few.
 
     Raises:
-        DataError: if there are more than a few, which tells of a wrong first index, or file.
+        DataError: if there are more than a few, which indicates a wrong first index or file.
     """
     kept, first_wrong, count = [], "", 0
     for number, (links, pair) in enumerate(zip(gold, pairs, strict=True), start=1):
@@ -144,7 +144,7 @@ def _within(path: Path, gold: Sequence[Gold], pairs: Sequence[Pair]) -> list[Gol
         inside = {(i, j) for i, j in links.possible if i < sizes[0] and j < sizes[1]}
         for source, target in sorted(links.possible - inside)[: 1 if not first_wrong else 0]:
             first_wrong = (
-                f"sentence {number} has {sizes[0]} and {sizes[1]} words, and a link to words "
+                f"sentence {number} has {sizes[0]} and {sizes[1]} words, but a link between words "
                 f"{source} and {target}, counted from 0"
             )
         count += len(links.possible - inside)
@@ -170,10 +170,10 @@ def evaluate(
 
     Args:
         translator: the run.
-        test_set: what is scored.
-        search: how to search.
-        moses: from `moses_tokenizer`, for BLEU over its lowercased output; None: not asked.
-        output: folder for the translations, one file a test set; None: not written.
+        test_set: the test set.
+        search: options of the search.
+        moses: from `moses_tokenizer`, for BLEU over its lowercased output; None: not requested.
+        output: folder for the translations, one file per test set; None: not written.
     """
     sources = [pair.source for pair in test_set.pairs]
     references = [pair.target for pair in test_set.pairs]
@@ -206,7 +206,7 @@ def evaluate(
 
 
 def shown(found: Evaluation) -> Iterator[Any]:
-    """Yields what a person reads of a test set: its numbers, their signatures, its alignments."""
+    """Yields the report on a test set: its scores, their signatures, its alignments."""
     table = numbers_table(f"{found.name}, {found.count:,} sentences")
     signatures = [("BLEU", found.scores.signatures["bleu"])]
     table.add_row("BLEU", f"{found.scores.bleu:.2f}", "cased, tokenised by 13a")

@@ -1,4 +1,4 @@
-"""How good translations are: BLEU and chrF by sacreBLEU (Post 2018, arXiv:1804.08771), and exact
+"""Scores of translations: BLEU and chrF by sacreBLEU (Post 2018, arXiv:1804.08771), and exact
 matches.
 """
 
@@ -14,13 +14,13 @@ from attnkit.errors import DataError
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a corpus, in percent, with what they depend on.
+    """Scores of a corpus, in percent.
 
     Attributes:
         bleu: sacreBLEU, cased, `tok:13a`.
         chrf: chrF2.
-        exact_match: translations that are the reference, letter by letter.
-        signatures: what sacreBLEU calls the settings of each.
+        exact_match: share of translations that are identical to the reference.
+        signatures: sacreBLEU's signatures of the settings.
     """
 
     bleu: float
@@ -33,7 +33,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
     """Scores translations against one reference each.
 
     Raises:
-        ValueError: if there are not as many of one as of the other, or none.
+        ValueError: if their numbers differ, or there are none.
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
@@ -54,14 +54,14 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
 
 
 def moses_tokenizer(language: str) -> Callable[[str], str]:
-    """Moses' tokenizer, as a function from raw text to tokens with spaces between them.
+    """Returns Moses' tokenizer, as a function from raw text to tokens separated by spaces.
 
     Args:
-        language: as Moses calls it ("de").
+        language: Moses' code of the language ("de").
 
     Raises:
-        DataError: if sacremoses is not installed, or does not know the language: it would take
-            English's rules without a word.
+        DataError: if sacremoses is not installed, or does not know the language: it would silently
+            use the rules of English.
     """
     try:
         moses: Any = importlib.import_module("sacremoses")
@@ -79,8 +79,8 @@ def moses_tokenizer(language: str) -> Callable[[str], str]:
 def moses_lowercased_bleu(
     hypotheses: Sequence[str], references: Sequence[str], tokenize: Callable[[str], str]
 ) -> tuple[float, str]:
-    """BLEU over lowercased text that Moses has tokenised, and its signature: how many older papers
-    count. Not comparable with `tok:13a`.
+    """Returns BLEU over lowercased, Moses-tokenised text, as in many older papers, and its
+    signature. Not comparable with `tok:13a`.
 
     Args:
         hypotheses: raw text.

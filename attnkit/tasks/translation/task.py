@@ -22,10 +22,10 @@ from attnkit.tasks.translation.scores import Scores, score
 from attnkit.training.probe import Probe
 
 EXAMPLES = 50
-"""Validation sentences among which `example` chooses."""
+"""Number of validation sentences among which `example` chooses."""
 
 ALIGNED_SENTENCES = 100
-"""Sentences for the alignment error rate during training."""
+"""Number of sentences for the alignment error rate during training."""
 
 
 class TranslationTask(PairTask):
@@ -34,7 +34,9 @@ class TranslationTask(PairTask):
     data: TranslationData
 
     def interim_metrics(self) -> dict[str, float]:
-        """Greedy translations of a fixed part of the validation split, and its alignments."""
+        """Returns scores of greedy translations of a fixed part of the validation split, and of its
+        alignments.
+        """
         part = spread(len(self.data.val_store), self.decode_sentences)
         _, scores = self._translated(self.data.val_store, part, Search(beam=1))
         metrics = self._of_scores(scores)
@@ -48,7 +50,9 @@ class TranslationTask(PairTask):
         return metrics
 
     def final_metrics(self) -> dict[str, float]:
-        """Beam search over every test set, whose translations go into the run's directory."""
+        """Returns scores of every test set by beam search, and writes the translations to the run's
+        directory.
+        """
         metrics: dict[str, float] = {}
         place = None
         aligned = self._alignment(self.data.val_store, None)
@@ -82,7 +86,9 @@ class TranslationTask(PairTask):
     def _alignment(
         self, store: PairStore, limit: int | None
     ) -> dict[alignment.Place, alignment.AlignmentScore]:
-        """Scores against gold, of `limit` sentences (None: all); empty where there is no gold."""
+        """Returns scores against gold alignments of `limit` sentences (None: all); empty without
+        gold alignments.
+        """
         if store.pairs[0].links is None:
             return {}
         chosen = spread(len(store), limit or len(store))
@@ -90,8 +96,8 @@ class TranslationTask(PairTask):
         return alignment.score_places(self.model, self.data.tokenizers, found)
 
     def head_metrics(self) -> dict[str, dict[str, list[float]]]:
-        """Returns the alignment error rate of each cross-attention head (predicting rows), where
-        the data has gold alignments.
+        """Returns the alignment error rate of each cross-attention head (predicting rows), if the
+        data has gold alignments.
         """
         scores = self._alignment(self.data.val_store, ALIGNED_SENTENCES)
         found: dict[str, list[float]] = {}
@@ -109,7 +115,7 @@ class TranslationTask(PairTask):
         listeners.text("signatures", "\n".join(score(["a"], ["a"]).signatures.values()), 0)
 
     def probe_store(self, text: str) -> PairStore:
-        """The pair that is given as `source ||| target`."""
+        """Returns the pair that is written as `source ||| target`."""
         source, bar, target = text.partition("|||")
         if not bar or not source.strip() or not target.strip():
             raise DataError(

@@ -1,4 +1,4 @@
-"""A trained translation run, ready to use: recipe, tokenizers and model. Loads no lightning."""
+"""A trained translation run, ready to use: recipe, tokenizers and model. Loads no Lightning."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from attnkit.tasks.translation import alignment
 from attnkit.tensorboard.attention_record import layer_map
 
 TOGETHER = 256
-"""Lines that are translated at once, the longest beside each other; what follows waits for them."""
+"""Number of lines that are translated at once, in batches of similar length."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Translation:
     Attributes:
         text: the translation.
         score: log-probability divided by the length penalty, in nats.
-        ended: False if it was cut at the greatest length.
+        ended: False if it was cut at the maximum length.
     """
 
     text: str
@@ -58,13 +58,13 @@ class Translation:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of input and what became of it.
+    """A line of input with its translations.
 
     Attributes:
-        number: from 1.
+        number: number of the line, from 1.
         source: the line.
         translations: the best first; a blank line has one, which is empty.
-        warnings: what a person should know of it, such as that it was cut.
+        warnings: remarks for the reader, such as that the line was cut.
     """
 
     number: int
@@ -75,7 +75,7 @@ class Line:
 
 @dataclass(frozen=True, repr=False)
 class Translator(TrainedRun):
-    """What a translation run left behind.
+    """A trained translation run.
 
     Attributes:
         tokenizers: tokenizers of source and target.
@@ -100,7 +100,7 @@ class Translator(TrainedRun):
         return self.tokenizers[0].end_of_document_id, self.tokenizers[1].end_of_document_id
 
     def search(self, **options: Any) -> Search:
-        """The recipe's search, with some options changed (None leaves one as it is)."""
+        """Returns the recipe's search with other options (None: unchanged)."""
         own = self.recipe.definition.search
         found = {"beam": own.beam, "length_penalty": own.length_penalty}
         return Search(**(found | {k: v for k, v in options.items() if v is not None}))
@@ -110,12 +110,12 @@ class Translator(TrainedRun):
     ) -> Iterator[Line]:
         """Translates lines, in their order.
 
-        Blank lines stay blank; a line that is longer than the model's longest sequence is cut, and
-        says so.
+        Blank lines stay blank. A line that is longer than the model's longest sequence is cut, with
+        a warning.
 
         Args:
-            lines: what is there to translate.
-            search: how to search; None: as the recipe says.
+            lines: the lines.
+            search: options of the search; None: those of the recipe.
             first_number: number of the first line.
         """
         search = search or self.search()
@@ -148,14 +148,14 @@ class Translator(TrainedRun):
         room = self.model.max_seq_len - 1
         found = []
         if num_tokens > room:
-            found.append(f"cut: it has {num_tokens} tokens, and the model reads {room} at most")
+            found.append(f"cut: it has {num_tokens} tokens, but the model reads at most {room}")
         if unknown := unknown_in(self.tokenizers[0], line):
             found.append(f"the vocabulary lacks {', '.join(map(repr, unknown))}")
         return found
 
     def links(self, source: str, target: str, place: alignment.Place) -> list[tuple[int, int]]:
-        """Source word, target word, both from 0 and split at white space, as the cross-attention at
-        a place has them.
+        """Returns links of source word and target word by the cross-attention at a place. Words are
+        separated by white space and counted from 0.
         """
         found = alignment.cross_links(self.model, self.tokenizers, spaced(source, target))
         return sorted(found[place])
@@ -163,8 +163,8 @@ class Translator(TrainedRun):
     def cross_map(
         self, source: str, target: str, place: alignment.Place
     ) -> tuple[np.ndarray, list[str], list[str]]:
-        """The cross-attention (T, S) of a pair at a place, with the target tokens that its rows
-        predict and the source tokens that its columns are.
+        """Returns the cross-attention (T, S) of a pair at a place, the target tokens that its rows
+        predict, and the source tokens of its columns.
         """
         store = self.store([Pair(source, target)])
         batch = store.batch(np.array([0]))
@@ -197,7 +197,7 @@ class Translator(TrainedRun):
             raise DataError(str(error)) from error
 
     def attention(self, text: str) -> TextMaps:
-        """The exact maps of encoder, decoder, and from one to the other.
+        """Returns the exact maps of encoder, decoder, and cross-attention.
 
         Args:
             text: a sentence, which the run translates; or `sentence ||| translation`.
@@ -222,7 +222,7 @@ class Translator(TrainedRun):
         return pair_reading(batch, texts, self.tokenizers[1].token_text, notes)
 
     def _pair(self, text: str, option: str) -> tuple[TranslationBatch, list[str]]:
-        """A sentence and its translation as a batch, with remarks."""
+        """Returns a sentence and its translation as a batch, and remarks."""
         source, bar, target = (part.strip() for part in text.partition("|||"))
         if not source or (bar and not target):
             raise DataError(f"{option} needs a sentence, or `sentence ||| translation`")
@@ -234,8 +234,8 @@ class Translator(TrainedRun):
         return self.store([Pair(source, target)]).batch(np.array([0])), notes
 
     def place(self, layer: int | None = None, head: int | None = None) -> alignment.Place:
-        """Where alignments are read: by default the mean of the heads of the last layer but one,
-        which in a model without gold is the safest guess.
+        """Returns the place for alignments: by default the mean of the heads of the second to last
+        layer, which is the safest choice without gold alignments.
 
         Raises:
             ValueError: if the model has no such layer or head.
@@ -252,7 +252,7 @@ class Translator(TrainedRun):
         return alignment.Place(layer, alignment.MEAN if head is None else head, "predicting")
 
     def store(self, pairs: Sequence[Pair]) -> PairStore:
-        """Pairs as the model reads them; nothing is dropped, what is too long is cut."""
+        """Returns pairs as the model reads them; none is dropped, long ones are truncated."""
         return pair_store(
             pairs,
             self.tokenizers,
@@ -279,11 +279,11 @@ class Translator(TrainedRun):
 
         Args:
             data: splits of the run's data, or `SOURCE,TARGET` files; empty: its test splits.
-            gold: gold word alignments of the one pair of files.
-            gold_form: how they are written.
-            gold_index: number of the first word in them; must be said.
-            beam: hypotheses followed; None: as the recipe says.
-            length_penalty: length penalty of the search; None: as the recipe says.
+            gold: gold word alignments of the single pair of files.
+            gold_form: format of the alignments.
+            gold_index: number of the first word in them, required with `gold`.
+            beam: number of hypotheses; None: that of the recipe.
+            length_penalty: length penalty of the search; None: that of the recipe.
             moses: language of Moses' tokenizer, for BLEU over its lowercased output.
             output: folder for the translations.
             options: none.
@@ -300,7 +300,7 @@ class Translator(TrainedRun):
 
     @torch.no_grad()
     def loss(self, store: PairStore) -> float:
-        """Mean cross-entropy of the references, in nats per target token."""
+        """Returns the mean cross-entropy of the references, in nats per target token."""
         total, count = 0.0, 0
         tokens = max(self.recipe.trainer.batch_tokens, self.model.max_seq_len)
         batches = PairValBatches(store, batch_tokens=tokens, max_tokens=None)
@@ -318,7 +318,7 @@ class Translator(TrainedRun):
 
 
 def spaced(source: str, target: str) -> alignment.Sentence:
-    """A pair whose words are what stands between white space, as Pharaoh's form counts them."""
+    """Returns a pair whose words are separated by white space, as in Pharaoh's format."""
     return alignment.Sentence(
         source,
         target,
@@ -330,15 +330,15 @@ def spaced(source: str, target: str) -> alignment.Sentence:
 def load_translator(
     directory: str | Path, weights: Weights | None = None, *, trust_plugins: bool = False
 ) -> Translator:
-    """Loads a translation run: `load_run`, for those who want no other.
+    """Loads a translation run, as `load_run` does.
 
     Args:
         directory: `runs/<recipe>/<variant>/seed<k>`, or a `.safetensors` file.
-        weights: which; None: the averaged ones if there are any, else the last.
+        weights: which weights; None: the averaged ones if they exist, otherwise the last.
         trust_plugins: as for `load_run`.
 
     Raises:
-        RunDirectoryError: if it is a run of another task; and as for `load_run`.
+        RunDirectoryError: if it is a run of another task; further errors as for `load_run`.
     """
     run = load_run(directory, weights=weights, trust_plugins=trust_plugins)
     if not isinstance(run, Translator):

@@ -664,7 +664,7 @@ def test_the_command_shows_an_errors_place_and_nothing_of_torchs():
     assert ended.exit_code == 1, ended.output
     assert "CRASHED" in ended.stdout
     assert "my_leak.py:13 in project_context: return k, v @ torch.ones(3)" in ended.stdout
-    assert "more laws are asked once that is fixed" in ended.stdout
+    assert "fix it to test the other" in ended.stdout
     assert "0 broken, 1 crashed. " in ended.stdout
     assert "site-packages" not in ended.stdout
 

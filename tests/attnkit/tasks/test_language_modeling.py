@@ -177,7 +177,7 @@ def test_a_prefix_run_says_what_it_leaves_out(small, caplog):
     assert result.record["later_influence"]["num_moved"] == 4
     (said,) = (record.getMessage() for record in caplog.records if record.name == "attnkit")
     assert said.startswith("4 of 15 predictions see later tokens (changing token ")
-    assert said.endswith("by the mask's word they are left out of the loss.")
+    assert said.endswith("as the mask allows; the loss leaves them out.")
 
 
 def test_an_influence_is_put_into_words():

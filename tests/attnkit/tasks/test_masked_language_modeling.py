@@ -159,7 +159,7 @@ def test_it_learns_and_tells_what(result, read):
 def test_a_mask_that_hides_one_side_is_told(small, caplog):
     with caplog.at_level(logging.WARNING):
         result = experiment.run(small("trainer.max_steps=1", f"{TASK}.windows=0", task=TASK))
-    assert "a gap is guessed from what stands before it alone" in caplog.text
+    assert "a gap is predicted only from the text before it" in caplog.text
     assert "pseudo_perplexity" not in result.metrics
     assert not result.record["sees_both_sides"]
 
@@ -199,7 +199,7 @@ def test_the_commands_ask_the_task(result):
     refused = invoke("generate", result.directory)
     assert refused.exit_code == 2
     (line,) = refused.stderr.strip().splitlines()
-    assert f"a run of the task {TASK} does not go on from a prompt; attnkit att" in line
+    assert f"a run of the task {TASK} does not generate text from a prompt; attnkit att" in line
     measured = invoke("evaluate", result.directory)
     assert measured.exit_code == 0, measured.output
     assert "accuracy of missing tokens" in measured.stdout

@@ -192,7 +192,7 @@ def test_generate_says_what_to_do(result):
     ended = asked("generate", result.directory, "--prompt", "The ")
     assert ended.exit_code == 2
     (line,) = ended.stderr.strip().splitlines()
-    assert "a run of the task synthetic does not go on from a prompt; attnkit attention" in line
+    assert "task synthetic does not generate text from a prompt; attnkit attention" in line
 
 
 def test_a_recipe_is_shown_with_its_own_vocabulary(tmp_path):

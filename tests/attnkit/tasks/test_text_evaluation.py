@@ -83,7 +83,7 @@ def test_what_cannot_be_measured_is_refused_in_one_message(small_run, options, m
 def test_a_short_text_names_the_length_that_it_allows(small_run, tmp_path):
     (tmp_path / "short.txt").write_text("the cat")
     run = load_run(small_run.directory)
-    with pytest.raises(DataError, match=r"has 7 tokens.* needs 17.*say --length 6"):
+    with pytest.raises(DataError, match=r"has 7 tokens.* needs 17.*use --length 6"):
         measure(run, [str(tmp_path / "short.txt")], [])
     (found,) = measure(run, [str(tmp_path / "short.txt")], [6])
     assert list(found.by_length) == [6]

@@ -273,7 +273,7 @@ def test_translate_keeps_order_and_takes_everything_in_stride(result, tmp_path):
     assert answers[1] == ""
     assert answers[0] == "d c b a"
     assert "line 3: the vocabulary lacks 'z'" in said.stderr
-    assert "line 4: cut: it has 40 tokens, and the model reads 19 at most" in said.stderr
+    assert "line 4: cut: it has 40 tokens, but the model reads at most 19" in said.stderr
     (tmp_path / "in.txt").write_text("\n".join(lines))
     again = invoke("translate", result.directory, "--file", tmp_path / "in.txt")
     assert again.stdout == said.stdout

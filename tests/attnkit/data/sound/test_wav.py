@@ -70,7 +70,7 @@ def broken_files():
     return {
         "text": (b"no sound", "is not a readable WAV file"),
         "header": (whole[:20], "is not a readable WAV file"),
-        "cut": (cut, "is cut"),
+        "cut": (cut, "is truncated"),
         "floats": (bytes(floats), "unknown format: 3"),
         "empty": (empty.getvalue(), "no samples"),
     }

@@ -77,7 +77,7 @@ def test_a_library_without_source_files_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "nothing"))
-    with pytest.raises(DataError, match="without source files"):
+    with pytest.raises(DataError, match="has no source files"):
         StdlibDocs().fingerprint()
 
 
