@@ -23,7 +23,7 @@ SHOWN = 10
 
 
 class Images(NamedTuple):
-    """Images in patches (B, N, P), from 0 to 1, and what is seen on them (B,)."""
+    """Images in patches (B, N, P), from 0 to 1, and their labels (B,)."""
 
     patches: Tensor
     labels: Tensor
@@ -45,7 +45,7 @@ class Digits:
         self.patch, self.grid = patch, self.side // patch
 
     def read(self) -> tuple[Images, Images]:
-        """The training and the validation images."""
+        """Returns the training and the validation images."""
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
@@ -54,13 +54,13 @@ class Digits:
         images, labels = load_digits(return_X_y=True)
         cut = torch.tensor(images / 16, dtype=torch.float32)
         cut = cut.view(-1, self.grid, self.patch, self.grid, self.patch).transpose(2, 3)
-        all_of_them = Images(cut.reshape(len(cut), -1, self.patch**2), torch.tensor(labels))
+        every = Images(cut.reshape(len(cut), -1, self.patch**2), torch.tensor(labels))
         is_val = torch.arange(len(cut)) % 5 == 0
-        return Images(*(x[~is_val] for x in all_of_them)), Images(*(x[is_val] for x in all_of_them))
+        return Images(*(x[~is_val] for x in every)), Images(*(x[is_val] for x in every))
 
 
-def places(patches: Tensor) -> list[str]:
-    """Row and column of each patch of an image, for the axes of maps."""
+def patch_labels(patches: Tensor) -> list[str]:
+    """Returns row and column of each patch of an image, for the axes of maps."""
     side = math.isqrt(patches.shape[-2])
     return [f"{row},{column}" for row in range(side) for column in range(side)]
 
@@ -96,19 +96,19 @@ class ImageTask(Task):
 
     def probes(self, num_tokens: int, text: str | None) -> list[Probe]:
         image = self.data.val.patches[:1]
-        return [Probe("probe", (image,), places(image), places(image), "image 0")]
+        return [Probe("probe", (image,), patch_labels(image), patch_labels(image), "image 0")]
 
     def sample(self, final: bool = False) -> str:
         with torch.no_grad():
-            said = self.model(self.data.val.patches[:SHOWN].to(self.device)).argmax(-1).tolist()
-        return f"is     {self.data.val.labels[:SHOWN].tolist()}\nmodel  {said}"
+            classes = self.model(self.data.val.patches[:SHOWN].to(self.device)).argmax(-1).tolist()
+        return f"label  {self.data.val.labels[:SHOWN].tolist()}\nmodel  {classes}"
 
     def example(self) -> str:
         return "0"
 
 
 class ImageRun(TrainedRun):
-    """A trained classifier, whose maps are those of a validation image, named by its number."""
+    """A trained classifier. `attention` takes the number of a validation image as its text."""
 
     def attention(self, text: str) -> TextMaps:
         data = self.recipe.definition.build_data(self.recipe)
@@ -116,13 +116,13 @@ class ImageRun(TrainedRun):
         if not text.isdecimal() or int(text) >= len(data.val.labels):
             raise DataError(f"--text is the number of an image, below {len(data.val.labels)}")
         image, label = data.val.patches[int(text)][None], data.val.labels[int(text)]
-        said = f"image {text} is a {label}, read as {self.model(image).argmax()}"
-        return self.maps_of((image,), places(image), notes=[said])
+        note = f"image {text} is a {label}, classified as {self.model(image).argmax()}"
+        return self.maps_of((image,), patch_labels(image), notes=[note])
 
 
 @TASKS.register("image_classification")
 class ImageClassification(TaskDefinition):
-    """Name what is seen on an image."""
+    """Classify images."""
 
     data, default_data = IMAGES, Spec("digits")
     model, module, run_class, example_sizes = PatchClassifier, ImageTask, ImageRun, (10, 4)

@@ -756,7 +756,7 @@ def test_the_command_says_what_is_broken_and_ends_with_1():
         (["liner"], "nothing is called `liner`; did you mean `linear`?"),
         (["my_file.py"], "plugin file my_file.py does not exist"),
         (["json"], "json registers no mechanism"),
-        ([], "name a mechanism, a plugin file or a module; or give --all"),
+        ([], "name a mechanism, a plugin file or a module, or give --all"),
         (["linear", "--all"], "or give --all"),
         (["num_heads=6"], "or give --all"),
         (["linear", "num_heds=6"], "linear.num_heds: unknown key; did you mean `num_heads`"),
