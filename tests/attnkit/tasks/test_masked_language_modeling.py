@@ -227,5 +227,5 @@ def test_the_result_is_written(result):
     assert record["task"] == TASK
     assert record["metrics"] == result.metrics
     assert load_run(result.directory).curves["quality/accuracy"].steps[-1] == 200
-    with pytest.raises(RunDirectoryError, match="does not go on"):
+    with pytest.raises(RunDirectoryError, match="does not generate text"):
         load_run(result.directory).generate("a")

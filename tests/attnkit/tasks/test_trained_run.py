@@ -354,5 +354,5 @@ def test_a_model_is_not_made_before_its_sizes_are_those_of_the_weights(small_run
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     recipe = header["attnkit/file/recipe.yaml"].replace("dim: 16", "dim: 131072")
     save_file(tensors, file, {**header, "attnkit/file/recipe.yaml": recipe})
-    with pytest.raises(CheckpointError, match="does not fit the recipe and the vocabulary"):
+    with pytest.raises(CheckpointError, match="does not match its recipe and vocabulary"):
         load_run(file)

@@ -390,7 +390,7 @@ def test_bleu_as_older_papers_count_it(result, monkeypatch):
 def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
     with pytest.raises(RunDirectoryError, match=r"task language_modeling does not translate; attn"):
         load_translator(small_run.directory)
-    with pytest.raises(RunDirectoryError, match=r"translation does not go on .*; attnkit translat"):
+    with pytest.raises(RunDirectoryError, match=r"translation does not generate text .*; attnkit translat"):
         load_run(result.directory).generate("a b")
     broken = tmp_path / "seed0"
     shutil.copytree(result.directory, broken)
@@ -398,7 +398,7 @@ def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"a\n\xff\n")
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        (["translate", broken, "a"], "does not fit the recipe and the vocabulary"),
+        (["translate", broken, "a"], "does not match its recipe and vocabulary"),
         (["translate", tmp_path / "empty", "a"], "has no recipe.yaml"),
         (["translate", result.directory, "--file", tmp_path / "bad.txt"], "bad.txt:2: byte 0xff"),
         (["translate", result.directory, "a", "--beam", 2, "--n-best", 3], "more than --beam 2"),
