@@ -94,8 +94,8 @@ def fewer_queries_than_keys_stand_at_the_end(case: Case) -> None:
     require(not case.mechanism.looks_back(), "its queries need the tokens before them")
     last = max(1, case.T // 2)
     with torch.no_grad():
-        asked = case.attention(case.x[:, -last:], case.context, case.mask)
-    demand_close(asked, case.output[:, -last:], f"the last {last} queries alone")
+        outputs = case.attention(case.x[:, -last:], case.context, case.mask)
+    demand_close(outputs, case.output[:, -last:], f"the last {last} queries alone")
 
 
 def more_queries_than_keys_leave_the_first_rows_empty(case: Case) -> None:

@@ -295,9 +295,9 @@ def batch_entries_do_not_see_each_other(case: Case) -> None:
     demand(leak == 0, f"output of sequence 0 has a gradient of {leak:.1e} by another sequence")
     other = case.context.clone()
     other[1:] = 3 * other[1:].flip(1)
-    asked = other if case.role == "self" else case.x
+    queries = other if case.role == "self" else case.x
     with torch.no_grad():
-        moved = case.attention(asked, other, case.mask)
+        moved = case.attention(queries, other, case.mask)
     demand_close(
         moved[0], case.output[0], "output of sequence 0 when sequence 1 changed", atol=1e-6
     )

@@ -77,21 +77,21 @@ class BatchesFrom(Sampler[int]):
 class StepsAhead:
     """Iterates over a loader, one step ahead.
 
-    Loads all batches of a step and passes them to `look`, while they are still on the host, before
+    Loads all batches of a step and passes them to `use`, while they are still on the host, before
     it yields the first of them.
 
     Args:
         loader: yields the batches.
         batches_per_step: number of batches per optimizer step.
-        look: called with the list of a step's batches.
+        use: called with the list of a step's batches.
     """
 
     def __init__(
-        self, loader: DataLoader[Any], batches_per_step: int, look: Callable[[list[Any]], None]
+        self, loader: DataLoader[Any], batches_per_step: int, use: Callable[[list[Any]], None]
     ) -> None:
         self.loader = loader
         self.batches_per_step = batches_per_step
-        self.look = look
+        self.use = use
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -101,7 +101,7 @@ class StepsAhead:
         """Yields the batches."""
         batches = iter(self.loader)
         while step := list(islice(batches, self.batches_per_step)):
-            self.look(step)
+            self.use(step)
             yield from step
 
 

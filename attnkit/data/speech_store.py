@@ -32,7 +32,7 @@ class SpeechStore(PairStore):
 
     Attributes:
         words: start and end of each word in seconds; None: unknown.
-        utterances: the sounds, if available; empty: `SpeechSource.hear` reads them.
+        utterances: the sounds, if available; empty: `SpeechSource.utterance` reads them.
     """
 
     words: Sequence[tuple[Span, ...] | None] = ()

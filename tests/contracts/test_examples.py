@@ -54,7 +54,7 @@ def test_it_learns_to_read_digits(result):
     assert result.record["training_flops_per_token"] > 0
     curves = load_run(result.directory).curves
     assert {"loss/train", "loss/val", "quality/accuracy"} <= set(curves)
-    assert result.sample.startswith("is ")
+    assert result.sample.startswith("label ")
 
 
 def test_it_resumes_to_the_last_bit(recipe, result, tmp_path, stop_in_step):

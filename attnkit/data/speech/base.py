@@ -42,7 +42,7 @@ class SpeechSource(PairSource):
         """Yields name and text of each utterance, without its sound."""
 
     @abstractmethod
-    def hear(self, pair: Pair) -> Utterance:
+    def utterance(self, pair: Pair) -> Utterance:
         """Returns the sound of one of the pairs.
 
         Raises:
@@ -55,7 +55,7 @@ class SpeechSource(PairSource):
         Raises:
             DataError: if the data is missing or damaged, or the split does not exist.
         """
-        yield from map(self.hear, self.pairs(split))
+        yield from map(self.utterance, self.pairs(split))
 
     def speak(self, text: str) -> Utterance | None:
         """Speaks a text that is not in the data; None: the source cannot. Default: None.

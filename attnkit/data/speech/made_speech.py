@@ -66,14 +66,14 @@ class MadeSpeech(SpeechSource):
                 seen.add(text)
                 yield Pair(draw.choice(voices).name, text)
 
-    def hear(self, pair: Pair) -> Utterance:
+    def utterance(self, pair: Pair) -> Utterance:
         voices = (*self._speaker.KNOWN, *self._speaker.HELD_OUT)
         (voice,) = (voice for voice in voices if voice.name == pair.source)
         return Utterance(voice.name, pair.target, *self._speaker.speak(pair.target, voice))
 
     def speak(self, text: str) -> Utterance | None:
         try:
-            return self.hear(Pair(self._speaker.KNOWN[0].name, text))
+            return self.utterance(Pair(self._speaker.KNOWN[0].name, text))
         except ValueError as error:
             raise DataError(f"{text!r} cannot be spoken: {error}") from error
 
@@ -85,7 +85,7 @@ class MadeSpeech(SpeechSource):
 
     def describe(self) -> dict[str, Any]:
         return {
-            "source": f"made sentences, spoken by {self._speaker.version()}",
+            "source": f"generated sentences, spoken by {self._speaker.version()}",
             "licence": "none needed",
             "voices": [voice.name for voice in self._speaker.KNOWN],
             "new_voices": [voice.name for voice in self._speaker.HELD_OUT],

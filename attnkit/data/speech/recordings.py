@@ -83,7 +83,7 @@ class Recordings(SpeechSource):
     def _path(self, pair: Pair) -> Path:
         return Path(self.folder).expanduser() / pair.source
 
-    def hear(self, pair: Pair) -> Utterance:
+    def utterance(self, pair: Pair) -> Utterance:
         return Utterance(*pair[:2], read_wav(self._path(pair)).samples)
 
     def utterances(self, split: str) -> Iterator[Utterance]:

@@ -100,7 +100,7 @@ class SpeechTask(PairTask):
         texts = sound_texts(batch, self.data.tokenizer)
         assert isinstance(store, SpeechStore)
         pair = store.pairs[i]
-        utterance = store.utterances[i] if store.utterances else self.data.source.hear(pair)
+        utterance = store.utterances[i] if store.utterances else self.data.source.utterance(pair)
         reading = pair_reading(batch, texts, self.data.tokenizer.token_text)
         return Probe(
             name,

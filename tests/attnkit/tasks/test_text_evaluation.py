@@ -70,7 +70,10 @@ def test_any_text_at_any_length_that_the_positions_allow(small, tmp_path):
         (["--length", 17], "--length 17: the run's positions were learnt for 16 tokens"),
         (["--data", "none.txt"], r"--data none.txt: there is no such file .* \(there are: train"),
         (["--beam", 2], "--beam does not apply to a run of the task language_modeling"),
-        (["--weights", "averaged"], "has no averaged weights: its task or its recipe does not average them"),
+        (
+            ["--weights", "averaged"],
+            "has no averaged weights: its task or its recipe does not average them",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_message(small_run, options, message):

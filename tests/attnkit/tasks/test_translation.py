@@ -390,7 +390,9 @@ def test_bleu_as_older_papers_count_it(result, monkeypatch):
 def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
     with pytest.raises(RunDirectoryError, match=r"task language_modeling does not translate; attn"):
         load_translator(small_run.directory)
-    with pytest.raises(RunDirectoryError, match=r"translation does not generate text .*; attnkit translat"):
+    with pytest.raises(
+        RunDirectoryError, match=r"translation does not generate text .*; attnkit translat"
+    ):
         load_run(result.directory).generate("a b")
     broken = tmp_path / "seed0"
     shutil.copytree(result.directory, broken)
@@ -416,7 +418,10 @@ def test_what_is_no_translation_run_is_refused(result, small_run, tmp_path):
             "the folder nowhere does not exist",
         ),
         (["evaluate", result.directory, "--data", "nowhere"], "there is no split `nowhere`"),
-        (["evaluate", result.directory, "--data", __file__], "give two files of as many lines"),
+        (
+            ["evaluate", result.directory, "--data", __file__],
+            "name two files with the same number of lines",
+        ),
     ):
         said = invoke(*arguments)
         assert said.exit_code == 2, said.output
