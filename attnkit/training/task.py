@@ -315,7 +315,8 @@ class Task(OptimizerSteps, ABC):
         if not names:
             return {}
         totals = torch.stack(sums)
-        if self.trainer.world_size > 1:
+        # Evaluation of a finished run has no trainer.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(totals)
         return dict(zip(names, (totals[:, 0] / totals[:, 1]).tolist(), strict=True))
 
