@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from attnkit.pages.offline import offline_page
+from attnkit.tensorboard import key_sound
 from attnkit.tensorboard.attention_record import AttentionRecord, LayerMap
-from attnkit.tensorboard.key_sound import written
 
 
 def page(records: Sequence[AttentionRecord], title: str) -> str:
@@ -38,7 +38,7 @@ def _record(record: AttentionRecord) -> dict[str, Any]:
         "queries": list(record.query_tokens),
         "keys": list(record.key_tokens),
         "layers": [_layer(layer) for layer in record.layers],
-        **({} if record.sound is None else {"sound": written(record.sound)}),
+        **({} if record.sound is None else {"sound": key_sound.encode(record.sound)}),
     }
 
 

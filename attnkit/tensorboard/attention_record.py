@@ -1,6 +1,6 @@
 """The attention maps of one logging moment: all layers, with their tokens and masks.
 
-Importing this module needs the standard library only; the functions load numpy when called.
+Importing this module loads only the standard library; its functions load numpy when called.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 SIGN_TOLERANCE = 1e-4
-"""Weights this far below zero, as a part of the layer's largest, are taken for rounding."""
+"""Weights this far below zero, relative to the layer's largest, count as rounding errors."""
 
 SUM_TOLERANCE = 0.02
-"""How far from 1 the sum of a row may be: bfloat16 rounds to 0.4 %."""
+"""Largest distance of the sum of a row from 1; bfloat16 rounds to 0.4 %."""
 
 
 NORMS = ("rows", "unnormalised", "signed")
-"""What is known of a layer's weights, the most special first: no weight is negative and rows sum to
+"""What is known of a layer's weights, the most specific first: no weight is negative and rows sum to
 1; no weight is negative; nothing."""
 
 
@@ -33,11 +33,11 @@ class LayerMap:
     """The maps of one layer.
 
     Args:
-        name: which layer, for the viewer ("L0").
+        name: name of the layer, as shown ("L0").
         weights: (H, Q, K) float32; masked-out cells are zero.
         norm: one of `NORMS`.
         allowed: (Q, K) or (H, Q, K) booleans, True where attending was allowed; None: everywhere.
-        lengths: (H, K), the length of what each head hands over from each key with a weight of 1;
+        lengths: (H, K), length of the vector that each head adds for each key at a weight of 1;
             None: not defined.
         is_of_all_heads: the only map is the mean of all heads.
     """
@@ -55,15 +55,15 @@ class AttentionRecord:
     """All maps of one example at one site, at one logging moment.
 
     Args:
-        example: which probe example ("probe0"); letters, digits, `.`, `_` and `-`.
-        site: which attention ("decoder.self"); the same letters.
+        example: name of the example ("probe0"): letters, digits, `.`, `_` and `-`.
+        site: place of the attention in the model ("decoder.self"), of the same characters.
         kind: "self" or "cross".
-        causal: whether the model must not look ahead.
-        query_tokens: Q token texts, as a person should read them.
+        causal: whether queries cannot attend to later keys.
+        query_tokens: Q token texts, as shown to readers.
         key_tokens: K token texts.
-        layers: one entry a layer; the numbers of heads may differ.
-        note: what the viewer should say beside the maps.
-        sound: what the keys are positions of, if that is a sound.
+        layers: one entry per layer; the numbers of heads may differ.
+        note: a remark for readers of the maps.
+        sound: the sound whose positions are the keys, if there is one.
     """
 
     example: str
@@ -77,7 +77,7 @@ class AttentionRecord:
     sound: KeySound | None = None
 
     def __repr__(self) -> str:
-        names = ", ".join(f"{one.name}: {one.weights.shape}" for one in self.layers)
+        names = ", ".join(f"{layer.name}: {layer.weights.shape}" for layer in self.layers)
         return f"<AttentionRecord {self.tag}, maps (H, Q, K) {names}>"
 
     @property
@@ -87,7 +87,7 @@ class AttentionRecord:
 
     @property
     def picture_tag(self) -> str:
-        """The tag of its picture, which TensorBoard sorts after `loss/...`."""
+        """The tag of its image, which TensorBoard sorts after `loss/...`."""
         return f"maps/{self.example}/{self.site}"
 
 
@@ -98,14 +98,14 @@ def layer_map(
     norm: str = "rows",
     lengths: np.ndarray | None = None,
 ) -> LayerMap:
-    """Makes a `LayerMap` whose norm the weights obey.
+    """Makes a `LayerMap` with a norm that holds for the weights.
 
     Args:
-        name: which layer.
+        name: name of the layer.
         weights: (H, Q, K).
         allowed: as in `LayerMap`.
-        norm: norm that the mechanism declares. The weights can only make it more general, so that
-            the maps of a run have the same norm, and so the same colours, at every step.
+        norm: norm that the mechanism declares. The result is at least as general, so that the maps
+            of a run have the same norm, and thus the same colours, at every step.
         lengths: as in `LayerMap`.
 
     Raises:
@@ -117,12 +117,12 @@ def layer_map(
     check_weights(name, weights)
     sums = weights.sum(axis=-1)
     if is_signed(weights):
-        found = "signed"
+        observed = "signed"
     elif np.all((abs(sums - 1) <= SUM_TOLERANCE) | (sums == 0)):  # 0: nothing was allowed
-        found = "rows"
+        observed = "rows"
     else:
-        found = "unnormalised"
-    return LayerMap(name, weights, max(norm, found, key=NORMS.index), allowed, lengths)
+        observed = "unnormalised"
+    return LayerMap(name, weights, max(norm, observed, key=NORMS.index), allowed, lengths)
 
 
 def check_weights(name: str, weights: np.ndarray) -> None:

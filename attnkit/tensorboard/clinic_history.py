@@ -5,7 +5,7 @@ writes them to a run's directory.
 head -> score -> a number per step, or null where it was not measured. A head is named `L1H2`; in a
 model with several sites, `decoder.cross L1H2`.
 
-Needs the standard library only, since TensorBoard reads the file.
+Imports only the standard library, since TensorBoard reads the file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WORDS = {
     "first": "first",
     "diagonality": "diagonal",
 }
-"""Score -> the word for a head that has a high one."""
+"""Score -> word for a head with a high score."""
 
 FORMING = ("previous", "duplicate", "induction")
 """Patterns that form while a model trains."""
@@ -78,7 +78,7 @@ class HeadName(NamedTuple):
 
 
 def word_of(scores: Mapping[str, float]) -> str:
-    """What a head is for, in a word: its clearest pattern, or how its weights are spread."""
+    """Describes a head in one word: its clearest pattern, or how its weights are distributed."""
     named = {name: scores[name] for name in WORDS if name in scores}
     best = max(named, key=named.__getitem__, default=None)
     if best is not None and named[best] >= CLEAR:
@@ -91,27 +91,27 @@ def word_of(scores: Mapping[str, float]) -> str:
 def extended(
     history: Mapping[str, Any], heads: Mapping[str, Mapping[str, float]], step: int
 ) -> dict[str, Any]:
-    """Returns a history with the scores of a moment. Where it has the step already, they replace
-    those of the same names; everything else stays.
+    """Returns a history with the scores of a moment. If it already has the step, they replace those
+    of the same names; everything else remains.
 
     Args:
-        history: what is known; empty: nothing.
+        history: the history so far; may be empty.
         heads: name of a head -> its scores at the moment.
-        step: of the moment.
+        step: step of the moment.
     """
-    known: Sequence[int] = history.get("steps", [])
-    at = bisect_left(known, step)
-    after = at + (step in known)
-    everywhere = history.get("heads", {})
-    longer: dict[str, dict[str, list[float | None]]] = {}
-    for name in dict.fromkeys((*everywhere, *heads)):
-        before, now = everywhere.get(name, {}), heads.get(name, {})
-        longer[name] = {}
+    steps: Sequence[int] = history.get("steps", [])
+    at = bisect_left(steps, step)
+    after = at + (step in steps)
+    old_heads = history.get("heads", {})
+    extended_heads: dict[str, dict[str, list[float | None]]] = {}
+    for name in dict.fromkeys((*old_heads, *heads)):
+        before, now = old_heads.get(name, {}), heads.get(name, {})
+        extended_heads[name] = {}
         for score in dict.fromkeys((*before, *now)):
-            values = before.get(score, [None] * len(known))
+            values = before.get(score, [None] * len(steps))
             old = values[at] if after > at else None
-            longer[name][score] = [*values[:at], now.get(score, old), *values[after:]]
-    return {"steps": [*known[:at], step, *known[after:]], "heads": longer}
+            extended_heads[name][score] = [*values[:at], now.get(score, old), *values[after:]]
+    return {"steps": [*steps[:at], step, *steps[after:]], "heads": extended_heads}
 
 
 def read_history(file: Path) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _numbers(scores: Mapping[str, Any], score: str, count: int) -> list[float | 
 
 
 class Formed(NamedTuple):
-    """When a pattern first appeared in a head.
+    """The first appearance of a pattern in a head.
 
     Attributes:
         score: name of the pattern.
@@ -168,7 +168,7 @@ class Formed(NamedTuple):
 
 
 def formed(history: Mapping[str, Any]) -> Iterator[Formed]:
-    """Yields when each pattern formed; not those that did not."""
+    """Yields the first appearance of each pattern that formed."""
     steps: Sequence[int] = history["steps"]
     for score in FORMING:
         first: tuple[int, str] | None = None

@@ -1,5 +1,5 @@
-"""What each part of a model adds to its prediction over training, as the callback `contributions`
-writes it to a run's directory.
+"""The contributions of each part of a model to its prediction over training, as the callback
+`contributions` writes them to a run's directory.
 
 `contributions.json` is an object with two keys: `steps`, and `moments`, an object per step:
 
@@ -12,7 +12,7 @@ writes it to a run's directory.
     lens             the logit lens: an object per layer with `name`; `words`, T pairs: the
                      likeliest token and its probability; `ranks`, of `next` and `top`: T each
 
-Needs the standard library only, since TensorBoard reads the file.
+Imports only the standard library, since TensorBoard reads the file.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def extended(history: Mapping[str, Any], moment: Mapping[str, Any], step: int) -
     """Returns a history with a moment, which replaces one of the same step.
 
     Args:
-        history: what is known; empty: nothing.
-        moment: what was found.
-        step: of the moment.
+        history: the history so far; may be empty.
+        moment: contributions at the moment.
+        step: step of the moment.
     """
     steps, moments = history.get("steps", []), history.get("moments", [])
     at = bisect_left(steps, step)
@@ -99,13 +99,13 @@ def _check(moment: dict[str, Any]) -> None:
 
 
 def _check_grid(
-    content: dict[str, Any], key: str, shape: tuple[int, int], holds: Callable[[Any], bool]
+    content: dict[str, Any], key: str, shape: tuple[int, int], is_valid: Callable[[Any], bool]
 ) -> None:
     rows = typed(content, key, list)
     fits = len(rows) == shape[0] and all(is_a(row, list) and len(row) == shape[1] for row in rows)
     require(fits, f"`{key}` is not of shape {shape}")
-    good = all(holds(value) for row in rows for value in row)
-    require(good, f"`{key}` holds an entry of the wrong type")
+    valid = all(is_valid(value) for row in rows for value in row)
+    require(valid, f"`{key}` holds an entry of the wrong type")
 
 
 def _is_number(value: Any) -> bool:

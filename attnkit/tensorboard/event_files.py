@@ -1,5 +1,5 @@
-"""The files that grow while a run is logged: finding them, measuring them, and cutting them back
-when the run resumes.
+"""Finds and measures the files that grow while a run is logged, and truncates them when the run
+resumes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ LOGGED_FILES = (EVENT_FILES, METRICS_CSV, METRICS_JSONL)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run resumes, for what it logs.
+    """Where the log of a run resumes.
 
     Attributes:
-        step: the last step that is done and logged; 0 if nothing is.
-        event_bytes: logged file -> how much of it was written when that step was saved.
+        step: the last logged step; 0 if there is none.
+        event_bytes: logged file -> its length when that step was saved.
     """
 
     step: int = 0
@@ -38,13 +38,13 @@ def event_files(directory: Path) -> list[Path]:
 
 def logged_files(directory: Path, patterns: Iterable[str] = LOGGED_FILES) -> list[Path]:
     """Returns the files directly in a directory that match one of some patterns, by name."""
-    kept = tuple(patterns)
+    globs = tuple(patterns)
     try:
         with os.scandir(directory) as entries:
             names = [
                 entry.name
                 for entry in entries
-                if any(fnmatch.fnmatchcase(entry.name, each) for each in kept) and entry.is_file()
+                if any(fnmatch.fnmatchcase(entry.name, glob) for glob in globs) and entry.is_file()
             ]
     except OSError:
         return []
@@ -52,16 +52,16 @@ def logged_files(directory: Path, patterns: Iterable[str] = LOGGED_FILES) -> lis
 
 
 def logged_bytes(directory: Path, patterns: Iterable[str] = LOGGED_FILES) -> dict[str, int]:
-    """Returns file -> its length now: what a `ResumePoint` wants."""
+    """Returns file -> its current length, for a `ResumePoint`."""
     return {file.name: file.stat().st_size for file in logged_files(directory, patterns)}
 
 
 def cut_back(directory: Path, point: ResumePoint, patterns: Iterable[str] = LOGGED_FILES) -> None:
-    """Removes from the logged files what a run that resumes will write again.
+    """Truncates the logged files, so that a run that resumes does not write records twice.
 
-    Lengths decide, not steps: what a stopped run logs of its last step, after it was saved (a last
-    validation, how it ended), has the very number of the step that was saved. A record that a
-    killed process left unfinished goes too. A file that is shorter than it was is left as it is.
+    Lengths decide, not steps: after saving its last step, a stopped run may still log under the
+    number of that step (a validation, its status). Incomplete records of a killed process are
+    removed too. A file that is shorter than its recorded length does not change.
     """
     for file in logged_files(directory, patterns):
         length = point.event_bytes.get(file.name, 0)

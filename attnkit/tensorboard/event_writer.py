@@ -1,6 +1,6 @@
-"""Writes an event file of TensorBoard in a thread, and gives it up if the file system refuses."""
+"""Writes an event file of TensorBoard in a thread, and gives up if the file system fails."""
 
-# Pyright cannot see the names of modules that the protocol buffer compiler made.
+# Pyright does not know the names in modules that the protocol buffer compiler generated.
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from attnkit.tensorboard.event_files import event_files
 log = logging.getLogger("attnkit")
 
 FLUSH_SECONDS = 15.0
-"""How long a record may wait for others before it is brought to the file system."""
+"""Longest time before a record is flushed to the file system."""
 
 
 class EventWriter:
-    """An event file that grows in a thread: checksums of records take 0.3 s a MiB.
+    """An event file, written in a thread, since checksums of records take 0.3 s per MiB.
 
-    Event files are worth less than training. What cannot be written is given up with one warning,
-    and the file with it: a record that was half-written would hide all that came after it.
+    A failure to write does not end training. It is reported once, and the file is not written any
+    further, since an incomplete record would hide all later ones.
 
     Args:
-        directory: where the file goes; it is named so that TensorBoard reads it after those that
-            are there.
-        forget_from: TensorBoard forgets what it has read of this step and of later ones; None:
+        directory: folder of the file, which is named so that TensorBoard reads it after existing
+            ones.
+        forget_from: TensorBoard discards what it has read of this step and of later ones; None:
             nothing.
 
     Raises:
-        OSError: if the file cannot be made.
+        OSError: if the file cannot be created.
     """
 
     def __init__(self, directory: Path, forget_from: int | None = None) -> None:
@@ -61,7 +61,7 @@ class EventWriter:
             self.add_event(Event(step=forget_from, session_log=start))
 
     def add_event(self, event: Any) -> None:
-        """Queues an event; without a time it gets the present one."""
+        """Queues an event; without a time it gets the current one."""
         if not event.wall_time:
             event.wall_time = time.time()
         self._queue.put(event.SerializeToString())
@@ -71,17 +71,17 @@ class EventWriter:
         self.add_event(Event(step=step, summary=summary))
 
     def get_logdir(self) -> str:
-        """The directory, under the name by which torch's `FileWriter` asks."""
+        """Returns the directory; torch's `FileWriter` has this method."""
         return str(self.directory)
 
     def flush(self) -> None:
-        """Returns when all that was queued is in the file, or was given up."""
+        """Returns when everything in the queue is in the file, or writing has failed."""
         if self._thread.is_alive():
             self._queue.join()
             self._attempt(self._file.flush)
 
     def close(self) -> None:
-        """Writes what is queued and closes the file; a second call does nothing."""
+        """Writes the queue and closes the file; a second call does nothing."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
@@ -113,7 +113,7 @@ class EventWriter:
             return
         try:
             act()
-        except (OSError, ValueError) as error:  # ValueError: the file was closed under us
+        except (OSError, ValueError) as error:  # ValueError: the file is closed
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:

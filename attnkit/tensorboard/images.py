@@ -1,6 +1,6 @@
 """Attention maps as PNG images.
 
-A map becomes palette indices (`colour`), the indices go onto a sheet with words (`contact_sheet`),
+A map becomes palette indices (`colour`), the indices go onto a sheet with text (`contact_sheet`),
 and the sheet becomes a PNG of 8 bits per pixel (`palette_png`).
 """
 
@@ -26,13 +26,13 @@ from attnkit.tensorboard.palettes import (
 )
 
 MAP_PIXELS = 128
-"""Maps of fewer tokens are enlarged to about this width, by a whole factor."""
+"""Maps of fewer tokens are enlarged to about this width, by an integer factor."""
 
 MAX_MAP_PIXELS = 256
 """Longer maps are shrunk to at most this width; a pixel then shows the largest of its cells."""
 
 SHEET_PIXELS = 1600
-"""Sheets of many heads use smaller maps, to stay about this wide."""
+"""Sheets of many heads have smaller maps, so that they are about this wide."""
 
 Scale = Literal["row", "map", "one"]
 """What the brightest colour stands for: the row's largest weight, the map's largest, or 1."""
@@ -75,8 +75,8 @@ def colour(
     """Turns weights (..., Q, K) into palette indices.
 
     Args:
-        weights: floats; without `signed`, what is below zero counts as zero.
-        allowed: booleans that broadcast to the weights; the rest gets `palettes.MASKED`.
+        weights: floats; without `signed`, negative weights count as zero.
+        allowed: booleans that broadcast to the weights; other cells get `palettes.MASKED`.
         signed: use the diverging scale, with zero in its middle.
         scale: the weight that gets the brightest colour: the largest of its row, the largest of its
             map, or 1.
@@ -85,7 +85,7 @@ def colour(
         shares = np.clip(weights, -1, 1)
     else:
         peaks = abs(weights).max(axis=-1 if scale == "row" else (-2, -1), keepdims=True)
-        # Where all weights are zero there is no largest; any divisor leaves them at zero.
+        # If all weights are zero, they remain so with any divisor.
         shares = weights / np.where(peaks > 0, peaks, 1)
     if signed:
         indices = np.rint(DIVERGING_ZERO + DIVERGING_REACH * shares).astype(np.uint8)
@@ -99,8 +99,7 @@ def colour(
 def contact_sheet(record: AttentionRecord, step: int | None) -> Image:
     """Draws all maps of a record, one row per layer and one column per head.
 
-    Layers may have different numbers of heads. Above the maps are a title and a key to
-    their colours.
+    Layers may have different numbers of heads. A title and a colour key are above the maps.
 
     Args:
         record: what to draw.
@@ -158,7 +157,7 @@ def _header(record: AttentionRecord, step: int | None, shrink: int, width: int) 
 
 
 def _key(record: AttentionRecord) -> list[tuple[np.ndarray, str]]:
-    """Bars of palette indices, each with its meaning."""
+    """Colour key: bars of palette indices, each with its meaning."""
     norms = {layer.norm for layer in record.layers}
     key = []
     if norms != {"signed"}:

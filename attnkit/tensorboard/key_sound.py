@@ -1,6 +1,6 @@
-"""The sound that the keys of a map are positions of, as pages and figures show it.
+"""The sound whose positions are the keys of a map, for pages and figures.
 
-Importing this module needs the standard library only; the functions load numpy when called.
+Importing this module loads only the standard library; its functions load numpy when called.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class KeySound:
     """A sound whose positions are the keys of a map.
 
     Args:
-        strip: (bands, columns) uint8, its spectrogram, the highest band first; all keys together
-            are as wide as all columns.
+        strip: (bands, columns) uint8, its spectrogram, the highest band first; all columns
+            together span all keys.
         samples: (N,) int16.
         rate: samples per second.
     """
@@ -38,7 +38,7 @@ class KeySound:
     rate: int
 
 
-def written(sound: KeySound) -> dict[str, Any]:
+def encode(sound: KeySound) -> dict[str, Any]:
     """Returns a sound as JSON: bytes are compressed with zlib, in base64; samples are
     little-endian.
 
@@ -77,8 +77,8 @@ def check(content: dict[str, Any]) -> tuple[bytes, bytes]:
     )
 
 
-def read(content: dict[str, Any]) -> KeySound:
-    """Reads what `written` returned.
+def decode(content: dict[str, Any]) -> KeySound:
+    """Reads what `encode` returned.
 
     Raises:
         MapFormatError: as for `check`.

@@ -5,31 +5,31 @@ A record is a list of blobs under the tag `attention/<example>/<site>`. Blob 0 i
     v                   1
     example, site       the parts of the tag
     kind                "self" or "cross"
-    causal              whether the model must not look ahead
+    causal              whether queries cannot attend to later keys
     q, k                token texts of the queries and of the keys
     layers              [H, Q, K] of each layer
     names, norm, enc, scale, mask
-                        lists, one entry a layer
-    bitmaps             [{shape, bits}], for masks that have no name
+                        lists, one entry per layer
+    bitmaps             [{shape, bits}], for masks without a name
     note                free text
-    lengths             of each layer: H * K float32 (little-endian) in base64, the lengths of what
-                        a head hands over from a key with a weight of 1; null where not defined.
-                        The key is missing where they were not logged
-    sound               optional: the sound that the keys are positions of, see `key_sound`
+    lengths             per layer: H * K float32 (little-endian) in base64, the lengths of the
+                        vectors that a head adds for a key at a weight of 1; null if not defined.
+                        The key is missing if they were not logged
+    sound               optional: the sound whose positions are the keys, see `key_sound`
 
 Blob `1 + i` holds layer `i`: one byte per cell, heads first, then queries, compressed with gzip.
-`norm` says what the weights are: "rows" (each row sums to 1), "unnormalised" (not negative) or
+`norm` describes the weights: "rows" (each row sums to 1), "unnormalised" (not negative) or
 "signed"; a byte u stands for
 
     u8sqrt (rows, unnormalised)  scale * (u / 255)^2
     s8sqrt (signed)              scale * sign(u - 128) * ((u - 128) / 127)^2
 
-so that small weights, which carry most of a map's entropy, keep their size. `mask` says exactly
-which cells were allowed: "none" (all), "causal" (aligned at the end: key <= query + K - Q), or the
+so that small weights, which carry most of a map's entropy, keep their size. `mask` names the
+allowed cells: "none" (all), "causal" (aligned at the end: key <= query + K - Q), or the
 index of a bitmap of shape [Q, K] or [H, Q, K] whose bits (1 = allowed, the first cell in the
 highest bit) are compressed with zlib, in base64.
 
-Importing this module needs the standard library only; the functions load numpy when called.
+Importing this module loads only the standard library; its functions load numpy when called.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 MAX_LENGTHS = 2**19
-"""More lengths than this are left out: half of the largest header."""
+"""Lengths are omitted if there are more than this, half of the largest header."""
 
 
 def encode(record: AttentionRecord) -> list[bytes]:
@@ -71,8 +71,8 @@ def encode(record: AttentionRecord) -> list[bytes]:
     4e-6 * s; of a signed layer, twice and four times that.
 
     Raises:
-        MapFormatError: if weights are not finite or not what `norm` says, shapes do not fit the
-            tokens, the example or the site has letters that a tag may not have, or a limit of
+        MapFormatError: if weights are not finite or contradict `norm`, shapes do not fit the
+            tokens, the example or the site has characters that a tag cannot have, or a limit of
             `map_header` is exceeded.
     """
     bitmaps: list[Bitmap] = []
@@ -93,7 +93,7 @@ def encode(record: AttentionRecord) -> list[bytes]:
         bitmaps=tuple(bitmaps),
         note=record.note,
         lengths=_lengths(record),
-        sound=None if record.sound is None else key_sound.written(record.sound),
+        sound=None if record.sound is None else key_sound.encode(record.sound),
     )
     blobs = [write_header(header)]
     for layer, scale in zip(record.layers, scales, strict=True):
@@ -131,12 +131,12 @@ def decode(blobs: Sequence[bytes]) -> AttentionRecord:
         key_tokens=header.key_tokens,
         layers=layers,
         note=header.note,
-        sound=None if header.sound is None else key_sound.read(header.sound),
+        sound=None if header.sound is None else key_sound.decode(header.sound),
     )
 
 
 def _lengths(record: AttentionRecord) -> tuple[bytes | None, ...] | None:
-    """The lengths of all layers, None where one is not finite; None: too many for a header."""
+    """The lengths per layer, or None if one is not finite; None: too many for a header."""
     import numpy as np
 
     known = [layer.lengths for layer in record.layers]
@@ -157,7 +157,7 @@ def _restored_lengths(header: Header, index: int) -> np.ndarray | None:
 
 
 def _scale(layer: LayerMap) -> float:
-    """The weight for which the largest byte stands; 1 for rows of probabilities."""
+    """The weight that the largest byte stands for; 1 for rows of probabilities."""
     check_weights(layer.name, layer.weights)
     if layer.norm not in ENCODINGS:
         known = ", ".join(ENCODINGS)

@@ -1,7 +1,7 @@
 """Blob 0 of a logged attention map, and the checks of untrusted blobs.
 
-`map_format` tells the whole format. Only the standard library is used, since a TensorBoard plugin
-reads this. Nothing that is read is trusted: sizes are checked before memory is taken.
+`map_format` documents the format. Only the standard library is used, since a TensorBoard plugin
+reads the blobs. They are untrusted: sizes are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Header:
     bitmaps: tuple[Bitmap, ...]
     note: str
     lengths: tuple[bytes | None, ...] | None = None
-    """Of each layer: H * K little-endian float32, or None where not defined; None: not logged."""
+    """Per layer: H * K little-endian float32, or None if not defined; None: not logged."""
     sound: dict[str, Any] | None = None
 
 
@@ -195,7 +195,7 @@ def _check_mask(header: Header, index: int) -> None:
         require(mask in ("none", "causal"), f"layer {index} has the unknown mask {mask!r}")
         return
     count = len(header.bitmaps)
-    require(0 <= mask < count, f"layer {index} names bitmap {mask}, but there are {count}")
+    require(0 <= mask < count, f"layer {index} refers to bitmap {mask}, but there are {count}")
     bitmap = header.bitmaps[mask]
     require(
         bitmap.shape in (shape, shape[1:]),

@@ -1,6 +1,6 @@
 """The 256 colours of every image: two scales, and the colours of everything else.
 
-Both scales share one palette, since one sheet may show both probabilities and signed layers.
+Both scales share a palette, since a sheet may show both probabilities and signed layers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DIVERGING_REACH = 60
 
 MASKED = 250
 INKS = np.array([251, 241, 242, 243, 244, 245, 246, 252], dtype=np.uint8)
-"""Paper, shades between for the edges of letters, and ink."""
+"""Paper, intermediate shades for the edges of letters, and ink."""
 
 PAPER, INK = int(INKS[0]), int(INKS[-1])
 

@@ -1,10 +1,10 @@
-"""Reads the curves of a run back: from its event files, without TensorFlow and without decoding the
-maps and images that lie between them, and from `metrics.jsonl` and `metrics.csv`.
+"""Reads the curves of a run: from its event files, without TensorFlow and without decoding the maps
+and images between them, and from `metrics.jsonl` and `metrics.csv`.
 
 An event file is a sequence of records: length (8 bytes), checksum (4), an `Event` message, checksum
 (4). A scalar is the message `{wall_time, step, summary {value {tag, simple_value}}}`, and protocol
 buffers are written in the order of their fields, so that one regular expression finds it at the
-beginning of a record; all others are stepped over.
+beginning of a record; all others are skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from attnkit.tensorboard.event_files import METRICS_CSV, METRICS_JSONL, event_files
 
 MAX_TAG_BYTES = 127
-"""Of a tag that can be read: its length is one byte then."""
+"""Maximum length of a tag that can be read: it is stored in one byte."""
 
 _HEAD = struct.Struct("<Q4x")
 _TAIL = 4
@@ -46,13 +46,13 @@ class Scalars:
 def read_scalars(directory: Path, tags: Collection[str] | None = None) -> dict[str, Scalars]:
     """Returns tag -> points, of those tags that a run has logged.
 
-    A step that was written twice counts as it was written last. A record that a killed process
-    left unfinished ends its file. What an event file lacks is taken from `metrics.jsonl`, and what
-    that lacks from `metrics.csv`: a run may have begun with other loggers than it goes on with.
+    The last value of a step counts. An incomplete record of a killed process ends its file. Points
+    that no event file has are taken from `metrics.jsonl`, and others from `metrics.csv`, since the
+    loggers of a run may change when it resumes.
 
     Args:
-        directory: the run.
-        tags: of at most `MAX_TAG_BYTES` each; None: all.
+        directory: directory of the run.
+        tags: tags of at most `MAX_TAG_BYTES` each; None: all.
 
     Raises:
         OSError: if a file cannot be read.
@@ -93,53 +93,53 @@ def _contents(directory: Path) -> Iterator[mmap.mmap]:
 
 
 _SHORT = 100
-"""Bytes of a tag whose event is so short that each of its lengths is one byte."""
+"""Maximum bytes of a tag for which every length in its event is stored in one byte."""
 
 _ANY_SHORT = re.compile(rb"\x2a[\x0a-\x7f]\x0a(.\x0a[\x01-\x64][^\x00-\x1f]{1,100}?)\x15")
 
 
 def _search(content: mmap.mmap, tag: bytes, points: dict[bytes, dict[int, bytes]]) -> bool:
-    """Adds the points of a tag, without visiting other records; False if that is not possible.
+    """Adds the points of a tag without visiting other records; False if that is impossible.
 
-    The bytes from the summary to the value are the same in each event of a tag. What precedes them
-    (length, checksum, time, step) must fit, so that bytes of another field are not an event.
+    The bytes from the summary to the value are the same in each event of a tag. The bytes before
+    them (length, checksum, time, step) must fit: otherwise they belong to another field.
     """
     if len(tag) > _SHORT:
         return False
     length = len(tag) + 7  # of the value message: tag, length, letters, 5 bytes of the number
-    same = bytes([0x2A, length + 2, 0x0A, length, 0x0A, len(tag)]) + tag + b"\x15"
-    places = [found.start() - 4 for found in re.finditer(re.escape(same[4:]), content)]
-    if any(content[place : place + 4] != same[:4] for place in places):
+    pattern = bytes([0x2A, length + 2, 0x0A, length, 0x0A, len(tag)]) + tag + b"\x15"
+    offsets = [found.start() - 4 for found in re.finditer(re.escape(pattern[4:]), content)]
+    if any(content[offset : offset + 4] != pattern[:4] for offset in offsets):
         return False  # an event with more than a number
-    starts = np.array(places, dtype=np.int64)
-    starts = starts[starts <= len(content) - len(same) - 4 - _TAIL]
+    starts = np.array(offsets, dtype=np.int64)
+    starts = starts[starts <= len(content) - len(pattern) - 4 - _TAIL]
     whole = np.frombuffer(content, np.uint8)
     heads = np.ndarray(max(0, len(whole) - 7), "<u8", content, strides=(1,))
     floats = np.ndarray(max(0, len(whole) - 3), "<f4", content, strides=(1,))
     steps = np.full(len(starts), -1, np.int64)
-    for size in range(11):  # of the step, with its mark; a step of 0 is not written at all
+    for size in range(11):  # of the step, with its field number; a step of 0 is not stored
         event = starts - 9 - size  # the time takes 9 bytes
-        fits = (size != 1) & (event >= _HEAD.size)
-        fits[fits] &= heads[event[fits] - _HEAD.size] == 9 + size + len(same) + 4
+        matches = (size != 1) & (event >= _HEAD.size)
+        matches[matches] &= heads[event[matches] - _HEAD.size] == 9 + size + len(pattern) + 4
         if size:
-            fits[fits] &= whole[event[fits] + 9] == 0x10
-        number = np.zeros(fits.sum(), np.int64)
+            matches[matches] &= whole[event[matches] + 9] == 0x10
+        number = np.zeros(matches.sum(), np.int64)
         for i in range(size - 1):
-            number |= (whole[event[fits] + 10 + i].astype(np.int64) & 127) << 7 * i
-        steps[fits] = number
-    kept = steps >= 0
-    values = floats[starts[kept] + len(same)].tobytes()
+            number |= (whole[event[matches] + 10 + i].astype(np.int64) & 127) << 7 * i
+        steps[matches] = number
+    valid = steps >= 0
+    values = floats[starts[valid] + len(pattern)].tobytes()
     chunks = (values[i : i + 4] for i in range(0, len(values), 4))
-    del whole, heads, floats  # or the file cannot be closed
-    if kept.any():
-        points.setdefault(tag, {}).update(zip(steps[kept].tolist(), chunks, strict=True))
+    del whole, heads, floats  # otherwise the file cannot be closed
+    if valid.any():
+        points.setdefault(tag, {}).update(zip(steps[valid].tolist(), chunks, strict=True))
     return True
 
 
 def _scalar_of(tags: Collection[str] | None) -> re.Pattern[bytes]:
     """Matches an event with a scalar of one of the tags, or of any: groups step, tag and value.
 
-    The first byte of each field is its number and kind; a step of 0 is not written at all.
+    The first byte of each field is its number and type; a step of 0 is not stored.
     """
     if tags is None:
         names = rb"[\x01-\x7f][^\x00-\x1f]+?"
@@ -166,7 +166,7 @@ def _collect(
             return
         if found := match(content, start, end):
             step, tag, value = found.groups()
-            if tag[0] == len(tag) - 1:  # else these are letters of another field
+            if tag[0] == len(tag) - 1:  # otherwise these are bytes of another field
                 points.setdefault(tag[1:], {})[_whole_number(step) if step else 0] = value
         start = end + _TAIL + _HEAD.size
 
@@ -190,12 +190,12 @@ def _csv_rows(file: Path) -> Iterator[_Row]:
         try:
             step, tag, value = row
             yield int(step), tag, float(value)
-        except ValueError:  # a line that was damaged
+        except ValueError:  # a damaged line
             continue
 
 
 def _whole_lines(file: Path) -> list[str]:
-    """The lines of a file; not the last one where a killed process left it unfinished."""
+    """The lines of a file, without an incomplete last one of a killed process."""
     if not file.is_file():
         return []
     return file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
@@ -204,11 +204,11 @@ def _whole_lines(file: Path) -> list[str]:
 def _add_missing(
     rows: Iterable[_Row], tags: Collection[str] | None, points: dict[bytes, dict[int, bytes]]
 ) -> None:
-    """Adds rows whose step is not among the points of their tag yet."""
+    """Adds rows whose tag has no point at their step yet."""
     found: dict[bytes, dict[int, bytes]] = {}
     for step, tag, value in rows:
         if tags is None or tag in tags:
-            with np.errstate(over="ignore"):  # what is too large for 4 bytes becomes infinite
+            with np.errstate(over="ignore"):  # values too large for 4 bytes become infinite
                 number = np.float64(value).astype("<f4")
             found.setdefault(tag.encode(), {})[step] = number.tobytes()
     for tag, added in found.items():
@@ -223,7 +223,7 @@ def _in_order(points: dict[int, bytes]) -> Scalars:
 
 
 def _whole_number(varint: bytes) -> int:
-    """Seven bits a byte, the lowest first."""
+    """Decodes seven bits per byte, the lowest first."""
     number = 0
     for byte in reversed(varint):
         number = number << 7 | byte & 127

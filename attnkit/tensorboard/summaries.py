@@ -1,9 +1,9 @@
 """The messages of an event file, as TensorBoard's protocol buffers.
 
-Every summary says its data class itself, since TensorBoard guesses it for its own plugins only.
+Every summary sets its data class, which TensorBoard infers only for its own plugins.
 """
 
-# Pyright cannot see the names of modules that the protocol buffer compiler made.
+# Pyright does not know the names in modules that the protocol buffer compiler generated.
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STATUSES = {
     "success": api_pb2.STATUS_SUCCESS,
     "failed": api_pb2.STATUS_FAILURE,
     "aborted": api_pb2.STATUS_FAILURE,
-    # Lightning's word when a cluster puts the job back into its queue.
+    # Lightning's status when a cluster puts the job back into its queue.
     "finished": api_pb2.STATUS_RUNNING,
 }
 
@@ -50,14 +50,14 @@ def text(tag: str, markdown: str) -> Summary:
 
 
 def fenced(text: str) -> str:
-    """Returns Markdown that shows a text letter by letter, whatever Markdown or HTML is in it."""
+    """Returns Markdown that shows a text verbatim, whatever Markdown or HTML it contains."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"
 
 
 def image(tag: str, png: bytes, width: int, height: int) -> Summary:
-    """Returns an image for the Images page, as the PNG that it is."""
+    """Returns a PNG image for the Images page."""
     content = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
     return Summary(value=[Summary.Value(tag=tag, image=content)])
 
@@ -71,7 +71,7 @@ def layout(
     charts: Mapping[str, Mapping[str, Sequence[str]]],
     bands: Mapping[str, Mapping[str, tuple[str, str, str]]] | None = None,
 ) -> Summary:
-    """Returns which curves the Custom Scalars page overlays.
+    """Returns the layout of the Custom Scalars page: which curves it overlays.
 
     Args:
         charts: category -> chart -> regular expressions of the tags in it.
@@ -113,8 +113,8 @@ def layout(
 def session_start(params: Mapping[str, bool | int | float | str], trial_id: str) -> Summary:
     """Returns a run's row in the table of hyperparameters; `params` are flat, see `flatten`.
 
-    Runs with the same trial id are averaged into one row. No `Experiment` goes with it, by design:
-    TensorBoard would take the first run's and hide the columns that only another run has.
+    Runs with the same trial id are averaged into one row. There is no `Experiment`, by design:
+    TensorBoard would use that of the first run, and hide columns that only other runs have.
     """
     return summary_v2.hparams_pb(params, trial_id=trial_id)
 
@@ -131,9 +131,7 @@ def session_end(status: str) -> Summary:
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Turns nested mappings into one with dotted names; what is not plain becomes JSON, and a null
-    is left out.
-    """
+    """Flattens nested mappings to dotted names; other values become JSON, and nulls are removed."""
     flat: dict[str, bool | int | float | str] = {}
     for name, value in params.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Reads values from untrusted blobs: checks types and sizes before it takes memory."""
+"""Reads values from untrusted blobs: checks types and sizes before allocating memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class MapFormatError(ValueError):
     """A record cannot be encoded, or blobs are not a record."""
 
 
-def require(holds: bool, complaint: str) -> None:
-    """Raises a `MapFormatError` with the complaint unless the condition holds."""
+def require(holds: bool, message: str) -> None:
+    """Raises a `MapFormatError` with the message unless the condition holds."""
     if not holds:
-        raise MapFormatError(complaint)
+        raise MapFormatError(message)
 
 
 def read_json(blob: bytes, max_bytes: int, what: str = "the header") -> dict[str, Any]:
@@ -74,6 +74,6 @@ def inflate(blob: bytes, size: int, window_bits: int, what: str) -> bytes:
         content = stream.decompress(blob, size + 1)
     except zlib.error as error:
         raise MapFormatError(f"{what} is damaged: {error}") from error
-    whole = len(content) == size and stream.eof and not stream.unused_data
-    require(whole, f"{what} does not hold exactly the {size} bytes of its shape")
+    is_exact = len(content) == size and stream.eof and not stream.unused_data
+    require(is_exact, f"{what} does not hold exactly the {size} bytes of its shape")
     return content
