@@ -24,8 +24,8 @@ SUM_TOLERANCE = 0.02
 
 
 NORMS = ("rows", "unnormalised", "signed")
-"""What is known of a layer's weights, the most specific first: no weight is negative and rows sum to
-1; no weight is negative; nothing."""
+"""What is known of a layer's weights, the most specific first: no weight is negative and rows sum
+to 1; no weight is negative; nothing."""
 
 
 @dataclass(frozen=True, eq=False)
