@@ -73,7 +73,7 @@ class ClaimReport:
 
 
 def judge(claim: ClaimOptions, values: Mapping[int, float], base: Mapping[int, float]) -> Judgement:
-    """Decides whether a variant's number lies beyond the base's as claimed.
+    """Decides whether a variant's number differs from the base's as claimed.
 
     Args:
         claim: direction and threshold.

@@ -41,9 +41,9 @@ def show_claim(report: ClaimReport) -> None:
 
 def _lines(report: ClaimReport) -> Iterator[str]:
     claim = report.claim
-    on = f"{compared(claim, claim.subject, report.base)}: {words(report.subject, claim)}"
-    yield f"{on}; claimed: {claimed(claim)}"
-    off = compared(claim, claim.switched_off, report.base)
+    on = f"{measured_text(claim, claim.subject, report.base)}: {words(report.subject, claim)}"
+    yield f"{on}; claimed: {threshold_text(claim)}"
+    off = measured_text(claim, claim.switched_off, report.base)
     yield f"switched off, {off}: {words(report.switched_off, claim)}; {report.switched_off.word}"
     if report.switched_off.word != "does not hold":
         yield "the claim is not refuted with the idea switched off, so this does not test the idea"
@@ -56,13 +56,13 @@ def _lines(report: ClaimReport) -> Iterator[str]:
         yield f"{number}: {means}"
 
 
-def compared(claim: ClaimOptions, variant: str, base: str) -> str:
+def measured_text(claim: ClaimOptions, variant: str, base: str) -> str:
     """Returns `loss of base - variant`, which is positive if the claim is right."""
     more, less = (variant, base) if claim.direction == "higher" else (base, variant)
     return f"{claim.number} of {more} {'-' if claim.times is None else '/'} {less}"
 
 
-def claimed(claim: ClaimOptions) -> str:
+def threshold_text(claim: ClaimOptions) -> str:
     """Returns the threshold in words."""
     return f"at least {claim.by:+g}" if claim.times is None else f"at least {claim.times:g} times"
 
@@ -217,7 +217,7 @@ def table_of(evidence: Mapping[str, Mapping[str, Any]]) -> str:
             off = "the base itself"
         rows.append(
             f"| [{name}]({name}.json) | **{each['result']}** | "
-            f"{_interval(each['subject'], claim)} | {claimed(claim)} | {off} |"
+            f"{_interval(each['subject'], claim)} | {threshold_text(claim)} | {off} |"
         )
         details += _details(name, each, claim)
     counts = {word: [each["result"] for each in evidence.values()].count(word) for word in STYLES}
@@ -258,7 +258,7 @@ def _details(name: str, each: Mapping[str, Any], claim: ClaimOptions) -> Iterato
     yield ""
     yield visible(claim.says) + (f" ({claim.paper})" if claim.paper else "")
     yield ""
-    yield f"Measured: {compared(claim, claim.subject, each['base'])}."
+    yield f"Measured: {measured_text(claim, claim.subject, each['base'])}."
     yield ""
     numbers = (claim.number, *claim.also)
     yield f"| variant | parameters | {' | '.join(f'{number}, by seed' for number in numbers)} |"

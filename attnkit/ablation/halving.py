@@ -104,8 +104,8 @@ def survivors(
     }
     sign = 1 if lower_is_better else -1
     ranked = sorted(means, key=lambda name: sign * means[name])  # equal ones keep their order
-    kept = {base, *ranked[: num_survivors(len(others), options)]}
-    return [name for name in values if name in kept]
+    remaining = {base, *ranked[: num_survivors(len(others), options)]}
+    return [name for name in values if name in remaining]
 
 
 def train_by_rungs(
@@ -147,12 +147,12 @@ def train_by_rungs(
         ]
         values, lower = _values(plan.options.metric, [each for each in paused if each.is_done])
         measured = {name: values.get(name, {}) for name in active}
-        kept = survivors(measured, plan.base, options, seeds=plan.seeds, lower_is_better=lower)
-        active = [name for name in active if name in kept]
+        remaining = survivors(measured, plan.base, options, seeds=plan.seeds, lower_is_better=lower)
+        active = [name for name in active if name in remaining]
         halved = [
             name
             for name, of_seeds in measured.items()
-            if name not in kept
+            if name not in remaining
             and len(of_seeds) == len(plan.seeds)  # otherwise it has failed
             and not all(Trial.of(recipes[name], seed).is_finished for seed in plan.seeds)
         ]
@@ -160,7 +160,7 @@ def train_by_rungs(
         study.stopped = dict(stopped)
         study.write()
         words = ", ".join(halved) or "none"
-        write(f"rung {i + 1} of {options.rungs}: {len(kept)} variants go on; stopped: {words}")
+        write(f"rung {i + 1} of {options.rungs}: {len(remaining)} variants go on; stopped: {words}")
     stage("", lambda name: None)
     return failures
 

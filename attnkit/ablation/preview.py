@@ -162,7 +162,7 @@ def _about_rungs(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
         survivors = num_survivors(left, options)
         yield (
             f"rung {i} of {options.rungs}, after {step:,} steps of the base: the best "
-            f"{survivors} of {left} variants go on beside the base"
+            f"{survivors} of {left} variants go on besides the base"
         )
         left = survivors
     if study.stopped:

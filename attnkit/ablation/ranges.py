@@ -1,4 +1,4 @@
-"""Draws values of keys from ranges, for a random search beside a grid.
+"""Draws values of keys from ranges, for a random search in addition to a grid.
 
 | range | drawn |
 |---|---|

@@ -47,7 +47,7 @@ def _threads(run: StoredRun) -> str:
 
 
 def _neighbours(runs: Sequence[StoredRun]) -> float | None:
-    """Returns the mean number of runs that were trained beside these; None: unknown for a run."""
+    """Returns the mean number of runs beside these on the same machine; None: unknown for a run."""
     counts = [run.environment.get("neighbours") for run in runs]
     known = [count for count in counts if isinstance(count, int | float)]
     return sum(known) / len(known) if len(known) == len(counts) else None

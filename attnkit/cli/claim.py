@@ -164,7 +164,7 @@ def _list() -> None:
 
 def _preview(recipe, names: list[str] | None) -> None:
     from attnkit.ablation.claims import claims_of, seeds_needed, with_all_seeds
-    from attnkit.ablation.evidence import claimed, compared
+    from attnkit.ablation.evidence import measured_text, threshold_text
     from attnkit.ablation.plan import read_plan
     from attnkit.ablation.run_study import prepare_study
     from attnkit.console import console
@@ -173,8 +173,8 @@ def _preview(recipe, names: list[str] | None) -> None:
     for name, options in claims_of(recipe, names).items():
         console.print(f"[bold]{name}[/]")
         console.print(f"  {options.says}", markup=False)
-        number = compared(options, options.subject, options.base or base)
-        console.print(f"  {number}; claimed: {claimed(options)}", markup=False)
+        number = measured_text(options, options.subject, options.base or base)
+        console.print(f"  {number}; claimed: {threshold_text(options)}", markup=False)
     study, launcher = prepare_study(with_all_seeds(recipe))
     launcher.close()
     needed = seeds_needed(recipe, names)

@@ -63,7 +63,7 @@ def senses(
         from attnkit.storage.run_directory import single_run
         from attnkit.tasks.trained_run import load_run
         from attnkit.understanding.senses import (
-            compared,
+            comparison_table,
             examine,
             of_all_words,
             shown,
@@ -98,7 +98,7 @@ def senses(
             for part in shown(results[-1], origin):
                 console.print(part)
         if len(results) > 1:
-            console.print(compared(results))
+            console.print(comparison_table(results))
         for path in out or []:
             with atomic_write(path) as file:
                 file.write(draw(results, path.suffix))

@@ -42,12 +42,12 @@ def arguments(folders: Sequence[Path], host: str, port: int | None) -> list[str]
                 f"{folder} {what}; give a folder with runs (attnkit run creates one: runs/)"
             )
     listening = ["--host", host] if port is None else ["--host", host, "--port", str(port)]
-    kept = f"{PLUGIN_NAME}={KEPT_STEPS},images={KEPT_IMAGES}"
+    samples = f"{PLUGIN_NAME}={KEPT_STEPS},images={KEPT_IMAGES}"
     return [
         *_folder_arguments(folders),
         *listening,
         *("--reload_interval", str(RELOAD_SECONDS)),
-        *("--samples_per_plugin", kept),
+        *("--samples_per_plugin", samples),
     ]
 
 

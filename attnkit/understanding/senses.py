@@ -170,7 +170,7 @@ def shown(found: Senses, origin: str) -> Iterator[Any]:
     )
 
 
-def compared(founds: Sequence[Senses]) -> Table:
+def comparison_table(founds: Sequence[Senses]) -> Table:
     """Returns a table with one row per run, for the same word in the same sentences.
 
     The difference is that of the last layer's purity to the first run's, with its 95 % interval.

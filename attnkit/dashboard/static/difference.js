@@ -1,7 +1,7 @@
 // Difference: run A minus run B, or minus A's own first step, if the two are comparable.
 
 import { nearestStep } from "./catalogue.js";
-import { element, setText } from "./element.js";
+import { element, fill } from "./element.js";
 import { facts } from "./facts.js";
 import { PanelFrame } from "./panel.js";
 import { runColour } from "./palettes.js";
@@ -113,21 +113,12 @@ export class DifferencePanel {
   }
 
   #list({ runs, others, a, b }) {
-    fill(this.a, runs, a);
-    fill(this.b, others, b);
+    const named = (run) => [run, run === START ? "its own first step" : readable(run)];
+    fill(this.a, runs.map(named));
+    fill(this.b, others.map(named));
+    this.a.value = a;
+    this.b.value = b;
   }
-}
-
-function fill(select, names, chosen) {
-  const listed = JSON.stringify(names);
-  if (select.dataset.listed !== listed) {
-    select.dataset.listed = listed;
-    select.replaceChildren(...names.map((name) => element("option", { value: name })));
-    names.forEach((name, i) =>
-      setText(select.options[i], name === START ? "its own first step" : readable(name)),
-    );
-  }
-  select.value = chosen;
 }
 
 // Why two records cannot be subtracted, or null.

@@ -1,7 +1,7 @@
 // The list of runs: by folder, one line per variant, with its seeds collapsed.
 
 import { splitRun } from "./catalogue.js";
-import { element, setAttribute } from "./element.js";
+import { element } from "./element.js";
 import { runColour } from "./palettes.js";
 import { readable } from "./tokens.js";
 
@@ -91,7 +91,7 @@ export class RunList {
         class: "quiet only",
         "data-key": `only ${key}`,
         "aria-label": `only ${readable(name)}`,
-        title: "These alone",
+        title: "Show only these",
         onclick: () => this.app.state.set({ run: runs }),
       },
       "only",

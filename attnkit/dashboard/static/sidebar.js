@@ -1,6 +1,6 @@
 // The left side: choice of runs, example and site, and the mapping of weights to colours.
 
-import { element, setAttribute } from "./element.js";
+import { element, fill, setAttribute } from "./element.js";
 import { MODE_NAMES } from "./modes.js";
 import { RunList } from "./run_list.js";
 import { SCALE_NAMES, scaleOf } from "./scales.js";
@@ -8,8 +8,6 @@ import { COLOURED, COLOURS, MODED, SCALED } from "./state.js";
 import { tagParts, readable } from "./tokens.js";
 
 export class Sidebar {
-  #sites = "";
-
   constructor(app) {
     this.app = app;
     const { state } = app;
@@ -66,17 +64,11 @@ export class Sidebar {
   }
 
   #listSites({ sites, site }) {
-    const listed = JSON.stringify(sites);
-    if (listed !== this.#sites) {
-      this.#sites = listed;
-      this.site.replaceChildren(
-        ...sites.map((tag) => {
-          const parts = tagParts(tag);
-          const name = parts.example ? `${parts.site} (${parts.example})` : parts.site;
-          return element("option", { value: tag }, readable(name));
-        }),
-      );
-    }
+    const named = (tag) => {
+      const parts = tagParts(tag);
+      return [tag, readable(parts.example ? `${parts.site} (${parts.example})` : parts.site)];
+    };
+    fill(this.site, sites.map(named));
     this.site.value = site ?? "";
     this.site.disabled = sites.length < 2;
   }

@@ -2,7 +2,7 @@
 
 import { brief, extent } from "./axis.js";
 import { Score, inCell } from "./clinic_scores.js";
-import { element, setAttribute, setText } from "./element.js";
+import { element, fill, setAttribute, setText } from "./element.js";
 import { categorical, LEVELS } from "./palettes.js";
 import { Plot } from "./plot.js";
 import { roomBelow } from "./room.js";
@@ -15,7 +15,6 @@ const MARGIN = 92; // below the curves: the scores of the chosen head
 export class ClinicView {
   #rows = []; // [layer][head] -> button
   #built = null;
-  #listed = "";
   #ramp = null;
 
   constructor(app) {
@@ -124,12 +123,7 @@ export class ClinicView {
 
   #listScores() {
     const { names } = this.model.clinic;
-    const listed = JSON.stringify(names);
-    if (listed !== this.#listed) {
-      this.#listed = listed;
-      const option = (name) => element("option", { value: name }, new Score(name).title);
-      this.menu.replaceChildren(...names.map(option));
-    }
+    fill(this.menu, names.map((name) => [name, new Score(name).title]));
     this.menu.value = this.#name;
     setText(this.meaning, new Score(this.#name).meaning);
   }

@@ -108,7 +108,7 @@ export class LinesView {
           {
             class: "chip",
             "aria-pressed": shown,
-            title: `Head ${head}: click to show or hide; with shift, or twice, for it alone`,
+            title: `Head ${head}. Click: show or hide. Shift-click or double-click: show only this one.`,
             onclick: (event) =>
               event.shiftKey || event.detail === 2 ? this.#only(head) : this.#toggle(head),
           },

@@ -13,6 +13,14 @@ export function element(name, attributes = {}, ...children) {
   return node;
 }
 
+// Fills a select with options, pairs of value and text, unless it has them already.
+export function fill(select, options) {
+  const listed = JSON.stringify(options);
+  if (select.dataset.listed === listed) return;
+  select.dataset.listed = listed;
+  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
+}
+
 // Writes only changes: most updates of a label change nothing.
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;

@@ -1,11 +1,11 @@
 // The metric of each variant, with its interval, against a cost.
 
 import { brief, extent, padded } from "./axis.js";
-import { element, setText } from "./element.js";
+import { element, fill, setText } from "./element.js";
 import { fileName } from "./export.js";
 import { categorical } from "./palettes.js";
 import { Plot } from "./plot.js";
-import { fill, plotPanel, select } from "./toolbar.js";
+import { plotPanel, select } from "./toolbar.js";
 
 const HEIGHT = 340;
 const SPREAD = 1.01; // costs within this factor count as equal

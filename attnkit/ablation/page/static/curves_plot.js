@@ -2,12 +2,12 @@
 // not finished are thin lines.
 
 import { brief, extent, padded } from "./axis.js";
-import { element, setText } from "./element.js";
+import { element, fill, setText } from "./element.js";
 import { fileName } from "./export.js";
 import { categorical } from "./palettes.js";
 import { Plot, dashOf } from "./plot.js";
 import { UNITS } from "./state.js";
-import { fill, plotPanel, select } from "./toolbar.js";
+import { plotPanel, select } from "./toolbar.js";
 
 const HEIGHT = 340;
 const MAX_DESCRIBED = 6;

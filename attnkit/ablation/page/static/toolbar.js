@@ -1,9 +1,9 @@
 // The controls above the table: study, metric, base, filters, exports and maps. The panels of plots
 // use some of its parts.
 
-import { element, setAttribute, setText } from "./element.js";
+import { element, fill, setAttribute, setText } from "./element.js";
 import { fileName, saveCsv, savePng, saveText } from "./export.js";
-import { goTo, readHash } from "./host.js";
+import { goTo } from "./host.js";
 import { KINDS, ADDRESS } from "./state.js";
 import { compile, runsOfOneSeed } from "./variants.js";
 
@@ -162,14 +162,6 @@ function runningText({ running = 0 }) {
 export function select(label, choose) {
   const list = element("select", { "aria-label": label, onchange: () => choose(list.value) });
   return { list, element: element("label", {}, label, list) };
-}
-
-// Fills a list with options, unless it has them already.
-export function fill(list, options) {
-  const listed = JSON.stringify(options);
-  if (list.dataset.listed === listed) return;
-  list.dataset.listed = listed;
-  list.replaceChildren(...options.map(([value, name]) => element("option", { value }, name)));
 }
 
 // A plot with its title, controls, buttons that save it, and a line that describes a point.
