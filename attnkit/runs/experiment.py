@@ -218,6 +218,8 @@ def run(
                 raise PausedError(pause_message(directory, trainer.global_step))
             task.begin_final(directory)
             trainer.validate(task, verbose=False)
+        device = trainer.strategy.root_device
+        task.to(device)  # Lightning leaves it on the CPU
         sample = task.sample(final=True) if recipe.logging.samples else ""
         example = task.example()
         if trainer.is_global_zero:
@@ -243,8 +245,8 @@ def run(
         "compile_seconds": task.compile_clock.seconds,
         "tokens": curves.total_tokens,
         "tokens_per_second": curves.tokens_per_second,
-        "peak_memory_bytes": peak_memory_bytes(task.device),
-        "device": device_name(task.device),
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "device": device_name(device),
         "precision": str(trainer.precision),
         **costs(model),
     }

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import Strategy
 from PIL import Image
 from tensorboard.backend.event_processing import data_provider, event_accumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -102,6 +103,20 @@ def test_the_result_says_what_a_comparison_needs(real_run):
     assert written["metrics"] == real_run.metrics
     assert written["metrics"]["perplexity"] == pytest.approx(math.exp(real_run.metrics["loss"]))
     assert {int(order): loss for order, loss in written["ngram_floors"].items()} == real_run.floors
+
+
+def test_the_result_is_of_the_device_that_trained(small, monkeypatch):
+    """Lightning moves the model to another one where training and validation end."""
+    plain = Strategy.teardown
+
+    def move(self):
+        plain(self)
+        self.lightning_module._device = torch.device("meta")
+
+    monkeypatch.setattr(Strategy, "teardown", move)
+    result = experiment.run(small("logging.samples=1"))
+    assert result.record["device"] == "cpu"
+    assert result.sample
 
 
 def test_the_directory_holds_what_its_description_names(real_run):
