@@ -29,8 +29,9 @@ class BadSteps:
     def __init__(self) -> None:
         self.max_skipped = 0
         self.num_skipped = 0
-        self._count: Tensor | None = None  # bad steps so far, on the device
-        self._steps: Tensor | None = None  # (max_skipped + 1,) their numbers; 0: not yet
+        self._count: Tensor | None = None  # bad steps of this session, on the device
+        self._steps: Tensor | None = None  # their numbers, up to the one that ends it; 0: not yet
+        self._num_read = 0
 
     def skip(self, step: int) -> None:
         """Counts a bad step that the host has seen.
@@ -61,12 +62,13 @@ class BadSteps:
         """
         if self._count is None or self._steps is None:
             device = is_bad.device
-            self._count = torch.full((), self.num_skipped, dtype=torch.int64, device=device)
-            self._steps = torch.zeros(self.max_skipped + 1, dtype=torch.int64, device=device)
-            self._places = torch.arange(self.max_skipped + 1, device=device)
+            room = max(self.max_skipped - self.num_skipped, 0) + 1
+            self._count = torch.zeros((), dtype=torch.int64, device=device)
+            self._steps = torch.zeros(room, dtype=torch.int64, device=device)
+            self._places = torch.arange(room, device=device)
         self._steps.masked_fill_((self._places == self._count) & is_bad, step)
         self._count += is_bad
-        left_out = is_bad | (self._count > self.max_skipped)
+        left_out = is_bad | (self._count >= len(self._steps))
         optimizer.found_inf = left_out.float()  # pyright: ignore[reportAttributeAccessIssue]
         return left_out
 
@@ -78,8 +80,9 @@ class BadSteps:
         """
         if self._steps is None:
             return
-        for step in self._steps.tolist()[self.num_skipped :]:
+        for step in self._steps.tolist()[self._num_read :]:
             if step:
+                self._num_read += 1
                 self.skip(step)
 
 

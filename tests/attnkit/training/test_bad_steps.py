@@ -122,6 +122,18 @@ def test_after_a_bad_step_too_many_nothing_moves(kind):
         bad_steps.read()
 
 
+def test_a_resumed_run_that_may_skip_fewer_steps_than_it_has_goes_on():
+    bad_steps = BadSteps()
+    bad_steps.max_skipped, bad_steps.num_skipped = 1, 2
+    optimizer = AdamW([torch.nn.Parameter(torch.ones(1))], fused=True)
+    left_out = [
+        bool(bad_steps.leave_out(step, torch.tensor(step == 8), optimizer)) for step in (7, 8, 9)
+    ]
+    assert left_out == [False, True, True]
+    with pytest.raises(DivergedError, match="at step 8 "):
+        bad_steps.read()
+
+
 class Reads(TorchFunctionMode):
     """Counts the calls that read a tensor, but for those that make a batch: it lies on the host."""
 
