@@ -91,7 +91,9 @@ class Busy(L.Callback):
             wait()
             self._profiler.stop()
             here = DEVICE.type.upper()  # and not what the host does to launch kernels
-            ranges = [e.time_range for e in self._profiler.events() if e.device_type.name == here]
+            events = [e for e in self._profiler.events() if e.device_type.name == here]
+            # A range that the compiler names covers the pauses between its kernels.
+            ranges = [e.time_range for e in events if not e.is_user_annotation]
             self.share = busy_share([(r.start, r.end) for r in ranges])
 
 

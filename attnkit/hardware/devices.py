@@ -156,9 +156,12 @@ def exactness(*, deterministic: bool, tf32: bool) -> Iterator[None]:
 
 
 def end_failed_capture() -> None:
-    """Releases the random generators of the GPUs after the capture of a CUDA graph failed: torch
-    may still consider them captured, and refuse to draw numbers.
+    """Restores the stream and the random generators of the GPUs after the capture of a CUDA graph
+    failed: torch leaves the stream of the capture, and may still consider the generators captured
+    and refuse to draw numbers.
     """
+    if torch.cuda.is_initialized():
+        torch.cuda.set_stream(torch.cuda.default_stream())
     for generator in torch.cuda.default_generators:
         generator.graphsafe_set_state(generator.clone_state())
 

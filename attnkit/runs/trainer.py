@@ -164,6 +164,7 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",  # batches are cut from memory: a worker would be slower
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*You are using a CUDA device.*",
+        ".*TensorFloat32 tensor cores.*",  # torch's compiler: trainer.precision=tf32 uses them
         ".*treespec, LeafSpec.*",  # Lightning calls what torch deprecates
         ".*smaller than the logging interval.*",  # TrainingCurves writes the last step too
         ".*dataloader is not resumable.*",  # its sampler begins where the run resumes

@@ -50,6 +50,10 @@ class Compiled:
         next call. If batch sizes vary, each of the first `MOST_SIZES` sizes has a graph.
         """
         if self._replay is None:
+            from torch._inductor import config  # loads the compiler
+
+            # By default torch warns of more than eight sizes.
+            config.triton.cudagraph_dynamic_shape_warn_limit = MOST_SIZES
             self._replay = self._compile(whole=True, cuda_graphs=True)
 
     def __call__(self, *args: Any, **options: Any) -> Any:

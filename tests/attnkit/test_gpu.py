@@ -1,6 +1,7 @@
 """What only a GPU can show: `pytest -m gpu -n 0`. Each test says so and is skipped elsewhere."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ from attnkit.runs import experiment
 from attnkit.tasks.language_modeling.task import LanguageModelingTask
 from attnkit.training.compiled import Compiled
 from attnkit.training.task import Task
+
+# For the deterministic runs: torch reads it once, at the first matrix product of the process.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 pytestmark = [
     pytest.mark.gpu,
@@ -92,6 +96,7 @@ def test_every_kernel_obeys_every_mask(kernel, mask):
 def test_a_run_is_compiled_and_learns(small):
     result = experiment.run(small(*GPU, "trainer.max_steps=40", "optimizer.lr=0.01"))
     assert result.record["compile_seconds"] > 0
+    assert result.record["device"] == torch.cuda.get_device_name()
     assert result.metrics["loss"] < 2.6
 
 
@@ -131,6 +136,7 @@ def test_dropout_goes_on_after_a_capture_that_failed():
     with pytest.raises(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
         F.dropout(x).sum().item()
     end_failed_capture()
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     test_dropout_differs_from_replay_to_replay()
 
 

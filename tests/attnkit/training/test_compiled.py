@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
+from torch._inductor import config as inductor
 
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.masks import build_mask
@@ -251,6 +252,7 @@ def test_of_batches_of_varying_sizes_some_are_captured(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(compiled, "MOST_SIZES", 2)
+    monkeypatch.setattr(inductor.triton, "cudagraph_dynamic_shape_warn_limit", 8)
     run = Compiled(torch.nn.Linear(4, 2), dynamic=True)
     run.use_cuda_graphs()
     for rows in (1, 2, 3, 2):
@@ -258,6 +260,7 @@ def test_of_batches_of_varying_sizes_some_are_captured(monkeypatch):
     with torch.no_grad():
         run(torch.ones(1, 4))
     assert called == [True, True, False, True, False]
+    assert inductor.triton.cudagraph_dynamic_shape_warn_limit == 2  # more are not captured
 
 
 def test_a_step_that_cannot_be_captured_is_launched(monkeypatch, caplog):
