@@ -111,10 +111,13 @@ class Compiled:
         # Code of its own: torch counts by it how often something is compiled, and a process may
         # train many models.
         code = _call.__code__.replace(co_name=f"call_{id(self)}_{cuda_graphs}")
-        captures = cuda_graphs and BACKEND == "inductor"
-        options: dict[str, Any] | None = {"triton.cudagraphs": True} if captures else None
+        options: dict[str, Any] = {}
+        if BACKEND == "inductor" and cuda_graphs:
+            options["triton.cudagraphs"] = True
+        if BACKEND == "inductor" and _may_spoil_dropout():
+            options["fallback_random"] = True
         function = FunctionType(code, globals())
-        call = torch.compile(function, backend=BACKEND, fullgraph=whole, options=options)
+        call = torch.compile(function, backend=BACKEND, fullgraph=whole, options=options or None)
         return partial(call, self.model)
 
     def _without_what_breaks(self, error: Exception) -> Callable[..., Any]:
@@ -142,6 +145,14 @@ class Compiled:
         for module in culprits:
             module.forward = _Plain(module)
         return self._compile(whole=False)
+
+
+def _may_spoil_dropout() -> bool:
+    """True if the compiler may generate wrong dropout on a GPU of this machine: neighbours that are
+    dropped together, or other elements in a recomputed backward pass (pytorch/pytorch#198333, since
+    torch 2.13). Dropout is then torch's own call, which is not fused with others.
+    """
+    return torch.cuda.is_available() and torch.__version__ >= "2.13"
 
 
 def _call(model: nn.Module, /, *args: Any, **options: Any) -> Any:

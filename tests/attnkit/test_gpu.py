@@ -131,6 +131,41 @@ def test_dropout_differs_from_replay_to_replay():
     assert losses[5] == losses[3]
 
 
+def slope_and_gradient(model, run, tokens):
+    """How the loss changes along its gradient, by differences, and what the gradient says; with the
+    same dropout in each call.
+    """
+
+    def loss():
+        torch.cuda.manual_seed(1)
+        return run(tokens, targets=tokens)
+
+    for _ in range(3):  # the last one is a replay
+        model.zero_grad(set_to_none=True)
+        loss().backward()
+    parameters = list(model.parameters())
+    gradients = [p.grad.clone() for p in parameters]
+    model.zero_grad(set_to_none=True)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    ends = []
+    with torch.no_grad():
+        for step in (1e-3, -2e-3):
+            torch._foreach_add_(parameters, gradients, alpha=step / norm.item())
+            with torch.enable_grad():
+                ends.append(loss().item())
+    return (ends[0] - ends[1]) / 2e-3, norm.item()
+
+
+@pytest.mark.parametrize("rows", [2, 64])
+def test_a_compiled_step_has_the_gradient_of_the_dropout_that_it_drew(rows):
+    options = {"name": "multi_head", "dropout": 0.5}
+    model = model_of("multi_head", dropout=0.5, layers=[{"attention": options}]).cuda().train()
+    run, tokens = Compiled(model, dynamic=False), torch.randint(64, (rows, 128), device="cuda")
+    run.use_cuda_graphs()
+    slope, gradient = slope_and_gradient(model, run, tokens)
+    assert slope == pytest.approx(gradient, rel=0.05)
+
+
 def test_dropout_goes_on_after_a_capture_that_failed():
     x = torch.ones(8, device="cuda")
     with pytest.raises(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
+from torch.torch_version import TorchVersion
 
 from attnkit.callbacks.curves import TrainingCurves
 from attnkit.masks import build_mask
@@ -197,6 +198,30 @@ def test_steps_are_replayed_as_cuda_graphs(small, monkeypatch, tiny_samples):
 
 
 @pytest.mark.parametrize(
+    ("has_gpu", "version", "options"),
+    [
+        (True, "2.13.0", {"fallback_random": True}),
+        (True, "2.12.1", None),
+        (False, "2.13.0", None),
+    ],
+)
+def test_dropout_on_a_gpu_is_that_of_torch_where_the_compilers_is_wrong(
+    monkeypatch, has_gpu, version, options
+):
+    asked = []
+
+    def compile_(function, *, options=None, **_):
+        asked.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    Compiled(torch.nn.Linear(4, 2), dynamic=False)
+    assert asked == [options]
+
+
+@pytest.mark.parametrize(
     ("task", "keys"),
     [
         (LM, []),
@@ -357,8 +382,8 @@ def test_compiling_is_told_and_counts_apart(small, graphs, monkeypatch, tiny_sam
     result = experiment.run(small("trainer.compile=true", "trainer.max_steps=2"))
     told = [line for line in capsys.readouterr().err.splitlines() if "compiling" in line]
     assert told == [
-        f"small/{result.directory.parent.name}  compiling the model (trainer.compile), which the "
-        "first steps wait for"
+        f"small/{result.directory.parent.name}  compiling the model (trainer.compile); the first "
+        "steps wait for it"
     ]
     seconds = result.record["compile_seconds"]
     assert seconds > 0.1
