@@ -18,7 +18,7 @@ from attnkit.attention.multi_head import MultiHead
 from attnkit.registry import ATTENTION
 
 NUMBERS_AT_ONCE = 2**26
-"""Bytes of the hidden layer at a time; at least one query's."""
+"""Elements of the hidden layer that exist at a time, but at least those of one query."""
 
 
 @ATTENTION.register("additive")
