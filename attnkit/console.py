@@ -1,5 +1,5 @@
-"""The console of all commands, tables of a run's numbers, and output streams whose failure does not
-end training.
+"""The console of all commands, tables, progress bars, and output streams whose failure does not end
+training.
 """
 
 from __future__ import annotations

@@ -491,7 +491,7 @@ def test_a_validation_that_is_due_where_training_is_interrupted_is_announced(
     at_batch(5, interrupt)
     with pytest.raises(KeyboardInterrupt, match=r"checkpoint is from step 6"):
         experiment.run(small("trainer.max_steps=9"))
-    assert "validating first, since that is due at this step" in caplog.text
+    assert "a validation is due at this step and comes first" in caplog.text
 
 
 class Full(io.StringIO):
