@@ -32,7 +32,7 @@ def clinic(
 
     Prints every head with its scores (entropy, distance, previous-token, induction, ...) and its
     knock-out: how much the validation loss rises without it. If the run trained with the callback
-    `head_clinic`, also reports when each pattern formed. Stores the scores in the run's `clinic.json`,
+    `head_clinic`, also says when each pattern formed. Stores the scores in the run's `clinic.json`,
     for the Clinic view of the Attention page.
     """
 
