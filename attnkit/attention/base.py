@@ -26,7 +26,7 @@ steps that are not overridden.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -44,12 +44,12 @@ from attnkit.hardware import cpu_model as cpu
 from attnkit.masks import Mask, NoMask
 from attnkit.masks.once import one_pass, positions
 from attnkit.positions.base import AttentionPosition
-from attnkit.registry import ATTENTION, POSITIONS, Spec
+from attnkit.registry import ATTENTION, POSITIONS, Initialised, Spec
 
 _NO_CACHE = "write it, or say `has_cache = False`, and all tokens are read anew at each step"
 
 
-class Attention(Declarations, nn.Module, ABC):
+class Attention(Declarations, nn.Module, metaclass=Initialised):
     """Updates each token from its context. Base class of all mechanisms.
 
     The class attributes declare what a mechanism can do, see `Declarations`.

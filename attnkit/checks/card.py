@@ -17,7 +17,7 @@ from attnkit.checks.laws import BASIC, LAWS, SELF_ALONE, Law
 from attnkit.checks.seats import ROLES, MaskCase
 from attnkit.checks.selection import cases_for, cases_of
 from attnkit.masks import name_of
-from attnkit.registry import ATTENTION, MASKS
+from attnkit.registry import ATTENTION, MASKS, RegistryError
 
 Outcome = Literal["holds", "does not apply", "broken", "crashed"]
 
@@ -151,6 +151,8 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
             remedy = _remedy(law, case, small, selected)
             line = (law.name, law.topic, "broken", num_tested + 1)
             return Line(*line, evidence, str(small), remedy)
+        except RegistryError:  # its message says all
+            raise
         except Exception as error:
             if law.topic != LAWS[0].topic and is_a_refusal(error):
                 reason = str(error)

@@ -6,7 +6,7 @@ token alone. Its wiring defines how the branches are combined; see `wirings.py`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -17,7 +17,7 @@ from attnkit.attention.base import Attention
 from attnkit.attention.stream import Stream
 from attnkit.models.mlps import MLP
 from attnkit.norms import build_norm
-from attnkit.registry import ATTENTION, MASKS, MLPS, NORMS, POSITIONS, WIRINGS, Spec
+from attnkit.registry import ATTENTION, MASKS, MLPS, NORMS, POSITIONS, WIRINGS, Initialised, Spec
 
 SpecLike = Spec | str | Mapping[str, Any]
 
@@ -188,7 +188,7 @@ NORM_OF = {"attention": "attention_norm", "cross_attention": "cross_norm", "mlp"
 """Branch -> name of its norm, in the order of the parameters."""
 
 
-class Layer(nn.Module, ABC):
+class Layer(nn.Module, metaclass=Initialised):
     """A layer. Base class of all wirings, which combine the branches in `forward`.
 
     Args:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnkit.attention.stream import Stream
-from attnkit.registry import MLPS
+from attnkit.registry import MLPS, Initialised
 
 
-class MLP(nn.Module):
+class MLP(nn.Module, metaclass=Initialised):
     """Two linear layers with a nonlinearity in between: (B, T, C) -> (B, T, C).
 
     Args:

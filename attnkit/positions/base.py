@@ -7,15 +7,16 @@ or computes new scores from scores, queries and keys.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from attnkit.masks import Grid
+from attnkit.registry import Initialised
 
 
-class EmbeddingPosition(nn.Module, ABC):
+class EmbeddingPosition(nn.Module, metaclass=Initialised):
     """A position encoding that is added to the token embeddings.
 
     An encoding without parameters has entries in [-1, 1]; a model scales them to the initial size
@@ -43,7 +44,7 @@ class EmbeddingPosition(nn.Module, ABC):
         """Encodes absolute positions (T,) as (T, C)."""
 
 
-class AttentionPosition(nn.Module, ABC):
+class AttentionPosition(nn.Module, metaclass=Initialised):
     """A position encoding that acts where queries meet keys. A subclass overrides `rotate`,
     `by_distance`, `bias` or `adjust`.
 

@@ -2,6 +2,7 @@
 
 from attnkit.registry.importing import (
     PLUGIN_GROUP,
+    Initialised,
     home_of,
     import_source,
     imported_source,
@@ -63,6 +64,7 @@ __all__ = [
     "TASKS",
     "TOKENIZERS",
     "WIRINGS",
+    "Initialised",
     "Option",
     "Registry",
     "RegistryError",

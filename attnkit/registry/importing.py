@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from abc import ABCMeta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -109,6 +110,29 @@ def line_of_plugin(error: BaseException) -> str | None:
         if str(frame.f_globals.get("__name__", "")).startswith(_PREFIX):
             last = f"{frame.f_code.co_filename}:{number}"
     return last
+
+
+class Initialised(ABCMeta):
+    """Metaclass of base classes that are modules of torch. A subclass whose `__init__` does not
+    call `super().__init__` first is a `RegistryError`, which names the line of that `__init__`.
+    """
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        error = None
+        try:
+            made = super().__call__(*arguments, **options)
+            if "_parameters" in vars(made):
+                return made
+        except AttributeError as raised:
+            if "before Module.__init__() call" not in str(raised):
+                raise
+            error = raised
+        code = inspect.unwrap(cls.__init__).__code__
+        raise RegistryError(
+            f"{code.co_filename}:{code.co_firstlineno}: {cls.__name__}.__init__ must call "
+            "super().__init__(...), with the arguments that it does not use itself, before it sets "
+            "attributes"
+        ) from error
 
 
 def home_of(cls: type) -> str:

@@ -278,6 +278,32 @@ def test_a_plugin_that_leaks_is_refused_before_it_trains():
     assert not recipe.run_dir.exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "registered", "key"),
+    [
+        ("self.cap = cap", "ATTENTION, MultiHead", "attention"),
+        ("self.cap = nn.Parameter(torch.ones(1))", "ATTENTION, MultiHead", "attention"),
+        ("self.cap = nn.Linear(1, 1)", "POSITIONS, AttentionPosition", "position"),
+        ("self.cap = cap", "MLPS, MLP", "mlp"),
+    ],
+)
+def test_a_forgotten_call_of_super_is_named_with_its_line(line, registered, key):
+    names, base = registered.split(", ")
+    Path("forgets.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "from attnkit.attention.multi_head import MultiHead\n"
+        "from attnkit.models.mlps import MLP\n"
+        "from attnkit.positions.base import AttentionPosition\n"
+        f"from attnkit.registry import {names}\n"
+        f"@{names}.register('forgets')\nclass Forgets({base}):\n    acts_on = 'scores'\n"
+        f"    def __init__(self, dim, *arguments, cap: float = 1.0, **options):\n        {line}\n"
+        "    def activated(self, x):\n        return x\n"
+    )
+    overrides = ["plugins=[my_attention.py, forgets.py]", f"model.{key}=forgets"]
+    with pytest.raises(RecipeError, match=r"forgets.py:10: Forgets.__init__ must call super\(\)"):
+        load_recipe("recipe.yaml", overrides)
+
+
 def test_a_law_is_asked_in_the_seat_of_the_recipe():
     """Without a mask there is no later token to be hidden from."""
     Path("my_leak.py").write_text(LEAK)
