@@ -50,11 +50,19 @@ def frames_of(error: BaseException, mechanism: type) -> tuple[str, ...]:
         return tuple(_line(frame) for frame in shown)
     kits = [f for f in frames if is_the_kits(f.filename)][-1:]
     own = [name for name, value in vars(mechanism).items() if inspect.isfunction(value)]
+    methods = ", ".join(own) or "attributes"
+    if is_about_in_place(error):
+        return *map(_line, kits), f"look for a change in place in its own {methods}"
     return (
-        *(_line(frame) for frame in kits),
+        *map(_line, kits),
         f"the kit failed on a result of {mechanism.__name__}: look at the shapes that its own "
-        f"{', '.join(own) or 'attributes'} return",
+        f"{methods} return",
     )
+
+
+def is_about_in_place(error: BaseException) -> bool:
+    """Returns True for an error of torch about a tensor that was changed in place."""
+    return isinstance(error, RuntimeError) and re.search("in-?place", str(error)) is not None
 
 
 def line_in(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from attnkit.attention.base import Attention, Role
-from attnkit.checks.blame import first_line, frames_of, is_a_refusal
+from attnkit.checks.blame import first_line, frames_of, is_a_refusal, is_about_in_place
 from attnkit.checks.case import Broken, Case, DoesNotApply
 from attnkit.checks.laws import BASIC, LAWS, SELF_ALONE, Law
 from attnkit.checks.seats import ROLES, MaskCase
@@ -164,7 +164,7 @@ def judge(law: Law, cases: Sequence[Case], thorough: bool = False) -> Line:
                 num_tested + 1,
                 first_line(error),
                 str(case),
-                _hint(law),
+                _hint(law, error),
                 frames_of(error, case.mechanism),
             )
         else:
@@ -190,8 +190,10 @@ def _remedy(law: Law, case: Case, small: Case, cases: Sequence[Case]) -> str:
     return "; or ".join(filter(None, remedies))
 
 
-def _hint(law: Law) -> str:
+def _hint(law: Law, error: Exception) -> str:
     """Returns a possible cause of an error, by the first law that meets it."""
+    if is_about_in_place(error):
+        return "compute a new tensor instead, as in `v * 0.9` instead of `v.mul_(0.9)`"
     if law.topic == LAWS[0].topic and law is not LAWS[0]:
         return REMEMBERS
     return LIMITED if law.each == "length" or law.name in FAR else ""

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from attnkit.listeners.lightning import Listeners, listener_of
 from attnkit.listeners.listener import Listener, RunInfo
+from attnkit.registry import line_of_plugin
 from attnkit.storage.run_directory import ENVIRONMENT, RECIPE, RESULT
 from attnkit.tensorboard.attention_record import AttentionRecord
 from attnkit.tensorboard.event_files import LOGGED_FILES, cut_back, logged_bytes
@@ -236,12 +237,14 @@ class GuardedLogger(Listener, Logger):
             return
         self.failure = error
         words = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+        line = line_of_plugin(error)
         log.warning(
-            "the logger %s failed: %s: %s; training continues, and further failures of this logger "
-            "are not reported",
+            "the logger %s failed: %s: %s%s; training continues, and further failures of this "
+            "logger are not reported",
             self.label,
             type(error).__name__,
             words,
+            f" in {line}" if line else "",
         )
 
 

@@ -80,6 +80,19 @@ def test_a_broken_law_has_evidence_and_a_smallest_case():
     assert line.smallest == ("MyLeak: self-attention, mask causal, position none, B=1 T=2 S=2 C=8")
 
 
+def test_an_error_about_a_change_in_place_is_named_as_such():
+    class ChangesItsValues(MultiHead):
+        def expand(self, k, v):
+            with torch.no_grad():
+                v.mul_(0.9)
+            return super().expand(k, v)
+
+    line = check(ChangesItsValues, masks=CAUSAL, roles=("self",)).lines[-1]
+    assert line.outcome == "crashed"
+    assert line.trace[-1] == "look for a change in place in its own expand"
+    assert "instead of `v.mul_(0.9)`" in line.remedy
+
+
 def test_an_error_of_the_mechanism_ends_the_card_at_the_authors_line():
     card = check(MyCrash, masks=CAUSAL)
     (line,) = card.lines

@@ -188,6 +188,18 @@ def test_a_listener_that_raises_changes_nothing_that_is_learnt(small, tmp_path, 
     ]
 
 
+def test_a_failed_logger_of_a_plugin_is_named_with_its_line(small, tmp_path, caplog):
+    plugin = tmp_path / "columns.py"
+    plugin.write_text(
+        "from attnkit import LOGGERS, Listener\n\n\n@LOGGERS.register('columns')\n"
+        "class Columns(Listener):\n    def scalars(self, values, step):\n"
+        "        values['no_such_column']\n"
+    )
+    recipe = small(f"plugins=[{plugin}]", "logging.to=columns")
+    assert experiment.run(recipe).record["status"] == "finished"
+    assert re.search(r"columns failed: KeyError: 'no_such_column' in .*columns.py:7;", caplog.text)
+
+
 def test_a_picture_that_cannot_be_drawn_ends_no_run(small, caplog, monkeypatch):
     monkeypatch.setattr(Task, "sample", lambda *_, **__: 1 / 0, raising=False)
     monkeypatch.setattr("attnkit.callbacks.attention_maps.attention_maps", lambda *_, **__: 1 / 0)
