@@ -9,6 +9,7 @@ import torch
 
 from attnkit.attention.kernels import KERNELS
 from attnkit.cli import name_report, recipe_report
+from attnkit.hardware import devices
 from attnkit.masks import build_mask
 from attnkit.models.language_model import LanguageModel
 from attnkit.recipe import RecipeError, load_recipe
@@ -84,6 +85,18 @@ def test_kernels_are_timed_on_this_machine(read, monkeypatch):
     assert all(sum(chosen for _, chosen in found) == 1 for found in cases.values())
     window = [kernel for kernel, _ in cases["130", "sliding_window", "64"]]
     assert {"windowed", "sdpa", "reference"} <= set(window)
+
+
+def test_a_kernel_that_fails_while_it_is_timed_is_told_and_others_are_timed(read, monkeypatch):
+    def fail(self, call):
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setattr(devices, "fast_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr(type(KERNELS["sdpa"]), "__call__", fail)
+    name_report.measure("multi_head", [8], [])
+    lines = [" ".join(line.split()) for line in read().splitlines()]
+    assert "8 causal sdpa - - chosen; not measured: no kernel for this" in lines
+    assert any(line.startswith("8 causal reference ") for line in lines)
 
 
 def test_what_cannot_be_timed_is_told():

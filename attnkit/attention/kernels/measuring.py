@@ -93,8 +93,9 @@ def measured(
 
         try:
             milliseconds, mebibytes = _time(step, device), _peak(step, device)
-        except (CannotServe, torch.OutOfMemoryError) as error:
-            why = str(error) if isinstance(error, CannotServe) else "out of memory"
+        except (CannotServe, RuntimeError) as error:  # also of a compiler, in the backward pass
+            is_full = isinstance(error, torch.OutOfMemoryError)
+            why = "out of memory" if is_full else " ".join(str(error).split())[:200]
             yield Measurement(name, name == chosen, why_not=why)
             continue
         yield Measurement(name, name == chosen, milliseconds, mebibytes)
