@@ -28,7 +28,7 @@ def numbers_table(title: str) -> Table:
     return table
 
 
-def counted(items: Sequence[Item], label: str) -> Iterator[Item]:
+def progress_bar(items: Sequence[Item], label: str) -> Iterator[Item]:
     """Yields items, with a progress bar on a terminal."""
     from rich.progress import track
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import traceback
 from collections.abc import Iterator, Sequence
@@ -106,8 +107,12 @@ def naming_callbacks(recipe: Recipe, callbacks: Sequence[Any]) -> Iterator[None]
 
 
 def _lacks(package: str) -> bool:
-    """True if a package, given by its name for pip, cannot be imported."""
-    return importlib.util.find_spec(package.replace("-", "_")) is None
+    """True if a package, given by its name for pip, is not installed."""
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:  # it may be importable all the same
+        return importlib.util.find_spec(package.replace("-", "_")) is None
+    return False
 
 
 def _build(

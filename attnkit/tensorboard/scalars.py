@@ -186,11 +186,11 @@ def _json_rows(file: Path) -> Iterator[_Row]:
 
 
 def _csv_rows(file: Path) -> Iterator[_Row]:
-    for row in list(csv.reader(_whole_lines(file)))[1:]:
+    for line in _whole_lines(file)[1:]:
         try:
-            step, tag, value = row
+            step, tag, value = next(csv.reader([line]))
             yield int(step), tag, float(value)
-        except ValueError:  # a damaged line
+        except (ValueError, csv.Error):  # a damaged line
             continue
 
 

@@ -23,7 +23,7 @@ from attnkit.ablation.run_study import build_launcher
 from attnkit.ablation.study_progress import Progress
 from attnkit.ablation.tables import visible
 from attnkit.ablation.timing import PREVIEW_SECONDS, TimingError, measure
-from attnkit.console import console, counted, numbers_table
+from attnkit.console import console, numbers_table, progress_bar
 from attnkit.storage import run_directory
 
 
@@ -67,7 +67,7 @@ def prepare(
     """
     work, kept = Work(Plans(protocol)), read_kept(protocol, tables)
     wanted = {BASE: Subject(BASE), **{subject.name: subject for subject in subjects}}
-    for name, subject in counted([*wanted.items()], "checking rows"):
+    for name, subject in progress_bar([*wanted.items()], "checking rows"):
         variant, is_named = work.plans.variant(subject), subject in subjects
         row = kept.row(name, variant)
         if row is not None and (row["variant"] == variant or not is_named):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from attnkit.console import counted
+from attnkit.console import progress_bar
 from attnkit.data.sources.base import Source
 from attnkit.data.sources.text import OneFile
 from attnkit.data.split_parts import part_of
@@ -105,7 +105,7 @@ def _loss(
     )
     sums, count = [], 0
     with torch.inference_mode():
-        for number in counted(range(len(batches)), f"{length:,} tokens a window"):
+        for number in progress_bar(range(len(batches)), f"{length:,} tokens a window"):
             batch = batches[number]
             documents = None if batch.documents is None else batch.documents.to(device)
             logits, targets = model(batch.tokens.to(device), documents), batch.targets.to(device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnkit.console import counted
+from attnkit.console import progress_bar
 from attnkit.data.synthetic.base import SyntheticSource
 from attnkit.data.synthetic_batches import SyntheticEvalBatches, answer_sums, means
 from attnkit.errors import DataError
@@ -68,7 +68,7 @@ def _sequences(
         with torch.inference_mode():
             for length, batches in sets.items():
                 sums: list[Tensor] = []
-                for number in counted(range(len(batches)), f"{length:,} tokens a sequence"):
+                for number in progress_bar(range(len(batches)), f"{length:,} tokens a sequence"):
                     tokens, targets = (part.to(device) for part in batches[number])
                     sums.append(answer_sums(model(tokens, torch.zeros_like(tokens)), targets))
                 found[length] = means(sums)

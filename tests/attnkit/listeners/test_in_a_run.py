@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import lightning as L
@@ -288,6 +289,7 @@ def test_an_exception_that_no_callback_of_the_recipe_raised_stays_what_it_is(sma
 
 
 CALLBACK = '''\
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import lightning as L
@@ -462,7 +464,16 @@ def test_bad_input_is_one_message_before_the_run(tmp_path, monkeypatch, keys, me
     assert not Path("runs").exists()
 
 
+def test_a_package_may_be_imported_by_another_name(small, monkeypatch):
+    monkeypatch.setattr(LOGGERS.get("jsonl"), "packages", ("PyYAML",), raising=False)
+    assert [name for name, _ in build_loggers(small("logging.to=[jsonl]"))] == ["jsonl"]
+
+
 def test_a_logger_that_is_not_installed_is_told_with_the_pip_line(small, monkeypatch):
+    def lacks(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", lacks)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     recipe = small("logging.to=[csv, {name: wandb, project: heads}]")
     with pytest.raises(RecipeError, match=r"to\[1\]: wandb is not installed: pip install wandb"):

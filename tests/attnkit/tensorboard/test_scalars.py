@@ -84,7 +84,8 @@ def test_curves_of_plain_files_come_back(tmp_path, kind):
     logger.finish("success")
     (file,) = tmp_path.iterdir()
     with file.open("ab") as opened:
-        opened.write(b"a damaged line\n{}\n1,2\n" + b'{"step": 9, "loss/train": 1')
+        opened.write(b"a damaged line\n{}\n1,2\n5,loss/train," + b"1" * 200_000 + b"\n")
+        opened.write(b'{"step": 9, "loss/train": 1')
     found = read_scalars(tmp_path)
     assert sorted(found) == ["loss/train", 'odd, "tag"']
     assert found["loss/train"].steps.tolist() == [0, 1, 2, 3, 4]
