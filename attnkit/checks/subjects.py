@@ -63,34 +63,48 @@ def subjects_of(what: str) -> list[Subject]:
     Raises:
         RegistryError: if it is none of these, or registers nothing that can be checked.
     """
-    if not what.endswith(".py"):
+    module = module_of(what)
+    if module is None:
         if what in ATTENTION.names():
             return [Subject(what)]
-        parts = [Subject(what, part) for part in PARTS if what in PARTS[part].names()]
-        if parts:
-            return parts
-        if not _is_module(what):
-            raise RegistryError(
-                f"nothing is called `{what}`{suggest(what, ATTENTION.names())} "
-                f"(mechanisms: {', '.join(ATTENTION.names())}; a plugin file ends in .py)"
-            )
-    module = load_plugin(what, Path()).__name__
-
-    def registered(registry: Registry[Any]) -> list[str]:
-        homes = {name: registry.get(name).__module__ for name in registry.names()}
-        return [name for name, home in homes.items() if f"{home}.".startswith(f"{module}.")]
-
-    found = [Subject(name) for name in registered(ATTENTION)]
+        return [Subject(what, part) for part in PARTS if what in PARTS[part].names()]
+    found = [Subject(name) for name in names_in(module, ATTENTION)]
     if not found:
-        inside = [n for n in registered(POSITIONS) if POSITIONS.get(n).acts_on != "embeddings"]
+        positions = names_in(module, POSITIONS)
+        inside = [name for name in positions if POSITIONS.get(name).acts_on != "embeddings"]
         found += [Subject(HOST, positions=(name,)) for name in inside]
-        found += [Subject(HOST, masks=tuple(masks_of([n]) or ())) for n in registered(MASKS)]
-    found += [Subject(name, part) for part in PARTS for name in registered(PARTS[part])]
+        masks = names_in(module, MASKS)
+        found += [Subject(HOST, masks=tuple(masks_of([name]) or ())) for name in masks]
+    found += [Subject(name, part) for part in PARTS for name in names_in(module, PARTS[part])]
     if not found:
         raise RegistryError(
             f"{what} registers no mechanism; write @ATTENTION.register('a_name') above the class"
         )
     return found
+
+
+def module_of(what: str) -> str | None:
+    """Imports a plugin file or a module, and returns the name of its module; None for the name of a
+    mechanism or of a part of layers.
+
+    Raises:
+        RegistryError: if it is none of these, or its import fails.
+    """
+    if not what.endswith(".py"):
+        if any(what in registry.names() for registry in (ATTENTION, *PARTS.values())):
+            return None
+        if not _is_module(what):
+            raise RegistryError(
+                f"nothing is called `{what}`{suggest(what, ATTENTION.names())} "
+                f"(mechanisms: {', '.join(ATTENTION.names())}; a plugin file ends in .py)"
+            )
+    return load_plugin(what, Path()).__name__
+
+
+def names_in(module: str, registry: Registry[Any]) -> list[str]:
+    """Returns the names that a module, or a module of its package, registers."""
+    homes = {name: registry.get(name).__module__ for name in registry.names()}
+    return [name for name, home in homes.items() if f"{home}.".startswith(f"{module}.")]
 
 
 def _is_module(what: str) -> bool:

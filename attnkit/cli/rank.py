@@ -18,6 +18,7 @@ def rank(
             metavar="[MECHANISM|PLUGIN ...]",
             help="Mechanisms: a name, a plugin file (my_attention.py), a module; with keys of the "
             "model in the same argument: 'multi_head mask={name: sliding_window, window: 8}'. "
+            "A plugin file of a mask or position: name a row that uses it too. "
             "Default: show the table of the existing rows.",
             show_default=False,
         ),

@@ -58,7 +58,7 @@ def made_with(keys: Mapping[str, Any]) -> list[Plugin]:
     """
     names = list(keys["plugins"])
     top_modules = {name.partition(".")[0] for name in names if not name.endswith(".py")}
-    words = set(_strings(keys))
+    words = set(strings_in(keys))
     for registry in REGISTRIES:
         if registry is LAUNCHERS:  # not part of a run
             continue
@@ -203,13 +203,13 @@ def offering_packages() -> dict[str, str]:
     }
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """Yields all strings in the values of a recipe."""
+def strings_in(value: Any) -> Iterator[str]:
+    """Yields all strings in the values of a recipe, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(item)
+            yield from strings_in(item)
 
 
 def _short_version(plugin: Plugin | None) -> str:

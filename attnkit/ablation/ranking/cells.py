@@ -178,9 +178,10 @@ class Plans:
             line = line_of_plugin(error)
             if line is None:
                 raise
+            file = os.path.relpath(line.rpartition(":")[0])
             raise RankError(
                 f"{line}: {type(error).__name__}: {error}\n"
-                f"(`attnkit check {shlex.quote(os.path.relpath(subject.plugins[0]))}` shows where)"
+                f"(`attnkit check {shlex.quote(file)}` shows where)"
             ) from error
         return Cell(task, subject, study, variant)
 

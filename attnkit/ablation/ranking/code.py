@@ -14,7 +14,8 @@ from attnkit.storage.plugin_record import describe
 
 def code_of(mechanism: str, plugins: Sequence[str]) -> str:
     """Returns a digest of a mechanism's own code: its file, those of the mechanisms that it is
-    derived from, and the plugins. Comments, docstrings and the place of files do not count.
+    derived from, and the plugins of its row. Comments and docstrings of the kit's files do not
+    count, nor the place of files.
 
     What all mechanisms share (the template, models, training) is not in it: a change there that
     changes numbers raises the version of the protocol.

@@ -205,14 +205,18 @@ def _escaped(text: str) -> str:
 
 def command(ranking: Ranking) -> str:
     """Returns the command that makes the rows of the table."""
-    words = dict.fromkeys(map(_words, ranking.rows))
-    return f"attnkit rank {' '.join(words)} --tier {ranking.protocol.tier}"
+    words = dict.fromkeys(word for row in ranking.rows for word in _words(row))
+    return f"attnkit rank {' '.join(map(shlex.quote, words))} --tier {ranking.protocol.tier}"
 
 
-def _words(row: Mapping[str, Any]) -> str:
-    """Returns a row as the command names it."""
-    what = row["plugins"][0]["name"] if row["plugins"] else row["mechanism"]
-    return shlex.quote(" ".join((what, *row["keys"])))
+def _words(row: Mapping[str, Any]) -> list[str]:
+    """Returns the plugins of a row and the row, as the command names them."""
+    plugins = [plugin["name"] for plugin in row["plugins"]]
+    of_kit = row["mechanism"] in ATTENTION.names() and ATTENTION.get(
+        row["mechanism"]
+    ).__module__.startswith("attnkit.")
+    what = row["mechanism"] if of_kit or not plugins else plugins.pop(0)
+    return [*plugins, " ".join((what, *row["keys"]))]
 
 
 def _places(ranking: Ranking) -> Iterator[tuple[str, list[str]]]:

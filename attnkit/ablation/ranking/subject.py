@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from attnkit.ablation.ranking.protocol import RankError
-from attnkit.checks.subjects import subjects_of
+from attnkit.checks.subjects import PARTS, module_of, names_in
 from attnkit.recipe.errors import Mark, Problem
 from attnkit.recipe.source import plain, read_value
-from attnkit.registry import ATTENTION, MASKS, suggest
+from attnkit.registry import ATTENTION, MASKS, POSITIONS, home_of, suggest
+from attnkit.storage.plugin_record import strings_in
 
 OWN_KEYS = ("mask", "position", "layers")
 """Keys of a model that a row may set, beside the options of its mechanism."""
@@ -26,7 +27,8 @@ class Subject:
 
     Attributes:
         mechanism: its name.
-        plugins: the file or module that registers it; empty: it comes with the kit.
+        plugins: the files or modules that register it and the names in its keys, its own first;
+            empty: they come with the kit.
         keys: such as `mask=sliding_window`, in order.
     """
 
@@ -96,33 +98,83 @@ def _meant(key: str, own: Sequence[str]) -> str:
 
 
 def subjects_named(words: Iterable[str]) -> list[Subject]:
-    """Returns what words name, each once.
+    """Returns the subjects that words name, each once.
 
     Args:
         words: names, plugin files, modules; each may be followed by keys, as in `multi_head
-            mask=causal`.
+            mask=causal`. A plugin without a mechanism is one of the rows that use its names.
 
     Raises:
         RegistryError: if one is unknown.
         RankError: if one is not a mechanism, or has a key that is the protocol's.
     """
+    requests = [_split(word) for word in words]
+    modules = {what: module_of(what) for what, _ in requests}
+    plugins = {
+        module: str(Path(what).resolve()) if what.endswith(".py") else what
+        for what, module in modules.items()
+        if module is not None
+    }
     found: dict[str, Subject] = {}
-    for word in words:
-        what, *keys = _BEFORE_A_KEY.split(word.strip())
-        keys = tuple(sorted(key.removeprefix("model.") for key in keys))
-        if "=" in what:
-            raise RankError(
-                f"{word}: name the mechanism and its keys in one word: 'multi_head {word}'"
-            )
-        for subject in subjects_of(what):
-            if subject.part or str(subject) != subject.name:
+    parts: dict[str, str] = {}
+    for what, keys in requests:
+        module = modules[what]
+        if module is None:
+            if what not in ATTENTION.names():
+                raise RankError(f"{what} is not a mechanism, so the table has no row for it")
+            names = [what]
+        else:
+            names = names_in(module, ATTENTION)
+            if not names and keys:
                 raise RankError(
-                    f"{what}: {subject} is not a mechanism, so the table has no row for it"
+                    f"{what} registers no mechanism that could have keys; name both: "
+                    f"attnkit rank {what} 'multi_head {' '.join(keys)}'"
                 )
-            home = ATTENTION.get(subject.name).__module__
-            is_own = what.endswith(".py") or not home.startswith("attnkit.")
-            plugin = (str(Path(what).resolve()) if what.endswith(".py") else what,)
-            named = Subject(subject.name, plugin if is_own else (), keys)
-            named.changes(1)
-            found[named.name] = named
+            if not names:
+                parts[what] = module
+        for name in names:
+            named = Subject(name, keys=keys)
+            found[named.name] = replace(named, plugins=_plugins_of(named, plugins))
+    used = {plugin for subject in found.values() for plugin in subject.plugins}
+    for what, module in parts.items():
+        if plugins[module] not in used:
+            raise RankError(_unused(what, module))
     return list(found.values())
+
+
+def _split(word: str) -> tuple[str, tuple[str, ...]]:
+    """Returns a name, file or module, and its keys in order."""
+    what, *keys = _BEFORE_A_KEY.split(word.strip())
+    if "=" in what:
+        raise RankError(f"{word}: name the mechanism and its keys in one word: 'multi_head {word}'")
+    return what, tuple(sorted(key.removeprefix("model.") for key in keys))
+
+
+def _plugins_of(subject: Subject, plugins: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the plugins that register the names in a row, that of the mechanism first.
+
+    Args:
+        subject: the row.
+        plugins: module -> plugin, of those that the command names.
+    """
+    used = dict.fromkeys(strings_in(subject.changes(1)))
+    found: dict[str, None] = {}
+    for registry in (ATTENTION, MASKS, POSITIONS, *PARTS.values()):
+        for cls in (registry.get(name) for name in used if name in registry.names()):
+            home = f"{cls.__module__}."
+            if not home.startswith("attnkit."):
+                named = (plugins[module] for module in plugins if home.startswith(f"{module}."))
+                found[next(named, home_of(cls))] = None
+    return tuple(found)
+
+
+def _unused(what: str, module: str) -> str:
+    """Returns why a plugin without a mechanism gets no row."""
+    keys = [f"mask={name}" for name in names_in(module, MASKS)]
+    keys += [f"position={name}" for name in names_in(module, POSITIONS)]
+    if not keys:
+        return f"{what} registers no mechanism, mask or position, so the table has no row for it"
+    return (
+        f"{what} registers no mechanism, and no row uses its names; name a row beside it: "
+        f"attnkit rank {what} 'multi_head {' '.join(keys)}'"
+    )

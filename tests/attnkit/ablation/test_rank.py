@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,10 @@ from attnkit.ablation.estimates import holm
 from attnkit.ablation.plan_file import read_plan_file
 from attnkit.ablation.ranking.cells import Plans, write_plan
 from attnkit.ablation.ranking.code import without_words
-from attnkit.ablation.ranking.output import FORMS, export, rows_beside, show_ranking
+from attnkit.ablation.ranking.output import FORMS, command, export, rows_beside, show_ranking
 from attnkit.ablation.ranking.protocol import BASE, PARTS, VERSION, Part, Protocol, RankError
 from attnkit.ablation.ranking.rank import prepare, rank, show_work
-from attnkit.ablation.ranking.row import read_file, read_kept, read_row
+from attnkit.ablation.ranking.row import make_row, read_file, read_kept, read_row
 from attnkit.ablation.ranking.subject import Subject, subjects_named
 from attnkit.ablation.ranking.table import read_ranking
 from attnkit.ablation.timing import Timing
@@ -52,6 +53,19 @@ from attnkit.registry import ATTENTION
 @ATTENTION.register("plain_copy")
 class PlainCopy(MultiHead):
     "The base, by another name."
+"""
+PARTS_ALONE = """
+from attnkit.masks import SlidingWindow
+from attnkit.positions.rotary import Rotary
+from attnkit.registry import MASKS, POSITIONS
+
+@MASKS.register("my_window")
+class MyWindow(SlidingWindow):
+    "A window, by another name."
+
+@POSITIONS.register("my_rotation")
+class MyRotation(Rotary):
+    "Rotations, by another name."
 """
 LEAKY = """
 import torch
@@ -461,6 +475,41 @@ def test_a_row_may_have_its_own_mask_and_options(plans):
     assert list(work.finished) == [BASE], "a row with keys is another row"
 
 
+def test_a_plugin_of_a_mask_or_position_belongs_to_the_rows_that_use_it(plans, here):
+    (here / "parts.py").write_text(PARTS_ALONE)
+    masked = "multi_head mask={name: my_window, window: 8}"
+    words = [masked, "mine.py position=my_rotation", "linear", "parts.py"]
+    subjects = subjects_named(words)
+    mine, parts = (str(here / name) for name in ("mine.py", "parts.py"))
+    assert {subject.name: subject.plugins for subject in subjects} == {
+        masked: (parts,),
+        "plain_copy position=my_rotation": (mine, parts),
+        "linear": (),
+    }
+    assert subjects_named(reversed(words)) == subjects[::-1]
+    before = [plans.variant(subject) for subject in subjects]
+    cell = prepare(JUDGED, subjects[:1]).cells[masked]["copy"]
+    assert (cell.recipe.plugins, cell.recipe.model["mask"].name) == ((parts,), "my_window")
+    row = make_row(JUDGED, {"copy": cell}, {"copy": {}})
+    assert [plugin["name"] for plugin in row["plugins"]] == ["parts.py"]
+
+    (here / "parts.py").write_text(f"{PARTS_ALONE}CHANGED = True\n")
+    after = [plans.variant(subject) for subject in subjects_named(words)]
+    assert [x == y for x, y in zip(before, after, strict=True)] == [False, False, True]
+    (here / "parts.py").write_text(PARTS_ALONE)
+    assert [plans.variant(subject) for subject in subjects_named(words)] == before
+
+    for subject in subjects:
+        plugins = [{"name": Path(name).name, "sha256": "0"} for name in subject.plugins]
+        named = {
+            "name": subject.name,
+            "keys": list(subject.keys),
+            "variant": plans.variant(subject),
+        }
+        write_row(plans, subject.mechanism, around(0.5), around(2.0), plugins=plugins, **named)
+    assert sorted(shlex.split(command(table(plans)))[2:-2]) == sorted([BASE, *words])
+
+
 def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
     grid = "ablation.tune={optimizer.lr: [1.0e-4, 3.0e-4, 1.0e-3, 3.0e-3, 1.0e-2, 3.0e-2]}"
     plans = Plans(Protocol("tiny", {"parity": Part("rank_parity", {"tiny": (*TINY[:-1], grid)})}))
@@ -527,10 +576,19 @@ def test_rates_are_tried_until_the_best_is_not_at_an_end(here, monkeypatch):
         (["linear", "mask=causal"], "in one word: 'multi_head mask=causal'"),
         (["multi_head attention.name=linear"], "begins with its mechanism; write 'linear' instead"),
         (["linear", "--out", "."], "--out .: the name must end in .md"),
+        (
+            ["linear", "parts.py"],
+            "attnkit rank parts.py 'multi_head mask=my_window position=my_rotation'",
+        ),
+        (
+            ["parts.py mask=my_window"],
+            "no mechanism that could have keys; name both: attnkit rank parts.py 'multi_head mask=",
+        ),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(arguments, words, here):
     (here / "leaky.py").write_text(LEAKY)
+    (here / "parts.py").write_text(PARTS_ALONE)
     (here / "fails.py").write_text(LEAKY.replace("leaky", "fails").replace("v.mean", "lost"))
     ended = CliRunner().invoke(app, ["rank", *arguments])
     assert ended.exit_code == 2, ended.output
