@@ -158,10 +158,13 @@ class _Messages:
         shape = self.task.batch_shape
         size = f" of {shape[0]:,} sequences of {shape[1]:,} tokens" if len(shape) > 1 else ""
         batch_key, length_key = self.task.size_keys
+        graphs = ""
+        if self.task.replays:
+            graphs = ", or set trainer.compile=without_cuda_graphs, which keeps fewer buffers"
         return (
             f"out of memory in batch {batch:,}{size} (step "
             f"{self.trainer.global_step + 1:,}): lower {batch_key} and raise "
-            f"trainer.accumulate by the same factor, which trains equally, or lower {length_key}; "
+            f"trainer.accumulate by the same factor, which trains equally, or lower {length_key}{graphs}; "
             f"{self._checkpoint()}"
         )
 

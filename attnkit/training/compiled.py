@@ -72,10 +72,23 @@ class Compiled:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if call is not self._replay:
+            if call is self._replay:
+                self.leave_cuda_graphs(error)
+            elif call is not self.model:
+                return self._without_compiler(error, *args, **options)
+            else:
                 raise
-            self.leave_cuda_graphs(error)
         return self(*args, **options)
+
+    def _without_compiler(self, error: RuntimeError, *args: Any, **options: Any) -> Any:
+        output = self.model(*args, **options)  # raises too, unless the compiler is to blame
+        self._call, self._replay = self.model, None
+        log.warning(
+            "the compiled model failed where the plain one does not: %s. It will run as plain "
+            "Python; set trainer.compile=false to silence this message",
+            str(error).strip().partition("\n")[0],
+        )
+        return output
 
     def leave_cuda_graphs(self, error: RuntimeError) -> None:
         """Launches kernel by kernel from now on, since a step could not be captured; logs why."""

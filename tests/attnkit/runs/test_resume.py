@@ -632,6 +632,18 @@ def test_a_lack_of_memory_names_batch_length_and_setting(small, at_batch, error)
         experiment.run(small())
 
 
+def test_a_lack_of_memory_beside_cuda_graphs_names_how_to_do_without_them(
+    small, at_batch, monkeypatch
+):
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Task, "replays", property(lambda self: True, lambda self, _: None), False)
+    at_batch(4, fail)
+    with pytest.raises(OutOfMemoryError, match=r", or set trainer.compile=without_cuda_graphs"):
+        experiment.run(small())
+
+
 @pytest.mark.parametrize(
     ("task", "batch", "length"),
     [

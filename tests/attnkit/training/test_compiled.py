@@ -320,6 +320,27 @@ def test_a_step_that_cannot_be_captured_is_launched(monkeypatch, caplog):
     assert told.endswith("without CUDA graphs: operation not permitted when stream is capturing")
 
 
+def test_a_graph_that_fails_where_the_plain_model_does_not_is_left(monkeypatch, caplog):
+    calls = []
+
+    def failing(graph, inputs):
+        def run(*values):
+            calls.append(1)
+            raise RuntimeError("attn_bias is not correctly aligned")
+
+        return run
+
+    monkeypatch.setattr(compiled, "BACKEND", failing)
+    model = torch.nn.Linear(2, 2)
+    called, x = Compiled(model, dynamic=False), torch.ones(1, 2)
+    assert all(torch.equal(called(x), model(x)) for _ in range(3))
+    assert len(calls) == 1
+    assert caplog.text.count("attn_bias is not correctly aligned") == 1
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):  # not the compiler's
+        called(torch.ones(1, 3))
+
+
 @pytest.mark.parametrize("precision", [32, "bf16"])
 def test_a_step_whose_gradients_cannot_be_captured_is_computed_again(
     precision, small, monkeypatch, tiny_samples, caplog
