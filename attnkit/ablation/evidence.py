@@ -45,7 +45,9 @@ def _lines(report: ClaimReport) -> Iterator[str]:
     yield f"{on}; claimed: {threshold_text(claim)}"
     off = measured_text(claim, claim.switched_off, report.base)
     yield f"switched off, {off}: {words(report.switched_off, claim)}; {report.switched_off.word}"
-    if report.switched_off.word != "does not hold":
+    if report.switched_off.estimate is None:
+        yield "no run has the idea switched off, so this does not test the idea"
+    elif report.switched_off.word != "does not hold":
         yield "the claim is not refuted with the idea switched off, so this does not test the idea"
     for number in (claim.number, *claim.also):
         means = ", ".join(

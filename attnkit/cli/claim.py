@@ -114,7 +114,7 @@ def _studies(names: list[str], *, everything: bool) -> dict[Path, list[str] | No
         else:
             raise ClaimError(
                 f"there is no claim `{name}`{suggest(name, known)} (`attnkit claim` lists them; "
-                "a recipe with claims of your own ends in .yaml)"
+                "for claims of your own, give the recipe that has them, RECIPE.yaml)"
             )
     return found
 

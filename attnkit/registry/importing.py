@@ -180,7 +180,9 @@ def _import_failure(what: str, error: Exception, path: Path | None = None) -> st
         where = f"{error.filename}:{error.lineno}: "
     elif last.filename.startswith("<frozen"):
         where = ""
-    return f"{what} failed to import: {where}{type(error).__name__}: {error}"
+    package = _missing_package(error)
+    remedy = f" (pip install {package}, or the package that has this module)" if package else ""
+    return f"{what} failed to import: {where}{type(error).__name__}: {error}{remedy}"
 
 
 def class_at(path: str, base: str, kind: str) -> type[Any]:

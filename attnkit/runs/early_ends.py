@@ -147,7 +147,7 @@ class _Messages:
         """The remedies."""
         rate = max(options["lr"] for options in self.task.group_options) / 3
         return (
-            f"{self._checkpoint()}. Lower the learning rate and continue with: {self._resume()} "
+            f"{self._checkpoint()}. Lower the learning rate: {self._resume()} "
             f"optimizer.lr={rate:.2g} --allow-changes; or set trainer.gradient_clip, or "
             "trainer.on_nan=skip"
         )
@@ -164,8 +164,8 @@ class _Messages:
         return (
             f"out of memory in batch {batch:,}{size} (step "
             f"{self.trainer.global_step + 1:,}): lower {batch_key} and raise "
-            f"trainer.accumulate by the same factor, which trains equally, or lower {length_key}{graphs}; "
-            f"{self._checkpoint()}"
+            f"trainer.accumulate by the same factor, which trains equally, or lower {length_key}"
+            f"{graphs}; {self._checkpoint()}"
         )
 
     def against_lost_process(self) -> str:

@@ -426,7 +426,7 @@ def test_commands_to_copy_are_quoted_for_a_shell(text_file):
         "resume", run, "optimizer.lr=1e38", "trainer.gradient_clip=null", "trainer.max_steps=6",
         "--allow-changes", code=3,
     )  # fmt: skip
-    way_on = diverged.partition("continue with: ")[2].partition(";")[0]
+    way_on = diverged.partition("Lower the learning rate: ")[2].partition(";")[0]
     assert Path(shlex.split(way_on)[2]) == run
 
 

@@ -222,7 +222,10 @@ def test_a_plugin_that_fails_names_its_own_line_and_can_be_mended(tmp_path):
     ("source", "message"),
     [
         ("x = 1\nx = = 2", r"plugin\.py:2: SyntaxError"),
-        ("import no_such_module_y", r"plugin\.py:1: ModuleNotFoundError.*no_such_module_y"),
+        (
+            "import no_such_module_y",
+            r"plugin\.py:1: ModuleNotFoundError.* \(pip install no_such_module_y, or",
+        ),
         ("\n\n1 / 0", r"plugin\.py:3: ZeroDivisionError"),
     ],
 )

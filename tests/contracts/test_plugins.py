@@ -329,4 +329,4 @@ def test_a_mechanism_of_a_notebook_is_told_to_be_unloadable_elsewhere(caplog):
         refuse_broken_plugins({"attention": f"of_{home.strip('_')}", "mask": "causal"})
     (told,) = caplog.messages
     assert told.startswith("of_main is registered in a notebook or script, so no other process can")
-    assert told.endswith("put it into a file and name that under `plugins`")
+    assert told.endswith("move it to a file and list that under `plugins`")
