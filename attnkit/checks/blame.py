@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sysconfig
+import textwrap
 import traceback
 from pathlib import Path
 
@@ -63,6 +65,34 @@ def frames_of(error: BaseException, mechanism: type) -> tuple[str, ...]:
 def is_about_in_place(error: BaseException) -> bool:
     """Returns True for an error of torch about a tensor that was changed in place."""
     return isinstance(error, RuntimeError) and re.search("in-?place", str(error)) is not None
+
+
+def line_that_writes(attribute: str, *classes: type) -> str:
+    """Returns the first line outside of `__init__` that assigns to an attribute of this name, or
+    else uses it, in the classes and those that they inherit from: `file:line in function: code`;
+    empty: there is none.
+    """
+    written, used = [], []
+    for cls in dict.fromkeys(base for each in classes for base in each.__mro__):
+        try:
+            file = inspect.getfile(cls)
+            if _is_foreign(file):
+                continue
+            lines, start = inspect.getsourcelines(cls)
+            tree = ast.parse(textwrap.dedent("".join(lines)))
+        except (OSError, TypeError, SyntaxError):  # such as a built-in class
+            continue
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            if function.name == "__init__":
+                continue
+            nodes = [n for n in ast.walk(function) if isinstance(n, ast.Attribute | ast.Subscript)]
+            for node in sorted(nodes, key=lambda node: node.lineno):
+                target = node.value if isinstance(node, ast.Subscript) else node
+                if isinstance(target, ast.Attribute) and target.attr == attribute:
+                    code = lines[node.lineno - 1].strip()
+                    line = f"{file}:{start + node.lineno - 1} in {function.name}: {code}"
+                    (written if isinstance(node.ctx, ast.Store) else used).append(line)
+    return next(iter((*written, *used)), "")
 
 
 def line_in(text: str) -> str:

@@ -4,10 +4,12 @@ since a mechanism that breaks one of them breaks most others too.
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnkit.attention.base import Attention
-from attnkit.checks.blame import first_line
+from attnkit.attention.stream import Stream
+from attnkit.checks.blame import first_line, line_that_writes
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
 from attnkit.checks.seats import documents, keep
 from attnkit.masks import Document, Mask, Padding, SlidingWindow
@@ -54,26 +57,146 @@ def held_outside(attention: Attention) -> Iterator[tuple[str, Tensor | nn.Module
                 yield from held(value, f"{name}.{attribute}" if name else attribute)
 
 
+@contextmanager
+def writes_nothing(root: nn.Module, when: str = "") -> Iterator[None]:
+    """Demands that calls in this block change no attribute and no buffer of a module or its parts.
+    Values of parameters are not compared, and what a `cached_property` stores is allowed.
+
+    Args:
+        root: the module.
+        when: end of the evidence, such as ` in training`.
+    """
+    before = {id(module): (module, _contents(module)) for module in root.modules()}
+    yield
+    for module in root.modules():
+        if id(module) not in before:  # the module that holds it has changed
+            continue
+        old, new = before[id(module)][1], _contents(module)
+        changed = [name for name in {**new, **old} if not _same(old.get(name), new.get(name))]
+        if not changed:
+            continue
+        names = " and ".join(f"`self.{name}`" for name in changed[:3])
+        of = "" if module is root else f" of {type(module).__name__}"
+        line = line_that_writes(changed[0], type(module), *map(type, root.modules()))
+        raise Broken(
+            f"the call changed {names}{of}{when}{f' ({line})' if line else ''}; keep nothing "
+            "between calls: use local variables, and `stream.shared` for later layers"
+        )
+
+
+def _contents(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Returns for each attribute of a module, its buffers, parameters and parts included, what it
+    holds by path, with copies of tensors that are not parameters.
+    """
+    own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in (own | module._buffers | module._parameters | module._modules).items():
+        if not isinstance(getattr(type(module), name, None), functools.cached_property):
+            found[name] = dict(_parts(value, ""))
+    return found
+
+
+def _parts(value: Any, path: str, depth: int = 4) -> Iterator[tuple[str, Any]]:
+    """Yields a value, or a copy if it is a tensor, and what it contains, with paths."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        yield path, value.detach().clone()
+        return
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        items = list(enumerate(value))
+    else:
+        yield path, value
+        is_plain = hasattr(value, "__dict__") and not callable(value)
+        items = list(vars(value).items()) if is_plain and not isinstance(value, Tensor) else []
+    yield f"{path} items", len(items)
+    if depth:
+        for key, item in items:
+            yield from _parts(item, f"{path}[{key!r}]", depth - 1)
+
+
+def _same(old: dict[str, Any] | None, new: dict[str, Any] | None) -> bool:
+    """Returns True if an attribute holds equal numbers, words and tensors, and the same objects."""
+    if old is None or new is None or old.keys() != new.keys():
+        return False
+    return all(_equal(value, new[path]) for path, value in old.items())
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if old is new:
+        return True
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        if isinstance(old, nn.Parameter) or isinstance(new, nn.Parameter):
+            return False
+        alike = (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device)
+        return alike and torch.equal(old.nan_to_num(), new.nan_to_num())
+    return isinstance(old, _BY_VALUE) and type(old) is type(new) and old == new
+
+
+_BY_VALUE = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+
+
+def calls_write_nothing_to_self(case: Case) -> None:
+    """A call, in evaluation, in training or with a cache, changes no attribute and no buffer of the
+    mechanism and its parts. If layers share values, two layers are called.
+    """
+    shares = case.role == "self" and case.mechanism.reads_stream()
+    layers = [case.build() for _ in range(2 if shares else 1)]
+    if shares:
+        for i, attention in enumerate(layers):
+            attention.at_layer(i, len(layers))
+        for i, attention in enumerate(layers):
+            attention.above(layers[:i])
+    for training in (False, True):
+        stream = Stream()
+        for attention in layers:
+            attention.train(training)
+            x, context, mask = _inputs(case)
+            beside = {"stream": stream.at(mask)} if shares else {}
+            with writes_nothing(attention, " in training" * training), _drawn(training):
+                attention(x, context, mask, **beside)
+    if case.role == "self" and case.mask.ahead == 0 and case.mechanism.has_cache:
+        attention, (x, _, _) = case.build(), _inputs(case)
+        cache = attention.new_cache()
+        with writes_nothing(attention, " with a cache"), torch.no_grad():
+            attention(x, x, case.mask_over(case.S), cache)
+
+
+@contextmanager
+def _drawn(training: bool) -> Iterator[None]:
+    """Runs a call with gradients in training only, and leaves the generator as it was."""
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(training):
+        yield
+
+
+def _inputs(case: Case) -> tuple[Tensor, Tensor, Mask]:
+    """Returns copies of the tokens and the context, and the mask with a padding, a window and
+    documents, as far as the mechanism obeys them.
+    """
+    context = case.context.clone()
+    x = context if case.role == "self" else case.x.clone()
+    mask = case.mask_over(case.S)
+    ends = Padding(keep(case.B, case.S) & keep(case.B, case.S).flip(1))
+    if _served(case, ends):  # the first and the last token are padded somewhere
+        mask = mask & ends
+    window = SlidingWindow(window=4)
+    if case.role == "self" and _served(case, window):
+        mask = mask & window
+    of_key = Document(documents(case.B, case.S))
+    if case.role == "self" and not case.mask.needs_documents and _served(case, of_key):
+        mask = mask & of_key
+    return x, context, mask
+
+
 def inputs_are_left_as_they_were(case: Case) -> None:
     """Neither the tokens, nor the mask, nor the parameters are changed by a forward pass, in
     evaluation or in training.
     """
     attention = case.build()
-    parameters = {name: value.clone() for name, value in attention.state_dict().items()}
+    parameters = {name: value.clone() for name, value in attention.named_parameters()}
     for training in (False, True):
         attention.train(training)
-        context = case.context.clone()
-        x = context if case.role == "self" else case.x.clone()
-        mask = case.mask_over(case.S)
-        ends = Padding(keep(case.B, case.S) & keep(case.B, case.S).flip(1))
-        if _served(case, ends):  # the first and the last token are padded somewhere
-            mask = mask & ends
-        window = SlidingWindow(window=4)
-        if case.role == "self" and _served(case, window):
-            mask = mask & window
-        of_key = Document(documents(case.B, case.S))
-        if case.role == "self" and not case.mask.needs_documents and _served(case, of_key):
-            mask = mask & of_key
+        x, context, mask = _inputs(case)
         before = _of_mask(mask)
         with torch.no_grad():
             attention(x, context, mask)
@@ -87,13 +210,10 @@ def inputs_are_left_as_they_were(case: Case) -> None:
             else:
                 same = bool(now == old)
             demand(same, f"the mask's own `{path}` was changed in place{when}")
-        if not training:
-            for name, value in attention.state_dict().items():
-                same = torch.equal(value, parameters[name])
-                demand(same, f"{name} was changed by a forward pass in evaluation mode")
-    for name, value in attention.named_parameters():
-        same = torch.equal(value, parameters[name])
-        demand(same, f"{name} was changed by a forward pass in training")
+        mode = "training" if training else "evaluation mode"
+        for name, value in parameters.items():
+            same = torch.equal(value, attention.get_parameter(name))
+            demand(same, f"{name} was changed by a forward pass in {mode}")
 
 
 def _of_mask(mask: Mask) -> dict[str, Any]:

@@ -104,6 +104,7 @@ JACOBIAN = (
 )
 
 LAWS: tuple[Law, ...] = (
+    Law(calls.calls_write_nothing_to_self, "calls", "seat", quick=True),
     Law(calls.inputs_are_left_as_they_were, "calls", "seat", quick=True),
     Law(calls.same_seed_gives_the_same_numbers, "calls", "seat", quick=True),
     Law(calls.parameters_lie_in_the_module, "calls", "seat", quick=True),

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from attnkit.attention.stream import Stream
+from attnkit.checks.calls import writes_nothing
 from attnkit.checks.card import Card, Line
 from attnkit.checks.case import NOISE, Broken, DoesNotApply, demand, demand_close, require
 from attnkit.checks.subjects import PARTS
@@ -22,6 +24,26 @@ Law = Callable[[LanguageModel | EncoderDecoder], None]
 
 CHUNKS = ((1,), (4, 1, 3), (2, 5, 1), (7, 1))
 """Numbers of tokens that are decoded at a time, repeated to the end of a sequence."""
+
+
+def calls_write_nothing_to_self(model: LanguageModel | EncoderDecoder) -> None:
+    """A pass, in evaluation, in training or from a cache, changes no attribute and no buffer of the
+    model and its parts.
+    """
+    model = shaken(model)
+    inputs = _tokens(model) if isinstance(model, LanguageModel) else _pairs(model)
+    for training in (False, True):
+        model.train(training)
+        with torch.random.fork_rng(devices=[]), writes_nothing(model, " in training" * training):
+            model(*inputs, stream=Stream())
+    if not model.can_cache:
+        return
+    model.eval()
+    with torch.no_grad(), writes_nothing(model, " with a cache"):
+        tokens, _, start = _reading(model)
+        read = start()
+        for a, b in _steps(CHUNKS[1], tokens.shape[1]):
+            read(a, b)
 
 
 def no_prediction_sees_more_than_the_masks_say(model: LanguageModel | EncoderDecoder) -> None:
@@ -105,6 +127,7 @@ def padding_changes_nothing(model: LanguageModel | EncoderDecoder) -> None:
 
 
 MODEL_LAWS: tuple[Law, ...] = (
+    calls_write_nothing_to_self,
     no_prediction_sees_more_than_the_masks_say,
     decoding_equals_the_full_pass,
     padding_changes_nothing,

@@ -170,6 +170,17 @@ class CountsTheBatch(PreNorm):
         return super().forward(x, stream) * (1 + 0.01 * x.shape[1])
 
 
+class CountsItsPasses(Relu):
+    """An MLP with a number that no prediction needs."""
+
+    caught_by = "calls_write_nothing_to_self"
+    passes = 0
+
+    def activated(self, hidden, x):
+        self.passes += 1
+        return torch.relu(hidden)
+
+
 class MixesTokens(Relu):
     """An MLP that is not for each token alone."""
 
@@ -227,6 +238,7 @@ class KeepsFirstValues(ValueResidual):
 FAULTS = {
     Leaks: (WIRINGS, {"wiring": "faulty"}),
     CountsTheBatch: (WIRINGS, {"wiring": "faulty"}),
+    CountsItsPasses: (MLPS, {"mlp": "faulty"}),
     MixesTokens: (MLPS, {"mlp": "faulty"}),
     NormOfTheSequence: (NORMS, {"norm": "faulty"}),
     KeepsTooFew: (ATTENTION, {"attention": "faulty", "mask": WINDOW}),
@@ -330,7 +342,7 @@ def test_a_card_tells_of_a_wiring_what_it_tells_of_a_mechanism(tmp_path, monkeyp
     held, broken = (CliRunner().invoke(app, ["check", what]) for what in ("sandwich", "leaking.py"))
     assert held.exit_code == 0, held.output
     assert held.stdout.count("  holds ") == len(MODEL_LAWS)
-    assert "3 laws in 2 models: 3 hold" in held.stdout
+    assert "4 laws in 2 models: 4 hold" in held.stdout
     assert broken.exit_code == 1
     assert "BROKEN  no prediction sees more than the masks say" in broken.stdout
     assert "predictions moved, but the masks allow fewer" in broken.stdout

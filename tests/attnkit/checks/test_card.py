@@ -18,13 +18,14 @@ from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
 from attnkit.checks.card import law
 from attnkit.checks.case import Broken, Case
+from attnkit.checks.laws import BASIC
 from attnkit.checks.seats import MaskCase
 from attnkit.checks.selection import cases_of
 from attnkit.checks.subjects import Subject, subjects_of
 from attnkit.checks.terminal import CardPrinter
 from attnkit.cli.main import app
 from attnkit.masks import Causal, Document, NoMask, Padding
-from attnkit.registry import ATTENTION
+from attnkit.registry import ATTENTION, load_plugin
 
 LEAK = '''\
 from attnkit import ATTENTION
@@ -275,6 +276,49 @@ def test_what_only_later_calls_raise_is_told_as_kept():
     (line,) = check(KeepsItsFirstTable, masks=CAUSAL, positions=["none"], laws=asked).lines
     assert line.outcome == "broken"
     assert line.words.startswith("fewer tokens, called after others, raises RuntimeError: The size")
+
+
+@pytest.mark.parametrize(
+    ("fault", "evidence"),
+    [
+        ("CountsItsCalls", "`self.calls` ({file}:{line} in merge: self.calls += 1)"),
+        ("CountsItsSteps", "`self.steps` in training ({file}:{line} in scores: self.steps += 1)"),
+        (
+            "KeepsAMovingAverage",
+            "`self.running` ({file}:{line} in project_query: self.running = 0.9",
+        ),
+        ("CollectsItsMaps", "`self.maps` ({file}:{line} in weights: self.maps.append("),
+        ("KeepsItsStream", "`self.stream` ({file}:{line} in exchange: self.stream = stream)"),
+    ],
+)
+def test_what_a_call_keeps_is_named_with_its_line_and_is_to_be_fixed_first(fault, evidence):
+    file = Path(__file__).parents[2] / "contracts" / "faults" / "calls.py"
+    mechanism = getattr(load_plugin(str(file)), fault)
+    asked = [law("calls_write_nothing_to_self")]
+    (line,) = check(mechanism, masks=CAUSAL, positions=["none"], laws=asked).lines
+    start = evidence.partition("{line} in ")[2].partition(": ")[2].rstrip(")")
+    number = next(i for i, code in enumerate(file.read_text().splitlines(), 1) if start in code)
+    said = evidence.format(file=file, line=number)
+    assert line.words.startswith(f"the call changed {said}"), line.words
+    assert BASIC[0] == line.law
+
+
+class KeepsWhatItsOptionsSay(MultiHead):
+    """Neither a value that does not depend on a call, nor an equal one, is a change."""
+
+    @functools.cached_property
+    def sharpness(self):
+        return 1 + 1 / self.num_heads
+
+    def scores(self, q, k):
+        self.scale = 1 / self.head_dim**0.5
+        return super().scores(q, k) * self.sharpness
+
+
+def test_what_depends_on_no_call_may_be_kept():
+    asked = [law("calls_write_nothing_to_self")]
+    (line,) = check(KeepsWhatItsOptionsSay, masks=CAUSAL, positions=["none"], laws=asked).lines
+    assert line.outcome == "holds"
 
 
 def test_what_breaks_other_laws_is_named_at_the_end(capsys):

@@ -31,7 +31,7 @@ class ScalesItsInputInPlace(MultiHead):
 class CountsItsCalls(MultiHead):
     """A buffer that changes with each forward pass, in evaluation too, and changes the output."""
 
-    caught_by = ("inputs_are_left_as_they_were",)
+    caught_by = ("calls_write_nothing_to_self",)
 
     def __init__(self, dim, **options):
         super().__init__(dim, **options)
@@ -40,6 +40,55 @@ class CountsItsCalls(MultiHead):
     def merge(self, heads, x):
         self.calls += 1
         return super().merge(heads, x)
+
+
+class CountsItsSteps(MultiHead):
+    """A number that grows with each training step, and sharpens the scores."""
+
+    caught_by = ("calls_write_nothing_to_self",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.steps = 0
+
+    def scores(self, q, k):
+        if self.training:
+            self.steps += 1
+        return super().scores(q, k) * (1 + 0.1 * self.steps)
+
+
+class KeepsAMovingAverage(MultiHead):
+    """Subtracts from each query what queries were before, on average."""
+
+    caught_by = ("calls_write_nothing_to_self",)
+
+    def __init__(self, dim, **options):
+        super().__init__(dim, **options)
+        self.running = torch.zeros(())
+
+    def project_query(self, x):
+        q = super().project_query(x)
+        self.running = 0.9 * self.running + 0.1 * q.detach().mean()
+        return q - self.running.to(q.dtype)
+
+
+class KeepsItsStream(MultiHead):
+    """Adds the map of the layer below, which it finds in the stream that `exchange` was given."""
+
+    caught_by = ("calls_write_nothing_to_self",)
+    stream = None
+
+    def exchange(self, k, v, stream):
+        self.stream = stream
+        return k, v
+
+    def weights(self, q, k, mask):
+        weights = super().weights(q, k, mask)
+        if self.stream is None:
+            return weights
+        below = self.stream.shared.get("map")
+        self.stream.shared["map"] = weights
+        return weights if below is None else (weights + below) / 2
 
 
 class KeepsTheFirstMask(MultiHead):
