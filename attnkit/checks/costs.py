@@ -29,11 +29,11 @@ def declared_flops_are_right(case: Case) -> None:
     """
     # A chunk of one token has a few products that a recurrence does not have.
     share = 0.75 if issubclass(case.mechanism, Recurrent) else 1.0
+    declares = any(says_itself(case.mechanism, c) for c in ("mixing_flops", "projection_flops"))
+    require(declares, "it declares no FLOPs, so they are counted")
     require(case.role == "self", "counted in self-attention")
     plain = "causal" if case.mechanism.causal_only else "none"
     require(case.mask_case.name == plain, f"counted under the mask {plain}")
-    declares = any(says_itself(case.mechanism, c) for c in ("mixing_flops", "projection_flops"))
-    require(declares, "it declares none, so they are counted")
     for length in (case.T, 2 * case.T):
         attention = case.attention
         declared = length * attention.projection_flops()

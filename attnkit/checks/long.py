@@ -65,7 +65,8 @@ def _moves_alone(case: Case, token: int, query: int) -> bool:
 
 def _distance(case: Case, query: int, key: int) -> str:
     away = query + case.S - case.T - key
-    return f"{abs(away)} tokens {'back' if away >= 0 else 'ahead'}, which the mask hides"
+    tokens = f"{abs(away)} token{'s' * (abs(away) != 1)}"
+    return f"{tokens} {'back' if away >= 0 else 'ahead'}, which the mask hides"
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from attnkit.attention.base import Attention, Role
 from attnkit.checks.case import FEWER, Case
 from attnkit.checks.laws import Law
 from attnkit.checks.seats import ROLES, MaskCase, long_mask_cases, mask_cases, seats
-from attnkit.registry import POSITIONS, options_of
+from attnkit.registry import MASKS, POSITIONS, options_of
 
 FEW_MASKS = ("none", "causal", "causal&padding")
 """Masks for laws that are not about masks."""
@@ -55,7 +56,7 @@ def cases_of(
     roles: Sequence[Role] = ROLES,
 ) -> tuple[list[Case], list[str]]:
     """Returns a case for each seat that a mechanism does not refuse, and the reasons why it refuses
-    others. Some seats occur again, with fewer keys than queries or with other options.
+    others, each once. Some seats occur again, with fewer keys than queries or with other options.
     """
     cases, reasons = [], {}
     for mask, position, role in seats(masks, positions, roles):
@@ -69,7 +70,27 @@ def cases_of(
     cases += [case.resized(extra=FEWER) for case in few]
     if options is None and cases:
         cases += _with_other_options(cases)
-    return cases, list(reasons)
+    return cases, _joined(reasons)
+
+
+_ABOUT_ONE = re.compile(r"(.*?\b(position|mask) )(\w+)(.*)", re.DOTALL)
+"""A reason that names one position encoding or mask."""
+
+
+def _joined(reasons: Iterable[str]) -> list[str]:
+    """Returns reasons, those that differ only in the name of a position or mask as one."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for reason in reasons:
+        found = _ABOUT_ONE.fullmatch(reason)
+        known = POSITIONS if found and found[2] == "position" else MASKS
+        if found and found[3] in (*known.names(), "padding"):
+            names.setdefault((found[1], found[4]), []).append(found[3])
+        else:
+            names[reason, ""] = [""]
+    return [
+        f"{before}{', '.join(each[:-1])}{' or ' * (len(each) > 1)}{each[-1]}{after}"
+        for (before, after), each in names.items()
+    ]
 
 
 def _with_other_options(cases: Sequence[Case]) -> Iterator[Case]:

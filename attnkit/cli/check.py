@@ -109,9 +109,11 @@ def check(
             printer.end(card, time.monotonic() - started)
             cards.append(card)
         if len(cards) > 1 and not any(subject.part for subject in subjects):
-            show_matrix(cards)
+            show_matrix(cards, subjects)
         if json_file is not None:
-            text = json.dumps([card.to_dict() for card in cards], indent=1)
+            titled = zip(subjects, cards, strict=True)
+            content = [{"title": str(subject), **card.to_dict()} for subject, card in titled]
+            text = json.dumps(content, indent=1)
             json_file.write_text(text + "\n", encoding="utf-8")
 
     guarded(act, debug)

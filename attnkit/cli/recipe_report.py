@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -101,19 +103,40 @@ def _show_layers(model: Any) -> None:
         return
     kinds = ("attention", "mask", "position", "MLP", "wiring")
     differing = [i for i in range(len(kinds)) if len({words[i] for _, words in groups}) > 1]
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for i in differing:
-        table.add_column(kinds[i], overflow="fold")
-    for column in ("parameters", "FLOPs/token", "cache"):
-        table.add_column(column, justify="right", no_wrap=True)
+    rows = []
     for names, words in groups:
         first, last = (name.replace("layers.", "") for name in (names[0], names[-1]))
         places = first if len(names) == 1 else f"{first}-{last.rpartition('.')[2]}"
-        costs_of_layer = words[len(kinds) :]
-        table.add_row(places, *(Text(words[i]) for i in differing), *costs_of_layer)
+        rows.append((places, [words[i] for i in differing], words[len(kinds) :]))
+    headings = [kinds[i] for i in differing]
+    table = _layer_table(headings, rows)
+    options = console.options.update(max_width=sys.maxsize)
+    if Measurement.get(console, options, table).minimum > console.width:
+        joined = [(places, [", ".join(parts)], costs) for places, parts, costs in rows]
+        table = _layer_table([", ".join(headings)], joined)
     console.print(table)
     same = [f"{kinds[i]} {groups[0][1][i]}" for i in range(len(kinds)) if i not in differing]
     if same:
         _line("all layers", ", ".join(same))
     _line("cache", f"bytes of one layer, in float32, at {length:,} tokens")
+
+
+def _layer_table(
+    headings: Sequence[str], rows: Sequence[tuple[str, Sequence[str], Sequence[str]]]
+) -> Table:
+    """Returns the table of layers, which breaks lines only between names.
+
+    Args:
+        headings: of the parts.
+        rows: places of the layers, their parts and their costs.
+    """
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for i, heading in enumerate(headings):
+        longest = max(len(word) for _, parts, _ in rows for word in parts[i].split())
+        table.add_column(heading, min_width=longest)
+    for heading in ("parameters", "FLOPs/token", "cache"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for places, parts, costs in rows:
+        table.add_row(places, *map(Text, parts), *costs)
+    return table

@@ -209,6 +209,20 @@ def test_a_pattern_is_shown_layer_by_layer(read):
     assert "pre_norm" not in read()
 
 
+def test_names_of_layers_stay_whole_in_80_columns(read, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    other = (
+        "attention: grouped_query, position: relative_bias, mask: {name: sliding_window, window: 9}"
+    )
+    layers = f"model.layers=[{{attention: multi_head, mask: causal}}, {{{other}}}]"
+    name_report.show("local_global", [layers], [])
+    shown = read()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert {"multi_head,", "grouped_query,", "sliding_window", "relative_bias"} <= set(
+        shown.split()
+    )
+
+
 @pytest.mark.parametrize("name", WIRINGS.names())
 def test_a_wiring_is_shown_with_formula_and_paper(name, read):
     name_report.show(name, [], [])

@@ -61,9 +61,11 @@ class Local(Launcher):
         self._dropped: list[Ended] = []
 
     def describe(self) -> str:
-        words = [f"{self.workers} at a time", f"{self.threads} CPU thread(s) each"]
+        threads = f"{self.threads} CPU thread{'s' * (self.threads != 1)}"
+        words = [f"{self.workers} at a time", f"{threads} each"]
         if self._shares:
-            words.append(f"{len(self._shares[0])} GPU(s) each")
+            gpus = len(self._shares[0])
+            words.append(f"{gpus} GPU{'s' * (gpus != 1)} each")
         return ", ".join(words)
 
     def start(self, jobs: Sequence[Job]) -> None:

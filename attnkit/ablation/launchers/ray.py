@@ -56,7 +56,8 @@ class Ray(Launcher):
 
     def describe(self) -> str:
         where = self.address or "a Ray cluster on this machine only"
-        return f"{where}, {self.cpus} core(s) and {self.gpus:g} GPU(s) each"
+        cores = f"{self.cpus} core{'s' * (self.cpus != 1)}"
+        return f"{where}, {cores} and {self.gpus:g} GPU{'s' * (self.gpus != 1)} each"
 
     def start(self, jobs: Sequence[Job]) -> None:
         if self._ray is None:

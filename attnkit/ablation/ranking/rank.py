@@ -221,7 +221,7 @@ def show_work(work: Work, protocol: Protocol) -> None:
             seconds = None if seconds is None else seconds + takes
         took = "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
         missing = sum(cell.num_missing() for cell in row.values())
-        table.add_row(visible(name), took, f"{missing} runs")
+        table.add_row(visible(name), took, f"{missing} run{'s' * (missing != 1)}")
     console.print(table)
     if untimed and untimed < len(cells):
         total *= len(cells) / (len(cells) - untimed)

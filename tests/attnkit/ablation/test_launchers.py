@@ -131,9 +131,11 @@ def test_threads_of_the_users_environment_stay(local, tmp_path, monkeypatch):
     rayon = THREADS.replace("OMP", "RAYON")
     launcher = local(2)
     assert launcher.threads == 3
+    assert launcher.describe().endswith("3 CPU threads each")
     launcher.start([job(tmp_path, "omp", THREADS), job(tmp_path, "rayon", rayon)])
     assert ends(launcher, 2) == {"omp": 3, "rayon": 5}
     told = local(2, threads=1)  # the plan says more than the environment
+    assert told.describe().endswith("1 CPU thread each")
     told.start([job(tmp_path, "omp", THREADS), job(tmp_path, "rayon", rayon)])
     assert ends(told, 2) == {"omp": 1, "rayon": 1}
 

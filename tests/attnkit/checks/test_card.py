@@ -1,6 +1,7 @@
 """The card, and the command that prints it."""
 
 import functools
+import io
 import json
 import operator
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
@@ -16,13 +18,13 @@ from attnkit.attention.base import Attention
 from attnkit.attention.kernels.call import Verdict
 from attnkit.attention.multi_head import MultiHead
 from attnkit.checks import LAWS, check
-from attnkit.checks.card import law
+from attnkit.checks.card import Card, Line, law
 from attnkit.checks.case import Broken, Case
 from attnkit.checks.laws import BASIC
 from attnkit.checks.seats import MaskCase
 from attnkit.checks.selection import cases_of
 from attnkit.checks.subjects import Subject, subjects_of
-from attnkit.checks.terminal import CardPrinter
+from attnkit.checks.terminal import CardPrinter, show_matrix
 from attnkit.cli.main import app
 from attnkit.masks import Causal, Document, NoMask, Padding
 from attnkit.registry import ATTENTION, load_plugin
@@ -696,6 +698,63 @@ def test_options_and_a_number_of_heads_that_does_not_divide_the_usual_width():
     assert not card.broken
 
 
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal of 80 columns."""
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=True, no_color=True, highlight=False)
+    monkeypatch.setattr("attnkit.checks.terminal.console", console)
+    return lambda: re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
+
+
+def test_a_card_of_80_columns_has_hanging_indents_and_each_remedy_once(screen):
+    remedy = " ".join(["declare what it does"] * 9)
+    asked = ("later_tokens_have_no_influence", "padded_keys_have_no_influence")
+    broken = [Line(each, "influence", "broken", 1, "moved " * 20, "T=2", remedy) for each in asked]
+    idle = Line("order_of_the_keys_does_not_matter", "influence", "does not apply", 0, "none " * 9)
+    printer = CardPrinter(Subject("multi_head"))
+    for line in (*broken, idle):
+        printer.line(line)
+    printer.end(Card("multi_head", 1, broken[:1], ["refused " * 20]), 1.0)
+    shown = screen()
+    assert max(map(len, shown.splitlines())) <= 80
+    first, second = (f"{' ' * n}moved moved" for n in (10, 12))
+    assert f"\n{first}" in shown
+    assert f"moved\n{second}" in shown
+    assert shown.count(f"\n{' ' * 10}declare what") == shown.count("remedy: as above") == 1
+    assert f"n/a     order of the keys does not matter\n{' ' * 10}none none" in shown
+    assert "\n  refused refused" in shown
+    assert "refused\n    refused" in shown
+    assert "1 law in 1 seat (mask x position x role): 0 hold, 0 do not apply, 1 broken." in shown
+
+
+def test_seats_that_are_refused_for_one_reason_share_a_line():
+    _, refused = cases_of(MultiHead, masks=CAUSAL)
+    (line,) = refused
+    assert line.startswith("position alibi, cope, ")
+    assert line.endswith(
+        " or shaw compares positions within one sequence, so it has no meaning in cross-attention"
+    )
+
+
+def test_the_matrix_is_headed_by_the_titles_of_the_cards(screen):
+    subjects = [Subject("multi_head", positions=(name,)) for name in ("alibi", "shaw")]
+    show_matrix([Card("multi_head", 1, [Line(LAWS[0].name, "calls", "holds", 3)])] * 2, subjects)
+    shown = screen()
+    (law_line,) = (line for line in shown.splitlines() if line.endswith(" 3 "))
+    assert law_line.split("  ")[0].strip() == LAWS[0].words
+    heading = shown[: shown.index(LAWS[0].words)].split()
+    assert [heading.count(word) for word in ("alibi", "shaw", "multi_head", "law")] == [1, 1, 2, 1]
+
+
+def test_flops_that_are_not_declared_are_said_to_be_counted():
+    (line,) = check(MyLeak, masks=CAUSAL, laws=[law("declared_flops_are_right")]).lines
+    assert (line.outcome, line.words) == (
+        "does not apply",
+        "it declares no FLOPs, so they are counted",
+    )
+
+
 @pytest.mark.slow
 def test_the_command_prints_each_law_and_writes_json():
     ended = call("check", "linear", "--mask", "causal", "--role", "self", "--json", "card.json")
@@ -703,9 +762,10 @@ def test_the_command_prints_each_law_and_writes_json():
     for each in LAWS:
         assert each.words in ended.stdout
     assert "BROKEN" not in ended.stdout
-    assert "linear has no place for position alibi" in ended.stdout
+    for names in ("alibi or relative_bias", "cope or shaw"):
+        assert f"  linear has no place for position {names}, which acts on " in ended.stdout
     (card,) = json.loads(Path("card.json").read_text())
-    assert card["name"] == "linear"
+    assert card["title"] == card["name"] == "linear"
     assert len(card["lines"]) == len(LAWS)
     assert {line["outcome"] for line in card["lines"]} == {"holds", "does not apply"}
 
