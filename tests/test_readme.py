@@ -42,7 +42,7 @@ def test_every_example_is_tested():
 
 
 def test_mechanisms_in_own_code():
-    names = run(example("asks_another"))
+    names = run(example("cross_attention = "))
     assert names["x"].shape == (2, 100, 256)
 
 

@@ -13,9 +13,9 @@ import attnkit
 def test_the_names_for_type_checkers_are_those_that_are_loaded():
     tree = ast.parse(Path(attnkit.__file__).read_text())
     checked = next(node for node in tree.body if isinstance(node, ast.If))
-    told = {(node.module, name.name) for node in checked.body for name in node.names}
-    assert told == {(home, name) for name, home in attnkit._HOME_OF.items()}
-    assert dir(attnkit) == attnkit.__all__ == sorted(name for _, name in told)
+    declared = {(node.module, name.name) for node in checked.body for name in node.names}
+    assert declared == {(module, name) for name, module in attnkit._MODULE_OF.items()}
+    assert dir(attnkit) == attnkit.__all__ == sorted(name for _, name in declared)
 
 
 @pytest.mark.parametrize("name", attnkit.__all__)

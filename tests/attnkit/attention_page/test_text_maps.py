@@ -241,7 +241,7 @@ def test_what_a_run_logged_and_gave_is_at_hand(small_run, tmp_path):
     assert "small / base / seed0" in repr(run)
     (small_run.directory / "result.json").rename(tmp_path / "result.json")
     try:
-        with pytest.raises(RunDirectoryError, match="once the run has finished"):
+        with pytest.raises(RunDirectoryError, match="it is written when the run has finished"):
             _ = run.result
     finally:
         (tmp_path / "result.json").rename(small_run.directory / "result.json")

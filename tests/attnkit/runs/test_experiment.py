@@ -481,6 +481,6 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(small, tmp_path, n
 def test_a_model_beyond_this_machine_is_refused_before_it_is_made(small, monkeypatch):
     monkeypatch.setattr(building, "physical_memory_bytes", lambda: 10_000)
     recipe = small()
-    with pytest.raises(HardwareError, match=r"parameters take .* GB in float32, and this"):
+    with pytest.raises(HardwareError, match=r"parameters take .* GB in float32, but this"):
         experiment.run(recipe)
     assert not recipe.run_dir.exists()
