@@ -68,7 +68,7 @@ def test_a_mechanism_is_shown_with_formula_paper_options_and_kernels(name, read)
 
 def test_kernels_are_timed_on_this_machine(read, monkeypatch):
     """A line for each kernel that can compute a case, in 80 columns; one of each case is chosen."""
-    monkeypatch.setattr(name_report.console, "width", 80, raising=False)
+    monkeypatch.setattr(name_report.console, "_width", 80)
     name_report.measure("multi_head", [32, 130], [])
     lines = [line.split() for line in read().splitlines() if line.split()[:1] in (["32"], ["130"])]
     assert all(len(" ".join(line)) <= 80 for line in lines)
@@ -210,7 +210,7 @@ def test_a_pattern_is_shown_layer_by_layer(read):
 
 
 def test_names_of_layers_stay_whole_in_80_columns(read, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(name_report.console, "_width", 80)
     other = (
         "attention: grouped_query, position: relative_bias, mask: {name: sliding_window, window: 9}"
     )
