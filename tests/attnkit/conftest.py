@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from attnkit.ablation.launchers.base import Ended, Job, Launcher
 from attnkit.cli.main import app
 from attnkit.recipe import Recipe, recipe_from_dict
+from attnkit.registry import ATTENTION, MASKS, POSITIONS
 from attnkit.runs import experiment
 
 SMALL_MODEL = {
@@ -136,6 +137,22 @@ def real_run(short_samples, made_once: Callable) -> experiment.Result:
         return experiment.run(recipe_from_dict({**keys, "runs_dir": str(folder)}))
 
     return made_once("real", train)
+
+
+@pytest.fixture
+def plugin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, to write plugins into; what they register is gone afterwards."""
+    monkeypatch.chdir(tmp_path)
+    registries = ATTENTION, MASKS, POSITIONS
+    for registry in registries:
+        registry.names()
+    before, modules = [dict(registry._classes) for registry in registries], set(sys.modules)
+    yield tmp_path
+    for registry, classes in zip(registries, before, strict=True):
+        registry._classes = classes
+    for name in set(sys.modules) - modules:
+        if name.startswith("attnkit_plugin_"):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ from attnkit.ablation.ranking.table import read_ranking
 from attnkit.ablation.timing import Timing
 from attnkit.cli.main import app
 from attnkit.recipe.shipped import located
-from attnkit.registry import ATTENTION, MASKS, POSITIONS
 
 TINY = (
     *("trainer.max_steps=2", "trainer.batch_size=4", "data.num_eval=8"),
@@ -83,20 +82,11 @@ class Leaky(MultiHead):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(plugin_folder, monkeypatch):
     """A folder of one's own; no published table comes with the kit."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("attnkit.ablation.ranking.row.shipped_tables", list)
-    (tmp_path / "mine.py").write_text(PLUGIN)
-    yield tmp_path
-    # Names that plugins of these tests register, or the next test of another file would see them.
-    for registry, names in (
-        (ATTENTION, ("plain_copy", "leaky")),
-        (MASKS, ("my_window",)),
-        (POSITIONS, ("my_rotation",)),
-    ):
-        for name in names:
-            registry._classes.pop(name, None)
+    (plugin_folder / "mine.py").write_text(PLUGIN)
+    return plugin_folder
 
 
 @pytest.fixture
