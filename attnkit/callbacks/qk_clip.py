@@ -20,6 +20,7 @@ from attnkit.attention.base import Attention
 from attnkit.attention.maps import before_each_mechanism, largest_by_head
 from attnkit.attention.score_attention import ScoreAttention
 from attnkit.attention.stream import Stream
+from attnkit.hardware.devices import has_several_processes
 from attnkit.listeners.lightning import Listeners
 from attnkit.masks import Causal, Mask, NoMask
 from attnkit.registry import ATTENTION
@@ -129,7 +130,7 @@ class QKClip(L.Callback):
             assert isinstance(attention, ScoreAttention)
             largest = largest_by_head(attention, x, context, mask, stream)
             assert largest is not None
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
+            if has_several_processes():
                 torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
             above = (largest > self.tau) & largest.isfinite()
             if isinstance(skipped, Tensor):

@@ -4,11 +4,9 @@ since a mechanism that breaks one of them breaks most others too.
 
 from __future__ import annotations
 
-import functools
 import gc
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -18,122 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnkit.attention.base import Attention
 from attnkit.attention.stream import Stream
-from attnkit.checks.blame import first_line, line_that_writes
+from attnkit.checks.blame import first_line
 from attnkit.checks.case import Broken, Case, demand, demand_close, require
+from attnkit.checks.contents import held, held_outside, writes_nothing
 from attnkit.checks.seats import documents, keep
 from attnkit.masks import Document, Mask, Padding, SlidingWindow
 
 T = TypeVar("T")
 Call = Callable[[Attention], Tensor]
-
-_OF_TORCH = frozenset(vars(nn.Module()))
-"""Attributes that every module has."""
-
-
-def held(value: Any, path: str, depth: int = 4) -> Iterator[tuple[str, Tensor | nn.Module]]:
-    """Yields the tensors and modules in a value, also in lists, dicts and objects, with paths."""
-    if isinstance(value, Tensor | nn.Module):
-        yield path, value
-    elif depth == 0 or isinstance(value, type | str | torch.dtype | torch.device):
-        return
-    elif isinstance(value, Mapping):
-        for key, item in list(value.items()):
-            yield from held(item, f"{path}[{key!r}]", depth - 1)
-    elif isinstance(value, list | tuple | set | frozenset | deque):
-        for i, item in enumerate(value):
-            yield from held(item, f"{path}[{i}]", depth - 1)
-    elif hasattr(value, "__dict__") and not callable(value):
-        for key, item in list(vars(value).items()):
-            yield from held(item, f"{path}.{key}", depth - 1)
-
-
-def held_outside(attention: Attention) -> Iterator[tuple[str, Tensor | nn.Module]]:
-    """Yields the tensors and modules that a mechanism and its parts store outside of parameters,
-    buffers and submodules.
-    """
-    for name, module in attention.named_modules():
-        for attribute, value in list(vars(module).items()):
-            if attribute not in _OF_TORCH:
-                yield from held(value, f"{name}.{attribute}" if name else attribute)
-
-
-@contextmanager
-def writes_nothing(root: nn.Module, when: str = "") -> Iterator[None]:
-    """Demands that calls in this block change no attribute and no buffer of a module or its parts.
-    Values of parameters are not compared, and what a `cached_property` stores is allowed.
-
-    Args:
-        root: the module.
-        when: end of the evidence, such as ` in training`.
-    """
-    before = {id(module): (module, _contents(module)) for module in root.modules()}
-    yield
-    for module in root.modules():
-        if id(module) not in before:  # the module that holds it has changed
-            continue
-        old, new = before[id(module)][1], _contents(module)
-        changed = [name for name in {**new, **old} if not _same(old.get(name), new.get(name))]
-        if not changed:
-            continue
-        names = " and ".join(f"`self.{name}`" for name in changed[:3])
-        of = "" if module is root else f" of {type(module).__name__}"
-        line = line_that_writes(changed[0], type(module), *map(type, root.modules()))
-        raise Broken(
-            f"the call changed {names}{of}{when}{f' ({line})' if line else ''}; keep nothing "
-            "between calls: use local variables, and `stream.shared` for later layers"
-        )
-
-
-def _contents(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """Returns for each attribute of a module, its buffers, parameters and parts included, what it
-    holds by path, with copies of tensors that are not parameters.
-    """
-    own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in (own | module._buffers | module._parameters | module._modules).items():
-        if not isinstance(getattr(type(module), name, None), functools.cached_property):
-            found[name] = dict(_parts(value, ""))
-    return found
-
-
-def _parts(value: Any, path: str, depth: int = 4) -> Iterator[tuple[str, Any]]:
-    """Yields a value, or a copy if it is a tensor, and what it contains, with paths."""
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        yield path, value.detach().clone()
-        return
-    if isinstance(value, Mapping):
-        items = list(value.items())
-    elif isinstance(value, list | tuple | set | frozenset | deque):
-        items = list(enumerate(value))
-    else:
-        yield path, value
-        is_plain = hasattr(value, "__dict__") and not callable(value)
-        items = list(vars(value).items()) if is_plain and not isinstance(value, Tensor) else []
-    yield f"{path} items", len(items)
-    if depth:
-        for key, item in items:
-            yield from _parts(item, f"{path}[{key!r}]", depth - 1)
-
-
-def _same(old: dict[str, Any] | None, new: dict[str, Any] | None) -> bool:
-    """Returns True if an attribute holds equal numbers, words and tensors, and the same objects."""
-    if old is None or new is None or old.keys() != new.keys():
-        return False
-    return all(_equal(value, new[path]) for path, value in old.items())
-
-
-def _equal(old: Any, new: Any) -> bool:
-    if old is new:
-        return True
-    if isinstance(old, Tensor) and isinstance(new, Tensor):
-        if isinstance(old, nn.Parameter) or isinstance(new, nn.Parameter):
-            return False
-        alike = (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device)
-        return alike and torch.equal(old.nan_to_num(), new.nan_to_num())
-    return isinstance(old, _BY_VALUE) and type(old) is type(new) and old == new
-
-
-_BY_VALUE = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 
 
 def calls_write_nothing_to_self(case: Case) -> None:

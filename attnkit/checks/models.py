@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from attnkit.attention.stream import Stream
-from attnkit.checks.calls import writes_nothing
 from attnkit.checks.card import Card, Line
 from attnkit.checks.case import NOISE, Broken, DoesNotApply, demand, demand_close, require
+from attnkit.checks.contents import writes_nothing
 from attnkit.checks.subjects import PARTS
 from attnkit.models.encoder_decoder import DecoderOptions, EncoderDecoder, EncoderOptions
 from attnkit.models.influence import allowed_by_masks, measure_later_influence

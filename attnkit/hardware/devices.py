@@ -166,6 +166,11 @@ def end_failed_capture() -> None:
         generator.graphsafe_set_state(generator.clone_state())
 
 
+def has_several_processes() -> bool:
+    """True if this process is one of several that train together. Known without a trainer, too."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def default_device() -> torch.device:
     """Returns the device on which a run with `accelerator: auto` trains."""
     if torch.cuda.is_available():

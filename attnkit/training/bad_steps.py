@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from attnkit.errors import DivergedError
+from attnkit.hardware.devices import has_several_processes
 
 log = logging.getLogger("attnkit")
 
@@ -95,7 +96,7 @@ def can_leave_out(optimizer: Optimizer) -> bool:
 
 def on_any_process(here: Tensor) -> Tensor:
     """() boolean: true if it is on one of the processes of a run; no host waits for it on a GPU."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not has_several_processes():
         return here
     anywhere = here.float()
     torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)

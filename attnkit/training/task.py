@@ -20,6 +20,7 @@ from attnkit.attention.kernels import outside
 from attnkit.attention.maps import evaluating, has_attention
 from attnkit.attention.stream import Stream
 from attnkit.data.order import BatchesFrom, StepsAhead, batch_seed, end_without_parent
+from attnkit.hardware.devices import has_several_processes
 from attnkit.listeners.listener import Listener
 from attnkit.models.sharding import shard, whole_copy
 from attnkit.training.compiled import CompileClock, Compiled
@@ -315,8 +316,7 @@ class Task(OptimizerSteps, ABC):
         if not names:
             return {}
         totals = torch.stack(sums)
-        # Evaluation of a finished run has no trainer.
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if has_several_processes():  # evaluation of a finished run has no trainer
             torch.distributed.all_reduce(totals)
         return dict(zip(names, (totals[:, 0] / totals[:, 1]).tolist(), strict=True))
 
