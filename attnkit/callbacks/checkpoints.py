@@ -113,8 +113,10 @@ class Checkpoints(Checkpoint):
         if (bad_steps := getattr(trainer.lightning_module, "bad_steps", None)) is not None:
             bad_steps.read()
         parameters = trainer.lightning_module.parameters()
-        finite = all(bool(own_share(parameter).isfinite().all()) for parameter in parameters)
-        if not trainer.strategy.reduce_boolean_decision(finite):
+        finite = [own_share(parameter).isfinite().all() for parameter in parameters]
+        # Stacked, so that the host waits for the device once.
+        all_finite = not finite or bool(torch.stack(finite).all())
+        if not trainer.strategy.reduce_boolean_decision(all_finite):
             raise DivergedError(step, "the weights are")
         self._last_saved = step
         trainer.save_checkpoint(self.io.store.directory / LAST)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from tensorboard.backend.event_processing import event_accumulator
 
 from attnkit.callbacks import progress
@@ -565,6 +566,22 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_are_touched(sm
     slower = recipe.with_overrides("optimizer.lr=0.0033", "trainer.on_nan=skip")
     result = experiment.run(slower, directory=recipe.run_dir, resume="yes", allow_changes=True)
     assert result.record["status"] == "finished"
+
+
+class Spoiler(Callback):
+    """Sets one weight to NaN after step 4, as a faulty callback might."""
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step == 4:
+            module.model.embedding.weight.data[0, 0] = float("nan")
+
+
+def test_weights_that_are_no_numbers_are_never_saved(small):
+    recipe = small("checkpoint.every_n_steps=2")
+    with pytest.raises(DivergedError, match="at step 4 the weights are not finite; the last check"):
+        experiment.run(recipe, callbacks=[Spoiler()])
+    checkpoint = torch.load(recipe.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] < 4
 
 
 def test_a_step_may_be_skipped_and_changes_nothing(small, spoil, monkeypatch, caplog):
