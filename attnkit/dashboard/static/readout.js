@@ -27,7 +27,7 @@ export class Readout {
     if (query === null) {
       return [
         strong(record.keys[key]),
-        " is looked at most by ",
+        " is attended to most by ",
         ...this.#queriesOf(record, map, head, key),
       ];
     }
@@ -41,7 +41,7 @@ export class Readout {
       : ["nothing"];
     return [
       strong(record.queries[query]),
-      record.isDifference ? (key === null ? " differs most at " : " at ") : " looks at ",
+      record.isDifference ? (key === null ? " differs most at " : " at ") : " attends to ",
       ...cell,
       ...list,
     ];

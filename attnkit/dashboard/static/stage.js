@@ -101,10 +101,10 @@ export class Stage {
     const model = this.#models().find(({ record }) => query < record.queries.length);
     if (!model) return "";
     const [most] = model.map.strongest(model.head, query, 1);
-    const looks = most
+    const strongest = most
       ? `${quoted(model.record.keys[most.key])}, ${number(most.weight)}`
       : "nothing";
-    return `query ${query}, ${quoted(model.record.queries[query])}, looks most at ${looks}`;
+    return `query ${query}, ${quoted(model.record.queries[query])}, attends most to ${strongest}`;
   }
 
   // The models that are drawn from a record.

@@ -24,7 +24,7 @@ export const INITIAL = {
   layer: 0,
   head: 0,
   query: null, // the pinned query token
-  key: null, // the pinned token that is looked at
+  key: null, // the pinned key
   hidden: [], // heads that Lines does not draw
   a: null, // the runs of Difference
   b: null,

@@ -29,8 +29,8 @@ export class LinesView {
     this.app = app;
     this.layer = element("h3");
     this.heads = element("div", { class: "chips", role: "group", "aria-label": "Heads" });
-    this.queries = this.#list("query (looks)", "query");
-    this.keys = this.#list("key (is looked at)", "key");
+    this.queries = this.#list("query (attends)", "query");
+    this.keys = this.#list("key (attended to)", "key");
     this.canvas = element("canvas");
     this.strings = element("div", { class: "strings" }, this.canvas);
     this.columns = element("div", { class: "columns" }, this.queries, this.strings, this.keys);
@@ -41,8 +41,8 @@ export class LinesView {
       element(
         "div",
         { class: "titles", "aria-hidden": "true" },
-        element("span", {}, "query (looks)"),
-        element("span", {}, "key (is looked at)"),
+        element("span", {}, "query (attends)"),
+        element("span", {}, "key (attended to)"),
       ),
       this.columns,
     );

@@ -43,13 +43,13 @@ export class TokensView {
     const cell = (query, key) =>
       map.isAllowed(head, query, key) ? map.weight(head, query, key) : "";
     const forwards = record.keys.map((token, at) => [
-      "is looked at by the pinned query",
+      "is attended to by the pinned query",
       at,
       token,
       cell(from, at),
     ]);
     const backwards = record.queries.map((token, at) => [
-      "looks at the pinned key",
+      "attends to the pinned key",
       at,
       token,
       cell(at, to),
@@ -76,14 +76,14 @@ export class TokensView {
     });
     const isSelf = record.kind === "self";
     this.forwards.update({
-      lead: [quoted(record.queries[from]), " looks at"],
+      lead: [quoted(record.queries[from]), " attends to"],
       tokens: record.keys,
       cells: record.keys.map((_, at) => cell(from, at)),
       marked: isSelf ? from : to,
       ramp,
     });
     this.backwards.update({
-      lead: [quoted(record.keys[to]), " is looked at by"],
+      lead: [quoted(record.keys[to]), " is attended to by"],
       tokens: record.queries,
       cells: record.queries.map((_, at) => cell(at, to)),
       marked: isSelf ? to : from,

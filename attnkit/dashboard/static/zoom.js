@@ -165,7 +165,7 @@ export class Zoom {
 }
 
 function cellText(record, map, head, query, key) {
-  const pair = `${quoted(record.queries[query])} looks at ${quoted(record.keys[key])}`;
+  const pair = `${quoted(record.queries[query])} attends to ${quoted(record.keys[key])}`;
   return map.isAllowed(head, query, key)
     ? `${pair}: ${number(map.weight(head, query, key))}`
     : `${pair}: masked`;

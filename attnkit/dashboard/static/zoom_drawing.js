@@ -46,12 +46,12 @@ export function drawLabels(context, axes, ink) {
   context.font = TITLE_FONT;
   context.textBaseline = "middle";
   context.textAlign = "left";
-  context.fillText("key (is looked at) →", left, 8);
+  context.fillText("key (attended to) →", left, 8);
   context.save();
   context.translate(8, top);
   context.rotate(-Math.PI / 2);
   context.textAlign = "right";
-  context.fillText("← query (looks)", 0, 0);
+  context.fillText("← query (attends)", 0, 0);
   context.restore();
   if (axes.labelled) {
     axes.queryLabels.forEach((_, query) => drawLabel(context, axes, { query }, ink.soft));
