@@ -144,9 +144,11 @@ def _in_words(ours: Any, base: Any) -> str:
 
 def _machine(run: StoredRun, base: StoredRun) -> list[str]:
     """Reports other hardware or another torch, which make speed and memory incomparable."""
+    # Runs of earlier versions know a processor as `cpu` alone.
+    is_known = all("device" in each.environment for each in (run, base))
     ours, theirs = (
         {
-            "device": each.record.get("device"),
+            "device": (each.environment if is_known else each.record).get("device"),
             "precision": each.record.get("precision"),
             "torch": each.environment.get("packages", {}).get("torch"),
         }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -181,6 +183,26 @@ def default_device() -> torch.device:
 def device_name(device: torch.device) -> str:
     """Returns the GPU's name, or the type of the device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def processor_name() -> str:
+    """Returns the model of the processor and the vector instructions that torch uses, such as `AMD
+    EPYC, AVX2`. Virtual machines give processors with different instructions the same model.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = next(iter(names), platform.processor() or platform.machine())
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def computing_device(device: torch.device) -> str:
+    """Returns the name of what computes: the GPU, or `processor_name` for the CPU. Speeds are
+    comparable, and sums equal in their last bits, only on the same one.
+    """
+    return processor_name() if device.type == "cpu" else device_name(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

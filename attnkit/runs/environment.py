@@ -53,7 +53,7 @@ def add_kernels(directory: Path, certificates: Sequence[Mapping[str, Any]]) -> N
     write_json(directory / ENVIRONMENT, {**environment, "kernels": list(certificates)})
 
 
-_VERSIONS = ("python", "threads", "precision", "packages")
+_VERSIONS = ("python", "threads", "precision", "device", "packages")
 """Keys of the environment that can change the last bits of results."""
 
 
@@ -81,7 +81,7 @@ def read_environment(directory: Path) -> dict[str, Any]:
 
 
 def _last_versions(environment: dict[str, Any]) -> dict[str, Any]:
-    """Returns the versions, threads and precision of the last process that trained."""
+    """Returns the versions, threads, precision and device of the last process that trained."""
     last = {key: environment.get(key) for key in _VERSIONS}
     for resumption in environment.get("resumed", []):
         last |= {key: resumption[key] for key in _VERSIONS if key in resumption}
@@ -90,13 +90,14 @@ def _last_versions(environment: dict[str, Any]) -> dict[str, Any]:
 
 def changed_versions(directory: Path, current: dict[str, Any]) -> list[str]:
     """Returns `torch: 2.13.0 -> 2.14.0` for each version that differs from the last training, and
-    likewise for the number of threads and the precision.
+    likewise for the number of threads, the precision and the device.
 
     Raises:
         RunDirectoryError: if `environment.json` is missing or damaged.
     """
     recorded = _last_versions(read_environment(directory))
-    pairs = [(key, recorded[key], current.get(key)) for key in ("python", "threads", "precision")]
+    single = [key for key in _VERSIONS if key != "packages"]
+    pairs = [(key, recorded[key], current.get(key)) for key in single]
     known = recorded["packages"]
     pairs += [(name, known.get(name), version) for name, version in current["packages"].items()]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old is not None and old != new]

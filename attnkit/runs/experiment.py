@@ -21,6 +21,7 @@ from attnkit.callbacks.stops import Stops
 from attnkit.checks.at_start import refuse_broken_plugins
 from attnkit.console import tolerant_streams
 from attnkit.hardware.devices import (
+    computing_device,
     device_name,
     exactness,
     peak_memory_bytes,
@@ -174,6 +175,7 @@ def run(
         [certificates, *named_callbacks, *callbacks],
     )
     environment["precision"] = str(trainer.precision)
+    environment["device"] = computing_device(trainer.strategy.root_device)
 
     # All checks are above, so that a refused run writes nothing.
     exact_kernels = exactness(

@@ -15,7 +15,7 @@ from attnkit.ablation.launchers.base import Launcher
 from attnkit.ablation.ranking.cells import FOLDER, Cell, Plans, write_plan
 from attnkit.ablation.ranking.protocol import BASE, Protocol, RankError
 from attnkit.ablation.ranking.row import ROWS, lacks_speed, make_row, read_kept, write_row
-from attnkit.ablation.ranking.speed import speed_of
+from attnkit.ablation.ranking.speed import speed_of, this_machine
 from attnkit.ablation.ranking.subject import Subject
 from attnkit.ablation.ranking.table import Ranking, read_ranking
 from attnkit.ablation.ranking.training import train
@@ -65,14 +65,14 @@ def prepare(
         RankError: if the protocol cannot take a mechanism, or a row is damaged.
         LawBrokenError: if a plugin breaks a law.
     """
-    work, kept = Work(Plans(protocol)), read_kept(protocol, tables)
+    work, kept, machine = Work(Plans(protocol)), read_kept(protocol, tables), this_machine()
     wanted = {BASE: Subject(BASE), **{subject.name: subject for subject in subjects}}
     for name, subject in progress_bar([*wanted.items()], "checking rows"):
         variant, is_named = work.plans.variant(subject), subject in subjects
         row = kept.row(name, variant)
         if row is not None and (row["variant"] == variant or not is_named):
             work.finished[name] = row
-            if lacks_speed(row) and is_named:
+            if is_named and lacks_speed(row, machine):
                 work.busy[name] = work.plans.cell(next(iter(protocol.parts)), subject)
             continue
         try:

@@ -233,9 +233,12 @@ def _counted(cells: Mapping[str, Cell]) -> dict[str, Any]:
     }
 
 
-def lacks_speed(row: Mapping[str, Any]) -> bool:
-    """True if a row's speed was not measured, or while other processes used the cores."""
-    return not row["costs"].get("speed", {}).get("is_quiet")
+def lacks_speed(row: Mapping[str, Any], machine: Mapping[str, Any]) -> bool:
+    """True if a row's speed was not measured on this machine, or while other processes used its
+    cores.
+    """
+    speed = row["costs"].get("speed", {})
+    return not speed.get("is_quiet") or speed.get("machine") != machine
 
 
 def write_row(protocol: Protocol, row: Mapping[str, Any]) -> Path:

@@ -1,16 +1,16 @@
 """Measures what a mechanism costs on this machine, in a process of its own: `python -m
 attnkit.ablation.ranking.speed OUT RECIPE`.
 
-With one thread on a CPU. The share of the time in which the process had a core tells whether other
+With one thread on a CPU. The processor time that it and others had meanwhile tells whether other
 processes disturbed it.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ from attnkit.recipe import Recipe
 from attnkit.storage.files import parse_json
 from attnkit.storage.run_directory import write_json, write_text
 
-QUIET = 0.95
-"""Share of a core that a process with a quiet machine has at least."""
+LEAST_OF_A_CORE = 0.95
+"""Share of a core that a process on a quiet machine has at least."""
+
+MOST_BESIDE = 0.1
+"""Share of the machine that other processes have at most meanwhile. They slow down what has a core
+of its own, too: cores share caches, memory and, as hyper-threads, their units."""
 
 DECODED = 256
 """Tokens that are decoded at least."""
@@ -75,48 +79,70 @@ def main(out: Path, file: Path) -> None:
     model = build_model(recipe, *data.vocab_sizes).to(device)
     task: Any = build_task(recipe, model, data)
     task.to(device)
-    before = peak_memory_bytes(device)
-    cpu, wall = time.process_time(), time.perf_counter()
+    before, began = peak_memory_bytes(device), Moment.now()
     batches = data.train_batches(0, recipe.trainer.max_steps)
     steps = training_steps(recipe, task, task.configure_optimizers(), batches, device)
     step = mean_seconds(steps, device)
     after = peak_memory_bytes(device)
     token = _seconds_per_token(model, device)
-    share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     write_json(
         out,
         {
             "tokens_per_second": data.tokens_per_batch * recipe.trainer.accumulate / step,
             "ms_per_token": 1000 * token,
             "training_bytes": None if before is None or after is None else after - before,
-            "is_quiet": device.type != "cpu" or share >= QUIET,
-            "machine": _machine(device),
+            "is_quiet": device.type != "cpu" or is_quiet(began, Moment.now(), os.cpu_count() or 1),
+            "machine": this_machine(),
         },
     )
 
 
-def _machine(device: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Moment:
+    """Times in seconds.
+
+    Attributes:
+        wall: of the clock.
+        own: processor time of this process.
+        all: processor time of all processes, of other virtual machines too where the system tells
+            it; None: unknown (not Linux).
+    """
+
+    wall: float
+    own: float
+    all: float | None
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Returns the present one."""
+        try:
+            ticks = Path("/proc/stat").read_text(encoding="utf-8").split(maxsplit=9)[1:9]
+            user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, ticks)
+            used = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError):
+            used = None
+        return cls(time.perf_counter(), time.process_time(), used)
+
+
+def is_quiet(began: Moment, ended: Moment, cores: int) -> bool:
+    """True if no other process disturbed this one between two moments."""
+    wall, own = ended.wall - began.wall, ended.own - began.own
+    beside = 0.0 if began.all is None or ended.all is None else ended.all - began.all - own
+    return own >= LEAST_OF_A_CORE * wall and beside <= MOST_BESIDE * cores * wall
+
+
+def this_machine() -> dict[str, Any]:
     """Returns what speeds depend on beside the model: they are compared where it is the same."""
     import torch
 
-    from attnkit.hardware.devices import device_name
+    from attnkit.hardware.devices import default_device, device_name, processor_name
 
     return {
-        "device": device_name(device),
-        "processor": _processor(),
+        "device": device_name(default_device()),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
     }
-
-
-def _processor() -> str:
-    """Returns the model of the processor, as exactly as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine())
 
 
 def _seconds_per_token(model: Any, device: Any) -> float:

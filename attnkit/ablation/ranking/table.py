@@ -148,8 +148,14 @@ class Ranking:
             )
         if elsewhere := self.elsewhere:
             lines.append(
-                "‡ speed and memory of another machine than the base's, so not comparable: "
-                f"{', '.join(elsewhere)}."
+                "‡ speed and memory of another machine than the base's, so not comparable; naming "
+                f"these and {BASE} in one command measures them here: {', '.join(elsewhere)}."
+            )
+        if machine := self.rows[0]["costs"].get("speed", {}).get("machine"):
+            words = [str(machine.get(key)) for key in ("processor", "device", "torch")]
+            lines.append(
+                f"Speed and memory of {BASE} are those of {machine.get('cores')} cores of "
+                f"{words[0]} (device {words[1]}, torch {words[2]})."
             )
         if without := [row["name"] for row in self.rows if row["position"] == "none"]:
             lines.append(f"Without a position encoding: {', '.join(without)}.")

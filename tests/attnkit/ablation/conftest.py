@@ -24,7 +24,7 @@ class RunMaker:
 
     Further keywords change its record (`parameters=...`); `metrics` adds to its metrics, `data`
     replaces what pins its data down, `curve` is step -> validation loss, of which `tag` is another
-    name, `study` names the recipe.
+    name, `study` names the recipe, `computed_by` the GPU or processor in its environment.
     """
 
     def __init__(self, recipe: str, record: dict, root: Path) -> None:
@@ -43,6 +43,7 @@ class RunMaker:
         data=None,
         curve=None,
         tag="loss/val",
+        computed_by=None,
         **more,
     ) -> Path:
         directory = self.root / study / variant / f"seed{seed}"
@@ -52,6 +53,8 @@ class RunMaker:
             recipe = re.sub(rf"^{key}: .*$", f"{key}: {value}", recipe, flags=re.MULTILINE)
         run_directory.write_text(directory / "recipe.yaml", recipe)
         environment = {**current_environment(), "data": data or {"train": {"tokens": 100}}}
+        if computed_by is not None:
+            environment["device"] = computed_by
         run_directory.write_json(directory / "environment.json", environment)
         if curve:
             logger = EventFile(directory, trial_id=variant)

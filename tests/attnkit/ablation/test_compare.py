@@ -283,6 +283,19 @@ def test_speeds_are_compared_among_runs_that_had_the_machine_alike(make_run, tmp
     assert not first["alike"].endswith("†")
 
 
+def test_two_processors_are_two_machines(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run("base", seed, computed_by="AMD EPYC, AVX512")
+        make_run("same", seed, computed_by="AMD EPYC, AVX512")
+        make_run("other", seed, computed_by="AMD EPYC, AVX2")
+        make_run("earlier", seed)  # runs of earlier versions know `cpu` alone
+    rows = rows_of(compare_runs([tmp_path]))
+    assert rows["same"].remarks == rows["earlier"].remarks == ()
+    assert rows["other"].remarks == (
+        "device AMD EPYC, AVX2 (base AMD EPYC, AVX512): do not compare speed or memory",
+    )
+
+
 def test_an_unfair_comparison_is_remarked(make_run, tmp_path):
     for seed in (0, 1):
         make_run("base", seed)

@@ -24,6 +24,7 @@ from attnkit.ablation.ranking.output import FORMS, command, export, rows_beside,
 from attnkit.ablation.ranking.protocol import BASE, PARTS, VERSION, Part, Protocol, RankError
 from attnkit.ablation.ranking.rank import prepare, rank, show_work
 from attnkit.ablation.ranking.row import make_row, read_file, read_kept, read_row
+from attnkit.ablation.ranking.speed import Moment, is_quiet
 from attnkit.ablation.ranking.subject import Subject, subjects_named
 from attnkit.ablation.ranking.table import read_ranking
 from attnkit.ablation.timing import Timing
@@ -94,6 +95,7 @@ def speeds(monkeypatch):
     """What the next measurements of speed find; each is used once."""
     found = []
     monkeypatch.setattr("attnkit.ablation.ranking.rank.speed_of", lambda *_: found.pop(0))
+    monkeypatch.setattr("attnkit.ablation.ranking.rank.this_machine", lambda: HERE)
     return found
 
 
@@ -322,6 +324,35 @@ def test_a_row_of_other_code_and_a_speed_of_another_machine_are_marked(plans):
     # A row of the present code counts more than a newer one of other code.
     write_row(plans, "sink", around(0.7), around(2.0), date="2025-01-01")
     assert numbers(table(plans))["sink"][0] == pytest.approx(0.7)
+
+
+def test_a_speed_of_another_machine_is_measured_again_if_its_row_is_named(plans, monkeypatch):
+    write_row(plans, "linear", around(0.9), around(2.5))
+    here = dict(HERE)
+    monkeypatch.setattr("attnkit.ablation.ranking.rank.this_machine", lambda: here)
+    assert not prepare(JUDGED, subjects_named(["linear"])).busy
+    here["processor"] = "Two"
+    assert list(prepare(JUDGED, subjects_named(["linear"])).busy) == ["linear"]
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "quiet"),
+    [(10.0, 0.5, True), (10.0, None, True), (9.0, 0.0, False), (9.9, 10.0, False)],
+)
+def test_a_measurement_is_quiet_if_nothing_else_uses_the_machine(own, others, quiet):
+    began = Moment(wall=5.0, own=1.0, all=None if others is None else 70.0)
+    ended = Moment(15.0, 1.0 + own, None if others is None else 70.0 + own + others)
+    assert is_quiet(began, ended, cores=2) is quiet
+
+
+def test_the_time_of_all_processes_includes_this_one():
+    began = Moment.now()
+    while time.process_time() < began.own + 0.2:
+        pass
+    ended = Moment.now()
+    if ended.all is None:
+        pytest.skip("the system does not tell the time of all processes")
+    assert ended.all - began.all >= 0.15  # counted in hundredths of a second
 
 
 def test_rows_of_several_sessions_share_a_table_that_grows(plans, here, monkeypatch):

@@ -7,7 +7,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnkit.hardware import devices
-from attnkit.hardware.devices import auto_dtype, autocast_dtype, exactness, fast_dtype, has_autocast
+from attnkit.hardware.devices import (
+    auto_dtype,
+    autocast_dtype,
+    computing_device,
+    exactness,
+    fast_dtype,
+    has_autocast,
+    processor_name,
+)
 from attnkit.recipe import load_recipe
 from attnkit.registry import OPTIMIZERS
 from attnkit.runs import experiment
@@ -177,3 +185,12 @@ def test_the_dtype_of_autocast():
         assert autocast_dtype("cuda") is None
     assert has_autocast("cuda")
     assert not has_autocast("meta")
+
+
+def test_a_processor_is_named_with_the_vector_instructions_that_torch_uses(monkeypatch):
+    here = processor_name()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX1024")
+    assert processor_name() == f"{here.rpartition(', ')[0]}, AVX1024"
+    assert computing_device(torch.device("cpu")) == processor_name()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    assert computing_device(torch.device("cuda")) == "NVIDIA H100"

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from attnkit.callbacks import progress
 from attnkit.errors import CheckpointError, DataError, DivergedError
-from attnkit.hardware.devices import HardwareError
+from attnkit.hardware.devices import HardwareError, computing_device
 from attnkit.recipe import load_recipe
 from attnkit.runs import experiment
 from attnkit.runs.early_ends import OutOfMemoryError
@@ -357,12 +357,18 @@ def test_other_versions_and_threads_are_told(stopped, caplog):
     environment = json.loads(path.read_text())
     assert environment["threads"] == torch.get_num_threads()
     assert environment["precision"] == "32-true"
+    here = environment["device"]
+    assert here == computing_device(torch.device("cpu"))
     environment["threads"], environment["precision"] = 64, "bf16-mixed"
+    environment["device"] = "NVIDIA H100"
     environment["packages"]["torch"] = "1.0"
     path.write_text(json.dumps(environment))
     result = experiment.run(stopped, resume="yes")
     threads = f"threads: 64 -> {torch.get_num_threads()}"
-    now = f"{threads}; precision: bf16-mixed -> 32-true; torch: 1.0 -> {torch.__version__}"
+    now = (
+        f"{threads}; precision: bf16-mixed -> 32-true; device: NVIDIA H100 -> {here}; "
+        f"torch: 1.0 -> {torch.__version__}"
+    )
     assert f"no longer bit for bit: {now.partition('+')[0]}" in caplog.text
     (resumed,) = json.loads((result.directory / "environment.json").read_text())["resumed"]
     assert resumed["threads"] == torch.get_num_threads()
