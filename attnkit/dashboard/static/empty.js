@@ -24,8 +24,12 @@ export function emptyState(catalogue, selection, requested) {
     );
   }
   if (!selection.runs.length && requested?.length) {
-    const names = requested.map(readable).join(", ");
-    return words("No attention maps in these runs", `${names}: choose others on the left.`);
+    const known = requested.filter((run) => catalogue.all.includes(run));
+    const names = (known.length ? known : requested).map(readable).join(", ");
+    const title = known.length
+      ? "No attention maps in these runs"
+      : "These runs are not in the log directory";
+    return words(title, `${names}: choose others on the left.`);
   }
   if (!selection.runs.length) return words("No run is chosen", "Choose one or more on the left.");
   return null;

@@ -696,6 +696,12 @@ def test_a_newer_format_is_told(page):
     page.complaints.clear()
 
 
+def test_a_link_to_runs_that_are_elsewhere_says_so(page):
+    page.open(run="moved/seed0")
+    shown = page(".empty").filter(has_text="These runs are not in the log directory")
+    assert "moved/seed0: choose others" in shown.text_content()
+
+
 def test_a_deep_link_reproduces_the_view(page):
     page.open(run="hybrid/seed0")
     page.press("2", "l", "h", "ArrowDown", "ArrowDown", "Home")
