@@ -78,13 +78,15 @@ def counted_mixing_flops(attention: Attention, num_tokens: int, pairs: int) -> i
 
     They are a n + b n² for n tokens; the number of `pairs` replaces n².
     """
-    lengths = (num_tokens, 2 * num_tokens)
+    n = num_tokens
     try:
-        once, twice = (_flops(_on_meta(attention), n) for n in lengths)
+        once, twice = _twice(_on_meta(attention), n)
+    except ValueError:  # a mechanism of limited length
+        n = max(num_tokens // 2, 1)
+        once, twice = _twice(_on_meta(attention), n)
     except (RuntimeError, NotImplementedError):  # needs data, or holds tensors of its own
-        lengths = SAMPLES
-        once, twice = (_flops(attention, n) for n in lengths)
-    n = lengths[0]
+        n = SAMPLES[0]
+        once, twice = _twice(attention, n)
     square = (twice - 2 * once) / (2 * n * n)
     each = once / n - square * n - attention.projection_flops()
     return round(each * num_tokens + square * pairs)
@@ -110,6 +112,11 @@ def _on_meta(attention: Attention) -> Attention:
     for buffer in attention.buffers():
         empty[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(attention, empty).eval()
+
+
+def _twice(attention: Attention, num_tokens: int) -> tuple[int, int]:
+    """Returns the FLOPs of a number of tokens, and of twice as many."""
+    return _flops(attention, num_tokens), _flops(attention, 2 * num_tokens)
 
 
 @torch.no_grad()

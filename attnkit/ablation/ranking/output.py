@@ -119,7 +119,7 @@ def _costs(row: Mapping[str, Any], place: str) -> Iterator[Cell]:
     yield Cell(f"{costs['parameters']:,}", costs["parameters"])
     for length in LENGTHS:
         size = costs["cache_bytes"][str(length)]
-        yield Cell(f"{short(size, 3)}B", size)
+        yield Cell(NOTHING if size is None else f"{short(size, 3)}B", size)
     speed, mark = costs.get("speed", {}), "~" if is_busy(row) else ""
     for key, unit in (("tokens_per_second", ""), ("training_bytes", "B"), ("ms_per_token", "")):
         value = speed.get(key)
@@ -291,6 +291,7 @@ def _recall(ranking: Ranking) -> dict[str, Any] | None:
         }
         for row in ranking.rows
         if (number := ranking.numbers[row["variant"]][place]).mean is not None
+        and row["costs"]["cache_bytes"][str(length)] is not None
     ]
     return {"of": f"bytes of the cache at {_thousands(length)} tokens", "points": points}
 

@@ -14,7 +14,14 @@ from attnkit.ablation.launch import Failure
 from attnkit.ablation.launchers.base import Launcher
 from attnkit.ablation.ranking.cells import FOLDER, Cell, Plans, write_plan
 from attnkit.ablation.ranking.protocol import BASE, Protocol, RankError
-from attnkit.ablation.ranking.row import ROWS, lacks_speed, make_row, read_kept, write_row
+from attnkit.ablation.ranking.row import (
+    ROWS,
+    counted_costs,
+    lacks_speed,
+    make_row,
+    read_kept,
+    write_row,
+)
 from attnkit.ablation.ranking.speed import speed_of, this_machine
 from attnkit.ablation.ranking.subject import Subject
 from attnkit.ablation.ranking.table import Ranking, read_ranking
@@ -34,6 +41,7 @@ class Work:
     Attributes:
         plans: makes the cells.
         cells: name -> task -> cell, of the rows that are not finished; the base is the first.
+        costs: name -> what `counted_costs` returned, of the same rows.
         finished: name -> its row, of those that are.
         busy: name -> a cell of it, where a row is finished but for its speed.
         refused: name -> why the protocol cannot take it.
@@ -41,6 +49,7 @@ class Work:
 
     plans: Plans
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
     busy: dict[str, Cell] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -76,11 +85,14 @@ def prepare(
                 work.busy[name] = work.plans.cell(next(iter(protocol.parts)), subject)
             continue
         try:
-            work.cells[name] = {task: work.plans.cell(task, subject) for task in protocol.parts}
+            cells = {task: work.plans.cell(task, subject) for task in protocol.parts}
         except RankError as error:
             if not skip:
                 raise
             work.refused[name] = str(error)
+            continue
+        work.costs[name] = counted_costs(cells)  # now: what fails here must not do so after hours
+        work.cells[name] = cells
     return work
 
 
@@ -137,12 +149,13 @@ def _make_rows(protocol: Protocol, work: Work, launcher: Launcher) -> list[Failu
     clock = _Clock(work)
     for name, cell in work.busy.items():
         _finish(protocol, work.finished[name], cell, launcher)
-    for cells in work.cells.values():
+    for name, cells in work.cells.items():
         clock.begin(cells)
         tasks, lost = train(cells, launcher)
         clock.end()
         failures += lost
-        _finish(protocol, make_row(protocol, cells, tasks), next(iter(cells.values())), launcher)
+        row = make_row(protocol, cells, tasks, work.costs[name])
+        _finish(protocol, row, next(iter(cells.values())), launcher)
     return failures
 
 

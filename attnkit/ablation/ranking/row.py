@@ -174,8 +174,41 @@ def _check(content: Any, needed: Iterable[str], path: Path) -> None:
         raise RankError(f"{path} is not a row or table of attnkit rank: {problem}; {_REMEDY}")
 
 
+def counted_costs(cells: Mapping[str, Cell]) -> dict[str, Any]:
+    """Returns the costs that need no clock: those of the first task's model. A cache that a
+    mechanism of limited length cannot fill has no size (None).
+    """
+    import torch
+
+    from attnkit.models.accounting import cache_bytes
+    from attnkit.models.shapes_only import shapes_only
+    from attnkit.tasks.building import build_data, build_model
+
+    cell = next(iter(cells.values()))
+    recipe = cell.recipe
+    costs = cell.study.count(recipe)
+    data = build_data(recipe)
+    data.prepare()
+    with shapes_only():
+        model = build_model(recipe, *data.vocab_sizes)
+    caches: dict[str, int | None] = {}
+    for length in LENGTHS:
+        try:
+            caches[str(length)] = cache_bytes(model, length, torch.float32)
+        except ValueError:
+            caches[str(length)] = None
+    return {
+        "parameters": costs.parameters,
+        "training_flops_per_token": costs.flops,
+        "cache_bytes": caches,
+    }
+
+
 def make_row(
-    protocol: Protocol, cells: Mapping[str, Cell], tasks: Mapping[str, Any]
+    protocol: Protocol,
+    cells: Mapping[str, Cell],
+    tasks: Mapping[str, Any],
+    costs: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns a row in plain types, before its speed is measured.
 
@@ -183,6 +216,7 @@ def make_row(
         protocol: the protocol.
         cells: task -> cell, of one mechanism.
         tasks: task -> what `train` returned.
+        costs: from `counted_costs`.
     """
     first = next(iter(cells.values()))
     subject, mechanism = first.subject, ATTENTION.get(first.subject.mechanism)
@@ -202,34 +236,11 @@ def make_row(
         "position": first.recipe.model["position"].name,
         "changes": first.study.describe()["variants"][first.variant],
         "tasks": dict(tasks),
-        "costs": _counted(cells),
+        "costs": dict(costs),
         "complete": all(task.get("failed") != "failed" for task in tasks.values()),
         "machine": machine_of(load_stored_run(Path(runs[0]))) if runs else {},
         "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _counted(cells: Mapping[str, Cell]) -> dict[str, Any]:
-    """Returns the costs that need no clock: those of the first task's model."""
-    import torch
-
-    from attnkit.models.accounting import cache_bytes
-    from attnkit.models.shapes_only import shapes_only
-    from attnkit.tasks.building import build_data, build_model
-
-    cell = next(iter(cells.values()))
-    recipe = cell.recipe
-    costs = cell.study.count(recipe)
-    data = build_data(recipe)
-    data.prepare()
-    with shapes_only():
-        model = build_model(recipe, *data.vocab_sizes)
-    caches = {str(n): cache_bytes(model, n, torch.float32) for n in LENGTHS}
-    return {
-        "parameters": costs.parameters,
-        "training_flops_per_token": costs.flops,
-        "cache_bytes": caches,
     }
 
 

@@ -326,6 +326,19 @@ def test_a_row_of_other_code_and_a_speed_of_another_machine_are_marked(plans):
     assert numbers(table(plans))["sink"][0] == pytest.approx(0.7)
 
 
+def test_a_cache_that_a_mechanism_of_limited_length_cannot_fill_has_no_size(plans):
+    """Its costs are counted before it is trained."""
+    costs = prepare(JUDGED, subjects_named(["synthesizer"])).costs["synthesizer"]
+    sizes = costs["cache_bytes"]
+    assert sizes["1024"] > 0
+    assert sizes["16384"] is None
+    write_row(plans, "synthesizer", around(0.9), around(2.5), costs=costs)
+    (line,) = (
+        line for line in FORMS[".md"](table(plans)).splitlines() if "| synthesizer |" in line
+    )
+    assert line.endswith(" | - | - | - | - |"), line
+
+
 def test_a_speed_of_another_machine_is_measured_again_if_its_row_is_named(plans, monkeypatch):
     write_row(plans, "linear", around(0.9), around(2.5))
     here = dict(HERE)
@@ -520,7 +533,7 @@ def test_a_plugin_of_a_mask_or_position_belongs_to_the_rows_that_use_it(plans, h
     before = [plans.variant(subject) for subject in subjects]
     cell = prepare(JUDGED, subjects[:1]).cells[masked]["copy"]
     assert (cell.recipe.plugins, cell.recipe.model["mask"].name) == ((parts,), "my_window")
-    row = make_row(JUDGED, {"copy": cell}, {"copy": {}})
+    row = make_row(JUDGED, {"copy": cell}, {"copy": {}}, {})
     assert [plugin["name"] for plugin in row["plugins"]] == ["parts.py"]
 
     (here / "parts.py").write_text(f"{PARTS_ALONE}CHANGED = True\n")

@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnkit.attention import counted, kernels
+from attnkit.attention.base import build_attention
 from attnkit.attention.counted import cache_elements, mixing_flops
 from attnkit.attention.multi_head import MultiHead
 from attnkit.attention.score_attention import ScoreAttention
@@ -166,3 +167,13 @@ class SaysSo(Wider):
 def test_what_a_class_says_of_its_own_steps_counts():
     assert mixing_flops(SaysSo(16), 100, 5050) == 7
     assert cache_elements(SaysSo(16), 100) == 5
+
+
+def test_costs_of_a_mechanism_of_limited_length_are_counted_up_to_it():
+    limited, unlimited = (
+        build_attention({"name": "synthesizer", "max_tokens": most}, 16) for most in (40, 4000)
+    )
+    assert mixing_flops(limited, 40, 40 * 40) == mixing_flops(unlimited, 40, 40 * 40) > 0
+    assert cache_elements(limited, 40) == cache_elements(unlimited, 40)
+    with pytest.raises(ValueError, match="set its option max_tokens"):
+        cache_elements(limited, 41)
